@@ -1,0 +1,150 @@
+"""Error rates from the hypotheses table: counts per utterance first, one division last.
+
+`count_errors` aligns every utterance once (jiwer) and keeps hits, substitutions, deletions and insertions of words and of
+characters; every WER and CER after that, overall or by group, is a ratio of sums of those columns.
+"""
+
+from dataclasses import dataclass
+
+import jiwer
+import numpy as np
+import pandas as pd
+
+from analysis.hypotheses import check_hypotheses, groups_of
+from analysis.intervals import LEVEL, N_RESAMPLES, bootstrap_intervals, speaker_sums
+
+EDITS = ("hits", "substitutions", "deletions", "insertions")
+CHUNKS = {"equal": 0, "substitute": 1, "delete": 2, "insert": 3}  # jiwer's names in the order of EDITS
+UNITS = ("word", "char")
+COUNT_COLUMNS = [f"{unit}_{edit}" for unit in UNITS for edit in EDITS]
+SMALL_SPEAKERS = 5  # a group with fewer speakers, or fewer words, is flagged: its interval says little
+SMALL_WORDS = 200
+
+
+@dataclass(frozen=True)
+class EditCounts:
+    """Hits, substitutions, deletions and insertions of one unit (words or characters); fractions where seeds were averaged."""
+
+    hits: float
+    substitutions: float
+    deletions: float
+    insertions: float
+
+    @property
+    def errors(self) -> float:
+        """Substitutions, deletions and insertions together."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def length(self) -> float:
+        """Units in the references."""
+        return self.hits + self.substitutions + self.deletions
+
+    @property
+    def rate(self) -> float:
+        """Errors by reference length; may exceed 1; NaN where the references are empty."""
+        return self.errors / self.length if self.length else float("nan")
+
+
+@dataclass(frozen=True)
+class ErrorCounts:
+    """Counts of a set of utterances; `wer` and `cer` are ratios of sums."""
+
+    words: EditCounts
+    chars: EditCounts
+    n_utterances: int
+
+    @property
+    def wer(self) -> float:
+        """Word error rate; may exceed 1."""
+        return self.words.rate
+
+    @property
+    def cer(self) -> float:
+        """Character error rate (code points, spaces included); may exceed 1."""
+        return self.chars.rate
+
+
+def count_errors(table: pd.DataFrame) -> pd.DataFrame:
+    """The hypotheses table with `word_hits` … `char_insertions` per utterance.
+
+    Also adds `n_words`, `n_chars` (reference lengths) and `word_errors`, `char_errors`. An empty reference has length 0 and its
+    insertions count. Spaces are characters.
+
+    Raises:
+        ValueError: see `check_hypotheses`.
+    """
+    check_hypotheses(table)
+    references, hypotheses = table["reference"].tolist(), table["hypothesis"].tolist()
+    words = _edits_per_utterance(jiwer.process_words(references, hypotheses).alignments)
+    chars = _edits_per_utterance(jiwer.process_characters(references, hypotheses).alignments)
+    counts = pd.DataFrame(np.concatenate([words, chars], axis=1), columns=COUNT_COLUMNS, index=table.index)
+    for unit in UNITS:
+        counts[f"n_{unit}s"] = counts[[f"{unit}_{edit}" for edit in EDITS[:3]]].sum(axis=1)
+        counts[f"{unit}_errors"] = counts[[f"{unit}_{edit}" for edit in EDITS[1:]]].sum(axis=1)
+    return pd.concat([table.drop(columns=[c for c in counts.columns if c in table.columns]), counts], axis=1)
+
+
+def total_errors(counted: pd.DataFrame) -> ErrorCounts:
+    """Sums over all rows of a counted table."""
+    sums = {column: counted[column].sum().item() for column in COUNT_COLUMNS}
+    words, chars = ([sums[f"{unit}_{edit}"] for edit in EDITS] for unit in UNITS)
+    return ErrorCounts(EditCounts(*words), EditCounts(*chars), len(counted))
+
+
+def clipped_errors(counted: pd.DataFrame, unit: str = "word") -> pd.Series:
+    """Errors per utterance, at most its reference length, so that one looping hypothesis cannot outweigh many others.
+
+    An empty reference has length 0: its insertions vanish under clipping.
+    """
+    return np.minimum(counted[f"{unit}_errors"], counted[f"n_{unit}s"])
+
+
+def rates_by(
+    counted: pd.DataFrame,
+    column: str | None = None,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> pd.DataFrame:
+    """Error rates of each group of a counted table, groups sorted by name.
+
+    Args:
+        counted: result of `count_errors`.
+        column: what to group by; None for one row named `all`. Rows without a value form the group `unknown`.
+
+    Returns:
+        columns group, n_utterances, n_speakers, n_words, hits, substitutions, deletions, insertions (words), wer, low, high
+        (interval of wer over speakers), cer, cer_low, cer_high, wer_clipped, cer_clipped, small.
+    """
+    groups = groups_of(counted, column)
+    rows = [_group_row(group, rows, n_resamples, seed, level) for group, rows in counted.groupby(groups, sort=True)]
+    return pd.DataFrame(rows)
+
+
+def _group_row(group: str, rows: pd.DataFrame, n_resamples: int, seed: int, level: float) -> dict:
+    total, n_speakers = total_errors(rows), rows["speaker"].nunique()
+    (low, high), = bootstrap_intervals(speaker_sums(rows, ["word_errors", "n_words"]), n_resamples, seed, level)
+    (cer_low, cer_high), = bootstrap_intervals(speaker_sums(rows, ["char_errors", "n_chars"]), n_resamples, seed, level)
+    edits = {edit: getattr(total.words, edit) for edit in EDITS}
+    return {
+        "group": group, "n_utterances": len(rows), "n_speakers": n_speakers, "n_words": total.words.length, **edits,
+        "wer": total.wer, "low": low, "high": high, "cer": total.cer, "cer_low": cer_low, "cer_high": cer_high,
+        "wer_clipped": _ratio(clipped_errors(rows, "word").sum(), total.words.length),
+        "cer_clipped": _ratio(clipped_errors(rows, "char").sum(), total.chars.length),
+        "small": n_speakers < SMALL_SPEAKERS or total.words.length < SMALL_WORDS,
+    }  # fmt: skip
+
+
+def _ratio(errors: float, length: float) -> float:
+    return float(errors / length) if length else float("nan")
+
+
+def _edits_per_utterance(alignments: list[list[jiwer.AlignmentChunk]]) -> np.ndarray:
+    """Alignment chunks → counts, shape (n_utterances, 4) in the order of EDITS."""
+    counts = np.zeros((len(alignments), len(EDITS)), np.int64)
+    for row, chunks in enumerate(alignments):
+        for chunk in chunks:
+            length = max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
+            counts[row, CHUNKS[chunk.type]] += length
+    return counts

@@ -1,0 +1,1 @@
+"""Figures from tables. Every function returns a `matplotlib.figure.Figure`; nothing is shown, saved or kept in global state."""

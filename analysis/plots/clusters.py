@@ -1,0 +1,78 @@
+"""Pictures of a clustering: the embeddings in the plane, clusters against etiologies, the sweep over the number of clusters."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.clusters import NOISE
+from analysis.plots.canvas import NOISE_COLOUR, colour_of, heatmap, heatmap_height, legend, marker_of, new_figure
+
+
+def embedding_map(
+    points: np.ndarray,
+    clusters: np.ndarray,
+    groups: np.ndarray,
+    title: str = "Embeddings",
+    group_name: str = "etiology",
+    note: str = "",
+) -> Figure:
+    """Points in the plane, left coloured by cluster (noise as grey crosses), right by group.
+
+    Args:
+        points: (n_points, 2).
+        clusters: (n_points,), −1 for noise.
+        groups: (n_points,) names.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    points, clusters, groups = np.asarray(points), np.asarray(clusters), np.asarray(groups).astype(str)
+    if points.ndim != 2 or points.shape[1] != 2 or not len(points) == len(clusters) == len(groups):
+        raise ValueError(f"points {points.shape}, clusters {clusters.shape}, groups {groups.shape}: need (n, 2), (n,), (n,)")
+    n_noise = int((clusters == NOISE).sum())
+    said = f"{title} (n = {len(points)}, {len(set(clusters.tolist()) - {NOISE})} clusters, {n_noise} noise)"
+    figure, axes = new_figure(said, 5.6, 1, 2, note)
+    _scatter(axes[0, 0], points, clusters, "cluster")
+    _scatter(axes[0, 1], points, groups, group_name)
+    return figure
+
+
+def cluster_heatmap(table: pd.DataFrame, title: str = "Clusters and etiologies", note: str = "") -> Figure:
+    """Counts of a cluster × group table; colour is the share of the group (column), so that columns compare."""
+    shares = table / table.sum(axis=0).replace(0, np.nan)
+    figure, axes = new_figure(f"{title} (n = {int(table.to_numpy().sum())})", heatmap_height(len(table)), note=note)
+    texts = [[f"{count}" if count else "" for count in row] for row in table.to_numpy()]
+    shares.index = ["noise" if cluster == NOISE else f"cluster {cluster}" for cluster in table.index]
+    shares.columns = [f"{group}\nn = {int(total)}" for group, total in table.sum(axis=0).items()]
+    heatmap(axes[0, 0], shares, texts, high=1.0)
+    return figure
+
+
+def sweep_figure(sweep: pd.DataFrame, chosen: int | None = None, title: str = "How many experts", note: str = "") -> Figure:
+    """Scores against the number of clusters: column `n_clusters`, every other numeric column one panel; `chosen` is marked."""
+    scores = [name for name in sweep.select_dtypes("number").columns if name != "n_clusters"]
+    figure, axes = new_figure(title, 3.4, 1, max(1, len(scores)), note)
+    for index, (axis, score) in enumerate(zip(axes[0], scores, strict=False)):
+        axis.plot(sweep["n_clusters"], sweep[score], color=colour_of(index), marker=marker_of(index))
+        axis.set_title(score.replace("_", " "), fontsize=10, loc="left")
+        axis.set_xlabel("clusters")
+        if chosen is not None:
+            axis.axvline(chosen, color="#777777", linestyle=":", label=f"chosen: {chosen}")
+            legend(axis, loc="best", bbox_to_anchor=None)
+    return figure
+
+
+def _scatter(axis: Axes, points: np.ndarray, labels: np.ndarray, name: str) -> None:
+    size = float(np.clip(4000 / len(points), 3, 30))
+    for index, label in enumerate(sorted(set(labels.tolist()))):
+        here = points[labels == label]
+        noise = label == NOISE
+        index -= int(np.any(labels == NOISE)) if labels.dtype.kind in "iu" else 0  # noise comes first and takes no colour
+        style = {"color": NOISE_COLOUR, "marker": "x"} if noise else {"color": colour_of(index), "marker": marker_of(index)}
+        text = f"{'noise' if noise else label} ({len(here)})"
+        axis.scatter(here[:, 0], here[:, 1], s=size, alpha=0.75, linewidths=0.8 if noise else 0, label=text, **style)
+    axis.set_title(f"by {name}", fontsize=10, loc="left")
+    axis.set_xticks([])
+    axis.set_yticks([])
+    legend(axis, loc="upper left", bbox_to_anchor=(0.0, -0.02), ncols=3, markerscale=max(1.0, 5 / np.sqrt(size)))

@@ -1,0 +1,48 @@
+"""Pictures of several systems: overall WER with intervals, and WER against what a system costs."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.plots.canvas import colour_of, legend, marker_of, new_figure, percent_axis
+from analysis.plots.errors import draw_forest
+
+COST_NAMES = {
+    "n_trainable": "trainable parameters",
+    "n_total": "parameters in all",
+    "real_time_factor": "seconds of computing by second of audio",
+    "training_hours": "hours of training",
+    "peak_memory_mb": "peak memory in MB",
+}
+
+
+def overall_figure(table: pd.DataFrame, title: str = "WER of each system", note: str = "") -> Figure:
+    """One row per system: columns system, n_utterances, n_speakers, wer, low, high."""
+    labels = [f"{row.system}" for row in table.itertuples()]
+    first = table.iloc[0]
+    said = f"{title} (n = {int(first['n_utterances'])}, {int(first['n_speakers'])} speakers)"
+    figure, axes = new_figure(said, 1.6 + 0.42 * len(table), note=note)
+    draw_forest(axes[0, 0], labels, table)
+    return figure
+
+
+def tradeoff_figure(table: pd.DataFrame, cost: str = "n_trainable", title: str = "", note: str = "") -> Figure:
+    """WER against a cost column; systems for which it is not known are named under the axis."""
+    known = table[table[cost].notna()]
+    name = COST_NAMES.get(cost, cost.replace("_", " "))
+    figure, axes = new_figure(title or f"WER against {name}", 4.5, note=note)
+    axis = axes[0, 0]
+    for index, row in enumerate(known.itertuples()):
+        bars = np.array([[max(0.0, row.wer - row.low)], [max(0.0, row.high - row.wer)]])
+        axis.errorbar([getattr(row, cost)], [row.wer], yerr=np.nan_to_num(bars), color=colour_of(index), marker=marker_of(index),
+                      markersize=8, capsize=3, linestyle="", label=row.system)  # fmt: skip
+    unknown = table[table[cost].isna()]["system"].tolist()
+    axis.set_xlabel(name + (f"; not known: {', '.join(unknown)}" if unknown else ""))
+    if len(known) and known[cost].min() >= 0 and known[cost].max() > 100 * max(known[cost].min(), 1):
+        axis.set_xscale("symlog")
+    axis.set_ylabel("WER")
+    axis.set_ylim(bottom=0)
+    percent_axis(axis, "y")
+    if len(known):
+        legend(axis, "system")
+    return figure

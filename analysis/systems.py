@@ -1,0 +1,114 @@
+"""The scores of one evaluation run, whether several may be compared, and what becomes of runs that differ only by seed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from analysis.error_rates import COUNT_COLUMNS, UNITS, count_errors
+from analysis.hypotheses import name_some
+
+BASE = "base"  # kind of the untouched base model, what relative changes are measured against
+MIXTURE = "moe"
+SINGLE_LORA = "lora"
+
+
+@dataclass(frozen=True)
+class SystemScores:
+    """What one evaluation run found.
+
+    Args:
+        name: as shown; runs of one name are the same system under several seeds and are pooled.
+        run_id: the evaluation run.
+        kind: `base`, `lora`, `full`, `moe` or another word; `moe` is compared with `lora` in the verdict.
+        hypotheses: the hypotheses table, counted or not.
+        metadata: normaliser, test_set_digest; where known n_trainable, n_total, gating_accuracy, seconds (of decoding),
+            audio_seconds, training_seconds, peak_memory_mb, seed.
+        expert_wer: WER of each expert alone, by expert or by name.
+        history: epoch and metrics, for the learning curves; None where there was no training.
+    """
+
+    name: str
+    run_id: str
+    kind: str
+    hypotheses: pd.DataFrame
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    expert_wer: Mapping[Any, float] = field(default_factory=dict)
+    history: pd.DataFrame | None = None
+
+
+@dataclass(frozen=True)
+class PooledScores:
+    """A system and its runs; error columns of `counted` are means over the runs, so that one seed and three weigh the same."""
+
+    name: str
+    kind: str
+    counted: pd.DataFrame
+    runs: tuple[SystemScores, ...]
+
+
+def check_comparable(systems: Sequence[SystemScores]) -> None:
+    """Refuse to compare what was not scored alike.
+
+    Raises:
+        ValueError: fewer than two systems, different normalisers, different test sets (by digest, utterances or references); the
+            message names the runs and the difference.
+    """
+    if len(systems) < 2:
+        raise ValueError(f"nothing to compare: {len(systems)} system(s) given, at least two are needed")
+    first, *others = systems
+    for other in others:
+        for key in ("normaliser", "test_set_digest"):
+            ours, theirs = first.metadata.get(key), other.metadata.get(key)
+            if ours != theirs:
+                raise ValueError(
+                    f"{other.name} ({other.run_id}) has {key} {theirs!r}, {first.name} ({first.run_id}) has {ours!r}"
+                    f"{_test_set_difference(first, other)}; only runs scored alike can be compared"
+                )
+        difference = _test_set_difference(first, other)
+        if difference:
+            raise ValueError(f"{other.name} ({other.run_id}) and {first.name} ({first.run_id}) differ{difference}; cannot be compared")
+
+
+def pool(systems: Sequence[SystemScores]) -> list[PooledScores]:
+    """Runs of one name together, in the order names first appear; runs in the order of their seed.
+
+    Raises:
+        ValueError: runs of one name are of different kinds.
+    """
+    by_name: dict[str, list[SystemScores]] = {}
+    for system in systems:
+        by_name.setdefault(system.name, []).append(system)
+    return [_pooled(name, runs) for name, runs in by_name.items()]
+
+
+def counted(system: SystemScores) -> pd.DataFrame:
+    """Counted hypotheses sorted by utterance_id; counts them if `evaluate` did not."""
+    table = system.hypotheses
+    table = table if set(COUNT_COLUMNS) <= set(table.columns) and "word_errors" in table else count_errors(table)
+    return table.sort_values("utterance_id", ignore_index=True)
+
+
+def _pooled(name: str, runs: list[SystemScores]) -> PooledScores:
+    kinds = sorted({run.kind for run in runs})
+    if len(kinds) > 1:
+        raise ValueError(f"runs named {name!r} are of different kinds: {', '.join(kinds)}; give them different names")
+    runs = sorted(runs, key=lambda run: (str(run.metadata.get("seed", "")), run.run_id))
+    tables = [counted(run) for run in runs]
+    if len(tables) == 1:
+        return PooledScores(name, kinds[0], tables[0], tuple(runs))
+    columns = [*COUNT_COLUMNS, *(f"{unit}_errors" for unit in UNITS)]
+    means = sum(table[columns].astype(float) for table in tables) / len(tables)
+    return PooledScores(name, kinds[0], tables[0].assign(**{column: means[column] for column in columns}), tuple(runs))
+
+
+def _test_set_difference(first: SystemScores, other: SystemScores) -> str:
+    ours, theirs = (run.hypotheses.set_index("utterance_id")["reference"].sort_index() for run in (first, other))
+    said = ""
+    for ids, name in ((ours.index.difference(theirs.index), first.name), (theirs.index.difference(ours.index), other.name)):
+        if len(ids):
+            said += f"; {len(ids)} utterance(s) only in {name}: {name_some(ids)}"
+    shared = ours.index.intersection(theirs.index)
+    changed = shared[ours[shared].to_numpy() != theirs[shared].to_numpy()]
+    return said + (f"; {len(changed)} reference(s) differ: {name_some(changed)}" if len(changed) else "")

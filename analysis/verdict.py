@@ -1,0 +1,131 @@
+"""A comparison in plain words and in tables for people: what is better than what, by how much, how sure, and where it is worse."""
+
+import numpy as np
+import pandas as pd
+
+from analysis.error_rates import SMALL_SPEAKERS
+from analysis.report import cell, percent, percent_interval
+from analysis.systems import MIXTURE, SINGLE_LORA
+
+ALPHA = 0.05
+
+
+def verdict(table: pd.DataFrame, tests: pd.DataFrame, group_tests: pd.DataFrame, base: str) -> str:
+    """Sentences: every system against the base, every mixture against every single LoRA, groups that got worse, warnings.
+
+    Args:
+        table, tests, group_tests: of `analysis.comparison.Comparison`.
+        base: name of the system changes are measured against.
+    """
+    kinds = dict(zip(table["system"], table["kind"], strict=True))
+    others = [name for name in table["system"] if name != base]
+    pairs = [(name, base) for name in others]
+    pairs += [(a, b) for a in others if kinds[a] == MIXTURE for b in others if kinds[b] == SINGLE_LORA]
+    lines = [_pair_sentence(table, tests, group_tests, *pair) for pair in pairs]
+    return "\n".join([_best_sentence(table, tests), *lines, *_warnings(table)])
+
+
+def difference_words(row: pd.Series) -> str:
+    """A test as words: "3.1 points better (−4.0 to −2.2), significant (p = 0.002)"."""
+    value = row["difference"]
+    size = f"{abs(100 * value):.1f} points {'better' if value < 0 else 'worse'}" if round(100 * value, 1) else "no different"
+    interval = f" ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})" if np.isfinite(row["low"]) else ""
+    p_value = row["p_bootstrap_holm"]
+    if np.isnan(p_value):
+        return f"{size}{interval}, not testable: fewer than two speakers"
+    sure = "significant" if p_value < ALPHA else "not significant"
+    return f"{size}{interval}, {sure} ({p_words(p_value)} over speakers, {p_words(row['p_mapsswe_holm'])} by MAPSSWE)"
+
+
+def p_words(p_value: float) -> str:
+    """p as people write it."""
+    if np.isnan(p_value):
+        return "p not defined"
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+
+
+def test_of(tests: pd.DataFrame, system: str, base: str) -> pd.Series:
+    """The test of a pair as system minus base, turned round where it was made the other way."""
+    straight = tests[(tests["system"] == system) & (tests["base"] == base)]
+    if len(straight):
+        return straight.iloc[0]
+    turned = tests[(tests["system"] == base) & (tests["base"] == system)].iloc[0].copy()
+    turned["difference"], turned["low"], turned["high"] = -turned["difference"], -turned["high"], -turned["low"]
+    turned["system"], turned["base"] = system, base
+    return turned
+
+
+def readable_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The systems table as a person reads it: rates in percent with their intervals, columns nobody filled left out."""
+    rows = {
+        "system": table["system"],
+        "runs": table["n_runs"],
+        "trainable": [f"{n:,.0f}" if np.isfinite(n) else "–" for n in table["n_trainable"]],
+        "gating accuracy": [percent(rate) for rate in table["gating_accuracy"]],
+        "expert WER": [_range(*pair) for pair in zip(table["expert_wer_min"], table["expert_wer_max"], strict=True)],
+        "WER": [percent_interval(*row) for row in table[["wer", "low", "high"]].to_numpy(float)],
+        "CER": [percent_interval(*row) for row in table[["cer", "cer_low", "cer_high"]].to_numpy(float)],
+        "against base": [f"{100 * change:+.0f} %" if np.isfinite(change) else "–" for change in table["relative_change"]],
+        "seeds": [_range(*pair) for pair in zip(table["seed_wer_min"], table["seed_wer_max"], strict=True)],
+        "utterances/s": table["utterances_per_s"],
+        "training hours": table["training_hours"],
+        "peak MB": table["peak_memory_mb"],
+    }
+    shown = pd.DataFrame(rows)
+    if (table["n_runs"] == 1).all():
+        shown = shown.drop(columns=["runs", "seeds"])
+    empty = [name for name in shown if shown[name].map(lambda value: cell(value) == "–").all()]
+    return shown.drop(columns=empty)
+
+
+def readable_tests(tests: pd.DataFrame) -> pd.DataFrame:
+    """The tests as a person reads them."""
+    return pd.DataFrame(
+        {
+            "system": tests["system"],
+            "against": tests["base"],
+            "WER difference, points": [
+                f"{100 * row.difference:+.1f} ({100 * row.low:+.1f} to {100 * row.high:+.1f})" for row in tests.itertuples()
+            ],
+            "p over speakers (Holm)": [_p_cell(p) for p in tests["p_bootstrap_holm"]],
+            "p MAPSSWE (Holm)": [_p_cell(p) for p in tests["p_mapsswe_holm"]],
+            "segments": tests["n_segments"],
+        }
+    )
+
+
+def _pair_sentence(table: pd.DataFrame, tests: pd.DataFrame, group_tests: pd.DataFrame, system: str, base: str) -> str:
+    wer = table.set_index("system")["wer"]
+    said = f"- {system} ({percent(wer[system])} WER) against {base} ({percent(wer[base])}): {difference_words(test_of(tests, system, base))}."
+    groups = group_tests[(group_tests["system"] == system) & (group_tests["base"] == base)] if len(group_tests) else group_tests
+    worse = groups[groups["difference"] > 0] if len(groups) else groups
+    if len(groups) == 0:
+        return said
+    if len(worse) == 0:
+        return f"{said} No group is worse."
+    names = [f"{row.group} by {100 * row.difference:.1f}{'' if row.p_holm < ALPHA else ' (not significant)'}" for row in worse.itertuples()]
+    return f"{said} Worse in {len(worse)} of {len(groups)} groups: {', '.join(names)}."
+
+
+def _best_sentence(table: pd.DataFrame, tests: pd.DataFrame) -> str:
+    order = table.sort_values("wer", kind="stable")
+    best, second = order["system"].iloc[0], order["system"].iloc[1]
+    found = test_of(tests, best, second)
+    sure = found["p_bootstrap_holm"] < ALPHA
+    clause = "significantly below" if sure else "but not significantly below"
+    return f"Lowest WER: {best}, {percent(order['wer'].iloc[0])}, {clause} the next, {second}, {percent(order['wer'].iloc[1])}."
+
+
+def _warnings(table: pd.DataFrame) -> list[str]:
+    n_speakers = int(table["n_speakers"].min())
+    if n_speakers >= SMALL_SPEAKERS:
+        return []
+    return [f"Only {n_speakers} speaker(s): intervals over speakers say little here."]
+
+
+def _range(low: float, high: float) -> str:
+    return f"{100 * low:.1f}–{100 * high:.1f} %" if np.isfinite([low, high]).all() else "–"
+
+
+def _p_cell(p_value: float) -> str:
+    return "–" if np.isnan(p_value) else p_words(p_value).removeprefix("p ").removeprefix("= ")

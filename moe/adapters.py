@@ -1,0 +1,121 @@
+"""Experts and the shared adapter on disk: each an ordinary PEFT LoRA folder, readable by PEFT alone.
+
+A rank that differs from the slot's is an error, as is anything that is not plain LoRA: nothing is padded, dropped or guessed.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from moe.files import write_whole_dir
+from moe.routed_lora import RoutedLinear, routed_layers
+
+SHARED = "shared"
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+UNSUPPORTED = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save", "fan_in_fan_out")
+
+
+def expert_name(expert: int) -> str:
+    """Folder name of an expert."""
+    return f"expert_{expert}"
+
+
+def slots(model: nn.Module, adapter: str) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Name of each adapted layer with the adapter's A (r, in) and B (out, r), as views of the parameters."""
+    for name, layer in routed_layers(model):
+        yield name, *_pair(layer, adapter)
+
+
+def save_adapter(model: nn.Module, adapter: str, folder: Path, base_name: str = "") -> None:
+    """Write `shared` or `expert_<e>` as a PEFT folder."""
+    layers = routed_layers(model)
+    state = {}
+    for name, lora_a, lora_b in slots(model, adapter):
+        state[_key(name, "A")] = lora_a.detach().cpu().clone().contiguous()
+        state[_key(name, "B")] = lora_b.detach().cpu().clone().contiguous()
+    r = next(iter(state.values())).shape[0]
+    config = LoraConfig(
+        r=r,
+        lora_alpha=layers[0][1].scaling * r,
+        lora_dropout=layers[0][1].dropout.p,
+        bias="none",
+        target_modules=[name for name, _ in layers],  # full names: PEFT makes exactly these layers again
+        base_model_name_or_path=base_name,
+        inference_mode=True,
+    )
+    with write_whole_dir(folder) as aside:
+        config.save_pretrained(str(aside))
+        save_file(state, str(aside / WEIGHTS), metadata={"format": "pt"})
+
+
+def load_adapter(model: nn.Module, adapter: str, folder: Path) -> None:
+    """Read a PEFT LoRA folder into a slot of the same rank and scale.
+
+    Raises:
+        ValueError: not plain LoRA, other layers, another rank or another scale than the slot has.
+    """
+    config = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
+    faults = _config_faults(config)
+    state = load_file(Path(folder) / WEIGHTS)
+    expected: dict[str, Tensor] = {}
+    for name, lora_a, lora_b in slots(model, adapter):
+        expected |= {_key(name, "A"): lora_a, _key(name, "B"): lora_b}
+    faults += _state_faults(state, expected)
+    scaling = routed_layers(model)[0][1].scaling
+    if not faults and abs(config["lora_alpha"] / config["r"] - scaling) > 1e-6:
+        faults.append(f"its scale alpha/r is {config['lora_alpha'] / config['r']:g}, the slot's is {scaling:g}")
+    if faults:
+        raise ValueError(f"adapter {folder} does not fit slot {adapter}: {'; '.join(faults[:4])}")
+    with torch.no_grad():
+        for key, slot in expected.items():
+            slot.copy_(state[key])
+
+
+def map_adapters(model: nn.Module, function: Callable[[str], None]) -> None:
+    """Call `function` with the name of every adapter a model holds: the shared one, then the experts."""
+    layer = routed_layers(model)[0][1]
+    for adapter in adapter_names(layer):
+        function(adapter)
+
+
+def adapter_names(layer: RoutedLinear) -> list[str]:
+    """Names of the adapters a routed layer holds."""
+    shared = [SHARED] if layer.shared_A.shape[0] else []
+    return shared + [expert_name(expert) for expert in range(layer.n_experts)]
+
+
+def _pair(layer: RoutedLinear, adapter: str) -> tuple[Tensor, Tensor]:
+    if adapter == SHARED:
+        return layer.shared_A, layer.shared_B
+    expert = int(adapter.rpartition("_")[2])
+    return layer.lora_A[expert], layer.lora_B[expert]
+
+
+def _key(name: str, matrix: str) -> str:
+    return f"base_model.model.{name}.lora_{matrix}.weight"
+
+
+def _config_faults(config: dict) -> list[str]:
+    faults = [f"{key}={config[key]!r} is not supported" for key in UNSUPPORTED if config.get(key)]
+    if config.get("peft_type") != "LORA":
+        faults.append(f"peft_type is {config.get('peft_type')!r}, not LORA")
+    if config.get("bias", "none") != "none":
+        faults.append(f"bias={config['bias']!r} is not supported")
+    return faults
+
+
+def _state_faults(state: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
+    faults = [f"no weights for {key}" for key in expected if key not in state]
+    faults += [f"weights without a slot: {key}" for key in state if key not in expected]
+    faults += [
+        f"{key} is {tuple(state[key].shape)}, the slot is {tuple(slot.shape)}"
+        for key, slot in expected.items()
+        if key in state and state[key].shape != slot.shape
+    ]
+    return faults

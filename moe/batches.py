@@ -1,0 +1,159 @@
+"""Manifest rows → batches: log-mels cached unpadded, labels, and batches of similar length whose order depends on (seed, epoch) alone."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+from transformers import WhisperProcessor
+
+from moe.audio import SAMPLE_RATE
+from moe.augmentation import Augmentation, augment, generator
+from moe.features import AudioContext, log_mel, pad_silence, valid_frames, window_seconds
+from moe.manifest import read_utterance
+from moe.tokens import label_batch, label_ids
+
+CACHE_BYTES = 1 << 30  # of unpadded log-mels kept in memory; past it they are computed again
+LENGTH_POOL = 32  # batches whose utterances are sorted by length together
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """What a sampler asks of a dataset: an utterance, and the epoch that keys its augmentation."""
+
+    index: int
+    epoch: int
+
+
+class SpeechDataset(Dataset):
+    """Utterances of a manifest as model inputs.
+
+    Args:
+        manifest: rows to serve.
+        root: the corpus root that the manifest's paths start from.
+        processor: feature extractor and tokenizer of the base model.
+        augmentation: None serves every utterance as it is.
+        seed: of the augmentation.
+        extras: further per-utterance arrays to serve, each (N, …) in the manifest's order, e.g. embeddings, routing weights.
+
+    Raises:
+        ValueError: utterances longer than the model's window, by id, before anything is read; labels longer than the decoder.
+    """
+
+    def __init__(
+        self,
+        manifest: pd.DataFrame,
+        root: Path,
+        processor: WhisperProcessor,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        extras: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        self.rows = manifest.to_dict("records")
+        self.root, self.processor, self.augmentation, self.seed = Path(root), processor, augmentation, seed
+        self.extras = {name: torch.as_tensor(array) for name, array in (extras or {}).items()}
+        self.labels = [label_ids(processor.tokenizer, row["reference"]) for row in self.rows]
+        self._cache: dict[int, np.ndarray] = {}
+        self._cached_bytes = 0
+        self._refuse_too_long()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, draw: Draw | int) -> dict[str, Any]:
+        draw = draw if isinstance(draw, Draw) else Draw(draw, 0)
+        row, mel = self.rows[draw.index], self.mel(draw.index)
+        n_valid = valid_frames(round(row["duration_s"] * SAMPLE_RATE), self.processor.feature_extractor)
+        if self.augmentation is not None:
+            mel = augment(mel, self.augmentation, generator(self.seed, draw.epoch, row["utterance_id"]))
+        extras = {name: values[draw.index] for name, values in self.extras.items()}
+        return {
+            "utterance_id": row["utterance_id"],
+            "mel": mel,
+            "n_frames": min(n_valid, mel.shape[1]),
+            "labels": self.labels[draw.index],
+            **extras,
+        }
+
+    def mel(self, index: int) -> np.ndarray:
+        """Unpadded log-mel of an utterance, (n_mels, n_frames), from the cache where it is."""
+        if index not in self._cache:
+            mel = log_mel(read_utterance(self.root, self.rows[index]), self.processor.feature_extractor)
+            if self._cached_bytes + mel.nbytes > CACHE_BYTES:
+                return mel
+            self._cache[index] = mel
+            self._cached_bytes += mel.nbytes
+        return self._cache[index]
+
+    @property
+    def durations(self) -> np.ndarray:
+        """Seconds of each utterance, (N,)."""
+        return np.array([row["duration_s"] for row in self.rows])
+
+    def _refuse_too_long(self) -> None:
+        window = window_seconds(self.processor.feature_extractor)
+        too_long = [row["utterance_id"] for row in self.rows if row["duration_s"] > window]
+        if too_long:
+            raise ValueError(
+                f"{len(too_long)} utterances are longer than the base model's window of {window:g} s, e.g. {too_long[:3]}; "
+                f"prepare the corpus with max_duration_s={window:g}"
+            )
+
+
+class LengthGroupedSampler(Sampler):
+    """Shuffled utterances in an order whose batches hold similar lengths; a function of (seed, epoch), on which `set_epoch` decides."""
+
+    def __init__(self, durations: np.ndarray, batch_size: int, seed: int) -> None:
+        self.durations, self.batch_size, self.seed, self.epoch = durations, batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the Trainer at each epoch's start."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.durations)
+
+    def __iter__(self) -> Iterator[Draw]:
+        random = np.random.default_rng([self.seed, self.epoch])
+        order = random.permutation(len(self.durations))
+        pool = LENGTH_POOL * self.batch_size
+        pools = [order[start : start + pool] for start in range(0, len(order), pool)]
+        ordered = np.concatenate([part[np.argsort(self.durations[part], kind="stable")] for part in pools])
+        batches = [ordered[start : start + self.batch_size] for start in range(0, len(ordered), self.batch_size)]
+        full, rest = batches[: len(ordered) // self.batch_size], batches[len(ordered) // self.batch_size :]
+        random.shuffle(full)  # a short batch stays last, so that no other batch is cut
+        return iter([Draw(int(index), self.epoch) for batch in [*full, *rest] for index in batch])
+
+
+def length_batches(durations: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Indices in batches from long to short: for decoding and embedding, where the order does not matter."""
+    order = np.argsort(-durations, kind="stable")
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def collator(processor: WhisperProcessor, context: AudioContext) -> Callable[[Sequence[dict[str, Any]]], dict[str, Any]]:
+    """A function that makes a batch of a dataset's items: mel (B, n_mels, F), n_frames (B,), labels (B, N), extras, utterance_ids."""
+    extractor = processor.feature_extractor
+
+    def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        n_frames = context.n_frames(max(item["n_frames"] for item in items), extractor)
+        extras = [name for name in items[0] if name not in ("utterance_id", "mel", "n_frames", "labels")]
+        return {
+            "mel": torch.from_numpy(np.stack([pad_silence(item["mel"], n_frames) for item in items])),  # (B, n_mels, F)
+            "n_frames": torch.tensor([item["n_frames"] for item in items]),  # (B,)
+            "labels": label_batch([item["labels"] for item in items]),  # (B, N)
+            **{name: torch.stack([item[name] for item in items]) for name in extras},
+            "utterance_ids": [item["utterance_id"] for item in items],
+        }
+
+    return collate
+
+
+def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """The batch with its tensors on a device."""
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}

@@ -1,0 +1,46 @@
+"""From points to a partition: the algorithm asked for, at a given number of clusters.
+
+HDBSCAN finds its own number, so it is merged down to the number wanted; spectral and balanced clustering make that number.
+"""
+
+import numpy as np
+
+from moe.clustering.balanced import balanced_partition
+from moe.clustering.density import density_partition
+from moe.clustering.options import ClusteringOptions
+from moe.clustering.partition import NOISE, Partition, merged, one_hot
+from moe.clustering.spectral import spectral_partition
+
+
+def divide(points: np.ndarray, distance: str, n_clusters: int | None, options: ClusteringOptions) -> Partition:
+    """A partition of points (n, n_dims) by hdbscan, spectral or balanced; with hdbscan `n_clusters` is an upper bound.
+
+    Raises:
+        ValueError: fewer points than clusters.
+    """
+    if n_clusters is not None and options.clustering_algorithm != "hdbscan" and n_clusters > len(points):
+        raise ValueError(f"num_experts={n_clusters}: only {len(points)} {options.cluster_unit}s to cluster")
+    if options.clustering_algorithm == "balanced":
+        return balanced_partition(points, n_clusters, options.seed)
+    if options.clustering_algorithm == "spectral":
+        return spectral_partition(points, n_clusters, distance, options.seed)
+    return merged_to(density_partition(points, distance, options), points, n_clusters, options)
+
+
+def divide_by_etiology(points: np.ndarray, etiologies: np.ndarray, options: ClusteringOptions) -> Partition:
+    """One cluster for each etiology (n,); the nearest are merged where they are more than `num_experts`."""
+    names, labels = np.unique(etiologies.astype(str), return_inverse=True)
+    partition = Partition(labels, one_hot(labels, len(names)), "by_etiology", names=tuple(names.tolist()))
+    return merged_to(partition, points, options.num_experts, options)
+
+
+def merged_to(partition: Partition, points: np.ndarray, n_experts: int | None, options: ClusteringOptions) -> Partition:
+    """The partition with at most `n_experts` clusters, the noise expert counted where noise has one."""
+    if n_experts is None:
+        return partition
+    return merged(partition, points, n_experts - has_noise_expert(partition, options))
+
+
+def has_noise_expert(partition: Partition, options: ClusteringOptions) -> bool:
+    """Whether noise becomes one more expert."""
+    return options.noise == "own_expert" and bool((partition.labels == NOISE).any())

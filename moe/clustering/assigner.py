@@ -1,0 +1,54 @@
+"""Gives clusters to points never seen: the clustered points themselves are the memory, weighted by nearness.
+
+A reference point is its own nearest neighbour with overwhelming weight, so it gets its own label back, whatever the shape of the
+clusters. Everything is plain arrays: the object just fitted and the one read from disk are the same.
+"""
+
+import numpy as np
+from sklearn.neighbors import NearestNeighbors
+from tqdm.auto import tqdm
+
+from moe.clustering.partition import agreeing, one_hot
+
+N_NEIGHBOURS = 5
+EXACT = 1e-12  # share of the farthest neighbour's squared distance below which two points are the same
+CHUNK = 32_768
+
+
+class Assigner:
+    """Nearest references: points (m, d), labels (m,), soft labels (m, n_experts), noise (m,) bool."""
+
+    def __init__(self, points: np.ndarray, labels: np.ndarray, soft: np.ndarray, noise: np.ndarray, distance: str) -> None:
+        points, soft = np.ascontiguousarray(points), np.ascontiguousarray(soft)  # the layout decides the last bits of a product
+        self.points, self.labels, self.soft, self.noise, self.distance = points, labels, soft, noise, distance
+        self._hard = one_hot(labels, soft.shape[1])
+        self._search = NearestNeighbors(n_neighbors=min(N_NEIGHBOURS, len(points)), metric=distance, algorithm="brute").fit(points)
+
+    def assign(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Labels (n,), soft labels (n, n_experts) and noise (n,) of points (n, d); each row depends on itself alone."""
+        distances, neighbours = self._search.kneighbors(points)  # (n, k)
+        if self.distance == "euclidean":  # the search expands the square, which leaves 1e-8 where 0 is meant
+            distances = np.sqrt(((points[:, None] - self.points[neighbours]) ** 2).sum(axis=-1))
+        weights = nearness(distances)
+        labels = np.einsum("nk,nke->ne", weights, self._hard[neighbours]).argmax(axis=1)
+        soft = np.einsum("nk,nke->ne", weights, self.soft[neighbours])
+        noise = (weights * self.noise[neighbours]).sum(axis=1) > 0.5
+        return labels, agreeing(soft / soft.sum(axis=1, keepdims=True), labels), noise
+
+    def renumbered(self, order: np.ndarray) -> "Assigner":
+        """The same with cluster `order[i]` called i."""
+        return Assigner(self.points, np.argsort(order)[self.labels], self.soft[:, order], self.noise, self.distance)
+
+
+def nearness(distances: np.ndarray) -> np.ndarray:
+    """Weights (n, k) of neighbours, rows summing to 1: inverse squared distance (Shepard 1968)."""
+    squared = distances**2
+    largest = squared.max(axis=1, keepdims=True)
+    weights = 1.0 / (squared + EXACT * np.where(largest > 0, largest, 1.0))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def chunks(n_rows: int, what: str) -> list[slice]:
+    """Slices that cover `n_rows`, with a progress bar when there are several."""
+    slices = [slice(start, start + CHUNK) for start in range(0, n_rows, CHUNK)]
+    return tqdm(slices, desc=what, unit="chunk", disable=len(slices) < 2)

@@ -1,0 +1,93 @@
+"""Speech Accessibility Project: `{Train,Dev}/<contributor>/<contributor>.json` beside its wavs.
+
+The speaker is the contributor, the etiology stands at the contributor, severity is the mean of the sparse `Intelligibility` ratings. The prompt and its
+category are kept as further columns: what was asked and what was said differ in four of ten utterances.
+"""
+
+import json
+import math
+import posixpath
+from collections.abc import Iterator
+from typing import Any
+
+from moe.corpora.found import CorpusOptions, Fault, Found
+from moe.corpora.splits import split_of_folder
+from moe.storage import find_files, read_file
+
+INTELLIGIBILITY = ("Intelligibility", "Intelligbility")  # the corpus spells it both ways
+
+
+def read_sap(root: str, options: CorpusOptions) -> Iterator[Found | Fault]:
+    """Read every contributor's JSON of an extracted tree. A JSON that cannot be read is a fault and stops no other.
+
+    Raises:
+        ValueError: there is no contributor's JSON.
+    """
+    names = [name for name in find_files(root, ".json") if _is_contributor(name)]
+    if not names:
+        raise ValueError(f"corpus_dir={root!r}: holds no <contributor>/<contributor>.json")
+    for name in names:
+        try:
+            data = read_file(root, name)
+        except (OSError, ValueError) as error:
+            yield Fault(name, "bad_metadata", str(error))
+            continue
+        yield from contributor(data, name)
+
+
+def contributor(data: bytes, name: str) -> Iterator[Found | Fault]:
+    """The utterances of one contributor's JSON; `name` is its path, the audio lies beside it."""
+    try:
+        record = json.loads(data.decode("utf-8-sig"))
+        speaker, files = record["Contributor ID"], record["Files"]
+        if not isinstance(speaker, str) or not isinstance(files, list):
+            raise TypeError("Contributor ID is no text or Files is no list")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        yield Fault(name, "bad_metadata", f"{type(error).__name__}: {error}")
+        return
+    for index, entry in enumerate(files):
+        try:
+            yield _utterance(entry, record, name)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            yield Fault(f"{name}#{index}", "bad_metadata", f"{type(error).__name__}: {error}")
+
+
+def _utterance(entry: dict[str, Any], record: dict[str, Any], name: str) -> Found:
+    filename, prompt = entry["Filename"], entry.get("Prompt") or {}
+    if not isinstance(filename, str) or not filename:
+        raise TypeError("Filename is no text")
+    folder = posixpath.dirname(name)
+    transcript = prompt.get("Transcript")
+    return Found(
+        utterance_id=posixpath.splitext(filename)[0],
+        audio=posixpath.join(folder, filename),
+        transcript=None if transcript is None else str(transcript),
+        speaker=record["Contributor ID"],
+        etiology=str(record.get("Etiology") or ""),
+        severity=_severity(entry.get("Ratings") or []),
+        split=split_of_folder(folder),
+        language="en",
+        further={
+            "prompt": str(prompt.get("Prompt Text") or ""),
+            "category": str(prompt.get("Category Description") or ""),
+            "sub_category": str(prompt.get("Sub Category Description") or ""),
+        },
+    )
+
+
+def _severity(ratings: list[dict[str, Any]]) -> float:
+    levels = [_level(rating) for rating in ratings if str(rating.get("Dimension Description", "")).strip() in INTELLIGIBILITY]
+    known = [level for level in levels if not math.isnan(level)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _level(rating: dict[str, Any]) -> float:
+    try:
+        return float(rating.get("Level") or math.nan)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _is_contributor(name: str) -> bool:
+    folder, file = posixpath.split(name)
+    return file.lower() == f"{posixpath.basename(folder)}.json".lower()

@@ -1,0 +1,79 @@
+"""The Whisper encoder in pieces, for any audio length: run to a layer, pool over the frames that hold audio, go on from there."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+POOLINGS = ("mean", "mean_std")
+
+
+def conv_stem(encoder: WhisperEncoder, mel: Tensor) -> Tensor:
+    """Mel frames (B, n_mels, F) → encoder frames (B, ⌈F/2⌉, D), before positions are added.
+
+    Raises:
+        ValueError: more frames than the encoder has positions for.
+    """
+    n_positions = encoder.embed_positions.num_embeddings
+    if mel.shape[-1] > 2 * n_positions:
+        raise ValueError(f"{mel.shape[-1]} mel frames: the encoder hears at most {2 * n_positions}")
+    hidden = F.gelu(encoder.conv1(mel))  # (B, D, F)
+    return F.gelu(encoder.conv2(hidden)).permute(0, 2, 1)  # (B, T, D)
+
+
+def add_positions(encoder: WhisperEncoder, hidden: Tensor) -> Tensor:
+    """Stem frames (B, T, D) with positions added: the input of layer 0."""
+    hidden = hidden + encoder.embed_positions.weight[: hidden.shape[1]]
+    return F.dropout(hidden, p=encoder.dropout, training=encoder.training)
+
+
+def run_layers(encoder: WhisperEncoder, hidden: Tensor, start: int, stop: int) -> Tensor:
+    """Frames entering layer `start` → frames leaving layer `stop - 1`, (B, T, D) both."""
+    for layer in encoder.layers[start:stop]:
+        hidden = layer(hidden, None)
+    return hidden
+
+
+def encode(encoder: WhisperEncoder, mel: Tensor) -> Tensor:
+    """The whole encoder; equals transformers' own forward at full length. (B, n_mels, F) → (B, T, D)."""
+    hidden = add_positions(encoder, conv_stem(encoder, mel))
+    return encoder.layer_norm(run_layers(encoder, hidden, 0, len(encoder.layers)))
+
+
+def pool(hidden: Tensor, n_frames: Tensor, pooling: str = "mean") -> Tensor:
+    """Statistics over the frames that hold audio.
+
+    Args:
+        hidden: encoder frames, (B, T, D).
+        n_frames: valid *mel* frames of each utterance, (B,); two mel frames make one encoder frame.
+        pooling: `mean` → (B, D); `mean_std` → (B, 2 D).
+    """
+    n_valid = ((n_frames + 1) // 2).clamp(1, hidden.shape[1]).to(hidden.device)  # (B,)
+    valid = torch.arange(hidden.shape[1], device=hidden.device) < n_valid[:, None]  # (B, T)
+    weight = valid.to(hidden.dtype)[:, :, None] / n_valid[:, None, None]  # (B, T, 1), sums to 1
+    mean = (hidden * weight).sum(1)
+    if pooling == "mean":
+        return mean
+    variance = ((hidden - mean[:, None]) ** 2 * weight).sum(1)
+    return torch.cat([mean, variance.clamp_min(0).sqrt()], dim=-1)
+
+
+def layer_index(encoder: WhisperEncoder, layer: int | None) -> int:
+    """A layer option as an index: None is the last layer.
+
+    Raises:
+        ValueError: the encoder has no such layer.
+    """
+    n_layers = len(encoder.layers)
+    if layer is not None and not 0 <= layer <= n_layers:
+        raise ValueError(f"gate_layer={layer}: the encoder has layers 0 (conv stem) to {n_layers}")
+    return n_layers if layer is None else layer
+
+
+def pooled_embedding(encoder: WhisperEncoder, mel: Tensor, n_frames: Tensor, layer: int | None, pooling: str) -> Tensor:
+    """The gate's view of a batch: pooled states of one layer of the bare encoder; layer 0 is the conv stem without positions."""
+    index = layer_index(encoder, layer)
+    hidden = conv_stem(encoder, mel)
+    if index:
+        hidden = run_layers(encoder, add_positions(encoder, hidden), 0, index)
+    return pool(encoder.layer_norm(hidden) if layer is None else hidden, n_frames, pooling)

@@ -1,0 +1,188 @@
+"""Expert training: all experts and the shared adapter beneath them in one pass over mixed batches, each utterance on its cluster's expert.
+
+After each epoch every expert is scored on the dev utterances of its own cluster. Each keeps its best state and has stopped when it has
+not improved for `patience` epochs; training ends when all have stopped. What is kept in the end is the better, by dev WER, of the
+best whole epoch and the mixture assembled of every expert's own best.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moe.adapters import SHARED, adapter_names, expert_name, slots
+from moe.batches import SpeechDataset
+from moe.decoding import DecodingOptions, Hypothesis, decode, word_error_rate
+from moe.features import AudioContext
+from moe.options import Options, option
+from moe.pretraining import Report
+from moe.routed_lora import routed_layers
+from moe.routing import one_hot
+from moe.training import Fitted, Plan, Stage, fit
+from moe.whisper_moe import WhisperMoE
+
+State = dict[str, Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpertOptions(Options):
+    """How the experts are trained before the gate joins them."""
+
+    expert_batch_size: int = option(16, "utterances per batch", low=1)
+    expert_epochs: int = option(4, "passes over the experts' subset", low=0)
+    expert_learning_rate: float = option(3e-3, "learning rate of all adapters", above=0)
+    expert_patience: int = option(5, "epochs without improvement after which an expert has stopped", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedExperts:
+    """What expert training did.
+
+    Attributes:
+        kept: `epoch <n>` or `best of each expert`.
+        history: per epoch: wer, loss, and `wer/expert_<e>`, `loss/expert_<e>`.
+    """
+
+    fitted: Fitted
+    kept: str
+    wer: float
+    history: tuple[dict[str, float], ...]
+
+
+def train_experts(
+    model: WhisperMoE,
+    train_set: SpeechDataset,
+    dev_set: SpeechDataset,
+    dev_clusters: np.ndarray,
+    options: ExpertOptions,
+    plan: Plan,
+    context: AudioContext,
+    report: Report,
+    eval_every: int = 1,
+) -> TrainedExperts:
+    """Train the adapters of `model` in place.
+
+    Args:
+        train_set: serves `routing_weights` (N, E), one-hot or soft, of each utterance's cluster.
+        dev_clusters: (N_dev,) cluster of each dev utterance.
+    """
+    stage = ExpertStage(model, dev_set, dev_clusters, options, context, report, eval_every)
+    fitted = fit(model, train_set, plan, context, stage)
+    kept, wer = stage.keep_best()
+    return TrainedExperts(fitted, kept, wer, tuple(stage.history))
+
+
+class ExpertStage(Stage):
+    """Scores every expert after an epoch and keeps the best."""
+
+    def __init__(
+        self,
+        model: WhisperMoE,
+        dev_set: SpeechDataset,
+        dev_clusters: np.ndarray,
+        options: ExpertOptions,
+        context: AudioContext,
+        report: Report,
+        eval_every: int,
+    ) -> None:
+        self.model, self.dev_set, self.options, self.context = model, dev_set, options, context
+        self.report, self.eval_every = report, eval_every
+        self.clusters = dict(zip([row["utterance_id"] for row in dev_set.rows], dev_clusters.tolist(), strict=True))
+        self.best = BestAdapters(model)
+        self.history: list[dict[str, float]] = []
+
+    def epoch_ends(self, epoch: int) -> bool:
+        if (epoch + 1) % self.eval_every:
+            return False
+        metrics = self.score()
+        self.history.append({"epoch": epoch, **metrics})
+        self.report(epoch, {f"dev/{name}": value for name, value in metrics.items()})
+        self.best.update(epoch, metrics)
+        return self.best.all_stopped(epoch, self.options.expert_patience * self.eval_every)
+
+    def metrics(self, values: dict[str, float], update: int) -> None:
+        self.report(update, {f"train/{name}": value for name, value in values.items()})
+
+    def score(self) -> dict[str, float]:
+        """WER and loss, of all dev utterances and of each expert's own, every utterance on its cluster's expert."""
+        hypotheses = decode(self.model, self.dev_set, self.context, DecodingOptions(), self._policy, with_loss=True)
+        references = {row["utterance_id"]: row["reference"] for row in self.dev_set.rows}
+        metrics = _scores(hypotheses, references)
+        for expert in range(self.model.n_experts):
+            own = [hypothesis for hypothesis in hypotheses if self.clusters[hypothesis.utterance_id] == expert]
+            if own:
+                metrics |= {f"{name}/{expert_name(expert)}": value for name, value in _scores(own, references).items()}
+        return metrics
+
+    def keep_best(self) -> tuple[str, float]:
+        """Restore the best adapters into the model: what was kept, and its dev WER."""
+        if not self.history:
+            return "last epoch", float("nan")
+        self.best.restore_each()
+        assembled = self.score()["wer"]
+        if assembled <= self.best.wer:
+            return "best of each expert", assembled
+        self.best.restore_epoch()
+        return f"epoch {self.best.epoch}", self.best.wer
+
+    def _policy(self, utterance_ids: Sequence[str]) -> Tensor:
+        experts = torch.tensor([self.clusters[name] for name in utterance_ids])
+        return one_hot(experts, self.model.n_experts).weights
+
+
+class BestAdapters:
+    """The best state of every expert by its own WER, and of all adapters together by the whole WER."""
+
+    def __init__(self, model: WhisperMoE) -> None:
+        self.model = model
+        self.wer, self.epoch = float("inf"), -1
+        self.whole: dict[str, State] = {}
+        self.each: dict[str, tuple[float, int, State]] = {}
+
+    def update(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Keep what is better than before; ties keep the earlier."""
+        names = adapter_names(routed_layers(self.model.base)[0][1])
+        if metrics["wer"] < self.wer:
+            self.wer, self.epoch = metrics["wer"], epoch
+            self.whole = {name: adapter_state(self.model, name) for name in names}
+        for name in names:
+            wer = metrics.get(f"wer/{name}", metrics["wer"])  # the shared adapter serves all
+            if name not in self.each or wer < self.each[name][0]:
+                self.each[name] = wer, epoch, adapter_state(self.model, name)
+
+    def all_stopped(self, epoch: int, patience: int) -> bool:
+        """Has every expert gone without improvement for `patience` epochs?"""
+        return all(epoch - best >= patience for name, (_, best, _) in self.each.items() if name != SHARED)
+
+    def restore_each(self) -> None:
+        """Every adapter at its own best; the shared one at the best whole epoch, which the experts sit on."""
+        for name, (_, _, state) in self.each.items():
+            restore_adapter(self.model, name, self.whole[SHARED] if name == SHARED else state)
+
+    def restore_epoch(self) -> None:
+        """All adapters as they were after the best epoch."""
+        for name, state in self.whole.items():
+            restore_adapter(self.model, name, state)
+
+
+def adapter_state(model: WhisperMoE, adapter: str) -> State:
+    """A copy of one adapter's matrices."""
+    state: State = {}
+    for name, lora_a, lora_b in slots(model.base, adapter):
+        state |= {f"{name}.A": lora_a.detach().clone(), f"{name}.B": lora_b.detach().clone()}
+    return state
+
+
+@torch.no_grad()
+def restore_adapter(model: WhisperMoE, adapter: str, state: State) -> None:
+    """Put a copy of an adapter back."""
+    for name, lora_a, lora_b in slots(model.base, adapter):
+        lora_a.copy_(state[f"{name}.A"])
+        lora_b.copy_(state[f"{name}.B"])
+
+
+def _scores(hypotheses: Sequence[Hypothesis], references: dict[str, str]) -> dict[str, float]:
+    wer = word_error_rate([references[each.utterance_id] for each in hypotheses], [each.text for each in hypotheses])
+    return {"wer": wer, "loss": float(np.mean([each.utterance_loss for each in hypotheses]))}

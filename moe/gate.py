@@ -1,0 +1,90 @@
+"""The gate: from an utterance's embedding to one logit for each expert.
+
+The same small network serves after clustering, in joint training and in decoding, so it carries its own z-score statistics and its
+temperature: whoever holds a gate needs nothing else to route.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from moe.files import write_whole_dir
+
+WEIGHTS_FILE, CONFIG_FILE = "gate.safetensors", "gate.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class GateConfig:
+    """Shape of a gate."""
+
+    input_dim: int
+    n_experts: int
+    hidden: int = 0  # units of the hidden layer; 0 makes the gate a softmax regression
+    dropout: float = 0.0
+    temperature: float = 1.0  # logits are divided by it
+
+
+class Gate(nn.Module):
+    """Softmax regression, or one hidden layer, on z-scored embeddings."""
+
+    accepts_loss_kwargs = False  # else a Trainer takes the loss for a sum over tokens and rescales it
+
+    def __init__(self, config: GateConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.gate_config = config  # not `config`: a Trainer would write into that
+        self.register_buffer("mean", torch.zeros(config.input_dim))
+        self.register_buffer("scale", torch.ones(config.input_dim))
+        self.hidden = nn.Linear(config.input_dim, config.hidden) if config.hidden else nn.Identity()
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = nn.Linear(config.hidden or config.input_dim, config.n_experts)
+        self._initialise(torch.Generator().manual_seed(seed))
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Gate logits (B, n_experts) of embeddings (B, input_dim)."""
+        scaled = (embeddings.to(self.mean.dtype) - self.mean) / self.scale
+        hidden = self.hidden(scaled)
+        if self.gate_config.hidden:
+            hidden = nn.functional.gelu(hidden)  # (B, hidden)
+        return self.output(self.dropout(hidden)) / self.gate_config.temperature
+
+    def set_statistics(self, embeddings: Tensor) -> None:
+        """Take the z-score statistics from embeddings (n, input_dim); a constant dimension keeps scale 1."""
+        mean, scale = embeddings.double().mean(dim=0), embeddings.double().std(dim=0, unbiased=False)
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.where(scale > 1e-6 * mean.abs().clamp(min=1.0), scale, torch.ones_like(scale)))
+
+    def set_temperature(self, temperature: float) -> None:
+        """Divide logits by `temperature` from now on; it is part of the configuration."""
+        self.gate_config = dataclasses.replace(self.gate_config, temperature=temperature)
+
+    def save(self, path: Path) -> None:
+        """Write weights, statistics and configuration to a folder."""
+        with write_whole_dir(path) as aside:
+            save_file({name: value.contiguous() for name, value in self.state_dict().items()}, aside / WEIGHTS_FILE)
+            (aside / CONFIG_FILE).write_text(json.dumps(dataclasses.asdict(self.gate_config), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "Gate":
+        """The gate saved in a folder, ready to route.
+
+        Raises:
+            ValueError: the folder holds no gate.
+        """
+        path = Path(path)
+        missing = [name for name in (WEIGHTS_FILE, CONFIG_FILE) if not (path / name).is_file()]
+        if missing:
+            raise ValueError(f"{path}: no gate there, {' and '.join(missing)} missing")
+        gate = cls(GateConfig(**json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))))
+        gate.load_state_dict(load_file(path / WEIGHTS_FILE))
+        return gate.eval()
+
+    def _initialise(self, generator: torch.Generator) -> None:
+        for layer in (self.hidden, self.output):
+            if isinstance(layer, nn.Linear):
+                bound = layer.in_features**-0.5  # as nn.Linear draws them, but from this gate's own seed
+                nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+                nn.init.zeros_(layer.bias)

@@ -1,0 +1,208 @@
+"""Trains the gate on embeddings in memory: KL to the soft labels of the clusters, best epoch restored, temperature fitted on dev.
+
+The loop is `transformers.Trainer`; the subclass only says what the loss is and judges dev in one pass over its matrix.
+"""
+
+import copy
+import dataclasses
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from moe.gate import Gate, GateConfig
+from moe.gate_metrics import fitted_temperature, gate_metrics, kl_divergence
+from moe.options import Options, option
+
+SELECTION_METRIC = "dev/kl"
+MIN_UPDATES = 16  # in an epoch: a small corpus in one large batch would leave the gate untrained
+OnEpoch = Callable[[int, dict[str, float]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class GateOptions(Options):
+    """How the gate is trained."""
+
+    gating_batch_size: int = option(512, "embeddings in a batch, a sixteenth of all of them at most", low=1)
+    gating_epochs: int = option(60, "passes over the training embeddings at most", low=1)
+    gating_learning_rate: float = option(3e-3, "learning rate of AdamW at the start; falls linearly", above=0)
+    gating_hidden: int = option(0, "units of the gate's hidden layer; 0: softmax regression", low=0)
+    gating_dropout: float = option(0.0, "dropout before the last layer", low=0, high=0.9)
+    gating_weight_decay: float = option(0.01, "weight decay of AdamW", low=0)
+    gating_patience: int = option(8, "epochs without a better dev KL before training stops", low=1)
+    gating_label_smoothing: float = option(0.0, "share of each soft label that is spread over all experts", low=0, high=0.9)
+    gate_calibration: bool = option(True, "fit a temperature on dev after training")
+    top_k: int = option(2, "experts that count as right in top-k accuracy", low=1)
+    seed: int = option(42, "seed of weights, order and dropout", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class GateResult:
+    """A trained gate and how it came about; metrics are named `split/name`."""
+
+    gate: Gate
+    history: list[dict[str, float]]  # one for each epoch, with `epoch`
+    best_epoch: int
+    metrics: dict[str, float]  # of the gate as returned, restored and calibrated
+    selection_metric: str = SELECTION_METRIC
+
+
+def train_gate(
+    train_embeddings: np.ndarray,
+    train_soft: np.ndarray,
+    dev_embeddings: np.ndarray,
+    dev_soft: np.ndarray,
+    options: GateOptions,
+    on_epoch: OnEpoch | None = None,
+) -> GateResult:
+    """Train a gate on embeddings (n, n_dims) and soft labels (n, n_experts).
+
+    Args:
+        on_epoch: called after each epoch with its number, from 1, and its metrics.
+
+    Raises:
+        ValueError: empty or ill-shaped input, soft labels that do not sum to 1, top_k above the number of experts.
+    """
+    train = _checked_rows("train", train_embeddings, train_soft)
+    dev = _checked_rows("dev", dev_embeddings, dev_soft)
+    faults = _faults(train, dev, options)
+    if faults:
+        raise ValueError("; ".join(faults))
+    gate = Gate(_config(train, options), options.seed)
+    gate.set_statistics(train.embeddings)
+    watch = BestEpoch(gate, train, dev, options, on_epoch)
+    with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
+        arguments = training_arguments(options, len(train), folder)
+        trainer = GateTrainer(gate, arguments, train, watch, options.gating_label_smoothing)
+        trainer.train()
+    return _finished(watch, train, dev, options)
+
+
+class EmbeddingRows(torch.utils.data.Dataset):
+    """Embeddings and their soft labels; a batch is cut from the matrices at once."""
+
+    def __init__(self, embeddings: Tensor, soft: Tensor) -> None:
+        self.embeddings, self.soft = embeddings, soft
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+    def __getitems__(self, rows: list[int]) -> dict[str, Tensor]:
+        return {"embeddings": self.embeddings[rows], "soft": self.soft[rows]}
+
+
+class GateTrainer(Trainer):
+    """A Trainer whose loss is the KL divergence from the soft labels to the gate."""
+
+    def __init__(self, gate: Gate, arguments: TrainingArguments, rows: EmbeddingRows, watch: TrainerCallback, smoothing: float) -> None:
+        super().__init__(gate, arguments, data_collator=dict, train_dataset=rows, callbacks=[watch])
+        self.smoothing = smoothing
+        self.remove_callback(PrinterCallback)
+        self.remove_callback(ProgressCallback)
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any) -> Any:
+        """Mean KL over a batch, targets smoothed."""
+        logits = model(inputs["embeddings"])
+        targets = inputs["soft"] * (1 - self.smoothing) + self.smoothing / logits.shape[1]
+        loss = kl_divergence(logits, targets)
+        return (loss, logits) if return_outputs else loss
+
+
+class BestEpoch(TrainerCallback):
+    """Judges train and dev after each epoch, keeps the weights with the lowest dev KL, stops when patience is at an end."""
+
+    def __init__(self, gate: Gate, train: EmbeddingRows, dev: EmbeddingRows, options: GateOptions, on_epoch: OnEpoch | None) -> None:
+        self.gate, self.train, self.dev, self.options, self.on_epoch = gate, train, dev, options, on_epoch
+        self.history: list[dict[str, float]] = []
+        self.best_epoch, self.best_weights = 0, copy.deepcopy(gate.state_dict())
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Record the epoch; ask the Trainer to stop after too many without a better one."""
+        epoch = len(self.history) + 1
+        metrics = split_metrics(self.gate, self.train, self.dev, self.options.top_k)
+        self.history.append({"epoch": epoch, **metrics})
+        if self.best_epoch == 0 or metrics[SELECTION_METRIC] < self.history[self.best_epoch - 1][SELECTION_METRIC]:
+            self.best_epoch, self.best_weights = epoch, copy.deepcopy(self.gate.state_dict())
+        control.should_training_stop = epoch - self.best_epoch >= self.options.gating_patience
+        if self.on_epoch:
+            self.on_epoch(epoch, metrics)
+
+
+def split_metrics(gate: Gate, train: EmbeddingRows, dev: EmbeddingRows, top_k: int) -> dict[str, float]:
+    """Metrics of a gate on both splits, named `split/name`."""
+    metrics = {}
+    for split, rows in (("train", train), ("dev", dev)):
+        values = gate_metrics(gate_logits(gate, rows.embeddings), rows.soft, top_k)
+        metrics |= {f"{split}/{name}": value for name, value in values.items()}
+    return metrics
+
+
+@torch.no_grad()
+def gate_logits(gate: Gate, embeddings: Tensor) -> Tensor:
+    """Logits (n, n_experts) with dropout off, on the CPU."""
+    was_training = gate.training
+    gate.eval()
+    logits = [gate(rows.to(gate.mean.device)).cpu() for rows in embeddings.split(65_536)]
+    gate.train(was_training)
+    return torch.cat(logits)
+
+
+def training_arguments(options: GateOptions, n_rows: int, folder: str) -> TrainingArguments:
+    """Arguments of a run that writes nothing and reports to nobody."""
+    return TrainingArguments(
+        output_dir=folder,
+        per_device_train_batch_size=min(options.gating_batch_size, max(1, n_rows // MIN_UPDATES)),
+        num_train_epochs=options.gating_epochs,
+        learning_rate=options.gating_learning_rate,
+        weight_decay=options.gating_weight_decay,
+        seed=options.seed,
+        use_cpu=not torch.cuda.is_available(),
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )
+
+
+def _checked_rows(split: str, embeddings: np.ndarray, soft: np.ndarray) -> EmbeddingRows:
+    embeddings, soft = np.asarray(embeddings, dtype=np.float32), np.asarray(soft, dtype=np.float32)
+    if embeddings.ndim != 2 or soft.ndim != 2 or len(embeddings) != len(soft) or len(soft) == 0:
+        shapes = f"{embeddings.shape} and soft labels of shape {soft.shape}"
+        raise ValueError(f"{split} embeddings of shape {shapes}: must be (n, n_dims) and (n, n_experts), n at least 1")
+    if not np.isfinite(embeddings).all():
+        raise ValueError(f"{split} embeddings hold values that are not finite")
+    if not np.allclose(soft.sum(axis=1), 1.0, atol=1e-4) or soft.min() < 0:
+        raise ValueError(f"{split} soft labels: each row must be at least 0 and sum to 1")
+    return EmbeddingRows(torch.from_numpy(embeddings), torch.from_numpy(soft))
+
+
+def _faults(train: EmbeddingRows, dev: EmbeddingRows, options: GateOptions) -> list[str]:
+    faults, n_experts = [], train.soft.shape[1]
+    if train.embeddings.shape[1] != dev.embeddings.shape[1] or n_experts != dev.soft.shape[1]:
+        faults.append("train and dev differ in dimensions or in number of experts")
+    if options.top_k > n_experts:
+        faults.append(f"top_k={options.top_k}: must be at most the {n_experts} experts")
+    return faults
+
+
+def _config(train: EmbeddingRows, options: GateOptions) -> GateConfig:
+    return GateConfig(train.embeddings.shape[1], train.soft.shape[1], options.gating_hidden, options.gating_dropout)
+
+
+def _finished(watch: BestEpoch, train: EmbeddingRows, dev: EmbeddingRows, options: GateOptions) -> GateResult:
+    gate = watch.gate.cpu().eval()
+    gate.load_state_dict(watch.best_weights)
+    metrics = {}
+    if options.gate_calibration:
+        logits = gate_logits(gate, dev.embeddings)
+        metrics["dev/ece_uncalibrated"] = gate_metrics(logits, dev.soft, options.top_k)["ece"]
+        gate.set_temperature(fitted_temperature(logits, dev.soft.argmax(dim=-1)))
+    metrics |= split_metrics(gate, train, dev, options.top_k) | {"temperature": gate.gate_config.temperature}
+    return GateResult(gate, watch.history, watch.best_epoch, metrics)

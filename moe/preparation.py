@@ -1,0 +1,206 @@
+"""From a corpus on disk to one manifest: list → normalise → split → decode → quarantine → check for leaks → count.
+
+Faults that need no decoding (no such folder, one speaker only, a leaking split) stop it before any audio is read.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from moe import quarantine as faults
+from moe.corpora import FORMATS, CorpusOptions
+from moe.listing import list_corpus
+from moe.manifest import SPLITS, check_manifest
+from moe.options import option
+from moe.splits import MODES, LeakReport, SplitPlan, assign_splits, refuse_leaks
+from moe.statistics import corpus_statistics
+from moe.subsets import at_most
+from moe.text import NAMES, normaliser_version, references
+from moe.validation import as_columns, inspect_all
+
+
+@dataclass(frozen=True)
+class PreparationOptions(CorpusOptions):
+    """Everything that decides what a manifest holds."""
+
+    corpus: str = option("folder", "format of the corpus", choices=tuple(FORMATS))
+    normaliser: str = option("basic", "how transcripts become references", choices=NAMES)
+    split: str = option("auto", "whose split: auto is the corpus's own where it has one, else by_speaker", choices=MODES)
+    dev_share: float = option(0.1, "share of the utterances for dev, by whole speakers (0: no dev)", low=0, high=0.8)
+    test_share: float = option(0.1, "share of the utterances for test, by whole speakers (0: no test)", low=0, high=0.8)
+    n_folds: int = option(5, "folds of split=k_fold", low=2)
+    fold: int = option(0, "the fold that is the test part, from 0", low=0)
+    test_speaker: str | None = option(None, "the test speaker of split=leave_one_speaker_out")
+    exclude_etiology: str | None = option(None, "an etiology to keep out of train and dev but in test")
+    max_samples: int | None = option(None, "at most so many utterances, drawn evenly from every split and etiology", low=1)
+    min_duration_s: float = option(0.1, "shorter utterances are quarantined", low=0)
+    max_duration_s: float = option(30.0, "longer utterances are quarantined", above=0)
+    max_quarantined: float = option(0.05, "share of the corpus that may be quarantined before the step fails", low=0, high=1)
+    ctc_frames_per_s: float | None = option(None, "frames per second of a CTC model, to quarantine what it cannot align", above=0)
+    n_workers: int = option(0, "processes that decode (0: one per core)", low=0)
+    seed: int = option(0, "seed of splits and samples", low=0)
+
+    def faults(self) -> list[str]:
+        """Faults between fields."""
+        found = []
+        if self.dev_share + self.test_share > 0.9:
+            found.append(f"dev_share={self.dev_share:g} and test_share={self.test_share:g} must leave a tenth for train")
+        if self.min_duration_s >= self.max_duration_s:
+            found.append(f"min_duration_s={self.min_duration_s:g} must be below max_duration_s={self.max_duration_s:g}")
+        if self.split == "leave_one_speaker_out" and self.test_speaker is None:
+            found.append("test_speaker is missing: split=leave_one_speaker_out needs it")
+        if self.split == "k_fold" and self.fold >= self.n_folds:
+            found.append(f"fold={self.fold}: must be below n_folds={self.n_folds}")
+        return found
+
+
+@dataclass(frozen=True)
+class PreparedCorpus:
+    """What `prepare` gives.
+
+    Attributes:
+        root: the corpus root, for `read_utterance`.
+        manifest: the usable utterances.
+        quarantine: utterance_id, audio, reason, detail of the unusable ones.
+        files: file, reason, detail of shards, JSONs and rows that could not be read.
+        left_out: utterance_id, reason of usable utterances that options left out.
+        leaks: shared speakers (none) and shared sentences.
+        counts: n_listed = n_used + n_quarantined + n_excluded_etiology + n_beyond_max_samples; n_bad_files.
+        statistics: tables `utterances`, `minutes` (etiology × split), `durations`, `words` (by etiology), `speakers`.
+        normaliser: name and version.
+    """
+
+    root: str
+    manifest: pd.DataFrame
+    quarantine: pd.DataFrame
+    files: pd.DataFrame
+    left_out: pd.DataFrame
+    leaks: LeakReport
+    counts: dict[str, int]
+    statistics: dict[str, pd.DataFrame]
+    normaliser: str
+
+
+def prepare(options: PreparationOptions, corpus_dir: str | Path | None = None) -> PreparedCorpus:
+    """Read a corpus into a manifest.
+
+    Args:
+        corpus_dir: instead of the option, for a corpus that another run has made.
+    Raises:
+        ValueError: the corpus or the options cannot be used.
+        LeakError: a speaker is in two splits.
+        QuarantineLimitError: too many utterances cannot be used.
+    """
+    root = corpus_dir if corpus_dir is not None else options.corpus_dir
+    if root is None:
+        raise ValueError("corpus_dir is missing: the folder or address of the corpus")
+    listing = list_corpus(options.corpus, str(root), options)
+    table = _judge_listing(listing.utterances, options)
+    usable = table[table["reason"].isna()]
+    split = assign_splits(usable, _plan(options)) if len(usable) else usable["split"]
+    table["split"] = split.reindex(table.index)
+    left_out = _leave_out(table, options)
+    table = _judge_audio(table.drop(index=left_out.index), str(root), options)
+    quarantine = faults.quarantine_table(table)
+    faults.check_limit(quarantine, len(table), options.max_quarantined)
+    manifest = _manifest(table)
+    _check_splits(manifest, set(split))
+    return PreparedCorpus(
+        root=str(root),
+        manifest=manifest,
+        quarantine=quarantine,
+        files=listing.faults,
+        left_out=left_out.sort_values("utterance_id", ignore_index=True),
+        leaks=refuse_leaks(manifest),
+        counts=_counts(listing.utterances, manifest, quarantine, left_out, listing.faults),
+        statistics=corpus_statistics(manifest),
+        normaliser=normaliser_version(options.normaliser),
+    )
+
+
+def _plan(options: PreparationOptions) -> SplitPlan:
+    return SplitPlan(
+        mode=options.split, dev_share=options.dev_share, test_share=options.test_share, seed=options.seed,
+        fold=options.fold, n_folds=options.n_folds, test_speaker=options.test_speaker,
+    )  # fmt: skip
+
+
+def _judge_listing(utterances: pd.DataFrame, options: PreparationOptions) -> pd.DataFrame:
+    table = add_references(utterances, options.normaliser)
+    faults.mark_transcripts(table)
+    faults.mark_duplicate_ids(table)
+    return table
+
+
+def add_references(utterances: pd.DataFrame, normaliser: str) -> pd.DataFrame:
+    """The table with `reference`, and `reference_fluent` where the normaliser has a second form; each distinct transcript is normalised once."""
+    distinct = utterances["transcript"].dropna().unique()
+    forms = {text: references(normaliser, text) for text in distinct}
+    names = ("reference", "reference_fluent")[: max((len(form) for form in forms.values()), default=1)]
+    columns = {
+        name: utterances["transcript"].map({text: form[place] for text, form in forms.items()}, na_action="ignore").astype("str")
+        for place, name in enumerate(names)
+    }
+    return utterances.assign(**columns)
+
+
+def _leave_out(table: pd.DataFrame, options: PreparationOptions) -> pd.DataFrame:
+    """utterance_id and reason, with the index of the table, of usable rows that the options leave out."""
+    usable = table[table["reason"].isna()]
+    excluded = usable[_excluded(usable, options.exclude_etiology)]
+    rest = usable.drop(index=excluded.index)
+    beyond = rest.iloc[:0]
+    if options.max_samples is not None:
+        beyond = rest[~rest["utterance_id"].isin(set(at_most(rest, options.max_samples, options.seed)))]
+    parts = [part[["utterance_id"]].assign(reason=reason) for part, reason in ((excluded, "exclude_etiology"), (beyond, "max_samples"))]
+    return pd.concat(parts)
+
+
+def _excluded(usable: pd.DataFrame, etiology: str | None) -> pd.Series:
+    if etiology is None:
+        return pd.Series(False, index=usable.index)
+    of_it = usable["etiology"] == etiology
+    if not of_it.any():
+        raise ValueError(f"exclude_etiology={etiology!r}: the corpus has {', '.join(sorted(usable['etiology'].unique()))}")
+    if not (usable.loc[of_it, "split"] == "test").any():
+        raise ValueError(f"exclude_etiology={etiology!r}: none of its speakers is in test, so nothing would be measured")
+    return of_it & (usable["split"] != "test")
+
+
+def _judge_audio(table: pd.DataFrame, root: str, options: PreparationOptions) -> pd.DataFrame:
+    table = table.assign(duration_s=float("nan"), audio_digest=pd.array([None] * len(table), dtype="str"))
+    usable = table[table["reason"].isna()].sort_values(["audio", "utterance_id"], kind="stable")
+    members = [member if isinstance(member, str) else None for member in usable["member"]]
+    limits = (options.min_duration_s, options.max_duration_s)
+    inspected = inspect_all(root, list(zip(usable["audio"], members, strict=True)), limits, options.n_workers)
+    table.update(as_columns(inspected, usable.index))
+    faults.mark_duplicate_audio(table)
+    if options.ctc_frames_per_s is not None:
+        faults.mark_infeasible(table, options.ctc_frames_per_s)
+    return table
+
+
+def _manifest(table: pd.DataFrame) -> pd.DataFrame:
+    return check_manifest(table[table["reason"].isna()].drop(columns=["reason", "detail"]))
+
+
+def _check_splits(manifest: pd.DataFrame, planned: set[str]) -> None:
+    lost = [name for name in SPLITS if name in planned and not (manifest["split"] == name).any()]
+    if lost:
+        raise ValueError(f"split {lost[0]}: all of its utterances are quarantined or left out")
+
+
+def _counts(
+    listed: pd.DataFrame, manifest: pd.DataFrame, quarantine: pd.DataFrame, left_out: pd.DataFrame, files: pd.DataFrame
+) -> dict[str, int]:
+    counts = {
+        "n_listed": len(listed),
+        "n_used": len(manifest),
+        "n_quarantined": len(quarantine),
+        "n_excluded_etiology": int((left_out["reason"] == "exclude_etiology").sum()),
+        "n_beyond_max_samples": int((left_out["reason"] == "max_samples").sum()),
+    }
+    if counts["n_listed"] != sum(counts.values()) - counts["n_listed"]:
+        raise AssertionError(f"utterances do not add up: {counts}")
+    return counts | {"n_bad_files": len(files)}

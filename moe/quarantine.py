@@ -1,0 +1,159 @@
+"""Utterances that cannot be used, each with its id, its reason and a detail: nothing is dropped in silence.
+
+Some reasons show in the listing (transcript, id), some only when the audio is decoded (`moe.validation` calls `inspect_audio` in its workers),
+some when all utterances are known (duplicate audio).
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from moe.audio import AudioError, decode_audio, is_silent
+from moe.manifest import read_bytes
+from moe.storage import OutsideRoot
+
+REASONS = {
+    "missing_file": "no such file, member or row",
+    "outside_root": "the path leads out of the corpus (absolute, `..`, a link, an unsafe tar member)",
+    "unreadable": "no decoder can read the audio",
+    "truncated": "the audio ends before its header says",
+    "absurd_header": "the header claims an impossible rate, length or number of channels",
+    "empty": "the audio has no samples",
+    "non_finite": "a sample is NaN or infinite",
+    "silent": "the audio never leaves its mean by more than −60 dBFS",
+    "too_short": "shorter than min_duration_s",
+    "too_long": "longer than max_duration_s",
+    "missing_transcript": "there is no transcript, or it is not text",
+    "empty_transcript": "the transcript is empty, or is so after normalising",
+    "duplicate_id": "another utterance has the same id",
+    "duplicate_audio": "another utterance has the same samples",
+    "infeasible_ctc": "fewer frames than labels and repeats: no CTC alignment exists",
+    "bad_shard": "a shard is damaged",
+    "bad_metadata": "a JSON or another file of metadata is damaged",
+    "bad_row": "a row of a table is damaged",
+}
+COLUMNS = ("utterance_id", "audio", "reason", "detail")
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """What decoding showed: seconds and digest of the samples, or a reason against their use."""
+
+    duration_s: float = float("nan")
+    audio_digest: str | None = None
+    reason: str | None = None
+    detail: str | None = None
+
+
+class QuarantineLimitError(ValueError):
+    """More of the corpus is unusable than `max_quarantined` allows; `quarantine` is the table."""
+
+    def __init__(self, quarantine: pd.DataFrame, n_listed: int, max_quarantined: float) -> None:
+        kinds = ", ".join(f"{n} {reason}" for reason, n in quarantine["reason"].value_counts(sort=True).items())
+        first = quarantine.iloc[0]
+        super().__init__(
+            f"max_quarantined={max_quarantined:g}: {len(quarantine)} of {n_listed} utterances cannot be used ({kinds}); "
+            f"first {first['utterance_id']!r}: {first['detail']}"
+        )
+        self.quarantine = quarantine
+
+
+def mark(table: pd.DataFrame, where: pd.Series | np.ndarray, reason: str, detail: str | pd.Series) -> None:
+    """Give rows of a listing a reason and a detail, in place; a row that has a reason keeps its first."""
+    assert reason in REASONS, reason
+    where = np.asarray(where, dtype=bool) & table["reason"].isna().to_numpy()
+    table.loc[where, "reason"] = reason
+    table.loc[where, "detail"] = detail if isinstance(detail, str) else detail[where]
+
+
+def mark_transcripts(table: pd.DataFrame) -> None:
+    """Mark missing transcripts, and those that are empty as they are or as `reference` (the normalised form)."""
+    mark(table, table["transcript"].isna(), "missing_transcript", "no transcript")
+    mark(table, table["transcript"].str.strip() == "", "empty_transcript", "the transcript is blank")
+    mark(table, table["reference"].fillna("") == "", "empty_transcript", "nothing is left after normalising " + table["transcript"].map(repr))
+
+
+def mark_duplicate_ids(table: pd.DataFrame) -> None:
+    """Mark every further utterance of an id; the first by audio, member and transcript among the usable ones is kept."""
+    usable = table["reason"].isna()
+    double = table.index[usable][table.loc[usable, "utterance_id"].duplicated()]
+    first = table[usable].drop_duplicates("utterance_id").set_index("utterance_id")["audio"]
+    mark(table, table.index.isin(double), "duplicate_id", "the id is also that of " + table["utterance_id"].map(first).fillna(""))
+
+
+def mark_duplicate_audio(table: pd.DataFrame) -> None:
+    """Mark every further utterance with the same samples; the first by id is kept."""
+    usable = table["reason"].isna()
+    double = table.index[usable][table.loc[usable, "audio_digest"].duplicated()]
+    first = table[usable].drop_duplicates("audio_digest").set_index("audio_digest")["utterance_id"]
+    mark(table, table.index.isin(double), "duplicate_audio", "the same samples as " + table["audio_digest"].map(first).fillna(""))
+
+
+def mark_infeasible(table: pd.DataFrame, frames_per_s: float) -> None:
+    """Mark utterances whose frames are fewer than the labels of their reference and the repeats among them.
+
+    CTC needs a blank between equal neighbours (Graves et al. 2006, Connectionist Temporal Classification, §3). Labels are characters.
+    """
+    needed = table["reference"].map(ctc_frames_needed, na_action="ignore").fillna(0)
+    frames = (table["duration_s"] * frames_per_s).fillna(np.inf)
+    detail = frames.map(lambda n: f"{n:.0f}") + " frames for " + needed.astype(int).astype(str) + " labels and repeats"
+    mark(table, np.floor(frames) < needed, "infeasible_ctc", detail)
+
+
+def ctc_frames_needed(reference: str) -> int:
+    """The fewest frames by which CTC can write a text: its characters plus its equal neighbours."""
+    return len(reference) + sum(one == other for one, other in zip(reference, reference[1:], strict=False))
+
+
+def quarantine_table(table: pd.DataFrame) -> pd.DataFrame:
+    """utterance_id, audio, reason, detail of the marked rows, sorted by id."""
+    marked = table.loc[table["reason"].notna(), list(COLUMNS)]
+    return marked.sort_values(["utterance_id", "audio"], kind="stable", ignore_index=True)
+
+
+def check_limit(quarantine: pd.DataFrame, n_listed: int, max_quarantined: float) -> None:
+    """Refuse a corpus of which too large a share is unusable.
+
+    Raises:
+        QuarantineLimitError: the share is above `max_quarantined`, or nothing at all is left.
+    """
+    if len(quarantine) and (len(quarantine) > max_quarantined * n_listed or len(quarantine) == n_listed):
+        raise QuarantineLimitError(quarantine, n_listed, max_quarantined)
+
+
+def inspect_audio(root: str, audio: str, member: str | None, min_duration_s: float, max_duration_s: float) -> Inspected:
+    """Decode one utterance and judge it; never raises for what a file may hold."""
+    try:
+        data = read_bytes(root, {"audio": audio, "member": member})
+        return inspect_bytes(data, min_duration_s, max_duration_s)
+    except OutsideRoot as error:
+        return Inspected(reason="outside_root", detail=str(error))
+    except FileNotFoundError as error:
+        return Inspected(reason="missing_file", detail=str(error))
+    except (OSError, ValueError, EOFError, MemoryError) as error:
+        return Inspected(reason="unreadable", detail=f"{type(error).__name__}: {error}")
+
+
+def inspect_bytes(data: bytes, min_duration_s: float, max_duration_s: float) -> Inspected:
+    """Decode encoded audio and judge it by its samples."""
+    try:
+        waveform, rate = decode_audio(data)
+    except AudioError as error:
+        return Inspected(reason=error.reason, detail=error.detail)
+    duration_s = len(waveform) / rate
+    if duration_s < min_duration_s:
+        return Inspected(duration_s, reason="too_short", detail=f"{duration_s:.3f} s (min_duration_s={min_duration_s:g})")
+    if duration_s > max_duration_s:
+        return Inspected(duration_s, reason="too_long", detail=f"{duration_s:.3f} s (max_duration_s={max_duration_s:g})")
+    if is_silent(waveform):
+        return Inspected(duration_s, reason="silent", detail=f"{duration_s:.3f} s of silence")
+    return Inspected(duration_s, audio_digest(waveform, rate))
+
+
+def audio_digest(waveform: np.ndarray, rate: int) -> str:
+    """Digest of decoded samples (n_samples,) at their own rate: the same for a wav and its flac."""
+    digest = hashlib.blake2b(str(rate).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(waveform, dtype="<f4").tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,157 @@
+"""Routed LoRA: a frozen Linear, a shared adapter that is always on, and E experts mixed per utterance in one batched product.
+
+For utterance b:  y = W x + s·B₀A₀ x + Σ_e w[b, e]·s·B_e A_e x   (LoRA: Hu et al. 2021, arXiv:2106.09685)
+"""
+
+import dataclasses
+import math
+import re
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from moe.options import Options, option
+from moe.routing import Routing, RoutingWeights
+
+DENSE_SHARE = 0.5  # from this share of experts in use, one dense product over all is cheaper than gathering
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterOptions(Options):
+    """Shape of the experts and of the shared adapter beneath them."""
+
+    lora_r: int = option(8, "rank of each expert", low=1)
+    lora_alpha: float = option(16.0, "LoRA alpha of each expert; the scale alpha / r is the shared adapter's too", above=0)
+    lora_dropout: float = option(0.0, "dropout before the adapters", low=0, high=0.9)
+    lora_targets: str = option("q_proj,v_proj", "linear layers that carry adapters, by the end of their name")
+    shared_expert: bool = option(True, "one more adapter, on for every utterance, beneath the routed experts")
+    shared_r: int | None = option(None, "rank of the shared adapter (none: lora_r)", low=1)
+
+    @property
+    def shared_rank(self) -> int:
+        """Rank of the shared adapter, 0 without one."""
+        return (self.shared_r or self.lora_r) if self.shared_expert else 0
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the layers that carry adapters."""
+        return tuple(name.strip() for name in self.lora_targets.split(",") if name.strip())
+
+
+class RoutedLinear(nn.Module):
+    """A frozen Linear with E routed experts and a shared adapter.
+
+    Parameters: `lora_A` (E, r, in), `lora_B` (E, out, r), `shared_A` (r₀, in), `shared_B` (out, r₀); B starts at zero.
+    """
+
+    def __init__(self, base: nn.Linear, routing: Routing, n_experts: int, options: AdapterOptions) -> None:
+        super().__init__()
+        self.base_layer, self.routing, self.n_experts, self.r = base, routing, n_experts, options.lora_r
+        self.scaling = options.lora_alpha / options.lora_r
+        self.dropout = nn.Dropout(options.lora_dropout)
+        device = base.weight.device
+        self.lora_A = _zeros(device, n_experts, options.lora_r, base.in_features)
+        self.lora_B = _zeros(device, n_experts, base.out_features, options.lora_r)
+        self.shared_A = _zeros(device, options.shared_rank, base.in_features)
+        self.shared_B = _zeros(device, base.out_features, options.shared_rank)
+        for matrix in [*self.lora_A.data, self.shared_A.data]:
+            if matrix.numel():
+                nn.init.kaiming_uniform_(matrix, a=math.sqrt(5))  # as PEFT initialises A
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B·n, …, in) → (B·n, …, out), where n rows belong to each routed utterance (beams)."""
+        y = self.base_layer(x)
+        if not self.routing.on:
+            return y
+        rows = self.dropout(x).flatten(1, -2) if x.dim() > 2 else self.dropout(x)[:, None]  # (R, T, in)
+        rows = rows.to(_compute_dtype(rows, self.lora_A))
+        delta = F.linear(F.linear(rows, self.shared_A), self.shared_B)  # (R, T, out); zero without a shared adapter
+        if self.n_experts and self.routing.weights is not None:
+            delta = delta + self._mixture(rows, self.routing.rows(rows.shape[0]))
+        return y + (self.scaling * delta).view(y.shape).to(y.dtype)
+
+    def _mixture(self, x: Tensor, routing: RoutingWeights) -> Tensor:
+        if routing.top_k > DENSE_SHARE * self.n_experts:
+            return dense_mixture(x, self.lora_A, self.lora_B, routing.weights)
+        return gather_mixture(x, self.lora_A, self.lora_B, *routing.selected())
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen weight: some model code asks a Linear for its dtype."""
+        return self.base_layer.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The frozen bias."""
+        return self.base_layer.bias
+
+    def extra_repr(self) -> str:
+        return f"experts={self.n_experts}, r={self.r}, shared_r={self.shared_A.shape[0]}, scaling={self.scaling:g}"
+
+
+def dense_mixture(x: Tensor, lora_a: Tensor, lora_b: Tensor, weights: Tensor) -> Tensor:
+    """Σ_e w[b, e] B_e A_e x with all experts in two products; for soft routing.
+
+    Args:
+        x: (B, T, in); lora_a: (E, r, in); lora_b: (E, out, r); weights: (B, E).
+
+    Returns:
+        (B, T, out)
+    """
+    n_experts, r, n_in = lora_a.shape
+    hidden = F.linear(x, lora_a.reshape(n_experts * r, n_in))  # (B, T, E·r)
+    weight = weights.to(hidden.dtype).repeat_interleave(r, dim=1)[:, None]  # (B, 1, E·r)
+    return F.linear(hidden * weight, lora_b.transpose(0, 1).reshape(-1, n_experts * r))
+
+
+def gather_mixture(x: Tensor, lora_a: Tensor, lora_b: Tensor, indices: Tensor, values: Tensor) -> Tensor:
+    """The same with only the chosen experts of each utterance; cheap when few are chosen.
+
+    Args:
+        indices, values: (B, k), the chosen experts and their weights.
+    """
+    n_rows, k = indices.shape
+    r, n_in = lora_a.shape[1:]
+    a = lora_a[indices].reshape(n_rows, k * r, n_in).to(x.dtype)  # (B, k·r, in)
+    b = lora_b[indices] * values[:, :, None, None]  # (B, k, out, r): weighting the small matrix is cheapest
+    b = b.transpose(2, 3).reshape(n_rows, k * r, -1).to(x.dtype)  # (B, k·r, out)
+    return torch.bmm(torch.bmm(x, a.transpose(1, 2)), b)
+
+
+def attach(base: nn.Module, n_experts: int, options: AdapterOptions, first_encoder_layer: int = 0) -> Routing:
+    """Put adapters on the target layers of a frozen model; encoder layers below `first_encoder_layer` get none.
+
+    Raises:
+        ValueError: no layer of the model has one of the target names.
+    """
+    routing = Routing()
+    names = [name for name, module in base.named_modules() if isinstance(module, nn.Linear) and name.endswith(options.targets)]
+    for name in names:
+        if _encoder_layer(name) < first_encoder_layer:
+            continue
+        parent, _, leaf = name.rpartition(".")
+        setattr(base.get_submodule(parent), leaf, RoutedLinear(base.get_submodule(name), routing, n_experts, options))
+    if not routed_layers(base):
+        raise ValueError(f"lora_targets={options.lora_targets}: no Linear of the base model has such a name")
+    return routing
+
+
+def routed_layers(model: nn.Module) -> list[tuple[str, RoutedLinear]]:
+    """Name and module of every layer that carries adapters."""
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, RoutedLinear)]
+
+
+def _zeros(device: torch.device, *shape: int) -> nn.Parameter:
+    zeros = torch.zeros(*shape, device=device)
+    return nn.Parameter(zeros, requires_grad=zeros.numel() > 0)  # an absent adapter has nothing to train
+
+
+def _encoder_layer(name: str) -> float:
+    found = re.search(r"encoder\.layers\.(\d+)\.", name)
+    return int(found[1]) if found else math.inf
+
+
+def _compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
+    autocast = torch.is_autocast_enabled(x.device.type)
+    return torch.get_autocast_dtype(x.device.type) if autocast else weight.dtype

@@ -1,0 +1,111 @@
+"""Routing weights: from gate logits to the experts of an utterance, shared by all routed layers of a model.
+
+`Routing` is a plain object that every routed layer of one model holds. It is set once per forward; layers that see several rows
+per utterance (beams) expand it themselves.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class RoutingWeights:
+    """Weights of the experts for a batch.
+
+    Attributes:
+        weights: (B, E), non-negative, rows sum to 1, at most `top_k` entries not zero; differentiable.
+        top_k: experts per utterance.
+    """
+
+    weights: Tensor
+    top_k: int
+
+    def selected(self) -> tuple[Tensor, Tensor]:
+        """Indices and weights of the chosen experts, (B, k) each."""
+        indices = self.weights.detach().topk(self.top_k, dim=-1).indices
+        return indices, self.weights.gather(-1, indices)
+
+    def repeat(self, times: int) -> "RoutingWeights":
+        """Each row `times` times, one after the other, as beam search lays out its rows."""
+        return RoutingWeights(self.weights.repeat_interleave(times, 0), self.top_k)
+
+
+def top_k_weights(gate_logits: Tensor, top_k: int, temperature: float = 1.0) -> tuple[RoutingWeights, Tensor]:
+    """Keep the `top_k` most probable experts of each utterance and renormalise (Shazeer et al. 2017, arXiv:1701.06538).
+
+    Args:
+        gate_logits: (B, E).
+
+    Returns:
+        the routing weights, and the probabilities before selection, (B, E). With one expert kept the renormalised weight is
+        the constant 1: the gate then learns from the balance and alignment terms only.
+    """
+    probabilities = torch.softmax(gate_logits.float() / temperature, dim=-1)  # (B, E)
+    if top_k >= gate_logits.shape[-1]:
+        return RoutingWeights(probabilities, gate_logits.shape[-1]), probabilities
+    values, indices = probabilities.topk(top_k, dim=-1)  # (B, k)
+    values = values / values.sum(-1, keepdim=True)
+    return RoutingWeights(torch.zeros_like(probabilities).scatter(-1, indices, values), top_k), probabilities
+
+
+def one_hot(experts: Tensor, n_experts: int) -> RoutingWeights:
+    """All weight on one expert per utterance; `experts` (B,) integers."""
+    return RoutingWeights(torch.nn.functional.one_hot(experts, n_experts).float(), 1)
+
+
+class Routing:
+    """The routing weights in force; None routes nothing: experts and shared adapter are off and the base model answers."""
+
+    def __init__(self) -> None:
+        self.weights: RoutingWeights | None = None
+        self.on = False
+        self._expanded: dict[int, RoutingWeights] = {}
+
+    @contextlib.contextmanager
+    def use(self, weights: RoutingWeights | None) -> Iterator[None]:
+        """Adapters on, with these weights (None where there are no experts, only a shared adapter), inside the block."""
+        before = self.snapshot()
+        self._set((True, weights))
+        try:
+            yield
+        finally:
+            self._set(before)
+
+    def snapshot(self) -> tuple[bool, RoutingWeights | None]:
+        """What is in force now, for `restore`."""
+        return self.on, self.weights
+
+    @contextlib.contextmanager
+    def restore(self, snapshot: tuple[bool, RoutingWeights | None]) -> Iterator[None]:
+        """Put a snapshot back in force inside the block: gradient checkpointing recomputes after the forward has ended."""
+        before = self.snapshot()
+        self._set(snapshot)
+        try:
+            yield
+        finally:
+            self._set(before)
+
+    def rows(self, n_rows: int) -> RoutingWeights:
+        """The weights expanded to `n_rows` rows.
+
+        Raises:
+            ValueError: the rows are no multiple of the utterances that were routed.
+        """
+        n_routed = self.weights.weights.shape[0]
+        if n_rows % n_routed:
+            raise ValueError(f"{n_routed} utterances were routed, a layer sees {n_rows} rows: chunk long audio outside")
+        if n_rows not in self._expanded:
+            self._expanded[n_rows] = self.weights if n_rows == n_routed else self.weights.repeat(n_rows // n_routed)
+        return self._expanded[n_rows]
+
+    def __deepcopy__(self, memo: dict) -> "Routing":
+        memo[id(self)] = copy = Routing()  # the layers of a copied model share one copied context
+        return copy
+
+    def _set(self, state: tuple[bool, RoutingWeights | None]) -> None:
+        self.on, self.weights = state
+        self._expanded = {}

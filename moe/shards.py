@@ -1,0 +1,170 @@
+"""One member out of a shard: a tar (also a tar inside a tar), a Parquet file or an Arrow file.
+
+A tar is indexed once per process (name → offset and length, headers only) and then read by seeking, so that loader workers can read
+utterances in any order. A Parquet or Arrow member is `column:row`.
+"""
+
+import functools
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from moe.storage import MAX_FILE_BYTES, locate, open_file
+
+TAR_ERRORS = (tarfile.TarError, EOFError, ValueError, OSError, OverflowError, MemoryError, RecursionError)
+NESTED = "!/"  # between the name of an inner tar and the name of a member in it
+
+
+@dataclass(frozen=True, slots=True)
+class TarMember:
+    """A regular file in a tar: where its bytes lie. `fault` says why it may not be used, if so."""
+
+    name: str
+    offset: int
+    n_bytes: int
+    fault: str = ""
+    damaged: bool = False
+
+
+def read_member(root: str | Path, audio: str, member: str) -> bytes:
+    """The bytes of one member of a shard.
+
+    Raises:
+        OutsideRoot: the shard lies outside the corpus root.
+        FileNotFoundError: no such shard or member.
+        ValueError: the shard is damaged or the member too large.
+    """
+    suffix = audio.rsplit(".", 1)[-1].lower()
+    if suffix == "parquet":
+        return _parquet_cell(str(root), audio, *_cell(member))
+    if suffix == "arrow":
+        return _arrow_cell(str(root), audio, *_cell(member))
+    place = _tar_index(str(root), audio).get(member)
+    if place is None:
+        raise FileNotFoundError(f"{audio}: no member {member!r}")
+    with open_file(root, audio) as file:
+        return read_at(file, place)
+
+
+def read_at(file: BinaryIO, member: TarMember) -> bytes:
+    """The bytes of a tar member out of the open tar.
+
+    Raises:
+        ValueError: the member is larger than any utterance may be.
+        EOFError: the tar ends within the member.
+    """
+    if member.n_bytes > MAX_FILE_BYTES:
+        raise ValueError(f"{member.name}: larger than {MAX_FILE_BYTES >> 20} MiB")
+    file.seek(member.offset)
+    data = file.read(member.n_bytes)
+    if len(data) < member.n_bytes:
+        raise EOFError(f"{member.name}: the tar ends {member.n_bytes - len(data)} bytes too early")
+    return data
+
+
+def tar_members(file: BinaryIO, inner: TarMember | None = None) -> Iterator[TarMember]:
+    """The files of an uncompressed tar in their order, headers only; inner tars are entered once, their names joined by `!/`.
+
+    Damage raises nothing: it is given as a member with a `fault` and `damaged`, in the place where it lies, and the walk goes on behind it
+    where it can (behind a damaged inner tar).
+
+    Args:
+        file: seekable tar. inner: the inner tar to walk, for the recursion.
+    """
+    file.seek(inner.offset if inner else 0)
+    end = inner.offset + inner.n_bytes if inner else None
+    try:
+        with tarfile.TarFile(fileobj=file, mode="r") as tar:
+            while (info := tar.next()) is not None:
+                tar.members.clear()  # else a tar of a million members grows in memory
+                yield from _as_members(file, info, inner)
+                if tar.offset <= info.offset or (end is not None and tar.offset > end):
+                    raise tarfile.ReadError(f"{info.name!r}: absurd size in its header")
+    except TAR_ERRORS as error:
+        yield TarMember(inner.name if inner else "", 0, 0, f"damaged tar: {error}", damaged=True)
+
+
+def _as_members(file: BinaryIO, info: tarfile.TarInfo, inner: TarMember | None) -> Iterator[TarMember]:
+    name = f"{inner.name}{NESTED}{info.name}" if inner else info.name
+    if info.issym() or info.islnk():
+        yield TarMember(name, 0, 0, f"a link to {info.linkname!r}")
+    elif info.isreg() and info.issparse():
+        yield TarMember(name, 0, 0, "a sparse file")
+    elif info.isreg():
+        unsafe = info.name.startswith(("/", "\\")) or ".." in info.name.replace("\\", "/").split("/")
+        member = TarMember(name, info.offset_data, info.size, "named to lie outside" if unsafe else "")
+        entered = inner is None and not unsafe and info.name.lower().endswith(".tar")
+        yield from tar_members(file, member) if entered else [member]
+
+
+@functools.lru_cache(maxsize=256)
+def _tar_index(root: str, audio: str) -> dict[str, TarMember]:
+    members: dict[str, TarMember] = {}
+    with open_file(root, audio) as file:
+        for member in tar_members(file):
+            if not member.fault:
+                members.setdefault(member.name, member)
+    return members
+
+
+def _cell(member: str) -> tuple[str, int]:
+    column, _, row = member.rpartition(":")
+    if not column or not row.isdigit():
+        raise ValueError(f"member {member!r} is not column:row")
+    return column, int(row)
+
+
+def _parquet_cell(root: str, audio: str, column: str, row: int) -> bytes:
+    for group, (first, n_rows) in enumerate(_row_groups(root, audio)):
+        if first <= row < first + n_rows:
+            return cell_bytes(_row_group(root, audio, group, column)[row - first])
+    raise FileNotFoundError(f"{audio}: no row {row}")
+
+
+@functools.lru_cache(maxsize=256)
+def _row_groups(root: str, audio: str) -> list[tuple[int, int]]:
+    with open_file(root, audio) as file:
+        metadata = pq.ParquetFile(file).metadata
+    groups, first = [], 0
+    for index in range(metadata.num_row_groups):
+        groups.append((first, metadata.row_group(index).num_rows))
+        first += metadata.row_group(index).num_rows
+    return groups
+
+
+@functools.lru_cache(maxsize=2)
+def _row_group(root: str, audio: str, group: int, column: str) -> pa.ChunkedArray:
+    with open_file(root, audio) as file:
+        return pq.ParquetFile(file).read_row_group(group, columns=[column]).column(column)
+
+
+def _arrow_cell(root: str, audio: str, column: str, row: int) -> bytes:
+    table = arrow_table(locate(root, audio))
+    if row >= len(table):
+        raise FileNotFoundError(f"{audio}: no row {row}")
+    return cell_bytes(table.column(column)[row])
+
+
+@functools.lru_cache(maxsize=64)
+def arrow_table(path: str) -> pa.Table:
+    """The table of a local Arrow stream file, mapped into memory, not read."""
+    return pa.ipc.open_stream(pa.memory_map(path)).read_all()
+
+
+def cell_bytes(cell: pa.Scalar) -> bytes:
+    """The encoded audio in a cell: an audio struct (`bytes`, `path`) or plain binary.
+
+    Raises:
+        FileNotFoundError: the cell is empty.
+    """
+    value = cell.as_py()
+    value = value.get("bytes") if isinstance(value, dict) else value
+    if not isinstance(value, bytes):
+        raise FileNotFoundError("the cell holds no audio bytes")
+    return value
+

@@ -1,0 +1,107 @@
+"""Where a corpus lies: a folder or any address fsspec knows, and never a byte from outside it.
+
+Every path of a manifest is relative to the corpus root and is checked here each time it is opened: absolute paths, `..`, links that
+lead out, and things that are no regular files are refused.
+"""
+
+import functools
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+import fsspec
+
+MAX_FILE_BYTES = 1 << 30  # an utterance's own file; shards are never read whole
+
+
+class OutsideRoot(ValueError):
+    """A path that leads out of the corpus root."""
+
+
+def is_address(root: str | Path) -> bool:
+    """Whether the root is an address for fsspec (`s3://…`, `memory://…`) and not a folder of this machine."""
+    return "://" in str(root)
+
+
+def locate(root: str | Path, relative: str) -> str:
+    """The full path or address of a path relative to the root.
+
+    Raises:
+        OutsideRoot: the path is absolute, climbs out by `..`, holds a NUL, or is a link that leads out.
+    """
+    relative = str(relative)
+    parts = relative.replace("\\", "/").split("/")
+    if not relative or "\0" in relative or relative.startswith(("/", "\\", "~")) or ".." in parts or "://" in relative:
+        raise OutsideRoot(f"{relative!r} is not a path inside the corpus root")
+    if is_address(root):
+        return f"{str(root).rstrip('/')}/{relative}"
+    base = _real(str(root))
+    full = os.path.realpath(os.path.join(base, relative))
+    if full != base and not full.startswith(base.rstrip(os.sep) + os.sep):
+        raise OutsideRoot(f"{relative!r} is a link that leads out of the corpus root")
+    return full
+
+
+def open_file(root: str | Path, relative: str) -> BinaryIO:
+    """A seekable binary file of the corpus.
+
+    Raises:
+        OutsideRoot: as `locate`.
+        FileNotFoundError: there is no such regular file.
+    """
+    full = locate(root, relative)
+    if is_address(root):
+        return fsspec.open(full, "rb").open()
+    if not os.path.isfile(full):
+        raise FileNotFoundError(f"{relative}: {'not a regular file' if os.path.exists(full) else 'no such file'}")
+    return open(full, "rb")
+
+
+def read_file(root: str | Path, relative: str) -> bytes:
+    """All bytes of one file of the corpus.
+
+    Raises:
+        OutsideRoot, FileNotFoundError: as `open_file`.
+        ValueError: the file is larger than `MAX_FILE_BYTES`.
+    """
+    with open_file(root, relative) as file:
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise ValueError(f"{relative}: larger than {MAX_FILE_BYTES >> 20} MiB")
+    return data
+
+
+def find_files(root: str | Path, suffixes: str | tuple[str, ...]) -> list[str]:
+    """Relative paths of all files below the root that end in one of the suffixes (any case), sorted. Links to folders are not followed."""
+    suffixes = (suffixes,) if isinstance(suffixes, str) else suffixes
+    names = _find_remote(str(root)) if is_address(root) else _find_local(str(root))
+    return sorted(name for name in names if name.lower().endswith(suffixes))
+
+
+def require_corpus(root: str | Path) -> None:
+    """Refuse a corpus root that is not there.
+
+    Raises:
+        ValueError: no such folder.
+    """
+    if not is_address(root) and not os.path.isdir(root):
+        raise ValueError(f"corpus_dir={str(root)!r}: no such folder")
+
+
+@functools.lru_cache(maxsize=64)
+def _real(root: str) -> str:
+    return os.path.realpath(root)
+
+
+def _find_local(root: str) -> list[str]:
+    found = []
+    for folder, _, files in os.walk(root):
+        relative = os.path.relpath(folder, root).replace(os.sep, "/")
+        found += [name if relative == "." else f"{relative}/{name}" for name in files]
+    return found
+
+
+def _find_remote(root: str) -> list[str]:
+    filesystem, base = fsspec.core.url_to_fs(root)
+    base = base.rstrip("/") + "/"
+    return [name.removeprefix(base).lstrip("/") for name in filesystem.find(base)]

@@ -1,0 +1,134 @@
+"""Who says what: the speakers of a synthetic corpus with their splits, and for each utterance its candidate sentences.
+
+Each speaker's plan is drawn from its own key. Train sentences are never held-out ones; of the dev and test sentences a share is
+taken from what is said in train (seen), the rest from the held-out part of the grammar (unseen).
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+from moe.options import Options, option
+from moe.synthesis.grammar import Grammar, grammars, is_held_out
+from moe.synthesis.styles import STYLES
+from moe.synthesis.voices import RESERVED_VARIANTS, VARIANTS, Speaker, keyed_generator, make_speaker
+
+N_ALTERNATIVES = 4  # sentences an utterance may fall back on when the first is too long for the model
+
+
+@dataclasses.dataclass(frozen=True)
+class SynthesisOptions(Options):
+    """Make the synthetic corpus: typical speech and simulated atypical styles, spoken by espeak-ng."""
+
+    seed: int = option(0, "seed of everything drawn", low=0)
+    synthetic_language: str = option("en", "language of the sentences and voices", choices=("en", "ko", "ne"))
+    styles: str = option(",".join(STYLES), f"comma list of styles out of {', '.join(STYLES)}")
+    n_train_speakers: int = option(10, "train speakers of each style", low=1)
+    n_dev_speakers: int = option(3, "dev speakers of each style", low=0)
+    n_test_speakers: int = option(5, "test speakers of each style", low=0)
+    n_reserved_speakers: int = option(0, "further typical test speakers, with voice variants that no other speaker has", low=0)
+    n_utterances: int = option(30, "utterances of each train speaker", low=1)
+    n_dev_utterances: int = option(10, "utterances of each dev speaker", low=1)
+    n_test_utterances: int = option(20, "utterances of each test speaker", low=1)
+    seen_share: float = option(0.4, "share of the dev and test utterances whose sentence is also said in train", low=0, high=1)
+    max_duration_s: float = option(4.0, "longest utterance; a longer rendering is drawn again", above=0)
+    alignments: bool = option(False, "write when each phoneme starts (typical speech only)")
+    purpose: str = option("experiment", "corpora of different purposes share no speaker", choices=("experiment", "pretraining"))
+    workers: int = option(0, "processes that render; 0: one for each core", low=0)
+
+    def faults(self) -> list[str]:
+        """Unknown or repeated styles, alignments of altered speech, reserved speakers without typical speech."""
+        names, found = self.style_names, []
+        if not names or set(names) - set(STYLES) or len(set(names)) < len(names):
+            found.append(f"styles={self.styles!r}: must be one or more of {', '.join(STYLES)}, each once")
+        if self.alignments and set(names) != {"typical"}:
+            found.append(f"alignments=true with styles={self.styles!r}: only styles=typical keeps espeak's times")
+        if self.n_reserved_speakers and "typical" not in names:
+            found.append(f"n_reserved_speakers={self.n_reserved_speakers}: styles must name typical, not only {self.styles!r}")
+        return found
+
+    @property
+    def style_names(self) -> tuple[str, ...]:
+        """The styles asked for."""
+        return tuple(name.strip() for name in self.styles.split(",") if name.strip())
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeakerPlan:
+    """A speaker, its split, and for each of its utterances the sentences to try in turn."""
+
+    speaker: Speaker
+    split: str
+    is_reserved_voice: bool
+    candidates: tuple[tuple[str, ...], ...]
+
+
+def pretraining_options(seed: int = 0) -> SynthesisOptions:
+    """The corpus of the base model: 10 080 typical utterances of 160 speakers; 300 test utterances of known and of reserved voices."""
+    return SynthesisOptions(
+        seed=seed,
+        styles="typical",
+        purpose="pretraining",
+        n_train_speakers=160,
+        n_utterances=63,
+        n_dev_speakers=0,
+        n_test_speakers=12,
+        n_reserved_speakers=12,
+        n_test_utterances=25,
+        seen_share=0.0,
+        alignments=True,
+    )
+
+
+def plan(options: SynthesisOptions) -> list[SpeakerPlan]:
+    """All speakers of the corpus with their sentences, sorted by name.
+
+    Raises:
+        ValueError: the grammar has too few sentences.
+    """
+    grammar = grammars()[options.synthetic_language]
+    train = [_train_plan(options, grammar, style, k) for style in options.style_names for k in range(options.n_train_speakers)]
+    said = sorted({row[0] for each in train for row in each.candidates})
+    sizes = {"dev": options.n_dev_speakers, "test": options.n_test_speakers}
+    held_out = [
+        _held_out_plan(options, grammar, said, style, split, k)
+        for style in options.style_names
+        for split, n_speakers in sizes.items()
+        for k in range(n_speakers)
+    ]
+    reserved = [_held_out_plan(options, grammar, said, "typical", "reserved", k) for k in range(options.n_reserved_speakers)]
+    return sorted(train + held_out + reserved, key=lambda each: each.speaker.name)
+
+
+def _train_plan(options: SynthesisOptions, grammar: Grammar, style: str, k: int) -> SpeakerPlan:
+    key = (options.purpose, options.synthetic_language, options.seed, style, "train", k)
+    candidates = _drawn(grammar, key, options.n_utterances, lambda sentence: not is_held_out(sentence))
+    return SpeakerPlan(_speaker(options, grammar, style, "train", k, key), "train", False, candidates)
+
+
+def _held_out_plan(options: SynthesisOptions, grammar: Grammar, said: list[str], style: str, group: str, k: int) -> SpeakerPlan:
+    key = (options.purpose, options.synthetic_language, options.seed, style, group, k)
+    n_utterances = options.n_dev_utterances if group == "dev" else options.n_test_utterances
+    n_seen = round(options.seen_share * n_utterances)
+    candidates = _picked(said, key, n_seen) + _drawn(grammar, key, n_utterances - n_seen, is_held_out)
+    speaker = _speaker(options, grammar, style, group, k, key)
+    return SpeakerPlan(speaker, "dev" if group == "dev" else "test", group == "reserved", candidates)
+
+
+def _speaker(options: SynthesisOptions, grammar: Grammar, style: str, group: str, k: int, key: tuple) -> Speaker:
+    prefix = "pre_" if options.purpose == "pretraining" else ""
+    variants = RESERVED_VARIANTS if group == "reserved" else VARIANTS
+    return make_speaker(f"{prefix}{style}_{group}_{k:03d}", style, key, grammar.accents, variants)
+
+
+def _drawn(grammar: Grammar, key: tuple, n: int, accept: Callable[[str], bool]) -> tuple[tuple[str, ...], ...]:
+    """`n` distinct first choices from the grammar, each with alternatives."""
+    first = grammar.distinct(keyed_generator("sentences", *key), n, accept)
+    rng = keyed_generator("alternatives", *key)
+    return tuple((sentence, *grammar.distinct(rng, N_ALTERNATIVES, accept)) for sentence in first)
+
+
+def _picked(said: list[str], key: tuple, n: int) -> tuple[tuple[str, ...], ...]:
+    """`n` first choices out of `said`, distinct while it lasts, each with alternatives."""
+    rng = keyed_generator("seen", *key)
+    first = rng.choice(len(said), n, replace=len(said) < n)
+    return tuple((said[i], *(said[j] for j in rng.integers(len(said), size=N_ALTERNATIVES))) for i in first)

@@ -1,0 +1,98 @@
+"""Tokenizers of our own (characters, small byte-level BPE) and the one prompt that training and decoding share."""
+
+import json
+from collections.abc import Iterable, Sequence
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import Tensor
+from transformers import GenerationConfig, WhisperTokenizer
+
+END, START = "<|endoftext|>", "<|startoftranscript|>"
+TASKS = ("<|translate|>", "<|transcribe|>")
+NO_TIMESTAMPS = "<|notimestamps|>"
+TOKENIZERS = ("checkpoint", "characters", "bpe")
+IGNORED = -100  # label of a position that is not scored
+
+
+def train_tokenizer(texts: Iterable[str], kind: str, n_merges: int, language: str) -> WhisperTokenizer:
+    """A Whisper tokenizer learnt from texts: all 256 bytes, so that no text is unspeakable, then merges, then the specials.
+
+    Args:
+        texts: normalised references of the train split.
+        kind: `characters` merges the bytes of each character seen and nothing more; `bpe` learns `n_merges` merges.
+        language: two-letter code, becomes the language token.
+    """
+    texts = [" " + text for text in texts]
+    merges = _character_merges(texts) if kind == "characters" else _bpe_merges(texts, n_merges)
+    symbols = sorted(pre_tokenizers.ByteLevel.alphabet()) + [left + right for left, right in merges]
+    specials = [END, START, f"<|{language}|>", *TASKS, "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", NO_TIMESTAMPS]
+    vocabulary = {symbol: index for index, symbol in enumerate(dict.fromkeys(symbols + specials))}
+    return WhisperTokenizer(
+        vocab=vocabulary,
+        merges=merges,
+        add_prefix_space=True,
+        language=language,
+        task="transcribe",
+        predict_timestamps=False,
+        pad_token=END,
+        additional_special_tokens=specials[1:],
+    )
+
+
+def _bpe_merges(texts: Sequence[str], n_merges: int) -> list[tuple[str, str]]:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=len(alphabet) + n_merges, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    return [tuple(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]]
+
+
+def _character_merges(texts: Sequence[str]) -> list[tuple[str, str]]:
+    to_symbols = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    merges: dict[tuple[str, str], None] = {}
+    for character in sorted(set("".join(texts))):
+        symbols = to_symbols.pre_tokenize_str(character)[0][0]
+        for end in range(1, len(symbols)):  # join a character's bytes from the left, one merge a byte
+            merges[symbols[:end], symbols[end]] = None
+    return list(merges)
+
+
+def generation_config(tokenizer: WhisperTokenizer, max_target_positions: int, language: str) -> GenerationConfig:
+    """What `generate` needs for a tokenizer of ours; nothing suppressed, no timestamps."""
+    token_id = tokenizer.convert_tokens_to_ids
+    end = token_id(END)
+    return GenerationConfig(
+        pad_token_id=end,
+        bos_token_id=end,
+        eos_token_id=end,
+        decoder_start_token_id=token_id(START),
+        max_length=max_target_positions,
+        is_multilingual=True,
+        lang_to_id={f"<|{language}|>": token_id(f"<|{language}|>")},
+        task_to_id={"transcribe": token_id("<|transcribe|>"), "translate": token_id("<|translate|>")},
+        language=language,
+        task="transcribe",
+        no_timestamps_token_id=token_id(NO_TIMESTAMPS),
+        prev_sot_token_id=token_id("<|startofprev|>"),
+        return_timestamps=False,
+    )
+
+
+def prompt_ids(tokenizer: WhisperTokenizer) -> list[int]:
+    """The decoder's prompt: start, language and task where the tokenizer has them, no timestamps."""
+    return list(tokenizer.prefix_tokens)
+
+
+def label_ids(tokenizer: WhisperTokenizer, reference: str) -> list[int]:
+    """What the decoder must say after the start token: the rest of the prompt, the text, end of text."""
+    return tokenizer(reference).input_ids[1:]  # the model prepends the start token itself
+
+
+def label_batch(labels: Sequence[Sequence[int]]) -> Tensor:
+    """Label ids, (B, N), masked by length: end of text is learnt even where it is also the padding token."""
+    batch = torch.full((len(labels), max(map(len, labels))), IGNORED)
+    for row, ids in zip(batch, labels, strict=True):
+        row[: len(ids)] = torch.tensor(ids)
+    return batch

@@ -1,0 +1,273 @@
+"""Whisper-MoE: one frozen Whisper, a gate that reads one of its layers, routed LoRA experts above that layer.
+
+One encoder pass serves gate and transcription: up to `gate_layer` nothing is adapted and nothing trained, so that part runs without
+gradient; its pooled frames route the utterance; the rest runs with the chosen experts. `gate_layer=last` routes on a pass of its
+own through the bare encoder and adapts every layer. Without experts the same class is one LoRA, or the base model itself.
+"""
+
+import dataclasses
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import LogitsProcessor, LogitsProcessorList, WhisperForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.whisper.modeling_whisper import shift_tokens_right
+
+from moe import encoder as whisper_encoder
+from moe.curriculum import Phase
+from moe.gate import Gate
+from moe.losses import (
+    BalanceOptions,
+    BalanceWindow,
+    alignment,
+    kl_balance,
+    routing_entropy,
+    switch_balance,
+    utterance_cross_entropy,
+)
+from moe.options import Options, option
+from moe.routed_lora import AdapterOptions, attach
+from moe.routing import Routing, RoutingWeights, one_hot, top_k_weights
+
+LAST = "last"
+
+
+@dataclasses.dataclass(frozen=True)
+class RoutingOptions(Options):
+    """What the gate reads and how its answer is used."""
+
+    gate_layer: str = option("0", "encoder layer the gate reads: 0 (conv stem), 1, 2 … or last; experts sit above it")
+    pooling: str = option("mean_std", "statistics of the valid frames that the gate reads", choices=whisper_encoder.POOLINGS)
+    top_k: int = option(2, "experts mixed per utterance", low=1)
+    mixing: str = option("delta", "mix the experts' weights (delta) or their losses and token probabilities (loss)", choices=("delta", "loss"))
+
+    def faults(self) -> list[str]:
+        if self.gate_layer == LAST or self.gate_layer.isdigit():
+            return []
+        return [f"gate_layer={self.gate_layer!r}: must be a layer number or {LAST}"]
+
+    @property
+    def layer(self) -> int | None:
+        """The layer as a number; None is the last one, after its layer norm."""
+        return None if self.gate_layer == LAST else int(self.gate_layer)
+
+
+@dataclasses.dataclass(frozen=True)
+class Routed:
+    """A batch on its way: frames entering the first adapted layer (B, T, D), routing weights, gate logits and probabilities (B, E)."""
+
+    hidden: Tensor
+    weights: RoutingWeights | None
+    gate_logits: Tensor | None = None
+    probabilities: Tensor | None = None
+
+
+class WhisperMoE(nn.Module):
+    """The mixture as one module; see the module docstring.
+
+    Args:
+        base: Whisper; frozen, its target layers are replaced by routed ones.
+        n_experts: 0 for one LoRA (the shared adapter alone) or, without a shared adapter, the bare base model.
+        gate: None where routing weights are always given from outside.
+    """
+
+    accepts_loss_kwargs = False  # the Trainer would otherwise multiply the loss by the accumulation steps
+
+    def __init__(
+        self,
+        base: WhisperForConditionalGeneration,
+        n_experts: int,
+        adapters: AdapterOptions,
+        routing: RoutingOptions,
+        gate: Gate | None = None,
+        balance: BalanceOptions | None = None,
+    ) -> None:
+        super().__init__()
+        self.n_experts, self.adapter_options, self.routing_options = n_experts, adapters, routing
+        whisper_encoder.layer_index(base.model.encoder, routing.layer)  # an impossible layer is refused before anything is changed
+        base.requires_grad_(False)
+        base.generation_config.max_length = None  # decoding bounds the new tokens itself
+        adapted = n_experts > 0 or adapters.shared_rank > 0
+        self.routing = attach(base, n_experts, adapters, self.first_layer) if adapted else Routing()
+        self.base, self.gate, self.balance = base, gate, balance or BalanceOptions()
+        self.window = BalanceWindow(max(1, n_experts), self.balance.balance_window)
+        self.phase = Phase(top_k=min(routing.top_k, max(1, n_experts)))
+
+    @property
+    def first_layer(self) -> int:
+        """The first encoder layer with adapters: all layers where routing has a pass of its own or there is nothing to route."""
+        return (self.routing_options.layer or 0) if self.n_experts else 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.base.device
+
+    def forward(
+        self,
+        mel: Tensor,
+        n_frames: Tensor,
+        labels: Tensor,
+        embedding: Tensor | None = None,
+        routing_weights: Tensor | None = None,
+        cluster_weights: Tensor | None = None,
+        utterance_ids: list[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """Losses of a batch.
+
+        Args:
+            mel: (B, n_mels, F); n_frames: (B,) valid mel frames; labels: (B, N).
+            embedding: (B, D) cached pooled vectors; computed where absent.
+            routing_weights: (B, E) given routing; the gate decides where absent.
+            cluster_weights: (B, E) targets of the alignment loss.
+
+        Returns:
+            loss (), utterance_loss (B,), and for routed batches probabilities (B, E).
+        """
+        routed = self.route(mel, n_frames, embedding, routing_weights)
+        loss = self.transcription_loss(routed, labels)  # (B,)
+        total = loss.mean() + self._routing_loss(routed, cluster_weights)
+        outputs = {"loss": total, "utterance_loss": loss.detach()}
+        if routed.probabilities is not None:
+            outputs["probabilities"] = routed.probabilities.detach()
+        return outputs
+
+    def route(
+        self, mel: Tensor, n_frames: Tensor, embedding: Tensor | None = None, routing_weights: Tensor | None = None
+    ) -> Routed:
+        """Run the part below the experts and decide the routing."""
+        with torch.no_grad():
+            hidden, view = self._below(mel)
+        if not self.n_experts:
+            return Routed(hidden, None)
+        if routing_weights is not None:
+            n_used = int((routing_weights > 0).sum(-1).max())
+            return Routed(hidden, RoutingWeights(routing_weights, n_used))
+        if embedding is None:
+            embedding = self._embed(mel, n_frames, view)
+        logits = self._gate_logits(embedding)
+        weights, probabilities = top_k_weights(logits, self.phase.top_k, self.phase.temperature)
+        return Routed(hidden, weights, logits, probabilities)
+
+    @torch.no_grad()
+    def generate(self, routed: Routed, **options: Any) -> Tensor:
+        """Token ids (B, N) of a routed batch; `options` go to transformers' `generate` (num_beams, max_new_tokens …)."""
+        processors = LogitsProcessorList()
+        if self._mixes_losses(routed):
+            n_rows, k = routed.weights.weights.shape[0], routed.weights.top_k
+            values = routed.weights.selected()[1]
+            routed = self._replicated(routed)
+            processors.append(ProbabilityMixing(values))
+        with self.routing.use(routed.weights) if self._adapted(routed) else nullcontext():
+            states = BaseModelOutput(last_hidden_state=self._above(routed.hidden))
+            tokens = self.base.generate(encoder_outputs=states, logits_processor=processors, **options)
+        return tokens.view(n_rows, k, -1)[:, 0] if processors else tokens
+
+    def train(self, mode: bool = True) -> "WhisperMoE":
+        """Training mode, except below the experts: what the gate reads is the same at every stage."""
+        super().train(mode)
+        for layer in self.base.model.encoder.layers[: self.first_layer]:
+            layer.eval()
+        return self
+
+    def enable_checkpointing(self) -> None:
+        """Gradient checkpointing, non-reentrant, with the routing of the forward restored when layers are recomputed."""
+        routing = self.routing
+        self.base.gradient_checkpointing_enable(
+            {"use_reentrant": False, "context_fn": lambda: (nullcontext(), routing.restore(routing.snapshot()))}
+        )
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """What trains, by name: adapters and gate, never the base."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def _below(self, mel: Tensor) -> tuple[Tensor, Tensor]:
+        encoder = self.base.model.encoder
+        stem = whisper_encoder.conv_stem(encoder, mel)
+        entering = whisper_encoder.run_layers(encoder, whisper_encoder.add_positions(encoder, stem), 0, self.first_layer)
+        return entering, (entering if self.first_layer else stem)
+
+    def _embed(self, mel: Tensor, n_frames: Tensor, view: Tensor) -> Tensor:
+        with torch.no_grad():
+            if self.routing_options.layer is None:  # a pass of its own, adapters off
+                encoder = self.base.model.encoder
+                return whisper_encoder.pooled_embedding(encoder, mel, n_frames, None, self.routing_options.pooling)
+            return whisper_encoder.pool(view, n_frames, self.routing_options.pooling)
+
+    def _gate_logits(self, embedding: Tensor) -> Tensor:
+        if self.gate is None:
+            raise ValueError("the model has no gate: routing_weights must be given")
+        logits = self.gate(embedding.float())
+        if self.training and self.phase.noise:
+            logits = logits + self.phase.noise * torch.randn_like(logits)
+        return logits
+
+    def _above(self, hidden: Tensor) -> Tensor:
+        encoder = self.base.model.encoder
+        hidden = whisper_encoder.run_layers(encoder, hidden, self.first_layer, len(encoder.layers))
+        return encoder.layer_norm(hidden)
+
+    def _adapted(self, routed: Routed) -> bool:
+        return routed.weights is not None or self.adapter_options.shared_rank > 0
+
+    def _mixes_losses(self, routed: Routed) -> bool:
+        return self.routing_options.mixing == "loss" and routed.weights is not None and routed.weights.top_k > 1
+
+    def _replicated(self, routed: Routed) -> Routed:
+        """Each utterance once per chosen expert, (B·k, …), with all weight on that expert."""
+        indices, _ = routed.weights.selected()  # (B, k)
+        hidden = routed.hidden.repeat_interleave(indices.shape[1], 0)
+        return Routed(hidden, one_hot(indices.flatten(), self.n_experts))
+
+    def transcription_loss(self, routed: Routed, labels: Tensor) -> Tensor:
+        """Cross-entropy of each utterance under its routing: labels (B, N) → (B,)."""
+        if not self._mixes_losses(routed):
+            return self._utterance_loss(routed, labels)
+        values = routed.weights.selected()[1]  # (B, k)
+        losses = self._utterance_loss(self._replicated(routed), labels.repeat_interleave(values.shape[1], 0))
+        return (losses.view_as(values) * values).sum(-1)
+
+    def _utterance_loss(self, routed: Routed, labels: Tensor) -> Tensor:
+        config = self.base.config
+        inputs = shift_tokens_right(labels, config.pad_token_id, config.decoder_start_token_id)
+        with self.routing.use(routed.weights) if self._adapted(routed) else nullcontext():
+            states = BaseModelOutput(last_hidden_state=self._above(routed.hidden))
+            logits = self.base(encoder_outputs=states, decoder_input_ids=inputs, use_cache=False).logits
+        return utterance_cross_entropy(logits, labels)
+
+    def _routing_loss(self, routed: Routed, cluster_weights: Tensor | None) -> Tensor:
+        if routed.probabilities is None or not self.training:
+            return torch.zeros((), device=routed.hidden.device)
+        options, loss = self.balance, torch.zeros((), device=routed.hidden.device)
+        if options.balance != "none" and options.balance_coefficient:
+            loss = loss + options.balance_coefficient * self._balance(routed)
+        if options.entropy_coefficient:
+            loss = loss + options.entropy_coefficient * routing_entropy(routed.probabilities)
+        if options.alignment_coefficient and cluster_weights is not None:
+            loss = loss + options.alignment_coefficient * alignment(routed.gate_logits, cluster_weights)
+        return loss
+
+    def _balance(self, routed: Routed) -> Tensor:
+        mean = self.window.mean(routed.probabilities)
+        if self.balance.balance == "kl":
+            return kl_balance(mean)
+        load = (routed.weights.weights > 0).float().mean(0) / routed.weights.top_k
+        return switch_balance(load, mean)
+
+
+class ProbabilityMixing(LogitsProcessor):
+    """Decoding that matches `mixing=loss`: one token distribution per utterance, mixed over its k replicated rows.
+
+    Replicas of an utterance get the same scores, so that greedy search and beams stay in step across them.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self.log_values = values.float().log()  # (B, k)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        n_utterances, k = self.log_values.shape
+        logits = scores.view(n_utterances, k, -1, scores.shape[-1])  # (B, k, beams, V)
+        mixed = torch.logsumexp(logits.log_softmax(-1) + self.log_values[:, :, None, None], dim=1, keepdim=True)
+        return mixed.expand_as(logits).reshape_as(scores)

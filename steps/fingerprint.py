@@ -1,0 +1,155 @@
+"""What a step's result depends on: parameters, code, libraries, data. Equal fingerprints, equal results.
+
+The code is every module of this repository that the step's module can import, found by walking imports, and counted by the bytes of
+its file, so that uncommitted edits count too. Upstream runs are parameters (`…_run_id`), so they need no place of their own.
+"""
+
+import ast
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+from moe.options import Options
+
+PARTS = ("parameters", "code", "libraries", "data")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fingerprint:
+    """The parts, each a table name → value, and the digest over all of them."""
+
+    step: str
+    parameters: dict[str, str]
+    code: dict[str, str]
+    libraries: dict[str, str]
+    data: dict[str, str]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all parts, in hex."""
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The parts as plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+    def differences(self, earlier: dict[str, Any]) -> list[str]:
+        """What changed since an earlier fingerprint (its `as_dict`), one phrase each, most telling first."""
+        now = self.as_dict()
+        return [phrase for part in PARTS for phrase in _changes(part, earlier.get(part, {}), now[part])]
+
+
+def fingerprint(step: str, options: Options) -> Fingerprint:
+    """The fingerprint of `step` started with `options`, whose class lives in the step's own module.
+
+    The class may say `not_in_fingerprint = frozenset({...})`, fields that change no result (a number of workers), and may define
+    `data_digests() -> dict[str, str]`, digests of the content it reads from outside the store (a corpus).
+
+    Raises:
+        ValueError: `not_in_fingerprint` names no field.
+    """
+    parameters = options.as_parameters()
+    left_out = getattr(type(options), "not_in_fingerprint", frozenset())
+    if unknown := sorted(set(left_out) - set(parameters)):
+        raise ValueError(f"{step}: not_in_fingerprint names {', '.join(unknown)}: no such option")
+    module_path = Path(inspect.getfile(type(options))).resolve()
+    root = module_path.parents[1]
+    data_digests = getattr(options, "data_digests", dict)
+    return Fingerprint(
+        step=step,
+        parameters={name: value for name, value in parameters.items() if name not in left_out},
+        code=code_digests(module_path, root),
+        libraries=library_versions(root / "requirements.txt"),
+        data=dict(sorted(data_digests().items())),
+    )
+
+
+def code_digests(module_path: Path, root: Path) -> dict[str, str]:
+    """Digests of the files below `root` that `module_path` depends on, by relative path.
+
+    These are its own file, every module it can import, directly or through others, and files that are no Python code but lie in
+    the folder of such a module (word lists, grammars).
+    """
+    held, found, waiting = _snapshot(root), set(), [module_path.relative_to(root).as_posix()]
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting += _imported_files(held[path], path, root)
+    folders = {path.rpartition("/")[0] for path in found} - {""}
+    beside = {path for path in held if not path.endswith(".py") and path.rpartition("/")[0] in folders}
+    return {path: hashlib.sha256(held[path]).hexdigest() for path in sorted(found | beside)}
+
+
+def library_versions(requirements_path: Path) -> dict[str, str]:
+    """Installed versions of Python and of the libraries that a requirements file names."""
+    lines = requirements_path.read_text().splitlines() if requirements_path.exists() else []
+    names = [line.split("==")[0].strip() for line in lines if line.strip() and not line.startswith("#")]
+    return {"python": platform.python_version()} | {name: _version(name) for name in names}
+
+
+def forget_code() -> None:
+    """Read the code again at the next fingerprint; for a process that has loaded changed modules itself."""
+    _snapshot.cache_clear()
+
+
+@functools.cache
+def _snapshot(root: Path) -> dict[str, bytes]:
+    """Every file of the packages below root, read once: what the process runs is what it found when it started."""
+    files = [file for folder in _packages(root) for file in sorted(folder.rglob("*")) if file.is_file() and file.suffix != ".pyc"]
+    return {file.relative_to(root).as_posix(): file.read_bytes() for file in [*files, *sorted(root.glob("*.py"))]}
+
+
+def _packages(root: Path) -> list[Path]:
+    folders = sorted(folder for folder in root.iterdir() if folder.is_dir() and folder.name.isidentifier())
+    return [folder for folder in folders if any(folder.glob("*.py")) or any(folder.glob("*/*.py"))]
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
+
+
+def _imported_files(source: bytes, path: str, root: Path) -> list[str]:
+    package = tuple(path.split("/")[:-1])
+    names = [name for node in ast.walk(ast.parse(source)) for name in _imported_names(node, package)]
+    names.append(".".join(package))  # a module's own package is imported before it
+    return sorted({file for name in names for file in _module_files(name, root)})
+
+
+def _imported_names(node: ast.AST, package: tuple[str, ...]) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    start = package[: len(package) - node.level + 1] if node.level else ()
+    base = ".".join([*start, *([node.module] if node.module else [])])
+    return [base, *(f"{base}.{alias.name}" for alias in node.names)]  # the name may be a module or a thing in one
+
+
+def _module_files(name: str, root: Path) -> list[str]:
+    """Files that importing `name` reads: each package on the way, and the module."""
+    parts, files = [part for part in name.split(".") if part], []
+    for n_parts in range(1, len(parts) + 1):
+        stem = root.joinpath(*parts[:n_parts])
+        files += [file for file in (stem / "__init__.py", stem.with_suffix(".py")) if file.is_file()]
+    return [file.relative_to(root).as_posix() for file in files]
+
+
+def _changes(part: str, before: dict[str, str], now: dict[str, str]) -> list[str]:
+    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    if part in ("code", "data"):
+        return [f"{part} {_kind_of_change(name, before, now)}: {name}" for name in names]
+    return [f"{name} {before.get(name, 'absent')} → {now.get(name, 'absent')}" for name in names]
+
+
+def _kind_of_change(name: str, before: dict[str, str], now: dict[str, str]) -> str:
+    return "changed" if name in before and name in now else "added" if name in now else "removed"

@@ -1,0 +1,102 @@
+"""Run a step, or take over the finished run of an earlier one that would come out the same, and say which and why.
+
+Two runs come out the same where their fingerprints are equal (see `steps.fingerprint`). A run is taken over only if it FINISHED and
+everything it logged is still there. `main` starts every step through `launch`.
+"""
+
+import dataclasses
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
+from mlflow.exceptions import MlflowException
+
+from moe.files import read_json
+from moe.options import Options
+from steps.fingerprint import Fingerprint, fingerprint
+from steps.step_run import ARTIFACTS_TAG
+from steps.store import connect
+from steps.tracking import FINGERPRINT, FINGERPRINT_TAG, STEP_TAG, upstream
+
+N_EARLIER = 30  # earlier runs looked at to find the nearest one on a miss
+N_DIFFERENCES = 3  # told on a miss, the rest counted
+SAME = "same parameters, code and inputs"
+
+
+@dataclasses.dataclass(frozen=True)
+class Reuse:
+    """Whether a run can be taken over: its id, or None, and the reason."""
+
+    run_id: str | None
+    reason: str
+
+
+def find_reusable(step: str, options: Options) -> Reuse:
+    """The newest finished run that `step` with these options would repeat; on a miss the reason names what differs."""
+    client, wanted = connect().client, fingerprint(step, options)
+    earlier = _earlier_runs(client, step)
+    twins = [run for run in earlier if run.data.tags.get(FINGERPRINT_TAG) == wanted.digest]
+    for run in twins:
+        if run.info.status == "FINISHED" and not _missing(client, run):
+            return Reuse(run.info.run_id, SAME)
+    return Reuse(None, _why_not(client, wanted, earlier, twins))
+
+
+def launch(module: ModuleType, options: Options, force: bool = False) -> str:
+    """Run a step module, or reuse an earlier run of it, and print one line that says so.
+
+    Args:
+        module: a module of `steps` with `run(options) -> run_id`.
+        options: its options.
+        force: run, whatever there is.
+
+    Returns:
+        The run's id. The run that is open, if any, gets the tag `moe.ran.STEP` or `moe.reused.STEP` with it.
+    """
+    step, started = module.__name__.rpartition(".")[2], time.monotonic()
+    found = Reuse(None, "forced") if force else find_reusable(step, options)
+    run_id = found.run_id or module.run(options)
+    word = "reused" if found.run_id else "ran"
+    print(f"{step:<12}{word:<7}{run_id[:8]}  {time.monotonic() - started:6.1f} s  ({found.reason})", flush=True)
+    parent = mlflow.active_run()
+    if parent is not None:
+        connect().client.set_tag(parent.info.run_id, f"moe.{word}.{step}", run_id)
+    return run_id
+
+
+def _earlier_runs(client: MlflowClient, step: str) -> list[Run]:
+    """Newest first, of every experiment: a step started by hand may have gone to another one."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments(view_type=ViewType.ACTIVE_ONLY)]
+    return list(client.search_runs(experiments, f"tags.`{STEP_TAG}` = '{step}'", order_by=["attributes.start_time DESC"]))
+
+
+def _why_not(client: MlflowClient, wanted: Fingerprint, earlier: list[Run], twins: list[Run]) -> str:
+    if twins:
+        run = next((run for run in twins if run.info.status == "FINISHED"), twins[0])
+        lost = f"lost {', '.join(_missing(client, run))}" if run.info.status == "FINISHED" else f"is {run.info.status}"
+        return f"the same run {run.info.run_id[:8]} {lost}"
+    finished = [run for run in earlier if run.info.status == "FINISHED"][:N_EARLIER]
+    known = [held for run in finished if (held := _held(run)) is not None]
+    if not known:
+        return "no finished run"
+    differences = min((wanted.differences(held) for held in known), key=len)
+    rest = len(differences) - N_DIFFERENCES
+    return ", ".join(differences[:N_DIFFERENCES]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _held(run: Run) -> dict[str, Any] | None:
+    """The fingerprint that an earlier run kept; None where it is lost or not readable."""
+    try:
+        return read_json(upstream(run.info.run_id, FINGERPRINT))
+    except (MlflowException, RuntimeError, OSError, ValueError):
+        return None
+
+
+def _missing(client: MlflowClient, run: Run) -> list[str]:
+    """Top-level artifacts that the run logged and that are not there any more."""
+    held = {Path(file.path).name for file in client.list_artifacts(run.info.run_id)}
+    return [name for name in run.data.tags.get(ARTIFACTS_TAG, "").split(",") if name and name not in held]

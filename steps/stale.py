@@ -1,0 +1,57 @@
+"""Runs whose process is gone: a killed step cannot mark its own run, so the next start does.
+
+Every run carries the host, the process id and the kernel's start time of that process; together they name one process for ever, so a
+new process with a recycled id is not taken for the old one. Runs of other hosts are left alone: nothing is known about them.
+"""
+
+import os
+import socket
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
+
+HOST_TAG, PID_TAG, START_TAG = "moe.host", "moe.pid", "moe.process_start"
+MESSAGE_TAG = "moe.message"
+GONE = "the process was gone (killed, or the machine stopped); marked at the next start"
+PROC = Path("/proc")
+
+
+def process_tags() -> dict[str, str]:
+    """Tags that name this process."""
+    return {HOST_TAG: socket.gethostname(), PID_TAG: str(os.getpid()), START_TAG: process_start(os.getpid()) or "unknown"}
+
+
+def process_start(pid: int) -> str | None:
+    """Boot id and start time in clock ticks since boot of a live process; None where there is none, or only a zombie."""
+    try:
+        status = (PROC / str(pid) / "stat").read_text()
+        boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+    fields = status.rpartition(")")[2].split()  # the command's name, in brackets before these, may hold anything
+    state, start_ticks = fields[0], fields[19]
+    return None if state in "ZX" else f"{boot}/{start_ticks}"
+
+
+def is_gone(tags: dict[str, str]) -> bool:
+    """Whether the process these tags name has certainly ended; False where it cannot be known."""
+    if tags.get(HOST_TAG) != socket.gethostname() or not tags.get(PID_TAG, "").isdigit() or not PROC.is_dir():
+        return False
+    return tags.get(START_TAG) != "unknown" and process_start(int(tags[PID_TAG])) != tags.get(START_TAG)
+
+
+def close_stale(client: MlflowClient) -> list[str]:
+    """Mark every RUNNING run of this host whose process has ended as KILLED; returns their ids."""
+    closed = [run.info.run_id for run in _running_here(client) if is_gone(run.data.tags)]
+    for run_id in closed:
+        client.set_tag(run_id, MESSAGE_TAG, GONE)
+        client.set_terminated(run_id, "KILLED")
+        print(f"run {run_id} was left RUNNING: {GONE}", flush=True)
+    return closed
+
+
+def _running_here(client: MlflowClient) -> list[Run]:
+    experiments = [experiment.experiment_id for experiment in client.search_experiments(view_type=ViewType.ACTIVE_ONLY)]
+    host = socket.gethostname().replace("'", "")
+    return client.search_runs(experiments, f"attributes.status = 'RUNNING' and tags.`{HOST_TAG}` = '{host}'")

@@ -1,0 +1,142 @@
+"""What a step may do to its MLflow run: log numbers, files, tables, pictures and inputs under names the project agrees on.
+
+`steps.tracking.step_run` opens the run and gives one of these.
+"""
+
+import dataclasses
+import json
+import posixpath
+import re
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+
+ARTIFACTS_TAG = "moe.artifacts"
+NOTE_TAG = "mlflow.note.content"
+N_METRICS_PER_CALL, N_PARAMETERS_PER_CALL = 1000, 100  # the store takes no more at once
+MAX_DIGEST, MAX_NAME, MAX_PARAMETER, MAX_NOTE = 36, 250, 6000, 7900
+TABLE_FORMATS = (".json", ".csv", ".parquet")
+CUT = "\n\n… (cut: the store keeps no longer text)"
+
+
+@dataclasses.dataclass(frozen=True)
+class StepRun:
+    """An open run of one step."""
+
+    client: MlflowClient
+    run_id: str
+    step: str
+
+    def log_metrics(self, values: Mapping[str, float], update: int = 0) -> None:
+        """Log numbers in one call; `update` is the update or epoch they belong to."""
+        self.log_history([(update, values)])
+
+    def log_history(self, history: Iterable[tuple[int, Mapping[str, float]]]) -> None:
+        """Log many (update or epoch, numbers) pairs together, in as few calls as the store allows."""
+        now = int(time.time() * 1000)
+        metrics = [Metric(metric_name(name), float(value), now, update) for update, values in history for name, value in values.items()]
+        for first in range(0, len(metrics), N_METRICS_PER_CALL):
+            self.client.log_batch(self.run_id, metrics=metrics[first : first + N_METRICS_PER_CALL])
+
+    def log_parameters(self, parameters: Mapping[str, str]) -> None:
+        """Log parameters that the run does not hold yet.
+
+        `mlflow run` has logged its own text of them already, with shell quotes where a value has a space, and refuses another.
+        """
+        held = self.client.get_run(self.run_id).data.params
+        missing = [Param(name, value[:MAX_PARAMETER]) for name, value in parameters.items() if name not in held]
+        for first in range(0, len(missing), N_PARAMETERS_PER_CALL):
+            self.client.log_batch(self.run_id, params=missing[first : first + N_PARAMETERS_PER_CALL])
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Set tags in one call."""
+        self.client.log_batch(self.run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
+
+    def describe(self, markdown: str) -> None:
+        """Set the run's description: what it read, made and found."""
+        kept = markdown if len(markdown) <= MAX_NOTE else markdown[: MAX_NOTE - len(CUT)] + CUT
+        self.set_tags({NOTE_TAG: kept})
+
+    def log_file(self, path: Path, folder: str = "") -> None:
+        """Copy a file into the run, below `folder`."""
+        self._note(posixpath.join(folder, Path(path).name))
+        self.client.log_artifact(self.run_id, str(path), folder or None)
+
+    def log_folder(self, path: Path, artifact: str) -> None:
+        """Copy a folder into the run under the name `artifact`."""
+        self._note(artifact)
+        self.client.log_artifacts(self.run_id, str(path), artifact)
+
+    def log_text(self, text: str, artifact: str) -> None:
+        """Write a text as an artifact."""
+        self._note(artifact)
+        self.client.log_text(self.run_id, text, artifact)
+
+    def log_figure(self, figure: Any, artifact: str) -> None:
+        """Save a matplotlib figure (.png or .svg) where the UI shows it inline, and close it."""
+        import matplotlib.pyplot
+
+        self._note(artifact)
+        self.client.log_figure(self.run_id, figure, artifact)
+        matplotlib.pyplot.close(figure)
+
+    def log_table(self, table: pd.DataFrame, artifact: str) -> None:
+        """Save a table. The UI shows .json as a table and the head of a .csv; .parquet it does not show.
+
+        Raises:
+            ValueError: another ending.
+        """
+        ending = Path(artifact).suffix
+        if ending not in TABLE_FORMATS:
+            raise ValueError(f"table {artifact!r}: must end in one of {', '.join(TABLE_FORMATS)}")
+        self._note(artifact)
+        if ending == ".json":
+            self.client.log_table(self.run_id, table, artifact)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / Path(artifact).name
+            table.to_csv(path, index=False) if ending == ".csv" else table.to_parquet(path, index=False)
+            self.client.log_artifact(self.run_id, str(path), posixpath.dirname(artifact) or None)
+
+    def log_input(self, name: str, digest: str, source: str, context: str, n_rows: int) -> None:
+        """Record data that the step read, under our own digest (MLflow's reads the first 10 000 rows only).
+
+        Args:
+            name: what the data is, e.g. `manifest`.
+            digest: hex digest of its content; the store keeps the first 36 characters.
+            source: path, or artifact and run id, it came from.
+            context: `training`, `validation` or `test`.
+            n_rows: number of utterances.
+        """
+        data = Dataset(
+            name=name,
+            digest=digest[:MAX_DIGEST],
+            source_type="local",
+            source=json.dumps({"uri": source}),
+            profile=json.dumps({"num_rows": int(n_rows)}),
+        )
+        self.client.log_inputs(self.run_id, datasets=[DatasetInput(data, [InputTag("mlflow.data.context", context)])])
+
+    def artifacts(self) -> list[str]:
+        """Top-level names of everything logged so far, sorted."""
+        held = self.client.get_run(self.run_id).data.tags.get(ARTIFACTS_TAG, "")
+        return sorted(filter(None, held.split(",")))
+
+    def _note(self, artifact: str) -> None:
+        """Remember the artifact's top-level name, by which a later reuse sees whether the files are still there."""
+        held, top = self.artifacts(), artifact.split("/")[0]
+        if top not in held:
+            self.set_tags({ARTIFACTS_TAG: ",".join([*held, top])})
+
+
+def metric_name(name: str) -> str:
+    """A name the store takes: letters, digits and `_-. :/` in any script, no empty or dotted path parts, at most 250 characters."""
+    allowed = re.sub(r"[^\w\-.:/ ]", "_", name)
+    parts: Sequence[str] = [part for part in allowed.split("/") if part.strip(".")]
+    return "/".join(parts)[:MAX_NAME] or "_"

@@ -1,0 +1,166 @@
+"""The tracking store and the experiment that every step logs to.
+
+`MLFLOW_TRACKING_URI` names the store; without it, it is `mlflow.db` in the project root with artifacts under `./mlruns`. A local
+sqlite store is made once, under a file lock (two processes that make the schema at the same moment break each other), and is put
+into write-ahead mode, in which writers wait a third as long for each other.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.telemetry import set_telemetry_client
+from sqlalchemy.exc import SQLAlchemyError
+
+from steps import stale
+
+EXPERIMENT = "whisper-moe"
+NOTE_TAG = "mlflow.note.content"
+SQLITE = "sqlite:///"
+N_SCHEMA_TRIES, SCHEMA_WAIT_S = 4, 2.0
+NOTE = """Speech recognition for atypical speech with a mixture of experts on Whisper.
+
+Each run is one step of the chain `prepare → embed → cluster → gate → experts → asr → evaluate → compare → register`; its parameters
+`…_run_id` name the runs it read from. `main` runs the whole chain as nested runs. To list one step, search for
+`tags.moe.step = 'evaluate'`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """A connected tracking store."""
+
+    client: MlflowClient
+    experiment_id: str
+
+
+def project_root() -> Path:
+    """The folder that holds `steps/`."""
+    return Path(__file__).resolve().parents[1]
+
+
+def connect() -> Store:
+    """Connect to the tracking store; make schema and experiment where they are missing; close runs whose process is gone.
+
+    Raises:
+        RuntimeError: the store or the experiment cannot be reached.
+    """
+    uri = _tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    try:
+        experiment_id = _prepare(uri, _experiment_name())
+        return Store(MlflowClient(tracking_uri=uri), experiment_id)
+    except (MlflowException, OSError, sqlite3.Error, SQLAlchemyError) as error:
+        raise RuntimeError(f"tracking store {uri} cannot be used: {error}") from error
+
+
+@functools.cache
+def _prepare(uri: str, experiment: tuple[str, str]) -> str:
+    """Done once in a process: schema, experiment (its id is returned), and an end to runs without a process."""
+    _no_telemetry()
+    with _one_at_a_time(uri):
+        client = _first_client(uri)
+        experiment_id = _experiment_id(client, uri, *experiment)
+        _write_ahead(uri)
+    stale.close_stale(client)
+    return experiment_id
+
+
+def _first_client(uri: str) -> MlflowClient:
+    """The client whose making makes the schema. An `mlflow run` that makes it at the same moment holds no lock: wait for it."""
+    for _ in range(N_SCHEMA_TRIES - 1):
+        with contextlib.suppress(SQLAlchemyError, MlflowException):
+            return MlflowClient(tracking_uri=uri)
+        time.sleep(SCHEMA_WAIT_S)
+    return MlflowClient(tracking_uri=uri)
+
+
+def _experiment_name() -> tuple[str, str]:
+    """Name and id asked for; the id, which `mlflow run` passes on, wins and is empty otherwise."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT, os.environ.get("MLFLOW_EXPERIMENT_ID", "")
+
+
+def _tracking_uri() -> str:
+    """The store's address, with the path of a sqlite file made absolute, so that child processes mean the same file."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{project_root() / 'mlflow.db'}"
+    path = _sqlite_path(uri)
+    return uri if path is None else f"{SQLITE}{path}"
+
+
+def _sqlite_path(uri: str) -> Path | None:
+    if not uri.startswith(SQLITE) or uri.removeprefix(SQLITE) in ("", ":memory:"):
+        return None
+    return Path(uri.removeprefix(SQLITE)).absolute()
+
+
+@contextlib.contextmanager
+def _one_at_a_time(uri: str) -> Iterator[None]:
+    """Hold the lock file beside a sqlite store; other stores look after themselves."""
+    path = _sqlite_path(uri)
+    if path is None:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f"{path.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with _quiet_schema_log(path):
+            yield
+
+
+@contextlib.contextmanager
+def _quiet_schema_log(path: Path) -> Iterator[None]:
+    """Some fifty migration lines would be the first thing a new user reads; one line says it as well."""
+    if not path.exists():
+        print(f"making the tracking store {path}", flush=True)
+    loggers = [logging.getLogger(name) for name in ("alembic", "mlflow.store.db.utils")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _write_ahead(uri: str) -> None:
+    path = _sqlite_path(uri)
+    if path is None:
+        return
+    with contextlib.closing(sqlite3.connect(path, timeout=20)) as database:
+        if database.execute("pragma journal_mode").fetchone()[0] != "wal":
+            database.execute("pragma journal_mode=wal")
+
+
+def _experiment_id(client: MlflowClient, uri: str, name: str, given_id: str) -> str:
+    if given_id:
+        return client.get_experiment(given_id).experiment_id
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        experiment_id = client.create_experiment(name, artifact_location=_artifact_location(uri, name))
+    else:
+        experiment_id = experiment.experiment_id
+    if experiment is None or NOTE_TAG not in experiment.tags:
+        client.set_experiment_tag(experiment_id, NOTE_TAG, NOTE)
+    return experiment_id
+
+
+def _artifact_location(uri: str, name: str) -> str | None:
+    """Beside a sqlite file, wherever the process was started; a server decides for itself."""
+    path = _sqlite_path(uri)
+    return None if path is None else (path.parent / "mlruns" / name).as_uri()
+
+
+def _no_telemetry() -> None:
+    """MLflow reports its use over the network unless told otherwise; this project is offline by default."""
+    if os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true").lower() == "true":
+        set_telemetry_client()

@@ -1,0 +1,209 @@
+"""How a step meets MLflow: open its run, read what an earlier run left, and end well or badly.
+
+A step is `with step_run("gate", options) as run:` around its work, `upstream(run_id, NAME)` for what it reads, and
+`command(run, StepOptions)` as its `main`. Artifact names are below, once, for the step that writes and the steps that read.
+"""
+
+import atexit
+import contextlib
+import functools
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+import mlflow
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
+from moe.options import Options, parse
+from steps.fingerprint import fingerprint
+from steps.stale import MESSAGE_TAG, process_tags
+from steps.step_run import StepRun
+from steps.store import Store, connect
+
+__all__ = ["StepRun", "command", "connect", "lineage", "step_run", "upstream"]
+
+MANIFEST = "manifest.parquet"
+QUARANTINE = "tables/quarantine.parquet"
+CORPUS = "corpus"
+BASE = "base"
+EMBEDDINGS = "embeddings"
+CLUSTERS = "clusters"
+GATE = "gate"
+EXPERTS = "experts"
+MODEL = "model"
+HYPOTHESES = "hypotheses.parquet"
+COMPARISON = "comparison.parquet"
+FINGERPRINT = "fingerprint.json"
+TRACEBACK = "traceback.txt"
+
+STEP_TAG, FINGERPRINT_TAG, NAME_TAG = "moe.step", "moe.fingerprint", "mlflow.runName"
+NONE_GIVEN = ("", "none")
+MAX_MESSAGE = 600
+CONTINUE = "start the same command again: finished steps are reused"
+STATUS_OF_SIGNAL = {signal.SIGINT: 130, signal.SIGTERM: 143}  # what a shell expects: 128 + signal number
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived."""
+
+
+@contextlib.contextmanager
+def step_run(step: str, options: Options, name: str | None = None) -> Iterator[StepRun]:
+    """Open the run of a step, log what it was started with, and end it FINISHED, FAILED or KILLED.
+
+    Joins the run that `mlflow run` made for this process, or else opens one, nested in a run that is open already.
+
+    Args:
+        step: name of the step, as in MLproject.
+        options: what it was started with; logged as parameters.
+        name: run name in the UI; step and seed by default.
+    """
+    store = connect()
+    found = fingerprint(step, options)
+    run_id = _start(store, name or _default_name(step, options))
+    run = StepRun(store.client, run_id, step)
+    try:
+        run.set_tags({STEP_TAG: step, FINGERPRINT_TAG: found.digest} | process_tags())
+        run.log_parameters(options.as_parameters())
+        store.client.log_dict(run_id, found.as_dict(), FINGERPRINT)
+        yield run
+    except BaseException as error:
+        _end_badly(run, error)
+        raise
+    mlflow.end_run("FINISHED")
+
+
+def upstream(run_id: str, artifact: str) -> Path:
+    """Local path of an artifact of a finished run; copied only where the store is not on this machine.
+
+    Raises:
+        RuntimeError: no such run, it did not finish, or it holds no such artifact.
+    """
+    run = _finished(run_id, artifact)
+    repository = get_artifact_repository(run.info.artifact_uri)
+    if isinstance(repository, LocalArtifactRepository):
+        path = Path(repository.artifact_dir) / artifact
+        if path.exists():
+            return path
+    elif _is_listed(run, artifact):
+        return _download(run.info.artifact_uri, artifact)
+    raise RuntimeError(f"{_words(run)} holds no {artifact!r} (expected at {run.info.artifact_uri})")
+
+
+def lineage(run_id: str) -> dict[str, str]:
+    """Run id → step of a run and of every run it was made from, nearest first, read from the logged `…_run_id(s)` parameters."""
+    client, found, waiting = connect().client, {}, [run_id]
+    while waiting:
+        current = waiting.pop(0)
+        if current in found:
+            continue
+        run = client.get_run(current)
+        found[current] = run.data.tags.get(STEP_TAG, "?")
+        named = [value for key, value in sorted(run.data.params.items()) if key.endswith(("_run_id", "_run_ids"))]
+        waiting += [part.strip() for value in named for part in value.split(",") if part.strip() not in NONE_GIVEN]
+    return found
+
+
+def command(run: Callable[[Options], str], options_type: type[Options], arguments: Sequence[str] | None = None) -> None:
+    """A step's `main`: parse the flags, run, and end the process with one clear line where that goes wrong.
+
+    Exit codes: 1 the step failed, 2 bad options, 130 and 143 stopped by Ctrl-C and SIGTERM. The traceback of a ValueError,
+    RuntimeError or OSError is an artifact of the run, not on the screen; any other exception is a defect and shows itself.
+    """
+    options = parse(options_type, arguments)
+    step = Path(run.__code__.co_filename).stem
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        run(options)
+    except KeyboardInterrupt as stop:
+        number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+        print(f"{step}: stopped by {number.name}, run marked KILLED; {CONTINUE}", file=sys.stderr)
+        sys.exit(STATUS_OF_SIGNAL[number])
+    except (ValueError, RuntimeError, OSError, MlflowException) as error:
+        print(_one_line(step, error), file=sys.stderr)
+        sys.exit(1)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def _ignore_signals() -> None:
+    """A second signal must not interrupt the ending: `mlflow run` sends SIGTERM right after Ctrl-C. Only in a process of `command`."""
+    if signal.getsignal(signal.SIGTERM) is _terminate:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _start(store: Store, name: str) -> str:
+    """Id of the run that MLflow now takes as active."""
+    active = mlflow.active_run()
+    try:
+        run = mlflow.start_run(run_name=name, experiment_id=store.experiment_id, nested=active is not None)
+    except MlflowException as error:
+        raise RuntimeError(f"the run {os.environ.get('MLFLOW_RUN_ID', name)} cannot be opened: {error}") from error
+    return run.info.run_id
+
+
+def _default_name(step: str, options: Options) -> str:
+    seed = getattr(options, "seed", None)
+    return step if seed is None else f"{step} · seed {seed}"
+
+
+def _end_badly(run: StepRun, error: BaseException) -> None:
+    """Mark the run; what goes wrong here must not hide the error itself."""
+    if not getattr(error, "__notes__", None):
+        error.add_note(run.step)  # the innermost step: the runs around it end with the same error
+    killed = isinstance(error, KeyboardInterrupt)
+    if killed:
+        _ignore_signals()
+    message = f"stopped; {CONTINUE}" if killed else _one_line(run.step, error)
+    try:
+        mlflow.end_run("KILLED" if killed else "FAILED")  # first: an `mlflow run` above would say FAILED of a run still open
+        run.set_tags({MESSAGE_TAG: message})
+        run.client.log_text(run.run_id, "".join(traceback.format_exception(error)), TRACEBACK)
+    except (MlflowException, OSError) as second:
+        print(f"{run.step}: run {run.run_id} could not be marked: {second}", file=sys.stderr)
+
+
+def _one_line(step: str, error: BaseException) -> str:
+    names = dict.fromkeys([step, *getattr(error, "__notes__", [])[:1]])
+    text = " ".join(str(error).split()) or type(error).__name__
+    return f"{': '.join(names)}: {text}"[:MAX_MESSAGE]
+
+
+def _finished(run_id: str, artifact: str) -> Run:
+    if run_id in NONE_GIVEN:
+        raise RuntimeError(f"no run id given for the run that holds {artifact!r}")
+    try:
+        run = connect().client.get_run(run_id)
+    except MlflowException as error:
+        raise RuntimeError(f"no run {run_id!r} in {mlflow.get_tracking_uri()} (asked for its {artifact!r})") from error
+    if run.info.status != "FINISHED":
+        raise RuntimeError(f"{_words(run)} is {run.info.status}, not FINISHED; its {artifact!r} is not used")
+    return run
+
+
+def _words(run: Run) -> str:
+    return f"run {run.info.run_id} (step {run.data.tags.get(STEP_TAG, 'unknown')}, {run.info.status})"
+
+
+def _is_listed(run: Run, artifact: str) -> bool:
+    folder = artifact.rpartition("/")[0]
+    return any(file.path == artifact for file in connect().client.list_artifacts(run.info.run_id, folder or None))
+
+
+@functools.cache
+def _download(artifact_uri: str, artifact: str) -> Path:
+    folder = tempfile.mkdtemp(prefix="whisper-moe-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(get_artifact_repository(artifact_uri).download_artifacts(artifact, folder))

@@ -1,0 +1,91 @@
+"""Shared by all tests: one thread, and a tracking store of one's own.
+
+Making MLflow's schema takes seconds, so it is made once and copied for each test.
+"""
+
+import contextlib
+import importlib.util
+import os
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch or a BLAS is loaded
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before mlflow is loaded
+os.environ.setdefault("MPLBACKEND", "agg")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Two threads add in another order than one; results must not depend on the machine."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sqlite store with schema and experiment, to be copied."""
+    from steps import tracking
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        _forget_environment(patch)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+        tracking.connect()
+        _let_go()
+    return path
+
+
+@pytest.fixture
+def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Folder of a tracking store of the test's own; `steps.tracking.connect()` connects to it, artifacts lie below it."""
+    folder = tmp_path / "store"
+    folder.mkdir()
+    with contextlib.closing(sqlite3.connect(empty_store)) as source, contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as copy:
+        source.backup(copy)
+        query = "update experiments set artifact_location = replace(artifact_location, ?, ?)"
+        copy.execute(query, (str(empty_store.parent), str(folder)))
+        copy.commit()
+    _forget_environment(monkeypatch)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+    yield folder
+    _let_go()
+
+
+@pytest.fixture
+def toy_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], ModuleType]:
+    """Writes source as `steps/NAME.py` of a project of its own, imports it afresh and returns the module."""
+    from steps.fingerprint import forget_code
+
+    folder = tmp_path / "project" / "steps"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").touch()
+
+    def make(name: str, source: str) -> ModuleType:
+        path = folder / f"{name}.py"
+        path.write_text(source)
+        specification = importlib.util.spec_from_file_location(f"toy_steps.{name}", path)
+        module = importlib.util.module_from_spec(specification)
+        monkeypatch.setitem(sys.modules, specification.name, module)
+        forget_code()
+        exec(compile(source, str(path), "exec"), module.__dict__)  # not loaded from a bytecode file of the same second
+        return module
+
+    return make
+
+
+def _forget_environment(patch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+        patch.delenv(name, raising=False)
+
+
+def _let_go() -> None:
+    import mlflow
+
+    while mlflow.active_run() is not None:
+        mlflow.end_run()
+    mlflow.set_tracking_uri(None)
