@@ -51,7 +51,7 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, n_
 
 
 def confusion_table(labels: np.ndarray, predicted: np.ndarray, n_experts: int | None = None) -> pd.DataFrame:
-    """Number of utterances by true cluster (rows) and expert chosen (columns); every cluster and expert has its row and column."""
+    """Number of utterances by true cluster (rows) and expert chosen (columns); an unused one keeps its row and column."""
     labels, predicted = np.asarray(labels, np.int64), np.asarray(predicted, np.int64)
     n_experts = n_experts or int(max(labels.max(), predicted.max())) + 1
     numbers = sorted({*range(n_experts), *labels.tolist(), *predicted.tolist()})  # noise, −1, keeps its row

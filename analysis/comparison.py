@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.error_rates import rates_by
+from analysis.groups import groupings
 from analysis.intervals import N_RESAMPLES
 from analysis.plots.comparison import COST_NAMES, overall_figure, tradeoff_figure
 from analysis.plots.errors import expert_wer_heatmap, forest_figure, systems_figure
@@ -21,12 +22,10 @@ from analysis.significance import WordErrors, group_differences, holm, mapsswe, 
 from analysis.systems import BASE, MIXTURE, SINGLE_LORA, PooledScores, SystemScores, check_comparable, counted, pool
 from analysis.verdict import readable_table, readable_tests, verdict
 
-GROUP_COLUMNS = ("etiology", "severity_group", "sentence_seen")
-
 
 @dataclass(frozen=True)
 class Comparison:
-    """Frames and figures of a comparison; `table` has one row per system, `tests` one per pair, `by_group` one per system and group."""
+    """Frames and figures: `table` has one row per system, `tests` one per pair, `by_group` one per system and group."""
 
     table: pd.DataFrame
     by_group: pd.DataFrame
@@ -59,7 +58,7 @@ class Comparison:
 def compare(
     systems: Sequence[SystemScores],
     base: str | None = None,
-    group_columns: Sequence[str] = GROUP_COLUMNS,
+    group_columns: Sequence[str] | None = None,
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
     note: str = "",
@@ -69,7 +68,7 @@ def compare(
     Args:
         systems: at least two names; runs of one name are pooled as seeds of one system.
         base: name of the system that changes are measured against; None takes the first of kind `base`, else the first.
-        group_columns: columns to break results down by; those that no table has are left out.
+        group_columns: columns to break results down by; None takes those of `analysis.groups` that tell utterances apart.
         note: shown with every figure and at the head of the report, for example "synthetic speech".
 
     Raises:
@@ -80,7 +79,7 @@ def compare(
     if len(pooled) < 2:
         raise ValueError(f"nothing to compare: all runs are named {pooled[0].name!r}; at least two systems are needed")
     reference = _base_of(pooled, base)
-    columns = [name for name in group_columns if name in pooled[0].counted and pooled[0].counted[name].notna().any()]
+    columns = groupings(pooled[0].counted) if group_columns is None else list(group_columns)
     table = _systems_table(pooled, reference, n_resamples, seed)
     by_group = _by_group(pooled, columns, n_resamples, seed)
     tests = _tests(pooled, n_resamples, seed)
@@ -90,7 +89,9 @@ def compare(
     return Comparison(table, by_group, tests, group_tests, words, figures, note)
 
 
-def comparison_figures(pooled: Sequence[PooledScores], table: pd.DataFrame, by_group: pd.DataFrame, note: str) -> dict[str, Figure]:
+def comparison_figures(
+    pooled: Sequence[PooledScores], table: pd.DataFrame, by_group: pd.DataFrame, note: str
+) -> dict[str, Figure]:
     """Figures by file stem: overall WER, WER by group, cost, expert WER, learning curves; only those there are data for."""
     figures = {"wer_by_system": overall_figure(table, note=note)}
     for column, rates in by_group.groupby("column", sort=False):
@@ -124,7 +125,16 @@ def _systems_table(pooled: Sequence[PooledScores], base: PooledScores, n_resampl
     rows = []
     for system in pooled:
         rates = rates_by(system.counted, None, n_resamples, seed).drop(columns="group").iloc[0].to_dict()
-        rows.append({"system": system.name, "kind": system.kind, "n_runs": len(system.runs), **_costs(system), **rates, **_seed_range(system)})
+        rows.append(
+            {
+                "system": system.name,
+                "kind": system.kind,
+                "n_runs": len(system.runs),
+                **_costs(system),
+                **rates,
+                **_seed_range(system),
+            }
+        )
     table = pd.DataFrame(rows)
     base_wer = table.loc[table["system"] == base.name, "wer"].iloc[0]
     return table.assign(relative_change=table["wer"] / base_wer - 1 if base_wer else np.nan)
@@ -192,7 +202,9 @@ def _segments(system: list[WordErrors], base: list[WordErrors]) -> np.ndarray:
     return np.concatenate([segment_errors(system[i % len(system)], base[i % len(base)]) for i in range(n_pairs)])
 
 
-def _group_tests(pooled: Sequence[PooledScores], base: PooledScores, columns: Sequence[str], n_resamples: int, seed: int) -> pd.DataFrame:
+def _group_tests(
+    pooled: Sequence[PooledScores], base: PooledScores, columns: Sequence[str], n_resamples: int, seed: int
+) -> pd.DataFrame:
     """Every system against the base, and every mixture against every single LoRA, group by group."""
     pairs = [(system, base) for system in pooled if system is not base]
     pairs += [(a, b) for a in pooled if a.kind == MIXTURE for b in pooled if b.kind == SINGLE_LORA and b is not base]

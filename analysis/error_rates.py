@@ -118,14 +118,14 @@ def rates_by(
         (interval of wer over speakers), cer, cer_low, cer_high, wer_clipped, cer_clipped, small.
     """
     groups = groups_of(counted, column)
-    rows = [_group_row(group, rows, n_resamples, seed, level) for group, rows in counted.groupby(groups, sort=True)]
+    rows = [_group_row(group, rows, n_resamples, seed, level) for group, rows in counted.groupby(groups, observed=True)]
     return pd.DataFrame(rows)
 
 
 def _group_row(group: str, rows: pd.DataFrame, n_resamples: int, seed: int, level: float) -> dict:
     total, n_speakers = total_errors(rows), rows["speaker"].nunique()
-    (low, high), = bootstrap_intervals(speaker_sums(rows, ["word_errors", "n_words"]), n_resamples, seed, level)
-    (cer_low, cer_high), = bootstrap_intervals(speaker_sums(rows, ["char_errors", "n_chars"]), n_resamples, seed, level)
+    ((low, high),) = bootstrap_intervals(speaker_sums(rows, ["word_errors", "n_words"]), n_resamples, seed, level)
+    ((cer_low, cer_high),) = bootstrap_intervals(speaker_sums(rows, ["char_errors", "n_chars"]), n_resamples, seed, level)
     edits = {edit: getattr(total.words, edit) for edit in EDITS}
     return {
         "group": group, "n_utterances": len(rows), "n_speakers": n_speakers, "n_words": total.words.length, **edits,

@@ -24,7 +24,9 @@ def check_hypotheses(table: pd.DataFrame, columns: Sequence[str] = REQUIRED) -> 
     """
     missing = [column for column in columns if column not in table.columns]
     if missing:
-        raise ValueError(f"hypotheses table lacks the column(s) {', '.join(missing)}; it has {', '.join(map(str, table.columns))}")
+        raise ValueError(
+            f"hypotheses table lacks the column(s) {', '.join(missing)}; it has {', '.join(map(str, table.columns))}"
+        )
     if table.empty:
         raise ValueError("hypotheses table has no rows; at least one utterance is needed")
     repeated = table["utterance_id"][table["utterance_id"].duplicated()]
@@ -44,15 +46,23 @@ def name_some(ids: Sequence[str]) -> str:
 def groups_of(table: pd.DataFrame, column: str | None) -> pd.Series:
     """The group of each row as text: the column's value, `unknown` where it is empty, `all` for no column.
 
+    Returns:
+        an ordered categorical: numbers by size, a categorical column in its own order, the rest by name; `unknown` last.
+
     Raises:
         ValueError: the table has no such column.
     """
     if column is None:
-        return pd.Series("all", index=table.index, dtype=object)
+        return pd.Series(pd.Categorical(["all"] * len(table), ["all"], ordered=True), index=table.index)
     if column not in table.columns:
         raise ValueError(f"no column {column!r} to group by; the table has {', '.join(map(str, table.columns))}")
     values = table[column]
-    return values.map(_group_name).where(values.notna(), UNKNOWN).astype(object)
+    names = [_group_name(value) for value in _in_order(values)]
+    texts = values.astype(object).map(_group_name).where(values.notna(), UNKNOWN)
+    categories = list(dict.fromkeys(name for name in names if name != UNKNOWN))
+    if (texts == UNKNOWN).any():
+        categories.append(UNKNOWN)
+    return pd.Series(pd.Categorical(texts, categories, ordered=True), index=table.index)
 
 
 def weight_columns(table: pd.DataFrame) -> list[str]:
@@ -65,6 +75,15 @@ def weight_columns(table: pd.DataFrame) -> list[str]:
     if numbers != list(range(len(numbers))):
         raise ValueError(f"routing weight columns must be weight_0 … weight_{len(numbers) - 1}; found numbers {numbers}")
     return [f"weight_{number}" for number in numbers]
+
+
+def _in_order(values: pd.Series) -> list:
+    """The values that occur, without empty ones, in the order their groups are shown."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        present = set(values.dropna())
+        return [category for category in values.cat.categories if category in present]
+    present = values.dropna().unique().tolist()
+    return sorted(present) if pd.api.types.is_numeric_dtype(values) else sorted(present, key=str)
 
 
 def _group_name(value: object) -> str:

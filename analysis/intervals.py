@@ -121,7 +121,9 @@ def _two_sided(differences: np.ndarray, n_speakers: int) -> float:
         return float("nan")
     n_tail = min(np.sum(differences <= 0), np.sum(differences >= 0)) + 1  # never 0: no finite number of resamples shows that
     quantile = stats.norm.ppf(min(n_tail / (len(differences) + 1), 0.5))
-    if n_tail < RESOLVED and differences.std() > 0:  # too far out to be counted: the normal tail, no nearer than the last countable
+    if (
+        n_tail < RESOLVED and differences.std() > 0
+    ):  # too far out to be counted: the normal tail, no nearer than the last countable
         quantile = min(stats.norm.ppf(RESOLVED / (len(differences) + 1)), -abs(differences.mean()) / differences.std())
     shrunk = quantile * np.sqrt((n_speakers - 1) / n_speakers)
     return float(min(1.0, 2 * stats.t.cdf(shrunk, n_speakers - 1)))

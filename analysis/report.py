@@ -66,7 +66,7 @@ def figure_png(figure: Figure) -> bytes:
 
 
 def html_page(title: str, sections: Mapping[str, object], note: str = "") -> str:
-    """One self-contained page: each section a heading over a paragraph (str), a table (DataFrame) or a figure, or a list of them."""
+    """One self-contained page: each section a heading over text, a table (DataFrame), a figure, or a list of them."""
     body = "".join(
         f"<h2>{html.escape(heading)}</h2>" + "".join(map(_html_part, parts if isinstance(parts, list) else [parts]))
         for heading, parts in sections.items()

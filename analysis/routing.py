@@ -94,14 +94,15 @@ def load_entropy(table: pd.DataFrame) -> float:
 def load_by(table: pd.DataFrame, column: str = "etiology") -> pd.DataFrame:
     """Mean routing weights of each group: rows groups (sorted), columns `expert_0` …; rows sum to 1."""
     weights = pd.DataFrame(routing_weights(table), index=table.index)
-    means = weights.groupby(groups_of(table, column), sort=True).mean()
+    means = weights.groupby(groups_of(table, column), observed=True).mean()
+    means.index = means.index.astype(str)
     means.columns = [f"expert_{expert}" for expert in means.columns]
     return means.rename_axis("group")
 
 
 def cluster_table(table: pd.DataFrame, column: str = "etiology") -> pd.DataFrame:
     """Number of utterances of each cluster (rows, noise −1 first) in each group (columns)."""
-    return pd.crosstab(table["cluster"].rename("cluster"), groups_of(table, column).rename("group"))
+    return pd.crosstab(table["cluster"].rename("cluster"), groups_of(table, column).astype(str).rename("group"))
 
 
 def collapse(table: pd.DataFrame, limit: float = COLLAPSE_SHARE) -> Collapse:

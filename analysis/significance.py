@@ -1,7 +1,7 @@
 """Is one system better than another on the same utterances: MAPSSWE, paired bootstrap over speakers, Holm's correction.
 
-MAPSSWE takes segments of speech as independent, the bootstrap takes speakers; where few speakers say many utterances the second is
-the honest one, and it leads in every verdict. Both are shown.
+MAPSSWE takes segments of speech as independent, the bootstrap takes speakers; where few speakers say many utterances the second
+is the honest one, and it leads in every verdict. Both are shown.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ MIN_GOOD = 2  # correct words of both systems that end a segment, the default of
 
 @dataclass(frozen=True)
 class WordErrors:
-    """Where the errors of a system lie, as slots in the order of the reference: before word 0, word 0, before word 1, …, after the last.
+    """Where the errors of a system lie, as slots in the order of the reference: before word 0, word 0, before word 1, …
 
-    Slots of all utterances follow each other in the order of utterance_id; an utterance of n words has 2 n + 1.
+    The last slot lies behind the last word. Slots of all utterances follow each other in the order of utterance_id; an utterance of n words has 2 n + 1.
     """
 
     errors: np.ndarray  # (n_slots,) insertions in a gap; 0 or 1 at a word
@@ -152,7 +152,7 @@ def group_differences(
         columns group, n_utterances, n_speakers, difference, low, high, p_value, p_holm.
     """
     rows = []
-    for group, part in system.groupby(groups_of(system, column), sort=True):
+    for group, part in system.groupby(groups_of(system, column), observed=True):
         other = base[base["utterance_id"].isin(part["utterance_id"])]
         found = speaker_difference(part, other, n_resamples, seed, level)
         rows.append({"group": group, "n_utterances": len(part), "n_speakers": part["speaker"].nunique(),

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.error_rates import COUNT_COLUMNS, UNITS, count_errors
+from analysis.groups import with_groups
 from analysis.hypotheses import name_some
 
 BASE = "base"  # kind of the untouched base model, what relative changes are measured against
@@ -68,7 +69,9 @@ def check_comparable(systems: Sequence[SystemScores]) -> None:
                 )
         difference = _test_set_difference(first, other)
         if difference:
-            raise ValueError(f"{other.name} ({other.run_id}) and {first.name} ({first.run_id}) differ{difference}; cannot be compared")
+            raise ValueError(
+                f"{other.name} ({other.run_id}) and {first.name} ({first.run_id}) differ{difference}; cannot be compared"
+            )
 
 
 def pool(systems: Sequence[SystemScores]) -> list[PooledScores]:
@@ -84,10 +87,10 @@ def pool(systems: Sequence[SystemScores]) -> list[PooledScores]:
 
 
 def counted(system: SystemScores) -> pd.DataFrame:
-    """Counted hypotheses sorted by utterance_id; counts them if `evaluate` did not."""
+    """Counted hypotheses with group columns, sorted by utterance_id; counts them if `evaluate` did not."""
     table = system.hypotheses
     table = table if set(COUNT_COLUMNS) <= set(table.columns) and "word_errors" in table else count_errors(table)
-    return table.sort_values("utterance_id", ignore_index=True)
+    return with_groups(table.sort_values("utterance_id", ignore_index=True))
 
 
 def _pooled(name: str, runs: list[SystemScores]) -> PooledScores:

@@ -1,4 +1,4 @@
-"""A comparison in plain words and in tables for people: what is better than what, by how much, how sure, and where it is worse."""
+"""A comparison in plain words and readable tables: what is better than what, by how much, how sure, and where it is worse."""
 
 import numpy as np
 import pandas as pd
@@ -8,6 +8,7 @@ from analysis.report import cell, percent, percent_interval
 from analysis.systems import MIXTURE, SINGLE_LORA
 
 ALPHA = 0.05
+MOST_NAMED = 6  # groups named in a sentence
 
 
 def verdict(table: pd.DataFrame, tests: pd.DataFrame, group_tests: pd.DataFrame, base: str) -> str:
@@ -96,15 +97,28 @@ def readable_tests(tests: pd.DataFrame) -> pd.DataFrame:
 
 def _pair_sentence(table: pd.DataFrame, tests: pd.DataFrame, group_tests: pd.DataFrame, system: str, base: str) -> str:
     wer = table.set_index("system")["wer"]
-    said = f"- {system} ({percent(wer[system])} WER) against {base} ({percent(wer[base])}): {difference_words(test_of(tests, system, base))}."
-    groups = group_tests[(group_tests["system"] == system) & (group_tests["base"] == base)] if len(group_tests) else group_tests
-    worse = groups[groups["difference"] > 0] if len(groups) else groups
-    if len(groups) == 0:
+    difference = difference_words(test_of(tests, system, base))
+    said = f"- {system} ({percent(wer[system])} WER) against {base} ({percent(wer[base])}): {difference}."
+    if len(group_tests) == 0:
         return said
+    return said + _groups_clause(group_tests[(group_tests["system"] == system) & (group_tests["base"] == base)])
+
+
+def _groups_clause(groups: pd.DataFrame) -> str:
+    """In which groups a system is worse, and in which it gained most; empty where the pair was not broken down."""
+    if len(groups) == 0:
+        return ""
+    best = groups.loc[groups["difference"].idxmin()]
+    gained = f" Most gained: {best['group']}, {-100 * best['difference']:.1f} points." if best["difference"] < 0 else ""
+    worse = groups[groups["difference"] > 0].sort_values("difference", ascending=False, kind="stable")
     if len(worse) == 0:
-        return f"{said} No group is worse."
-    names = [f"{row.group} by {100 * row.difference:.1f}{'' if row.p_holm < ALPHA else ' (not significant)'}" for row in worse.itertuples()]
-    return f"{said} Worse in {len(worse)} of {len(groups)} groups: {', '.join(names)}."
+        return f" No group is worse.{gained}"
+    names = [
+        f"{row.group} by {100 * row.difference:.1f}{'' if row.p_holm < ALPHA else ' (not significant)'}"
+        for row in worse.head(MOST_NAMED).itertuples()
+    ]
+    more = f" and {len(worse) - MOST_NAMED} more" if len(worse) > MOST_NAMED else ""
+    return f" Worse in {len(worse)} of {len(groups)} groups: {', '.join(names)}{more}.{gained}"
 
 
 def _best_sentence(table: pd.DataFrame, tests: pd.DataFrame) -> str:

@@ -1,13 +1,13 @@
 """Any recording becomes one mono float32 waveform at 16 kHz.
 
-libsndfile (soundfile) reads wav, flac, mp3, ogg and opus; PyAV reads what it cannot (m4a, aac, webm); soxr resamples. Recordings
+libsndfile (soundfile) reads wav, flac, aiff, mp3, ogg and opus; PyAV reads what it cannot (m4a, aac, webm); soxr resamples. Recordings
 come as bytes, so that files, shard members and Parquet cells take one path. The container is known by its first bytes and the demuxer
 is forced: a playlist disguised as audio can make no decoder open another file.
 """
 
 import contextlib
 import io
-import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -15,17 +15,27 @@ import numpy as np
 import soundfile
 import soxr
 
+from moe.containers import is_soundfile, may_use_av, missing_bytes, needs_av, stated_header
+
 SAMPLE_RATE = 16_000
 RATE_RANGE = (1_000, 768_000)  # Hz; outside, the header is absurd
 MAX_CHANNELS = 64
 MAX_HOURS = 24  # a header that claims more is absurd
 BLOCK_FRAMES = 1 << 18
 SILENT_PEAK = 1e-3  # −60 dBFS about the mean
+SOUNDFILE_ERRORS = (soundfile.SoundFileError, RuntimeError, OverflowError, MemoryError, ValueError)
+AV_ERRORS = (av.FFmpegError, ValueError, OverflowError, MemoryError)
 
-SOUNDFILE_MAGIC = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"fLaC", b"OggS", b".snd", b"caff", b"NIST", b"ID3")
-AV_MAGIC = {b"\x1aE\xdf\xa3": "matroska", b"#!AMR": "amr", b"\x30\x26\xb2\x75": "asf"}
-AV_FALLBACK = {b"RIFF": "wav", b"ID3": "mp3", b"OggS": "ogg", b"caff": "caf"}
-UNKNOWN_SIZES = (0, 0x7FFFFFFF, 0xFFFFFFFF)  # what a wav writer on a pipe leaves as its data size
+
+class _Memory(io.BytesIO):
+    """Bytes as a file for libsndfile, which may seek before their beginning in a damaged one."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """As BytesIO, but a place before the beginning is refused by staying."""
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return self.tell()
 
 
 class AudioError(ValueError):
@@ -81,44 +91,40 @@ def is_silent(waveform: np.ndarray) -> bool:
 
 
 def _decode(data: bytes) -> tuple[np.ndarray, int]:
-    forced = _av_format(data)
+    forced = needs_av(data)
     if forced is not None:
         return _decode_av(data, forced)
-    if not data.startswith(SOUNDFILE_MAGIC) and not _is_mp3(data):
+    if not is_soundfile(data):
         raise AudioError("unreadable", f"no known audio container (begins with {data[:8].hex(' ')})")
+    stated = stated_header(data)
+    if stated is not None:
+        _check_header(*stated)
     try:
-        return _decode_soundfile(data)
-    except (soundfile.SoundFileError, RuntimeError, OverflowError, MemoryError) as error:
+        file = soundfile.SoundFile(_Memory(data))
+    except SOUNDFILE_ERRORS as error:
         return _decode_fallback(data, error)
+    with file:
+        return _decode_soundfile(file, data)
 
 
 def _decode_fallback(data: bytes, error: Exception) -> tuple[np.ndarray, int]:
-    forced = next((name for magic, name in AV_FALLBACK.items() if data.startswith(magic)), None)
+    forced = may_use_av(data)
     if forced is not None:
         with contextlib.suppress(AudioError):
             return _decode_av(data, forced)
-    raise AudioError("unreadable", str(error).replace("\n", " ")) from error
+    if missing_bytes(data):
+        raise AudioError("truncated", f"{missing_bytes(data)} bytes are missing at the end") from error
+    raise AudioError("unreadable", _line(error)) from error
 
 
-def _av_format(data: bytes) -> str | None:
-    if data[4:8] == b"ftyp":
-        return "mov"
-    if len(data) > 1 and data[0] == 0xFF and data[1] & 0xF6 == 0xF0:  # ADTS: sync word with layer 0
-        return "aac"
-    return next((name for magic, name in AV_MAGIC.items() if data.startswith(magic)), None)
-
-
-def _is_mp3(data: bytes) -> bool:
-    return len(data) > 1 and data[0] == 0xFF and data[1] & 0xE6 == 0xE2  # sync word with layer III
-
-
-def _decode_soundfile(data: bytes) -> tuple[np.ndarray, int]:
-    with soundfile.SoundFile(io.BytesIO(data)) as file:
-        _check_header(file.samplerate, file.channels, file.frames)
-        stated, rate = file.frames, file.samplerate
-        blocks = []
+def _decode_soundfile(file: soundfile.SoundFile, data: bytes) -> tuple[np.ndarray, int]:
+    _check_header(file.samplerate, file.channels, file.frames)
+    stated, rate, blocks = file.frames, file.samplerate, []
+    try:
         while len(block := file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
-            blocks.append(_mono(block.T))
+            blocks.append(_mono(block))
+    except SOUNDFILE_ERRORS as error:
+        raise AudioError("truncated", f"decoding of {stated} frames breaks off: {_line(error)}") from error
     waveform = _join(blocks)
     _check_whole(data, len(waveform), stated)
     return waveform, rate
@@ -127,57 +133,54 @@ def _decode_soundfile(data: bytes) -> tuple[np.ndarray, int]:
 def _check_whole(data: bytes, n_frames: int, stated: int) -> None:
     if n_frames < stated:
         raise AudioError("truncated", f"{n_frames} of {stated} frames are there")
-    missing = _missing_wav_bytes(data) if data.startswith(b"RIFF") else _missing_ogg_bytes(data) if data.startswith(b"OggS") else 0
-    if missing:
-        raise AudioError("truncated", f"{missing} bytes are missing at the end")
-
-
-def _missing_wav_bytes(data: bytes) -> int:
-    """Bytes the data chunk claims beyond the end of the file; libsndfile would only clamp them."""
-    place = 12
-    while place + 8 <= len(data):
-        name, size = data[place : place + 4], struct.unpack_from("<I", data, place + 4)[0]
-        if name == b"data":
-            return 0 if size in UNKNOWN_SIZES else max(0, place + 8 + size - len(data))
-        place += 8 + size + size % 2
-    return 0
-
-
-def _missing_ogg_bytes(data: bytes) -> int:
-    """Bytes the last page claims beyond the end of the file."""
-    last = data.rfind(b"OggS")
-    n_segments = data[last + 26] if last + 26 < len(data) else 0
-    table = data[last + 27 : last + 27 + n_segments]
-    return max(0, last + 27 + n_segments + sum(table) - len(data))
+    if missing_bytes(data):
+        raise AudioError("truncated", f"{missing_bytes(data)} bytes are missing at the end")
 
 
 def _decode_av(data: bytes, container: str) -> tuple[np.ndarray, int]:
+    missing = missing_bytes(data)
     try:
         with av.open(io.BytesIO(data), mode="r", format=container, metadata_errors="replace") as file:
             if not file.streams.audio:
                 raise AudioError("unreadable", "the file holds no audio stream")
-            return _decode_stream(file, file.streams.audio[0])
-    except (av.FFmpegError, ValueError, OverflowError, MemoryError) as error:
-        if isinstance(error, AudioError):
+            waveform, rate = _decode_stream(file, file.streams.audio[0])
+    except AV_ERRORS as error:
+        if isinstance(error, AudioError) and not missing:
             raise
-        raise AudioError("unreadable", str(error).replace("\n", " ")) from error
+        raise AudioError("truncated" if missing else "unreadable", f"{missing} bytes missing; {_line(error)}" if missing else _line(error)) from error
+    if missing:
+        raise AudioError("truncated", f"{missing} bytes are missing at the end")
+    return waveform, rate
 
 
 def _decode_stream(file: av.container.InputContainer, stream: av.AudioStream) -> tuple[np.ndarray, int]:
+    if stream.codec_context is None:
+        raise AudioError("unreadable", "the codec of the audio stream is not known")
     stated_s = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
     _check_header(stream.rate or SAMPLE_RATE, stream.channels or 1, int(max(stated_s, 0.0) * (stream.rate or SAMPLE_RATE)))
-    rate, blocks, resampler = 0, [], None
-    for frame in file.decode(stream):
+    rate, n_channels, blocks, resampler = 0, 1, [], None
+    for frame in _frames(file, stream):
         if resampler is None:
-            rate = frame.sample_rate
-            _check_header(rate, frame.layout.nb_channels, 0)
-            resampler = av.AudioResampler(format="fltp", layout=frame.layout, rate=rate)
-        blocks += [_mono(part.to_ndarray()) for part in resampler.resample(frame)]
-    blocks += [_mono(part.to_ndarray()) for part in resampler.resample(None)] if resampler else []
-    waveform = _join(blocks)
+            rate, n_channels = frame.sample_rate, frame.layout.nb_channels
+            _check_header(rate, n_channels, 0)
+            # packed: PyAV miscounts the planes of frames with eight or more channels and reads beyond them
+            resampler = av.AudioResampler(format="flt", layout=frame.layout, rate=rate)
+        blocks += [part.to_ndarray()[0] for part in resampler.resample(frame)]
+    blocks += [part.to_ndarray()[0] for part in resampler.resample(None) if part] if resampler else []
+    waveform = _mono(_join(blocks).reshape(-1, n_channels))
     if rate and len(waveform) / rate < 0.95 * stated_s - 0.1:  # edit lists and priming take less than that
         raise AudioError("truncated", f"{len(waveform) / rate:.2f} s of {stated_s:.2f} s are there")
     return waveform, rate or SAMPLE_RATE
+
+
+def _frames(file: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
+    n_frames = 0
+    try:
+        for frame in file.decode(stream):
+            n_frames += 1
+            yield frame
+    except av.FFmpegError as error:
+        raise AudioError("truncated" if n_frames else "unreadable", f"decoding breaks off after {n_frames} packets: {_line(error)}") from error
 
 
 def _check_header(rate: int, n_channels: int, n_frames: int) -> None:
@@ -190,9 +193,16 @@ def _check_header(rate: int, n_channels: int, n_frames: int) -> None:
 
 
 def _mono(block: np.ndarray) -> np.ndarray:
-    """(n_channels, n_frames) → (n_frames,)."""
-    return block[0] if len(block) == 1 else block.mean(axis=0, dtype=np.float32)
+    """The mean of the channels of float32 samples (n_frames, n_channels), channel by channel: numpy is slow along a short axis."""
+    mono = block[:, 0].copy()  # (n_frames,)
+    for channel in range(1, block.shape[1]):
+        mono += block[:, channel]
+    return mono / block.shape[1] if block.shape[1] > 1 else mono
 
 
 def _join(blocks: list[np.ndarray]) -> np.ndarray:
-    return np.ascontiguousarray(np.concatenate(blocks), dtype=np.float32) if blocks else np.zeros(0, np.float32)
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(getattr(error, "error_string", str(error)).split())

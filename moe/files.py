@@ -22,6 +22,7 @@ def write_whole(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(handle)
+    os.chmod(aside, 0o666 & ~_umask())  # mkstemp's files are private, ours are not
     try:
         yield Path(aside)
         _flush(Path(aside))
@@ -36,6 +37,7 @@ def write_whole_dir(path: Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    aside.chmod(0o777 & ~_umask())
     try:
         yield aside
         for file in aside.rglob("*"):
@@ -78,6 +80,12 @@ def folder_digest(path: Path) -> str:
     files = sorted(file for file in Path(path).rglob("*") if file.is_file())
     lines = [f"{file.relative_to(path).as_posix()} {file_digest(file)}\n" for file in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _flush(path: Path) -> None:

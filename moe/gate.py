@@ -8,6 +8,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -28,6 +29,12 @@ class GateConfig:
     temperature: float = 1.0  # logits are divided by it
 
 
+@torch.inference_mode()
+def probabilities(gate: "Gate", embeddings: np.ndarray) -> np.ndarray:
+    """A gate's distribution over experts for embeddings (N, input_dim): (N, n_experts)."""
+    return torch.softmax(gate.eval()(torch.from_numpy(embeddings)), -1).numpy()
+
+
 class Gate(nn.Module):
     """Softmax regression, or one hidden layer, on z-scored embeddings."""
 
@@ -38,9 +45,9 @@ class Gate(nn.Module):
         self.gate_config = config  # not `config`: a Trainer would write into that
         self.register_buffer("mean", torch.zeros(config.input_dim))
         self.register_buffer("scale", torch.ones(config.input_dim))
-        self.hidden = nn.Linear(config.input_dim, config.hidden) if config.hidden else nn.Identity()
+        self.hidden = _linear(config.input_dim, config.hidden) if config.hidden else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
-        self.output = nn.Linear(config.hidden or config.input_dim, config.n_experts)
+        self.output = _linear(config.hidden or config.input_dim, config.n_experts)
         self._initialise(torch.Generator().manual_seed(seed))
 
     def forward(self, embeddings: Tensor) -> Tensor:
@@ -88,3 +95,7 @@ class Gate(nn.Module):
                 bound = layer.in_features**-0.5  # as nn.Linear draws them, but from this gate's own seed
                 nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
                 nn.init.zeros_(layer.bias)
+
+
+def _linear(n_in: int, n_out: int) -> nn.Linear:
+    return nn.utils.skip_init(nn.Linear, n_in, n_out)  # its own start would draw from the global generator

@@ -33,12 +33,12 @@ class GateOptions(Options):
     gating_learning_rate: float = option(3e-3, "learning rate of AdamW at the start; falls linearly", above=0)
     gating_hidden: int = option(0, "units of the gate's hidden layer; 0: softmax regression", low=0)
     gating_dropout: float = option(0.0, "dropout before the last layer", low=0, high=0.9)
-    gating_weight_decay: float = option(0.01, "weight decay of AdamW", low=0)
+    gating_weight_decay: float = option(1.0, "weight decay of AdamW; strong, because embeddings outnumber speakers", low=0)
     gating_patience: int = option(8, "epochs without a better dev KL before training stops", low=1)
     gating_label_smoothing: float = option(0.0, "share of each soft label that is spread over all experts", low=0, high=0.9)
     gate_calibration: bool = option(True, "fit a temperature on dev after training")
     top_k: int = option(2, "experts that count as right in top-k accuracy", low=1)
-    seed: int = option(42, "seed of weights, order and dropout", low=0)
+    seed: int = option(42, "seed of everything drawn", low=0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from moe.corpora import FORMATS, CorpusOptions, Fault, Found
+from moe.corpora import FORMATS, CorpusOptions, Fault, Found, corpus_root
 from moe.manifest import UNKNOWN
-from moe.storage import require_corpus
 
 PIECE_ROWS = 1 << 16
 TEXT = ("utterance_id", "audio", "member", "transcript", "speaker", "etiology", "split", "language")
@@ -25,31 +24,31 @@ class Listing:
     """A corpus as its files tell.
 
     Attributes:
+        root: what the paths are relative to.
         utterances: columns of `Found` (reason and detail in place of its fault) and the corpus's further columns, sorted by id.
         faults: file, reason, detail of what could not be read, sorted.
     """
 
+    root: str
     utterances: pd.DataFrame
     faults: pd.DataFrame
 
 
-def list_corpus(corpus: str, root: str, options: CorpusOptions) -> Listing:
+def list_corpus(corpus: str, location: str, options: CorpusOptions) -> Listing:
     """List a corpus.
 
     Args:
-        corpus: a name in `FORMATS`. root: folder or address of the corpus.
+        corpus: a name in `FORMATS`. location: folder or address of the corpus, or name of a Hugging Face dataset.
     Raises:
         ValueError: an unknown format, no such folder, a wrong `speaker_pattern`, or a corpus without one utterance.
     """
-    if corpus not in FORMATS:
-        raise ValueError(f"corpus={corpus!r}: must be one of {', '.join(FORMATS)}")
-    require_corpus(root)
+    root = corpus_root(corpus, location)
     faults: list[Fault] = []
-    utterances = _table(_without_faults(FORMATS[corpus](root, options), faults))
+    utterances = _table(_without_faults(FORMATS[corpus](location, options), faults))
     if not len(utterances):
-        raise ValueError(f"corpus_dir={root!r}: the corpus has no utterance{_first_fault(faults)}")
+        raise ValueError(f"corpus_dir={location!r}: the corpus has no utterance{_first_fault(faults)}")
     utterances = _fill(utterances, options).sort_values(ORDER, kind="stable", ignore_index=True, na_position="first")
-    return Listing(utterances, _fault_table(faults))
+    return Listing(root, utterances, _fault_table(faults))
 
 
 def _without_faults(found: Iterable[Found | Fault], faults: list[Fault]) -> Iterator[Found]:

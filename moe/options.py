@@ -11,7 +11,7 @@ import math
 import types
 import typing
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 NONE = "none"  # how None is written on a command line and in MLproject, where `null` would mean "required"
 
@@ -55,6 +55,10 @@ class Options:
         """Faults that concern several fields together; asked only when each field alone is good."""
         return []
 
+    def part(self, options_type: type[OptionsType]) -> OptionsType:
+        """The fields that a smaller options dataclass has too, as one of that kind."""
+        return options_type(**{field.name: getattr(self, field.name) for field in dataclasses.fields(options_type)})
+
     def as_parameters(self) -> dict[str, str]:
         """Every field as the text that is logged and that a command line accepts."""
         return {field.name: to_text(getattr(self, field.name)) for field in dataclasses.fields(self)}
@@ -84,7 +88,7 @@ def from_text(text: str, annotation: Any) -> Any:
 
 def parse(options_type: type[OptionsType], arguments: Sequence[str] | None = None) -> OptionsType:
     """The options a command line asks for; a fault ends the process with one clear line and exit code 2."""
-    parser = argparse.ArgumentParser(description=options_type.__doc__, allow_abbrev=False)
+    parser = _Parser(description=options_type.__doc__, allow_abbrev=False)
     for field in dataclasses.fields(options_type):
         _add_flag(parser, field)
     values = vars(parser.parse_args(arguments))
@@ -92,6 +96,12 @@ def parse(options_type: type[OptionsType], arguments: Sequence[str] | None = Non
         return options_type(**values)
     except ValueError as error:
         parser.error(str(error))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One clear line instead of argparse's page of usage."""
+        self.exit(2, f"{self.prog.removesuffix('.py')}: {message}\n")
 
 
 def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:

@@ -38,8 +38,8 @@ class PreparationOptions(CorpusOptions):
     max_duration_s: float = option(30.0, "longer utterances are quarantined", above=0)
     max_quarantined: float = option(0.05, "share of the corpus that may be quarantined before the step fails", low=0, high=1)
     ctc_frames_per_s: float | None = option(None, "frames per second of a CTC model, to quarantine what it cannot align", above=0)
-    n_workers: int = option(0, "processes that decode (0: one per core)", low=0)
-    seed: int = option(0, "seed of splits and samples", low=0)
+    n_workers: int = option(0, "processes that render or decode (0: one per core)", low=0)
+    seed: int = option(42, "seed of everything drawn", low=0)
 
     def faults(self) -> list[str]:
         """Faults between fields."""
@@ -92,22 +92,22 @@ def prepare(options: PreparationOptions, corpus_dir: str | Path | None = None) -
         LeakError: a speaker is in two splits.
         QuarantineLimitError: too many utterances cannot be used.
     """
-    root = corpus_dir if corpus_dir is not None else options.corpus_dir
-    if root is None:
+    location = corpus_dir if corpus_dir is not None else options.corpus_dir
+    if location is None:
         raise ValueError("corpus_dir is missing: the folder or address of the corpus")
-    listing = list_corpus(options.corpus, str(root), options)
+    listing = list_corpus(options.corpus, str(location).removeprefix("file://"), options)
     table = _judge_listing(listing.utterances, options)
     usable = table[table["reason"].isna()]
     split = assign_splits(usable, _plan(options)) if len(usable) else usable["split"]
     table["split"] = split.reindex(table.index)
     left_out = _leave_out(table, options)
-    table = _judge_audio(table.drop(index=left_out.index), str(root), options)
+    table = _judge_audio(table.drop(index=left_out.index), listing.root, options)
     quarantine = faults.quarantine_table(table)
     faults.check_limit(quarantine, len(table), options.max_quarantined)
     manifest = _manifest(table)
     _check_splits(manifest, set(split))
     return PreparedCorpus(
-        root=str(root),
+        root=listing.root,
         manifest=manifest,
         quarantine=quarantine,
         files=listing.faults,

@@ -5,6 +5,7 @@ some when all utterances are known (duplicate audio).
 """
 
 import hashlib
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,7 +105,7 @@ def mark_infeasible(table: pd.DataFrame, frames_per_s: float) -> None:
 
 def ctc_frames_needed(reference: str) -> int:
     """The fewest frames by which CTC can write a text: its characters plus its equal neighbours."""
-    return len(reference) + sum(one == other for one, other in zip(reference, reference[1:], strict=False))
+    return len(reference) + sum(one == other for one, other in itertools.pairwise(reference))
 
 
 def quarantine_table(table: pd.DataFrame) -> pd.DataFrame:

@@ -137,6 +137,12 @@ def attach(base: nn.Module, n_experts: int, options: AdapterOptions, first_encod
     return routing
 
 
+def matched_rank(base: nn.Module, options: AdapterOptions, n_trainable: int) -> int:
+    """Rank at which one adapter on all target layers of a bare model has `n_trainable` parameters, to the nearest whole rank."""
+    layers = [module for name, module in base.named_modules() if isinstance(module, nn.Linear) and name.endswith(options.targets)]
+    return max(1, round(n_trainable / sum(layer.in_features + layer.out_features for layer in layers)))
+
+
 def routed_layers(model: nn.Module) -> list[tuple[str, RoutedLinear]]:
     """Name and module of every layer that carries adapters."""
     return [(name, module) for name, module in model.named_modules() if isinstance(module, RoutedLinear)]

@@ -78,16 +78,6 @@ def find_files(root: str | Path, suffixes: str | tuple[str, ...]) -> list[str]:
     return sorted(name for name in names if name.lower().endswith(suffixes))
 
 
-def require_corpus(root: str | Path) -> None:
-    """Refuse a corpus root that is not there.
-
-    Raises:
-        ValueError: no such folder.
-    """
-    if not is_address(root) and not os.path.isdir(root):
-        raise ValueError(f"corpus_dir={str(root)!r}: no such folder")
-
-
 @functools.lru_cache(maxsize=64)
 def _real(root: str) -> str:
     return os.path.realpath(root)

@@ -86,7 +86,9 @@ def _parameter(step: str, field: dataclasses.Field) -> str:
         return f"      {field.name}: {{type: {kind}}}{note}\n"
     text = to_text(field.default)
     if not text or " " in text:
-        raise ValueError(f"{step}: {field.name}={text!r}: a default must be a text without spaces; write {to_text(None)} for nothing")
+        raise ValueError(
+            f"{step}: {field.name}={text!r}: a default must be a text without spaces; write {to_text(None)} for nothing"
+        )
     return f"      {field.name}: {{type: {kind}, default: {json.dumps(text)}}}{note}\n"
 
 

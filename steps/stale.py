@@ -13,6 +13,7 @@ from mlflow.entities import Run, ViewType
 
 HOST_TAG, PID_TAG, START_TAG = "moe.host", "moe.pid", "moe.process_start"
 MESSAGE_TAG = "moe.message"
+STOPPED_TAG = "moe.stopped"
 GONE = "the process was gone (killed, or the machine stopped); marked at the next start"
 PROC = Path("/proc")
 
@@ -42,16 +43,21 @@ def is_gone(tags: dict[str, str]) -> bool:
 
 
 def close_stale(client: MlflowClient) -> list[str]:
-    """Mark every RUNNING run of this host whose process has ended as KILLED; returns their ids."""
-    closed = [run.info.run_id for run in _running_here(client) if is_gone(run.data.tags)]
+    """Mark every RUNNING run of this host whose process has ended as KILLED; returns their ids.
+
+    A run that Ctrl-C or SIGTERM ended has marked itself KILLED, but an `mlflow run` above it calls it FAILED: that is put right too.
+    """
+    closed = [run.info.run_id for run in _runs_here(client, "attributes.status = 'RUNNING'") if is_gone(run.data.tags)]
     for run_id in closed:
         client.set_tag(run_id, MESSAGE_TAG, GONE)
         client.set_terminated(run_id, "KILLED")
         print(f"run {run_id} was left RUNNING: {GONE}", flush=True)
+    for run in _runs_here(client, f"attributes.status = 'FAILED' and tags.`{STOPPED_TAG}` = 'true'"):
+        client.set_terminated(run.info.run_id, "KILLED", end_time=run.info.end_time)
     return closed
 
 
-def _running_here(client: MlflowClient) -> list[Run]:
+def _runs_here(client: MlflowClient, condition: str) -> list[Run]:
     experiments = [experiment.experiment_id for experiment in client.search_experiments(view_type=ViewType.ACTIVE_ONLY)]
     host = socket.gethostname().replace("'", "")
-    return client.search_runs(experiments, f"attributes.status = 'RUNNING' and tags.`{HOST_TAG}` = '{host}'")
+    return client.search_runs(experiments, f"{condition} and tags.`{HOST_TAG}` = '{host}'")

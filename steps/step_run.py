@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
 ARTIFACTS_TAG = "moe.artifacts"
+SHOWN_TABLES_TAG = "mlflow.loggedArtifacts"
 NOTE_TAG = "mlflow.note.content"
 N_METRICS_PER_CALL, N_PARAMETERS_PER_CALL = 1000, 100  # the store takes no more at once
 MAX_DIGEST, MAX_NAME, MAX_PARAMETER, MAX_NOTE = 36, 250, 6000, 7900
@@ -40,7 +41,9 @@ class StepRun:
     def log_history(self, history: Iterable[tuple[int, Mapping[str, float]]]) -> None:
         """Log many (update or epoch, numbers) pairs together, in as few calls as the store allows."""
         now = int(time.time() * 1000)
-        metrics = [Metric(metric_name(name), float(value), now, update) for update, values in history for name, value in values.items()]
+        metrics = [
+            Metric(metric_name(name), float(value), now, update) for update, values in history for name, value in values.items()
+        ]
         for first in range(0, len(metrics), N_METRICS_PER_CALL):
             self.client.log_batch(self.run_id, metrics=metrics[first : first + N_METRICS_PER_CALL])
 
@@ -87,7 +90,7 @@ class StepRun:
         matplotlib.pyplot.close(figure)
 
     def log_table(self, table: pd.DataFrame, artifact: str) -> None:
-        """Save a table. The UI shows .json as a table and the head of a .csv; .parquet it does not show.
+        """Save a table, in place of an earlier one of that name. The UI shows .json as a table and the head of a .csv, not .parquet.
 
         Raises:
             ValueError: another ending.
@@ -95,14 +98,12 @@ class StepRun:
         ending = Path(artifact).suffix
         if ending not in TABLE_FORMATS:
             raise ValueError(f"table {artifact!r}: must end in one of {', '.join(TABLE_FORMATS)}")
-        self._note(artifact)
-        if ending == ".json":
-            self.client.log_table(self.run_id, table, artifact)
-            return
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / Path(artifact).name
-            table.to_csv(path, index=False) if ending == ".csv" else table.to_parquet(path, index=False)
-            self.client.log_artifact(self.run_id, str(path), posixpath.dirname(artifact) or None)
+            _write_table(table, path)
+            self.log_file(path, posixpath.dirname(artifact))
+        if ending == ".json":
+            self._show_as_table(artifact)
 
     def log_input(self, name: str, digest: str, source: str, context: str, n_rows: int) -> None:
         """Record data that the step read, under our own digest (MLflow's reads the first 10 000 rows only).
@@ -128,11 +129,27 @@ class StepRun:
         held = self.client.get_run(self.run_id).data.tags.get(ARTIFACTS_TAG, "")
         return sorted(filter(None, held.split(",")))
 
+    def _show_as_table(self, artifact: str) -> None:
+        """Tell the UI that this JSON file is a table, as `mlflow.log_table` does (which appends where we replace)."""
+        held = json.loads(self.client.get_run(self.run_id).data.tags.get(SHOWN_TABLES_TAG, "[]"))
+        entry = {"path": artifact, "type": "table"}
+        if entry not in held:
+            self.set_tags({SHOWN_TABLES_TAG: json.dumps([*held, entry])})
+
     def _note(self, artifact: str) -> None:
         """Remember the artifact's top-level name, by which a later reuse sees whether the files are still there."""
         held, top = self.artifacts(), artifact.split("/")[0]
         if top not in held:
             self.set_tags({ARTIFACTS_TAG: ",".join([*held, top])})
+
+
+def _write_table(table: pd.DataFrame, path: Path) -> None:
+    if path.suffix == ".json":
+        table.to_json(path, orient="split", index=False, date_format="iso")
+    elif path.suffix == ".csv":
+        table.to_csv(path, index=False)
+    else:
+        table.to_parquet(path, index=False)
 
 
 def metric_name(name: str) -> str:

@@ -142,16 +142,12 @@ def _write_ahead(uri: str) -> None:
 
 
 def _experiment_id(client: MlflowClient, uri: str, name: str, given_id: str) -> str:
-    if given_id:
-        return client.get_experiment(given_id).experiment_id
-    experiment = client.get_experiment_by_name(name)
+    experiment = client.get_experiment(given_id) if given_id else client.get_experiment_by_name(name)
     if experiment is None:
-        experiment_id = client.create_experiment(name, artifact_location=_artifact_location(uri, name))
-    else:
-        experiment_id = experiment.experiment_id
-    if experiment is None or NOTE_TAG not in experiment.tags:
-        client.set_experiment_tag(experiment_id, NOTE_TAG, NOTE)
-    return experiment_id
+        experiment = client.get_experiment(client.create_experiment(name, artifact_location=_artifact_location(uri, name)))
+    if experiment.name == EXPERIMENT and NOTE_TAG not in experiment.tags:
+        client.set_experiment_tag(experiment.experiment_id, NOTE_TAG, NOTE)
+    return experiment.experiment_id
 
 
 def _artifact_location(uri: str, name: str) -> str | None:

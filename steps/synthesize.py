@@ -30,7 +30,7 @@ FOOT = "synthetic speech (espeak-ng), simulated styles"
 class StepOptions(SynthesisOptions):
     """Make the synthetic corpus: typical speech and simulated atypical styles, spoken by espeak-ng."""
 
-    not_in_fingerprint = frozenset({"workers"})
+    not_in_fingerprint = frozenset({"n_workers"})
 
     def data_digests(self) -> dict[str, str]:
         """The word lists, which are data and not a module."""
@@ -94,7 +94,7 @@ def description(options: SynthesisOptions, summary: SynthesisSummary, statistics
     made = (
         f"Made {summary.n_utterances} utterances ({summary.duration_h:.2f} h) of {summary.n_sentences} sentences by "
         f"{summary.n_speakers} synthetic speakers, language `{options.synthetic_language}`, seed {options.seed}. "
-        f"{summary.n_redrawn} renderings were longer than {options.max_duration_s:g} s and were drawn again; none was dropped."
+        f"{summary.n_redrawn} renderings were longer than {options.synthetic_max_s:g} s and were drawn again; none was dropped."
     )
     lines = [
         "## SYNTHETIC speech",

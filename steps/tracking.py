@@ -25,7 +25,7 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from moe.options import Options, parse
 from steps.fingerprint import fingerprint
-from steps.stale import MESSAGE_TAG, process_tags
+from steps.stale import MESSAGE_TAG, STOPPED_TAG, process_tags
 from steps.step_run import StepRun
 from steps.store import Store, connect
 
@@ -37,9 +37,12 @@ CORPUS = "corpus"
 BASE = "base"
 EMBEDDINGS = "embeddings"
 CLUSTERS = "clusters"
+LABELS = "clusters/labels.parquet"
 GATE = "gate"
 EXPERTS = "experts"
+EXPERTS_RECORD = "experts/experts.json"
 MODEL = "model"
+SCORES = "scores.json"
 HYPOTHESES = "hypotheses.parquet"
 COMPARISON = "comparison.parquet"
 FINGERPRINT = "fingerprint.json"
@@ -168,8 +171,8 @@ def _end_badly(run: StepRun, error: BaseException) -> None:
         _ignore_signals()
     message = f"stopped; {CONTINUE}" if killed else _one_line(run.step, error)
     try:
-        mlflow.end_run("KILLED" if killed else "FAILED")  # first: an `mlflow run` above would say FAILED of a run still open
-        run.set_tags({MESSAGE_TAG: message})
+        mlflow.end_run("KILLED" if killed else "FAILED")
+        run.set_tags({MESSAGE_TAG: message, STOPPED_TAG: str(killed).lower()})
         run.client.log_text(run.run_id, "".join(traceback.format_exception(error)), TRACEBACK)
     except (MlflowException, OSError) as second:
         print(f"{run.step}: run {run.run_id} could not be marked: {second}", file=sys.stderr)

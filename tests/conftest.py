@@ -45,7 +45,10 @@ def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """Folder of a tracking store of the test's own; `steps.tracking.connect()` connects to it, artifacts lie below it."""
     folder = tmp_path / "store"
     folder.mkdir()
-    with contextlib.closing(sqlite3.connect(empty_store)) as source, contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as copy:
+    with (
+        contextlib.closing(sqlite3.connect(empty_store)) as source,
+        contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as copy,
+    ):
         source.backup(copy)
         query = "update experiments set artifact_location = replace(artifact_location, ?, ?)"
         copy.execute(query, (str(empty_store.parent), str(folder)))
@@ -64,6 +67,7 @@ def toy_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, 
     folder = tmp_path / "project" / "steps"
     folder.mkdir(parents=True)
     (folder / "__init__.py").touch()
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # else a second version of the same second would not be read
 
     def make(name: str, source: str) -> ModuleType:
         path = folder / f"{name}.py"
@@ -72,7 +76,7 @@ def toy_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, 
         module = importlib.util.module_from_spec(specification)
         monkeypatch.setitem(sys.modules, specification.name, module)
         forget_code()
-        exec(compile(source, str(path), "exec"), module.__dict__)  # not loaded from a bytecode file of the same second
+        specification.loader.exec_module(module)
         return module
 
     return make

@@ -4,8 +4,10 @@ import dataclasses
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -19,8 +21,11 @@ from mlflow.entities import Param, Run
 from mlflow.utils.validation import _validate_metric_name
 
 from moe.options import Options, option
-from steps import step_run, store as store_module, tracking
+from steps import step_run, tracking
+from steps import store as store_module
 from steps.step_run import metric_name
+
+Capture = pytest.CaptureFixture[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,9 +93,9 @@ class TestRun:
         assert held(child.run_id).data.tags["mlflow.parentRunId"] == parent.run_id
 
     def test_a_failure_ends_run_and_parent_failed_with_the_traceback(self) -> None:
-        with pytest.raises(ValueError), tracking.step_run("main", StepOptions()) as parent:
-            with tracking.step_run("gate", StepOptions()) as child:
-                raise ValueError("num_experts=0: must be at least 1")
+        main, gate = (tracking.step_run(step, StepOptions()) for step in ("main", "gate"))
+        with pytest.raises(ValueError), main as parent, gate as child:
+            raise ValueError("num_experts=0: must be at least 1")
         for run_id, message in ((child.run_id, "gate: num_experts=0"), (parent.run_id, "main: gate: num_experts=0")):
             assert held(run_id).info.status == "FAILED"
             assert held(run_id).data.tags["moe.message"].startswith(message)
@@ -99,9 +104,9 @@ class TestRun:
         assert mlflow.active_run() is None
 
     def test_ctrl_c_ends_run_and_parent_killed(self) -> None:
-        with pytest.raises(KeyboardInterrupt), tracking.step_run("main", StepOptions()) as parent:
-            with tracking.step_run("gate", StepOptions()) as child:
-                raise KeyboardInterrupt
+        main, gate = (tracking.step_run(step, StepOptions()) for step in ("main", "gate"))
+        with pytest.raises(KeyboardInterrupt), main as parent, gate as child:
+            raise KeyboardInterrupt
         assert [held(run.run_id).info.status for run in (parent, child)] == ["KILLED", "KILLED"]
         assert "start the same command again" in held(child.run_id).data.tags["moe.message"]
 
@@ -187,7 +192,7 @@ class TestLogging:
     def test_tables_are_kept_in_forms_the_ui_shows(self) -> None:
         table = pd.DataFrame({"etiology": ["ALS", "Down"], "wer": [0.25, np.nan]})
         with tracking.step_run("evaluate", StepOptions()) as run:
-            for ending in ("json", "csv", "parquet"):
+            for ending in ("json", "csv", "parquet", "json"):  # a second one replaces the first
                 run.log_table(table, f"tables/wer.{ending}")
             with pytest.raises(ValueError, match="'tables/wer.txt'.*json"):
                 run.log_table(table, "tables/wer.txt")
@@ -214,7 +219,9 @@ class TestLogging:
         with tracking.step_run("gate", StepOptions()) as run:
             run.log_input("manifest", "0123456789abcdef" * 4, "run 1, manifest.parquet", "training", n_rows=20_000)
         (logged,) = held(run.run_id).inputs.dataset_inputs
-        assert logged.dataset.digest == ("0123456789abcdef" * 4)[:36] and json.loads(logged.dataset.profile) == {"num_rows": 20_000}
+        assert logged.dataset.digest == ("0123456789abcdef" * 4)[:36] and json.loads(logged.dataset.profile) == {
+            "num_rows": 20_000
+        }
         assert [(tag.key, tag.value) for tag in logged.tags] == [("mlflow.data.context", "training")]
 
     def test_a_description_too_long_is_cut_and_says_so(self) -> None:
@@ -227,7 +234,7 @@ class TestLogging:
 @pytest.mark.usefixtures("store")
 class TestCommand:
     @pytest.fixture(autouse=True)
-    def signals_as_they_were(self):  # noqa: ANN201
+    def signals_as_they_were(self) -> Iterator[None]:
         before = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
         yield
         for number, handler in before:
@@ -237,13 +244,13 @@ class TestCommand:
         ("arguments", "word"),
         [(["--seed", "-1"], "seed=-1: must be at least 0"), (["--prest", "full"], "--prest"), (["--seed", "x"], "'x' is not")],
     )
-    def test_bad_options_end_with_code_2_and_leave_no_run(self, arguments: list[str], word: str, capsys) -> None:  # noqa: ANN001
+    def test_bad_options_end_with_code_2_and_leave_no_run(self, arguments: list[str], word: str, capsys: Capture) -> None:
         with pytest.raises(SystemExit) as end:
             tracking.command(lambda options: pytest.fail("must not run"), StepOptions, arguments)
         assert end.value.code == 2 and word in capsys.readouterr().err and all_runs() == []
 
     @pytest.mark.parametrize("error", [ValueError("a=0: must be\n at least 1"), RuntimeError("a=0: must be at least 1")])
-    def test_a_failed_step_ends_with_code_1_and_one_line(self, error: Exception, capsys) -> None:  # noqa: ANN001
+    def test_a_failed_step_ends_with_code_1_and_one_line(self, error: Exception, capsys: Capture) -> None:
         def run(options: StepOptions) -> None:
             with tracking.step_run("gate", options):
                 raise error
@@ -262,7 +269,7 @@ class TestCommand:
             tracking.command(run, StepOptions, [])
         assert [run.info.status for run in all_runs()] == ["FAILED"]
 
-    def test_sigterm_ends_the_run_killed_and_says_how_to_continue(self, capsys) -> None:  # noqa: ANN001
+    def test_sigterm_ends_the_run_killed_and_says_how_to_continue(self, capsys: Capture) -> None:
         def run(options: StepOptions) -> None:
             with tracking.step_run("gate", options):
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -288,8 +295,6 @@ class TestStore:
             tracking.connect()
 
     def test_writers_wait_little(self, store: Path) -> None:
-        import sqlite3
-
         tracking.connect()
         with sqlite3.connect(store / "mlflow.db") as database:
             assert database.execute("pragma journal_mode").fetchone() == ("wal",)

@@ -1,7 +1,7 @@
 """The drawing board all figures share: colours, figure with title and note, quiet axes, heatmaps.
 
-Figures are built with the object interface, so no backend is chosen and nothing is kept between them. Colours are those of Okabe &
-Ito (2008), distinguishable with any colour vision; widths suit a browser column of 900 pixels.
+Figures are built with the object interface, so no backend is chosen and nothing is kept between them. Colours are those of
+Okabe & Ito (2008), distinguishable with any colour vision; widths suit a browser column of 900 pixels.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ DPI = 100
 
 
 def new_figure(title: str, height: float = 4.5, n_rows: int = 1, n_columns: int = 1, note: str = "") -> tuple[Figure, np.ndarray]:
-    """A titled figure and its axes, shape (n_rows, n_columns); `note` stands small at the foot (for example "synthetic speech")."""
+    """A titled figure and its axes, shape (n_rows, n_columns); `note` stands small at the foot ("synthetic speech")."""
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
     axes = figure.subplots(n_rows, n_columns, squeeze=False)
     figure.suptitle(title, fontsize=13, x=0.01, ha="left", color=INK)
@@ -68,6 +68,7 @@ def heatmap(
     axis.imshow(np.ma.masked_invalid(values), cmap=colours, vmin=0, vmax=top, aspect="auto")
     axis.grid(False)
     axis.spines[:].set_visible(False)
+    axis.tick_params(length=0)
     axis.set_xticks(range(table.shape[1]), [str(name) for name in table.columns], rotation=30 if wide(table.columns) else 0,
                     ha="right" if wide(table.columns) else "center")  # fmt: skip
     axis.set_yticks(range(table.shape[0]), [str(name) for name in table.index])

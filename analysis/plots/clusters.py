@@ -32,9 +32,11 @@ def embedding_map(
         raise ValueError(f"points {points.shape}, clusters {clusters.shape}, groups {groups.shape}: need (n, 2), (n,), (n,)")
     n_noise = int((clusters == NOISE).sum())
     said = f"{title} (n = {len(points)}, {len(set(clusters.tolist()) - {NOISE})} clusters, {n_noise} noise)"
-    figure, axes = new_figure(said, 5.6, 1, 2, note)
-    _scatter(axes[0, 0], points, clusters, "cluster")
-    _scatter(axes[0, 1], points, groups, group_name)
+    key_height = 0.2 + 0.2 * -(-max(len(set(clusters.tolist())), len(set(groups.tolist()))) // 2)  # inches, two names a line
+    figure, axes = new_figure(said, 5.0 + key_height, 2, 2, note)
+    axes[0, 0].get_gridspec().set_height_ratios([4.5, key_height])
+    for column, (labels, name) in enumerate(((clusters, "cluster"), (groups, group_name))):
+        _scatter(axes[0, column], axes[1, column], points, labels, name)
     return figure
 
 
@@ -52,18 +54,19 @@ def cluster_heatmap(table: pd.DataFrame, title: str = "Clusters and etiologies",
 def sweep_figure(sweep: pd.DataFrame, chosen: int | None = None, title: str = "How many experts", note: str = "") -> Figure:
     """Scores against the number of clusters: column `n_clusters`, every other numeric column one panel; `chosen` is marked."""
     scores = [name for name in sweep.select_dtypes("number").columns if name != "n_clusters"]
-    figure, axes = new_figure(title, 3.4, 1, max(1, len(scores)), note)
+    said = title + (f" (dotted: {chosen} chosen)" if chosen is not None else "")
+    figure, axes = new_figure(said, 3.4, 1, max(1, len(scores)), note)
     for index, (axis, score) in enumerate(zip(axes[0], scores, strict=False)):
         axis.plot(sweep["n_clusters"], sweep[score], color=colour_of(index), marker=marker_of(index))
         axis.set_title(score.replace("_", " "), fontsize=10, loc="left")
         axis.set_xlabel("clusters")
         if chosen is not None:
-            axis.axvline(chosen, color="#777777", linestyle=":", label=f"chosen: {chosen}")
-            legend(axis, loc="best", bbox_to_anchor=None)
+            axis.axvline(chosen, color="#777777", linestyle=":")
     return figure
 
 
-def _scatter(axis: Axes, points: np.ndarray, labels: np.ndarray, name: str) -> None:
+def _scatter(axis: Axes, key: Axes, points: np.ndarray, labels: np.ndarray, name: str) -> None:
+    """Points on `axis`, their legend on `key` below, so that a long legend does not squeeze one map more than the other."""
     size = float(np.clip(4000 / len(points), 3, 30))
     for index, label in enumerate(sorted(set(labels.tolist()))):
         here = points[labels == label]
@@ -75,4 +78,8 @@ def _scatter(axis: Axes, points: np.ndarray, labels: np.ndarray, name: str) -> N
     axis.set_title(f"by {name}", fontsize=10, loc="left")
     axis.set_xticks([])
     axis.set_yticks([])
-    legend(axis, loc="upper left", bbox_to_anchor=(0.0, -0.02), ncols=3, markerscale=max(1.0, 5 / np.sqrt(size)))
+    key.set_axis_off()
+    scale = max(1.0, 5 / np.sqrt(size))
+    n_columns = 3 if max(len(str(handle.get_label())) for handle in axis.collections) <= 14 else 2
+    legend(key, loc="upper left", bbox_to_anchor=(0.0, 1.0), handles=axis.collections, ncols=n_columns, markerscale=scale)
+    key.get_legend().set_in_layout(False)

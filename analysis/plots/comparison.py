@@ -39,7 +39,7 @@ def tradeoff_figure(table: pd.DataFrame, cost: str = "n_trainable", title: str =
     unknown = table[table[cost].isna()]["system"].tolist()
     axis.set_xlabel(name + (f"; not known: {', '.join(unknown)}" if unknown else ""))
     if len(known) and known[cost].min() >= 0 and known[cost].max() > 100 * max(known[cost].min(), 1):
-        axis.set_xscale("symlog")
+        axis.set_xscale("symlog", linthresh=max(float(known[cost][known[cost] > 0].min()) / 10, 1e-9))
     axis.set_ylabel("WER")
     axis.set_ylim(bottom=0)
     percent_axis(axis, "y")

@@ -1,4 +1,4 @@
-"""Pictures of a manifest: how long the utterances are, how many words, how much of each etiology in each split, what they look like."""
+"""Pictures of a manifest: how long the utterances are, how many words, how much of each etiology in each split; spectrograms."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ def words_figure(manifest: pd.DataFrame, note: str = "") -> Figure:
 
 def amounts_figure(manifest: pd.DataFrame, note: str = "", column: str = "etiology") -> Figure:
     """Utterances and minutes of each etiology, stacked by split; speakers in the labels."""
-    groups = groups_of(manifest, column)
+    groups = groups_of(manifest, column).astype(str)
     names = sorted(groups.unique(), reverse=True)
     n_speakers = manifest.groupby(groups)["speaker"].nunique()
     title = f"Utterances and minutes by {column} (n = {len(manifest)}, {manifest['speaker'].nunique()} speakers)"
@@ -89,7 +89,7 @@ def _histogram(manifest: pd.DataFrame, values: np.ndarray, title: str, label: st
     n_beyond = int((values > edges[-1]).sum())
     axes[0, 0].set_xlabel(label + (f"; {n_beyond} longer than {edges[-1]:.3g} are not shown" if n_beyond else ""))
     axes[0, 0].set_ylabel("utterances")
-    legend(axes[0, 0], "split", loc="upper right", bbox_to_anchor=(1.0, 1.0))
+    legend(axes[0, 0], "split")
     return figure
 
 

@@ -10,11 +10,16 @@ from matplotlib.patches import Rectangle
 
 from analysis.plots.canvas import colour_of, heatmap, heatmap_height, legend, marker_of, new_figure, percent_axis
 
+MOST_ROWS = 60  # of a forest plot; a table holds the rest
+
 
 def forest_figure(rates: pd.DataFrame, title: str = "WER by group", note: str = "") -> Figure:
     """WER of each group with its interval over speakers (result of `analysis.error_rates.rates_by`); small groups hollow."""
+    if len(rates) > MOST_ROWS:
+        title = f"{title}, the {MOST_ROWS} highest of {len(rates)}"
+        rates = rates.sort_values("wer", ascending=False, kind="stable").head(MOST_ROWS)
     labels = [f"{row.group}  (n = {row.n_utterances}, {row.n_speakers} sp.)" for row in rates.itertuples()]
-    figure, axes = new_figure(title, 1.5 + 0.36 * len(rates), note=note)
+    figure, axes = new_figure(title, 1.5 + (0.36 if len(rates) <= 20 else 0.24) * len(rates), note=note)
     draw_forest(axes[0, 0], labels, rates)
     if "small" in rates and rates["small"].any():
         axes[0, 0].set_xlabel("WER, bars: 95 % interval over speakers; hollow: small group")

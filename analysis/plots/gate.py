@@ -7,7 +7,9 @@ from matplotlib.figure import Figure
 from analysis.plots.canvas import colour_of, heatmap, heatmap_height, new_figure, percent_axis
 
 
-def reliability_figure(table: pd.DataFrame, calibration_error: float, title: str = "Reliability of the gate", note: str = "") -> Figure:
+def reliability_figure(
+    table: pd.DataFrame, calibration_error: float, title: str = "Reliability of the gate", note: str = ""
+) -> Figure:
     """Accuracy against confidence with the diagonal of a perfect gate; below it how many utterances each bin holds."""
     n_utterances = int(table["n_utterances"].sum())
     said = f"{title} (n = {n_utterances}, calibration error {100 * calibration_error:.1f} %)"
@@ -15,7 +17,9 @@ def reliability_figure(table: pd.DataFrame, calibration_error: float, title: str
     axes[0, 0].get_gridspec().set_height_ratios([3, 1])
     width = table["high"] - table["low"]
     used = table["n_utterances"] > 0
-    axes[0, 0].bar(table["low"], table["accuracy"].fillna(0), width, align="edge", color=colour_of(0), alpha=0.35, edgecolor="white")
+    axes[0, 0].bar(
+        table["low"], table["accuracy"].fillna(0), width, align="edge", color=colour_of(0), alpha=0.35, edgecolor="white"
+    )
     axes[0, 0].plot(table["confidence"][used], table["accuracy"][used], color=colour_of(0), marker="o", label="gate")
     axes[0, 0].plot([0, 1], [0, 1], color="#777777", linestyle="--", label="as sure as right")
     axes[0, 0].set_ylabel("accuracy")

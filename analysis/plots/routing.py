@@ -42,7 +42,9 @@ def load_by_epoch(history: pd.DataFrame, title: str = "Expert load by epoch", no
     return figure
 
 
-def load_heatmap(loads: pd.DataFrame, title: str = "Expert load by etiology", note: str = "", counts: pd.Series | None = None) -> Figure:
+def load_heatmap(
+    loads: pd.DataFrame, title: str = "Expert load by etiology", note: str = "", counts: pd.Series | None = None
+) -> Figure:
     """Mean routing weights, rows groups, columns experts (from `analysis.routing.load_by`); `counts` adds n to the row labels."""
     figure, axes = new_figure(title, heatmap_height(len(loads)), note=note)
     shown = loads.copy()

@@ -41,7 +41,9 @@ def training_curves(
     return figure
 
 
-def overlaid_curves(histories: Mapping[str, pd.DataFrame], column: str, x: str = "epoch", title: str = "", note: str = "") -> Figure:
+def overlaid_curves(
+    histories: Mapping[str, pd.DataFrame], column: str, x: str = "epoch", title: str = "", note: str = ""
+) -> Figure:
     """One metric of several runs over the epochs; runs without the metric are named in the title rather than left out unsaid."""
     have = {name: history for name, history in histories.items() if column in history.columns}
     without = sorted(set(histories) - set(have))

@@ -13,13 +13,7 @@ from moe.clustering.spectral import spectral_partition
 
 
 def divide(points: np.ndarray, distance: str, n_clusters: int | None, options: ClusteringOptions) -> Partition:
-    """A partition of points (n, n_dims) by hdbscan, spectral or balanced; with hdbscan `n_clusters` is an upper bound.
-
-    Raises:
-        ValueError: fewer points than clusters.
-    """
-    if n_clusters is not None and options.clustering_algorithm != "hdbscan" and n_clusters > len(points):
-        raise ValueError(f"num_experts={n_clusters}: only {len(points)} {options.cluster_unit}s to cluster")
+    """A partition of points (n, n_dims) by hdbscan, spectral or balanced; with hdbscan `n_clusters` is an upper bound."""
     if options.clustering_algorithm == "balanced":
         return balanced_partition(points, n_clusters, options.seed)
     if options.clustering_algorithm == "spectral":

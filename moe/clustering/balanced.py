@@ -1,4 +1,6 @@
-"""Balanced clusters: k-means whose assignment step must fill all clusters alike, sizes within ±10 %.
+"""Balanced clusters: k-means whose assignment step must fill all clusters alike, sizes within ±10 % of the even share.
+
+Sizes are numbers of what is clustered: of utterances, or of speakers with cluster_unit=speaker.
 
 The assignment is an optimal transport with equal column sums, solved approximately by Sinkhorn's iteration (Cuturi 2013), then
 repaired by the cheapest moves until every size lies within the bounds.
@@ -7,25 +9,26 @@ repaired by the cheapest moves until every size lies within the bounds.
 import math
 
 import numpy as np
-from scipy.special import logsumexp
 from sklearn.cluster import KMeans
 
 from moe.clustering.partition import Partition, centres, soft_from_distances
 
 TOLERANCE = 0.10
 N_ROUNDS = 30
-N_SINKHORN = 200
+N_SINKHORN = 30
+N_WEIGHTS = 8
+CONVERGED = 1e-2  # relative error of sizes; the repair sees to the rest
 SINKHORN_SHARPNESS = 0.02  # entropy's weight, as a share of the mean squared distance to the nearest centre
 
 
 def balanced_partition(points: np.ndarray, n_clusters: int, seed: int) -> Partition:
     """`n_clusters` clusters of points (n, n_dims) whose sizes lie within `size_bounds`."""
-    labels = KMeans(n_clusters, n_init=4, random_state=seed).fit(points).labels_
-    squared = np.zeros((len(points), n_clusters))
+    means = KMeans(n_clusters, n_init=4, random_state=seed).fit(points)
+    labels, middle = means.labels_, means.cluster_centers_  # (n_clusters, n_dims)
     for _ in range(N_ROUNDS):
-        middle = centres(points, labels, n_clusters)
         squared = ((points**2).sum(axis=1)[:, None] - 2 * points @ middle.T + (middle**2).sum(axis=1)).clip(min=0)
         before, labels = labels, balanced_labels(squared)
+        middle = centres(points, labels, n_clusters)
         if np.array_equal(before, labels):
             break
     return Partition(labels, soft_from_distances(squared, labels), "balanced")
@@ -55,18 +58,26 @@ def balanced_labels(squared: np.ndarray) -> np.ndarray:
 
 
 def column_prices(squared: np.ndarray) -> np.ndarray:
-    """What each cluster pays for a point (n_clusters,) so that all are chosen about equally often."""
-    weight = SINKHORN_SHARPNESS * (squared.min(axis=1).mean() or 1.0)
-    scores = -squared / weight
+    """What each cluster pays for a point (n_clusters,) so that all are chosen about equally often.
+
+    The entropy's weight falls step by step (ε-scaling): at once small, prices would creep to where they must be.
+    """
+    smallest = SINKHORN_SHARPNESS * (squared.min(axis=1).mean() or 1.0)
     prices = np.zeros(squared.shape[1])
-    for _ in range(N_SINKHORN):
-        rows = logsumexp(scores + prices, axis=1, keepdims=True)
-        columns = logsumexp(scores - rows, axis=0)
-        step = (columns.mean() - columns) - prices
-        prices += step
-        if np.abs(step).max() < 1e-6:
-            break
-    return prices * weight
+    for weight in np.geomspace(max(smallest, squared.mean()), smallest, N_WEIGHTS):
+        for _ in range(N_SINKHORN):
+            rows = _log_sum((prices - squared) / weight, axis=1)  # (n, 1)
+            columns = _log_sum(-squared / weight - rows, axis=0).ravel()  # (n_clusters,)
+            step = weight * (columns.mean() - columns) - prices
+            prices += step
+            if np.abs(step).max() < CONVERGED * weight:
+                break
+    return prices
+
+
+def _log_sum(scores: np.ndarray, axis: int) -> np.ndarray:
+    largest = scores.max(axis=axis, keepdims=True)
+    return largest + np.log(np.exp(scores - largest).sum(axis=axis, keepdims=True))
 
 
 def _cheapest_move(squared: np.ndarray, labels: np.ndarray, donors: np.ndarray, takers: np.ndarray) -> tuple[int, int]:

@@ -54,8 +54,7 @@ class UtteranceClusters:
         if self.options.clustering_algorithm == "by_etiology" and etiologies is None:
             raise ValueError("clustering_algorithm=by_etiology needs the etiology of each utterance")
         units = make_units(embeddings, utterance_ids, speakers, etiologies, self.options.cluster_unit)
-        if len(units) < (self.options.num_experts or self.options.min_experts) and self.options.clustering_algorithm != "by_etiology":
-            raise ValueError(f"num_experts={self.options.num_experts}: only {len(units)} {self.options.cluster_unit}s to cluster")
+        self._check_divisible(units)
         sample = stratified_sample(units.etiologies, self.options.max_fit, self.options.seed)
         with threadpool_limits(1):  # sums of several threads differ in their last bits, and the partition with them
             partition = self._fit_sample(units, sample)
@@ -73,8 +72,9 @@ class UtteranceClusters:
             raise ValueError(f"embeddings of {embeddings.shape[1]} dimensions: clusters were fitted on {len(self._reduction.mean)}")
         if self.options.cluster_unit == "utterance" or speakers is None:
             return self._assign_units(embeddings)[:2]
-        order = np.lexsort(embeddings.T[::-1])  # sums in an order that the order of rows does not change
-        _, profiles, unit_of_row = speaker_profiles(embeddings, np.asarray(speakers, dtype=str), order)
+        if len(speakers) != len(embeddings):
+            raise ValueError(f"{len(speakers)} speakers for {len(embeddings)} embeddings: must be as many")
+        _, profiles, unit_of_row = speaker_profiles(embeddings, np.asarray(speakers, dtype=str), np.arange(len(embeddings)))
         labels, soft, _ = self._assign_units(profiles)
         return labels[unit_of_row], soft[unit_of_row]
 
@@ -106,6 +106,16 @@ class UtteranceClusters:
         """Options and findings in plain values, as written to JSON."""
         names = ("n_clusters", "algorithm", "attempts", "names", "soft_entropy", "exceptions", "n_units", "n_fitted")
         return {"options": dataclasses.asdict(self.options), **{name: getattr(self, f"{name}_") for name in names}}
+
+    def _check_divisible(self, units: Units) -> None:
+        if self.options.clustering_algorithm == "by_etiology" or self.options.num_experts == 1:
+            return
+        name = "num_experts" if self.options.num_experts else "min_experts"
+        wanted = getattr(self.options, name)
+        if len(units) < wanted:
+            raise ValueError(f"{name}={wanted}: only {len(units)} {self.options.cluster_unit}s to cluster, must be at most that")
+        if (units.vectors == units.vectors[0]).all():
+            raise ValueError(f"{name}={wanted}: the embeddings of all {len(units)} {self.options.cluster_unit}s are the same")
 
     def _fit_sample(self, units: Units, sample: np.ndarray) -> Partition:
         vectors, options = units.vectors[sample], self.options

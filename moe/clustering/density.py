@@ -4,15 +4,19 @@ Soft labels are HDBSCAN's membership vectors. What a row lacks to 1 is the proba
 renormalised away, and goes where the option `noise` sends it.
 """
 
+import logging
 from typing import Any
 
 import hdbscan
 import numpy as np
 
 from moe.clustering.options import ClusteringOptions
-from moe.clustering.partition import NOISE, Partition, agreeing, one_hot, sharpened
+from moe.clustering.partition import NOISE, Partition, one_hot
 
+MUCH_NOISE = 0.5
 SMALLEST = 2  # HDBSCAN's own lower bound on min_cluster_size
+
+log = logging.getLogger(__name__)
 
 
 def density_partition(points: np.ndarray, distance: str, options: ClusteringOptions) -> Partition:
@@ -28,6 +32,9 @@ def density_partition(points: np.ndarray, distance: str, options: ClusteringOpti
             best, best_rank = model, rank
         if record["n_clusters"] >= options.min_clusters:
             break
+    noise_share = (best.labels_ == NOISE).mean()
+    if noise_share > MUCH_NOISE:
+        log.warning("HDBSCAN left %.0f %% of the points outside all clusters", 100 * noise_share)
     return Partition(best.labels_.copy(), memberships_of(best), "hdbscan", tuple(attempts))
 
 
@@ -48,10 +55,8 @@ def memberships_of(model: hdbscan.HDBSCAN) -> np.ndarray:
         vectors = np.asarray(hdbscan.all_points_membership_vectors(model), dtype=np.float64)
     broken = ~np.isfinite(vectors).all(axis=1)  # coinciding points divide by zero
     vectors[broken] = one_hot(labels, n_clusters)[broken]
-    vectors = np.clip(vectors, 0.0, 1.0) / np.maximum(1.0, vectors.sum(axis=1, keepdims=True))
-    clustered = labels != NOISE
-    vectors[clustered] = agreeing(vectors[clustered], labels[clustered])
-    return sharpened(vectors)
+    vectors = vectors.clip(0.0, 1.0)
+    return vectors / np.maximum(1.0, vectors.sum(axis=1, keepdims=True))
 
 
 def _fitted(points: np.ndarray, size: int, distance: str, options: ClusteringOptions) -> hdbscan.HDBSCAN:

@@ -8,14 +8,16 @@
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
-from moe.clustering.partition import NOISE, Partition, agreeing
+from moe.clustering.partition import NOISE, Partition, agreeing, sharpened
 
 
 def settle_noise(partition: Partition, points: np.ndarray, distance: str, fate: str) -> tuple[np.ndarray, np.ndarray]:
     """Labels (n,) without NOISE and soft labels (n, n_experts), rows summing to 1 and largest at the label."""
     is_noise = partition.labels == NOISE
     labels = nearest_labels(partition.labels, points, distance)
-    soft = partition.memberships
+    soft = partition.memberships.copy()
+    soft[~is_noise] = agreeing(soft[~is_noise], labels[~is_noise])
+    soft = sharpened(soft)
     missing = np.clip(1.0 - soft.sum(axis=1), 0.0, 1.0)
     if fate == "own_expert" and is_noise.any():
         labels[is_noise] = partition.n_clusters
@@ -24,7 +26,6 @@ def settle_noise(partition: Partition, points: np.ndarray, distance: str, fate: 
         soft = soft + missing[:, None] / soft.shape[1]
         soft[is_noise] = 1.0 / soft.shape[1]
     else:
-        soft = soft.copy()
         soft[np.arange(len(labels)), labels] += missing
     return labels, agreeing(soft / soft.sum(axis=1, keepdims=True), labels)
 

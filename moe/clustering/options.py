@@ -43,7 +43,7 @@ class ClusteringOptions(Options):
     reduce_dim: int = option(50, "dimensions after reduction, fewer where the data have fewer", low=1)
     noise: str = option("nearest", "fate of HDBSCAN's noise: nearest cluster, an expert of its own, all alike", choices=NOISE_FATES)
     max_fit: int = option(10000, "largest number of units that are clustered; a stratified sample where there are more", low=10)
-    seed: int = option(42, "seed of samples and initial values", low=0)
+    seed: int = option(42, "seed of everything drawn", low=0)
 
     def faults(self) -> list[str]:
         """Combinations that could not be honoured."""
@@ -55,6 +55,8 @@ class ClusteringOptions(Options):
             faults.append(f"min_experts={self.min_experts}: must be at most num_experts={self.num_experts}")
         if self.no_reduce_experts and self.num_experts is None:
             faults.append("no_reduce_experts=true: needs a number in num_experts, not none")
+        if self.num_experts == 1 and self.noise == "own_expert":
+            faults.append("noise=own_expert with num_experts=1: noise would be the only expert; 2 at least")
         return faults
 
     def _unused_faults(self) -> list[str]:

@@ -51,15 +51,15 @@ def agreeing(soft: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def sharpened(memberships: np.ndarray) -> np.ndarray:
     """Memberships (n, n_clusters) raised to the smallest power that makes them sharp; the sum of each row stays.
 
-    HDBSCAN's vectors fall off with distance only, so in many dimensions they are almost flat, and a gate trained on them learns
-    nothing. The power is the smallest ≥ 1 that brings the mean `entropy` of the rows to MAX_ENTROPY.
+    Distances to all centres are almost the same in many dimensions, so memberships made of them are almost flat, and a gate
+    trained on those learns nothing. The power is the smallest ≥ 1 that brings the mean `entropy` of the rows to MAX_ENTROPY.
     """
     sums = memberships.sum(axis=1, keepdims=True)
     shares = (memberships / np.where(sums > 0, sums, 1.0))[sums.ravel() > 0]
     if memberships.shape[1] < 2 or entropy(shares) <= MAX_ENTROPY:
         return memberships
-    low, high = 1.0, 1024.0
-    for _ in range(30):
+    low, high = 1.0, 1e6
+    for _ in range(40):
         middle = np.sqrt(low * high)
         low, high = (middle, high) if entropy(_power(shares, middle)) > MAX_ENTROPY else (low, middle)
     sharp = memberships.copy()

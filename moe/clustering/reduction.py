@@ -49,7 +49,9 @@ def fit_reduction(vectors: np.ndarray, options: ClusteringOptions) -> Reduction:
     if options.reduce != "none":
         wanted = options.reduce_dim if options.reduce == "pca" else UMAP_INPUT_DIMS
         n_components = max(1, min(wanted, len(vectors) - 1, vectors.shape[1]))
-        components = np.ascontiguousarray(PCA(n_components, random_state=options.seed).fit((vectors - mean) / scale).components_)
+        pca = PCA(n_components, random_state=options.seed)
+        with np.errstate(divide="ignore", invalid="ignore"):  # shares of variance, unused, are 0/0 where nothing varies
+            components = np.ascontiguousarray(pca.fit((vectors - mean) / scale).components_)
     return Reduction(mean, scale, components, options.metric)
 
 

@@ -22,6 +22,7 @@ N_RESAMPLES = 5
 SUBSET_SHARE = 0.8
 MAX_POINTS = 1000  # the sweep looks at a sample of so many
 MAX_SWEPT = 12
+SCIPY_NAMES = {"manhattan": "cityblock"}  # DBCV asks SciPy for its distances
 
 
 def sweep(
@@ -108,4 +109,4 @@ def _dbcv(points: np.ndarray, labels: np.ndarray, distance: str) -> float:
     if sizes.min() < 2 or len(np.unique(points, axis=0)) < len(points):
         return float("nan")  # undefined for single points and for points that coincide
     with np.errstate(all="ignore"):
-        return float(validity_index(np.ascontiguousarray(points), labels, metric=distance))
+        return float(validity_index(np.ascontiguousarray(points), labels, metric=SCIPY_NAMES.get(distance, distance)))

@@ -1,15 +1,41 @@
 """The formats a corpus may come in. A new one is a file with one function, `(root, options) -> Iterator[Found | Fault]`, and an entry here."""
 
+import os
 from collections.abc import Callable, Iterator
 
 from moe.corpora.folder import read_folder
 from moe.corpora.found import CorpusOptions, Fault, Found
+from moe.corpora.hf import hf_root, read_hf
+from moe.corpora.openslr import read_openslr
+from moe.corpora.parquet import read_parquet
 from moe.corpora.sap import read_sap
+from moe.corpora.webdataset import read_webdataset
+from moe.storage import is_address
 
 FORMATS: dict[str, Callable[[str, CorpusOptions], Iterator[Found | Fault]]] = {
     "folder": read_folder,
     "synthetic": read_folder,  # `synthesize` writes a folder corpus
     "sap": read_sap,
+    "webdataset": read_webdataset,
+    "parquet": read_parquet,
+    "openslr": read_openslr,
+    "hf": read_hf,
 }
 
-__all__ = ["FORMATS", "CorpusOptions", "Fault", "Found"]
+
+def corpus_root(corpus: str, location: str) -> str:
+    """The root that the paths of a manifest are relative to: the location itself, or a cache for a Hugging Face dataset by name.
+
+    Raises:
+        ValueError: an unknown format, or no such folder.
+    """
+    if corpus not in FORMATS:
+        raise ValueError(f"corpus={corpus!r}: must be one of {', '.join(FORMATS)}")
+    if corpus == "hf":
+        return hf_root(location)
+    if not is_address(location) and not os.path.isdir(location):
+        raise ValueError(f"corpus_dir={location!r}: no such folder")
+    return location
+
+
+__all__ = ["FORMATS", "CorpusOptions", "Fault", "Found", "corpus_root"]

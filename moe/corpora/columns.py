@@ -42,7 +42,9 @@ class Columns:
                 raise ValueError(f"{table}: no column for the {role} ({_choice(role)}; there are {', '.join(columns) or 'none'})")
         return cls(roles)
 
-    def found(self, row: Mapping[str, Any], audio: str, member: str | None, utterance_id: str, split: str = "") -> Found:
+    def found(
+        self, row: Mapping[str, Any], audio: str, member: str | None, utterance_id: str, split: str = "", fault: tuple[str, str] | None = None
+    ) -> Found:
         """One row as an utterance; `utterance_id` and `split` stand where the row has none."""
         own = {role: row.get(column) if column else None for role, column in self.roles.items()}
         used = set(self.roles.values())
@@ -57,6 +59,7 @@ class Columns:
             split=_text(own["split"]).strip() or split,
             language=_text(own["language"]).strip(),
             further={_further(name): value for name, value in row.items() if name not in used},
+            fault=fault,
         )
 
 

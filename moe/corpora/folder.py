@@ -35,7 +35,7 @@ def _read_table(root: str, table: str, options: CorpusOptions) -> Iterator[Found
     with open_file(root, table) as file:
         lines = (line.decode("utf-8", errors="surrogateescape") for line in file)
         reader = csv.DictReader(_without_mark(lines))
-        columns = Columns.of(reader.fieldnames or [], options, table)
+        columns = Columns.of(_header(reader, table), options, table)
         while True:
             try:
                 row = next(reader, None)
@@ -45,6 +45,13 @@ def _read_table(root: str, table: str, options: CorpusOptions) -> Iterator[Found
             if row is None:
                 return
             yield _read_row(row, columns, folder, f"{table}:{reader.line_num}")
+
+
+def _header(reader: csv.DictReader, table: str) -> list[str]:
+    try:
+        return list(reader.fieldnames or [])
+    except csv.Error as error:
+        raise ValueError(f"{table}: the first line is no header ({error})") from error
 
 
 def _read_row(row: dict[str | None, str | None], columns: Columns, folder: str, place: str) -> Found | Fault:

@@ -1,4 +1,4 @@
-"""Speech Accessibility Project: `{Train,Dev}/<contributor>/<contributor>.json` beside its wavs.
+"""Speech Accessibility Project: `{Train,Dev}/<contributor>/<contributor>.json` beside its wavs; or the release's tars, one inner tar a contributor.
 
 The speaker is the contributor, the etiology stands at the contributor, severity is the mean of the sparse `Intelligibility` ratings. The prompt and its
 category are kept as further columns: what was asked and what was said differ in four of ten utterances.
@@ -8,31 +8,60 @@ import json
 import math
 import posixpath
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, BinaryIO
 
 from moe.corpora.found import CorpusOptions, Fault, Found
-from moe.corpora.splits import split_of_folder
-from moe.storage import find_files, read_file
+from moe.corpora.splits import split_of_folder, split_of_name
+from moe.shards import TAR_ERRORS, TarMember, read_at, tar_members
+from moe.storage import find_files, open_file, read_file
 
 INTELLIGIBILITY = ("Intelligibility", "Intelligbility")  # the corpus spells it both ways
 
 
 def read_sap(root: str, options: CorpusOptions) -> Iterator[Found | Fault]:
-    """Read every contributor's JSON of an extracted tree. A JSON that cannot be read is a fault and stops no other.
+    """Read every contributor's JSON, extracted or in tars. A JSON or tar that cannot be read is a fault and stops no other.
 
     Raises:
-        ValueError: there is no contributor's JSON.
+        ValueError: there is neither a contributor's JSON nor a tar.
     """
-    names = [name for name in find_files(root, ".json") if _is_contributor(name)]
+    names = [name for name in find_files(root, (".json", ".tar")) if name.lower().endswith(".tar") or _is_contributor(name)]
     if not names:
-        raise ValueError(f"corpus_dir={root!r}: holds no <contributor>/<contributor>.json")
+        raise ValueError(f"corpus_dir={root!r}: holds neither <contributor>/<contributor>.json nor a tar of them")
     for name in names:
         try:
-            data = read_file(root, name)
+            if name.lower().endswith(".tar"):
+                yield from _read_tar(root, name)
+            else:
+                yield from contributor(read_file(root, name), name)
         except (OSError, ValueError) as error:
-            yield Fault(name, "bad_metadata", str(error))
-            continue
-        yield from contributor(data, name)
+            yield Fault(name, "bad_shard" if name.lower().endswith(".tar") else "bad_metadata", str(error))
+
+
+def _read_tar(root: str, tar: str) -> Iterator[Found | Fault]:
+    with open_file(root, tar) as file:
+        for member in tar_members(file):
+            place = f"{tar}/{member.name}".rstrip("/")
+            if member.damaged:
+                yield Fault(place, "bad_shard", member.fault)
+            elif member.name.lower().endswith(".json"):
+                yield from _read_tar_member(file, tar, member, place)
+
+
+def _read_tar_member(file: BinaryIO, tar: str, member: TarMember, place: str) -> Iterator[Found | Fault]:
+    if member.fault:
+        yield Fault(place, "outside_root", member.fault)
+        return
+    try:
+        data = read_at(file, member)
+    except TAR_ERRORS as error:
+        yield Fault(place, "bad_shard", str(error))
+        return
+    for found in contributor(data, member.name):
+        if isinstance(found, Fault):
+            yield replace(found, file=f"{tar}/{found.file}")
+        else:
+            yield replace(found, audio=tar, member=found.audio, split=found.split or split_of_name(place))
 
 
 def contributor(data: bytes, name: str) -> Iterator[Found | Fault]:

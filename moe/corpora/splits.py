@@ -1,5 +1,7 @@
 """The corpus's own split names as ours, and the domain that some folder names carry after the split (`val_small_normal`)."""
 
+import re
+
 SPLIT_NAMES = {
     "train": "train", "training": "train",
     "dev": "dev", "devel": "dev", "development": "dev", "val": "dev", "valid": "dev", "validation": "dev", "eval": "dev",
@@ -14,15 +16,15 @@ def split_name(own: str) -> str:
     Raises:
         ValueError: a name that means none of them.
     """
-    key = own.strip().lower()
-    if key and key not in SPLIT_NAMES:
+    split = split_and_domain(own.strip())[0]
+    if own.strip() and not split:
         raise ValueError(f"split {own!r} means none of train, dev and test (known: {', '.join(SPLIT_NAMES)})")
-    return SPLIT_NAMES.get(key, "")
+    return split
 
 
 def split_and_domain(folder: str) -> tuple[str, str]:
     """Split and domain of a folder name: `val_small_normal` is (`dev`, `normal`), `audio` is (``, ``)."""
-    first, *rest = folder.lower().replace("-", "_").split("_")
+    first, *rest = re.split(r"[-_.]", folder.lower())
     split = SPLIT_NAMES.get(first, "")
     return (split, "_".join(part for part in rest if part not in SIZES)) if split else ("", "")
 
@@ -30,3 +32,9 @@ def split_and_domain(folder: str) -> tuple[str, str]:
 def split_of_folder(path: str) -> str:
     """The split that the innermost telling folder of a path names; empty where none does."""
     return next((split for part in reversed(path.split("/")) if (split := split_and_domain(part)[0])), "")
+
+
+def split_of_name(path: str) -> str:
+    """The split that any word of a path names, the innermost part first: `SAP-2025_Train_03.tar` is `train`; empty where none does."""
+    words = [re.split(r"[^a-z]+", part) for part in reversed(path.lower().split("/"))]
+    return next((SPLIT_NAMES[word] for part in words for word in part if word in SPLIT_NAMES), "")

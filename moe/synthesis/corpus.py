@@ -72,7 +72,7 @@ def _rendered(plans: list[SpeakerPlan], options: SynthesisOptions, folder: Path,
 
 
 def _by_speaker(plans: list[SpeakerPlan], options: SynthesisOptions, folder: Path) -> Iterator[list[dict]]:
-    n_workers = min(options.workers or os.cpu_count() or 1, len(plans))
+    n_workers = min(options.n_workers or os.cpu_count() or 1, len(plans))
     task = functools.partial(render_speaker, options=options, folder=folder)
     if n_workers == 1:
         yield from map(task, plans)
@@ -88,7 +88,7 @@ def render_speaker(plan: SpeakerPlan, options: SynthesisOptions, folder: Path) -
 
 
 def _utterance(plan: SpeakerPlan, index: int, options: SynthesisOptions, folder: Path) -> dict:
-    text, rendering, n_redrawn = _short_enough(plan, index, options.max_duration_s)
+    text, rendering, n_redrawn = _short_enough(plan, index, options.synthetic_max_s)
     speaker, utterance_id = plan.speaker, f"{plan.speaker.name}_{index:03d}"
     path = f"audio/{utterance_id}.flac"
     soundfile.write(folder / path, rendering.samples, SAMPLE_RATE, subtype="PCM_16")
@@ -110,15 +110,15 @@ def _utterance(plan: SpeakerPlan, index: int, options: SynthesisOptions, folder:
     return row | aligned
 
 
-def _short_enough(plan: SpeakerPlan, index: int, max_duration_s: float) -> tuple[str, Rendering, int]:
+def _short_enough(plan: SpeakerPlan, index: int, synthetic_max_s: float) -> tuple[str, Rendering, int]:
     """The first rendering that is short enough, its sentence, and how many before it were not."""
     takes = [(text, take) for text in plan.candidates[index] for take in range(N_TAKES)]
     for n_redrawn, (text, take) in enumerate(takes):
         rendering = render(plan.speaker, text, index, take)
-        if rendering.duration_s <= max_duration_s:
+        if rendering.duration_s <= synthetic_max_s:
             return text, rendering, n_redrawn
     raise ValueError(
-        f"max_duration_s={max_duration_s}: {len(takes)} renderings of utterance {index} by {plan.speaker.name} are all longer "
+        f"synthetic_max_s={synthetic_max_s}: {len(takes)} renderings of utterance {index} by {plan.speaker.name} are all longer "
         f"(the last {rendering.duration_s:.2f} s)"
     )
 
@@ -144,7 +144,7 @@ def _write_tables(options: SynthesisOptions, rows: pd.DataFrame, folder: Path) -
 
 def _source(options: SynthesisOptions, summary: SynthesisSummary) -> dict:
     """Where the corpus comes from. The number of workers is left out: it changes nothing."""
-    parameters = {name: text for name, text in options.as_parameters().items() if name != "workers"}
+    parameters = {name: text for name, text in options.as_parameters().items() if name != "n_workers"}
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {"kind": LABEL, "note": NOTE, "options": parameters, "versions": versions, "made": dataclasses.asdict(summary)}
 

@@ -19,7 +19,7 @@ N_ALTERNATIVES = 4  # sentences an utterance may fall back on when the first is 
 class SynthesisOptions(Options):
     """Make the synthetic corpus: typical speech and simulated atypical styles, spoken by espeak-ng."""
 
-    seed: int = option(0, "seed of everything drawn", low=0)
+    seed: int = option(42, "seed of everything drawn", low=0)
     synthetic_language: str = option("en", "language of the sentences and voices", choices=("en", "ko", "ne"))
     styles: str = option(",".join(STYLES), f"comma list of styles out of {', '.join(STYLES)}")
     n_train_speakers: int = option(10, "train speakers of each style", low=1)
@@ -30,10 +30,10 @@ class SynthesisOptions(Options):
     n_dev_utterances: int = option(10, "utterances of each dev speaker", low=1)
     n_test_utterances: int = option(20, "utterances of each test speaker", low=1)
     seen_share: float = option(0.4, "share of the dev and test utterances whose sentence is also said in train", low=0, high=1)
-    max_duration_s: float = option(4.0, "longest utterance; a longer rendering is drawn again", above=0)
+    synthetic_max_s: float = option(4.0, "longest utterance; a longer rendering is drawn again", above=0)
     alignments: bool = option(False, "write when each phoneme starts (typical speech only)")
     purpose: str = option("experiment", "corpora of different purposes share no speaker", choices=("experiment", "pretraining"))
-    workers: int = option(0, "processes that render; 0: one for each core", low=0)
+    n_workers: int = option(0, "processes that render or decode (0: one per core)", low=0)
 
     def faults(self) -> list[str]:
         """Unknown or repeated styles, alignments of altered speech, reserved speakers without typical speech."""

@@ -18,12 +18,18 @@ def normalise(text: str) -> str:
 
 def strip_punctuation(text: str) -> str:
     """Only letters, marks, digits and in-word apostrophes, divided by single spaces; format characters vanish."""
-    kept = "".join(_keep(character) for character in text)
-    return " ".join(_STRAY_APOSTROPHE.sub(" ", kept).split())
+    return " ".join(_STRAY_APOSTROPHE.sub(" ", text.translate(_KEPT)).split())
 
 
-def _keep(character: str) -> str:
-    category = unicodedata.category(character)
-    if character == "'" or category[0] in "LMN":
-        return character
-    return "" if category == "Cf" else " "
+class _Kept(dict[int, str]):
+    """What becomes of a code point, found out when it is first met."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        category = unicodedata.category(character)
+        kept = character if character == "'" or category[0] in "LMN" else "" if category == "Cf" else " "
+        self[code] = kept
+        return kept
+
+
+_KEPT = _Kept()

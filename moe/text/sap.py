@@ -5,6 +5,7 @@ Marks: `( … )` false start or repetition, `[ … ]` text the speaker did not s
 """
 
 import re
+import unicodedata
 
 from moe.text.basic import normalise as normalise_basic
 from moe.text.numbers import spell_numbers
@@ -36,5 +37,5 @@ def _drop_nested(bracketed: re.Pattern, text: str) -> str:
 
 
 def _score_text(text: str) -> str:
-    text = _SPELLED.sub(r" \1 ", text.replace("\u00a0", " "))
+    text = unicodedata.normalize("NFKC", _SPELLED.sub(r" \1 ", text))  # also turns non-breaking spaces and ¼ into what can be read
     return normalise_basic(spell_numbers(text))

@@ -1,0 +1,57 @@
+# make demo | test | ui | lint | base | install | clean
+# Needs Python 3.11 or 3.12; another one than python3: make PYTHON=/path/to/python3.12 demo
+
+PYTHON ?= python3
+PORT ?= 5000
+EXPERIMENT ?= whisper-moe
+
+BIN := $(CURDIR)/.venv/bin
+STAMP := .venv/.installed
+STORE = $(or $(MLFLOW_TRACKING_URI),sqlite:///$(CURDIR)/mlflow.db)
+MLFLOW_RUN = mlflow run . --env-manager local --experiment-name $(EXPERIMENT)
+EXPERIMENT_ID = $$(python -c "from steps.store import connect; print(connect().experiment_id)" | tail -n 1)
+
+# `mlflow run --env-manager local` starts the first `python` on the path
+export PATH := $(BIN):$(PATH)
+export MLFLOW_DISABLE_TELEMETRY := true
+export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
+
+.PHONY: help install demo test ui lint base clean
+
+help:
+	@sed -n '1,2s/^# //p' Makefile
+
+install: $(STAMP)
+
+# once for each state of requirements.txt
+$(STAMP): requirements.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 11), (3, 12)) else "Python 3.11 or 3.12 is needed, but $(PYTHON) is %d.%d: make PYTHON=/path/to/python3.12 ..." % v)'
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv || \
+		{ rm -rf .venv; echo "no virtual environment could be made; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
+	python -m pip install --disable-pip-version-check --requirement requirements.txt
+	@touch $@
+
+# the store is made first, under a lock: two `mlflow run` at once on a fresh store would break each other
+demo: install
+	@python -c "from steps.store import connect; connect()"
+	$(MLFLOW_RUN)
+	@echo; echo "The runs, with their plots: make ui"
+
+test: install
+	python -m pytest -q
+
+ui: install
+	@echo "http://127.0.0.1:$(PORT)/#/experiments/$(EXPERIMENT_ID)/runs?workflowType=machine_learning (ready in some ten seconds)"
+	mlflow server --backend-store-uri "$(STORE)" --default-artifact-root "$(CURDIR)/mlruns" --workers 1 --host 127.0.0.1 --port $(PORT)
+
+lint: install
+	python -m pip install --quiet --disable-pip-version-check ruff==0.17.5
+	ruff check .
+
+# make the shipped base model again
+base: install
+	$(MLFLOW_RUN) -e pretrain
+
+clean:
+	rm -rf .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,125 @@
+"""The error explorer: one self-contained HTML page of utterances, reference over hypothesis, to filter, sort and listen to.
+
+Data of the hypotheses table go into `analysis.explorer_page` as JSON; the alignment of each utterance is one letter per position.
+"""
+
+import base64
+import html
+import io
+import json
+import wave
+from collections.abc import Mapping, Sequence
+
+import jiwer
+import numpy as np
+import pandas as pd
+
+from analysis.explorer_page import PAGE
+from analysis.flags import FLAGS, flag_hypotheses
+from analysis.groups import GROUP_COLUMNS, with_groups
+from analysis.hypotheses import groups_of
+from analysis.routing import chosen_experts, routing_weights
+
+LETTERS = {"equal": "=", "substitute": "S", "delete": "D", "insert": "I"}
+FILTERS = (*GROUP_COLUMNS, "speaker")
+ALLOWED_LINKS = ("data:audio/", "https://", "http://")
+
+
+def explorer_html(
+    counted: pd.DataFrame,
+    title: str = "Utterances and their errors",
+    audio: Mapping[str, str] | None = None,
+    group_columns: Sequence[str] = FILTERS,
+    note: str = "",
+) -> str:
+    """The page as text.
+
+    Args:
+        counted: counted hypotheses table; routing weights, `error` and group columns are used where present.
+        audio: utterance_id → relative link, http(s) address or `data:audio/` URI (see `clip_uri`); utterances without one have no player.
+        group_columns: columns offered for filtering; absent ones are left out.
+
+    Raises:
+        ValueError: an audio link of another kind, or for an utterance that is not in the table.
+    """
+    table = flag_hypotheses(with_groups(counted.sort_values("utterance_id", ignore_index=True)))
+    data = {**_texts(table), **_groups(table, group_columns), **_routing(table), "audio": _links(table, audio or {})}
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    page = PAGE.replace("__TITLE__", html.escape(title)).replace("__NOTE__", html.escape(note))
+    return page.replace("__DATA__", text)
+
+
+def alignment_letters(references: Sequence[str], hypotheses: Sequence[str]) -> list[str]:
+    """One letter per aligned position: `=` right, S substituted, D deleted, I inserted."""
+    output = jiwer.process_words(list(references), list(hypotheses))
+    return ["".join(LETTERS[chunk.type] * _length(chunk) for chunk in chunks) for chunks in output.alignments]
+
+
+def clip_uri(waveform: np.ndarray, sample_rate: int = 16_000) -> str:
+    """A waveform, float (n_samples,) in −1 … 1, as the data URI of a 16-bit WAV: 43 KB by second at 16 kHz."""
+    samples = (np.clip(np.asarray(waveform, np.float64), -1, 1) * 32767).round().astype("<i2")
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate)
+        file.writeframes(samples.tobytes())
+    return "data:audio/wav;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _texts(table: pd.DataFrame) -> dict[str, list]:
+    error = table["error"] if "error" in table else pd.Series(None, index=table.index, dtype=object)
+    duration = table["duration_s"].fillna(0.0) if "duration_s" in table else pd.Series(0.0, index=table.index)
+    return {
+        "utterance_id": table["utterance_id"].tolist(),
+        "reference": table["reference"].tolist(),
+        "hypothesis": table["hypothesis"].tolist(),
+        "ops": alignment_letters(table["reference"].tolist(), table["hypothesis"].tolist()),
+        "duration_s": duration.round(2).tolist(),
+        "error": [value if isinstance(value, str) else "" for value in error],
+        "flags": _flags(table),
+    }
+
+
+def _flags(table: pd.DataFrame) -> list[list[str]]:
+    names = [flag.removeprefix("is_").replace("_", " ") for flag in FLAGS]
+    raised = table[list(FLAGS)].to_numpy(bool)
+    flags = [[name for name, here in zip(names, row, strict=True) if here] for row in raised]
+    lost = table["deleted_repeats"].to_numpy() > 0
+    return [[*row, "lost repetition"] if here else row for row, here in zip(flags, lost, strict=True)]
+
+
+def _groups(table: pd.DataFrame, columns: Sequence[str]) -> dict[str, object]:
+    """Group of each utterance by column, the groups in their order, and the captions shown on each card."""
+    found = {column: groups_of(table, column) for column in columns if column in table}
+    groups = {column: values.astype(str).tolist() for column, values in found.items()}
+    captions = [values for column, values in groups.items() if column in ("speaker", "etiology", "severity_group")]
+    if "duration_s" in table:
+        captions.append([f"{value:.1f} s" for value in table["duration_s"]])
+    if "sentence_seen" in table:
+        captions.append([f"sentence {'' if seen == 'yes' else 'not '}in train" for seen in groups_of(table, "sentence_seen")])
+    return {
+        "groups": groups,
+        "categories": {column: values.cat.categories.tolist() for column, values in found.items()},
+        "captions": [list(row) for row in zip(*captions, strict=True)] if captions else [[] for _ in range(len(table))],
+    }
+
+
+def _routing(table: pd.DataFrame) -> dict[str, list]:
+    if "weight_0" not in table:
+        return {"weights": [], "expert": []}
+    return {"weights": routing_weights(table).round(3).tolist(), "expert": chosen_experts(table).tolist()}
+
+
+def _links(table: pd.DataFrame, audio: Mapping[str, str]) -> list[str]:
+    strangers = sorted(set(audio) - set(table["utterance_id"]))
+    if strangers:
+        raise ValueError(f"audio given for {len(strangers)} utterance(s) that are not in the table, the first is {strangers[0]!r}")
+    for utterance_id, link in audio.items():
+        if ":" in link.split("/")[0] and not link.startswith(ALLOWED_LINKS):
+            raise ValueError(f"audio of {utterance_id!r} is {link[:40]!r}: must be a relative link, http(s) or data:audio/")
+    return [audio.get(utterance_id, "") for utterance_id in table["utterance_id"]]
+
+
+def _length(chunk: jiwer.AlignmentChunk) -> int:
+    return max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)

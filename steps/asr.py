@@ -1,0 +1,210 @@
+"""Entry point `asr`: joint training of gate, experts and shared adapter with top-k routing; writes the artifact `model`.
+
+Reads `prepare`, `pretrain`, and, unless pretraining is skipped, `embed`, `cluster`, `gate` and `experts` runs. Example:
+    mlflow run . -e asr -P prepare_run_id=ID -P pretrain_run_id=ID -P embed_run_id=ID -P cluster_run_id=ID -P gate_run_id=ID -P experts_run_id=ID
+"""
+
+import dataclasses
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from analysis.plots.routing import load_by_epoch, load_heatmap
+from analysis.plots.training import training_curves
+from moe.base_model import BaseModel
+from moe.checkpoint import ModelRecord, load_adapters, save_model
+from moe.curriculum import CurriculumOptions
+from moe.embeddings import Embeddings
+from moe.features import AudioContext
+from moe.files import read_json
+from moe.gate import Gate, GateConfig, probabilities
+from moe.joint_training import JointOptions, TrainedMixture, train_jointly
+from moe.losses import BalanceOptions
+from moe.options import option
+from moe.routed_lora import AdapterOptions
+from moe.training import seed_everything
+from moe.whisper_moe import RoutingOptions, WhisperMoE
+from steps import tracking
+from steps.prepared import Prepared, majority, read_prepared, soft_labels
+from steps.step_run import StepRun
+from steps.training_data import MixtureStep, embeddings_of, plan_of, read_base, reporter, speech_set
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions(JointOptions, CurriculumOptions, BalanceOptions, MixtureStep):
+    """Train gate and experts jointly."""
+
+    embed_run_id: str | None = option(None, "run that made the embeddings (none: computed here)")
+    cluster_run_id: str | None = option(None, "run that made the clusters (none: with skip_pretraining)")
+    gate_run_id: str | None = option(None, "run that trained the gate (none: with skip_pretraining)")
+    experts_run_id: str | None = option(None, "run that trained the experts (none: with skip_pretraining)")
+    skip_pretraining: bool = option(False, "gate and experts start random; num_experts is then required")
+    num_experts: int | None = option(None, "number of experts of skip_pretraining", low=1)
+
+    def faults(self) -> list[str]:
+        """Faults between fields."""
+        found, upstream = MixtureStep.faults(self), ("cluster_run_id", "gate_run_id", "experts_run_id")
+        if self.skip_pretraining and self.num_experts is None:
+            found.append("num_experts is missing: skip_pretraining=true has no clusters to count")
+        if self.skip_pretraining and any(getattr(self, name) for name in upstream):
+            found.append(f"skip_pretraining=true reads none of {', '.join(upstream)}")
+        if not self.skip_pretraining:
+            found += [f"{name} is missing" for name in upstream if getattr(self, name) is None]
+        return found
+
+
+def run(options: StepOptions) -> str:
+    """Train the mixture, log the model and return the run id."""
+    name = f"asr · {'from random' if options.skip_pretraining else 'joint'} · top {options.top_k} · seed {options.seed}"
+    with tracking.step_run("asr", options, name) as step:
+        prepared = read_prepared(options.prepare_run_id)
+        base, base_dir = read_base(options.pretrain_run_id)
+        train = prepared.train(options.asr_percent, options.data_percent, options.stage_floor, options.seed)
+        dev = prepared.rows("dev")
+        prepared.log_input(step, train, "training")
+        prepared.log_input(step, dev, "validation")
+        embeddings = embeddings_of(
+            prepared, pd.concat([train, dev]), base, options.part(RoutingOptions), options.part(AudioContext), options.embed_run_id
+        )
+        seed_everything(options.seed)
+        model = initial_mixture(options, base, embeddings.select(train["utterance_id"]))
+        trained = train_jointly(
+            model,
+            speech_set(prepared, train, base, options, _extras(options, train, embeddings)),
+            speech_set(prepared, dev, base, extras={"embedding": embeddings.select(dev["utterance_id"])}),
+            options.part(JointOptions),
+            options.part(CurriculumOptions),
+            plan_of(options, options.asr_epochs, options.asr_batch_size, options.asr_learning_rate),
+            options.part(AudioContext),
+            reporter(step),
+            options.eval_every_n_epochs,
+        )
+        record = _record(options, prepared, model, trained, dev, embeddings)
+        _log_model(step, options, model, base, base_dir, record)
+        _report(step, options, prepared, trained, record)
+    return step.run_id
+
+
+def initial_mixture(options: StepOptions, base: BaseModel, train_embeddings: np.ndarray) -> WhisperMoE:
+    """Gate and experts as earlier runs left them, or random with skip_pretraining."""
+    adapters, routing, balance = options.part(AdapterOptions), options.part(RoutingOptions), options.part(BalanceOptions)
+    if options.skip_pretraining:
+        gate = Gate(GateConfig(train_embeddings.shape[1], options.num_experts), options.seed)
+        gate.set_statistics(torch.from_numpy(train_embeddings))
+        return WhisperMoE(base.model, options.num_experts, adapters, routing, gate, balance)
+    experts_dir = tracking.upstream(options.experts_run_id, tracking.EXPERTS)
+    gate = Gate.load(tracking.upstream(options.gate_run_id, tracking.GATE))
+    n_experts = read_json(tracking.upstream(options.experts_run_id, tracking.EXPERTS_RECORD))["n_experts"]
+    if gate.gate_config.n_experts != n_experts:
+        raise ValueError(f"gate run {options.gate_run_id} has {gate.gate_config.n_experts} experts, experts run {options.experts_run_id} {n_experts}")
+    model = WhisperMoE(base.model, n_experts, adapters, routing, gate, balance)
+    load_adapters(experts_dir, model, adapters.shared_rank)
+    return model
+
+
+def _extras(options: StepOptions, train: pd.DataFrame, embeddings: Embeddings) -> dict[str, np.ndarray]:
+    extras = {"embedding": embeddings.select(train["utterance_id"])}
+    if options.alignment_coefficient and options.cluster_run_id:
+        labels = pd.read_parquet(tracking.upstream(options.cluster_run_id, tracking.LABELS)).set_index("utterance_id")
+        extras["cluster_weights"] = soft_labels(labels.loc[train["utterance_id"]])
+    return extras
+
+
+def _record(
+    options: StepOptions,
+    prepared: Prepared,
+    model: WhisperMoE,
+    trained: TrainedMixture,
+    dev: pd.DataFrame,
+    embeddings: Embeddings,
+) -> ModelRecord:
+    n_trainable = sum(parameter.numel() for parameter in model.trainable_parameters().values())
+    earlier = read_json(tracking.upstream(options.experts_run_id, tracking.EXPERTS_RECORD)) if options.experts_run_id else {}
+    return ModelRecord(
+        system="whisper_moe",
+        n_experts=model.n_experts,
+        adapters=options.part(AdapterOptions),
+        routing=options.part(RoutingOptions),
+        context=options.part(AudioContext),
+        normaliser=prepared.normaliser,
+        language=prepared.language,
+        expert_of_etiology=_oracle(options, model, dev, embeddings),
+        information={
+            "synthetic": bool(prepared.note),
+            "n_trainable": n_trainable,
+            "n_total": sum(parameter.numel() for parameter in model.parameters()),
+            "n_utterances_seen": trained.fitted.n_utterances + earlier.get("n_utterances_seen", 0),
+            "n_updates": trained.fitted.n_updates + earlier.get("n_updates", 0),
+            "training_seconds": trained.fitted.seconds + earlier.get("seconds", 0.0),
+            "seed": options.seed,
+        },
+    )
+
+
+def _oracle(options: StepOptions, model: WhisperMoE, dev: pd.DataFrame, embeddings: Embeddings) -> dict[str, int]:
+    """The expert of each etiology: its training speakers' cluster, or, without clusters, the gate's choice on dev."""
+    if options.cluster_run_id:
+        labels = pd.read_parquet(tracking.upstream(options.cluster_run_id, tracking.LABELS))
+        labels = labels[labels["split"] == "train"]
+        return majority(labels["cluster"].to_numpy(), labels["etiology"])
+    chosen = probabilities(model.gate, embeddings.select(dev["utterance_id"])).argmax(1)
+    return majority(chosen, dev["etiology"])
+
+
+def _log_model(
+    step: StepRun, options: StepOptions, model: WhisperMoE, base: BaseModel, base_dir: Path, record: ModelRecord
+) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / tracking.MODEL
+        save_model(folder, model, base.processor, record, base_dir)
+        if options.cluster_run_id:
+            shutil.copytree(tracking.upstream(options.cluster_run_id, tracking.CLUSTERS), folder / tracking.CLUSTERS)
+        step.log_folder(folder, tracking.MODEL)
+
+
+def _report(step: StepRun, options: StepOptions, prepared: Prepared, trained: TrainedMixture, record: ModelRecord) -> None:
+    numbers = {name: value for name, value in record.information.items() if name not in ("synthetic", "seed")}
+    step.log_metrics({"dev/wer_kept": trained.wer, "best_epoch": trained.epoch, **numbers})
+    history = pd.DataFrame(trained.history)
+    if len(history) and not options.no_plot:
+        panels = {"dev WER": ["wer"], "dev loss": ["loss"], "routing entropy (nats)": ["routing_entropy"]}
+        figure = training_curves(history, panels, "Joint training", best=trained.epoch, note=prepared.note)
+        step.log_figure(figure, "plots/training.png")
+        loads = {name: name.removeprefix("load/") for name in history.columns if name.startswith("load/expert_")}
+        by_epoch = history[["epoch", *loads]].rename(columns=loads)
+        step.log_figure(load_by_epoch(by_epoch, note=prepared.note), "plots/load_by_epoch.png")
+        step.log_figure(load_heatmap(_last_loads(history, trained.epoch), note=prepared.note), "plots/load_by_etiology.png")
+        step.log_table(history, "tables/history.json")
+    step.describe(_description(options, prepared, trained, record))
+
+
+def _last_loads(history: pd.DataFrame, epoch: int) -> pd.DataFrame:
+    """Expert load by etiology in the epoch kept: rows etiologies, columns experts."""
+    row = history[history["epoch"] == epoch].iloc[0]
+    cells = [(*name.split("/")[1:], row[name]) for name in history.columns if name.startswith("load/") and name.count("/") == 2]
+    table = pd.DataFrame(cells, columns=["group", "expert", "load"]).pivot(index="group", columns="expert", values="load")
+    return table.rename_axis(columns=None)
+
+
+def _description(options: StepOptions, prepared: Prepared, trained: TrainedMixture, record: ModelRecord) -> str:
+    info = record.information
+    start = "random gate and experts" if options.skip_pretraining else "the trained gate and experts"
+    return (
+        f"## Mixture{' on SYNTHETIC speech' if prepared.note else ''}\nJoint training from {start}: {record.n_experts} experts, top "
+        f"{options.top_k}, mixing `{options.mixing}`, gate at layer `{options.gate_layer}`. {info['n_trainable']:,} trainable of "
+        f"{info['n_total']:,} parameters; {info['n_utterances_seen']:,} utterances seen in all. Epoch {trained.epoch} kept by dev WER, "
+        f"{100 * trained.wer:.1f} %. Training took {trained.fitted.seconds:.0f} s. `model/` rebuilds the recogniser by itself."
+    )
+
+
+def main() -> None:
+    """Command line."""
+    tracking.command(run, StepOptions)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Entry point `baseline`: what the mixture has to beat. Writes the artifact `model`, in the mixture's own format.
+
+`zero_shot` is the base model as it is. `single_lora` is one LoRA with as many trainable parameters as a mixture (`asr_run_id`), trained
+on the same data for the same number of utterances. Example:
+    mlflow run . -e baseline -P system=single_lora -P prepare_run_id=ID -P pretrain_run_id=ID -P asr_run_id=ID
+"""
+
+import dataclasses
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+from transformers import WhisperProcessor
+
+from analysis.plots.training import training_curves
+from moe.checkpoint import MODEL_FILE, ModelRecord, save_model
+from moe.curriculum import CurriculumOptions
+from moe.features import AudioContext
+from moe.files import read_json
+from moe.joint_training import JointOptions, TrainedMixture, train_jointly
+from moe.options import option
+from moe.routed_lora import AdapterOptions, matched_rank
+from moe.training import seed_everything
+from moe.whisper_moe import RoutingOptions, WhisperMoE
+from steps import tracking
+from steps.prepared import Prepared, read_prepared
+from steps.step_run import StepRun
+from steps.training_data import MixtureStep, plan_of, read_base, reporter, speech_set
+
+SYSTEMS = ("zero_shot", "single_lora")
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions(MixtureStep):
+    """Make a baseline."""
+
+    system: str = option("zero_shot", "which baseline", choices=SYSTEMS)
+    asr_run_id: str | None = option(None, "mixture whose trainable parameters and utterances single_lora gets")
+    asr_batch_size: int = option(16, "utterances per batch", low=1)
+    expert_learning_rate: float = option(3e-3, "learning rate of all adapters", above=0)
+
+    def faults(self) -> list[str]:
+        """Faults between fields."""
+        found = super().faults()
+        if self.system == "single_lora" and self.asr_run_id is None:
+            found.append("asr_run_id is missing: single_lora is as large as a mixture")
+        return found
+
+
+def run(options: StepOptions) -> str:
+    """Make the baseline, log the model and return the run id."""
+    with tracking.step_run("baseline", options, f"baseline · {options.system} · seed {options.seed}") as step:
+        prepared = read_prepared(options.prepare_run_id)
+        if options.system == "zero_shot":
+            _zero_shot(step, options, prepared)
+        else:
+            _single_lora(step, options, prepared)
+    return step.run_id
+
+
+def _zero_shot(step: StepRun, options: StepOptions, prepared: Prepared) -> None:
+    base, base_dir = read_base(options.pretrain_run_id)
+    adapters = dataclasses.replace(options.part(AdapterOptions), shared_expert=False)
+    model = WhisperMoE(base.model, 0, adapters, options.part(RoutingOptions))
+    n_total = sum(parameter.numel() for parameter in base.model.parameters())
+    record = _record(options, prepared, adapters, {"n_trainable": 0, "n_total": n_total})
+    _log_model(step, model, base.processor, record, base_dir)
+    step.log_metrics({"n_trainable": 0, "n_total": n_total})
+    step.describe(f"## Baseline: the base model as it is{_label(prepared)}\n{n_total:,} parameters, none trained here.")
+
+
+def _single_lora(step: StepRun, options: StepOptions, prepared: Prepared) -> None:
+    mixture = read_json(tracking.upstream(options.asr_run_id, tracking.MODEL) / MODEL_FILE)["information"]
+    base, base_dir = read_base(options.pretrain_run_id)
+    train, dev = prepared.train(options.asr_percent, options.data_percent, options.stage_floor, options.seed), prepared.rows("dev")
+    prepared.log_input(step, train, "training")
+    prepared.log_input(step, dev, "validation")
+    seed_everything(options.seed)
+    rank = matched_rank(base.model, options.part(AdapterOptions), mixture["n_trainable"])
+    adapters = dataclasses.replace(options.part(AdapterOptions), shared_expert=True, shared_r=rank)
+    model = WhisperMoE(base.model, 0, adapters, options.part(RoutingOptions))
+    plan = plan_of(options, 1, options.asr_batch_size, options.expert_learning_rate)
+    n_updates = round(mixture["n_utterances_seen"] / (options.asr_batch_size * options.gradient_accumulation_steps))
+    trained = train_jointly(
+        model,
+        speech_set(prepared, train, base, options),
+        speech_set(prepared, dev, base),
+        JointOptions(asr_learning_rate=options.expert_learning_rate, asr_patience=n_updates),  # never early: the same utterances
+        CurriculumOptions(),
+        dataclasses.replace(plan, max_updates=n_updates),
+        options.part(AudioContext),
+        reporter(step),
+        options.eval_every_n_epochs,
+    )
+    record = _record(options, prepared, adapters, _counts(options, model, trained))
+    _log_model(step, model, base.processor, record, base_dir)
+    _report(step, options, prepared, trained, record, mixture)
+
+
+def _counts(options: StepOptions, model: WhisperMoE, trained: TrainedMixture) -> dict[str, float]:
+    return {
+        "n_trainable": sum(parameter.numel() for parameter in model.trainable_parameters().values()),
+        "n_total": sum(parameter.numel() for parameter in model.parameters()),
+        "n_utterances_seen": trained.fitted.n_utterances,
+        "n_updates": trained.fitted.n_updates,
+        "training_seconds": trained.fitted.seconds,
+        "seed": options.seed,
+    }
+
+
+def _record(options: StepOptions, prepared: Prepared, adapters: AdapterOptions, information: dict[str, float]) -> ModelRecord:
+    return ModelRecord(
+        system=options.system,
+        n_experts=0,
+        adapters=adapters,
+        routing=options.part(RoutingOptions),
+        context=options.part(AudioContext),
+        normaliser=prepared.normaliser,
+        language=prepared.language,
+        information={"synthetic": bool(prepared.note), **information},
+    )
+
+
+def _log_model(step: StepRun, model: WhisperMoE, processor: WhisperProcessor, record: ModelRecord, base_dir: Path) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        save_model(Path(temporary) / tracking.MODEL, model, processor, record, base_dir)
+        step.log_folder(Path(temporary) / tracking.MODEL, tracking.MODEL)
+
+
+def _report(
+    step: StepRun, options: StepOptions, prepared: Prepared, trained: TrainedMixture, record: ModelRecord, mixture: dict[str, float]
+) -> None:
+    info, history = record.information, pd.DataFrame(trained.history)
+    step.log_metrics({"dev/wer_kept": trained.wer} | {name: value for name, value in info.items() if name not in ("synthetic", "seed")})
+    step.log_table(history, "tables/history.json")
+    if len(history) and not options.no_plot:
+        panels = {"dev WER": ["wer"], "dev loss": ["loss"]}
+        step.log_figure(training_curves(history, panels, "One LoRA", best=trained.epoch, note=prepared.note), "plots/training.png")
+    step.describe(
+        f"## Baseline: one LoRA as large as the mixture{_label(prepared)}\nRank {record.adapters.shared_r}, {info['n_trainable']:,} trainable "
+        f"parameters against the mixture's {mixture['n_trainable']:,}; {info['n_utterances_seen']:,} utterances seen against "
+        f"{mixture['n_utterances_seen']:,}, same data, same batch size. Epoch {trained.epoch} kept by dev WER, {100 * trained.wer:.1f} %."
+    )
+
+
+def _label(prepared: Prepared) -> str:
+    return ", on SYNTHETIC speech" if prepared.note else ""
+
+
+def main() -> None:
+    """Command line."""
+    tracking.command(run, StepOptions)
+
+
+if __name__ == "__main__":
+    main()

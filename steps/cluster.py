@@ -1,0 +1,152 @@
+"""Entry point `cluster`: clusters of the training embeddings, one per expert.
+
+Reads `prepare` (etiologies, speakers) and `embed` runs; writes the artifact `clusters` with the label of every train and dev utterance.
+Clusters are fitted on the stage's part of the train split; everyone else is assigned by the fitted object. Example:
+    mlflow run . -e cluster -P prepare_run_id=ID -P embed_run_id=ID -P num_experts=6
+"""
+
+import dataclasses
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.decomposition import PCA
+
+from analysis.clusters import ClusterScores, cluster_scores, cluster_sizes
+from analysis.plots.clusters import cluster_heatmap, embedding_map
+from analysis.report import markdown_table
+from moe.clustering import ClusteringOptions, UtteranceClusters
+from moe.embeddings import Embeddings, read_embeddings
+from moe.files import write_table
+from moe.options import option
+from steps import tracking
+from steps.prepared import Prepared, read_prepared, soft_labels
+from steps.step_run import StepRun
+
+MAP_POINTS = 4000
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions(ClusteringOptions):
+    """Cluster the embeddings."""
+
+    prepare_run_id: str = option("none", "run that made the manifest")
+    embed_run_id: str = option("none", "run that made the embeddings")
+    embed_percent: float = option(5.0, "part of the train split that clusters are fitted on, percent", above=0, high=100)
+    data_percent: float = option(100.0, "scales every stage's part of the train split", above=0, high=100)
+    stage_floor: int = option(2000, "a stage gets at least so many utterances where there are so many, scaled by data_percent", low=1)
+    plot_method: str = option("pca", "projection of the cluster plot", choices=("pca", "umap"))
+    no_plot: bool = option(False, "make no plots")
+
+    not_in_fingerprint = frozenset({"no_plot"})
+
+
+def run(options: StepOptions) -> str:
+    """Cluster, log the fitted object and the labels, and return the run id."""
+    name = f"cluster · {options.clustering_algorithm} · {options.cluster_unit} · {options.num_experts or 'auto'} experts"
+    with tracking.step_run("cluster", options, name) as step, tempfile.TemporaryDirectory() as temporary:
+        prepared = read_prepared(options.prepare_run_id)
+        embeddings = read_embeddings(tracking.upstream(options.embed_run_id, tracking.EMBEDDINGS))
+        known = prepared.manifest[prepared.manifest["utterance_id"].isin(set(embeddings.utterance_ids))]
+        fitted = prepared.train(options.embed_percent, options.data_percent, options.stage_floor, options.seed)
+        prepared.log_input(step, fitted, "training")
+        clusters = UtteranceClusters(options.part(ClusteringOptions)).fit(
+            embeddings.select(fitted["utterance_id"]), fitted["utterance_id"], fitted["speaker"], fitted["etiology"]
+        )
+        labels = label_all(clusters, fitted, known, embeddings)
+        folder = Path(temporary) / tracking.CLUSTERS
+        clusters.save(folder)
+        write_table(folder / Path(tracking.LABELS).name, labels)
+        step.log_folder(folder, tracking.CLUSTERS)
+        _report(step, options, prepared, clusters, labels, embeddings)
+    return step.run_id
+
+
+def label_all(clusters: UtteranceClusters, fitted: pd.DataFrame, known: pd.DataFrame, embeddings: Embeddings) -> pd.DataFrame:
+    """Cluster, noise flag and soft labels (`soft_0` …) of every embedded utterance: as fitted, or assigned by the fitted object."""
+    others = known[~known["utterance_id"].isin(set(fitted["utterance_id"]))]
+    labels, soft, noise = clusters.labels_, clusters.soft_labels_, clusters.noise_
+    if len(others):
+        more_labels, more_soft = clusters.assign(embeddings.select(others["utterance_id"]), others["speaker"].to_numpy())
+        labels, soft = np.concatenate([labels, more_labels]), np.concatenate([soft, more_soft])
+        noise = np.concatenate([noise, np.zeros(len(others), bool)])
+    table = pd.concat([fitted, others])[["utterance_id", "speaker", "etiology", "split"]].reset_index(drop=True)
+    table = table.assign(cluster=labels, noise=noise, fitted=np.arange(len(table)) < len(fitted))
+    table = table.join(pd.DataFrame(soft, columns=[f"soft_{expert}" for expert in range(soft.shape[1])]))
+    return table.sort_values("utterance_id", ignore_index=True)
+
+
+def _report(
+    step: StepRun,
+    options: StepOptions,
+    prepared: Prepared,
+    clusters: UtteranceClusters,
+    labels: pd.DataFrame,
+    embeddings: Embeddings,
+) -> None:
+    fitted = labels[labels["fitted"]].reset_index(drop=True)
+    points = embeddings.select(fitted["utterance_id"])
+    points = (points - points.mean(0)) / np.clip(points.std(0), 1e-6, None)
+    shown = np.where(fitted["noise"], -1, fitted["cluster"])
+    scores = cluster_scores(shown, fitted["etiology"], points, soft_labels(fitted), options.seed)
+    table = pd.crosstab(fitted["cluster"], fitted["etiology"])
+    step.log_metrics(_metrics(scores, labels))
+    step.log_table(table.reset_index(), "tables/cluster_by_etiology.json")
+    step.log_table(cluster_sizes(shown), "tables/sizes.json")
+    step.log_table(pd.DataFrame(clusters.attempts_).astype(str), "tables/attempts.json")
+    if not options.no_plot:
+        step.log_figure(cluster_heatmap(table, note=prepared.note), "plots/cluster_by_etiology.png")
+        step.log_figure(_map(options, points, shown, fitted["etiology"].to_numpy(), prepared.note), "plots/embeddings.png")
+    step.describe(_description(options, prepared, clusters, scores, table))
+
+
+def _metrics(scores: ClusterScores, labels: pd.DataFrame) -> dict[str, float]:
+    values = {name: value for name, value in dataclasses.asdict(scores).items() if value == value}
+    dev = labels[labels["split"] == "dev"]
+    if len(dev):
+        values["dev/adjusted_rand"] = cluster_scores(dev["cluster"], dev["etiology"]).adjusted_rand
+    return values
+
+
+def _map(options: StepOptions, points: np.ndarray, clusters: np.ndarray, etiologies: np.ndarray, note: str):
+    chosen = np.sort(np.random.default_rng(options.seed).permutation(len(points))[:MAP_POINTS])
+    points, clusters, etiologies = points[chosen], clusters[chosen], etiologies[chosen]
+    flat = _umap(points, options.seed) if options.plot_method == "umap" else PCA(2, random_state=options.seed).fit_transform(points)
+    return embedding_map(flat, clusters, etiologies, f"Embeddings by {options.plot_method.upper()}", note=note)
+
+
+def _umap(points: np.ndarray, seed: int) -> np.ndarray:
+    import umap  # compiles for seconds: only where it is asked for
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*n_jobs.*")
+        return umap.UMAP(n_components=2, random_state=seed, n_jobs=1).fit_transform(points)
+
+
+def _description(
+    options: StepOptions, prepared: Prepared, clusters: UtteranceClusters, scores: ClusterScores, table: pd.DataFrame
+) -> str:
+    sent = ", ".join(f"{etiology} → {table[etiology].idxmax()}" for etiology in table.columns)
+    return "\n".join(
+        [
+            f"## Clusters{' of SYNTHETIC speech' if prepared.note else ''}",
+            f"`{clusters.algorithm_}` on {clusters.n_units_} {options.cluster_unit}s ({scores.n_points} utterances): {scores.n_clusters} "
+            f"clusters, {scores.n_noise} noise points ({options.noise}), adjusted Rand index against etiology {scores.adjusted_rand:.2f}, "
+            f"silhouette {scores.silhouette:.2f}, entropy of the soft labels {scores.soft_entropy:.2f} (0 sharp, 1 flat).",
+            "",
+            f"Most utterances of each etiology: {sent}.",
+            "",
+            markdown_table(table.reset_index()),
+        ]
+    )
+
+
+def main() -> None:
+    """Command line."""
+    tracking.command(run, StepOptions)
+
+
+if __name__ == "__main__":
+    main()

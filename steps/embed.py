@@ -1,0 +1,107 @@
+"""Entry point `embed`: pooled encoder embeddings, one vector per train and dev utterance.
+
+Reads a `prepare` run (manifest) and a `pretrain` run (base model); writes the artifact `embeddings`. The test split is not touched:
+evaluation routes it by itself. An interrupted run goes on where it was. Example:
+    mlflow run . -e embed -P prepare_run_id=ID -P pretrain_run_id=ID
+"""
+
+import dataclasses
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from moe.base_model import load_base
+from moe.batches import SpeechDataset
+from moe.embeddings import Embeddings, embed
+from moe.encoder import layer_index
+from moe.features import AudioContext
+from moe.files import file_digest
+from moe.options import option
+from moe.whisper_moe import RoutingOptions
+from steps import tracking
+from steps.fingerprint import fingerprint
+from steps.prepared import Prepared, read_prepared
+from steps.step_run import StepRun
+from steps.store import project_root
+
+UNFINISHED_DIR = "mlruns/unfinished"
+
+
+@dataclasses.dataclass(frozen=True)
+class StagePercent(AudioContext):
+    """Which part of the train split a stage works on; the parts of one seed nest."""
+
+    data_percent: float = option(100.0, "scales every stage's part of the train split", above=0, high=100)
+    stage_floor: int = option(2000, "a stage gets at least so many utterances where there are so many, scaled by data_percent", low=1)
+    asr_percent: float = option(100.0, "part of the train split for joint training, percent", above=0, high=100)
+    seed: int = option(42, "seed of everything drawn", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions(StagePercent):
+    """Embed the corpus."""
+
+    prepare_run_id: str = option("none", "run that made the manifest")
+    pretrain_run_id: str = option("none", "run that holds the base model")
+    gate_layer: str = option("0", "encoder layer the gate reads: 0 (conv stem), 1, 2 … or last; experts sit above it")
+    pooling: str = option("mean_std", "statistics of the valid frames that the gate reads", choices=("mean", "mean_std"))
+    embedding_batch_size: int = option(32, "utterances embedded together", low=1)
+
+    def faults(self) -> list[str]:
+        """A layer that is no layer."""
+        return RoutingOptions.faults(self)
+
+    @property
+    def layer(self) -> int | None:
+        """The layer as a number; None is the last."""
+        return RoutingOptions(gate_layer=self.gate_layer).layer
+
+
+def run(options: StepOptions) -> str:
+    """Embed, log the store and return the run id."""
+    with tracking.step_run("embed", options, f"embed · layer {options.gate_layer} · {options.pooling}") as step:
+        prepared = read_prepared(options.prepare_run_id)
+        base = load_base(str(tracking.upstream(options.pretrain_run_id, tracking.BASE)))
+        layer_index(base.model.model.encoder, options.layer)
+        train = prepared.train(options.asr_percent, options.data_percent, options.stage_floor, options.seed)
+        rows = pd.concat([train, prepared.rows("dev")]).sort_values("utterance_id", ignore_index=True)
+        prepared.log_input(step, rows, "training")
+        dataset = SpeechDataset(rows, Path(prepared.root), base.processor)
+        folder = project_root() / UNFINISHED_DIR / fingerprint("embed", options).digest[:32] / tracking.EMBEDDINGS
+        started = time.perf_counter()
+        embeddings = embed(
+            base.model, dataset, folder, options.part(AudioContext), options.layer, options.pooling, options.embedding_batch_size
+        )
+        _log(step, options, prepared, embeddings, folder, time.perf_counter() - started, float(dataset.durations.sum()))
+        shutil.rmtree(folder.parent)
+    return step.run_id
+
+
+def _log(
+    step: StepRun, options: StepOptions, prepared: Prepared, embeddings: Embeddings, folder: Path, seconds: float, audio_s: float
+) -> None:
+    step.log_folder(folder, tracking.EMBEDDINGS)
+    n, size = embeddings.vectors.shape
+    bytes_each = sum(file.stat().st_size for file in folder.iterdir()) / n
+    step.log_metrics({"n_utterances": n, "n_dimensions": size, "seconds": seconds, "bytes_per_utterance": bytes_each})
+    mapping = pd.DataFrame({"utterance_id": embeddings.utterance_ids, "norm": np.linalg.norm(embeddings.vectors, axis=1).round(4)})
+    step.log_table(mapping.reset_index(names="row").head(200), "tables/mapping_head.json")
+    step.set_tags({"moe.embeddings_digest": file_digest(folder / "embeddings.safetensors")})
+    step.describe(
+        f"## Embeddings{' of SYNTHETIC speech' if prepared.note else ''}\nEncoder layer `{options.gate_layer}` "
+        f"({'conv stem' if options.gate_layer == '0' else 'adapters off'}), `{options.pooling}` over the frames that hold audio: {n} vectors "
+        f"of {size} numbers, {bytes_each / 1024:.1f} KiB each on disk, in {seconds:.1f} s ({audio_s / seconds:.0f} × real time). "
+        "`embeddings/index.parquet` maps utterance ids to rows. The test split was not read."
+    )
+
+
+def main() -> None:
+    """Command line."""
+    tracking.command(run, StepOptions)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,286 @@
+"""Entry point `evaluate`: score one recogniser on the test split, which no other step reads.
+
+Reads a `prepare` run and the model of an `asr` or `baseline` run; writes `hypotheses.parquet` and `scores.json`. For a mixture also the
+routing ablations: oracle by etiology, by cluster, random, uniform, and each expert alone. Example:
+    mlflow run . -e evaluate -P prepare_run_id=ID -P asr_run_id=ID
+"""
+
+import dataclasses
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from analysis.calibration import expected_calibration_error, top_k_accuracy
+from analysis.error_rates import count_errors, rates_by
+from analysis.plots.errors import expert_wer_heatmap, forest_figure
+from analysis.plots.routing import ablation_figure, load_heatmap
+from analysis.report import markdown_table, percent_interval
+from analysis.routing import collapse, expert_load, load_by, regret, routing_entropy
+from moe.base_model import BaseModel
+from moe.batches import SpeechDataset
+from moe.checkpoint import SavedModel, load_model
+from moe.clustering import UtteranceClusters
+from moe.decoding import DecodingOptions, Hypothesis, RoutingPolicy, decode
+from moe.files import write_json
+from moe.options import option
+from moe.routing import one_hot
+from moe.splits import seen_sentences
+from moe.text import normalise
+from steps import tracking
+from steps.prepared import Prepared, read_prepared
+from steps.step_run import StepRun
+from steps.training_data import embeddings_of, speech_set
+
+GROUPS = ("etiology", "speaker", "sentence_seen")
+KINDS = {"whisper_moe": "moe", "single_lora": "lora", "zero_shot": "base"}
+LEARNED = "learned"
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions(DecodingOptions):
+    """Score a recogniser on the test split."""
+
+    prepare_run_id: str = option("none", "run that made the manifest")
+    asr_run_id: str | None = option(None, "mixture to score")
+    baseline_run_id: str | None = option(None, "baseline to score")
+    decoding_top_k: int | None = option(None, "experts mixed in decoding (none: as in training)", low=1)
+    ablations: bool = option(True, "for a mixture: score the routing ablations too")
+    seed: int = option(42, "seed of everything drawn", low=0)
+
+    def faults(self) -> list[str]:
+        """Exactly one recogniser."""
+        if (self.asr_run_id is None) == (self.baseline_run_id is None):
+            return ["give exactly one of asr_run_id and baseline_run_id"]
+        return []
+
+    @property
+    def model_run_id(self) -> str:
+        """The run whose model is scored."""
+        return self.asr_run_id or self.baseline_run_id
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """What all decodings of one evaluation share."""
+
+    saved: SavedModel
+    prepared: Prepared
+    rows: pd.DataFrame
+    dataset: SpeechDataset
+    clusters: np.ndarray | None
+    options: StepOptions
+
+
+def run(options: StepOptions) -> str:
+    """Score the recogniser, log hypotheses and figures, and return the run id."""
+    saved = load_model(tracking.upstream(options.model_run_id, tracking.MODEL))
+    name = f"evaluate · {saved.record.system} · seed {saved.record.information.get('seed', options.seed)}"
+    with tracking.step_run("evaluate", options, name) as step:
+        prepared = read_prepared(options.prepare_run_id)
+        scene = set_scene(options, saved, prepared)
+        prepared.log_input(step, scene.rows, "test")
+        started = time.perf_counter()
+        hypotheses = hypotheses_table(scene, _decode(scene, None, "test"))
+        seconds = time.perf_counter() - started
+        counted = count_errors(hypotheses)
+        ablations = run_ablations(scene, counted) if options.ablations and saved.record.n_experts else {}
+        _log(step, scene, counted, ablations, seconds)
+    return step.run_id
+
+
+def set_scene(options: StepOptions, saved: SavedModel, prepared: Prepared) -> Scene:
+    """The test split as a dataset, with embeddings and clusters where the model has experts."""
+    rows = prepared.rows("test")
+    record = saved.record
+    if not record.n_experts:
+        base = BaseModel(saved.model.base, saved.processor)
+        return Scene(saved, prepared, rows, speech_set(prepared, rows, base), None, options)
+    if options.decoding_top_k:
+        saved.model.phase = dataclasses.replace(saved.model.phase, top_k=min(options.decoding_top_k, record.n_experts))
+    base = BaseModel(saved.model.base, saved.processor)
+    vectors = embeddings_of(prepared, rows, base, record.routing, record.context, None).select(rows["utterance_id"])
+    folder = tracking.upstream(options.model_run_id, tracking.MODEL) / tracking.CLUSTERS
+    clusters = None
+    if folder.is_dir():
+        clusters = UtteranceClusters.load(folder).assign(vectors, rows["speaker"].to_numpy())[0]
+    dataset = speech_set(prepared, rows, base, extras={"embedding": vectors})
+    return Scene(saved, prepared, rows, dataset, clusters, options)
+
+
+def _decode(scene: Scene, policy: RoutingPolicy | None, title: str) -> list[Hypothesis]:
+    return decode(
+        scene.saved.model, scene.dataset, scene.saved.record.context, scene.options.part(DecodingOptions), policy, title=title
+    )
+
+
+def hypotheses_table(scene: Scene, hypotheses: list[Hypothesis]) -> pd.DataFrame:
+    """One row per test utterance: reference and hypothesis by the corpus's normaliser, who spoke, and how it was routed."""
+    wanted = ["utterance_id", "speaker", "etiology", "severity", "duration_s", "language", "reference"]
+    table = scene.rows[wanted].reset_index(drop=True)
+    seen = seen_sentences(scene.prepared.manifest)
+    table["sentence_seen"] = seen[scene.prepared.manifest["split"] == "test"].to_numpy()
+    table["hypothesis"] = [normalise(scene.prepared.normaliser, hypothesis.text) for hypothesis in hypotheses]
+    table["error"] = None
+    if scene.saved.record.n_experts:
+        weights = np.stack([hypothesis.routing_weights for hypothesis in hypotheses])
+        table = table.join(pd.DataFrame(weights, columns=[f"weight_{expert}" for expert in range(weights.shape[1])]))
+        table["expert"] = weights.argmax(1)
+        if scene.clusters is not None:
+            table["cluster"] = scene.clusters
+    return table
+
+
+def run_ablations(scene: Scene, learned: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Counted hypotheses under each routing; `learned` is the gate's own."""
+    tables = {LEARNED: learned}
+    for name, policy in policies(scene).items():
+        tables[name] = count_errors(hypotheses_table(scene, _decode(scene, policy, f"test, routing {name}")))
+    return tables
+
+
+def policies(scene: Scene) -> dict[str, RoutingPolicy]:
+    """The routings that the gate is measured against."""
+    n_experts, rows = scene.saved.record.n_experts, scene.rows.set_index("utterance_id")
+    random = np.random.default_rng(scene.options.seed).integers(n_experts, size=len(rows))
+    chosen = {"random": dict(zip(rows.index, random.tolist(), strict=True))}
+    oracle = scene.saved.record.expert_of_etiology
+    if set(rows["etiology"]) <= set(oracle):
+        chosen["oracle"] = rows["etiology"].map(oracle).to_dict()
+    if scene.clusters is not None:
+        chosen["cluster"] = dict(zip(rows.index, scene.clusters.tolist(), strict=True))
+    chosen |= {f"expert_{expert}": dict.fromkeys(rows.index, expert) for expert in range(n_experts)}
+    found = {name: _fixed(experts, n_experts) for name, experts in chosen.items()}
+    return found | {"uniform": lambda ids: torch.full((len(ids), n_experts), 1 / n_experts)}
+
+
+def _fixed(expert_of: dict[str, int], n_experts: int) -> RoutingPolicy:
+    def policy(utterance_ids: list[str]) -> torch.Tensor:
+        return one_hot(torch.tensor([expert_of[name] for name in utterance_ids]), n_experts).weights
+
+    return policy
+
+
+def _log(step: StepRun, scene: Scene, counted: pd.DataFrame, ablations: dict[str, pd.DataFrame], seconds: float) -> None:
+    note, metrics = scene.prepared.note, {}
+    overall = rates_by(counted, None)
+    metrics |= {f"test/{name}": float(overall.iloc[0][name]) for name in ("wer", "cer", "low", "high")}
+    for column in GROUPS:
+        rates = rates_by(counted, column)
+        step.log_table(rates, f"tables/wer_by_{column}.json")
+        metrics |= {f"test/wer/{column}/{row.group}": row.wer for row in rates.itertuples() if row.wer == row.wer}
+        if column != "speaker":
+            step.log_figure(forest_figure(rates, f"WER by {column.replace('_', ' ')}", note), f"plots/wer_by_{column}.png")
+    shown = ["utterance_id", "etiology", "speaker", "reference", "hypothesis", "word_errors", "n_words"]
+    step.log_table(counted[shown].sort_values("word_errors", ascending=False), "tables/hypotheses.json")
+    step.log_table(counted, tracking.HYPOTHESES)
+    routing = _log_routing(step, scene, counted, ablations, note) if scene.saved.record.n_experts else {}
+    scores = _scores(scene, counted, ablations, routing, seconds)
+    with tempfile.TemporaryDirectory() as temporary:
+        write_json(Path(temporary) / tracking.SCORES, scores)
+        step.log_file(Path(temporary) / tracking.SCORES)
+    audio_s = float(counted["duration_s"].sum())
+    step.log_metrics(metrics | routing | {"seconds": seconds, "real_time_factor": seconds / audio_s, "n_utterances": len(counted)})
+    step.describe(_description(scene, overall, rates_by(counted, "etiology"), ablations, routing))
+
+
+def _log_routing(
+    step: StepRun, scene: Scene, counted: pd.DataFrame, ablations: dict[str, pd.DataFrame], note: str
+) -> dict[str, float]:
+    metrics = {f"test/load/expert_{row.expert}": row.load for row in expert_load(counted).itertuples()}
+    metrics["test/routing_entropy"] = routing_entropy(counted)
+    step.log_table(expert_load(counted), "tables/expert_load.json")
+    counts = counted["etiology"].value_counts()
+    step.log_figure(load_heatmap(load_by(counted), note=note, counts=counts), "plots/load_by_etiology.png")
+    step.set_tags({"moe.collapse": collapse(counted).reason})
+    if scene.clusters is not None:
+        metrics |= _gating(scene, counted)
+    if ablations:
+        table = pd.concat([rates_by(part, None).assign(routing=name) for name, part in ablations.items()])
+        table = table[["routing", "wer", "low", "high", "cer", "n_utterances", "n_words"]].sort_values("wer", ignore_index=True)
+        step.log_table(table, "tables/ablations.json")
+        step.log_figure(ablation_figure(table, note=note), "plots/ablations.png")
+        metrics |= {f"test/wer/routing/{row.routing}": row.wer for row in table.itertuples()}
+        singles = {int(name.rpartition("_")[2]): part for name, part in ablations.items() if name.startswith("expert_")}
+        metrics["test/regret"] = regret(counted, singles).regret
+        by_etiology = {f"expert {e}": rates_by(part, "etiology").set_index("group")["wer"] for e, part in sorted(singles.items())}
+        step.log_figure(expert_wer_heatmap(pd.DataFrame(by_etiology).T, note=note), "plots/expert_wer.png")
+    return metrics
+
+
+def _gating(scene: Scene, counted: pd.DataFrame) -> dict[str, float]:
+    """Accuracy of the gate against the clusters that the fitted object gives the test speakers, and how calibrated it is."""
+    weights = counted[[name for name in counted.columns if name.startswith("weight_")]].to_numpy()
+    return {
+        "test/gating_accuracy": top_k_accuracy(weights, scene.clusters, 1),
+        "test/gating_top_k_accuracy": top_k_accuracy(weights, scene.clusters, min(scene.saved.model.phase.top_k, weights.shape[1])),
+        "test/calibration_error": expected_calibration_error(weights, scene.clusters),
+    }
+
+
+def _scores(
+    scene: Scene, counted: pd.DataFrame, ablations: dict[str, pd.DataFrame], routing: dict[str, float], seconds: float
+) -> dict:
+    """What `compare` needs beside the hypotheses."""
+    record = scene.saved.record
+    experts = {name: float(rates_by(part, None).iloc[0]["wer"]) for name, part in ablations.items() if name.startswith("expert_")}
+    return {
+        "system": record.system,
+        "kind": KINDS[record.system],
+        "normaliser": scene.prepared.normaliser_version,
+        "test_set_digest": scene.prepared.digest,
+        "prepare_run_id": scene.options.prepare_run_id,
+        "note": scene.prepared.note,
+        "gating_accuracy": routing.get("test/gating_accuracy"),
+        "expert_wer": experts,
+        "ablations": {name: float(rates_by(part, None).iloc[0]["wer"]) for name, part in ablations.items()},
+        "seconds": seconds,
+        "audio_seconds": float(counted["duration_s"].sum()),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        **record.information,
+    }
+
+
+def _description(
+    scene: Scene, overall: pd.DataFrame, by_etiology: pd.DataFrame, ablations: dict[str, pd.DataFrame], routing: dict[str, float]
+) -> str:
+    row = overall.iloc[0]
+    lines = [
+        f"## Test of {scene.saved.record.system}{', SYNTHETIC speech' if scene.prepared.note else ''}",
+        f"WER {percent_interval(row['wer'], row['low'], row['high'])} (95 %, bootstrap over {row['n_speakers']} speakers), "
+        f"{row['n_utterances']} utterances, {row['n_words']} words.",
+        "",
+        markdown_table(by_etiology[["group", "n_utterances", "n_speakers", "wer", "low", "high", "cer"]]),
+    ]
+    if ablations:
+        wer = {name: rates_by(part, None).iloc[0]["wer"] for name, part in ablations.items()}
+        lines += ["", diagnosis(wer, routing)]
+    return "\n".join(lines)
+
+
+def diagnosis(wer: dict[str, float], routing: dict[str, float]) -> str:
+    """In words: does routing earn its keep, and if not, is it the gate, the clusters or the capacity?"""
+    said = ", ".join(f"{name} {100 * value:.1f} %" for name, value in sorted(wer.items(), key=lambda pair: pair[1]))
+    parts = [f"Routing: {said}."]
+    best_fixed = min(value for name, value in wer.items() if name in ("oracle", "cluster", "uniform", "random"))
+    if wer[LEARNED] <= min(wer["random"], wer["uniform"]) - 0.005:
+        parts.append("The learned routing beats random and uniform routing: the experts differ and the gate knows whom to send where.")
+    else:
+        parts.append("The learned routing does not clearly beat random or uniform routing: the experts hardly differ.")
+    if wer[LEARNED] - best_fixed > 0.01:
+        parts.append("A better gate would gain: the best fixed routing is more than a point below the learned one.")
+    return " ".join(parts)
+
+
+def main() -> None:
+    """Command line."""
+    tracking.command(run, StepOptions)
+
+
+if __name__ == "__main__":
+    main()

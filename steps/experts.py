@@ -1,0 +1,147 @@
+"""Entry point `experts`: train all experts and the shared adapter beneath them, together, each utterance on its cluster's expert.
+
+Reads `prepare`, `pretrain`, `embed`-ded and `cluster`-ed runs; writes the artifact `experts`: one PEFT folder per adapter. Example:
+    mlflow run . -e experts -P prepare_run_id=ID -P pretrain_run_id=ID -P cluster_run_id=ID
+"""
+
+import dataclasses
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from analysis.plots.training import training_curves
+from moe.checkpoint import save_adapters
+from moe.expert_training import ExpertOptions, TrainedExperts, train_experts
+from moe.features import AudioContext
+from moe.files import write_json
+from moe.options import option
+from moe.routed_lora import AdapterOptions
+from moe.routing import one_hot
+from moe.training import seed_everything
+from moe.whisper_moe import RoutingOptions, WhisperMoE
+from steps import tracking
+from steps.prepared import Prepared, read_prepared
+from steps.step_run import StepRun
+from steps.training_data import MixtureStep, plan_of, read_base, reporter, speech_set
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions(ExpertOptions, MixtureStep):
+    """Train the experts."""
+
+    cluster_run_id: str = option("none", "run that made the clusters")
+    experts_percent: float = option(15.0, "part of the train split for expert training, percent", above=0, high=100)
+
+    def faults(self) -> list[str]:
+        """Faults between fields."""
+        return MixtureStep.faults(self)
+
+
+def run(options: StepOptions) -> str:
+    """Train the experts, log them and return the run id."""
+    with tracking.step_run("experts", options, f"experts · r {options.lora_r} · seed {options.seed}") as step:
+        prepared = read_prepared(options.prepare_run_id)
+        base, base_dir = read_base(options.pretrain_run_id)
+        labels = pd.read_parquet(tracking.upstream(options.cluster_run_id, tracking.LABELS))
+        train = prepared.train(options.experts_percent, options.data_percent, options.stage_floor, options.seed)
+        dev = prepared.rows("dev")
+        prepared.log_input(step, train, "training")
+        prepared.log_input(step, dev, "validation")
+        n_experts = sum(name.startswith("soft_") for name in labels.columns)
+        clusters = {split: _clusters(labels, rows) for split, rows in (("train", train), ("dev", dev))}
+        _refuse_empty(clusters["train"], n_experts)
+        seed_everything(options.seed)
+        model = WhisperMoE(base.model, n_experts, options.part(AdapterOptions), options.part(RoutingOptions))
+        weights = one_hot(torch.from_numpy(clusters["train"]), n_experts).weights.numpy()
+        trained = train_experts(
+            model,
+            speech_set(prepared, train, base, options, {"routing_weights": weights}),
+            speech_set(prepared, dev, base),
+            clusters["dev"],
+            options.part(ExpertOptions),
+            plan_of(options, options.expert_epochs, options.expert_batch_size, options.expert_learning_rate),
+            options.part(AudioContext),
+            reporter(step),
+            options.eval_every_n_epochs,
+        )
+        _log_experts(step, options, model, trained, base_dir)
+        _report(step, options, prepared, trained, np.bincount(clusters["train"], minlength=n_experts), model)
+    return step.run_id
+
+
+def _clusters(labels: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
+    """Cluster of each row, (N,).
+
+    Raises:
+        ValueError: an utterance that the cluster run does not know.
+    """
+    cluster = labels.set_index("utterance_id")["cluster"]
+    missing = rows.loc[~rows["utterance_id"].isin(cluster.index), "utterance_id"].tolist()
+    if missing:
+        raise ValueError(f"{len(missing)} utterances have no cluster, e.g. {missing[:3]}; embed and cluster them first")
+    return cluster.loc[rows["utterance_id"]].to_numpy(np.int64)
+
+
+def _refuse_empty(clusters: np.ndarray, n_experts: int) -> None:
+    empty = sorted(set(range(n_experts)) - set(clusters.tolist()))
+    if empty:
+        raise ValueError(f"experts {empty} have no training utterance among {len(clusters)}: use fewer experts or more data")
+
+
+def _log_experts(step: StepRun, options: StepOptions, model: WhisperMoE, trained: TrainedExperts, base_dir: Path) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / tracking.EXPERTS
+        folder.mkdir()
+        save_adapters(folder, model, options.shared_rank)
+        record = {
+            "n_experts": model.n_experts,
+            "adapters": dataclasses.asdict(options.part(AdapterOptions)),
+            "routing": dataclasses.asdict(options.part(RoutingOptions)),
+            "context": dataclasses.asdict(options.part(AudioContext)),
+            "kept": trained.kept,
+            "n_utterances_seen": trained.fitted.n_utterances,
+            "n_updates": trained.fitted.n_updates,
+            "seconds": trained.fitted.seconds,
+        }
+        write_json(folder / Path(tracking.EXPERTS_RECORD).name, record)
+        step.log_folder(folder, tracking.EXPERTS)
+
+
+def _report(
+    step: StepRun, options: StepOptions, prepared: Prepared, trained: TrainedExperts, sizes: np.ndarray, model: WhisperMoE
+) -> None:
+    n_trainable = sum(parameter.numel() for parameter in model.trainable_parameters().values())
+    step.log_metrics(
+        {
+            "dev/wer_kept": trained.wer,
+            "n_trainable": n_trainable,
+            "n_updates": trained.fitted.n_updates,
+            "n_utterances_seen": trained.fitted.n_utterances,
+            "seconds": trained.fitted.seconds,
+        }
+    )
+    history = pd.DataFrame(trained.history)
+    if len(history) and not options.no_plot:
+        wer = ["wer", *(name for name in history.columns if name.startswith("wer/"))]
+        panels = {"dev WER": wer, "dev loss": [name.replace("wer", "loss") for name in wer]}
+        step.log_figure(training_curves(history, panels, "Experts, each on its own cluster", note=prepared.note), "plots/training.png")
+        step.log_table(history, "tables/history.json")
+    step.describe(
+        f"## Experts{' on SYNTHETIC speech' if prepared.note else ''}\n{model.n_experts} experts of rank {options.lora_r}"
+        f"{f' above a shared adapter of rank {options.shared_rank}' if options.shared_rank else ''}, {n_trainable:,} trainable parameters, "
+        f"trained together in {trained.fitted.n_updates} updates over clusters of {', '.join(map(str, sizes))} utterances. "
+        f"Kept: {trained.kept}, dev WER {100 * trained.wer:.1f} % with each utterance on its cluster's expert. Each adapter is an ordinary "
+        f"PEFT folder in `experts/`. It took {trained.fitted.seconds:.0f} s."
+    )
+
+
+def main() -> None:
+    """Command line."""
+    tracking.command(run, StepOptions)
+
+
+if __name__ == "__main__":
+    main()

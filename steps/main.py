@@ -1,0 +1,237 @@
+"""Entry point `main`: the whole chain as nested runs, every stage told the ids of the runs it reads.
+
+    synthesize → prepare → pretrain → embed → cluster → gate → experts → asr → baseline ×2 → evaluate ×3 → compare → register
+
+Stages that would come out the same are reused, and one line says so and why. Example:
+    mlflow run . --env-manager local
+    mlflow run . --env-manager local -P corpus=folder -P corpus_dir=PATH -P init_from=BASE -P until=evaluate
+"""
+
+import dataclasses
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+
+from analysis.report import markdown_table
+from analysis.verdict import readable_table
+from moe.corpora import FORMATS
+from moe.options import NONE, Options, option
+from steps import (
+    asr,
+    baseline,
+    cluster,
+    compare,
+    embed,
+    evaluate,
+    experts,
+    gate,
+    prepare,
+    pretrain,
+    register,
+    synthesize,
+    tracking,
+)
+from steps.prepare import SYNTHETIC
+from steps.reuse import launch
+from steps.step_run import StepRun
+
+STAGES: tuple[ModuleType, ...] = (
+    synthesize, prepare, pretrain, embed, cluster, gate, experts, asr, baseline, evaluate, compare, register,
+)  # fmt: skip
+NAMES = tuple(stage.__name__.rpartition(".")[2] for stage in STAGES)
+PENDING = "pending"  # stands for the id of a run that does not exist yet, when options are checked before any work
+SMALL = {
+    "n_train_speakers": 3, "n_dev_speakers": 1, "n_test_speakers": 2, "n_utterances": 8, "n_dev_utterances": 4, "n_test_utterances": 5,
+    "expert_epochs": 1, "asr_epochs": 1, "gating_epochs": 20, "pretrain_updates": 20, "missing_updates": 10, "max_samples": 240,
+}  # fmt: skip
+STYLES_OF_SYNTHETIC = 6
+DOCUMENTS_EXPERTS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class ChainOptions(Options):
+    """What `main` takes beside every option of its stages."""
+
+    mode: str = option("full", "quick is a smoke test: few utterances, one epoch; what you set yourself is kept", choices=("quick", "full"))
+    corpus: str = option(SYNTHETIC, "format of the corpus", choices=tuple(FORMATS))
+    num_experts: int | None = option(
+        None, "number of experts (none: 6 on the synthetic corpus, one per style, else 8; required with skip_pretraining)", low=1
+    )
+    skip_pretraining: bool = option(False, "gate and experts start random: no embed, cluster, gate and experts runs")
+    until: str = option("register", "the last stage to run", choices=NAMES)
+    force: str = option(NONE, "run this stage though it could be reused, and with `all` every stage", choices=(NONE, "all", *NAMES))
+
+    def faults(self) -> list[str]:
+        """What would fail later."""
+        if self.skip_pretraining and self.num_experts is None:
+            return ["num_experts is missing: skip_pretraining=true has no clusters to count"]
+        return []
+
+
+def _union() -> list[tuple[str, Any, dataclasses.Field]]:
+    """The options of all stages but the ids of runs, each name once; the chain's own fields come from ChainOptions."""
+    own = {field.name for field in dataclasses.fields(ChainOptions)}
+    found: dict[str, tuple[str, Any, dataclasses.Field]] = {}
+    for stage in STAGES:
+        for field in dataclasses.fields(stage.StepOptions):
+            if not field.name.endswith(("_run_id", "_run_ids")) and field.name not in own | {"system"}:
+                copy = dataclasses.field(default=field.default, metadata=field.metadata)
+                found.setdefault(field.name, (field.name, field.type, copy))
+    return list(found.values())
+
+
+StepOptions = dataclasses.make_dataclass("StepOptions", _union(), bases=(ChainOptions,), frozen=True)
+StepOptions.__module__, StepOptions.__doc__ = __name__, "Run the whole chain."
+
+
+def run(options: Options) -> str:
+    """Run the chain and return its run id."""
+    options = small(options) if options.mode == "quick" else options
+    check_stages(options)
+    with tracking.step_run("main", options, f"main · {options.corpus} · seed {options.seed}") as step:
+        chain = Chain(options)
+        chain.run()
+        _report(step, chain)
+    return step.run_id
+
+
+def small(options: Options) -> Options:
+    """The options of a smoke test: small numbers wherever the user left the default."""
+    defaults = {field.name: field.default for field in dataclasses.fields(options)}
+    changed = {name: value for name, value in SMALL.items() if getattr(options, name) == defaults[name]}
+    return dataclasses.replace(options, **changed)
+
+
+def check_stages(options: Options) -> None:
+    """Build the options of every stage, so that a fault anywhere shows before anything has run.
+
+    Raises:
+        ValueError: all faults of all stages, each once.
+    """
+    faults: dict[str, None] = {}
+    for stage in STAGES:
+        try:
+            stage_options(stage, options, **_pending(stage, options))
+        except ValueError as error:
+            faults |= dict.fromkeys(str(error).split("; "))
+    if faults:
+        raise ValueError("; ".join(faults))
+
+
+def stage_options(stage: ModuleType, options: Options, **given: Any) -> Options:
+    """The options of one stage: those of `main` it has, and `given`."""
+    names = {field.name for field in dataclasses.fields(stage.StepOptions)}
+    ours = {field.name for field in dataclasses.fields(options)} & names
+    return stage.StepOptions(**{name: getattr(options, name) for name in ours} | given)
+
+
+def _pending(stage: ModuleType, options: Options) -> dict[str, Any]:
+    names = {field.name for field in dataclasses.fields(stage.StepOptions) if field.name.endswith("_run_id")}
+    if stage is asr and options.skip_pretraining:
+        return {}
+    if stage is prepare and options.corpus != SYNTHETIC:
+        names = set()
+    if stage is evaluate:
+        names = {"prepare_run_id", "asr_run_id"}
+    ids = {name: PENDING for name in names}
+    if stage is cluster:
+        ids["num_experts"] = n_experts(options)
+    return ids | ({"evaluate_run_ids": f"{PENDING},{PENDING}2"} if stage in (compare, register) else {})
+
+
+def n_experts(options: Options) -> int:
+    """Experts to cluster for."""
+    return options.num_experts or (STYLES_OF_SYNTHETIC if options.corpus == SYNTHETIC else DOCUMENTS_EXPERTS)
+
+
+class Chain:
+    """Runs the stages in order and keeps the ids of their runs."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.run_ids: dict[str, str] = {}
+
+    def run(self) -> None:
+        """Every stage up to `until`."""
+        for name in NAMES[: NAMES.index(self.options.until) + 1]:
+            getattr(self, f"_{name}")()
+
+    def _launch(self, stage: ModuleType, key: str | None = None, **given: Any) -> None:
+        name = stage.__name__.rpartition(".")[2]
+        force = self.options.force in ("all", name)
+        self.run_ids[key or name] = launch(stage, stage_options(stage, self.options, **given), force)
+
+    def _ids(self, *names: str) -> dict[str, str]:
+        return {f"{name}_run_id": self.run_ids[name] for name in names}
+
+    def _synthesize(self) -> None:
+        if self.options.corpus == SYNTHETIC:
+            self._launch(synthesize)
+
+    def _prepare(self) -> None:
+        self._launch(prepare, synthesize_run_id=self.run_ids.get("synthesize"))
+
+    def _pretrain(self) -> None:
+        self._launch(pretrain, **self._ids("prepare"))
+
+    def _embed(self) -> None:
+        if not self.options.skip_pretraining:
+            self._launch(embed, **self._ids("prepare", "pretrain"))
+
+    def _cluster(self) -> None:
+        if not self.options.skip_pretraining:
+            self._launch(cluster, **self._ids("prepare", "embed"), num_experts=n_experts(self.options))
+
+    def _gate(self) -> None:
+        if not self.options.skip_pretraining:
+            self._launch(gate, **self._ids("embed", "cluster"))
+
+    def _experts(self) -> None:
+        if not self.options.skip_pretraining:
+            self._launch(experts, **self._ids("prepare", "pretrain", "cluster"))
+
+    def _asr(self) -> None:
+        upstream = () if self.options.skip_pretraining else ("embed", "cluster", "gate", "experts")
+        self._launch(asr, **self._ids("prepare", "pretrain", *upstream))
+
+    def _baseline(self) -> None:
+        self._launch(baseline, "zero_shot", system="zero_shot", **self._ids("prepare", "pretrain"))
+        self._launch(baseline, "single_lora", system="single_lora", **self._ids("prepare", "pretrain", "asr"))
+
+    def _evaluate(self) -> None:
+        for system in ("zero_shot", "single_lora"):
+            self._launch(evaluate, f"evaluate {system}", **self._ids("prepare"), baseline_run_id=self.run_ids[system])
+        self._launch(evaluate, "evaluate asr", **self._ids("prepare", "asr"))
+
+    def _compare(self) -> None:
+        self._launch(compare, evaluate_run_ids=self._evaluations())
+
+    def _register(self) -> None:
+        self._launch(register, evaluate_run_ids=self._evaluations())
+
+    def _evaluations(self) -> str:
+        return ",".join(run_id for name, run_id in self.run_ids.items() if name.startswith("evaluate "))
+
+
+def _report(step: StepRun, chain: Chain) -> None:
+    """Put the result where the chain's own run shows it, and on the screen."""
+    stages = "\n".join(f"- {name}: `{run_id}`" for name, run_id in chain.run_ids.items())
+    result = ""
+    if "compare" in chain.run_ids:
+        table = pd.read_parquet(tracking.upstream(chain.run_ids["compare"], tracking.COMPARISON))
+        report = tracking.upstream(chain.run_ids["compare"], "comparison.md").read_text(encoding="utf-8")
+        step.log_text(report, "comparison.md")
+        step.log_metrics({f"wer/{row.system}": row.wer for row in table.itertuples()})
+        result = markdown_table(readable_table(table))
+        print(f"\n{report.split('## By group')[0]}\n", flush=True)
+    step.describe(f"## The chain\n{result}\n{stages}")
+
+
+def main() -> None:
+    """Command line."""
+    tracking.command(run, StepOptions)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""Entry point `prepare`: a corpus → one manifest, with everything that could not be used listed.
+
+Reads a corpus folder, or the artifact `corpus` of a `synthesize` run; writes `manifest.parquet`. Example:
+    mlflow run . -e prepare -P corpus=folder -P corpus_dir=PATH
+"""
+
+import dataclasses
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.plots.corpus import amounts_figure, durations_figure, words_figure
+from analysis.report import markdown_table
+from moe.files import write_json
+from moe.manifest import write_manifest
+from moe.options import option
+from moe.preparation import PreparationOptions, PreparedCorpus, prepare
+from moe.splits import LeakError
+from steps import tracking
+from steps.prepared import CORPUS_FILE, SYNTHETIC_NOTE, path_digests
+from steps.step_run import StepRun
+
+SYNTHETIC = "synthetic"
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions(PreparationOptions):
+    """Read a corpus into one manifest."""
+
+    synthesize_run_id: str | None = option(None, "run that made the synthetic corpus (corpus=synthetic)")
+    dataset_root: str | None = option(None, "the documents' name of corpus_dir")
+
+    not_in_fingerprint = frozenset({"n_workers"})
+
+    def faults(self) -> list[str]:
+        """Where the corpus is must be said once."""
+        found = super().faults()
+        if self.corpus == SYNTHETIC and self.synthesize_run_id is None:
+            found.append("synthesize_run_id is missing: corpus=synthetic reads what a synthesize run made")
+        if self.corpus != SYNTHETIC and self.folder is None:
+            found.append(f"corpus_dir is missing: corpus={self.corpus} needs the folder or address of the corpus")
+        if self.corpus_dir and self.dataset_root:
+            found.append("corpus_dir and dataset_root are two names of one thing: give one")
+        return found
+
+    @property
+    def folder(self) -> str | None:
+        """Where the corpus is; a local folder as an absolute path, since later steps may run elsewhere."""
+        given = self.corpus_dir or self.dataset_root
+        return str(Path(given).resolve()) if given and Path(given).exists() else given
+
+    def data_digests(self) -> dict[str, str]:
+        """Content of a corpus outside the store."""
+        return {} if self.corpus == SYNTHETIC else path_digests(self.folder)
+
+
+def run(options: StepOptions) -> str:
+    """Prepare the corpus, log the manifest and return the run id."""
+    synthetic = options.corpus == SYNTHETIC
+    with tracking.step_run("prepare", options, f"prepare · {options.corpus} · seed {options.seed}") as step:
+        root = str(tracking.upstream(options.synthesize_run_id, tracking.CORPUS)) if synthetic else options.folder
+        try:
+            prepared = prepare(options, root)
+        except LeakError as leak:
+            step.log_table(leak.report.speakers, "tables/leaked_speakers.json")
+            raise
+        with tempfile.TemporaryDirectory() as temporary:
+            _log_manifest(step, options, prepared, Path(temporary))
+        _log_tables(step, prepared)
+        _log_pictures(step, prepared.manifest, SYNTHETIC_NOTE if synthetic else "")
+        step.set_tags({"moe.synthetic": str(synthetic).lower()})
+        step.describe(description(prepared, synthetic))
+    return step.run_id
+
+
+def _log_manifest(step: StepRun, options: StepOptions, prepared: PreparedCorpus, folder: Path) -> None:
+    synthetic = options.corpus == SYNTHETIC
+    write_manifest(folder / tracking.MANIFEST, prepared.manifest)
+    corpus = {
+        "root": None if synthetic else prepared.root,
+        "synthesize_run_id": options.synthesize_run_id,
+        "normaliser": options.normaliser,
+        "normaliser_version": prepared.normaliser,
+        "language": options.language,
+        "synthetic": synthetic,
+    }
+    write_json(folder / CORPUS_FILE, corpus)
+    step.log_file(folder / tracking.MANIFEST)
+    step.log_file(folder / CORPUS_FILE)
+    step.log_metrics(prepared.counts)
+    n_by_split = prepared.manifest["split"].value_counts()
+    step.log_metrics({f"{split}/n_utterances": int(count) for split, count in n_by_split.items()})
+
+
+def _log_tables(step: StepRun, prepared: PreparedCorpus) -> None:
+    step.log_table(prepared.manifest.head(200).astype(str), "tables/manifest_head.json")
+    step.log_table(prepared.quarantine.astype(str), "tables/quarantine.json")
+    step.log_table(prepared.quarantine.astype(str), tracking.QUARANTINE)
+    step.log_table(prepared.files, "tables/bad_files.json")
+    step.log_table(prepared.left_out, "tables/left_out.json")
+    step.log_table(prepared.leaks.counts.reset_index(), "tables/leak_report.json")
+    step.log_table(prepared.leaks.sentences, "tables/shared_sentences.csv")
+    for name, table in prepared.statistics.items():
+        step.log_table(table, f"tables/{name}.json")
+
+
+def _log_pictures(step: StepRun, manifest: pd.DataFrame, note: str) -> None:
+    step.log_figure(durations_figure(manifest, note), "plots/durations.png")
+    step.log_figure(words_figure(manifest, note), "plots/words.png")
+    step.log_figure(amounts_figure(manifest, note), "plots/amounts.png")
+
+
+def description(prepared: PreparedCorpus, synthetic: bool) -> str:
+    """What was read, made and found, in Markdown."""
+    counts, reasons = prepared.counts, prepared.quarantine["reason"].value_counts()
+    kinds = ", ".join(f"{reason} {count}" for reason, count in reasons.items()) or "none"
+    return "\n".join(
+        [
+            "## SYNTHETIC corpus" if synthetic else "## Corpus",
+            f"Read {counts['n_listed']} utterances; {counts['n_used']} are used, {counts['n_quarantined']} are quarantined ({kinds}), "
+            f"{counts['n_excluded_etiology'] + counts['n_beyond_max_samples']} were left out by options, "
+            f"{counts['n_bad_files']} files could not be read.",
+            "",
+            f"References by `{prepared.normaliser}`. No speaker is in two splits; "
+            f"{len(prepared.leaks.sentences)} sentences are (`tables/leak_report.json`), so WER is reported on seen and unseen apart.",
+            "",
+            markdown_table(prepared.statistics["utterances"]),
+        ]
+    )
+
+
+def main() -> None:
+    """Command line."""
+    tracking.command(run, StepOptions)
+
+
+if __name__ == "__main__":
+    main()

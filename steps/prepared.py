@@ -1,0 +1,96 @@
+"""What later steps need of a `prepare` run: the manifest, where its audio is, and what to write under every picture."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from moe.files import file_digest, folder_digest, read_json
+from moe.manifest import read_manifest
+from moe.subsets import subset
+from steps import tracking
+from steps.step_run import StepRun
+
+CORPUS_FILE = "corpus.json"
+SYNTHETIC_NOTE = "synthetic speech (espeak-ng), simulated styles"
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A prepared corpus as a step reads it.
+
+    Attributes:
+        root: folder or address that the manifest's paths start from.
+        normaliser: name of the text normaliser; its version is in `normaliser_version`.
+        note: shown under every picture; says so where speech is synthetic.
+    """
+
+    run_id: str
+    manifest: pd.DataFrame
+    root: str
+    normaliser: str
+    normaliser_version: str
+    language: str
+    note: str
+    digest: str
+
+    def rows(self, split: str, utterance_ids: Sequence[str] | None = None) -> pd.DataFrame:
+        """The utterances of a split, or those of them with these ids, sorted by id.
+
+        Raises:
+            ValueError: the split is empty.
+        """
+        rows = self.manifest[self.manifest["split"] == split]
+        if utterance_ids is not None:
+            rows = rows[rows["utterance_id"].isin(set(utterance_ids))]
+        if not len(rows):
+            raise ValueError(f"the manifest of prepare run {self.run_id} has no {split} utterances")
+        return rows.reset_index(drop=True)
+
+    def train(self, percent: float, data_percent: float, floor: int, seed: int) -> pd.DataFrame:
+        """The part of the train split that a stage works on; parts of one seed nest."""
+        train = self.rows("train")
+        return self.rows("train", subset(train, stage_percent(percent, data_percent, floor, len(train)), seed))
+
+    def log_input(self, run: StepRun, rows: pd.DataFrame, context: str) -> None:
+        """Record the utterances that a step read."""
+        run.log_input(f"{context} manifest", self.digest, f"runs:/{self.run_id}/{tracking.MANIFEST}", context, len(rows))
+
+
+def read_prepared(prepare_run_id: str) -> Prepared:
+    """The corpus that a `prepare` run made."""
+    path = tracking.upstream(prepare_run_id, tracking.MANIFEST)
+    corpus = read_json(tracking.upstream(prepare_run_id, CORPUS_FILE))
+    root = corpus["root"] or str(tracking.upstream(corpus["synthesize_run_id"], tracking.CORPUS))
+    note = SYNTHETIC_NOTE if corpus["synthetic"] else ""
+    return Prepared(
+        prepare_run_id, read_manifest(path), root, corpus["normaliser"], corpus["normaliser_version"], corpus["language"], note,
+        file_digest(path),
+    )  # fmt: skip
+
+
+def stage_percent(percent: float, data_percent: float, floor: int, n_utterances: int) -> float:
+    """Percentage of the train split that a stage gets: its own, but never fewer than `floor` utterances, all scaled by data_percent."""
+    return min(100.0, max(percent, 100.0 * floor / n_utterances)) * data_percent / 100.0
+
+
+def majority(labels: np.ndarray, groups: Sequence[str]) -> dict[str, int]:
+    """The most frequent label of each group; ties go to the smaller label."""
+    table = pd.crosstab(pd.Series(list(groups), name="group"), pd.Series(labels, name="label"))
+    return {group: int(row.idxmax()) for group, row in table.iterrows()}
+
+
+def soft_labels(labels: pd.DataFrame) -> np.ndarray:
+    """Soft labels in a cluster run's table of labels, (N, E)."""
+    return labels[[name for name in labels.columns if name.startswith("soft_")]].to_numpy(np.float32)
+
+
+def path_digests(corpus_dir: str | None) -> dict[str, str]:
+    """Digest of each top-level entry of a local corpus, so that a changed byte re-runs what reads it; a remote one has none."""
+    folder = Path(corpus_dir) if corpus_dir else None
+    if folder is None or not folder.is_dir():
+        return {}
+    entries = sorted(folder.iterdir())
+    return {f"corpus/{entry.name}": folder_digest(entry) if entry.is_dir() else file_digest(entry) for entry in entries}

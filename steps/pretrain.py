@@ -1,0 +1,187 @@
+"""Entry point `pretrain`: the base model. Reads a `prepare` run and a checkpoint; writes the artifact `base`.
+
+`init_from` names a complete checkpoint or hub model (nothing is trained), a partial one (what is missing is trained, then all), or
+`scratch`. Example:
+    mlflow run . -e pretrain -P prepare_run_id=ID -P init_from=scratch -P tokenizer=bpe
+"""
+
+import dataclasses
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.plots.training import training_curves
+from moe.augmentation import Augmentation
+from moe.base_model import (
+    SCRATCH,
+    BaseModel,
+    SmallShape,
+    complete_base,
+    is_complete,
+    load_base,
+    new_base,
+    read_training_record,
+    resolve,
+    save_base,
+)
+from moe.batches import SpeechDataset
+from moe.features import AudioContext
+from moe.files import file_digest, folder_digest, write_json
+from moe.options import option
+from moe.pretraining import Pretrained, PretrainingOptions, align, pretrain, pretraining_plan
+from moe.tokens import TOKENIZERS, train_tokenizer
+from moe.training import ComputeOptions, precision, seed_everything
+from steps import tracking
+from steps.prepared import Prepared, read_prepared
+from steps.step_run import StepRun
+
+ALIGNMENTS = "alignments.parquet"
+SHIPPED = "base/synthetic-en"
+LICENCE = "LICENSE"
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions(PretrainingOptions, AudioContext, Augmentation, ComputeOptions):
+    """Make or take the base model."""
+
+    prepare_run_id: str = option("none", "run whose train split the base is trained on")
+    init_from: str = option(SHIPPED, "a checkpoint folder, whole or partial; a hub name, v2 or v3; or scratch")
+    tokenizer: str = option("checkpoint", "the checkpoint's own, characters, or a byte-level BPE of the train split", choices=TOKENIZERS)
+    n_merges: int = option(150, "merges of tokenizer=bpe", low=0)
+    seed: int = option(42, "seed of everything drawn", low=0)
+
+    not_in_fingerprint = frozenset({"num_workers"})
+
+    def faults(self) -> list[str]:
+        """What cannot be trained as asked."""
+        found = ComputeOptions.faults(self)
+        if self.init_from == SCRATCH and self.tokenizer == "checkpoint":
+            found.append("tokenizer=checkpoint: init_from=scratch has no tokenizer of its own; use characters or bpe")
+        looks_like_a_path = self.init_from.startswith((".", "/")) or self.init_from == SHIPPED
+        if looks_like_a_path and not Path(self.init_from).is_dir():
+            found.append(f"init_from={self.init_from}: no such folder")
+        return found
+
+    def data_digests(self) -> dict[str, str]:
+        """Content of a local checkpoint."""
+        folder = Path(self.init_from)
+        return {"init_from": folder_digest(folder)} if folder.is_dir() else {}
+
+
+def run(options: StepOptions) -> str:
+    """Make the base model, log it and return the run id."""
+    complete = options.init_from != SCRATCH and is_complete(options.init_from)
+    name = f"pretrain · {'from scratch' if options.init_from == SCRATCH else Path(options.init_from).name}"
+    with tracking.step_run("pretrain", options, name) as step, tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / tracking.BASE
+        if complete:
+            _take(step, options, folder)
+        else:
+            _train(step, options, read_prepared(options.prepare_run_id), folder)
+        step.log_folder(folder, tracking.BASE)
+    return step.run_id
+
+
+def _take(step: StepRun, options: StepOptions, folder: Path) -> None:
+    """A complete checkpoint: there is nothing to train."""
+    if options.tokenizer != "checkpoint":
+        raise ValueError(f"tokenizer={options.tokenizer}: {options.init_from} is complete and keeps its own tokenizer (checkpoint)")
+    base = load_base(options.init_from)
+    save_base(base, folder)
+    record = read_training_record(Path(resolve(options.init_from)))
+    write_json(folder / "training.json", record or {"taken_from": options.init_from})
+    licence = Path(options.init_from) / LICENCE
+    if licence.exists():
+        (folder / LICENCE).write_bytes(licence.read_bytes())
+    n_parameters = sum(parameter.numel() for parameter in base.model.parameters())
+    step.log_metrics({"n_total": n_parameters, "n_trained": 0})
+    synthetic = " It was trained on SYNTHETIC speech only." if record.get("synthetic") else ""
+    step.describe(
+        f"## Base model taken as it is\n`{options.init_from}` is a complete checkpoint of {n_parameters / 1e6:.2f} M parameters: "
+        f"nothing was trained.{synthetic}"
+    )
+
+
+def _train(step: StepRun, options: StepOptions, prepared: Prepared, folder: Path) -> None:
+    seed_everything(options.seed)
+    base = _initial(options, prepared)
+    train, dev = prepared.rows("train"), _held_out(prepared, options)
+    prepared.log_input(step, train, "training")
+    prepared.log_input(step, dev, "validation")
+    extras, n_phonemes = _phonemes(prepared, train, base)
+    train_set = SpeechDataset(train, Path(prepared.root), base.processor, options.part(Augmentation), options.seed, extras)
+    dev_set = SpeechDataset(dev, Path(prepared.root), base.processor)
+    plan = pretraining_plan(options, options.seed, options.num_workers, precision(options))
+    plan = dataclasses.replace(plan, accumulation=options.gradient_accumulation_steps)
+    started = time.perf_counter()
+    pretrained = pretrain(base, train_set, dev_set, options, plan, options.part(AudioContext), _reporter(step), n_phonemes)
+    save_base(pretrained.base, folder)
+    _record(step, options, prepared, pretrained, folder, time.perf_counter() - started)
+
+
+def _initial(options: StepOptions, prepared: Prepared) -> BaseModel:
+    tokenizer = None
+    if options.tokenizer != "checkpoint":
+        texts = prepared.rows("train")["reference"]
+        tokenizer = train_tokenizer(texts, options.tokenizer, options.n_merges, prepared.language)
+    if options.init_from == SCRATCH:
+        return new_base(tokenizer, SmallShape(), prepared.language)
+    return complete_base(Path(options.init_from), tokenizer, prepared.language)
+
+
+def _held_out(prepared: Prepared, options: StepOptions) -> pd.DataFrame:
+    """Dev utterances that show progress; never the test split."""
+    dev = prepared.rows("dev")
+    return dev.sample(min(len(dev), options.pretrain_dev_utterances), random_state=options.seed).sort_values("utterance_id", ignore_index=True)
+
+
+def _phonemes(prepared: Prepared, train: pd.DataFrame, base: BaseModel) -> tuple[dict, int]:
+    path = Path(prepared.root) / ALIGNMENTS
+    if not path.exists():
+        return {}, 0
+    alignments = align(train, pd.read_parquet(path), base.processor)
+    return {"phonemes": alignments.frames}, len(alignments.phonemes)
+
+
+def _reporter(step: StepRun):
+    return lambda update, values: step.log_metrics(values, update)
+
+
+def _record(
+    step: StepRun, options: StepOptions, prepared: Prepared, pretrained: Pretrained, folder: Path, seconds: float
+) -> None:
+    wer = pretrained.history[-1]["wer"]
+    trained = sum(parameter.numel() for parameter in pretrained.base.model.parameters() if parameter.requires_grad)
+    record = {
+        "synthetic": bool(prepared.note),
+        "init_from": options.init_from,
+        "missing": list(pretrained.base.missing) if options.init_from != SCRATCH else "everything",
+        "dev_wer": wer,
+        "n_train_utterances": len(prepared.rows("train")),
+        "n_updates": sum(fitted.n_updates for fitted in pretrained.fitted),
+        "seconds": round(seconds, 1),
+        "options": options.as_parameters() | {"prepare_run_id": "see the chain"},
+        "weights_sha256": file_digest(folder / "model.safetensors"),
+    }
+    write_json(folder / "training.json", record)
+    (folder / LICENCE).write_text(Path(LICENCE).read_text(encoding="utf-8") if prepared.note else f"Derived from {options.init_from}\n")
+    history = pd.DataFrame(pretrained.history)
+    step.log_figure(training_curves(history, {"dev WER": ["wer"]}, "Pretraining", note=prepared.note), "plots/training.png")
+    step.log_metrics({"dev/wer_final": wer, "n_trained": trained, "seconds": seconds})
+    missing = "everything" if options.init_from == SCRATCH else f"{len(pretrained.base.missing)} tensors ({', '.join(pretrained.base.missing[:4])})"
+    step.describe(
+        f"## {'SYNTHETIC base model' if prepared.note else 'Base model'}\nStarted from `{options.init_from}`; missing and newly trained: "
+        f"{missing}. {record['n_updates']} updates on {record['n_train_utterances']} utterances took {seconds / 60:.1f} min; "
+        f"dev WER {100 * wer:.1f} %."
+    )
+
+
+def main() -> None:
+    """Command line."""
+    tracking.command(run, StepOptions)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Comparing systems: what is refused, what the table holds, what the verdict says."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from analysis.comparison import compare
+from analysis.error_rates import count_errors
+from analysis.systems import SystemScores, check_comparable, pool
+from analysis.verdict import p_words, test_of
+
+test_of.__test__ = False  # a function of the package, not a test
+METADATA = {"normaliser": "basic-1", "test_set_digest": "d1"}
+
+
+def hypotheses(rate, n_speakers=12, n_each=6, seed=0):
+    """Speakers of two etiologies read ten words; each word is lost with the given rate, doubled for ALS."""
+    generator, rows = np.random.default_rng(seed), []
+    for number in range(n_speakers * n_each):
+        words = [f"w{i}" for i in range(10)]
+        etiology = ["ALS", "typical"][number % 2]
+        kept = [word for word in words if generator.random() >= rate * (1.5 if etiology == "ALS" else 0.5)]
+        rows.append({"utterance_id": f"u{number:03d}", "speaker": f"s{number % n_speakers:02d}", "etiology": etiology,
+                     "sentence_seen": number % 3 == 0, "reference": " ".join(words), "hypothesis": " ".join(kept)})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def system(name, rate, kind="base", seed=0, run_id=None, **metadata):
+    return SystemScores(
+        name, run_id or f"run-{name}-{seed}", kind, hypotheses(rate, seed=seed), {**METADATA, "seed": seed, **metadata}
+    )
+
+
+def three():
+    return [
+        system("base", 0.5, n_trainable=0),
+        system("one LoRA", 0.2, "lora", seed=1, n_trainable=100),
+        system("mixture", 0.1, "moe", seed=2, n_trainable=100, gating_accuracy=0.9),
+    ]
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    return compare(three(), n_resamples=2000, note="synthetic speech")
+
+
+def test_the_table_has_one_row_per_system_with_wer_and_change_against_the_base(comparison):
+    table = comparison.table.set_index("system")
+    for one in three():
+        counted = count_errors(one.hypotheses)
+        assert table.loc[one.name, "wer"] == pytest.approx(counted["word_errors"].sum() / counted["n_words"].sum())
+    assert table.loc["base", "relative_change"] == 0
+    assert table.loc["mixture", "relative_change"] == pytest.approx(table.loc["mixture", "wer"] / table.loc["base", "wer"] - 1)
+    assert (table["low"] < table["wer"]).all() and (table["wer"] < table["high"]).all()
+
+
+def test_every_pair_is_tested_and_corrected_together(comparison):
+    assert len(comparison.tests) == 3
+    assert (comparison.tests["p_bootstrap_holm"] >= comparison.tests["p_bootstrap"]).all()
+    assert (comparison.tests["p_mapsswe_holm"] >= comparison.tests["p_mapsswe"]).all()
+    assert (comparison.tests["p_bootstrap_holm"] < 0.01).all()
+
+
+def test_the_verdict_names_winner_size_and_certainty(comparison):
+    wer = comparison.table.set_index("system")["wer"]
+    assert f"Lowest WER: mixture, {100 * wer['mixture']:.1f} %, significantly below the next, one LoRA" in comparison.verdict
+    points = f"{100 * (wer['one LoRA'] - wer['mixture']):.1f} points better"
+    assert any(points in line and "mixture" in line and "against one LoRA" in line for line in comparison.verdict.split("\n"))
+
+
+def test_a_tie_is_called_a_tie():
+    words = compare([system("base", 0.2), system("mixture", 0.2, "moe", seed=1)], n_resamples=1000).verdict
+    assert "not significantly below" in words and "not significant (" in words
+
+
+def test_a_group_that_gets_worse_is_named():
+    good, bad = hypotheses(0.3), hypotheses(0.3, seed=0)
+    typical = bad["etiology"] == "typical"
+    bad.loc[typical, "hypothesis"] = ""
+    bad.loc[~typical, "hypothesis"] = bad.loc[~typical, "reference"]
+    runs = [SystemScores("base", "r0", "base", good, METADATA), SystemScores("mixture", "r1", "moe", bad, METADATA)]
+    words = compare(runs, n_resamples=1000).verdict
+    assert "typical by" in words and "Worse in" in words and "ALS by" not in words
+
+
+def test_an_equal_system_differs_by_nothing_with_p_one():
+    found = compare([system("base", 0.2), system("copy", 0.2)], n_resamples=500).tests.iloc[0]
+    assert found["difference"] == 0 and found["p_bootstrap"] == 1 and found["p_mapsswe"] == 1
+
+
+def test_tests_can_be_read_either_way_round(comparison):
+    straight = test_of(comparison.tests, "mixture", "base")
+    turned = test_of(comparison.tests, "base", "mixture")
+    assert turned["difference"] == -straight["difference"] and turned["low"] == -straight["high"]
+
+
+def test_figures_markdown_and_html_hold_what_was_found(comparison):
+    assert {"wer_by_system", "wer_by_etiology", "wer_against_n_trainable"} <= set(comparison.figures)
+    assert all(isinstance(figure, Figure) for figure in comparison.figures.values())
+    text = comparison.markdown()
+    assert comparison.verdict in text and "synthetic speech" in text and "| mixture |" in text
+    page = comparison.html()
+    assert page.count("data:image/png;base64,") == len(comparison.figures) and "synthetic speech" in page
+    assert "http://" not in page and "https://" not in page  # nothing is loaded from elsewhere
+
+
+def test_the_answer_does_not_depend_on_row_order():
+    shuffled = [
+        SystemScores(one.name, one.run_id, one.kind, one.hypotheses.sample(frac=1, random_state=4), one.metadata)
+        for one in three()
+    ]
+    a, b = compare(three(), n_resamples=500), compare(shuffled, n_resamples=500)
+    pd.testing.assert_frame_equal(a.tests, b.tests)
+    pd.testing.assert_frame_equal(a.by_group, b.by_group)
+
+
+def test_seeds_of_one_system_are_pooled_and_their_range_is_shown():
+    runs = [system("base", 0.5), *(system("mixture", 0.1, "moe", seed=seed) for seed in (1, 2, 3))]
+    found = compare(runs, n_resamples=500)
+    row = found.table.set_index("system").loc["mixture"]
+    rates = [count_errors(run.hypotheses) for run in runs[1:]]
+    rates = [table["word_errors"].sum() / table["n_words"].sum() for table in rates]
+    assert row["n_runs"] == 3 and row["wer"] == pytest.approx(np.mean(rates))
+    assert (row["seed_wer_min"], row["seed_wer_max"]) == pytest.approx((min(rates), max(rates)))
+    assert row["n_utterances"] == 72 and found.tests["n_segments"].iloc[0] > 72
+
+
+def test_runs_of_one_name_but_two_kinds_are_refused():
+    with pytest.raises(ValueError, match="different kinds: lora, moe"):
+        pool([system("x", 0.1, "moe"), system("x", 0.1, "lora", seed=1)])
+
+
+def test_different_test_sets_are_refused_with_the_difference():
+    """Issue 6: compare refuses runs scored on different test sets, naming what differs."""
+    other = system("other", 0.1)
+    fewer = SystemScores("other", "r1", "moe", other.hypotheses.iloc[:-2], METADATA)
+    with pytest.raises(ValueError, match=r"2 utterance\(s\) only in base: u070, u071"):
+        check_comparable([system("base", 0.5), fewer])
+    digest = SystemScores("other", "r1", "moe", other.hypotheses, {**METADATA, "test_set_digest": "d2"})
+    with pytest.raises(ValueError, match="test_set_digest 'd2', base .* has 'd1'"):
+        check_comparable([system("base", 0.5), digest])
+
+
+def test_different_references_and_normalisers_are_refused_by_name():
+    changed = hypotheses(0.1)
+    changed.loc[3, "reference"] = "something else"
+    with pytest.raises(ValueError, match=r"1 reference\(s\) differ: u003"):
+        check_comparable([system("base", 0.5), SystemScores("other", "r1", "moe", changed, METADATA)])
+    with pytest.raises(ValueError, match="normaliser 'sap-2', base .* has 'basic-1'"):
+        check_comparable([system("base", 0.5), system("other", 0.1, normaliser="sap-2")])
+
+
+def test_one_system_and_an_unknown_base_are_refused():
+    with pytest.raises(ValueError, match="at least two"):
+        compare([system("base", 0.5)])
+    with pytest.raises(ValueError, match="all runs are named 'base'"):
+        compare([system("base", 0.5), system("base", 0.5, seed=1)])
+    with pytest.raises(ValueError, match="base='nothing': no such system; there are base, mixture"):
+        compare([system("base", 0.5), system("mixture", 0.1, "moe")], base="nothing")
+
+
+def test_few_speakers_are_warned_about():
+    runs = [SystemScores(name, name, "base", hypotheses(rate, n_speakers=2), METADATA) for name, rate in (("a", 0.5), ("b", 0.1))]
+    assert "Only 2 speaker(s)" in compare(runs, n_resamples=200).verdict
+
+
+def test_p_values_are_written_as_people_do():
+    assert [p_words(p) for p in (0.0001, 0.04, np.nan)] == ["p < 0.001", "p = 0.040", "p not defined"]

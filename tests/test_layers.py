@@ -1,0 +1,183 @@
+"""The rules of the layout, read off the source: who imports whom, what no file may hold, what every public function says."""
+
+import ast
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from steps.project import ENTRY_POINTS
+
+ROOT = Path(__file__).resolve().parents[1]
+FORBIDDEN = {
+    "moe": {"mlflow", "steps", "analysis", "tests"},
+    "analysis": {"mlflow", "steps", "moe", "torch", "transformers", "peft", "tests"},
+    "steps": {"tests", "benchmarks"},
+}
+PICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"}
+PICKLING_CALLS = ("torch.save", "joblib.load", "joblib.dump", ".to_pickle", ".read_pickle")
+ALLOWED_AT_IMPORT = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
+SOURCES = sorted(path for folder in FORBIDDEN for path in (ROOT / folder).rglob("*.py"))
+MAX_LINES, MAX_FUNCTION = 320, 60  # aims are 250 and 40; beyond these there is no explaining
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(tree: ast.Module, path: Path = ROOT / "moe" / "x.py") -> set[str]:
+    """Full dotted names that a module imports, relative ones resolved."""
+    package = path.relative_to(ROOT).parent.parts
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            start = list(package[: len(package) - node.level + 1]) if node.level else []
+            base = ".".join([*start, *([node.module] if node.module else [])])
+            names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+    return names
+
+
+def roots(names: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in names}
+
+
+def later_steps(name: str, names: set[str]) -> list[str]:
+    """Entry points among imported names that come after `name` in the chain; `main`, which calls them all, comes last."""
+    chain = [f"steps.{step}" for step in (*ENTRY_POINTS[1:], ENTRY_POINTS[0])]
+    module = name.removesuffix(".py").replace("/", ".")
+    allowed = chain.index(module) if module in chain else len(chain) - 1
+    return [step for step in chain[allowed:] if step in names and step != module]
+
+
+def work_at_import(tree: ast.Module) -> Iterator[ast.stmt]:
+    """Statements of a module that do something when it is imported, beyond defining."""
+    for node in tree.body:
+        docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        main_guard = isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
+        type_checking = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        if not (isinstance(node, ALLOWED_AT_IMPORT) or docstring or main_guard or type_checking):
+            yield node
+
+
+def unsafe_reads(tree: ast.Module) -> list[str]:
+    """Calls that may execute what they read: torch.load or np.load without the safe keyword, and picklers."""
+    found = sorted(roots(imported(tree)) & PICKLERS)
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called, keywords = ast.unparse(node.func), {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        if called == "torch.load" and keywords.get("weights_only") != "True" or keywords.get("allow_pickle") == "True":
+            found.append(called)
+        if called.endswith(PICKLING_CALLS):
+            found.append(called)
+    return found
+
+
+def public_functions(tree: ast.Module) -> Iterator[ast.FunctionDef]:
+    """Functions and methods without a leading underscore, not those inside functions."""
+    for node in tree.body:
+        members = node.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_") else [node]
+        yield from (member for member in members if isinstance(member, ast.FunctionDef) and not member.name.startswith("_"))
+
+
+def functions(tree: ast.Module) -> Iterator[ast.FunctionDef]:
+    yield from (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+
+
+def length(function: ast.FunctionDef) -> int:
+    return function.end_lineno - function.lineno + 1
+
+
+def unannotated(function: ast.FunctionDef) -> list[str]:
+    arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+    arguments += [each for each in (function.args.vararg, function.args.kwarg) if each is not None]
+    bare = [argument.arg for argument in arguments if argument.annotation is None and argument.arg not in ("self", "cls")]
+    return bare + ([] if function.returns is not None else ["return"])
+
+
+def offenders(fault: Callable[[Path, ast.Module], object]) -> dict[str, object]:
+    """File → what is wrong with it, for every file where something is."""
+    return {name_of(path): found for path in SOURCES if (found := fault(path, tree_of(path)))}
+
+
+def test_imports_go_one_way() -> None:
+    assert offenders(lambda path, tree: roots(imported(tree, path)) & FORBIDDEN[name_of(path).split("/")[0]]) == {}
+
+
+def test_a_step_imports_only_steps_before_it_and_none_imports_main() -> None:
+    assert offenders(lambda path, tree: later_steps(name_of(path), imported(tree, path))) == {}
+
+
+def test_nothing_runs_at_import() -> None:
+    assert offenders(lambda path, tree: [ast.unparse(node)[:80] for node in work_at_import(tree)]) == {}
+
+
+def test_reading_never_executes_code() -> None:
+    assert offenders(lambda path, tree: unsafe_reads(tree)) == {}
+
+
+def test_a_docstring_says_each_modules_place() -> None:
+    assert offenders(lambda path, tree: bool(tree.body) and not ast.get_docstring(tree)) == {}
+
+
+def test_public_functions_are_annotated() -> None:
+    assert offenders(lambda path, tree: {each.name: bare for each in public_functions(tree) if (bare := unannotated(each))}) == {}
+
+
+def test_files_and_functions_are_short() -> None:
+    assert offenders(lambda path, tree: len(path.read_text(encoding="utf-8").splitlines()) > MAX_LINES) == {}
+    assert offenders(lambda path, tree: [each.name for each in functions(tree) if length(each) > MAX_FUNCTION]) == {}
+
+
+def test_every_layer_was_read() -> None:
+    assert {name_of(path).split("/")[0] for path in SOURCES} == set(FORBIDDEN)
+
+
+def test_no_file_is_a_drawer_for_odds_and_ends() -> None:
+    assert [name_of(path) for path in SOURCES if path.stem in ("utils", "util", "helpers", "misc", "common")] == []
+
+
+class TestTheseChecks:
+    """Each rule finds what it is there to find."""
+
+    def test_imports(self) -> None:
+        source = "import a.b\nfrom c import d\ndef f():\n    from .gate import G\n    from .. import e\n"
+        assert imported(ast.parse(source), ROOT / "moe/text/x.py") == {
+            "a.b", "c", "c.d", "moe.text.gate", "moe.text.gate.G", "moe", "moe.e",
+        }  # fmt: skip
+
+    def test_order_of_steps(self) -> None:
+        assert later_steps("steps/gate.py", {"steps.cluster", "steps.tracking"}) == []
+        assert later_steps("steps/gate.py", {"steps.asr"}) == ["steps.asr"]
+        assert later_steps("steps/main.py", {"steps.gate", "steps.register"}) == []
+        assert later_steps("steps/tracking.py", {"steps.main"}) == ["steps.main"]
+
+    def test_work_at_import(self) -> None:
+        source = '"""doc"""\nimport a\nX = 1\nprint(X)\nfor i in X: pass\nif __name__ == "__main__":\n    f()\n'
+        assert [ast.unparse(node)[:8] for node in work_at_import(ast.parse(source))] == ["print(X)", "for i in"]
+
+    @pytest.mark.parametrize(
+        "source",
+        [
+            "import pickle",
+            "torch.load(p)",
+            "torch.load(p, weights_only=False)",
+            "np.load(p, allow_pickle=True)",
+            "joblib.load(p)",
+        ],
+    )
+    def test_unsafe_reads(self, source: str) -> None:
+        assert unsafe_reads(ast.parse(source))
+        assert not unsafe_reads(ast.parse("torch.load(p, weights_only=True)\nnp.load(p)\nimport joblib"))
+
+    def test_annotations(self) -> None:
+        functions = list(
+            public_functions(ast.parse("def f(a, *b: int): ...\nclass C:\n    def g(self) -> int: ...\ndef _h(x): ...\n"))
+        )
+        assert [unannotated(function) for function in functions] == [["a", "return"], []]

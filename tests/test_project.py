@@ -1,0 +1,98 @@
+"""MLproject and conda.yaml say what the options and the pins say, in a form that MLflow takes."""
+
+import dataclasses
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+from mlflow.exceptions import ExecutionException
+from mlflow.projects import load_project
+
+from moe.options import parse
+from steps import project
+from steps.store import project_root
+
+TOY = """
+import dataclasses
+from moe.options import Options, option
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions(Options):
+    prepare_run_id: str = option(help="run of `prepare`: the manifest")
+    seed: int = option(0, "seed of everything", low=0)
+    rate: float = option(1e-4, "learning rate")
+    top_k: int | None = option(None, "experts kept; none is all")
+    balance: bool = option(False, "add the balance loss")
+"""
+
+
+@pytest.fixture
+def toy_project(toy_step: Callable[[str, str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setitem(sys.modules, "toy_steps", ModuleType("toy_steps"))
+    toy_step("gate", TOY)
+    (tmp_path / "MLproject").write_text(project.mlproject(("gate",), package="toy_steps"))
+    (tmp_path / "conda.yaml").write_text(project.conda_yaml("torch==2.0\n"))
+    return tmp_path
+
+
+def test_mlflow_starts_a_step_with_its_own_defaults(toy_project: Path) -> None:
+    """`null` counts as required and `false` arrives as `False` in MLflow, so defaults are quoted text (mlflow.md §2)."""
+    entry = load_project(str(toy_project)).get_entry_point("gate")
+    words = entry.compute_command({"prepare_run_id": "abc"}, None).split()
+    assert words[:3] == ["python", "-m", "toy_steps.gate"]
+    options_type = sys.modules["toy_steps.gate"].StepOptions
+    assert parse(options_type, words[3:]) == options_type(prepare_run_id="abc")
+
+
+def test_mlflow_logs_the_same_text_as_the_step(toy_project: Path) -> None:
+    options = sys.modules["toy_steps.gate"].StepOptions(prepare_run_id="abc")
+    parameters, extra = load_project(str(toy_project)).get_entry_point("gate").compute_parameters({"prepare_run_id": "abc"}, None)
+    assert parameters == options.as_parameters() and extra == {}
+
+
+def test_a_field_without_default_is_required(toy_project: Path) -> None:
+    with pytest.raises(ExecutionException, match="prepare_run_id"):
+        load_project(str(toy_project)).get_entry_point("gate").compute_command({}, None)
+
+
+@pytest.mark.parametrize("default", ["''", "'a b'"])
+def test_a_default_that_mlflow_would_log_with_quotes_is_refused(
+    toy_step: Callable[[str, str], ModuleType], default: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "toy_steps", ModuleType("toy_steps"))
+    toy_step("gate", TOY.replace('option(help="run of `prepare`: the manifest")', f"option({default}, 'x')"))
+    with pytest.raises(ValueError, match="gate: prepare_run_id=.*without spaces"):
+        project.mlproject(("gate",), package="toy_steps")
+
+
+def test_the_committed_files_are_what_would_be_written() -> None:
+    missing = [name for name in project.ENTRY_POINTS if importlib.util.find_spec(f"steps.{name}") is None]
+    if missing:
+        pytest.skip(f"not written yet: {', '.join(missing)}")
+    for path, text in project.files(project_root()).items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name} is old: run `python -m steps.project`"
+
+
+def test_every_entry_point_has_its_options_and_run() -> None:
+    for name in project.ENTRY_POINTS:
+        if importlib.util.find_spec(f"steps.{name}") is None:
+            continue
+        module = importlib.import_module(f"steps.{name}")
+        assert dataclasses.is_dataclass(module.StepOptions) and callable(module.run) and callable(module.main), name
+
+
+def test_conda_and_pip_install_the_same() -> None:
+    """conda names an environment by the text of conda.yaml alone, so `-r requirements.txt` in it would go stale (mlflow.md §1)."""
+    environment = yaml.safe_load((project_root() / "conda.yaml").read_text())
+    pins = environment["dependencies"][-1]["pip"]
+    assert pins == (project_root() / "requirements.txt").read_text().split()
+    assert "python=3.11" in environment["dependencies"] and all("==" in pin for pin in pins)
+
+
+def test_a_loose_requirement_is_refused() -> None:
+    with pytest.raises(ValueError, match="torch>=2: must be pinned"):
+        project.conda_yaml("numpy==2.0\ntorch>=2\n")

@@ -1,0 +1,234 @@
+"""A step is taken over exactly where parameters, code, libraries and data are the same, and the reason is told."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import mlflow
+import pytest
+
+from moe.options import Options
+from steps import fingerprint as fingerprint_module
+from steps import tracking
+from steps.fingerprint import code_digests, fingerprint, forget_code, library_versions
+from steps.reuse import find_reusable, launch
+
+Toy = Callable[[str, str], ModuleType]
+
+GATE = """
+import dataclasses
+from pathlib import Path
+from moe.files import folder_digest
+from moe.options import Options, option
+from steps import tracking
+import parts
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions(Options):
+    seed: int = option(0, "seed")
+    workers: int = option(1, "processes")
+    corpus_dir: str = option("none", "folder")
+    fail: bool = option(False, "fail")
+    not_in_fingerprint = frozenset({"workers"})
+
+    def data_digests(self) -> dict[str, str]:
+        return {"corpus": folder_digest(Path(self.corpus_dir))} if self.corpus_dir != "none" else {}
+
+def run(options: StepOptions) -> str:
+    with tracking.step_run("gate", options) as run:
+        run.log_text("weights", "gate/gate.txt")
+        if options.fail:
+            raise ValueError("no")
+    return run.run_id
+"""
+
+
+@pytest.fixture
+def gate(store: Path, toy_step: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """A toy step that imports `parts.network` from the project it lies in."""
+    parts = tmp_path / "project" / "parts"
+    parts.mkdir()
+    (parts / "__init__.py").write_text("from . import network\n")
+    (parts / "network.py").write_text("LAYERS = 2\n")
+    (parts / "unused.py").write_text("\n")
+    (tmp_path / "project" / "requirements.txt").write_text("numpy==1\nno-such-library==2\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "project"))
+    yield toy_step("gate", GATE)
+    for name in ("parts", "parts.network"):
+        sys.modules.pop(name, None)
+
+
+def change(module: ModuleType, file: str, text: str) -> None:
+    path = Path(module.__file__).parents[1] / file
+    path.write_text(path.read_text() + text)
+    forget_code()
+
+
+def found(module: ModuleType, **options: object) -> tuple[str | None, str]:
+    result = find_reusable("gate", module.StepOptions(**options))
+    return result.run_id, result.reason
+
+
+def test_the_same_again_is_taken_over(gate: ModuleType, capsys: pytest.CaptureFixture) -> None:
+    first, second = launch(gate, gate.StepOptions(seed=1)), launch(gate, gate.StepOptions(seed=1))
+    ran, reused = capsys.readouterr().out.splitlines()[-2:]
+    assert first == second
+    assert ran.split()[:3] == ["gate", "ran", first[:8]] and ran.endswith("(no finished run)")
+    assert reused.split()[:3] == ["gate", "reused", first[:8]] and reused.endswith("(same parameters, code and inputs)")
+
+
+def test_force_runs_again(gate: ModuleType) -> None:
+    assert launch(gate, gate.StepOptions()) != launch(gate, gate.StepOptions(), force=True)
+
+
+def test_one_parameter_is_named_with_both_values(gate: ModuleType) -> None:
+    """Pitfall (stack): the store keeps text; a cache that compares it with numbers never hits, here 1 equals "1"."""
+    run_id = launch(gate, gate.StepOptions(seed=1))
+    assert found(gate, seed=1)[0] == run_id
+    assert found(gate, seed=2) == (None, "seed 1 → 2")
+
+
+def test_a_parameter_that_changes_no_result_is_left_out(gate: ModuleType) -> None:
+    run_id = launch(gate, gate.StepOptions(workers=1))
+    assert found(gate, workers=8)[0] == run_id
+
+
+def test_one_byte_of_an_imported_module_counts_and_is_named(gate: ModuleType) -> None:
+    launch(gate, gate.StepOptions())
+    change(gate, "parts/network.py", "#")
+    assert found(gate) == (None, "code changed: parts/network.py")
+
+
+def test_the_steps_own_code_counts(gate: ModuleType) -> None:
+    launch(gate, gate.StepOptions())
+    change(gate, "steps/gate.py", "#")
+    assert found(gate) == (None, "code changed: steps/gate.py")
+
+
+def test_code_the_step_cannot_import_does_not_count(gate: ModuleType) -> None:
+    run_id = launch(gate, gate.StepOptions())
+    change(gate, "parts/unused.py", "#")
+    assert found(gate)[0] == run_id
+
+
+def test_code_is_what_the_process_started_with(gate: ModuleType) -> None:
+    """An edit during a long run must not pass for the code that ran."""
+    launch(gate, gate.StepOptions())
+    path = Path(gate.__file__).parents[1] / "parts/network.py"
+    path.write_text("LAYERS = 3\n")
+    launch(gate, gate.StepOptions(seed=5))
+    forget_code()
+    assert found(gate, seed=5) == (None, "code changed: parts/network.py")
+
+
+def test_one_byte_of_data_counts_and_is_named(gate: ModuleType, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "manifest.csv").write_text("a,b\n")
+    run_id = launch(gate, gate.StepOptions(corpus_dir=str(corpus)))
+    assert found(gate, corpus_dir=str(corpus))[0] == run_id
+    (corpus / "manifest.csv").write_text("a,c\n")
+    assert found(gate, corpus_dir=str(corpus)) == (None, "data changed: corpus")
+
+
+def test_a_library_version_counts(gate: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch(gate, gate.StepOptions())
+    real = fingerprint_module._version
+    monkeypatch.setattr(fingerprint_module, "_version", lambda name: "0.1" if name == "numpy" else real(name))
+    run_id, reason = found(gate)
+    assert run_id is None and reason == f"numpy {real('numpy')} → 0.1"
+
+
+def test_the_nearest_earlier_run_is_compared(gate: ModuleType) -> None:
+    for seed in (1, 2):
+        launch(gate, gate.StepOptions(seed=seed))
+    change(gate, "parts/network.py", "#")
+    launch(gate, gate.StepOptions(seed=3))
+    change(gate, "parts/network.py", "#")
+    assert found(gate, seed=1) == (None, "code changed: parts/network.py")
+
+
+def test_many_differences_are_counted(gate: ModuleType, tmp_path: Path) -> None:
+    launch(gate, gate.StepOptions())
+    change(gate, "parts/network.py", "#")
+    change(gate, "parts/__init__.py", "#")
+    assert found(gate, seed=9, corpus_dir=str(tmp_path))[1] == (
+        f"corpus_dir none → {tmp_path}, seed 0 → 9, code changed: parts/__init__.py and 2 more"
+    )
+
+
+@pytest.mark.parametrize("status", ["FAILED", "KILLED"])
+def test_a_run_that_did_not_finish_is_not_taken_over(gate: ModuleType, status: str) -> None:
+    run_id = launch(gate, gate.StepOptions())
+    tracking.connect().client.set_terminated(run_id, status)
+    assert found(gate) == (None, f"the same run {run_id[:8]} is {status}")
+
+
+def test_a_failed_step_is_no_hit_and_the_failure_passes_through(gate: ModuleType) -> None:
+    with pytest.raises(ValueError):
+        launch(gate, gate.StepOptions(fail=True))
+    assert found(gate, fail=True)[0] is None
+
+
+def test_a_run_that_lost_its_artifact_is_not_taken_over(gate: ModuleType) -> None:
+    run_id = launch(gate, gate.StepOptions())
+    tracking.upstream(run_id, "gate/gate.txt").unlink()
+    tracking.upstream(run_id, "gate").rmdir()
+    assert found(gate) == (None, f"the same run {run_id[:8]} lost gate")
+
+
+def test_the_parent_keeps_the_ids_of_what_it_ran_and_reused(gate: ModuleType) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class MainOptions(Options):
+        pass
+
+    tags = []
+    for _ in range(2):
+        with tracking.step_run("main", MainOptions()) as parent:
+            run_id = launch(gate, gate.StepOptions())
+        tags.append(tracking.connect().client.get_run(parent.run_id).data.tags)
+    assert tags[0]["moe.ran.gate"] == tags[1]["moe.reused.gate"] == run_id
+    assert mlflow.active_run() is None
+
+
+def test_not_in_fingerprint_must_name_options() -> None:
+    class Wrong(Options):
+        not_in_fingerprint = frozenset({"num_workers"})
+
+    with pytest.raises(ValueError, match="num_workers: no such option"):
+        fingerprint("gate", Wrong())
+
+
+def test_imports_are_followed_as_python_follows_them(tmp_path: Path) -> None:
+    """Every form of import, by hand: packages on the way, relative ones, inside functions, modules named in `from`, in a circle."""
+    files = {
+        "steps/__init__.py": "",
+        "steps/gate.py": "import os\nfrom moe import gate\nfrom . import tracking\ndef f():\n    import moe.deep.layer\n",
+        "steps/tracking.py": "",
+        "steps/other.py": "",
+        "moe/__init__.py": "from .version import X\n",
+        "moe/version.py": "X = 1\n",
+        "moe/gate.py": "from .deep.maths import softmax\n",
+        "moe/notes.txt": "read by some module",
+        "moe/deep/__init__.py": "",
+        "moe/deep/layer.py": "from ..gate import G\nfrom .. import options as o\n",
+        "moe/deep/maths.py": "",
+        "moe/deep/unused.py": "",
+        "moe/options.py": "",
+        "moe/unused/__init__.py": "",
+        "moe/unused/words.json": "{}",
+        "gate.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    reached = set(files) - {"steps/other.py", "moe/deep/unused.py", "moe/unused/__init__.py", "moe/unused/words.json", "gate.py"}
+    assert set(code_digests(tmp_path / "steps/gate.py", tmp_path)) == reached
+
+
+def test_library_versions_are_those_installed(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("# comment\nmlflow==0.1\nno-such-library==2\n")
+    versions = library_versions(tmp_path / "requirements.txt")
+    assert versions["mlflow"] == mlflow.__version__ and versions["no-such-library"] == "missing" and "python" in versions

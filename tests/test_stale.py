@@ -1,0 +1,93 @@
+"""Runs of killed processes are marked at the next start; runs of live ones and of other hosts are left alone."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from steps import stale, tracking
+
+pytestmark = pytest.mark.skipif(not stale.PROC.is_dir(), reason="needs /proc")
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen]:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def tags_of(process_id: int) -> dict[str, str]:
+    start = stale.process_start(process_id)
+    assert start is not None
+    return stale.process_tags() | {stale.PID_TAG: str(process_id), stale.START_TAG: start}
+
+
+def running_run(tags: dict[str, str]) -> tuple[MlflowClient, str]:
+    found = tracking.connect()
+    return found.client, found.client.create_run(found.experiment_id, tags=tags).info.run_id
+
+
+@pytest.mark.usefixtures("store")
+def test_a_run_whose_process_was_killed_is_marked_and_says_so(sleeper: subprocess.Popen) -> None:
+    client, run_id = running_run(tags_of(sleeper.pid))
+    assert stale.close_stale(client) == []
+    sleeper.kill()
+    sleeper.wait()
+    assert stale.close_stale(client) == [run_id]
+    run = client.get_run(run_id)
+    assert run.info.status == "KILLED" and "process was gone" in run.data.tags[stale.MESSAGE_TAG]
+    assert stale.close_stale(client) == []
+
+
+@pytest.mark.usefixtures("store")
+def test_a_zombie_counts_as_gone(sleeper: subprocess.Popen) -> None:
+    """A killed child that nobody has waited for still has its /proc entry, and was taken for alive once (mlflow.md §8)."""
+    client, run_id = running_run(tags_of(sleeper.pid))
+    sleeper.kill()
+    while Path(f"/proc/{sleeper.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+        pass
+    assert stale.close_stale(client) == [run_id]
+
+
+@pytest.mark.usefixtures("store")
+def test_a_new_process_with_a_recycled_id_is_not_the_old_one() -> None:
+    client, run_id = running_run(stale.process_tags() | {stale.START_TAG: "another-boot/1"})
+    assert stale.close_stale(client) == [run_id]
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize(("stopped", "status"), [("true", "KILLED"), ("false", "FAILED")])
+def test_a_stopped_run_that_mlflow_run_calls_failed_is_killed_again(stopped: str, status: str) -> None:
+    """`mlflow run` sets FAILED over the KILLED of a step that was stopped in it."""
+    client, run_id = running_run(stale.process_tags() | {stale.STOPPED_TAG: stopped})
+    client.set_terminated(run_id, "FAILED")
+    stale.close_stale(client)
+    assert client.get_run(run_id).info.status == status
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize(
+    "tags",
+    [{}, {stale.HOST_TAG: "elsewhere", stale.PID_TAG: "1", stale.START_TAG: "x"}, stale.process_tags()],
+    ids=["none", "host", "own"],
+)
+def test_runs_that_may_be_alive_are_left_running(tags: dict[str, str]) -> None:
+    client, run_id = running_run(tags)
+    assert stale.close_stale(client) == []
+    assert client.get_run(run_id).info.status == "RUNNING"
+
+
+def test_a_command_name_with_brackets_and_spaces_is_read_right(tmp_path: Path) -> None:
+    script = tmp_path / "a) Z (b c"
+    script.symlink_to("/bin/sleep")
+    process = subprocess.Popen([str(script), "60"])
+    try:
+        assert stale.process_start(process.pid).rpartition("/")[2].isdigit()
+    finally:
+        process.kill()
+        process.wait()
