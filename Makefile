@@ -48,9 +48,11 @@ lint: install
 	python -m pip install --quiet --disable-pip-version-check ruff==0.17.5
 	ruff check .
 
-# make the shipped base model again
+# make the shipped base model again, from speech to weights
 base: install
-	$(MLFLOW_RUN) -e pretrain
+	$(MLFLOW_RUN) -P until=pretrain -P seed=0 -P purpose=pretraining -P styles=typical -P alignments=true -P seen_share=0 \
+		-P n_train_speakers=160 -P n_utterances=63 -P n_dev_speakers=12 -P n_dev_utterances=25 -P n_test_speakers=12 \
+		-P n_test_utterances=25 -P n_reserved_speakers=12 -P init_from=scratch -P tokenizer=bpe -P export_dir=base/synthetic-en
 
 clean:
 	rm -rf .pytest_cache .ruff_cache .hypothesis

@@ -13,14 +13,17 @@ from matplotlib.figure import Figure
 
 from analysis.error_rates import rates_by
 from analysis.groups import groupings
+from analysis.hypotheses import groups_of
 from analysis.intervals import N_RESAMPLES
 from analysis.plots.comparison import COST_NAMES, overall_figure, tradeoff_figure
 from analysis.plots.errors import expert_wer_heatmap, forest_figure, systems_figure
+from analysis.plots.routing import load_heatmap
 from analysis.plots.training import overlaid_curves
 from analysis.report import html_page, markdown_table
-from analysis.significance import WordErrors, group_differences, holm, mapsswe, segment_errors, speaker_difference, word_errors
+from analysis.routing import load_by
+from analysis.significance import group_differences, holm, matched_pairs, speaker_difference, word_errors
 from analysis.systems import BASE, MIXTURE, SINGLE_LORA, PooledScores, SystemScores, check_comparable, counted, pool
-from analysis.verdict import readable_table, readable_tests, verdict
+from analysis.verdict import readable_groups, readable_table, readable_tests, verdict
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,14 @@ class Comparison:
 
     def markdown(self) -> str:
         """The comparison as Markdown; figures are separate files."""
-        note = f"*{self.note}*\n\n" if self.note else ""
-        return (
-            f"# Comparison\n\n{note}{self.verdict}\n\n## Systems\n\n{markdown_table(readable_table(self.table))}\n"
-            f"## Tests\n\n{markdown_table(readable_tests(self.tests))}\n## By group\n\n{markdown_table(self.by_group)}"
-        )
+        tables = {
+            "Systems": readable_table(self.table),
+            "Tests": readable_tests(self.tests),
+            "By group": readable_groups(self.by_group),
+        }
+        parts = [f"## {heading}\n\n{markdown_table(table)}" for heading, table in tables.items()]
+        note = [f"*{self.note}*"] if self.note else []
+        return "\n\n".join(["# Comparison", *note, self.verdict, *parts])
 
     def html(self) -> str:
         """The comparison as one self-contained page, figures inside."""
@@ -50,7 +56,7 @@ class Comparison:
             "Systems": readable_table(self.table),
             "Tests": readable_tests(self.tests),
             "Figures": list(self.figures.values()),
-            "By group": self.by_group,
+            "By group": readable_groups(self.by_group),
         }
         return html_page("Comparison", sections, self.note)
 
@@ -103,8 +109,15 @@ def comparison_figures(
             figures[f"wer_against_{cost}"] = tradeoff_figure(table, cost, note=note)
     experts = {system.name: system.runs[0].expert_wer for system in pooled if system.runs[0].expert_wer}
     if experts:
-        wer_by_expert = pd.DataFrame(experts).T.rename(columns=lambda expert: f"expert {expert}")
+        wer_by_expert = pd.DataFrame(experts).T.rename(columns=lambda expert: f"expert {str(expert).removeprefix('expert_')}")
         figures["expert_wer"] = expert_wer_heatmap(wer_by_expert, "WER of each expert alone", note)
+    for number, system in enumerate(pooled):
+        if "weight_0" in system.counted and "etiology" in system.counted:
+            loads, counts = (
+                load_by(system.counted),
+                system.counted.groupby(groups_of(system.counted, "etiology"), observed=True).size(),
+            )
+            figures[f"load_{number}"] = load_heatmap(loads, f"Expert load by etiology, {system.name}", note, counts)
     histories = {system.name: system.runs[0].history for system in pooled if system.runs[0].history is not None}
     for metric in ("dev/wer", "train/loss"):
         if sum(metric in history for history in histories.values()) >= 1:
@@ -186,20 +199,12 @@ def _tests(pooled: Sequence[PooledScores], n_resamples: int, seed: int) -> pd.Da
     rows = []
     for base, system in combinations(pooled, 2):
         drawn = speaker_difference(system.counted, base.counted, n_resamples, seed)
-        matched = mapsswe(_segments(errors[system.name], errors[base.name]))
+        matched = matched_pairs(errors[system.name], errors[base.name])
         rows.append({"system": system.name, "base": base.name, "difference": drawn.value, "low": drawn.low, "high": drawn.high,
                      "p_bootstrap": drawn.p_value, "n_segments": matched.n_segments, "z_mapsswe": matched.z,
                      "p_mapsswe": matched.p_value})  # fmt: skip
     table = pd.DataFrame(rows)
     return table.assign(p_bootstrap_holm=holm(table["p_bootstrap"]), p_mapsswe_holm=holm(table["p_mapsswe"]))
-
-
-def _segments(system: list[WordErrors], base: list[WordErrors]) -> np.ndarray:
-    """Segments of all runs: run by run in the order of seeds; a system of one run meets each run of the other."""
-    n_pairs = max(len(system), len(base))
-    if {len(system), len(base)} - {1, n_pairs}:
-        return np.zeros((0, 2), np.int64)
-    return np.concatenate([segment_errors(system[i % len(system)], base[i % len(base)]) for i in range(n_pairs)])
 
 
 def _group_tests(

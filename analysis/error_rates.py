@@ -128,7 +128,7 @@ def _group_row(group: str, rows: pd.DataFrame, n_resamples: int, seed: int, leve
     ((cer_low, cer_high),) = bootstrap_intervals(speaker_sums(rows, ["char_errors", "n_chars"]), n_resamples, seed, level)
     edits = {edit: getattr(total.words, edit) for edit in EDITS}
     return {
-        "group": group, "n_utterances": len(rows), "n_speakers": n_speakers, "n_words": total.words.length, **edits,
+        "group": group, "n_utterances": len(rows), "n_speakers": n_speakers, "n_words": int(rows["n_words"].sum()), **edits,
         "wer": total.wer, "low": low, "high": high, "cer": total.cer, "cer_low": cer_low, "cer_high": cer_high,
         "wer_clipped": _ratio(clipped_errors(rows, "word").sum(), total.words.length),
         "cer_clipped": _ratio(clipped_errors(rows, "char").sum(), total.chars.length),

@@ -36,7 +36,8 @@ def explorer_html(
 
     Args:
         counted: counted hypotheses table; routing weights, `error` and group columns are used where present.
-        audio: utterance_id → relative link, http(s) address or `data:audio/` URI (see `clip_uri`); utterances without one have no player.
+        audio: utterance_id → relative link, http(s) address or `data:audio/` URI (see `clip_uri`); without one there is
+            no player.
         group_columns: columns offered for filtering; absent ones are left out.
 
     Raises:
@@ -93,7 +94,9 @@ def _groups(table: pd.DataFrame, columns: Sequence[str]) -> dict[str, object]:
     """Group of each utterance by column, the groups in their order, and the captions shown on each card."""
     found = {column: groups_of(table, column) for column in columns if column in table}
     groups = {column: values.astype(str).tolist() for column, values in found.items()}
-    captions = [values for column, values in groups.items() if column in ("speaker", "etiology", "severity_group")]
+    captions = [groups[column] for column in ("etiology", "speaker") if column in groups]
+    if "severity_group" in groups:
+        captions.append([group if "severity" in group else f"severity {group}" for group in groups["severity_group"]])
     if "duration_s" in table:
         captions.append([f"{value:.1f} s" for value in table["duration_s"]])
     if "sentence_seen" in table:
@@ -114,7 +117,9 @@ def _routing(table: pd.DataFrame) -> dict[str, list]:
 def _links(table: pd.DataFrame, audio: Mapping[str, str]) -> list[str]:
     strangers = sorted(set(audio) - set(table["utterance_id"]))
     if strangers:
-        raise ValueError(f"audio given for {len(strangers)} utterance(s) that are not in the table, the first is {strangers[0]!r}")
+        raise ValueError(
+            f"audio given for {len(strangers)} utterance(s) that are not in the table, the first is {strangers[0]!r}"
+        )
     for utterance_id, link in audio.items():
         if ":" in link.split("/")[0] and not link.startswith(ALLOWED_LINKS):
             raise ValueError(f"audio of {utterance_id!r} is {link[:40]!r}: must be a relative link, http(s) or data:audio/")

@@ -1,7 +1,7 @@
-"""The page of the error explorer: its markup, style and script, without the data. Plain JavaScript, nothing loaded from elsewhere.
+"""The page of the error explorer without its data: markup, style and script. Plain JavaScript, nothing loaded from elsewhere.
 
-Cards are built fifty at a time as the reader scrolls, so that ten thousand utterances open as quickly as a hundred. The state of the
-controls stands behind the `#` of the address, so that a view can be linked to. All text enters the page as text, never as markup.
+Cards are built fifty at a time as the reader scrolls, so that ten thousand utterances open as quickly as a hundred. The state of
+the controls stands behind the `#` of the address, so that a view can be linked to. All text enters as text, never markup.
 """
 
 PAGE = """<!doctype html>
@@ -20,6 +20,7 @@ content-visibility:auto;contain-intrinsic-size:auto 105px}
 .words{display:flex;flex-wrap:wrap;margin-top:5px;row-gap:5px}
 .w{display:inline-flex;flex-direction:column;padding:0 5px;border-radius:3px;min-height:2.9em;position:relative}
 .w span{min-height:1.45em}.w i{position:absolute;right:1px;bottom:-3px;font:bold 9px sans-serif}
+.S,.D,.I{padding-right:11px;margin-right:1px}
 .S{background:#fde3c0}.D{background:#f7cdc4}.I{background:#cfe4f7}.D span:first-child{text-decoration:line-through}
 .key{padding:0 6px;border-radius:3px;margin-right:4px}
 .bars{display:inline-flex;gap:2px;align-items:flex-end;height:20px}
@@ -113,7 +114,8 @@ function card(row) {
   for (const flag of data.flags[row.i]) add(head, "span", flag, "flag");
   if (data.error[row.i]) add(head, "span", "failed: " + data.error[row.i], "flag");
   if (data.weights.length) bars(head, row);
-  if (data.audio[row.i]) { const player = add(head, "audio"); player.controls = true; player.preload = "none"; player.src = data.audio[row.i]; }
+  if (data.audio[row.i]) { const player = add(head, "audio"); player.controls = true;
+    player.preload = "none"; player.src = data.audio[row.i]; }
   words(node, row);
   return node;
 }

@@ -14,7 +14,7 @@ from scipy import stats
 N_RESAMPLES = 10_000
 LEVEL = 0.95
 RESOLVED = 10  # resamples in the tail below which their count says little
-BLOCK_DRAWS = 4_000_000  # speakers drawn at a time, which bounds memory to some tens of MB
+BLOCK_DRAWS = 200_000  # speakers drawn at a time: the counts of a block stay in the cache, twice as fast as large blocks
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,7 @@ def bootstrap_intervals(counts: np.ndarray, n_resamples: int = N_RESAMPLES, seed
     Returns:
         (n_rates, 2) bounds, NaN where they are not defined.
     """
-    rates = resampled_rates(counts, n_resamples, seed)  # (R, n_rates)
-    tail = widened_tail(level, len(counts))
-    if np.isnan(tail) or not np.isfinite(rates).any():
-        return np.full((rates.shape[1], 2), np.nan)
-    return np.nanquantile(rates, [tail, 1 - tail], axis=0).T
+    return _bounds(resampled_rates(counts, n_resamples, seed), len(counts), level)
 
 
 def resampled_rates(counts: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
@@ -102,8 +98,9 @@ def paired_difference(
     """
     delta = np.asarray(errors, np.float64) - np.asarray(base_errors, np.float64)
     counts = np.stack([delta, np.asarray(lengths, np.float64)], axis=1)
-    low, high = bootstrap_intervals(counts, n_resamples, seed, level)[0]
-    drawn = resampled_rates(counts, n_resamples, seed)[:, 0]
+    rates = resampled_rates(counts, n_resamples, seed)  # (R, 1)
+    low, high = _bounds(rates, len(counts), level)[0]
+    drawn = rates[:, 0]
     value = delta.sum() / counts[:, 1].sum() if counts[:, 1].sum() else np.nan
     return Difference(float(value), float(low), float(high), _two_sided(drawn[~np.isnan(drawn)], len(counts)))
 
@@ -114,6 +111,14 @@ def widened_tail(level: float, n_speakers: int) -> float:
         return float("nan")
     quantile = stats.t.ppf((1 - level) / 2, n_speakers - 1)
     return float(stats.norm.cdf(quantile * np.sqrt(n_speakers / (n_speakers - 1))))
+
+
+def _bounds(rates: np.ndarray, n_speakers: int, level: float) -> np.ndarray:
+    """Quantiles of resampled rates (n_resamples, n_rates) → (n_rates, 2)."""
+    tail = widened_tail(level, n_speakers)
+    if np.isnan(tail) or not np.isfinite(rates).any():
+        return np.full((rates.shape[1], 2), np.nan)
+    return np.nanquantile(rates, [tail, 1 - tail], axis=0).T
 
 
 def _two_sided(differences: np.ndarray, n_speakers: int) -> float:

@@ -22,7 +22,8 @@ MIN_GOOD = 2  # correct words of both systems that end a segment, the default of
 class WordErrors:
     """Where the errors of a system lie, as slots in the order of the reference: before word 0, word 0, before word 1, …
 
-    The last slot lies behind the last word. Slots of all utterances follow each other in the order of utterance_id; an utterance of n words has 2 n + 1.
+    The last slot lies behind the last word: an utterance of n words has 2 n + 1. Utterances follow each other in the order of
+    their ids.
     """
 
     errors: np.ndarray  # (n_slots,) insertions in a gap; 0 or 1 at a word
@@ -99,6 +100,20 @@ def mapsswe(segments: np.ndarray) -> Mapsswe:
         return Mapsswe(len(difference), mean, float("nan"), float("nan"))
     z = mean / (deviation / np.sqrt(len(difference)))
     return Mapsswe(len(difference), mean, float(z), float(2 * stats.norm.sf(abs(z))))
+
+
+def matched_pairs(system: Sequence[WordErrors], base: Sequence[WordErrors]) -> Mapsswe:
+    """MAPSSWE of two systems of one or more runs (seeds): run by run in their order, a single run against each of the other's.
+
+    Runs hear the same utterances, so their segments are not independent: z is the mean over the pairs of runs and gains nothing
+    from more seeds. NaN where the numbers of runs differ and neither is one.
+    """
+    n_pairs = max(len(system), len(base))
+    if {len(system), len(base)} - {1, n_pairs}:
+        return Mapsswe(0, float("nan"), float("nan"), float("nan"))
+    found = [mapsswe(segment_errors(system[i % len(system)], base[i % len(base)])) for i in range(n_pairs)]
+    n_segments, mean, z = (np.mean([getattr(test, name) for test in found]) for name in ("n_segments", "mean", "z"))
+    return Mapsswe(round(n_segments), float(mean), float(z), float(2 * stats.norm.sf(abs(z))))
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:

@@ -95,6 +95,26 @@ def readable_tests(tests: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def readable_groups(by_group: pd.DataFrame) -> pd.DataFrame:
+    """WER by group, one row per group and one column per system, small groups marked."""
+    if len(by_group) == 0:
+        return pd.DataFrame(columns=["by", "group"])
+    said = [percent_interval(*row) for row in by_group[["wer", "low", "high"]].to_numpy(float)]
+    keys = ["column", "group"]
+    wide = by_group.assign(said=said).pivot(index=keys, columns="system", values="said")
+    wide = wide.loc[
+        list(dict.fromkeys(zip(*(by_group[key] for key in keys), strict=True))), list(dict.fromkeys(by_group["system"]))
+    ]
+    first = by_group.drop_duplicates(keys).set_index(keys).loc[wide.index]
+    sizes = {
+        "utterances": first["n_utterances"],
+        "speakers": first["n_speakers"],
+        "small": first["small"].map({True: "yes", False: ""}),
+    }
+    shown = pd.concat([pd.DataFrame(sizes), wide.rename(columns=lambda name: f"{name} WER")], axis=1).reset_index()
+    return shown.rename(columns={"column": "by"}).assign(by=lambda table: table["by"].str.replace("_", " "))
+
+
 def _pair_sentence(table: pd.DataFrame, tests: pd.DataFrame, group_tests: pd.DataFrame, system: str, base: str) -> str:
     wer = table.set_index("system")["wer"]
     difference = difference_words(test_of(tests, system, base))

@@ -3,9 +3,9 @@
     python -m benchmarks.corpora million [N_ROWS]
     python -m benchmarks.corpora decoding [FLAC_OR_WAV_FILE …]
 
-The first builds, splits, samples and writes a manifest of a folder corpus whose audio is not there (decoding has its own cost and its own
-benchmark). The second encodes speech (or noise bursts where no file is given) as each container at 44.1 kHz stereo and 16 kHz mono, and
-times on one core: ours, PyAV for everything, and soundfile with SciPy's polyphase resampler.
+The first builds, splits, samples and writes a manifest of a folder corpus whose audio is not there (decoding has its own cost and
+its own benchmark). The second encodes speech (or noise bursts where no file is given) as each container at 44.1 kHz stereo and 16
+kHz mono, and times on one core: ours, PyAV for everything, and soundfile with SciPy's polyphase resampler.
 """
 
 import contextlib
@@ -34,11 +34,12 @@ REPEATS = 3
 def million(n_rows: int = 1_000_000) -> None:
     """List, normalise, split, report, sample and write; prints seconds of each and the peak memory of the process."""
     from moe.corpora import CorpusOptions
+    from moe.leaks import refuse_leaks
     from moe.listing import list_corpus
     from moe.manifest import write_manifest
     from moe.preparation import add_references
     from moe.quarantine import mark_duplicate_ids, mark_transcripts
-    from moe.splits import SplitPlan, assign_splits, refuse_leaks
+    from moe.splits import SplitPlan, assign_splits
     from moe.statistics import corpus_statistics
     from moe.subsets import at_most, subset
 
@@ -64,8 +65,7 @@ def million(n_rows: int = 1_000_000) -> None:
             sizes = [len(subset(table, percent, 0)) for percent in (5, 15, 100)] + [len(at_most(table, n_rows // 10, 0))]
         with _timed("check and write"):
             write_manifest(Path(folder) / "manifest.parquet", table)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(f"{n_rows} rows, subsets {sizes}: {time.perf_counter() - start:.1f} s, peak {peak:.2f} GiB")
+        print(f"{n_rows} rows, subsets {sizes}: {time.perf_counter() - start:.1f} s, peak {_peak_gib():.2f} GiB")
 
 
 def decoding(paths: list[str]) -> None:
@@ -149,14 +149,20 @@ def _write_table(path: Path, n_rows: int) -> None:
         for number in range(n_rows):
             speaker = number * 7919 % 2000
             text = f"please (please) call number {number % 400_000} and w- wait"
-            writer.writerow([f"wav/{number:07d}.wav", text, f"s{speaker:04d}", ETIOLOGIES[speaker % 5], "fm"[speaker % 2], speaker % 60 + 18])
+            writer.writerow(
+                [f"wav/{number:07d}.wav", text, f"s{speaker:04d}", ETIOLOGIES[speaker % 5], "fm"[speaker % 2], speaker % 60 + 18]
+            )
 
 
 @contextlib.contextmanager
 def _timed(what: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
-    print(f"{time.perf_counter() - start:6.1f} s  {what}", flush=True)
+    print(f"{time.perf_counter() - start:6.1f} s, peak so far {_peak_gib():.2f} GiB  {what}", flush=True)
+
+
+def _peak_gib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 if __name__ == "__main__":

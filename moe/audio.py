@@ -1,8 +1,8 @@
 """Any recording becomes one mono float32 waveform at 16 kHz.
 
-libsndfile (soundfile) reads wav, flac, aiff, mp3, ogg and opus; PyAV reads what it cannot (m4a, aac, webm); soxr resamples. Recordings
-come as bytes, so that files, shard members and Parquet cells take one path. The container is known by its first bytes and the demuxer
-is forced: a playlist disguised as audio can make no decoder open another file.
+libsndfile (soundfile) reads wav, flac, aiff, mp3, ogg and opus; PyAV reads what it cannot (m4a, aac, webm); soxr resamples.
+Recordings come as bytes, so that files, shard members and Parquet cells take one path. The container is known by its first bytes
+and the demuxer is forced: a playlist disguised as audio can make no decoder open another file.
 """
 
 import contextlib
@@ -59,18 +59,20 @@ def load_audio(source: Path | str | bytes) -> np.ndarray:
     return resample(*decode_audio(source))
 
 
-def decode_audio(source: Path | str | bytes) -> tuple[np.ndarray, int]:
+def decode_audio(source: Path | str | bytes, max_duration_s: float = MAX_HOURS * 3600.0) -> tuple[np.ndarray, int]:
     """Decode a recording at its own rate.
 
+    Args:
+        max_duration_s: where decoding stops, so that memory is bounded whatever the file unfolds to.
     Returns:
         Float32 mono waveform (the mean of its channels), shape (n_samples,), and its rate in Hz.
     Raises:
-        AudioError: as `load_audio`.
+        AudioError: as `load_audio`, or longer than `max_duration_s`.
     """
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     if not data:
         raise AudioError("empty", "the file has no bytes")
-    waveform, rate = _decode(data)
+    waveform, rate = _decode(data, max_duration_s)
     if not len(waveform):
         raise AudioError("empty", "the recording has no samples")
     if not np.isfinite(waveform).all():
@@ -90,10 +92,10 @@ def is_silent(waveform: np.ndarray) -> bool:
     return float(np.abs(waveform - waveform.mean()).max()) < SILENT_PEAK
 
 
-def _decode(data: bytes) -> tuple[np.ndarray, int]:
+def _decode(data: bytes, max_s: float) -> tuple[np.ndarray, int]:
     forced = needs_av(data)
     if forced is not None:
-        return _decode_av(data, forced)
+        return _decode_av(data, forced, max_s)
     if not is_soundfile(data):
         raise AudioError("unreadable", f"no known audio container (begins with {data[:8].hex(' ')})")
     stated = stated_header(data)
@@ -102,27 +104,30 @@ def _decode(data: bytes) -> tuple[np.ndarray, int]:
     try:
         file = soundfile.SoundFile(_Memory(data))
     except SOUNDFILE_ERRORS as error:
-        return _decode_fallback(data, error)
+        return _decode_fallback(data, max_s, error)
     with file:
-        return _decode_soundfile(file, data)
+        return _decode_soundfile(file, data, max_s)
 
 
-def _decode_fallback(data: bytes, error: Exception) -> tuple[np.ndarray, int]:
+def _decode_fallback(data: bytes, max_s: float, error: Exception) -> tuple[np.ndarray, int]:
     forced = may_use_av(data)
     if forced is not None:
         with contextlib.suppress(AudioError):
-            return _decode_av(data, forced)
+            return _decode_av(data, forced, max_s)
     if missing_bytes(data):
         raise AudioError("truncated", f"{missing_bytes(data)} bytes are missing at the end") from error
     raise AudioError("unreadable", _line(error)) from error
 
 
-def _decode_soundfile(file: soundfile.SoundFile, data: bytes) -> tuple[np.ndarray, int]:
+def _decode_soundfile(file: soundfile.SoundFile, data: bytes, max_s: float) -> tuple[np.ndarray, int]:
     _check_header(file.samplerate, file.channels, file.frames)
     stated, rate, blocks = file.frames, file.samplerate, []
     try:
         while len(block := file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
             blocks.append(_mono(block))
+            _check_length(sum(map(len, blocks)), rate, max_s, stated)
+    except AudioError:
+        raise
     except SOUNDFILE_ERRORS as error:
         raise AudioError("truncated", f"decoding of {stated} frames breaks off: {_line(error)}") from error
     waveform = _join(blocks)
@@ -137,28 +142,30 @@ def _check_whole(data: bytes, n_frames: int, stated: int) -> None:
         raise AudioError("truncated", f"{missing_bytes(data)} bytes are missing at the end")
 
 
-def _decode_av(data: bytes, container: str) -> tuple[np.ndarray, int]:
+def _decode_av(data: bytes, container: str, max_s: float) -> tuple[np.ndarray, int]:
     missing = missing_bytes(data)
     try:
         with av.open(io.BytesIO(data), mode="r", format=container, metadata_errors="replace") as file:
             if not file.streams.audio:
                 raise AudioError("unreadable", "the file holds no audio stream")
-            waveform, rate = _decode_stream(file, file.streams.audio[0])
+            waveform, rate = _decode_stream(file, file.streams.audio[0], max_s)
     except AV_ERRORS as error:
-        if isinstance(error, AudioError) and not missing:
+        if isinstance(error, AudioError) and (not missing or error.reason == "too_long"):
             raise
-        raise AudioError("truncated" if missing else "unreadable", f"{missing} bytes missing; {_line(error)}" if missing else _line(error)) from error
+        raise AudioError(
+            "truncated" if missing else "unreadable", f"{missing} bytes missing; {_line(error)}" if missing else _line(error)
+        ) from error
     if missing:
         raise AudioError("truncated", f"{missing} bytes are missing at the end")
     return waveform, rate
 
 
-def _decode_stream(file: av.container.InputContainer, stream: av.AudioStream) -> tuple[np.ndarray, int]:
+def _decode_stream(file: av.container.InputContainer, stream: av.AudioStream, max_s: float) -> tuple[np.ndarray, int]:
     if stream.codec_context is None:
         raise AudioError("unreadable", "the codec of the audio stream is not known")
     stated_s = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
     _check_header(stream.rate or SAMPLE_RATE, stream.channels or 1, int(max(stated_s, 0.0) * (stream.rate or SAMPLE_RATE)))
-    rate, n_channels, blocks, resampler = 0, 1, [], None
+    rate, n_channels, n_frames, blocks, resampler = 0, 1, 0, [], None
     for frame in _frames(file, stream):
         if resampler is None:
             rate, n_channels = frame.sample_rate, frame.layout.nb_channels
@@ -166,6 +173,8 @@ def _decode_stream(file: av.container.InputContainer, stream: av.AudioStream) ->
             # packed: PyAV miscounts the planes of frames with eight or more channels and reads beyond them
             resampler = av.AudioResampler(format="flt", layout=frame.layout, rate=rate)
         blocks += [part.to_ndarray()[0] for part in resampler.resample(frame)]
+        n_frames += frame.samples
+        _check_length(n_frames, rate, max_s, int(stated_s * rate))
     blocks += [part.to_ndarray()[0] for part in resampler.resample(None) if part] if resampler else []
     waveform = _mono(_join(blocks).reshape(-1, n_channels))
     if rate and len(waveform) / rate < 0.95 * stated_s - 0.1:  # edit lists and priming take less than that
@@ -180,7 +189,9 @@ def _frames(file: av.container.InputContainer, stream: av.AudioStream) -> Iterat
             n_frames += 1
             yield frame
     except av.FFmpegError as error:
-        raise AudioError("truncated" if n_frames else "unreadable", f"decoding breaks off after {n_frames} packets: {_line(error)}") from error
+        raise AudioError(
+            "truncated" if n_frames else "unreadable", f"decoding breaks off after {n_frames} packets: {_line(error)}"
+        ) from error
 
 
 def _check_header(rate: int, n_channels: int, n_frames: int) -> None:
@@ -192,8 +203,13 @@ def _check_header(rate: int, n_channels: int, n_frames: int) -> None:
         raise AudioError("absurd_header", f"{n_frames} frames at {rate} Hz are more than {MAX_HOURS} hours")
 
 
+def _check_length(n_frames: int, rate: int, max_s: float, stated: int) -> None:
+    if n_frames > max_s * rate:
+        raise AudioError("too_long", f"{max(n_frames, stated) / rate:.3f} s or more (allowed: {max_s:g} s)")
+
+
 def _mono(block: np.ndarray) -> np.ndarray:
-    """The mean of the channels of float32 samples (n_frames, n_channels), channel by channel: numpy is slow along a short axis."""
+    """The mean of the channels of float32 samples (n_frames, n_channels), channel by channel: numpy's own is slow."""
     mono = block[:, 0].copy()  # (n_frames,)
     for channel in range(1, block.shape[1]):
         mono += block[:, channel]

@@ -1,6 +1,7 @@
 """Manifest rows → batches: log-mels cached unpadded, labels, and batches of similar length whose order depends on (seed, epoch) alone."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ class SpeechDataset(Dataset):
         augmentation: None serves every utterance as it is.
         seed: of the augmentation.
         extras: further per-utterance arrays to serve, each (N, …) in the manifest's order, e.g. embeddings, routing weights.
+        max_labels: tokens that the decoder can say; None where labels are not used.
 
     Raises:
         ValueError: utterances longer than the model's window, by id, before anything is read; labels longer than the decoder.
@@ -53,6 +55,7 @@ class SpeechDataset(Dataset):
         augmentation: Augmentation | None = None,
         seed: int = 0,
         extras: Mapping[str, np.ndarray] | None = None,
+        max_labels: int | None = None,
     ) -> None:
         self.rows = manifest.to_dict("records")
         self.root, self.processor, self.augmentation, self.seed = Path(root), processor, augmentation, seed
@@ -60,7 +63,7 @@ class SpeechDataset(Dataset):
         self.labels = [label_ids(processor.tokenizer, row["reference"]) for row in self.rows]
         self._cache: dict[int, np.ndarray] = {}
         self._cached_bytes = 0
-        self._refuse_too_long()
+        self._refuse_too_long(max_labels)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -95,7 +98,10 @@ class SpeechDataset(Dataset):
         """Seconds of each utterance, (N,)."""
         return np.array([row["duration_s"] for row in self.rows])
 
-    def _refuse_too_long(self) -> None:
+    def _refuse_too_long(self, max_labels: int | None) -> None:
+        wordy = [row["utterance_id"] for row, ids in zip(self.rows, self.labels, strict=True) if len(ids) > (max_labels or math.inf)]
+        if wordy:
+            raise ValueError(f"the references of {len(wordy)} utterances have more than the decoder's {max_labels} tokens, e.g. {wordy[:3]}")
         window = window_seconds(self.processor.feature_extractor)
         too_long = [row["utterance_id"] for row in self.rows if row["duration_s"] > window]
         if too_long:

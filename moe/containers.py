@@ -1,6 +1,7 @@
-"""What the first bytes of a recording claim, read without a decoder: its container, and for wav, flac and ogg the numbers to hold it to.
+"""What the bytes of a recording claim, read without a decoder: its container, and the numbers to hold it to.
 
-Decoders clamp a length that runs past the end of the file, or call an impossible rate a broken file; here both get their own name.
+Decoders clamp a length that runs past the end of the file, or call an impossible rate a broken file; here both get their own
+name.
 """
 
 import struct

@@ -89,9 +89,7 @@ def _decode_batch(
     ids = batch["utterance_ids"]
     weights = policy(ids).to(model.device) if policy else None
     routed = model.route(batch["mel"], batch["n_frames"], batch.get("embedding"), weights)
-    tokens = model.generate(
-        routed, num_beams=options.beam_size, max_new_tokens=_max_new_tokens(model, dataset, batch, options)
-    )
+    tokens = model.generate(routed, num_beams=options.beam_size, max_length=_max_length(model, dataset, batch, options))
     texts = clean_texts(dataset.processor.tokenizer, tokens)
     losses = model.transcription_loss(routed, batch["labels"]).tolist() if with_loss else [math.nan] * len(ids)
     rows = [None] * len(ids) if routed.weights is None else routed.weights.weights.float().cpu().numpy()
@@ -103,8 +101,8 @@ def clean_texts(tokenizer: WhisperTokenizer, tokens: torch.Tensor) -> list[str]:
     return [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
 
-def _max_new_tokens(model: WhisperMoE, dataset: SpeechDataset, batch: dict[str, Any], options: DecodingOptions) -> int:
+def _max_length(model: WhisperMoE, dataset: SpeechDataset, batch: dict[str, Any], options: DecodingOptions) -> int:
     extractor = dataset.processor.feature_extractor
     seconds = int(batch["n_frames"].max()) * extractor.hop_length / extractor.sampling_rate
-    room = model.base.config.max_target_positions - len(prompt_ids(dataset.processor.tokenizer)) - 1
-    return min(room, max(MIN_NEW_TOKENS, math.ceil(options.max_tokens_per_s * seconds)))
+    n_new = max(MIN_NEW_TOKENS, math.ceil(options.max_tokens_per_s * seconds))
+    return min(model.base.config.max_target_positions, len(prompt_ids(dataset.processor.tokenizer)) + n_new)

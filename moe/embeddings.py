@@ -93,7 +93,8 @@ def _embed_batches(
 
 
 def _write_part(folder: Path, part: dict[str, np.ndarray]) -> None:
-    number = len(list(folder.glob("part_*.safetensors"))) if folder.exists() else 0
+    numbers = [int(path.stem.rpartition("_")[2]) for path in folder.glob("part_*.safetensors")]
+    number = max(numbers, default=-1) + 1  # not the count: a part that was cut off and removed leaves a gap
     with write_whole(folder / f"part_{number:05d}.safetensors") as aside:
         save_file(part, aside)
 

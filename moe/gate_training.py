@@ -180,7 +180,7 @@ def _checked_rows(split: str, embeddings: np.ndarray, soft: np.ndarray) -> Embed
         raise ValueError(f"{split} embeddings hold values that are not finite")
     if not np.allclose(soft.sum(axis=1), 1.0, atol=1e-4) or soft.min() < 0:
         raise ValueError(f"{split} soft labels: each row must be at least 0 and sum to 1")
-    return EmbeddingRows(torch.from_numpy(embeddings), torch.from_numpy(soft))
+    return EmbeddingRows(torch.tensor(embeddings), torch.tensor(soft))
 
 
 def _faults(train: EmbeddingRows, dev: EmbeddingRows, options: GateOptions) -> list[str]:

@@ -1,22 +1,25 @@
 """What a corpus format finds, as one table: the draft of a manifest before any audio is read.
 
-Built in pieces, so that a million utterances need no million Python objects at a time; sorted, so that the order in which files were found
-has no part in what follows.
+Built in pieces, so that a million utterances need no million Python objects at a time; sorted, so that the order in which files
+were found has no part in what follows.
 """
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from moe.corpora import FORMATS, CorpusOptions, Fault, Found, corpus_root
 from moe.manifest import UNKNOWN
 
 PIECE_ROWS = 1 << 16
 TEXT = ("utterance_id", "audio", "member", "transcript", "speaker", "etiology", "split", "language")
-ORDER = ["utterance_id", "audio", "member", "transcript"]
 
 
 @dataclass(frozen=True)
@@ -47,16 +50,39 @@ def list_corpus(corpus: str, location: str, options: CorpusOptions) -> Listing:
     utterances = _table(_without_faults(FORMATS[corpus](location, options), faults))
     if not len(utterances):
         raise ValueError(f"corpus_dir={location!r}: the corpus has no utterance{_first_fault(faults)}")
-    utterances = _fill(utterances, options).sort_values(ORDER, kind="stable", ignore_index=True, na_position="first")
-    return Listing(root, utterances, _fault_table(faults))
+    return Listing(root, _in_order(_fill(utterances, options)), _fault_table(faults))
 
 
 def _without_faults(found: Iterable[Found | Fault], faults: list[Fault]) -> Iterator[Found]:
     for item in found:
         if isinstance(item, Fault):
-            faults.append(item)
+            faults.append(Fault(*map(_as_unicode, (item.file, item.reason, item.detail))))
         else:
-            yield item
+            yield item if _is_unicode(item) else _made_unicode(item)
+
+
+def _is_unicode(item: Found) -> bool:
+    """Whether all texts can be written as UTF-8; JSON and file names may hold lone surrogates."""
+    texts = (item.utterance_id, item.audio, item.member, item.transcript, item.speaker, item.etiology, item.split, item.language)
+    try:
+        for text in (*texts, *item.further, *item.further.values()):
+            if isinstance(text, str):
+                text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _made_unicode(item: Found) -> Found:
+    cleaned = {name: _as_unicode(getattr(item, name)) for name in TEXT}
+    further = {_as_unicode(name): _as_unicode(value) for name, value in item.further.items()}
+    return dataclasses.replace(
+        item, **cleaned, further=further, fault=item.fault or ("bad_metadata", "holds text that is not Unicode")
+    )
+
+
+def _as_unicode(value: Any) -> Any:
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def _table(found: Iterator[Found]) -> pd.DataFrame:
@@ -84,7 +110,7 @@ def _column(values: list) -> pd.api.extensions.ExtensionArray:
 
 
 def _one_type_per_column(table: pd.DataFrame) -> pd.DataFrame:
-    for name in table.columns[table.dtypes == object]:
+    for name in table.select_dtypes(object).columns:
         table[name] = pd.array([None if pd.isna(value) else str(value) for value in table[name]], dtype="str")
     return table
 
@@ -96,6 +122,13 @@ def _fill(table: pd.DataFrame, options: CorpusOptions) -> pd.DataFrame:
     for name, value in (("speaker", UNKNOWN), ("etiology", UNKNOWN), ("language", options.language)):
         table[name] = table[name].where((table[name] != "") & table[name].notna(), value)
     return table
+
+
+def _in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """Sorted by id, then by whatever else differs; by Arrow, since pandas makes an object of every string to sort it."""
+    keys = pa.table({name: pa.array(table[name]) for name in TEXT})
+    order = pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in TEXT])
+    return table.take(order.to_numpy()).reset_index(drop=True)
 
 
 def _matches(ids: pd.Series, pattern: str) -> pd.Series:

@@ -31,7 +31,7 @@ def utterance_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def kl_balance(mean_probabilities: Tensor) -> Tensor:
     """KL(mean routing ‖ uniform) in nats: 0 when every expert gets the same share. (E,) → ()."""
     n_experts = mean_probabilities.shape[-1]
-    return torch.special.xlogy(mean_probabilities, mean_probabilities * n_experts).sum()
+    return (mean_probabilities * _log(mean_probabilities * n_experts)).sum()
 
 
 def switch_balance(load: Tensor, mean_probabilities: Tensor) -> Tensor:
@@ -41,12 +41,16 @@ def switch_balance(load: Tensor, mean_probabilities: Tensor) -> Tensor:
 
 def routing_entropy(probabilities: Tensor) -> Tensor:
     """Mean entropy of the rows in nats: (B, E) → ()."""
-    return -torch.special.xlogy(probabilities, probabilities).sum(-1).mean()
+    return -(probabilities * _log(probabilities)).sum(-1).mean()
 
 
 def alignment(gate_logits: Tensor, targets: Tensor) -> Tensor:
     """KL(targets ‖ gate), mean over the batch: (B, E), (B, E) → ()."""
     return F.kl_div(F.log_softmax(gate_logits.float(), -1), targets, reduction="batchmean")
+
+
+def _log(probabilities: Tensor) -> Tensor:
+    return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()  # at 0 the gradient of log would turn all to NaN
 
 
 class BalanceWindow(nn.Module):

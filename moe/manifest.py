@@ -1,7 +1,7 @@
 """The manifest: one Parquet table with a row per utterance, the only thing later stages know of a corpus.
 
-Audio stays where it is: a row names a file below the corpus root, or a shard and the member inside it, and `read_utterance` decodes it
-when a loader asks.
+Audio stays where it is: a row names a file below the corpus root, or a shard and the member inside it, and `read_utterance`
+decodes it when a loader asks.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,18 @@ from moe.files import write_table
 from moe.shards import read_member
 from moe.storage import read_file
 
-TEXT_COLUMNS = ("utterance_id", "audio", "member", "transcript", "reference", "speaker", "etiology", "split", "language", "audio_digest")
+TEXT_COLUMNS = (
+    "utterance_id",
+    "audio",
+    "member",
+    "transcript",
+    "reference",
+    "speaker",
+    "etiology",
+    "split",
+    "language",
+    "audio_digest",
+)
 NUMBER_COLUMNS = ("severity", "duration_s")
 COLUMNS = (
     "utterance_id", "audio", "member", "transcript", "reference", "speaker", "etiology", "severity", "split", "duration_s",
@@ -63,7 +74,10 @@ def check_manifest(manifest: pd.DataFrame) -> pd.DataFrame:
     if faults:
         raise ValueError("manifest: " + "; ".join(faults))
     further = [name for name in manifest.columns if name not in COLUMNS]
-    return manifest[[*COLUMNS, *further]].sort_values("utterance_id", kind="stable", ignore_index=True)
+    manifest = manifest[[*COLUMNS, *further]]
+    if not manifest["utterance_id"].is_monotonic_increasing:
+        manifest = manifest.sort_values("utterance_id", kind="stable")
+    return manifest.reset_index(drop=True)
 
 
 def _value_faults(manifest: pd.DataFrame) -> list[str]:

@@ -119,8 +119,8 @@ def _converter(field: dataclasses.Field) -> Any:
     def convert(text: str) -> Any:
         try:
             return from_text(text, field.type)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {_kind_name(field.type)}") from error
+        except ValueError:
+            return text  # no such kind: reported with all other faults when the options check themselves
 
     return convert
 

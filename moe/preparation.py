@@ -10,10 +10,11 @@ import pandas as pd
 
 from moe import quarantine as faults
 from moe.corpora import FORMATS, CorpusOptions
+from moe.leaks import LeakReport, refuse_leaks
 from moe.listing import list_corpus
 from moe.manifest import SPLITS, check_manifest
 from moe.options import option
-from moe.splits import MODES, LeakReport, SplitPlan, assign_splits, refuse_leaks
+from moe.splits import MODES, SplitPlan, assign_splits
 from moe.statistics import corpus_statistics
 from moe.subsets import at_most
 from moe.text import NAMES, normaliser_version, references
@@ -134,15 +135,12 @@ def _judge_listing(utterances: pd.DataFrame, options: PreparationOptions) -> pd.
 
 
 def add_references(utterances: pd.DataFrame, normaliser: str) -> pd.DataFrame:
-    """The table with `reference`, and `reference_fluent` where the normaliser has a second form; each distinct transcript is normalised once."""
-    distinct = utterances["transcript"].dropna().unique()
-    forms = {text: references(normaliser, text) for text in distinct}
-    names = ("reference", "reference_fluent")[: max((len(form) for form in forms.values()), default=1)]
-    columns = {
-        name: utterances["transcript"].map({text: form[place] for text, form in forms.items()}, na_action="ignore").astype("str")
-        for place, name in enumerate(names)
-    }
-    return utterances.assign(**columns)
+    """The table with `reference`, and `reference_fluent` where there is a second form; a transcript is normalised once."""
+    codes, distinct = pd.factorize(utterances["transcript"])  # −1 where there is none
+    forms = [references(normaliser, text) for text in distinct]
+    names = ("reference", "reference_fluent")[: len(references(normaliser, ""))]
+    columns = {name: pd.array([form[place] for form in forms], dtype="str") for place, name in enumerate(names)}
+    return utterances.assign(**{name: column.take(codes, allow_fill=True) for name, column in columns.items()})
 
 
 def _leave_out(table: pd.DataFrame, options: PreparationOptions) -> pd.DataFrame:
@@ -153,7 +151,9 @@ def _leave_out(table: pd.DataFrame, options: PreparationOptions) -> pd.DataFrame
     beyond = rest.iloc[:0]
     if options.max_samples is not None:
         beyond = rest[~rest["utterance_id"].isin(set(at_most(rest, options.max_samples, options.seed)))]
-    parts = [part[["utterance_id"]].assign(reason=reason) for part, reason in ((excluded, "exclude_etiology"), (beyond, "max_samples"))]
+    parts = [
+        part[["utterance_id"]].assign(reason=reason) for part, reason in ((excluded, "exclude_etiology"), (beyond, "max_samples"))
+    ]
     return pd.concat(parts)
 
 

@@ -1,7 +1,7 @@
 """Utterances that cannot be used, each with its id, its reason and a detail: nothing is dropped in silence.
 
-Some reasons show in the listing (transcript, id), some only when the audio is decoded (`moe.validation` calls `inspect_audio` in its workers),
-some when all utterances are known (duplicate audio).
+Some reasons show in the listing (transcript, id), some only when the audio is decoded (`moe.validation` calls `inspect_audio` in
+its workers), some when all utterances are known (duplicate audio).
 """
 
 import hashlib
@@ -73,7 +73,12 @@ def mark_transcripts(table: pd.DataFrame) -> None:
     """Mark missing transcripts, and those that are empty as they are or as `reference` (the normalised form)."""
     mark(table, table["transcript"].isna(), "missing_transcript", "no transcript")
     mark(table, table["transcript"].str.strip() == "", "empty_transcript", "the transcript is blank")
-    mark(table, table["reference"].fillna("") == "", "empty_transcript", "nothing is left after normalising " + table["transcript"].map(repr))
+    mark(
+        table,
+        table["reference"].fillna("") == "",
+        "empty_transcript",
+        "nothing is left after normalising " + table["transcript"].map(repr),
+    )
 
 
 def mark_duplicate_ids(table: pd.DataFrame) -> None:
@@ -95,7 +100,7 @@ def mark_duplicate_audio(table: pd.DataFrame) -> None:
 def mark_infeasible(table: pd.DataFrame, frames_per_s: float) -> None:
     """Mark utterances whose frames are fewer than the labels of their reference and the repeats among them.
 
-    CTC needs a blank between equal neighbours (Graves et al. 2006, Connectionist Temporal Classification, §3). Labels are characters.
+    CTC needs a blank between equal neighbours (Graves et al. 2006, Connectionist Temporal Classification). Labels are characters.
     """
     needed = table["reference"].map(ctc_frames_needed, na_action="ignore").fillna(0)
     frames = (table["duration_s"] * frames_per_s).fillna(np.inf)
@@ -140,14 +145,12 @@ def inspect_audio(root: str, audio: str, member: str | None, min_duration_s: flo
 def inspect_bytes(data: bytes, min_duration_s: float, max_duration_s: float) -> Inspected:
     """Decode encoded audio and judge it by its samples."""
     try:
-        waveform, rate = decode_audio(data)
+        waveform, rate = decode_audio(data, max_duration_s)
     except AudioError as error:
         return Inspected(reason=error.reason, detail=error.detail)
     duration_s = len(waveform) / rate
     if duration_s < min_duration_s:
         return Inspected(duration_s, reason="too_short", detail=f"{duration_s:.3f} s (min_duration_s={min_duration_s:g})")
-    if duration_s > max_duration_s:
-        return Inspected(duration_s, reason="too_long", detail=f"{duration_s:.3f} s (max_duration_s={max_duration_s:g})")
     if is_silent(waveform):
         return Inspected(duration_s, reason="silent", detail=f"{duration_s:.3f} s of silence")
     return Inspected(duration_s, audio_digest(waveform, rate))

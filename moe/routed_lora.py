@@ -123,8 +123,9 @@ def attach(base: nn.Module, n_experts: int, options: AdapterOptions, first_encod
     """Put adapters on the target layers of a frozen model; encoder layers below `first_encoder_layer` get none.
 
     Raises:
-        ValueError: no layer of the model has one of the target names.
+        ValueError: no layer of the model has one of the target names, or there are no targets.
     """
+    _check_targets(base, options)
     routing = Routing()
     names = [name for name, module in base.named_modules() if isinstance(module, nn.Linear) and name.endswith(options.targets)]
     for name in names:
@@ -132,8 +133,6 @@ def attach(base: nn.Module, n_experts: int, options: AdapterOptions, first_encod
             continue
         parent, _, leaf = name.rpartition(".")
         setattr(base.get_submodule(parent), leaf, RoutedLinear(base.get_submodule(name), routing, n_experts, options))
-    if not routed_layers(base):
-        raise ValueError(f"lora_targets={options.lora_targets}: no Linear of the base model has such a name")
     return routing
 
 
@@ -146,6 +145,16 @@ def matched_rank(base: nn.Module, options: AdapterOptions, n_trainable: int) -> 
 def routed_layers(model: nn.Module) -> list[tuple[str, RoutedLinear]]:
     """Name and module of every layer that carries adapters."""
     return [(name, module) for name, module in model.named_modules() if isinstance(module, RoutedLinear)]
+
+
+def _check_targets(base: nn.Module, options: AdapterOptions) -> None:
+    linears = sorted({name.rpartition(".")[2] for name, module in base.named_modules() if isinstance(module, nn.Linear)})
+    unknown = [target for target in options.targets if not any(name.endswith(target) for name in linears)]
+    if unknown or not options.targets:
+        raise ValueError(
+            f"lora_targets={options.lora_targets!r}: no Linear of the base model is called {' or '.join(unknown) or 'so'}; "
+            f"there are {', '.join(linears)}"
+        )
 
 
 def _zeros(device: torch.device, *shape: int) -> nn.Parameter:

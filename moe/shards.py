@@ -1,7 +1,7 @@
 """One member out of a shard: a tar (also a tar inside a tar), a Parquet file or an Arrow file.
 
-A tar is indexed once per process (name → offset and length, headers only) and then read by seeking, so that loader workers can read
-utterances in any order. A Parquet or Arrow member is `column:row`.
+A tar is indexed once per process (name → offset and length, headers only) and then read by seeking, so that loader workers can
+read utterances in any order. A Parquet or Arrow member is `column:row`.
 """
 
 import functools
@@ -14,7 +14,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from moe.storage import MAX_FILE_BYTES, locate, open_file
+from moe.storage import MAX_FILE_BYTES, locate, open_file, read_range
 
 TAR_ERRORS = (tarfile.TarError, EOFError, ValueError, OSError, OverflowError, MemoryError, RecursionError)
 NESTED = "!/"  # between the name of an inner tar and the name of a member in it
@@ -37,7 +37,7 @@ def read_member(root: str | Path, audio: str, member: str) -> bytes:
     Raises:
         OutsideRoot: the shard lies outside the corpus root.
         FileNotFoundError: no such shard or member.
-        ValueError: the shard is damaged or the member too large.
+        EOFError, ValueError: the shard is damaged or the member too large.
     """
     suffix = audio.rsplit(".", 1)[-1].lower()
     if suffix == "parquet":
@@ -47,8 +47,10 @@ def read_member(root: str | Path, audio: str, member: str) -> bytes:
     place = _tar_index(str(root), audio).get(member)
     if place is None:
         raise FileNotFoundError(f"{audio}: no member {member!r}")
-    with open_file(root, audio) as file:
-        return read_at(file, place)
+    data = read_range(root, audio, place.offset, place.n_bytes)
+    if len(data) < place.n_bytes:
+        raise EOFError(f"{audio}: ends within {member!r}, {place.n_bytes - len(data)} bytes too early")
+    return data
 
 
 def read_at(file: BinaryIO, member: TarMember) -> bytes:
@@ -70,8 +72,8 @@ def read_at(file: BinaryIO, member: TarMember) -> bytes:
 def tar_members(file: BinaryIO, inner: TarMember | None = None) -> Iterator[TarMember]:
     """The files of an uncompressed tar in their order, headers only; inner tars are entered once, their names joined by `!/`.
 
-    Damage raises nothing: it is given as a member with a `fault` and `damaged`, in the place where it lies, and the walk goes on behind it
-    where it can (behind a damaged inner tar).
+    Damage raises nothing: it is given as a member with a `fault` and `damaged`, in the place where it
+    lies, and the walk goes on behind it where it can (behind a damaged inner tar).
 
     Args:
         file: seekable tar. inner: the inner tar to walk, for the recursion.
@@ -167,4 +169,3 @@ def cell_bytes(cell: pa.Scalar) -> bytes:
     if not isinstance(value, bytes):
         raise FileNotFoundError("the cell holds no audio bytes")
     return value
-

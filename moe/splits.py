@@ -1,7 +1,7 @@
-"""Which speakers are trained on, tuned on and tested on; and the proof that they are not the same.
+"""Which speakers are trained on, tuned on and tested on.
 
-A split is by whole speakers, always. A corpus's own split is kept where it has one and refused where a speaker is on two sides; what it
-lacks (a test or a dev part) is held out of its train part by speaker.
+A split is by whole speakers, always. A corpus's own split is kept where it has one and refused where a speaker is on two sides;
+what it lacks (a test or a dev part) is held out of its train part by speaker.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 
 from moe.corpora.splits import split_name
-from moe.manifest import SPLITS, UNKNOWN
+from moe.leaks import LeakError, refuse_leaks
+
+__all__ = ["MODES", "LeakError", "SplitPlan", "assign_splits"]
 
 MODES = ("auto", "own", "by_speaker", "k_fold", "leave_one_speaker_out")
 N_TRIES = 20  # random orders of speakers, of which the one that fits best is taken
@@ -35,34 +37,6 @@ class SplitPlan:
     fold: int = 0
     n_folds: int = 5
     test_speaker: str | None = None
-
-
-@dataclass(frozen=True)
-class LeakReport:
-    """What two splits have in common.
-
-    Attributes:
-        speakers: speaker, splits, n_utterances of speakers in more than one split; must be empty.
-        sentences: reference, n_train, n_dev, n_test of sentences in more than one split.
-        counts: per split, utterances and sentences; for dev and test, those whose sentence is also in train; utterances of unknown speakers.
-    """
-
-    speakers: pd.DataFrame
-    sentences: pd.DataFrame
-    counts: pd.DataFrame
-
-
-class LeakError(ValueError):
-    """A speaker is in more than one split; `report` is the leak report."""
-
-    def __init__(self, report: LeakReport) -> None:
-        names = [f"{row.speaker} ({row.splits})" for row in report.speakers.itertuples()]
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        super().__init__(
-            f"speaker leak: {len(names)} speakers are in more than one split: {', '.join(names[:5])}{more}; "
-            "split=by_speaker makes a speaker-disjoint split"
-        )
-        self.report = report
 
 
 def assign_splits(utterances: pd.DataFrame, plan: SplitPlan) -> pd.Series:
@@ -93,35 +67,13 @@ def assign_splits(utterances: pd.DataFrame, plan: SplitPlan) -> pd.Series:
     return _by_speaker(utterances, test, dev)
 
 
-def leak_report(manifest: pd.DataFrame) -> LeakReport:
-    """Shared speakers and shared sentences (equal references) between the splits of a manifest; unknown speakers are only counted."""
-    return LeakReport(_shared_speakers(manifest), _shared_sentences(manifest), _leak_counts(manifest))
-
-
-def refuse_leaks(manifest: pd.DataFrame) -> LeakReport:
-    """The leak report.
-
-    Raises:
-        LeakError: a speaker is in two splits.
-    """
-    report = leak_report(manifest)
-    if len(report.speakers):
-        raise LeakError(report)
-    return report
-
-
-def seen_sentences(manifest: pd.DataFrame) -> pd.Series:
-    """Whether an utterance's reference is also a reference of the train split, aligned with the manifest."""
-    train = manifest.loc[manifest["split"] == "train", "reference"]
-    return manifest["reference"].isin(set(train))
-
-
 def _own(utterances: pd.DataFrame, own: pd.Series) -> pd.Series:
     without = own == ""
     if without.any():
         first = utterances.loc[without, "utterance_id"].iloc[0]
         raise ValueError(
-            f"split=own: {int(without.sum())} of {len(own)} utterances have no split of their own (first {first!r}); use split=by_speaker"
+            f"split=own: {int(without.sum())} of {len(own)} utterances have no split of their own "
+            f"(first {first!r}); use split=by_speaker"
         )
     return own.map({name: split_name(name) for name in own.unique()})
 
@@ -145,7 +97,7 @@ def _by_speaker(utterances: pd.DataFrame, test: list[str], dev: list[str]) -> pd
 
 
 def _speaker_table(utterances: pd.DataFrame) -> pd.DataFrame:
-    """speaker, stratum, n: one row per speaker, sorted; a stratum is an etiology, halved by severity where there are speakers enough."""
+    """speaker, stratum, n: one row per speaker, sorted; a stratum is an etiology, or half of it by severity."""
     grouped = utterances.groupby("speaker", sort=True)
     speakers = grouped.agg(n=("utterance_id", "size"), severity=("severity", "mean")).reset_index()
     main = utterances.groupby(["speaker", "etiology"], sort=True).size().reset_index(name="n")
@@ -168,7 +120,9 @@ def _hold_out_test(speakers: pd.DataFrame, plan: SplitPlan) -> list[str]:
     needed = 3 if plan.dev_share > 0 else 2
     if len(speakers) < needed:
         names = ", ".join(speakers["speaker"])
-        raise ValueError(f"{len(speakers)} speakers ({names}): a speaker-disjoint split into train, dev and test needs at least {needed}")
+        raise ValueError(
+            f"{len(speakers)} speakers ({names}): a speaker-disjoint split into train, dev and test needs at least {needed}"
+        )
     spare = 1 + (plan.dev_share > 0)
     return _hold_out(speakers, plan.test_share, spare, np.random.default_rng([plan.seed, 1]))
 
@@ -184,7 +138,7 @@ def _hold_out_dev(rest: pd.DataFrame, plan: SplitPlan) -> list[str]:
 
 
 def _hold_out(speakers: pd.DataFrame, share: float, spare: int, rng: np.random.Generator) -> list[str]:
-    """Speakers to hold out: of every stratum as near to the share of its utterances as whole speakers allow, at least one where it can spare it."""
+    """Speakers to hold out: of every stratum as near to the share as whole speakers allow, and one where it can spare one."""
     held = []
     for _, stratum in speakers.groupby("stratum", sort=True):
         most = max(len(stratum) - spare, min(1, len(stratum) - 1))
@@ -226,29 +180,3 @@ def _fold(speakers: pd.DataFrame, plan: SplitPlan) -> list[str]:
     rng = np.random.default_rng([plan.seed, 3])
     dealt = pd.concat([stratum.iloc[rng.permutation(len(stratum))] for _, stratum in speakers.groupby("stratum", sort=True)])
     return list(dealt["speaker"].iloc[plan.fold :: plan.n_folds])
-
-
-def _shared_speakers(manifest: pd.DataFrame) -> pd.DataFrame:
-    known = manifest[manifest["speaker"] != UNKNOWN]
-    pairs = known.groupby(["speaker", "split"], sort=True).size().reset_index(name="n")
-    grouped = pairs.groupby("speaker", sort=True).agg(splits=("split", _in_order), n_splits=("split", "size"), n_utterances=("n", "sum"))
-    return grouped[grouped["n_splits"] > 1].drop(columns="n_splits").reset_index()
-
-
-def _in_order(splits: pd.Series) -> str:
-    return ", ".join(name for name in SPLITS if name in set(splits))
-
-
-def _shared_sentences(manifest: pd.DataFrame) -> pd.DataFrame:
-    counts = manifest.groupby(["reference", "split"], sort=True).size().unstack(fill_value=0)
-    counts = counts.reindex(columns=list(SPLITS), fill_value=0).add_prefix("n_").rename_axis(columns=None)
-    return counts[(counts > 0).sum(axis=1) > 1].reset_index()
-
-
-def _leak_counts(manifest: pd.DataFrame) -> pd.DataFrame:
-    grouped = manifest.assign(seen=seen_sentences(manifest), nobody=manifest["speaker"] == UNKNOWN).groupby("split")
-    counts = grouped.agg(
-        n_utterances=("utterance_id", "size"), n_sentences=("reference", "nunique"),
-        n_sentence_in_train=("seen", "sum"), n_unknown_speaker=("nobody", "sum"),
-    )  # fmt: skip
-    return counts.reindex([name for name in SPLITS if name in counts.index]).reset_index()

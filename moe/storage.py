@@ -1,7 +1,7 @@
 """Where a corpus lies: a folder or any address fsspec knows, and never a byte from outside it.
 
-Every path of a manifest is relative to the corpus root and is checked here each time it is opened: absolute paths, `..`, links that
-lead out, and things that are no regular files are refused.
+Every path of a manifest is relative to the corpus root and is checked here each time it is opened: absolute paths, `..`, links
+that lead out, and things that are no regular files are refused.
 """
 
 import functools
@@ -71,11 +71,49 @@ def read_file(root: str | Path, relative: str) -> bytes:
     return data
 
 
+def read_range(root: str | Path, relative: str, offset: int, n_bytes: int) -> bytes:
+    """A part of one file of the corpus, by one request where it is remote; shorter where the file ends before.
+
+    Raises:
+        OutsideRoot, FileNotFoundError: as `open_file`.
+        ValueError: the part is larger than `MAX_FILE_BYTES`.
+    """
+    if n_bytes > MAX_FILE_BYTES:
+        raise ValueError(f"{relative}: a member larger than {MAX_FILE_BYTES >> 20} MiB")
+    if is_address(root):
+        filesystem, path = fsspec.core.url_to_fs(locate(root, relative))
+        return filesystem.cat_file(path, start=offset, end=offset + n_bytes)
+    with open_file(root, relative) as file:
+        file.seek(offset)
+        return file.read(n_bytes)
+
+
 def find_files(root: str | Path, suffixes: str | tuple[str, ...]) -> list[str]:
-    """Relative paths of all files below the root that end in one of the suffixes (any case), sorted. Links to folders are not followed."""
+    """Relative paths of all files below the root that end in a suffix (any case), sorted; links to folders are not entered."""
     suffixes = (suffixes,) if isinstance(suffixes, str) else suffixes
     names = _find_remote(str(root)) if is_address(root) else _find_local(str(root))
     return sorted(name for name in names if name.lower().endswith(suffixes))
+
+
+def links_out(root: str | Path) -> list[str]:
+    """Relative paths of links to folders outside the root, sorted: what lies behind them is not listed."""
+    if is_address(root):
+        return []
+    links = []
+    for folder, names, _ in os.walk(root):
+        relative = [
+            os.path.relpath(os.path.join(folder, name), root) for name in names if os.path.islink(os.path.join(folder, name))
+        ]
+        links += [name for name in relative if _leads_out(root, name)]
+    return sorted(links)
+
+
+def _leads_out(root: str | Path, relative: str) -> bool:
+    try:
+        locate(root, relative)
+    except OutsideRoot:
+        return True
+    return False
 
 
 @functools.lru_cache(maxsize=64)

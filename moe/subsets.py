@@ -1,7 +1,7 @@
 """Parts of a manifest for stages that need no more: seeded, stratified, and each within the next larger.
 
-Every utterance has a fixed place in its stratum (split and etiology), given by a hash of seed and id; a percentage takes the first
-places. So subset(p) lies within subset(q) for p < q, whatever the order of the rows, and no stratum is ever empty.
+Every utterance has a fixed place in its stratum (split and etiology), given by a hash of seed and id; a percentage takes the
+first places. So subset(p) lies within subset(q) for p < q, whatever the order of the rows, and no stratum is ever empty.
 """
 
 import hashlib

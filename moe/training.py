@@ -6,7 +6,6 @@ Stages differ in the model they pass and in what they do at an epoch's end; the 
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -143,11 +142,12 @@ def training_arguments(plan: Plan, n_utterances: int, output_dir: str) -> Traini
         accelerator_config=AcceleratorConfig(split_batches=False, dispatch_batches=False),
         remove_unused_columns=False,
         label_names=["labels"],
-        logging_steps=LOG_EVERY,
+        logging_steps=min(LOG_EVERY, n_updates),  # a short run shows its loss at least once
         logging_nan_inf_filter=False,
         save_strategy="no",
         eval_strategy="no",
         report_to="none",
+        disable_tqdm=False,  # else other libraries' log levels decide whether training shows a bar
         ddp_find_unused_parameters=False,
         use_cpu=not torch.cuda.is_available(),
     )
@@ -170,12 +170,14 @@ class SpeechTrainer(Trainer):
 class _StageCallback(TrainerCallback):
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
+        self.epoch = -1  # counted here: `state.epoch` is a fraction where `max_updates` ends an epoch early
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.stage.epoch_begins(round(state.epoch or 0))
+        self.epoch += 1
+        self.stage.epoch_begins(self.epoch)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
-        stop = self.stage.epoch_ends(round(state.epoch) - 1)
+        stop = self.stage.epoch_ends(self.epoch)
         model.train()
         control.should_training_stop = control.should_training_stop or stop
 

@@ -1,7 +1,7 @@
 """Every recording of a corpus decoded once, on all cores, before any other work starts.
 
-Small corpora are decoded in this process; larger ones in spawned workers, a chunk of neighbouring utterances at a time, so that a shard is
-read from front to back. A decoder that kills its worker costs that one utterance, not the run.
+Small corpora are decoded in this process; larger ones in spawned workers, a chunk of neighbouring utterances at a time, so that a
+shard is read from front to back. A decoder that kills its worker costs that one utterance, not the run.
 """
 
 import multiprocessing
@@ -33,7 +33,11 @@ def inspect_all(root: str, tasks: Sequence[Task], limits: tuple[float, float], n
     n_workers = n_workers or os.cpu_count() or 1
     results: list[Inspected | None] = [None] * len(tasks)
     with tqdm(total=len(tasks), desc="decoding", unit=" utterances", mininterval=1.0) as bar:
-        done = _in_process(root, chunks, limits) if len(tasks) < IN_PROCESS or n_workers == 1 else _in_workers(root, chunks, limits, n_workers)
+        done = (
+            _in_process(root, chunks, limits)
+            if len(tasks) < IN_PROCESS or n_workers == 1
+            else _in_workers(root, chunks, limits, n_workers)
+        )
         for start, inspected in done:
             results[start : start + len(inspected)] = inspected
             bar.update(len(inspected))
@@ -45,7 +49,10 @@ def as_columns(inspected: list[Inspected], index: pd.Index) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "duration_s": pd.array([item.duration_s for item in inspected], dtype="float64"),
-            **{name: pd.array([getattr(item, name) for item in inspected], dtype="str") for name in ("audio_digest", "reason", "detail")},
+            **{
+                name: pd.array([getattr(item, name) for item in inspected], dtype="str")
+                for name in ("audio_digest", "reason", "detail")
+            },
         },
         index=index,
     )
@@ -64,7 +71,9 @@ def _in_process(root: str, chunks: list[Chunk], limits: tuple[float, float]) -> 
         yield start, inspect_chunk(root, tasks, limits)
 
 
-def _in_workers(root: str, chunks: list[Chunk], limits: tuple[float, float], n_workers: int) -> Iterator[tuple[int, list[Inspected]]]:
+def _in_workers(
+    root: str, chunks: list[Chunk], limits: tuple[float, float], n_workers: int
+) -> Iterator[tuple[int, list[Inspected]]]:
     waiting, broken = list(reversed(chunks)), []
     while waiting:
         pool = ProcessPoolExecutor(n_workers, mp_context=multiprocessing.get_context("spawn"))

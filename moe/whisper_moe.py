@@ -6,7 +6,8 @@ own through the bare encoder and adapts every layer. Without experts the same cl
 """
 
 import dataclasses
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -168,8 +169,10 @@ class WhisperMoE(nn.Module):
     def train(self, mode: bool = True) -> "WhisperMoE":
         """Training mode, except below the experts: what the gate reads is the same at every stage."""
         super().train(mode)
-        for layer in self.base.model.encoder.layers[: self.first_layer]:
+        encoder = self.base.model.encoder
+        for layer in encoder.layers[: self.first_layer]:
             layer.eval()
+        encoder.training = mode and not self.first_layer  # its own flag switches the dropout after the positions, below layer 0
         return self
 
     def enable_checkpointing(self) -> None:
@@ -191,9 +194,10 @@ class WhisperMoE(nn.Module):
 
     def _embed(self, mel: Tensor, n_frames: Tensor, view: Tensor) -> Tensor:
         with torch.no_grad():
-            if self.routing_options.layer is None:  # a pass of its own, adapters off
+            if self.routing_options.layer is None:  # a pass of its own, adapters and dropout off
                 encoder = self.base.model.encoder
-                return whisper_encoder.pooled_embedding(encoder, mel, n_frames, None, self.routing_options.pooling)
+                with _evaluating(encoder):
+                    return whisper_encoder.pooled_embedding(encoder, mel, n_frames, None, self.routing_options.pooling)
             return whisper_encoder.pool(view, n_frames, self.routing_options.pooling)
 
     def _gate_logits(self, embedding: Tensor) -> Tensor:
@@ -255,6 +259,16 @@ class WhisperMoE(nn.Module):
             return kl_balance(mean)
         load = (routed.weights.weights > 0).float().mean(0) / routed.weights.top_k
         return switch_balance(load, mean)
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
 
 
 class ProbabilityMixing(LogitsProcessor):

@@ -20,7 +20,7 @@ from moe.files import read_json
 from moe.joint_training import JointOptions, TrainedMixture, train_jointly
 from moe.options import option
 from moe.routed_lora import AdapterOptions, matched_rank
-from moe.training import seed_everything
+from moe.training import Plan, seed_everything, updates_per_epoch
 from moe.whisper_moe import RoutingOptions, WhisperMoE
 from steps import tracking
 from steps.prepared import Prepared, read_prepared
@@ -80,7 +80,7 @@ def _single_lora(step: StepRun, options: StepOptions, prepared: Prepared) -> Non
     adapters = dataclasses.replace(options.part(AdapterOptions), shared_expert=True, shared_r=rank)
     model = WhisperMoE(base.model, 0, adapters, options.part(RoutingOptions))
     plan = plan_of(options, 1, options.asr_batch_size, options.expert_learning_rate)
-    n_updates = round(mixture["n_utterances_seen"] / (options.asr_batch_size * options.gradient_accumulation_steps))
+    n_updates = updates_for(mixture["n_utterances_seen"], len(train), plan)
     trained = train_jointly(
         model,
         speech_set(prepared, train, base, options),
@@ -95,6 +95,12 @@ def _single_lora(step: StepRun, options: StepOptions, prepared: Prepared) -> Non
     record = _record(options, prepared, adapters, _counts(options, model, trained))
     _log_model(step, model, base.processor, record, base_dir)
     _report(step, options, prepared, trained, record, mixture)
+
+
+def updates_for(n_seen: int, n_utterances: int, plan: Plan) -> int:
+    """Updates in which a run over `n_utterances` sees `n_seen`: whole epochs, whose last batch may be short, and the rest."""
+    n_epochs, rest = divmod(n_seen, n_utterances)
+    return max(1, n_epochs * updates_per_epoch(plan, n_utterances) + (updates_per_epoch(plan, rest) if rest else 0))
 
 
 def _counts(options: StepOptions, model: WhisperMoE, trained: TrainedMixture) -> dict[str, float]:

@@ -9,7 +9,6 @@ import dataclasses
 import resource
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +27,9 @@ from moe.checkpoint import SavedModel, load_model
 from moe.clustering import UtteranceClusters
 from moe.decoding import DecodingOptions, Hypothesis, RoutingPolicy, decode
 from moe.files import write_json
+from moe.leaks import seen_sentences
 from moe.options import option
 from moe.routing import one_hot
-from moe.splits import seen_sentences
 from moe.text import normalise
 from steps import tracking
 from steps.prepared import Prepared, read_prepared

@@ -58,6 +58,7 @@ class ChainOptions(Options):
     num_experts: int | None = option(
         None, "number of experts (none: 6 on the synthetic corpus, one per style, else 8; required with skip_pretraining)", low=1
     )
+    corpus_seed: int | None = option(None, "seed of synthesize and prepare, to train several seeds on one corpus (none: seed)", low=0)
     skip_pretraining: bool = option(False, "gate and experts start random: no embed, cluster, gate and experts runs")
     until: str = option("register", "the last stage to run", choices=NAMES)
     force: str = option(NONE, "run this stage though it could be reused, and with `all` every stage", choices=(NONE, "all", *NAMES))
@@ -134,7 +135,7 @@ def _pending(stage: ModuleType, options: Options) -> dict[str, Any]:
         names = set()
     if stage is evaluate:
         names = {"prepare_run_id", "asr_run_id"}
-    ids = {name: PENDING for name in names}
+    ids = {name: PENDING for name in names} | corpus_seed(stage, options)
     if stage is cluster:
         ids["num_experts"] = n_experts(options)
     return ids | ({"evaluate_run_ids": f"{PENDING},{PENDING}2"} if stage in (compare, register) else {})
@@ -143,6 +144,12 @@ def _pending(stage: ModuleType, options: Options) -> dict[str, Any]:
 def n_experts(options: Options) -> int:
     """Experts to cluster for."""
     return options.num_experts or (STYLES_OF_SYNTHETIC if options.corpus == SYNTHETIC else DOCUMENTS_EXPERTS)
+
+
+def corpus_seed(stage: ModuleType, options: Options) -> dict[str, int]:
+    """The seed of the stages that make the corpus, where it is not the chain's."""
+    apart = options.corpus_seed is not None and stage in (synthesize, prepare)
+    return {"seed": options.corpus_seed} if apart else {}
 
 
 class Chain:
@@ -160,7 +167,7 @@ class Chain:
     def _launch(self, stage: ModuleType, key: str | None = None, **given: Any) -> None:
         name = stage.__name__.rpartition(".")[2]
         force = self.options.force in ("all", name)
-        self.run_ids[key or name] = launch(stage, stage_options(stage, self.options, **given), force)
+        self.run_ids[key or name] = launch(stage, stage_options(stage, self.options, **corpus_seed(stage, self.options), **given), force)
 
     def _ids(self, *names: str) -> dict[str, str]:
         return {f"{name}_run_id": self.run_ids[name] for name in names}

@@ -6,6 +6,7 @@
 """
 
 import dataclasses
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -28,7 +29,7 @@ from moe.base_model import (
 )
 from moe.batches import SpeechDataset
 from moe.features import AudioContext
-from moe.files import file_digest, folder_digest, write_json
+from moe.files import file_digest, folder_digest, write_json, write_whole_dir
 from moe.options import option
 from moe.pretraining import Pretrained, PretrainingOptions, align, pretrain, pretraining_plan
 from moe.tokens import TOKENIZERS, train_tokenizer
@@ -50,6 +51,7 @@ class StepOptions(PretrainingOptions, AudioContext, Augmentation, ComputeOptions
     init_from: str = option(SHIPPED, "a checkpoint folder, whole or partial; a hub name, v2 or v3; or scratch")
     tokenizer: str = option("checkpoint", "the checkpoint's own, characters, or a byte-level BPE of the train split", choices=TOKENIZERS)
     n_merges: int = option(150, "merges of tokenizer=bpe", low=0)
+    export_dir: str | None = option(None, "also write the base model to this folder")
     seed: int = option(42, "seed of everything drawn", low=0)
 
     not_in_fingerprint = frozenset({"num_workers"})
@@ -81,6 +83,9 @@ def run(options: StepOptions) -> str:
         else:
             _train(step, options, read_prepared(options.prepare_run_id), folder)
         step.log_folder(folder, tracking.BASE)
+        if options.export_dir:
+            with write_whole_dir(Path(options.export_dir)) as aside:
+                shutil.copytree(folder, aside, dirs_exist_ok=True)
     return step.run_id
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
+import transformers
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.telemetry import set_telemetry_client
@@ -54,6 +55,7 @@ def connect() -> Store:
     Raises:
         RuntimeError: the store or the experiment cannot be reached.
     """
+    _quiet_transformers()
     uri = _tracking_uri()
     mlflow.set_tracking_uri(uri)
     try:
@@ -154,6 +156,12 @@ def _artifact_location(uri: str, name: str) -> str | None:
     """Beside a sqlite file, wherever the process was started; a server decides for itself."""
     path = _sqlite_path(uri)
     return None if path is None else (path.parent / "mlruns" / name).as_uri()
+
+
+def _quiet_transformers() -> None:
+    """Its notices repeat with every batch; what a user must know, our own errors say."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
 
 
 def _no_telemetry() -> None:

@@ -97,7 +97,13 @@ def flac_with_frames(n_frames: int) -> bytes:
 
 @pytest.mark.parametrize(
     "data",
-    [wav_with(n_channels=0), wav_with(n_channels=2000), wav_with(rate=0), wav_with(rate=4_000_000_000), flac_with_frames((1 << 36) - 1)],
+    [
+        wav_with(n_channels=0),
+        wav_with(n_channels=2000),
+        wav_with(rate=0),
+        wav_with(rate=4_000_000_000),
+        flac_with_frames((1 << 36) - 1),
+    ],
     ids=["no channel", "2000 channels", "rate 0", "rate 4 GHz", "1193 hours"],
 )
 def test_absurd_headers_have_their_own_reason_and_allocate_nothing(data):
@@ -113,6 +119,15 @@ def test_empty_and_unknown_files():
     assert reason(toys.encode(np.zeros(0, np.float32))) == "empty"
     assert reason(b"MZ is no audio") == "unreadable"
     assert reason(b"RIFF1234WAVE") == "unreadable"
+
+
+@pytest.mark.parametrize("container", ["wav", "flac", "mp3", "m4a"])
+def test_decoding_stops_where_it_is_told_to(container, monkeypatch):
+    monkeypatch.setattr("moe.audio.BLOCK_FRAMES", 1000)
+    data = toys.encode(toys.tone(1, 2.0), container)
+    with pytest.raises(AudioError, match=r"too_long: .*allowed: 0.5 s"):
+        decode_audio(data, max_duration_s=0.5)
+    assert len(decode_audio(data, max_duration_s=2.2)[0])
 
 
 def test_samples_that_are_not_finite_are_refused():

@@ -100,6 +100,8 @@ def test_figures_markdown_and_html_hold_what_was_found(comparison):
     assert all(isinstance(figure, Figure) for figure in comparison.figures.values())
     text = comparison.markdown()
     assert comparison.verdict in text and "synthetic speech" in text and "| mixture |" in text
+    rate = comparison.by_group.query("system == 'mixture' and group == 'ALS'").iloc[0]
+    assert f"{100 * rate['wer']:.1f} % ({100 * rate['low']:.1f}–{100 * rate['high']:.1f})" in text
     page = comparison.html()
     assert page.count("data:image/png;base64,") == len(comparison.figures) and "synthetic speech" in page
     assert "http://" not in page and "https://" not in page  # nothing is loaded from elsewhere
@@ -123,7 +125,15 @@ def test_seeds_of_one_system_are_pooled_and_their_range_is_shown():
     rates = [table["word_errors"].sum() / table["n_words"].sum() for table in rates]
     assert row["n_runs"] == 3 and row["wer"] == pytest.approx(np.mean(rates))
     assert (row["seed_wer_min"], row["seed_wer_max"]) == pytest.approx((min(rates), max(rates)))
+    assert row["low"] < row["wer"] < row["high"] and row["n_words"] == 720
     assert row["n_utterances"] == 72 and found.tests["n_segments"].iloc[0] > 72
+
+
+def test_seeds_are_averaged_utterance_by_utterance_whatever_their_row_order():
+    runs = [system("mixture", 0.1, "moe", seed=seed) for seed in (1, 2)]
+    turned = SystemScores("mixture", runs[1].run_id, "moe", runs[1].hypotheses.iloc[::-1], runs[1].metadata)
+    pooled, errors = pool([runs[0], turned])[0].counted, [count_errors(run.hypotheses)["word_errors"] for run in runs]
+    assert pooled["word_errors"].tolist() == ((errors[0] + errors[1]) / 2).tolist()
 
 
 def test_runs_of_one_name_but_two_kinds_are_refused():

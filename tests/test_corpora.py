@@ -82,7 +82,14 @@ def test_words_that_look_like_missing_values_stay_words(tmp_path):
 
 
 def test_bad_rows_of_a_table_are_listed_and_the_rest_is_read(tmp_path):
-    lines = [b"\xef\xbb\xbfpath,transcript,speaker", b"a.wav,hello,s", b"b.wav,one,two,three,four", b"c.wav,\xff\xfe,s", b",nothing,s", b"d.wav,bye"]
+    lines = [
+        b"\xef\xbb\xbfpath,transcript,speaker",
+        b"a.wav,hello,s",
+        b"b.wav,one,two,three,four",
+        b"c.wav,\xff\xfe,s",
+        b",nothing,s",
+        b"d.wav,bye",
+    ]
     (tmp_path / "manifest.csv").write_bytes(b"\n".join(lines))
     listing = listed("folder", tmp_path)
     assert list(listing.utterances["audio"]) == ["a.wav", "d.wav"]
@@ -90,7 +97,9 @@ def test_bad_rows_of_a_table_are_listed_and_the_rest_is_read(tmp_path):
 
 
 def test_columns_of_ours_are_measured_and_the_corpus_own_are_kept_beside_them(tmp_path):
-    toys.write_csv(tmp_path / "manifest.csv", [{"path": "a.wav", "text": "hi", "group": "als", "duration_s": "99", "reference": "x"}])
+    toys.write_csv(
+        tmp_path / "manifest.csv", [{"path": "a.wav", "text": "hi", "group": "als", "duration_s": "99", "reference": "x"}]
+    )
     (row,) = listed("folder", tmp_path).utterances.to_dict("records")
     assert (row["etiology"], row["corpus_duration_s"], row["corpus_reference"]) == ("als", "99", "x")
     assert row["speaker"] == "unknown"
@@ -148,6 +157,14 @@ def test_sap_transcripts_may_be_missing():
     assert all(item.etiology == "" and np.isnan(item.severity) for item in found)
 
 
+def test_text_that_is_no_unicode_is_quarantined_and_stops_nothing(tmp_path):
+    toys.write_sap(tmp_path)
+    path = tmp_path / "Train/s0/s0.json"
+    path.write_text(path.read_text().replace("sentence number 0", r"sentence \ud800"))
+    utterances = listed("sap", tmp_path).utterances.set_index("utterance_id")
+    assert len(utterances) == 8 and utterances["reason"].dropna().to_dict() == {"u0": "bad_metadata"}
+
+
 def shard(tmp_path: Path, files: dict[str, bytes], name: str = "train/0.tar") -> Path:
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_bytes(toys.tar_bytes(files))
@@ -178,7 +195,8 @@ def test_domain_of_a_split_folder_is_no_size(tmp_path):
     shard(tmp_path, {**wav, "a.domain": b"dyslexic\n"}, "train_normal/1.tar")
     found = listed("webdataset", tmp_path).utterances.set_index("utterance_id")
     assert found["etiology"].to_dict() == {
-        "train_normal/0/a": "normal", "train_normal/1/a": "dyslexic", "val_small/0/a": "unknown", "val_small_normal/0/a": "normal",
+        "train_normal/0/a": "normal", "train_normal/1/a": "dyslexic", "val_small/0/a": "unknown",
+        "val_small_normal/0/a": "normal",
     }  # fmt: skip
     assert set(found.loc[["val_small/0/a", "val_small_normal/0/a"], "split"]) == {"dev"}
 
@@ -251,6 +269,29 @@ def test_a_dataset_by_name_is_read_from_the_cache_without_its_decoder(tmp_path, 
     assert found.root == str(tmp_path / "cache")
     row = found.manifest[found.manifest["transcript"] == "sentence number 3"].iloc[0]
     np.testing.assert_allclose(read_utterance(found.root, row), toys.tone(3), atol=1e-4)
+
+
+@pytest.mark.parametrize("corpus", ["hf", "parquet"])
+def test_class_labels_are_names_not_numbers(corpus, tmp_path):
+    import datasets
+
+    features = datasets.Features(
+        {"audio": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}, "text": datasets.Value("string")}
+        | {"group": datasets.ClassLabel(names=["als", "stroke"])}
+    )
+    columns = {"audio": [{"bytes": toys.audio_of(k), "path": None} for k in range(2)], "text": ["a", "b"], "group": [1, 0]}
+    dataset = datasets.Dataset.from_dict(columns, features)
+    dataset.save_to_disk(str(tmp_path)) if corpus == "hf" else dataset.to_parquet(str(tmp_path / "train.parquet"))
+    assert listed(corpus, tmp_path).utterances.sort_values("transcript")["etiology"].tolist() == ["stroke", "als"]
+
+
+def test_a_linked_folder_outside_is_named_and_not_entered(tmp_path):
+    toys.write_sap(tmp_path / "corpus")
+    shutil.move(tmp_path / "corpus/Dev", tmp_path / "elsewhere")
+    (tmp_path / "corpus/Dev").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    listing = listed("sap", tmp_path / "corpus")
+    assert set(listing.utterances["speaker"]) == {"s0", "s1", "s3"}
+    assert listing.faults[["file", "reason"]].values.tolist() == [["Dev", "outside_root"]]
 
 
 def test_a_dataset_that_cannot_be_loaded_is_one_clear_error(tmp_path):

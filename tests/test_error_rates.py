@@ -34,6 +34,7 @@ def test_words_are_counted_as_by_hand():
     columns = ["word_hits", "word_substitutions", "word_deletions", "word_insertions"]
     assert counted[columns].to_numpy().tolist() == [list(row[2:]) for row in BY_HAND]
     assert counted["n_words"].tolist() == [3, 3, 3, 3, 3, 0, 0, 1]
+    assert counted["word_errors"].tolist() == [sum(row[3:]) for row in BY_HAND]
 
 
 def test_characters_are_counted_as_by_hand_and_spaces_are_characters():

@@ -108,7 +108,11 @@ def fuzz_corpus(name: str, source: Path, root: Path, n: int) -> int:
 
 
 def assert_inside(opened: list[str], *allowed: Path) -> None:
-    roots = tuple(os.path.realpath(path) for path in allowed) + (os.path.realpath(os.path.dirname(np.__path__[0])), "/usr/lib/python", "/proc/self")
+    roots = tuple(os.path.realpath(path) for path in allowed) + (
+        os.path.realpath(os.path.dirname(np.__path__[0])),
+        "/usr/lib/python",
+        "/proc/self",
+    )
     outside = [path for path in opened if path and not os.path.realpath(path).startswith(roots)]
     assert not outside, outside[:3]
 
@@ -128,7 +132,9 @@ def test_mutated_corpora(name, corpora, tmp_path, opened):
 @pytest.mark.slow
 def test_ten_thousand_mutations(corpora, tmp_path, opened):
     """Issue 4: 10 000 mutated headers, JSONs and tars; 6 300 of audio, 3 780 of corpora."""
-    n_readable = sum(fuzz_audio(container, 700) for container in AUDIO) + sum(fuzz_corpus(name, corpora[name], tmp_path, 630) for name in FILES)
+    n_readable = sum(fuzz_audio(container, 700) for container in AUDIO) + sum(
+        fuzz_corpus(name, corpora[name], tmp_path, 630) for name in FILES
+    )
     assert n_readable > 0
     assert_inside(opened, tmp_path, *corpora.values())
 
@@ -143,12 +149,16 @@ def test_the_unmutated_are_all_readable(corpora):
             assert inspect_audio(str(root), row["audio"], member, 0.1, 30.0).reason is None
 
 
-@pytest.mark.parametrize("rewrite", ["../../../../etc/hostname", "/etc/hostname", "/proc/self/environ", "..\\..\\x", "s3://bucket/x"])
+@pytest.mark.parametrize(
+    "rewrite", ["../../../../etc/hostname", "/etc/hostname", "/proc/self/environ", "..\\..\\x", "s3://bucket/x"]
+)
 def test_hostile_paths_open_nothing(rewrite, tmp_path, opened):
     for name, write in {"a": toys.write_folder, "b": toys.write_openslr, "c": toys.write_sap}.items():
         root = write(tmp_path / name)
         for path in [*root.rglob("*.csv"), *root.rglob("*.tsv"), *root.rglob("*.json")]:
-            path.write_text(path.read_text().replace("wav/u1.flac", rewrite).replace("u1\t", f"{rewrite}\t").replace("u1.flac", rewrite))
+            path.write_text(
+                path.read_text().replace("wav/u1.flac", rewrite).replace("u1\t", f"{rewrite}\t").replace("u1.flac", rewrite)
+            )
     opened.clear()
     for name, corpus in {"a": "folder", "b": "openslr", "c": "sap"}.items():
         for row in list_corpus(corpus, str(tmp_path / name), CorpusOptions()).utterances.to_dict("records"):

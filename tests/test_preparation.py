@@ -1,4 +1,4 @@
-"""From a corpus to a manifest: the counts add up, options do what they say, and what cannot work is refused before any decoding."""
+"""From a corpus to a manifest: the counts add up, options do what they say, what cannot work is refused before decoding."""
 
 from pathlib import Path
 
@@ -7,9 +7,9 @@ import pytest
 import toy_corpora as toys
 
 from moe import preparation
+from moe.leaks import LeakError
 from moe.manifest import check_manifest
 from moe.preparation import PreparationOptions, prepare
-from moe.splits import LeakError
 
 N_SPEAKERS = 12
 
@@ -24,7 +24,15 @@ def corpus(tmp_path_factory) -> Path:
         (root / f"wav/{number}.wav").write_bytes(toys.encode(toys.tone(number, 0.3)))
         transcript = "shared" if number % 4 == 0 else f"sentence {number}"
         etiology = ("als", "cp", "stroke")[speaker % 3]
-        rows.append({"path": f"wav/{number}.wav", "transcript": transcript, "speaker": f"s{speaker:02d}", "group": etiology, "age": speaker})
+        rows.append(
+            {
+                "path": f"wav/{number}.wav",
+                "transcript": transcript,
+                "speaker": f"s{speaker:02d}",
+                "group": etiology,
+                "age": speaker,
+            }
+        )
     toys.write_csv(root / "manifest.csv", rows)
     return root
 
@@ -58,7 +66,9 @@ def test_a_leaking_own_split_fails_before_any_audio_is_read(corpus, tmp_path, mo
 def test_one_speaker_fails_before_any_audio_is_read(corpus, tmp_path, monkeypatch):
     pd.read_csv(corpus / "manifest.csv").head(4).to_csv(tmp_path / "manifest.csv", index=False)
     monkeypatch.setattr(preparation, "inspect_all", lambda *_: pytest.fail("audio was read"))
-    with pytest.raises(ValueError, match=r"1 speakers \(s00\): a speaker-disjoint split into train, dev and test needs at least 3"):
+    with pytest.raises(
+        ValueError, match=r"1 speakers \(s00\): a speaker-disjoint split into train, dev and test needs at least 3"
+    ):
         prepared(tmp_path)
 
 
@@ -96,9 +106,10 @@ def test_statistics_add_up(corpus):
 
 def test_sap_references_come_in_two_forms(tmp_path):
     """Pitfall 6: marks were trained on and scored."""
-    for number, text in enumerate(["(go) go* home", "[where?] here"]):
-        (tmp_path / f"{number}.wav").write_bytes(toys.encode(toys.tone(number)))
-    toys.write_csv(tmp_path / "manifest.csv", [{"path": f"{n}.wav", "text": t} for n, t in enumerate(["(go) go* home", "[where?] here"])])
+    rows = [{"path": f"{n}.wav", "text": text} for n, text in enumerate(["(go) go* home", "[where?] here"])]
+    for number, row in enumerate(rows):
+        (tmp_path / row["path"]).write_bytes(toys.encode(toys.tone(number)))
+    toys.write_csv(tmp_path / "manifest.csv", rows)
     found = prepared(tmp_path, normaliser="sap", dev_share=0.0, test_share=0.0)
     assert found.manifest[["reference", "reference_fluent"]].values.tolist() == [["go go home", "go home"], ["here", "here"]]
     assert found.manifest["transcript"].tolist() == ["(go) go* home", "[where?] here"]

@@ -134,7 +134,8 @@ def test_exactly_the_planted_faults_are_quarantined_each_with_its_reason(planted
     shared = [path for path in expected if path == "wav"]  # two missing files are the same folder
     assert {path: by_path[path] for path in expected} == expected and len(shared) <= 1
     assert found.counts == {
-        "n_listed": 1000, "n_used": 940, "n_quarantined": 60, "n_excluded_etiology": 0, "n_beyond_max_samples": 0, "n_bad_files": 0,
+        "n_listed": 1000, "n_used": 940, "n_quarantined": 60, "n_excluded_etiology": 0,
+        "n_beyond_max_samples": 0, "n_bad_files": 0,
     }  # fmt: skip
     assert len(found.manifest) == 940 and not set(found.manifest["audio"]) & set(expected)
     assert found.quarantine["detail"].str.len().gt(0).all()
@@ -156,7 +157,13 @@ def test_unsafe_tar_members_are_quarantined_and_never_followed(tmp_path):
 
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name, kind in (("a", tarfile.REGTYPE), ("../b", tarfile.REGTYPE), ("/c", tarfile.REGTYPE), ("d", tarfile.SYMTYPE), ("e", tarfile.LNKTYPE)):
+        for name, kind in (
+            ("a", tarfile.REGTYPE),
+            ("../b", tarfile.REGTYPE),
+            ("/c", tarfile.REGTYPE),
+            ("d", tarfile.SYMTYPE),
+            ("e", tarfile.LNKTYPE),
+        ):
             for suffix, data in ((".wav", wav(len(name))), (".txt", b"hello"), (".json", json.dumps({"speaker": "s"}).encode())):
                 info = tarfile.TarInfo(name + suffix)
                 if kind != tarfile.REGTYPE and suffix == ".wav":
@@ -206,7 +213,10 @@ def test_ctc_needs_frames_exactly_as_torch_says():
 def test_of_two_with_the_same_id_the_usable_one_is_kept(tmp_path):
     (tmp_path / "a.wav").write_bytes(wav(1))
     (tmp_path / "b.wav").write_bytes(wav(2))
-    rows = [{"id": "x", "path": "a.wav", "transcript": "", "speaker": "s"}, {"id": "x", "path": "b.wav", "transcript": "hello", "speaker": "s"}]
+    rows = [
+        {"id": "x", "path": "a.wav", "transcript": "", "speaker": "s"},
+        {"id": "x", "path": "b.wav", "transcript": "hello", "speaker": "s"},
+    ]
     toys.write_csv(tmp_path / "manifest.csv", rows)
     options = {"corpus_dir": str(tmp_path), "max_quarantined": 0.5, "dev_share": 0.0, "test_share": 0.0}
     found = prepare(PreparationOptions(**options))
@@ -249,4 +259,9 @@ def _crash_on_bad(root, tasks, limits):
 def test_the_table_is_sorted_and_whole(planted):
     found = prepare(PreparationOptions(corpus_dir=str(planted[0]), max_duration_s=5.0, max_quarantined=0.1))
     assert found.quarantine["utterance_id"].is_monotonic_increasing
-    assert isinstance(found.quarantine, pd.DataFrame) and list(found.quarantine.columns) == ["utterance_id", "audio", "reason", "detail"]
+    assert isinstance(found.quarantine, pd.DataFrame) and list(found.quarantine.columns) == [
+        "utterance_id",
+        "audio",
+        "reason",
+        "detail",
+    ]

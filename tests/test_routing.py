@@ -92,8 +92,9 @@ def test_regret_is_gate_minus_the_best_expert_of_each_utterance():
 
 
 def test_regret_does_not_depend_on_the_order_of_rows():
-    gate, expert = scored(["a b", "x x", "e x"]), scored(["a x", "c d", "x x"])
-    assert routing.regret(gate.iloc[::-1], {0: expert}).regret == routing.regret(gate, {0: expert.iloc[[1, 2, 0]]}).regret
+    gate, experts = scored(["a b", "x x", "e x"]), {0: scored(["a x", "c d", "x x"]), 1: scored(["x x", "c x", "e f"])}
+    shuffled = routing.regret(gate.iloc[::-1], {0: experts[0].iloc[[1, 2, 0]], 1: experts[1].iloc[[2, 0, 1]]})
+    pd.testing.assert_frame_equal(shuffled.per_utterance, routing.regret(gate, experts).per_utterance)
 
 
 def test_regret_refuses_experts_scored_on_other_utterances():

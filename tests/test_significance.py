@@ -13,6 +13,7 @@ from analysis.significance import (
     group_differences,
     holm,
     mapsswe,
+    matched_pairs,
     segment_errors,
     slots_of,
     speaker_difference,
@@ -133,6 +134,13 @@ def test_no_p_value_is_made_up_where_segments_do_not_vary():
     assert np.isnan(mapsswe(np.array([[1, 0], [1, 0], [2, 1]])).p_value)
     assert np.isnan(mapsswe(np.array([[1, 0]])).p_value)
     assert mapsswe(np.array([[1, 1], [2, 2]])).p_value == 1.0 and mapsswe(np.zeros((0, 2), int)).p_value == 1.0
+
+
+def test_more_seeds_do_not_make_a_difference_more_significant():
+    a, b = word_errors(table([REFERENCE] * 9, [SYSTEM_A] * 9)), word_errors(table([REFERENCE] * 9, [SYSTEM_B] * 9))
+    once, thrice = matched_pairs([a], [b]), matched_pairs([a] * 3, [b])
+    assert (thrice.z, thrice.n_segments) == (pytest.approx(once.z), once.n_segments)
+    assert np.isnan(matched_pairs([a] * 3, [b] * 2).p_value)
 
 
 def test_holm_by_hand():

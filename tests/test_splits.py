@@ -6,13 +6,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moe.splits import LeakError, SplitPlan, assign_splits, leak_report, refuse_leaks, seen_sentences
+from moe.leaks import LeakError, leak_report, refuse_leaks, seen_sentences
+from moe.splits import SplitPlan, assign_splits
 
 
-def corpus(speakers: dict[str, tuple[str, int]], own: dict[str, str] | None = None, severity: dict[str, float] | None = None) -> pd.DataFrame:
+def corpus(
+    speakers: dict[str, tuple[str, int]], own: dict[str, str] | None = None, severity: dict[str, float] | None = None
+) -> pd.DataFrame:
     """speaker → (etiology, utterances), with the own split and severity of every speaker."""
     rows = [
-        (f"{speaker}-{k:03d}", f"sentence {speaker} {k}", speaker, etiology, (severity or {}).get(speaker, np.nan), (own or {}).get(speaker, ""))
+        (
+            f"{speaker}-{k:03d}",
+            f"sentence {speaker} {k}",
+            speaker,
+            etiology,
+            (severity or {}).get(speaker, np.nan),
+            (own or {}).get(speaker, ""),
+        )
         for speaker, (etiology, n) in speakers.items()
         for k in range(n)
     ]
@@ -38,7 +48,13 @@ def speakers_of(table: pd.DataFrame, name: str) -> set[str]:
 )
 def test_by_speaker_is_disjoint_whole_and_never_empty(sizes, seed, shares):
     """Pitfall 4: splits were random by utterance."""
-    table = split(corpus({f"s{k}": size for k, size in enumerate(sizes)}), mode="by_speaker", seed=seed, dev_share=shares[0], test_share=shares[1])
+    table = split(
+        corpus({f"s{k}": size for k, size in enumerate(sizes)}),
+        mode="by_speaker",
+        seed=seed,
+        dev_share=shares[0],
+        test_share=shares[1],
+    )
     assert set(table["split"]) == {"train", "dev", "test"}
     assert table.groupby("speaker")["split"].nunique().eq(1).all()
     for _, rows in table.groupby("etiology"):  # train keeps one of every etiology that can spare one
@@ -99,7 +115,11 @@ FIVE = {name: ("als", 4) for name in OWN}
 def test_the_own_split_is_kept_and_auto_takes_it():
     for mode in ("own", "auto"):
         table = split(corpus(FIVE, OWN | {"d": "validation"}), mode=mode)
-        assert speakers_of(table, "train") == {"a", "b", "c"} and speakers_of(table, "dev") == {"d"} and speakers_of(table, "test") == {"e"}
+        assert (
+            speakers_of(table, "train") == {"a", "b", "c"}
+            and speakers_of(table, "dev") == {"d"}
+            and speakers_of(table, "test") == {"e"}
+        )
 
 
 def test_a_missing_test_part_is_held_out_of_train_by_speaker():

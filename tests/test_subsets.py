@@ -12,7 +12,9 @@ from moe.subsets import at_most, stage_subset, subset
 
 
 def manifest(sizes: dict[str, int], splits: tuple[str, ...] = ("train",)) -> pd.DataFrame:
-    rows = [(f"{etiology}-{split}-{k:04d}", etiology, split) for etiology, n in sizes.items() for split in splits for k in range(n)]
+    rows = [
+        (f"{etiology}-{split}-{k:04d}", etiology, split) for etiology, n in sizes.items() for split in splits for k in range(n)
+    ]
     return pd.DataFrame(rows, columns=["utterance_id", "etiology", "split"])
 
 
@@ -56,7 +58,12 @@ def test_another_seed_draws_others():
 def test_stages_scale_together():
     five = stage_subset(CORPUS, 5, 50, 0)
     assert five == subset(CORPUS, 2.5, 0)
-    assert set(five) <= set(stage_subset(CORPUS, 15, 50, 0)) <= set(stage_subset(CORPUS, 100, 50, 0)) <= set(stage_subset(CORPUS, 100, 60, 0))
+    assert (
+        set(five)
+        <= set(stage_subset(CORPUS, 15, 50, 0))
+        <= set(stage_subset(CORPUS, 100, 50, 0))
+        <= set(stage_subset(CORPUS, 100, 60, 0))
+    )
 
 
 @pytest.mark.parametrize("percent", [0, -1, 100.1, float("nan")])

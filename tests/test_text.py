@@ -36,11 +36,15 @@ SAP = [  # transcript, with disfluencies, without
     ("(only false starts)", "only false starts", ""),
 ]
 NUMBERS = [
-    ("0", "zero"), ("13", "thirteen"), ("40", "forty"), ("85", "eighty five"), ("100", "one hundred"), ("999", "nine hundred ninety nine"),
+    ("0", "zero"), ("13", "thirteen"), ("40", "forty"), ("85", "eighty five"), ("100", "one hundred"),
+    ("999", "nine hundred ninety nine"),
     ("1,234", "one thousand two hundred thirty four"), ("1000000", "one million"), ("2000000007", "two billion seven"),
-    ("1st", "first"), ("2nd", "second"), ("12th", "twelfth"), ("20th", "twentieth"), ("21st", "twenty first"), ("100th", "one hundredth"),
-    ("3.14", "three point one four"), ("7:30", "seven thirty"), ("7:05", "seven oh five"), ("7:00", "seven"), ("007", "zero zero seven"),
-    ("$5", "five dollars"), ("10%", "ten percent"), ("1234567890123", "one two three four five six seven eight nine zero one two three"),
+    ("1st", "first"), ("2nd", "second"), ("12th", "twelfth"), ("20th", "twentieth"), ("21st", "twenty first"),
+    ("100th", "one hundredth"),
+    ("3.14", "three point one four"), ("7:30", "seven thirty"), ("7:05", "seven oh five"), ("7:00", "seven"),
+    ("007", "zero zero seven"),
+    ("$5", "five dollars"), ("10%", "ten percent"),
+    ("1234567890123", "one two three four five six seven eight nine zero one two three"),
     ("mp3", "mp three"), ("1,2", "one , two"),
 ]  # fmt: skip
 WHISPER = [
@@ -129,12 +133,17 @@ def test_digits_go_both_ways_and_back(text):
 def test_marks_around_clean_words_change_neither_form(words, marks):
     """A clean transcript is its own reference; unspoken questions, stars and braces leave no trace."""
     clean = " ".join(words)
-    marked = " ".join(marks.draw(st.sampled_from([word, f"{word}*", "{" + word + "}", f"{word},", f"[ask {word}?] {word}"])) for word in words)
+    marked = " ".join(
+        marks.draw(st.sampled_from([word, f"{word}*", "{" + word + "}", f"{word},", f"[ask {word}?] {word}"])) for word in words
+    )
     assert references("sap", clean) == (clean, clean)
     assert references("sap", marked) == (clean, clean)
 
 
-@given(fluent=st.lists(st.sampled_from(["go", "to", "my"]), min_size=1, max_size=6), restart=st.sampled_from(["g-", "(go to)", "(t- to)"]))
+@given(
+    fluent=st.lists(st.sampled_from(["go", "to", "my"]), min_size=1, max_size=6),
+    restart=st.sampled_from(["g-", "(go to)", "(t- to)"]),
+)
 def test_the_fluent_form_is_what_is_left_without_disfluencies(fluent, restart):
     text = f"{restart} {' '.join(fluent)}"
     said, meant = references("sap", text)

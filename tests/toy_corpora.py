@@ -17,7 +17,10 @@ import soundfile
 RATE = 16_000
 SUBTYPES = {"mp3": ("MP3", "MPEG_LAYER_III"), "ogg": ("OGG", "VORBIS"), "opus": ("OGG", "OPUS")}
 UTTERANCES = pd.DataFrame(
-    [(f"u{k}", f"sentence number {k}", f"s{k // 2}", ("als", "stroke")[k // 4], ("train", "train", "dev", "test")[k // 2]) for k in range(8)],
+    [
+        (f"u{k}", f"sentence number {k}", f"s{k // 2}", ("als", "stroke")[k // 4], ("train", "train", "dev", "test")[k // 2])
+        for k in range(8)
+    ],
     columns=["id", "transcript", "speaker", "etiology", "split"],
 )
 
@@ -98,7 +101,10 @@ def sap_record(speaker: str, rows: pd.DataFrame) -> dict:
         {
             "Filename": f"{row.id}.flac",
             "Prompt": {"Prompt Text": "say it", "Transcript": row.transcript, "Category Description": "Novel Sentences"},
-            "Ratings": [{"Dimension Description": "Intelligbility ", "Level": "3"}, {"Dimension Description": "Intelligibility", "Level": ""}],
+            "Ratings": [
+                {"Dimension Description": "Intelligbility ", "Level": "3"},
+                {"Dimension Description": "Intelligibility", "Level": ""},
+            ],
         }
         for row in rows.itertuples()
     ]

@@ -50,5 +50,5 @@ def _score_map(axis: object, scores: pd.DataFrame) -> None:
     axis.set_title("against all, in standard deviations", fontsize=10, loc="left")
     for row, column in np.ndindex(values.shape):
         if np.isfinite(values[row, column]):
-            shade = "white" if abs(values[row, column]) > 0.7 * STRONGEST else INK
+            shade = "white" if abs(values[row, column]) > 0.5 * STRONGEST else INK
             axis.text(column, row, f"{values[row, column]:+.1f}", ha="center", va="center", fontsize=9, color=shade)

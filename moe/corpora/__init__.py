@@ -1,4 +1,7 @@
-"""The formats a corpus may come in. A new one is a file with one function, `(root, options) -> Iterator[Found | Fault]`, and an entry here."""
+"""The formats a corpus may come in.
+
+A new one is a file with one function, `(root, options) -> Iterator[Found | Fault]`, and an entry in `FORMATS`.
+"""
 
 import os
 from collections.abc import Callable, Iterator

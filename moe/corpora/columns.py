@@ -1,9 +1,12 @@
 """Rows of a table (CSV, Parquet, Arrow) as utterances: which column means what, and every other column kept."""
 
+import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import pyarrow as pa
 
 from moe.corpora.found import CorpusOptions, Found
 
@@ -24,12 +27,15 @@ OURS = ("utterance_id", "audio", "member", "transcript", "reference", "speaker",
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column of a table plays which role; None where there is none."""
+    """Which column of a table plays which role (None where there is none), and the names behind the numbers of a class column."""
 
     roles: dict[str, str | None]
+    classes: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, columns: Iterable[str], options: CorpusOptions, table: str) -> "Columns":
+    def of(
+        cls, columns: Iterable[str], options: CorpusOptions, table: str, classes: dict[str, list[str]] | None = None
+    ) -> "Columns":
         """Find the roles among the columns of a table.
 
         Raises:
@@ -40,12 +46,20 @@ class Columns:
         for role in REQUIRED:
             if roles[role] is None:
                 raise ValueError(f"{table}: no column for the {role} ({_choice(role)}; there are {', '.join(columns) or 'none'})")
-        return cls(roles)
+        return cls(roles, classes or {})
 
     def found(
-        self, row: Mapping[str, Any], audio: str, member: str | None, utterance_id: str, split: str = "", fault: tuple[str, str] | None = None
+        self,
+        row: Mapping[str, Any],
+        audio: str,
+        member: str | None,
+        utterance_id: str,
+        split: str = "",
+        fault: tuple[str, str] | None = None,
     ) -> Found:
         """One row as an utterance; `utterance_id` and `split` stand where the row has none."""
+        if self.classes:
+            row = {name: _class_name(value, self.classes.get(name)) for name, value in row.items()}
         own = {role: row.get(column) if column else None for role, column in self.roles.items()}
         used = set(self.roles.values())
         return Found(
@@ -61,6 +75,19 @@ class Columns:
             further={_further(name): value for name, value in row.items() if name not in used},
             fault=fault,
         )
+
+
+def class_names(schema: pa.Schema) -> dict[str, list[str]]:
+    """The names of the classes of every `ClassLabel` column, from what `datasets` writes into a schema's metadata."""
+    try:
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        return {name: feature["names"] for name, feature in features.items() if feature.get("_type") == "ClassLabel"}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _class_name(value: Any, names: list[str] | None) -> Any:
+    return names[value] if names and isinstance(value, int) and 0 <= value < len(names) else value
 
 
 def _column(role: str, columns: list[str], options: CorpusOptions, table: str) -> str | None:

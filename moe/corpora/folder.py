@@ -1,4 +1,4 @@
-"""A folder with audio and a table: `manifest.csv` (path, transcript, speaker, group, …) or audiofolder's `metadata.csv` (file_name, …).
+"""A folder with audio and a table: `manifest.csv` (path, transcript, speaker, group, …) or `metadata.csv` (file_name, …).
 
 Audiofolder may keep one `metadata.csv` per split folder; the folder's name is then the split of rows that name none.
 """

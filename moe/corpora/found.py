@@ -1,4 +1,10 @@
-"""What a corpus format gives and what it is asked: one `Found` per utterance, one `Fault` per file that could not be read, in any order."""
+(
+    """What a corpus format is asked and what it gives.
+
+One `Found` per utterance, one `Fault` per file that could not be read, in any order.
+"""
+    ""
+)
 
 import math
 from dataclasses import dataclass, field
@@ -53,9 +59,13 @@ class CorpusOptions(Options):
     audio_column: str | None = option(None, "column of the audio (none: path, file_name or audio)")
     transcript_column: str | None = option(None, "column of the transcript (none: transcript, transcription, text or sentence)")
     speaker_column: str | None = option(None, "column of the speaker (none: speaker, speaker_id or client_id)")
-    etiology_column: str | None = option(None, "column of the stratum that errors are reported by (none: etiology, group or domain)")
+    etiology_column: str | None = option(
+        None, "column of the stratum that errors are reported by (none: etiology, group or domain)"
+    )
     severity_column: str | None = option(None, "column of the severity, a number (none: severity)")
     split_column: str | None = option(None, "column of the corpus's own split (none: split)")
-    speaker_pattern: str | None = option(None, "regular expression that finds the speaker in an utterance id, for corpora without a column")
+    speaker_pattern: str | None = option(
+        None, "regular expression that finds the speaker in an utterance id, for corpora without a column"
+    )
     hf_config: str | None = option(None, "configuration of a Hugging Face dataset")
     language: str = option("en", "language of the utterances whose corpus names none")

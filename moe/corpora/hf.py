@@ -1,7 +1,7 @@
 """A dataset of the `datasets` library: a folder written by `save_to_disk`, or a name that `load_dataset` knows.
 
-Its Arrow files are read directly, so no audio decoder of `datasets` is ever needed. By name, the root is the library's cache; this is the one
-format that may reach for a hub, and only because the user names a dataset.
+Its Arrow files are read directly, so no audio decoder of `datasets` is ever needed. By name, the root is the library's cache;
+this is the one format that may reach for a hub, and only because the user names a dataset.
 """
 
 import os
@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from moe.corpora.columns import Columns
+from moe.corpora.columns import Columns, class_names
 from moe.corpora.found import CorpusOptions, Fault, Found
 from moe.corpora.splits import split_of_folder
 from moe.shards import arrow_table
@@ -59,7 +59,7 @@ def _load(location: str, options: CorpusOptions) -> dict[str, Any]:
 
 def _read_file(path: str, root: str, split: str, options: CorpusOptions) -> Iterator[Found]:
     table, shard = arrow_table(path), os.path.relpath(path, root)
-    columns = Columns.of(table.column_names, options, shard)
+    columns = Columns.of(table.column_names, options, shard, class_names(table.schema))
     audio = columns.roles["audio"]
     cells = table.column(audio)
     is_struct = pa.types.is_struct(cells.type)
@@ -67,7 +67,9 @@ def _read_file(path: str, root: str, split: str, options: CorpusOptions) -> Iter
     for piece in table.drop_columns([audio]).to_batches(PIECE_ROWS):
         for row in piece.to_pylist():
             cell = cells[number]
-            has_bytes = cell["bytes"].is_valid if is_struct and cell.is_valid else cell.is_valid and pa.types.is_binary(cells.type)
+            has_bytes = (
+                cell["bytes"].is_valid if is_struct and cell.is_valid else cell.is_valid and pa.types.is_binary(cells.type)
+            )
             place = (shard, f"{audio}:{number}") if has_bytes else (_relative(cell, root), None)
             yield columns.found(row, *place, f"{split or 'all'}/{os.path.basename(shard)}:{number}", split)
             number += 1

@@ -1,4 +1,4 @@
-"""The OpenSLR 54 family (Nepali; 35, 36, 52, 53 alike): `utt_spk_text.tsv` and `data/<first two of FileID>/<FileID>.flac`. No split."""
+"""OpenSLR 54 (Nepali; 35, 36, 52, 53 alike): `utt_spk_text.tsv`, `data/<first two of FileID>/<FileID>.flac`, no split."""
 
 import posixpath
 import re

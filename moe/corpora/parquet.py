@@ -1,7 +1,7 @@
-"""Folders of Parquet files, as `datasets` writes them: an audio struct (`bytes`, `path`), plain bytes or a path, and a column of text.
+"""Folders of Parquet files, as `datasets` writes them: an audio struct (`bytes`, `path`), bytes or a path, and a text.
 
-Audio stays in its file: the listing reads the other columns only, a piece at a time. The split is a column, or a folder or file name such as
-`train-00000-of-00004.parquet`.
+Audio stays in its file: the listing reads the other columns only, a piece at a time. The split is a column, or a folder or file
+name such as `train-00000-of-00004.parquet`.
 """
 
 import posixpath
@@ -10,8 +10,9 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from moe.corpora.columns import Columns
+from moe.corpora.columns import Columns, class_names
 from moe.corpora.found import CorpusOptions, Fault, Found
+from moe.corpora.links import linked_away
 from moe.corpora.splits import split_of_folder
 from moe.storage import find_files, open_file
 
@@ -27,6 +28,7 @@ def read_parquet(root: str, options: CorpusOptions) -> Iterator[Found | Fault]:
     names = find_files(root, ".parquet")
     if not names:
         raise ValueError(f"corpus_dir={root!r}: holds no *.parquet")
+    yield from linked_away(root)
     for name in names:
         try:
             with open_file(root, name) as file:
@@ -37,7 +39,7 @@ def read_parquet(root: str, options: CorpusOptions) -> Iterator[Found | Fault]:
 
 def _read_file(file: pq.ParquetFile, name: str, options: CorpusOptions) -> Iterator[Found]:
     schema = file.schema_arrow
-    columns = Columns.of(schema.names, options, name)
+    columns = Columns.of(schema.names, options, name, class_names(schema))
     audio, split = columns.roles["audio"], split_of_folder(name.removesuffix(".parquet"))
     by_path = _holds_paths(file, schema.field(audio))
     read = [column for column in schema.names if column != audio or pa.types.is_string(schema.field(audio).type)]
@@ -61,7 +63,7 @@ def _utterance(row: dict, columns: Columns, name: str, number: int, split: str, 
 
 
 def _holds_paths(file: pq.ParquetFile, field: pa.Field) -> bool:
-    """Whether the audio column holds paths: a column of text, or a struct whose bytes are all null by the file's own statistics."""
+    """Whether the audio column holds paths: a column of text, or a struct whose bytes are all null by the file's statistics."""
     if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
         return True
     if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):

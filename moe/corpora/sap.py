@@ -1,7 +1,8 @@
-"""Speech Accessibility Project: `{Train,Dev}/<contributor>/<contributor>.json` beside its wavs; or the release's tars, one inner tar a contributor.
+"""Speech Accessibility Project: `{Train,Dev}/<contributor>/<contributor>.json` with its wavs, or the release's tars.
 
-The speaker is the contributor, the etiology stands at the contributor, severity is the mean of the sparse `Intelligibility` ratings. The prompt and its
-category are kept as further columns: what was asked and what was said differ in four of ten utterances.
+The speaker is the contributor, the etiology stands at the contributor, severity is the mean of the sparse `Intelligibility`
+ratings. The prompt and its category are kept as further columns: what was asked and what was said differ in four of ten
+utterances.
 """
 
 import json
@@ -12,6 +13,7 @@ from dataclasses import replace
 from typing import Any, BinaryIO
 
 from moe.corpora.found import CorpusOptions, Fault, Found
+from moe.corpora.links import linked_away
 from moe.corpora.splits import split_of_folder, split_of_name
 from moe.shards import TAR_ERRORS, TarMember, read_at, tar_members
 from moe.storage import find_files, open_file, read_file
@@ -28,6 +30,7 @@ def read_sap(root: str, options: CorpusOptions) -> Iterator[Found | Fault]:
     names = [name for name in find_files(root, (".json", ".tar")) if name.lower().endswith(".tar") or _is_contributor(name)]
     if not names:
         raise ValueError(f"corpus_dir={root!r}: holds neither <contributor>/<contributor>.json nor a tar of them")
+    yield from linked_away(root)
     for name in names:
         try:
             if name.lower().endswith(".tar"):

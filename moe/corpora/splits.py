@@ -35,6 +35,6 @@ def split_of_folder(path: str) -> str:
 
 
 def split_of_name(path: str) -> str:
-    """The split that any word of a path names, the innermost part first: `SAP-2025_Train_03.tar` is `train`; empty where none does."""
+    """The split that any word of a path names, innermost part first: `SAP-2025_Train_03.tar` is `train`; else empty."""
     words = [re.split(r"[^a-z]+", part) for part in reversed(path.lower().split("/"))]
     return next((SPLIT_NAMES[word] for part in words for word in part if word in SPLIT_NAMES), "")

@@ -1,7 +1,8 @@
-"""WebDataset: `<root>/<split>/*.tar` with `<key>.wav|flac|mp3|m4a|ogg|opus`, `<key>.txt` and, if there, `<key>.domain` and `<key>.json`.
+"""WebDataset: `<root>/<split>/*.tar` with `<key>.wav|flac|mp3|m4a|…`, `<key>.txt`, maybe `<key>.domain` and `<key>.json`.
 
-Shards are walked by their headers, audio is not read. The domain of an utterance (its own file, else the suffix of the split folder) is its
-etiology; `<key>.json` may give `speaker`, `severity` and further columns. `metadata.json` is checked against what the shards hold.
+Shards are walked by their headers, audio is not read. The domain of an utterance (its own file, else the suffix of the split
+folder) is its etiology; `<key>.json` may give `speaker`, `severity` and further columns. `metadata.json` is checked against what
+the shards hold.
 """
 
 import json
@@ -13,6 +14,7 @@ from typing import Any, BinaryIO
 
 from moe.corpora.columns import OURS
 from moe.corpora.found import CorpusOptions, Fault, Found
+from moe.corpora.links import linked_away
 from moe.corpora.splits import split_and_domain
 from moe.shards import TAR_ERRORS, TarMember, read_at, tar_members
 from moe.storage import find_files, open_file, read_file
@@ -40,6 +42,7 @@ def read_webdataset(root: str, options: CorpusOptions) -> Iterator[Found | Fault
     shards = find_files(root, ".tar")
     if not shards:
         raise ValueError(f"corpus_dir={root!r}: holds no *.tar")
+    yield from linked_away(root)
     counts: Counter[str] = Counter()
     for shard in shards:
         try:

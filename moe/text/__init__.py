@@ -1,6 +1,7 @@
 """Normalisers by name: the one way from a raw transcript or a hypothesis to the text that is scored.
 
-Each is a named, versioned function, the same for reference and hypothesis. A family is a file; a new one is an entry in `NORMALISERS`.
+Each is a named, versioned function, the same for reference and hypothesis. A family is a file; a new one is an entry in
+`NORMALISERS`.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from moe.text import basic, devanagari, korean, sap, whisper_english
 
 @dataclass(frozen=True)
 class Normaliser:
-    """A normaliser: its version is raised whenever its output may change. `alternative` gives the second reference form, if it has one."""
+    """A normaliser: its version is raised whenever its output may change. `alternative` is its second reference form."""
 
     version: str
     normalise: Callable[[str], str]

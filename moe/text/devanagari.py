@@ -1,7 +1,7 @@
 """Devanagari (Nepali, Hindi, Marathi): NFC, no joiners, no danda or other punctuation, one kind of digits.
 
-`normalise` writes all digits in Devanagari, `normalise_ascii` in ASCII; choose the one the corpus writes. The zero-width joiner and
-non-joiner only choose between forms of the same letters, so they are dropped.
+`normalise` writes all digits in Devanagari, `normalise_ascii` in ASCII; choose the one the corpus writes. The zero-width joiner
+and non-joiner only choose between forms of the same letters, so they are dropped.
 """
 
 import unicodedata
@@ -27,6 +27,6 @@ def normalise_ascii(text: str) -> str:
 
 
 def _words(text: str) -> str:
-    # NFC writes the nukta letters (U+0958 to U+095F) as letter and nukta; the joiners are format characters, the danda punctuation
+    # NFC writes the nukta letters (U+0958 to U+095F) as letter and nukta; joiners are format characters, the danda is punctuation
     text = unicodedata.normalize("NFC", unicodedata.normalize("NFKC", text).lower())
     return unicodedata.normalize("NFC", strip_punctuation(text).replace("'", ""))

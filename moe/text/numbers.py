@@ -9,7 +9,15 @@ ONES = [
 TENS = ["zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 SCALES = ((10**9, "billion"), (10**6, "million"), (1000, "thousand"), (100, "hundred"))
 LONGEST = 12  # digits; longer ones, such as card numbers, are read digit by digit
-IRREGULAR = {"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth", "twelve": "twelfth"}
+IRREGULAR = {
+    "one": "first",
+    "two": "second",
+    "three": "third",
+    "five": "fifth",
+    "eight": "eighth",
+    "nine": "ninth",
+    "twelve": "twelfth",
+}
 
 _TOKEN = re.compile(
     r"(?P<dollar>\$ ?)?(?<![\d])(?P<whole>\d{1,3}(?:,\d{3})+(?!\d)|\d+)"

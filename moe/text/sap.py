@@ -1,7 +1,7 @@
 """Transcripts of the Speech Accessibility Project, scored as its challenge does: two reference forms and no marks.
 
-Marks: `( … )` false start or repetition, `[ … ]` text the speaker did not say, `w-` cut-off word, `~A` spelled letter, and stray `* { } % $ #`.
-`normalise` keeps disfluencies (what was said), `normalise_fluent` drops them; a score takes the better of the two.
+Marks: `( … )` false start or repetition, `[ … ]` text the speaker did not say, `w-` cut-off word, `~A` spelled letter, and stray
+`* { } % $ #`. `normalise` keeps disfluencies (what was said), `normalise_fluent` drops them; a score takes the better of the two.
 """
 
 import re
@@ -37,5 +37,7 @@ def _drop_nested(bracketed: re.Pattern, text: str) -> str:
 
 
 def _score_text(text: str) -> str:
-    text = unicodedata.normalize("NFKC", _SPELLED.sub(r" \1 ", text))  # also turns non-breaking spaces and ¼ into what can be read
+    text = unicodedata.normalize(
+        "NFKC", _SPELLED.sub(r" \1 ", text)
+    )  # also turns non-breaking spaces and ¼ into what can be read
     return normalise_basic(spell_numbers(text))

@@ -1,0 +1,219 @@
+"""What `benchmarks.speed` times: the ways to train, decode and embed, by name, as calls without arguments."""
+
+import dataclasses
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import soundfile
+import torch
+from transformers import WhisperProcessor
+
+from benchmarks.reference_way import ReferenceWay, embed_one_by_one, mixed_adapters_loss
+from benchmarks.timing import Variants, peak_memory
+from benchmarks.workbench import SAMPLE_RATE, Shape, Step, Workbench, trainable
+from moe.audio import load_audio
+from moe.batches import SpeechDataset
+from moe.embeddings import embed
+from moe.features import AudioContext
+from moe.tokens import train_tokenizer
+from moe.whisper_moe import LAST, RoutingOptions, WhisperMoE
+
+SINGLE, NAMES, LOOP = "PEFT single LoRA", "PEFT adapter_names, top-1", "expert-by-expert loop, top-2"
+DELTA, DELTA_SHARED, LOSS, LOSS_SHARED = "delta", "delta, shared adapter", "loss", "loss, shared adapter"
+MANY, SOFT = "delta, many experts", "delta, soft"
+REFERENCE, REFERENCE_BEAMS = "reference way", "reference way, beam 4"
+MIDDLE, MIDDLE_SHARED, OWN_PASS = "gate in the middle", "gate in the middle, shared adapter", "gate_layer last, two passes"
+SHORT, SHORT_HALF, SHORT_DEFAULT = "everything on, 5 s", "everything on, 5 s, bf16", "default options, 5 s"
+SHORT_BEAMS, MIXED_LOSS = "everything on, 5 s, beam 4", "gate in the middle, loss"
+ONE_BY_ONE, OURS_LAST, OURS_STEM = "one by one, full window, unpooled", "ours, last layer", "ours, default layer"
+LARGE_WIDTH = Shape(1280, 1, 20, n_tokens=64)  # a vector of large-v2 costs the same, whatever the number of layers
+POOLED, POOLED_LARGE = "pooled", "pooled, large-v2's width"
+N_BEAMS = 4
+
+
+def training_variants(bench: Workbench) -> Variants:
+    """One update on audio of the same length; they differ in the adapters alone, routing is given or from cached embeddings."""
+    bench = bench.with_window(bench.workload.same_s)
+    mel, labels, n_experts = bench.window_mel, bench.labels, bench.workload.n_experts
+    reference, weights = _reference(bench), bench.routing_weights(2)
+    return {
+        SINGLE: _single_step(bench),
+        NAMES: Step(bench, lambda: mixed_adapters_loss(reference, mel, labels, weights.argmax(-1).tolist()), trainable(reference)),
+        LOOP: Step(bench, lambda: reference.train().loss(mel, labels, weights, 2), trainable(reference)),
+        DELTA: _cached_step(bench),
+        DELTA_SHARED: _cached_step(bench, shared=True),
+        LOSS: _cached_step(bench, mixing="loss"),
+        LOSS_SHARED: _cached_step(bench, mixing="loss", shared=True),
+        MANY: _cached_step(bench, n_experts=bench.workload.n_many_experts),
+        SOFT: _cached_step(bench, top_k=n_experts),
+    }
+
+
+def whole_step_variants(bench: Workbench) -> Variants:
+    """A whole update with the gate's part in it: at the full window, and on short utterances."""
+    middle = bench.shape.middle
+    variants = {
+        SINGLE: _single_step(bench),
+        REFERENCE: reference_step(bench),
+        OWN_PASS: _window_step(bench, gate_layer=LAST),
+        MIDDLE: _window_step(bench, gate_layer=middle),
+        MIDDLE_SHARED: _window_step(bench, gate_layer=middle, shared=True),
+        SHORT: short_step(bench),
+        SHORT_DEFAULT: short_step(bench, gate_layer=RoutingOptions().gate_layer),
+    }
+    return variants if bench.dtype == "bf16" else variants | {SHORT_HALF: short_step(bench, dtype="bf16")}
+
+
+def decoding_variants(bench: Workbench) -> Variants:
+    """A fixed number of new tokens, the gate's part included."""
+    single, reference = bench.single_lora().eval(), _reference(bench).eval()
+    window, short = (bench.window_mel, bench.n_frames(bench.window_mel.shape[-1])), bench.short_mel()
+    middle, shared, loss = (
+        bench.mixture(gate_layer=bench.shape.middle, **options).eval() for options in ({}, {"shared": True}, {"mixing": "loss"})
+    )
+    return {
+        SINGLE: _decoding(bench, lambda options: single.generate(input_features=window[0], **options)),
+        REFERENCE: _decoding(bench, lambda options: _reference_decoding(reference, window[0], options)),
+        REFERENCE_BEAMS: _decoding(bench, lambda options: _reference_decoding(reference, window[0], options), N_BEAMS),
+        MIDDLE: _decoding(bench, lambda options: _our_decoding(middle, window, options)),
+        MIDDLE_SHARED: _decoding(bench, lambda options: _our_decoding(shared, window, options)),
+        MIXED_LOSS: _decoding(bench, lambda options: _our_decoding(loss, window, options)),
+        SHORT: _decoding(bench, lambda options: _our_decoding(shared, short, options)),
+        SHORT_BEAMS: _decoding(bench, lambda options: _our_decoding(shared, short, options), N_BEAMS),
+    }
+
+
+def embedding_variants(bench: Workbench, folder: Path) -> Variants:
+    """Short utterances from their files to vectors on disk; `folder` receives the audio and the stores."""
+    model, manifest = bench.base().eval(), _corpus(bench, folder, bench.workload.n_embedded)
+
+    def ours(layer: int | None) -> None:
+        with tempfile.TemporaryDirectory(dir=folder) as store, bench.precision():
+            _embed(bench, model, manifest, folder, Path(store), layer)
+
+    def one_by_one() -> None:
+        with tempfile.TemporaryDirectory(dir=folder) as store, bench.precision():
+            embed_one_by_one(model, bench.extractor, (load_audio(folder / name) for name in manifest["audio"]), Path(store))
+
+    return {ONE_BY_ONE: one_by_one, OURS_LAST: lambda: ours(None), OURS_STEM: lambda: ours(RoutingOptions().layer)}
+
+
+def store_sizes(bench: Workbench) -> dict[str, list[float]]:
+    """KiB on disk per utterance: ours at the bench's width and at large-v2's, and every frame kept."""
+    return {
+        POOLED: [_store_size(bench)],
+        POOLED_LARGE: [_store_size(_large(bench))],
+        ONE_BY_ONE: [_frames_size(bench)],
+    }
+
+
+def memory_peaks(bench: Workbench) -> dict[str, list[float]]:
+    """MiB of one update at its peak, each variant in a process of its own."""
+    arguments = (bench.shape, dataclasses.replace(bench.workload, batch_size=bench.workload.batch_size // 2), bench.device, bench.dtype)
+    return {name: [peak_memory(memory_step, name, *arguments)] for name in (SINGLE, REFERENCE, MIDDLE, SHORT, SHORT_DEFAULT)}
+
+
+def memory_step(name: str, *arguments: Any) -> None:
+    """Build one variant from nothing and make one update with it."""
+    bench = Workbench(*arguments)
+    steps: dict[str, Callable[[Workbench], Step]] = {
+        SINGLE: _single_step,
+        REFERENCE: reference_step,
+        MIDDLE: lambda bench: _window_step(bench, gate_layer=bench.shape.middle),
+        SHORT: short_step,
+        SHORT_DEFAULT: lambda bench: short_step(bench, gate_layer=RoutingOptions().gate_layer),
+    }
+    steps[name](bench)()
+
+
+def reference_step(bench: Workbench) -> Step:
+    """The reference way's update: gate pass and expert-by-expert loop, padded to the window."""
+    reference, mel, labels = _reference(bench), bench.window_mel, bench.labels
+    return Step(bench, lambda: reference.train().loss(mel, labels, reference.routing(mel, 2), 2), trainable(reference))
+
+
+def short_step(bench: Workbench, gate_layer: str | None = None, dtype: str | None = None) -> Step:
+    """Ours with everything on: one pass, experts above the middle, shared adapter, bucketed context, cached embeddings."""
+    model = bench.mixture(gate_layer=gate_layer or bench.shape.middle, shared=True)
+    (mel, n_frames), labels, embedding = bench.short_mel(), bench.labels, bench.embedding
+    return Step(bench, lambda: model(mel, n_frames, labels, embedding)["loss"], trainable(model), dtype)
+
+
+def _single_step(bench: Workbench) -> Step:
+    model, mel, labels = bench.single_lora(), bench.window_mel, bench.labels
+    return Step(bench, lambda: model(input_features=mel, labels=labels).loss, trainable(model))
+
+
+def _cached_step(bench: Workbench, **options: Any) -> Step:
+    model, mel, labels, embedding = bench.mixture(**options), bench.window_mel, bench.labels, bench.embedding
+    n_frames = bench.n_frames(mel.shape[-1])
+    return Step(bench, lambda: model(mel, n_frames, labels, embedding)["loss"], trainable(model))
+
+
+def _window_step(bench: Workbench, **options: Any) -> Step:
+    model, mel, labels = bench.mixture(**options), bench.window_mel, bench.labels
+    n_frames = bench.n_frames(mel.shape[-1])
+    return Step(bench, lambda: model(mel, n_frames, labels)["loss"], trainable(model))
+
+
+def _reference(bench: Workbench) -> ReferenceWay:
+    """With weights of its own for the second model, as two loaded checkpoints have."""
+    second = Workbench(bench.shape, bench.workload, bench.device)
+    return ReferenceWay(bench.base(), second.base(), bench.workload.n_experts).to(bench.device)
+
+
+def _decoding(bench: Workbench, generate: Callable[[dict[str, int]], object], n_beams: int = 1) -> Callable[[], None]:
+    n_new = bench.workload.n_new_tokens
+    options = {"max_new_tokens": n_new, "min_new_tokens": n_new, "num_beams": n_beams}
+
+    def decode() -> None:
+        with torch.no_grad(), bench.precision():
+            generate(options)
+
+    return decode
+
+
+def _reference_decoding(reference: ReferenceWay, mel: torch.Tensor, options: dict[str, int]) -> None:
+    reference.generate(mel, reference.routing(mel, 2), **options)
+
+
+def _our_decoding(model: WhisperMoE, audio: tuple[torch.Tensor, torch.Tensor], options: dict[str, int]) -> None:
+    model.generate(model.route(*audio), **options)
+
+
+def _corpus(bench: Workbench, folder: Path, n_utterances: int) -> pd.DataFrame:
+    rows = []
+    for number in range(n_utterances):
+        soundfile.write(folder / f"{number}.wav", bench.wave(number), SAMPLE_RATE, subtype="PCM_16")
+        rows.append({"utterance_id": f"u{number}", "audio": f"{number}.wav", "member": None, "reference": "a"})
+    return pd.DataFrame(rows).assign(duration_s=bench.workload.short_s)
+
+
+def _embed(bench: Workbench, model: Any, manifest: pd.DataFrame, root: Path, store: Path, layer: int | None) -> None:
+    processor = WhisperProcessor(bench.extractor, train_tokenizer(["a"], "characters", 0, "en"))
+    dataset = SpeechDataset(manifest, root, processor)
+    embed(model, dataset, store, AudioContext(), layer, RoutingOptions().pooling, 2 * bench.workload.batch_size)
+
+
+def _store_size(bench: Workbench) -> float:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as store:
+        manifest = _corpus(bench, Path(folder), bench.workload.n_stored)
+        _embed(bench, bench.base().eval(), manifest, Path(folder), Path(store), RoutingOptions().layer)
+        return _kib(Path(store)) / bench.workload.n_stored
+
+
+def _frames_size(bench: Workbench) -> float:
+    with tempfile.TemporaryDirectory() as store:
+        embed_one_by_one(bench.base().eval(), bench.extractor, [bench.wave(0)], Path(store))
+        return _kib(Path(store))
+
+
+def _large(bench: Workbench) -> Workbench:
+    return Workbench(dataclasses.replace(LARGE_WIDTH, window_s=bench.shape.window_s), bench.workload, bench.device)
+
+
+def _kib(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.iterdir()) / 1024

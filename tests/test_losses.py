@@ -1,0 +1,100 @@
+"""Losses against hand-worked values, and balance asked of a window."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from moe.losses import BalanceWindow, alignment, kl_balance, routing_entropy, switch_balance, utterance_cross_entropy
+from moe.tokens import IGNORED
+
+
+def test_cross_entropy_is_the_mean_over_an_utterances_own_tokens() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 4, 7), torch.tensor([[1, 2, 3, 4], [5, 6, IGNORED, IGNORED]])
+    expected = [F.cross_entropy(logits[0], labels[0]), F.cross_entropy(logits[1, :2], labels[1, :2])]
+    torch.testing.assert_close(utterance_cross_entropy(logits, labels), torch.stack(expected))
+
+
+def test_an_utterance_without_labels_costs_nothing_and_is_finite() -> None:
+    logits = torch.randn(1, 2, 5, requires_grad=True)
+    loss = utterance_cross_entropy(logits, torch.full((1, 2), IGNORED))
+    loss.sum().backward()
+    assert loss.item() == 0 and logits.grad.abs().sum() == 0
+
+
+def test_balance_terms_by_hand() -> None:
+    uniform, collapsed = torch.full((4,), 0.25), torch.tensor([1.0, 0.0, 0.0, 0.0])
+    assert kl_balance(uniform).item() == pytest.approx(0, abs=1e-6)
+    assert kl_balance(collapsed).item() == pytest.approx(math.log(4))
+    assert switch_balance(uniform, uniform).item() == pytest.approx(1)
+    assert switch_balance(collapsed, collapsed).item() == pytest.approx(4)
+    assert switch_balance(torch.tensor([0.5, 0.5]), torch.tensor([0.9, 0.1])).item() == pytest.approx(1.0)
+
+
+def test_balance_terms_have_finite_gradients_at_the_edge() -> None:
+    for term in (kl_balance, lambda p: routing_entropy(p[None]), lambda p: switch_balance(p, p)):
+        logits = torch.tensor([200.0, 0.0, 0.0], requires_grad=True)
+        term(torch.softmax(logits, -1)).backward()
+        assert logits.grad.isfinite().all()
+
+
+def test_entropy_and_alignment_by_hand() -> None:
+    rows = torch.tensor([[0.5, 0.5], [1.0, 0.0]])
+    assert routing_entropy(rows).item() == pytest.approx(math.log(2) / 2)
+    logits = torch.tensor([[0.0, 0.0], [0.0, 0.0]])
+    assert alignment(logits, rows).item() == pytest.approx(math.log(2) / 2)  # KL of a certain label to the uniform gate
+    assert alignment(rows[:1].log(), rows[:1]).item() == pytest.approx(0)
+
+
+def specialised(n_experts: int = 4, each: int = 4) -> list[torch.Tensor]:
+    """Gate logits of micro-batches that each hold one expert's own utterances: balanced over the window, not within a batch."""
+    return [3.0 * F.one_hot(torch.full((each,), expert), n_experts).float() for expert in range(n_experts)]
+
+
+def last_gradient(window: BalanceWindow, batches: list[torch.Tensor]) -> torch.Tensor:
+    """Balance gradient on the gate logits of the last of some micro-batches."""
+    for logits in batches:
+        logits = logits.clone().requires_grad_(True)
+        kl_balance(window.mean(torch.softmax(logits, -1))).backward()
+    return logits.grad
+
+
+def test_balance_over_the_window_leaves_specialised_micro_batches_alone() -> None:
+    """Pitfall 10: on micro-batches the term pushes every small batch to uniform and fights specialisation."""
+    batches = specialised()
+    micro = last_gradient(BalanceWindow(4, 4), batches)
+    whole = last_gradient(BalanceWindow(4, 16), batches)
+    assert micro.abs().max() > 0.02  # the defect put back: a window of one micro-batch
+    assert whole.abs().max() < 1e-7
+
+
+def test_the_last_batch_of_a_window_gets_the_gradient_of_the_whole() -> None:
+    torch.manual_seed(1)
+    logits = torch.randn(12, 3, requires_grad=True)
+    kl_balance(torch.softmax(logits, -1).mean(0)).backward()
+    got = last_gradient(BalanceWindow(3, 12), list(logits.detach().split(4)))
+    torch.testing.assert_close(got, logits.grad[8:])
+
+
+def test_a_window_forgets_the_oldest() -> None:
+    window = BalanceWindow(2, 4)
+    for share in (0.0, 0.25, 0.5):
+        mean = window.mean(torch.tensor([[share, 1 - share]] * 2))
+    torch.testing.assert_close(mean, torch.tensor([0.375, 0.625]))  # the last two batches of two
+    torch.testing.assert_close(window.mean(torch.tensor([[1.0, 0.0]])), torch.tensor([(1 + 0.5 * 2 + 0.25) / 4, (0.5 * 2 + 0.75) / 4]))
+
+
+def test_a_batch_larger_than_the_window_is_balanced_as_it_is() -> None:
+    window, batch = BalanceWindow(2, 3), torch.softmax(torch.randn(5, 2), -1)
+    torch.testing.assert_close(window.mean(batch), batch.mean(0))
+    torch.testing.assert_close(window.mean(batch[:1]), (batch[:1].sum(0) + batch[:2].sum(0)) / 3)
+
+
+def test_a_window_is_saved_with_the_model() -> None:
+    window, other = BalanceWindow(2, 4), BalanceWindow(2, 4)
+    window.mean(torch.tensor([[0.9, 0.1]]))
+    other.load_state_dict(window.state_dict())
+    batch = torch.tensor([[0.2, 0.8]])
+    torch.testing.assert_close(other.mean(batch), window.mean(batch))

@@ -1,0 +1,147 @@
+"""Every figure is drawn from a small table, says what it is and of how many, and leaves no global state behind."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from analysis.calibration import confusion_table, expected_calibration_error, reliability
+from analysis.error_rates import count_errors, rates_by
+from analysis.plots import clusters, comparison, corpus, errors, gate, profiles, routing, training
+from analysis.plots.canvas import COLOURS, colour_of, marker_of
+from analysis.profiles import expert_profiles, group_shares, standard_scores
+from analysis.report import figure_png
+from analysis.routing import cluster_table, load_by
+
+NOTE = "synthetic speech"
+
+
+@pytest.fixture(scope="module")
+def table():
+    generator = np.random.default_rng(0)
+    rows = []
+    for number in range(60):
+        weights = generator.dirichlet(np.ones(3))
+        rows.append({"utterance_id": f"u{number:02d}", "speaker": f"s{number % 6}",
+                     "etiology": ["ALS", "Stroke", None][number % 3], "split": ["train", "dev", "test"][number % 3],
+                     "duration_s": 1.0 + number % 5, "reference": "a b c d",
+                     "hypothesis": ["a b c d", "a x", ""][number % 3], "cluster": number % 4 - 1, "expert": int(weights.argmax()),
+                     **{f"weight_{i}": w for i, w in enumerate(weights)}})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def history():
+    return pd.DataFrame({"epoch": [1, 2, 3], "train/loss": [2.0, 1.0, 0.5], "dev/wer": [0.5, np.nan, 0.2],
+                         "entropy": [1, 0.8, 0.5], "expert_0": [0.5, 0.6, 0.7], "expert_1": [0.5, 0.4, 0.3]})  # fmt: skip
+
+
+def all_figures(table):
+    counted = count_errors(table)
+    generator = np.random.default_rng(1)
+    probabilities, labels = generator.dirichlet(np.ones(3), 60), generator.integers(0, 3, 60)
+    rates = rates_by(counted, "etiology")
+    systems = pd.concat([rates.assign(system="base"), rates.assign(system="mixture")])
+    overall = rates_by(counted).assign(system="base", n_trainable=[np.nan])
+    found = expert_profiles(counted)
+    yield corpus.durations_figure(table, NOTE)
+    yield corpus.words_figure(table, NOTE)
+    yield corpus.amounts_figure(table, NOTE)
+    yield corpus.spectrograms_figure([np.random.rand(8, 20)] * 4, list("abcd"), 0.01, note=NOTE)
+    yield clusters.embedding_map(generator.normal(size=(60, 2)), table["cluster"], table["etiology"], note=NOTE)
+    yield clusters.cluster_heatmap(cluster_table(table), note=NOTE)
+    yield clusters.sweep_figure(pd.DataFrame({"n_clusters": [2, 3], "silhouette": [0.1, 0.2]}), 3, note=NOTE)
+    yield gate.reliability_figure(
+        reliability(probabilities, labels), expected_calibration_error(probabilities, labels), note=NOTE
+    )
+    yield gate.confusion_figure(confusion_table(labels, probabilities.argmax(1)), note=NOTE)
+    yield training.training_curves(history(), {"loss": ["train/loss"], "WER": ["dev/wer"]}, best=3, note=NOTE)
+    yield training.overlaid_curves({"a": history(), "b": pd.DataFrame({"epoch": [1]})}, "dev/wer", note=NOTE)
+    yield routing.load_by_epoch(history(), note=NOTE)
+    yield routing.load_heatmap(load_by(table), note=NOTE)
+    yield routing.routing_over_epochs({epoch: load_by(table) for epoch in range(20)}, note=NOTE)
+    yield routing.ablation_figure(rates.assign(routing=["learned", "oracle", "random"]), note=NOTE)
+    yield errors.forest_figure(rates, note=NOTE)
+    yield errors.systems_figure(systems, note=NOTE)
+    yield errors.expert_wer_heatmap(pd.DataFrame({"ALS": [0.1, np.nan], "Stroke": [0.3, 0.2]}, index=["e0", "e1"]), note=NOTE)
+    yield comparison.overall_figure(overall, note=NOTE)
+    yield comparison.tradeoff_figure(overall, note=NOTE)
+    yield comparison.tradeoff_figure(pd.concat([overall.assign(n_trainable=n) for n in (0, 10_000)]), note=NOTE)
+    yield profiles.profiles_figure(found, group_shares(counted), standard_scores(found, counted), note=NOTE)
+
+
+def texts_of(figure):
+    return " ".join(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_every_figure_renders_with_its_title_and_its_note(table):
+    for figure in all_figures(table):
+        assert isinstance(figure, Figure) and figure.get_suptitle()
+        assert figure.get_supxlabel() == NOTE
+        assert figure_png(figure).startswith(b"\x89PNG")
+
+
+def test_figures_fit_a_browser_column(table):
+    assert {figure.get_figwidth() * figure.dpi for figure in all_figures(table)} == {900.0}
+
+
+def test_numbers_of_utterances_and_unknown_groups_are_said(table):
+    text = texts_of(corpus.amounts_figure(table))
+    assert "n = 60, 6 speakers" in text and "unknown" in text
+    assert "n = 20" in texts_of(errors.forest_figure(rates_by(count_errors(table), "etiology")))
+
+
+def test_a_map_shows_noise_and_counts_every_point(table):
+    figure = clusters.embedding_map(np.zeros((60, 2)), table["cluster"], table["etiology"].fillna("unknown"))
+    assert "noise (15)" in texts_of(figure) and "3 clusters, 15 noise" in texts_of(figure)
+    drawn = [len(points.get_offsets()) for axis in figure.axes[:2] for points in axis.collections]
+    assert sum(drawn) == 120
+
+
+def test_long_utterances_left_out_of_the_histogram_are_counted(table):
+    long = table.assign(duration_s=[1000.0, *table["duration_s"].iloc[1:]])
+    shown = texts_of(corpus.durations_figure(pd.concat([table] * 8 + [long])))
+    assert "1 longer than" in shown
+
+
+def test_a_system_of_unknown_cost_is_named_and_not_dropped_unsaid(table):
+    rates = rates_by(count_errors(table)).assign(system="mystery", n_trainable=np.nan)
+    assert "not known: mystery" in texts_of(comparison.tradeoff_figure(rates))
+    assert "not recorded: b" in texts_of(training.overlaid_curves({"a": history(), "b": pd.DataFrame({"epoch": [1]})}, "dev/wer"))
+
+
+def test_a_forest_of_many_groups_shows_the_worst_and_says_so():
+    rates = pd.DataFrame({"group": [f"s{i}" for i in range(90)], "wer": np.linspace(0, 1, 90), "low": np.nan, "high": np.nan,
+                          "n_utterances": 5, "n_speakers": 1, "small": True})  # fmt: skip
+    text = texts_of(errors.forest_figure(rates))
+    assert "the 60 highest of 90" in text and "s89 " in text and "s0 " not in text
+
+
+def test_colours_and_markers_tell_sixteen_categories_apart():
+    assert len({(colour_of(i), marker_of(i)) for i in range(2 * len(COLOURS))}) == 2 * len(COLOURS)
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: clusters.embedding_map(np.zeros((3, 3)), np.zeros(3), np.zeros(3)), r"\(3, 3\)"),
+        (lambda: training.training_curves(history(), {"loss": ["test/loss"]}), "test/loss"),
+        (lambda: corpus.spectrograms_figure([], [], 0.01), "0 spectrograms"),
+        (lambda: routing.routing_over_epochs({}), "at least one epoch"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_with_a_reason(draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw()
+
+
+def test_drawing_neither_imports_pyplot_nor_chooses_a_backend():
+    code = (
+        "import sys; from analysis.plots import canvas, clusters, comparison, corpus, errors, gate, profiles, routing, training;"
+        "from analysis.report import figure_png; figure_png(canvas.new_figure('t')[0]);"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
