@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -58,11 +59,10 @@ def load_adapter(model: nn.Module, adapter: str, folder: Path) -> None:
     """Read a PEFT LoRA folder into a slot of the same rank and scale.
 
     Raises:
-        ValueError: not plain LoRA, other layers, another rank or another scale than the slot has.
+        ValueError: no adapter there, not plain LoRA, other layers, another rank or another scale than the slot has.
     """
-    config = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
+    config, state = _read(Path(folder))
     faults = _config_faults(config)
-    state = load_file(Path(folder) / WEIGHTS)
     expected: dict[str, Tensor] = {}
     for name, lora_a, lora_b in slots(model, adapter):
         expected |= {_key(name, "A"): lora_a, _key(name, "B"): lora_b}
@@ -99,6 +99,16 @@ def _pair(layer: RoutedLinear, adapter: str) -> tuple[Tensor, Tensor]:
 
 def _key(name: str, matrix: str) -> str:
     return f"base_model.model.{name}.lora_{matrix}.weight"
+
+
+def _read(folder: Path) -> tuple[dict, dict[str, Tensor]]:
+    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"adapter {folder}: {' and '.join(missing)} missing")
+    try:
+        return json.loads((folder / CONFIG).read_text(encoding="utf-8")), load_file(folder / WEIGHTS)
+    except (json.JSONDecodeError, SafetensorError) as error:
+        raise ValueError(f"adapter {folder} is damaged: {error}") from error
 
 
 def _config_faults(config: dict) -> list[str]:

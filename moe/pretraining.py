@@ -44,7 +44,7 @@ class PretrainingOptions(Options):
     pretrain_learning_rate: float = option(2e-3, "learning rate from scratch", above=0)
     missing_learning_rate: float = option(3e-3, "learning rate of missing tensors", above=0)
     decoder_learning_rate: float = option(3e-4, "learning rate of a loaded decoder", above=0)
-    encoder_learning_rate: float = option(1e-4, "learning rate of a loaded encoder", above=0)
+    encoder_learning_rate: float = option(1e-4, "learning rate of a loaded encoder (0: it stays as it is)", low=0)
     phoneme_weight: float = option(1.0, "first weight of the frame-phoneme loss, where the corpus has alignments", low=0)
     phoneme_weight_end: float = option(0.3, "last weight of the frame-phoneme loss", low=0)
     pretrain_dev_utterances: int = option(200, "dev utterances decoded after each epoch", low=1)
@@ -189,9 +189,10 @@ def _loaded_groups(
     rates = {"missing": options.missing_learning_rate, "encoder": options.encoder_learning_rate, "decoder": options.decoder_learning_rate}
     groups: dict[str, list[nn.Parameter]] = {name: [] for name in rates}
     for name, parameter in base.named_parameters():
-        if parameter.requires_grad:
-            kind = "missing" if name in missing else "encoder" if name.startswith("model.encoder") else "decoder"
+        kind = "missing" if name in missing else "encoder" if name.startswith("model.encoder") else "decoder"
+        if parameter.requires_grad and rates[kind]:
             groups[kind].append(parameter)
+        parameter.requires_grad_(parameter.requires_grad and rates[kind] > 0)  # what stays needs no backward pass
     return [{"params": parameters, "lr": rates[kind]} for kind, parameters in groups.items() if parameters]
 
 

@@ -66,15 +66,37 @@ class RoutedLinear(nn.Module):
             return y
         rows = self.dropout(x).flatten(1, -2) if x.dim() > 2 else self.dropout(x)[:, None]  # (R, T, in)
         rows = rows.to(_compute_dtype(rows, self.lora_A))
-        delta = F.linear(F.linear(rows, self.shared_A), self.shared_B)  # (R, T, out); zero without a shared adapter
-        if self.n_experts and self.routing.weights is not None:
-            delta = delta + self._mixture(rows, self.routing.rows(rows.shape[0]))
-        return y + (self.scaling * delta).view(y.shape).to(y.dtype)
+        return y + self._delta(rows).view(y.shape).to(y.dtype)
 
-    def _mixture(self, x: Tensor, routing: RoutingWeights) -> Tensor:
-        if routing.top_k > DENSE_SHARE * self.n_experts:
-            return dense_mixture(x, self.lora_A, self.lora_B, routing.weights)
-        return gather_mixture(x, self.lora_A, self.lora_B, *routing.selected())
+    def _delta(self, rows: Tensor) -> Tensor:
+        """What the adapters add, (R, T, out); zero without any. The scale goes into the small matrices, never over (R, T, out)."""
+        if not self.n_experts or self.routing.weights is None:
+            return self._shared(rows)
+        routing = self.routing.rows(rows.shape[0])
+        if rows.shape[1] == 1 and not torch.is_grad_enabled() and not self._is_dense(routing):
+            return _product(rows, *self.routing.keep((id(self), len(rows), rows.dtype), lambda: self._joined(routing, rows.dtype)))
+        mixture = self._mixture(rows, routing)
+        return mixture + self._shared(rows) if self.shared_A.numel() else mixture
+
+    def _shared(self, rows: Tensor) -> Tensor:
+        return F.linear(self.scaling * F.linear(rows, self.shared_A), self.shared_B)
+
+    def _mixture(self, rows: Tensor, routing: RoutingWeights) -> Tensor:
+        if self._is_dense(routing):
+            return dense_mixture(rows, self.lora_A, self.lora_B, self.scaling * routing.weights)
+        indices, values = routing.selected()
+        return gather_mixture(rows, self.lora_A, self.lora_B, indices, self.scaling * values)
+
+    def _is_dense(self, routing: RoutingWeights) -> bool:
+        return routing.top_k > DENSE_SHARE * self.n_experts
+
+    def _joined(self, routing: RoutingWeights, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The chosen experts and the shared adapter as one adapter per utterance, for decoding token by token."""
+        indices, values = routing.selected()
+        a, b = gather_adapters(self.lora_A, self.lora_B, indices, self.scaling * values, dtype)
+        shared_a, shared_b = self.shared_A, self.scaling * self.shared_B.T  # (r₀, in), (r₀, out)
+        joined = (torch.cat([shared.to(dtype).expand(len(own), -1, -1), own], 1) for shared, own in ((shared_a, a), (shared_b, b)))
+        return tuple(joined)
 
     @property
     def weight(self) -> Tensor:
@@ -111,12 +133,20 @@ def gather_mixture(x: Tensor, lora_a: Tensor, lora_b: Tensor, indices: Tensor, v
     Args:
         indices, values: (B, k), the chosen experts and their weights.
     """
+    return _product(x, *gather_adapters(lora_a, lora_b, indices, values, x.dtype))
+
+
+def gather_adapters(lora_a: Tensor, lora_b: Tensor, indices: Tensor, values: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The chosen experts of each utterance as one adapter of rank k·r: (B, k·r, in) and, weighted, (B, k·r, out)."""
     n_rows, k = indices.shape
     r, n_in = lora_a.shape[1:]
-    a = lora_a[indices].reshape(n_rows, k * r, n_in).to(x.dtype)  # (B, k·r, in)
+    a = lora_a[indices].reshape(n_rows, k * r, n_in)
     b = lora_b[indices] * values[:, :, None, None]  # (B, k, out, r): weighting the small matrix is cheapest
-    b = b.transpose(2, 3).reshape(n_rows, k * r, -1).to(x.dtype)  # (B, k·r, out)
-    return torch.bmm(torch.bmm(x, a.transpose(1, 2)), b)
+    return a.to(dtype), b.transpose(2, 3).reshape(n_rows, k * r, -1).to(dtype)
+
+
+def _product(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return torch.bmm(torch.bmm(x, a.transpose(1, 2)), b)  # (B, T, in) → (B, T, out)
 
 
 def attach(base: nn.Module, n_experts: int, options: AdapterOptions, first_encoder_layer: int = 0) -> Routing:

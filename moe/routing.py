@@ -6,10 +6,13 @@ per utterance (beams) expand it themselves.
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Kept = TypeVar("Kept")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Routing:
     def __init__(self) -> None:
         self.weights: RoutingWeights | None = None
         self.on = False
-        self._expanded: dict[int, RoutingWeights] = {}
+        self._kept: dict[Hashable, object] = {}
 
     @contextlib.contextmanager
     def use(self, weights: RoutingWeights | None) -> Iterator[None]:
@@ -89,6 +92,10 @@ class Routing:
         finally:
             self._set(before)
 
+    def checkpoint_contexts(self) -> tuple[contextlib.AbstractContextManager, contextlib.AbstractContextManager]:
+        """Contexts of forward and recomputation. A method, not a closure: a copied model takes its own context along."""
+        return contextlib.nullcontext(), self.restore(self.snapshot())
+
     def rows(self, n_rows: int) -> RoutingWeights:
         """The weights expanded to `n_rows` rows.
 
@@ -98,9 +105,13 @@ class Routing:
         n_routed = self.weights.weights.shape[0]
         if n_rows % n_routed:
             raise ValueError(f"{n_routed} utterances were routed, a layer sees {n_rows} rows: chunk long audio outside")
-        if n_rows not in self._expanded:
-            self._expanded[n_rows] = self.weights if n_rows == n_routed else self.weights.repeat(n_rows // n_routed)
-        return self._expanded[n_rows]
+        return self.keep(n_rows, lambda: self.weights if n_rows == n_routed else self.weights.repeat(n_rows // n_routed))
+
+    def keep(self, key: Hashable, make: Callable[[], Kept]) -> Kept:
+        """What `make` gives, made once for `key` while these weights are in force."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
 
     def __deepcopy__(self, memo: dict) -> "Routing":
         memo[id(self)] = copy = Routing()  # the layers of a copied model share one copied context
@@ -108,4 +119,4 @@ class Routing:
 
     def _set(self, state: tuple[bool, RoutingWeights | None]) -> None:
         self.on, self.weights = state
-        self._expanded = {}
+        self._kept = {}

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import LogitsProcessor, LogitsProcessorList, WhisperForConditionalGeneration
+from transformers import DynamicCache, LogitsProcessorList, WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from moe import encoder as whisper_encoder
+from moe.beams import BeamCache, ProbabilityMixing
 from moe.curriculum import Phase
 from moe.gate import Gate
 from moe.losses import (
@@ -163,7 +164,8 @@ class WhisperMoE(nn.Module):
             processors.append(ProbabilityMixing(values))
         with self.routing.use(routed.weights) if self._adapted(routed) else nullcontext():
             states = BaseModelOutput(last_hidden_state=self._above(routed.hidden))
-            tokens = self.base.generate(encoder_outputs=states, logits_processor=processors, **options)
+            cache = BeamCache(*(DynamicCache(config=self.base.config) for _ in range(2)))
+            tokens = self.base.generate(encoder_outputs=states, logits_processor=processors, past_key_values=cache, **options)
         return tokens.view(n_rows, k, -1)[:, 0] if processors else tokens
 
     def train(self, mode: bool = True) -> "WhisperMoE":
@@ -177,10 +179,7 @@ class WhisperMoE(nn.Module):
 
     def enable_checkpointing(self) -> None:
         """Gradient checkpointing, non-reentrant, with the routing of the forward restored when layers are recomputed."""
-        routing = self.routing
-        self.base.gradient_checkpointing_enable(
-            {"use_reentrant": False, "context_fn": lambda: (nullcontext(), routing.restore(routing.snapshot()))}
-        )
+        self.base.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": self.routing.checkpoint_contexts})
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """What trains, by name: adapters and gate, never the base."""
@@ -269,19 +268,3 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         module.train(training)
-
-
-class ProbabilityMixing(LogitsProcessor):
-    """Decoding that matches `mixing=loss`: one token distribution per utterance, mixed over its k replicated rows.
-
-    Replicas of an utterance get the same scores, so that greedy search and beams stay in step across them.
-    """
-
-    def __init__(self, values: Tensor) -> None:
-        self.log_values = values.float().log()  # (B, k)
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        n_utterances, k = self.log_values.shape
-        logits = scores.view(n_utterances, k, -1, scores.shape[-1])  # (B, k, beams, V)
-        mixed = torch.logsumexp(logits.log_softmax(-1) + self.log_values[:, :, None, None], dim=1, keepdim=True)
-        return mixed.expand_as(logits).reshape_as(scores)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from analysis.calibration import expected_calibration_error, top_k_accuracy
 from analysis.error_rates import count_errors, rates_by
@@ -21,6 +20,7 @@ from analysis.plots.errors import expert_wer_heatmap, forest_figure
 from analysis.plots.routing import ablation_figure, load_heatmap
 from analysis.report import markdown_table, percent_interval
 from analysis.routing import collapse, expert_load, load_by, regret, routing_entropy
+from moe.ablations import policies
 from moe.base_model import BaseModel
 from moe.batches import SpeechDataset
 from moe.checkpoint import SavedModel, load_model
@@ -29,7 +29,6 @@ from moe.decoding import DecodingOptions, Hypothesis, RoutingPolicy, decode
 from moe.files import write_json
 from moe.leaks import seen_sentences
 from moe.options import option
-from moe.routing import one_hot
 from moe.text import normalise
 from steps import tracking
 from steps.prepared import Prepared, read_prepared
@@ -138,31 +137,11 @@ def hypotheses_table(scene: Scene, hypotheses: list[Hypothesis]) -> pd.DataFrame
 def run_ablations(scene: Scene, learned: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Counted hypotheses under each routing; `learned` is the gate's own."""
     tables = {LEARNED: learned}
-    for name, policy in policies(scene).items():
+    record = scene.saved.record
+    found = policies(scene.rows, record.n_experts, record.expert_of_etiology, scene.clusters, scene.options.seed)
+    for name, policy in found.items():
         tables[name] = count_errors(hypotheses_table(scene, _decode(scene, policy, f"test, routing {name}")))
     return tables
-
-
-def policies(scene: Scene) -> dict[str, RoutingPolicy]:
-    """The routings that the gate is measured against."""
-    n_experts, rows = scene.saved.record.n_experts, scene.rows.set_index("utterance_id")
-    random = np.random.default_rng(scene.options.seed).integers(n_experts, size=len(rows))
-    chosen = {"random": dict(zip(rows.index, random.tolist(), strict=True))}
-    oracle = scene.saved.record.expert_of_etiology
-    if set(rows["etiology"]) <= set(oracle):
-        chosen["oracle"] = rows["etiology"].map(oracle).to_dict()
-    if scene.clusters is not None:
-        chosen["cluster"] = dict(zip(rows.index, scene.clusters.tolist(), strict=True))
-    chosen |= {f"expert_{expert}": dict.fromkeys(rows.index, expert) for expert in range(n_experts)}
-    found = {name: _fixed(experts, n_experts) for name, experts in chosen.items()}
-    return found | {"uniform": lambda ids: torch.full((len(ids), n_experts), 1 / n_experts)}
-
-
-def _fixed(expert_of: dict[str, int], n_experts: int) -> RoutingPolicy:
-    def policy(utterance_ids: list[str]) -> torch.Tensor:
-        return one_hot(torch.tensor([expert_of[name] for name in utterance_ids]), n_experts).weights
-
-    return policy
 
 
 def _log(step: StepRun, scene: Scene, counted: pd.DataFrame, ablations: dict[str, pd.DataFrame], seconds: float) -> None:

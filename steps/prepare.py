@@ -16,6 +16,7 @@ from moe.files import write_json
 from moe.manifest import write_manifest
 from moe.options import option
 from moe.preparation import PreparationOptions, PreparedCorpus, prepare
+from moe.quarantine import QuarantineLimitError
 from moe.splits import LeakError
 from steps import tracking
 from steps.prepared import CORPUS_FILE, SYNTHETIC_NOTE, path_digests
@@ -64,6 +65,9 @@ def run(options: StepOptions) -> str:
             prepared = prepare(options, root)
         except LeakError as leak:
             step.log_table(leak.report.speakers, "tables/leaked_speakers.json")
+            raise
+        except QuarantineLimitError as limit:
+            step.log_table(limit.quarantine.astype(str), "tables/quarantine.json")
             raise
         with tempfile.TemporaryDirectory() as temporary:
             _log_manifest(step, options, prepared, Path(temporary))

@@ -167,3 +167,11 @@ def test_a_folder_without_an_adapter_is_refused_by_name(gone: str | None, tmp_pa
         (saved_expert(folder) / gone).unlink()
     with pytest.raises(ValueError, match=f"adapter {folder}.*{gone or CONFIG}"):
         load_adapter(toy_mixture().base, "expert_0", folder)
+
+
+def test_a_damaged_folder_is_refused_by_name(tmp_path: Path) -> None:
+    folder = saved_expert(tmp_path / "e")
+    whole = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=f"adapter {folder} is damaged"):
+        load_adapter(toy_mixture().base, "expert_0", folder)

@@ -31,9 +31,10 @@ def write_corpus(root: Path, n: int = 8) -> pd.DataFrame:
 
 def toy_base(seed: int = 0, **shape) -> BaseModel:
     """An untrained base model without dropout, on the same features and tokens as `toy_models`' own."""
+    processor = toy_models.shared_base().processor  # first, since making it draws
     seed_everything(seed)
     base = new_base(tokenizer(), SmallShape(**{**vars(SHAPE), **shape}), "en")
-    return BaseModel(base.model, toy_models.shared_base().processor, base.missing)
+    return BaseModel(base.model, processor, base.missing)
 
 
 def toy_mixture(
