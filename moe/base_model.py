@@ -24,6 +24,7 @@ from moe.tokens import END, START, generation_config
 SCRATCH = "scratch"
 TOKEN_TABLE = "model.decoder.embed_tokens.weight"
 TIED = "proj_out.weight"  # tied to the token table: never in a checkpoint of its own
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")  # transformers 5 writes the first, hub models have the second
 DOCUMENT_MODELS = {"v2": "openai/whisper-large-v2", "v3": "openai/whisper-large-v3"}
 
 
@@ -65,6 +66,8 @@ def load_base(name: str) -> BaseModel:
     name = resolve(name)
     if Path(name).is_dir() and not (Path(name) / "model.safetensors").exists():
         raise ValueError(f"base model {name}: no model.safetensors there")
+    if Path(name).is_dir() and not _has_processor(Path(name)):
+        raise ValueError(f"base model {name}: no processor there ({' or '.join(PROCESSOR_FILES)})")
     model = WhisperForConditionalGeneration.from_pretrained(name, dtype=torch.float32)
     return BaseModel(model.eval(), WhisperProcessor.from_pretrained(name))
 
@@ -74,7 +77,7 @@ def is_complete(name: str) -> bool:
     folder = Path(resolve(name))
     if not folder.is_dir():
         return True
-    return (folder / "model.safetensors").exists() and (folder / "processor_config.json").exists()
+    return (folder / "model.safetensors").exists() and _has_processor(folder)
 
 
 def new_base(tokenizer: WhisperTokenizer, shape: SmallShape, language: str) -> BaseModel:
@@ -130,6 +133,10 @@ def save_base(base: BaseModel, folder: Path, dtype: torch.dtype = torch.float16)
     state = {name: tensor.to(dtype) for name, tensor in base.model.state_dict().items()}
     base.model.save_pretrained(folder, state_dict=state)
     base.processor.save_pretrained(folder)
+
+
+def _has_processor(folder: Path) -> bool:
+    return any((folder / name).exists() for name in PROCESSOR_FILES)
 
 
 def _model(config: WhisperConfig, tokenizer: WhisperTokenizer, language: str) -> WhisperForConditionalGeneration:

@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from transformers import EncoderDecoderCache, LogitsProcessor
+from transformers import DynamicCache, EncoderDecoderCache, LogitsProcessor, WhisperForConditionalGeneration
 
 
 class BeamCache(EncoderDecoderCache):
@@ -14,6 +14,24 @@ class BeamCache(EncoderDecoderCache):
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Rows (R,) that go on; those of an utterance stay among themselves."""
         self.self_attention_cache.reorder_cache(beam_idx)
+
+
+def beam_cache(model: WhisperForConditionalGeneration, states: Tensor, n_beams: int) -> BeamCache:
+    """A cache that holds the audio: keys and values are computed once per utterance, not once per beam.
+
+    Args:
+        states: encoder states, (B, T, D).
+    """
+    cache = BeamCache(DynamicCache(config=model.config), DynamicCache(config=model.config))
+    for index, layer in enumerate(model.model.decoder.layers):
+        attention = layer.encoder_attn
+        keys, values = (
+            projection(states).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2).repeat_interleave(n_beams, 0)
+            for projection in (attention.k_proj, attention.v_proj)
+        )  # (B·beams, heads, T, D / heads)
+        cache.cross_attention_cache.update(keys, values, index)
+        cache.is_updated[index] = True
+    return cache
 
 
 class ProbabilityMixing(LogitsProcessor):

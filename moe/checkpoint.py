@@ -76,8 +76,10 @@ def load_model(folder: Path) -> SavedModel:
     if not (folder / MODEL_FILE).exists():
         raise ValueError(f"{folder} holds no recogniser: {MODEL_FILE} is missing")
     record = _record(read_json(folder / MODEL_FILE))
+    if not (folder / BASE_DIR).is_dir():  # without this its name would be looked for on a hub
+        raise ValueError(f"{folder} holds no whole recogniser: {BASE_DIR} is missing")
     base = load_base(str(folder / BASE_DIR))
-    gate = Gate.load(folder / GATE_DIR) if (folder / GATE_DIR).is_dir() else None
+    gate = Gate.load(folder / GATE_DIR) if record.n_experts else None
     model = WhisperMoE(base.model, record.n_experts, record.adapters, record.routing, gate)
     load_adapters(folder, model, record.adapters.shared_rank)
     return SavedModel(model.eval(), base.processor, record)

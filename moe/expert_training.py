@@ -31,7 +31,7 @@ class ExpertOptions(Options):
     """How the experts are trained before the gate joins them."""
 
     expert_batch_size: int = option(16, "utterances per batch", low=1)
-    expert_epochs: int = option(4, "passes over the experts' subset", low=0)
+    expert_epochs: int = option(6, "passes over the experts' subset", low=0)
     expert_learning_rate: float = option(3e-3, "learning rate of all adapters", above=0)
     expert_patience: int = option(5, "epochs without improvement after which an expert has stopped", low=1)
 

@@ -122,9 +122,16 @@ def cut_quietly(waveform: np.ndarray, longest: int) -> list[tuple[int, int]]:
     width = int(QUIET_S * SAMPLE_RATE)
     while len(waveform) - start > longest:
         earliest = start + int(CUT_SHARE * longest)
-        region = np.abs(waveform[earliest : start + longest])
-        loudness = np.convolve(region, np.ones(min(width, len(region))), mode="same")
+        loudness = _loudness(waveform[earliest : start + longest], width)
         stop = earliest + int(loudness.argmin()) + 1
         spans.append((start, stop))
         start = stop
     return [*spans, (start, len(waveform))]
+
+
+def _loudness(region: np.ndarray, width: int) -> np.ndarray:
+    """Sum of magnitudes over `width` samples around each sample (fewer at the ends), (n_samples,) both."""
+    sums = np.concatenate([[0.0], np.cumsum(np.abs(region), dtype=np.float64)])
+    middle = np.arange(len(region))
+    first, last = np.maximum(middle - width // 2, 0), np.minimum(middle + width // 2 + 1, len(region))
+    return (sums[last] - sums[first]) / (last - first)

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, LogitsProcessorList, WhisperForConditionalGeneration
+from transformers import LogitsProcessorList, WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from moe import encoder as whisper_encoder
-from moe.beams import BeamCache, ProbabilityMixing
+from moe.beams import ProbabilityMixing, beam_cache
 from moe.curriculum import Phase
 from moe.gate import Gate
 from moe.losses import (
@@ -163,9 +163,9 @@ class WhisperMoE(nn.Module):
             routed = self._replicated(routed)
             processors.append(ProbabilityMixing(values))
         with self.routing.use(routed.weights) if self._adapted(routed) else nullcontext():
-            states = BaseModelOutput(last_hidden_state=self._above(routed.hidden))
-            cache = BeamCache(*(DynamicCache(config=self.base.config) for _ in range(2)))
-            tokens = self.base.generate(encoder_outputs=states, logits_processor=processors, past_key_values=cache, **options)
+            states = self._above(routed.hidden)
+            options |= {"past_key_values": beam_cache(self.base, states, options.get("num_beams", 1)), "logits_processor": processors}
+            tokens = self.base.generate(encoder_outputs=BaseModelOutput(last_hidden_state=states), **options)
         return tokens.view(n_rows, k, -1)[:, 0] if processors else tokens
 
     def train(self, mode: bool = True) -> "WhisperMoE":

@@ -61,9 +61,14 @@ class StepOptions(PretrainingOptions, AudioContext, Augmentation, ComputeOptions
         found = ComputeOptions.faults(self)
         if self.init_from == SCRATCH and self.tokenizer == "checkpoint":
             found.append("tokenizer=checkpoint: init_from=scratch has no tokenizer of its own; use characters or bpe")
+        if self.init_from == SCRATCH and not self.pretrain_updates:
+            found.append("pretrain_updates=0: init_from=scratch has nothing but what is trained; at least 1")
         looks_like_a_path = self.init_from.startswith((".", "/")) or self.init_from == SHIPPED
         if looks_like_a_path and not Path(self.init_from).is_dir():
             found.append(f"init_from={self.init_from}: no such folder")
+        untrained = not (self.pretrain_updates or self.missing_updates)
+        if untrained and Path(self.init_from).is_dir() and not is_complete(self.init_from):
+            found.append(f"pretrain_updates=0 and missing_updates=0: {self.init_from} is partial, what it lacks must be trained")
         return found
 
     def data_digests(self) -> dict[str, str]:

@@ -32,6 +32,7 @@ class MixtureStep(AdapterOptions, RoutingOptions, StagePercent, Augmentation, Co
 
     prepare_run_id: str = option("none", "run that made the manifest")
     pretrain_run_id: str = option("none", "run that holds the base model")
+    augment: bool = option(False, "SpecAugment and loudness in adapter training too (on the demo it cost both systems WER)")
     no_plot: bool = option(False, "make no plots")
 
     not_in_fingerprint = frozenset({"num_workers", "no_plot"})
@@ -54,8 +55,8 @@ def speech_set(
     options: MixtureStep | None = None,
     extras: Mapping[str, np.ndarray] | None = None,
 ) -> SpeechDataset:
-    """A dataset of manifest rows; augmented where options are given."""
-    augmentation = options.part(Augmentation) if options is not None else None
+    """A dataset of manifest rows; augmented where options ask for it."""
+    augmentation = options.part(Augmentation) if options is not None and options.augment else None
     seed = options.seed if options is not None else 0
     return SpeechDataset(rows, Path(prepared.root), base.processor, augmentation, seed, extras)
 

@@ -104,6 +104,14 @@ def test_a_whole_model_without_a_processor_is_refused(tmp_path: Path) -> None:
         load_base(str(tmp_path))
 
 
+def test_a_checkpoint_as_older_versions_wrote_it_is_whole(tmp_path: Path) -> None:
+    save_base(toy_base(), tmp_path)
+    (tmp_path / "processor_config.json").unlink()
+    shared_base().processor.feature_extractor.save_pretrained(tmp_path)
+    assert (tmp_path / "preprocessor_config.json").exists() and is_complete(str(tmp_path))
+    assert load_base(str(tmp_path)).processor.feature_extractor.to_dict() == shared_base().processor.feature_extractor.to_dict()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_a_saved_base_reads_back(dtype: torch.dtype, tmp_path: Path) -> None:
     base = shared_base()

@@ -46,8 +46,8 @@ def shared_base(**shape) -> BaseModel:
     torch.manual_seed(0)
     base = new_base(tokenizer(), SmallShape(**{**vars(SHAPE), **shape}), "en")
     for name, parameter in base.model.named_parameters():
-        if parameter.dim() > 1 and "embed_positions" not in name:
-            torch.nn.init.normal_(parameter.data, std=0.1)  # Whisper's 0.02 says nearly the same of every audio
+        if parameter.dim() > 1 and "encoder.embed_positions" not in name:  # Whisper's own 0.02 says nearly the same of every audio
+            torch.nn.init.normal_(parameter.data, std=0.8 if "embed_positions" in name else 0.2)
     return BaseModel(base.model.eval(), base.processor)
 
 
@@ -94,7 +94,7 @@ def toy_mixture(
 def toy_gate(width: int, n_experts: int) -> Gate:
     """A gate whose logits differ by utterance by about one."""
     gate = Gate(GateConfig(width, n_experts), seed=3)
-    torch.nn.init.normal_(gate.output.weight, std=3.0, generator=torch.Generator().manual_seed(4))
+    torch.nn.init.normal_(gate.output.weight, std=0.3, generator=torch.Generator().manual_seed(4))
     return gate.eval()
 
 

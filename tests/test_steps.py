@@ -1,0 +1,232 @@
+"""What the steps do beside training: options of the chain, parts of the train split, routing ablations, words of a diagnosis."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from toy_models import dataset, toy_base, write_corpus
+from toy_training import plan
+
+from analysis.systems import SystemScores
+from moe.embeddings import Embeddings, embed
+from moe.features import AudioContext
+from moe.subsets import subset
+from moe.training import ComputeOptions
+from moe.whisper_moe import RoutingOptions
+from steps import asr, baseline, cluster, evaluate, experts, main, register, training_data
+from steps import embed as embed_step
+from steps.prepared import Prepared, majority, path_digests, soft_labels, stage_percent
+from steps.training_data import embeddings_of, plan_of
+
+
+def prepared(manifest: pd.DataFrame, root: Path) -> Prepared:
+    return Prepared("run", manifest, str(root), "basic", "basic-1", "en", "", "digest")
+
+
+def a_manifest(n: int = 60) -> pd.DataFrame:
+    split = np.array(["train"] * 8 + ["dev", "test"])[np.arange(n) % 10]
+    etiology = np.array(["als", "stroke", "typical"])[np.arange(n) % 3]
+    return pd.DataFrame({"utterance_id": [f"u{k:03d}" for k in range(n)], "split": split, "etiology": etiology})
+
+
+class TestChainOptions:
+    def test_every_option_of_every_stage_is_mains_too_but_run_ids_and_what_main_decides(self) -> None:
+        """Design 2: one name. A stage's option that `main` lacked could not be set for the chain."""
+        ours = {field.name for field in dataclasses.fields(main.StepOptions)}
+        for stage in main.STAGES:
+            names = {field.name for field in dataclasses.fields(stage.StepOptions)}
+            assert {name for name in names if "_run_id" not in name} - {"system"} <= ours, stage.__name__
+
+    def test_an_option_of_two_stages_has_one_default(self) -> None:
+        """Else `main` would start a stage with another value than the stage alone has."""
+        own = {field.name for field in dataclasses.fields(main.ChainOptions)}
+        defaults: dict[str, set] = {}
+        for stage in main.STAGES:
+            for field in dataclasses.fields(stage.StepOptions):
+                if "_run_id" not in field.name and field.name not in own:
+                    defaults.setdefault(field.name, set()).add(field.default)
+        assert {name: found for name, found in defaults.items() if len(found) > 1} == {}
+
+    def test_quick_makes_small_what_was_left_alone(self) -> None:
+        small = main.small(main.StepOptions(mode="quick", n_utterances=17))
+        assert small.n_utterances == 17 and small.expert_epochs == main.SMALL["expert_epochs"] and small.max_samples == 240
+
+    def test_every_stage_gets_the_value_that_main_was_given(self) -> None:
+        options = main.StepOptions(top_k=1, pooling="mean", seed=9, asr_epochs=2, num_experts=5)
+        for stage in (experts, asr, cluster, embed_step):
+            given_options = main.stage_options(stage, options, **main._pending(stage, options))
+            names = {field.name for field in dataclasses.fields(given_options)}
+            assert {name: getattr(given_options, name) for name in {"top_k", "pooling", "seed", "asr_epochs", "num_experts"} & names} == {
+                name: getattr(options, name) for name in {"top_k", "pooling", "seed", "asr_epochs", "num_experts"} & names
+            }
+
+    def test_experts_by_default_one_a_style_or_eight(self) -> None:
+        assert main.n_experts(main.StepOptions()) == 6
+        assert main.n_experts(main.StepOptions(corpus="folder", corpus_dir="x")) == 8
+        assert main.n_experts(main.StepOptions(num_experts=3)) == 3
+
+    def test_faults_of_several_stages_are_told_together(self) -> None:
+        options = main.StepOptions(noise="uniform", dev_share=0.8, test_share=0.8)
+        with pytest.raises(ValueError, match="dev_share=0.8 and test_share=0.8.*noise=uniform"):
+            main.check_stages(options)
+
+
+class TestParts:
+    @given(st.floats(1, 100), st.integers(1, 3000), st.integers(1, 3000))
+    def test_a_stage_gets_its_share_or_the_floor_and_never_more_than_all(self, percent, floor, n) -> None:
+        found = stage_percent(percent, 100.0, floor, n)
+        assert found <= 100 and found >= min(100.0, percent) - 1e-9
+        assert found * n / 100 >= min(floor, n) - 1e-6
+
+    @given(st.integers(1, 40), st.floats(5, 100))
+    def test_embed_lies_in_experts_lies_in_asr(self, floor: int, data_percent: float) -> None:
+        """Pitfall 7, design 6: unequal percentages left utterances without embedding."""
+        corpus = prepared(a_manifest(), Path())
+        parts = [set(corpus.train(percent, data_percent, floor, 3)["utterance_id"]) for percent in (5.0, 15.0, 100.0)]
+        assert parts[0] <= parts[1] <= parts[2] and parts[0]
+
+    def test_the_rows_order_changes_no_part(self) -> None:
+        """Pitfall 13: a seeded sample of an unsorted listing."""
+        table = a_manifest()
+        shuffled = table.sample(frac=1.0, random_state=1)
+        assert subset(table, 30, 5) == subset(shuffled, 30, 5)
+
+    def test_an_empty_split_is_named(self) -> None:
+        corpus = prepared(a_manifest().query("split != 'dev'"), Path())
+        with pytest.raises(ValueError, match="prepare run run has no dev utterances"):
+            corpus.rows("dev")
+
+    def test_majority_by_hand(self) -> None:
+        assert majority(np.array([1, 1, 0, 2, 2, 0]), ["a", "a", "a", "b", "b", "c"]) == {"a": 1, "b": 2, "c": 0}
+        assert majority(np.array([2, 1]), ["a", "a"]) == {"a": 1}
+
+    def test_soft_labels_come_in_the_experts_order(self) -> None:
+        table = pd.DataFrame({"cluster": [0], "soft_0": [0.7], "soft_1": [0.3]})
+        assert soft_labels(table).tolist() == [[pytest.approx(0.7), pytest.approx(0.3)]]
+
+    def test_every_byte_of_a_local_corpus_counts(self, tmp_path: Path) -> None:
+        (tmp_path / "wav").mkdir()
+        (tmp_path / "wav" / "a.wav").write_bytes(b"1")
+        (tmp_path / "manifest.csv").write_text("x")
+        before = path_digests(str(tmp_path))
+        (tmp_path / "wav" / "a.wav").write_bytes(b"2")
+        after = path_digests(str(tmp_path))
+        assert {name for name in before if before[name] != after[name]} == {"corpus/wav"}
+        assert path_digests("hf://somewhere") == {}
+
+
+class TestEmbeddings:
+    CONTEXT = AudioContext(context_floor_s=1.0, context_silence_s=0.2, context_bucket_s=0.25)
+
+    def test_missing_embeddings_are_computed_never_skipped(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Pitfall 7: 4157 of 4823 utterances were skipped because their embeddings were missing."""
+        manifest, base = write_corpus(tmp_path), toy_base()
+        whole = embed(base.model, dataset(manifest, tmp_path), tmp_path / "all", self.CONTEXT, 0, "mean_std", 32)
+        half = Embeddings(whole.utterance_ids[:2], whole.vectors[:2])
+        monkeypatch.setattr(training_data, "read_embeddings", lambda path: half)
+        monkeypatch.setattr(training_data.tracking, "upstream", lambda *_: tmp_path)
+        found = embeddings_of(prepared(manifest, tmp_path), manifest, base, RoutingOptions(), self.CONTEXT, "an id")
+        np.testing.assert_allclose(found.select(manifest["utterance_id"]), whole.vectors, atol=1e-5)
+
+    def test_cached_embeddings_are_taken_where_they_are_all_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        manifest = write_corpus(tmp_path)
+        cached = Embeddings(tuple(manifest["utterance_id"]), np.zeros((len(manifest), 3), np.float32))
+        monkeypatch.setattr(training_data, "read_embeddings", lambda path: cached)
+        monkeypatch.setattr(training_data.tracking, "upstream", lambda *_: tmp_path)
+        assert embeddings_of(prepared(manifest, tmp_path), manifest, toy_base(), RoutingOptions(), self.CONTEXT, "id") is cached
+
+    def test_an_utterance_without_embedding_is_an_error(self) -> None:
+        with pytest.raises(ValueError, match=r"1 utterances have no embedding, e.g. \['b'\]"):
+            Embeddings(("a",), np.zeros((1, 2), np.float32)).select(["a", "b"])
+
+
+class TestTraining:
+    def test_the_plan_says_what_the_options_say(self) -> None:
+        options = asr.StepOptions(
+            cluster_run_id="a", gate_run_id="b", experts_run_id="c", seed=9, gradient_accumulation_steps=3, num_workers=2, no_fp16=True
+        )
+        found = plan_of(options, 4, 8, 0.5)
+        assert (found.epochs, found.batch_size, found.learning_rate) == (4, 8, 0.5)
+        assert (found.seed, found.accumulation, found.num_workers, found.precision) == (9, 3, 2, "fp32")
+
+    def test_workers_and_plots_change_no_result_and_are_not_in_the_fingerprint(self) -> None:
+        for stage in (experts, asr, baseline):
+            assert {"num_workers", "no_plot"} <= stage.StepOptions.not_in_fingerprint
+        assert "gradient_accumulation_steps" in {field.name for field in dataclasses.fields(ComputeOptions)}
+
+    @pytest.mark.parametrize(
+        ("n_seen", "n_utterances", "expected"), [(48, 24, 4), (24, 24, 2), (60, 24, 5), (16, 24, 1), (1, 24, 1), (2000, 1000, 126)]
+    )
+    def test_one_lora_sees_as_many_utterances_as_the_mixture(self, n_seen: int, n_utterances: int, expected: int) -> None:
+        """Batches of 16; an epoch of 24 takes two updates, the second of which is short."""
+        assert baseline.updates_for(n_seen, n_utterances, plan(batch_size=16)) == expected
+
+    def test_clusters_of_unknown_utterances_and_empty_experts_are_refused(self) -> None:
+        labels, rows = pd.DataFrame({"utterance_id": ["a"], "cluster": [1]}), pd.DataFrame({"utterance_id": ["a", "b"]})
+        with pytest.raises(ValueError, match=r"1 utterances have no cluster, e.g. \['b'\]"):
+            experts._clusters(labels, rows)
+        with pytest.raises(ValueError, match=r"experts \[0, 2\] have no training utterance among 2"):
+            experts._refuse_empty(np.array([1, 1]), 3)
+
+    def test_asr_says_which_runs_it_lacks(self) -> None:
+        with pytest.raises(ValueError, match="cluster_run_id is missing; gate_run_id is missing; experts_run_id is missing"):
+            asr.StepOptions()
+        with pytest.raises(ValueError, match="num_experts is missing"):
+            asr.StepOptions(skip_pretraining=True)
+        with pytest.raises(ValueError, match="skip_pretraining=true reads none of"):
+            asr.StepOptions(skip_pretraining=True, num_experts=2, gate_run_id="a")
+
+
+class TestEvaluation:
+    WER = {"learned": 0.20, "random": 0.30, "uniform": 0.25, "oracle": 0.20, "cluster": 0.21, "expert_0": 0.4}
+
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({}, "beats random and uniform"),
+            ({"learned": 0.25}, "does not clearly beat random or uniform"),
+            ({"oracle": 0.15}, "A better gate would gain"),
+        ],
+    )
+    def test_the_diagnosis_says_what_is_at_fault(self, changes: dict, words: str) -> None:
+        said = evaluate.diagnosis(self.WER | changes, {})
+        assert words in said and said.startswith("Routing: ")
+        assert ("A better gate" in said) == (self.WER | changes)["learned"] - 0.01 > min((self.WER | changes)[n] for n in ("oracle", "cluster")) or changes
+
+    def test_every_fixed_routing_is_a_distribution_and_random_is_seeded(self) -> None:
+        rows = pd.DataFrame({"utterance_id": ["a", "b", "c"], "etiology": ["als", "als", "stroke"]})
+        scene = scene_of(rows, {"als": 2, "stroke": 0}, np.array([1, 1, 0]))
+        found = evaluate.policies(scene)
+        assert set(found) == {"random", "oracle", "cluster", "uniform", "expert_0", "expert_1", "expert_2"}
+        for policy in found.values():
+            assert policy(["c", "a"]).sum(1).tolist() == pytest.approx([1, 1])
+        assert found["oracle"](["c", "a"]).argmax(1).tolist() == [0, 2]
+        assert found["cluster"](["c", "a"]).argmax(1).tolist() == [0, 1]
+        assert found["expert_1"](["b"]).tolist() == [[0, 1, 0]]
+        assert torch.equal(found["random"](["a", "b"]), evaluate.policies(scene)["random"](["a", "b"]))
+
+    def test_an_etiology_that_training_never_saw_has_no_oracle(self) -> None:
+        rows = pd.DataFrame({"utterance_id": ["a"], "etiology": ["dyslexia"]})
+        assert not {"oracle", "cluster"} & set(evaluate.policies(scene_of(rows, {"als": 0}, None)))
+
+    def test_the_best_mixture_is_the_one_with_the_fewest_errors(self) -> None:
+        systems = [a_system("lora", 1, "a"), a_system("moe", 4, "b"), a_system("moe", 3, "c")]
+        assert register.best_mixture(systems).run_id == "c"
+        with pytest.raises(ValueError, match="none of the 1 evaluate runs scored a mixture"):
+            register.best_mixture(systems[:1])
+
+
+def scene_of(rows: pd.DataFrame, oracle: dict[str, int], clusters: np.ndarray | None) -> evaluate.Scene:
+    record = type("Record", (), {"n_experts": 3, "expert_of_etiology": oracle})()
+    saved = type("Saved", (), {"record": record})()
+    return evaluate.Scene(saved, None, rows, None, clusters, evaluate.StepOptions(asr_run_id="a"))
+
+
+def a_system(kind: str, n_errors: int, run_id: str) -> SystemScores:
+    hypotheses = pd.DataFrame({"word_errors": [n_errors], "n_words": [10]})
+    return SystemScores(kind, run_id, kind, hypotheses, {}, {}, None)
