@@ -29,13 +29,13 @@ def alternate(variants: Variants, repeats: int, device: str = "cpu") -> dict[str
     Args:
         variants: what is timed, by name; each is called once a round.
         repeats: rounds.
-        device: `cpu` measures CPU time; `cuda` wall time, after one round that does not count (kernels are chosen in it).
+        device: `cpu` measures CPU time, after one call of the first variant that does not count; `cuda` wall time, after a whole round
+            that does not (kernels are chosen in it).
     """
     names = list(variants)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    if device == "cuda":
-        for name in names:
-            variants[name]()
+    for name in names if device == "cuda" else names[:1]:
+        variants[name]()
     for number in range(repeats):
         for name in names if number % 2 == 0 else names[::-1]:
             seconds[name].append(seconds_of(variants[name], device))

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.calibration import expected_calibration_error, top_k_accuracy
 from analysis.error_rates import count_errors, rates_by
-from analysis.plots.errors import expert_wer_heatmap, forest_figure
-from analysis.plots.routing import ablation_figure, load_heatmap
+from analysis.explorer import explorer_html
+from analysis.flags import flag_counts, flag_hypotheses
+from analysis.groups import with_groups
+from analysis.plots.errors import forest_figure
 from analysis.report import markdown_table, percent_interval
-from analysis.routing import collapse, expert_load, load_by, regret, routing_entropy
 from moe.ablations import policies
 from moe.base_model import BaseModel
 from moe.batches import SpeechDataset
@@ -32,12 +32,13 @@ from moe.options import option
 from moe.text import normalise
 from steps import tracking
 from steps.prepared import Prepared, read_prepared
+from steps.routing_report import LEARNED, diagnosis, log_routing
 from steps.step_run import StepRun
 from steps.training_data import embeddings_of, speech_set
 
-GROUPS = ("etiology", "speaker", "sentence_seen")
+GROUPS = ("etiology", "speaker", "sentence_seen", "duration_group", "severity_group", "sex")
+SPEAKER_COLUMNS = ("sex", "gender", "age")  # where the corpus tells them
 KINDS = {"whisper_moe": "moe", "single_lora": "lora", "zero_shot": "base"}
-LEARNED = "learned"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +121,7 @@ def _decode(scene: Scene, policy: RoutingPolicy | None, title: str) -> list[Hypo
 def hypotheses_table(scene: Scene, hypotheses: list[Hypothesis]) -> pd.DataFrame:
     """One row per test utterance: reference and hypothesis by the corpus's normaliser, who spoke, and how it was routed."""
     wanted = ["utterance_id", "speaker", "etiology", "severity", "duration_s", "language", "reference"]
+    wanted += [name for name in SPEAKER_COLUMNS if name in scene.rows]
     table = scene.rows[wanted].reset_index(drop=True)
     seen = seen_sentences(scene.prepared.manifest)
     table["sentence_seen"] = seen[scene.prepared.manifest["split"] == "test"].to_numpy()
@@ -148,8 +150,9 @@ def _log(step: StepRun, scene: Scene, counted: pd.DataFrame, ablations: dict[str
     note, metrics = scene.prepared.note, {}
     overall = rates_by(counted, None)
     metrics |= {f"test/{name}": float(overall.iloc[0][name]) for name in ("wer", "cer", "low", "high")}
-    for column in GROUPS:
-        rates = rates_by(counted, column)
+    grouped = with_groups(counted)
+    for column in [name for name in GROUPS if name in grouped and grouped[name].notna().any()]:
+        rates = rates_by(grouped, column)
         step.log_table(rates, f"tables/wer_by_{column}.json")
         metrics |= {f"test/wer/{column}/{row.group}": row.wer for row in rates.itertuples() if row.wer == row.wer}
         if column != "speaker":
@@ -157,7 +160,9 @@ def _log(step: StepRun, scene: Scene, counted: pd.DataFrame, ablations: dict[str
     shown = ["utterance_id", "etiology", "speaker", "reference", "hypothesis", "word_errors", "n_words"]
     step.log_table(counted[shown].sort_values("word_errors", ascending=False), "tables/hypotheses.json")
     step.log_table(counted, tracking.HYPOTHESES)
-    routing = _log_routing(step, scene, counted, ablations, note) if scene.saved.record.n_experts else {}
+    step.log_table(flag_counts(flag_hypotheses(counted)), "tables/flags.json")
+    step.log_text(explorer_html(flag_hypotheses(counted), note=note), "explorer.html")
+    routing = log_routing(step, counted, ablations, scene.saved.model.phase.top_k, note) if scene.saved.record.n_experts else {}
     scores = _scores(scene, counted, ablations, routing, seconds)
     with tempfile.TemporaryDirectory() as temporary:
         write_json(Path(temporary) / tracking.SCORES, scores)
@@ -165,40 +170,6 @@ def _log(step: StepRun, scene: Scene, counted: pd.DataFrame, ablations: dict[str
     audio_s = float(counted["duration_s"].sum())
     step.log_metrics(metrics | routing | {"seconds": seconds, "real_time_factor": seconds / audio_s, "n_utterances": len(counted)})
     step.describe(_description(scene, overall, rates_by(counted, "etiology"), ablations, routing))
-
-
-def _log_routing(
-    step: StepRun, scene: Scene, counted: pd.DataFrame, ablations: dict[str, pd.DataFrame], note: str
-) -> dict[str, float]:
-    metrics = {f"test/load/expert_{row.expert}": row.load for row in expert_load(counted).itertuples()}
-    metrics["test/routing_entropy"] = routing_entropy(counted)
-    step.log_table(expert_load(counted), "tables/expert_load.json")
-    counts = counted["etiology"].value_counts()
-    step.log_figure(load_heatmap(load_by(counted), note=note, counts=counts), "plots/load_by_etiology.png")
-    step.set_tags({"moe.collapse": collapse(counted).reason})
-    if scene.clusters is not None:
-        metrics |= _gating(scene, counted)
-    if ablations:
-        table = pd.concat([rates_by(part, None).assign(routing=name) for name, part in ablations.items()])
-        table = table[["routing", "wer", "low", "high", "cer", "n_utterances", "n_words"]].sort_values("wer", ignore_index=True)
-        step.log_table(table, "tables/ablations.json")
-        step.log_figure(ablation_figure(table, note=note), "plots/ablations.png")
-        metrics |= {f"test/wer/routing/{row.routing}": row.wer for row in table.itertuples()}
-        singles = {int(name.rpartition("_")[2]): part for name, part in ablations.items() if name.startswith("expert_")}
-        metrics["test/regret"] = regret(counted, singles).regret
-        by_etiology = {f"expert {e}": rates_by(part, "etiology").set_index("group")["wer"] for e, part in sorted(singles.items())}
-        step.log_figure(expert_wer_heatmap(pd.DataFrame(by_etiology).T, note=note), "plots/expert_wer.png")
-    return metrics
-
-
-def _gating(scene: Scene, counted: pd.DataFrame) -> dict[str, float]:
-    """Accuracy of the gate against the clusters that the fitted object gives the test speakers, and how calibrated it is."""
-    weights = counted[[name for name in counted.columns if name.startswith("weight_")]].to_numpy()
-    return {
-        "test/gating_accuracy": top_k_accuracy(weights, scene.clusters, 1),
-        "test/gating_top_k_accuracy": top_k_accuracy(weights, scene.clusters, min(scene.saved.model.phase.top_k, weights.shape[1])),
-        "test/calibration_error": expected_calibration_error(weights, scene.clusters),
-    }
 
 
 def _scores(
@@ -237,22 +208,8 @@ def _description(
     ]
     if ablations:
         wer = {name: rates_by(part, None).iloc[0]["wer"] for name, part in ablations.items()}
-        lines += ["", diagnosis(wer, routing)]
+        lines += ["", diagnosis(wer)]
     return "\n".join(lines)
-
-
-def diagnosis(wer: dict[str, float], routing: dict[str, float]) -> str:
-    """In words: does routing earn its keep, and if not, is it the gate, the clusters or the capacity?"""
-    said = ", ".join(f"{name} {100 * value:.1f} %" for name, value in sorted(wer.items(), key=lambda pair: pair[1]))
-    parts = [f"Routing: {said}."]
-    best_fixed = min(value for name, value in wer.items() if name in ("oracle", "cluster", "uniform", "random"))
-    if wer[LEARNED] <= min(wer["random"], wer["uniform"]) - 0.005:
-        parts.append("The learned routing beats random and uniform routing: the experts differ and the gate knows whom to send where.")
-    else:
-        parts.append("The learned routing does not clearly beat random or uniform routing: the experts hardly differ.")
-    if wer[LEARNED] - best_fixed > 0.01:
-        parts.append("A better gate would gain: the best fixed routing is more than a point below the learned one.")
-    return " ".join(parts)
 
 
 def main() -> None:

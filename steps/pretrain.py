@@ -172,7 +172,7 @@ def _record(
         "n_train_utterances": len(prepared.rows("train")),
         "n_updates": sum(fitted.n_updates for fitted in pretrained.fitted),
         "seconds": round(seconds, 1),
-        "options": options.as_parameters() | {"prepare_run_id": "see the chain"},
+        "options": {name: text for name, text in options.as_parameters().items() if name not in ("prepare_run_id", "export_dir")},
         "weights_sha256": file_digest(folder / "model.safetensors"),
     }
     write_json(folder / "training.json", record)

@@ -8,12 +8,12 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
+from toy_models import ALL_LINEARS, N_EXPERTS, QV, adapter_options, bare_model, inputs, logits_of, toy_mixture
 
 from moe.adapters import CONFIG, SHARED, WEIGHTS, adapter_names, expert_name, load_adapter, map_adapters, save_adapter, slots
 from moe.routed_lora import routed_layers
 from moe.routing import one_hot
 from moe.whisper_moe import RoutingOptions
-from toy_models import ALL_LINEARS, N_EXPERTS, QV, adapter_options, bare_model, inputs, logits_of, toy_mixture
 
 TOLERANCE = 1e-5
 MEL, N_FRAMES, LABELS = inputs()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from toy_models import shared_base, tokenizer, toy_base
 
 from moe.base_model import (
     TOKEN_TABLE,
@@ -21,7 +22,6 @@ from moe.base_model import (
 )
 from moe.features import window_seconds
 from moe.tokens import END, START, prompt_ids
-from toy_models import shared_base, tokenizer, toy_base
 
 MISSING_LAYER = "model.decoder.layers.1.fc1.weight"
 

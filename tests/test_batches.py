@@ -8,13 +8,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from toy_models import CONTEXT, LENGTHS_S, dataset, shared_base, tokenizer, write_corpus
 
 from moe import batches
 from moe.augmentation import Augmentation
 from moe.batches import Draw, LengthGroupedSampler, collator, length_batches
 from moe.features import AudioContext
 from moe.tokens import IGNORED, label_ids
-from toy_models import CONTEXT, LENGTHS_S, dataset, shared_base, tokenizer, write_corpus
 
 
 @pytest.fixture(scope="module")

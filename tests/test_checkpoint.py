@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from toy_models import CONTEXT, N_EXPERTS, adapter_options, awaken, dataset, shared_base, toy_gate, write_corpus
 
 from moe.base_model import load_base, save_base
 from moe.checkpoint import MODEL_FILE, ModelRecord, build, load_model, save_model
 from moe.decoding import DecodingOptions, decode
 from moe.routed_lora import AdapterOptions
 from moe.whisper_moe import RoutingOptions, WhisperMoE
-from toy_models import CONTEXT, N_EXPERTS, adapter_options, awaken, dataset, shared_base, toy_gate, write_corpus
 
 
 @pytest.fixture(scope="module")

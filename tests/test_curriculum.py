@@ -1,10 +1,10 @@
 """The curriculum's phase follows from the epoch."""
 
 import pytest
+from toy_models import N_EXPERTS, inputs, toy_mixture
 
 from moe.curriculum import CurriculumOptions, Phase, phase
 from moe.routing import top_k_weights
-from toy_models import N_EXPERTS, inputs, toy_mixture
 
 
 def test_phases_by_hand() -> None:

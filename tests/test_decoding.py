@@ -4,6 +4,7 @@ import jiwer
 import numpy as np
 import pytest
 import torch
+from toy_models import ALL_LINEARS, CONTEXT, N_EXPERTS, adapter_options, dataset, tokenizer, toy_mixture, write_corpus
 
 from moe.batches import collator
 from moe.decoding import DecodingOptions, Hypothesis, clean_texts, decode, word_error_rate
@@ -11,7 +12,6 @@ from moe.features import AudioContext
 from moe.routing import one_hot
 from moe.tokens import END, label_ids, prompt_ids
 from moe.whisper_moe import RoutingOptions, WhisperMoE
-from toy_models import ALL_LINEARS, CONTEXT, N_EXPERTS, adapter_options, dataset, tokenizer, toy_mixture, write_corpus
 
 FULL = AudioContext(audio_context="full")
 

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from toy_models import CONTEXT, bare_model, batch_of, dataset, write_corpus
 
 from moe import embeddings
 from moe.embeddings import INDEX, MATRIX, Embeddings, embed, read_embeddings
 from moe.encoder import pooled_embedding
-from toy_models import CONTEXT, batch_of, bare_model, dataset, write_corpus
 
 BASE = bare_model()
 

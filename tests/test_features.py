@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from toy_corpora import RATE
+from toy_models import toy_wave
 from transformers import WhisperFeatureExtractor
 
 from moe.features import AudioContext, log_mel, pad_silence, valid_frames, window_frames, window_seconds
-from toy_corpora import RATE
-from toy_models import toy_wave
 
 WHISPERS = WhisperFeatureExtractor()
 OURS = WhisperFeatureExtractor(feature_size=80, hop_length=320, chunk_length=4, n_fft=400)

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from toy_models import ALL_LINEARS, N_EXPERTS, adapter_options, awaken, bare_model, gradients, inputs, toy_mixture
 
 from moe import routed_lora
 from moe.routed_lora import AdapterOptions, RoutedLinear, attach, dense_mixture, gather_mixture, matched_rank, routed_layers
 from moe.routing import Routing, one_hot, top_k_weights
-from toy_models import ALL_LINEARS, N_EXPERTS, adapter_options, awaken, bare_model, gradients, inputs, toy_mixture
 
 
 def plain_loop(x: Tensor, lora_a: Tensor, lora_b: Tensor, weights: Tensor) -> Tensor:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from toy_models import toy_mixture
 
 from moe.routed_lora import routed_layers
 from moe.routing import Routing, RoutingWeights, one_hot, top_k_weights
-from toy_models import toy_mixture
 
 LOGITS = torch.log(torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]]))
 

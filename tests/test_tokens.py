@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from toy_models import shared_base, tokenizer
 
 from moe.losses import utterance_cross_entropy
 from moe.tokens import END, IGNORED, START, generation_config, label_batch, label_ids, prompt_ids, train_tokenizer
-from toy_models import shared_base, tokenizer
 
 SENTENCES = {
     "en": ["the red fox", "don't go", "a café at 5"],

@@ -7,13 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-from moe.curriculum import Phase
-from moe.encoder import pooled_embedding
-from moe.losses import BalanceOptions, kl_balance
-from moe.routed_lora import RoutedLinear, routed_layers
-from moe.routing import RoutingWeights, one_hot
-from moe.whisper_moe import RoutingOptions, WhisperMoE
 from toy_models import (
     ALL_LINEARS,
     N_EXPERTS,
@@ -26,6 +19,13 @@ from toy_models import (
     toy_base,
     toy_mixture,
 )
+
+from moe.curriculum import Phase
+from moe.encoder import pooled_embedding
+from moe.losses import BalanceOptions, kl_balance
+from moe.routed_lora import RoutedLinear, routed_layers
+from moe.routing import RoutingWeights, one_hot
+from moe.whisper_moe import RoutingOptions, WhisperMoE
 
 MEL, N_FRAMES, LABELS = inputs()
 MIXED = torch.tensor([[0.6, 0.4, 0.0, 0.0], [0.0, 0.3, 0.0, 0.7], [0.0, 0.0, 1.0, 0.0]])  # (3, E)
@@ -163,7 +163,7 @@ def test_mixed_losses_teach_the_gate_and_both_experts() -> None:
     found = gradients(model, model(MEL, N_FRAMES, LABELS)["loss"])
     assert found["gate.output.weight"].abs().max() > 0
     used = model.route(MEL, N_FRAMES).weights.weights.detach().sum(0) > 0
-    for name, layer in routed_layers(model.base):
+    for name, _ in routed_layers(model.base):
         got = found[f"base.{name}.lora_A"].abs().sum((1, 2)) > 0
         assert torch.equal(got, used)
 

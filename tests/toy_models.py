@@ -13,6 +13,7 @@ import pandas as pd
 import soundfile
 import torch
 from torch import Tensor
+from toy_corpora import RATE, tone
 from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 
 from moe.base_model import BaseModel, SmallShape, new_base
@@ -24,7 +25,6 @@ from moe.routed_lora import AdapterOptions, routed_layers
 from moe.routing import RoutingWeights
 from moe.tokens import train_tokenizer
 from moe.whisper_moe import RoutingOptions, WhisperMoE
-from toy_corpora import RATE, tone
 
 SHAPE = SmallShape(d_model=32, encoder_layers=2, decoder_layers=2, heads=2, dropout=0.1, window_s=2, n_mels=16, max_target_positions=32)
 CONTEXT = AudioContext(context_floor_s=1.0, context_silence_s=0.2, context_bucket_s=0.25)

@@ -1,0 +1,192 @@
+"""The sixteen defects of the published Whisper-MoE code, each with the tests that rule it out; the ones tested nowhere else are here.
+
+A row names files and functions; a function that is renamed or dropped makes its row fail.
+"""
+
+import ast
+import functools
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from toy_models import CONTEXT, batch_of, dataset, toy_base, toy_mixture, write_corpus
+from transformers.models.whisper.modeling_whisper import WhisperDecoder, WhisperEncoder
+
+from moe import encoder as whisper_encoder
+from moe.decoding import DecodingOptions, decode
+from moe.features import AudioContext
+from moe.routed_lora import routed_layers
+from moe.routing import one_hot
+from moe.subsets import at_most, subset
+from moe.whisper_moe import RoutingOptions, WhisperMoE
+
+HERE = Path(__file__).parent
+PITFALLS: dict[int, tuple[str, list[str]]] = {
+    1: ("joint training trained no expert", [
+        "test_expert_training.test_one_update_on_a_mixed_batch_changes_every_expert",
+        "test_joint_training.test_one_update_on_a_mixed_batch_changes_every_chosen_expert_and_the_gate",
+        "test_joint_training.test_the_optimizer_holds_every_expert_the_shared_adapter_and_the_gate",
+        "test_whisper_moe.test_after_one_update_on_a_mixed_batch_every_expert_with_an_utterance_has_changed"]),
+    2: ("all routing collapsed to one expert, unseen and without a baseline beside it", [
+        "test_joint_training.test_load_and_entropy_are_told_after_each_epoch",
+        "test_joint_training.test_a_collapsed_gate_shows_as_a_load_of_one", "test_routing.test_collapse_is_seen",
+        "test_chain.test_the_mixture_has_all_the_rows_it_must_be_seen_beside"]),
+    3: ("the curriculum never advanced", [
+        "test_joint_training.test_the_curriculum_advances_with_the_epochs", "test_training.test_every_epoch_is_told_once",
+        "test_curriculum.test_the_phase_decides_how_many_experts_an_utterance_gets"]),
+    4: ("dev was trained on and then was the benchmark, splits were random by utterance", [
+        "test_splits.test_by_speaker_is_disjoint_whole_and_never_empty", "test_splits.test_a_planted_speaker_leak_is_named_and_refused",
+        "test_bad_input.test_a_speaker_in_two_splits", "test_chain.test_counts_add_up_from_corpus_to_hypotheses"]),
+    5: ("end of text was never learnt, the prompt differed between training and decoding", [
+        "test_tokens.test_end_of_text_is_scored_although_it_is_the_padding_token_too",
+        "test_decoding.test_decoding_starts_from_the_prompt_that_training_teaches"]),
+    6: ("transcripts were trained on and scored with their marks", [
+        "test_text.test_sap_has_two_reference_forms_and_no_marks"]),
+    7: ("most utterances were skipped because their embeddings were missing", [
+        "test_subsets.test_a_smaller_percentage_lies_within_a_larger", "test_steps.TestParts.test_embed_lies_in_experts_lies_in_asr",
+        "test_steps.TestEmbeddings.test_missing_embeddings_are_computed_never_skipped",
+        "test_chain.test_counts_add_up_from_corpus_to_hypotheses"]),
+    8: ("embeddings were stored unpooled and averaged over padding", [
+        "test_encoder.test_pooling_ignores_what_is_in_the_padding", "test_pitfalls.test_an_embedding_takes_a_vector_not_a_film_of_them"]),
+    9: ("two copies of Whisper, two encoder passes, decoding ran the encoder for every token", [
+        "test_pitfalls.test_there_is_one_base_model", "test_pitfalls.test_an_update_takes_one_encoder_pass",
+        "test_pitfalls.test_decoding_runs_the_encoder_once_and_the_decoder_on_new_tokens_only"]),
+    10: ("balance was asked of batches of two", [
+        "test_losses.test_balance_over_the_window_leaves_specialised_micro_batches_alone"]),
+    11: ("resume skipped stages that were not done and lost what was", [
+        "test_chain.test_the_same_seed_in_another_store_gives_the_same_metrics_even_after_a_kill",
+        "test_embeddings.test_a_killed_run_goes_on_where_it_was", "test_reuse.test_a_run_that_did_not_finish_is_not_taken_over",
+        "test_checkpoint.test_a_recogniser_read_back_recognises_bit_for_bit_the_same"]),
+    12: ("the best checkpoint was not the best", [
+        "test_expert_training.test_the_best_of_each_expert_is_restored_never_the_last",
+        "test_expert_training.test_validation_every_second_epoch",
+        "test_joint_training.test_the_best_epoch_by_wer_is_restored_never_the_last"]),
+    13: ("files were sampled in the order of the directory", [
+        "test_subsets.test_row_order_does_not_matter", "test_splits.test_the_seed_decides_and_row_order_does_not",
+        "test_pitfalls.test_a_shuffled_manifest_gives_every_stage_the_same_utterances"]),
+    14: ("noise became confident targets, other targets were flat", [
+        "test_clustering_algorithms.test_own_expert_noise_is_a_cluster_and_its_probability_a_column",
+        "test_clustering.test_soft_labels_are_sharp_even_in_many_dimensions"]),
+    15: ("options that were offered crashed", [
+        "test_clustering_options.test_the_grid_runs_or_is_refused_up_front", "test_joint_training.test_every_k_and_mixing_trains_and_scores",
+        "test_bad_input.test_more_unreadable_recordings_than_allowed"]),
+    16: ("embedding one by one took half an hour, the gate re-read files every epoch", [
+        "test_pitfalls.test_embedding_a_batch_is_embedding_one_by_one_in_a_few_calls",
+        "test_gate_training.test_the_gate_learns_the_clusters"]),
+}  # fmt: skip
+
+
+@functools.cache
+def collected(file: str) -> set[str]:
+    """Test functions and methods of a test file, as `name` and `Class.name`."""
+    tree = ast.parse((HERE / f"{file}.py").read_text(encoding="utf-8"))
+    names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name.startswith("Test")]
+    return names | {f"{owner.name}.{node.name}" for owner in classes for node in owner.body if isinstance(node, ast.FunctionDef)}
+
+
+def test_the_table_is_whole() -> None:
+    assert list(PITFALLS) == list(range(1, 17))
+
+
+@pytest.mark.parametrize("number", PITFALLS)
+def test_every_pitfall_has_tests_that_are_collected(number: int) -> None:
+    title, tests = PITFALLS[number]
+    for test in tests:
+        file, _, name = test.partition(".")
+        assert name.rpartition(".")[2].startswith("test_") and name in collected(file), f"{number}, {title}: {test} is gone"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory):
+    root = tmp_path_factory.mktemp("toy")
+    return dataset(write_corpus(root), root)
+
+
+def test_there_is_one_base_model() -> None:
+    """Pitfall 9: two full copies lay on the device. Eight experts more add their own matrices and nothing else."""
+    small, large = toy_mixture(n_experts=2), toy_mixture(n_experts=10)
+    for model in (small, large):
+        kinds = [type(module) for module in model.modules()]
+        assert kinds.count(WhisperEncoder) == kinds.count(WhisperDecoder) == 1
+    experts = sum(layer.lora_A[0].numel() + layer.lora_B[0].numel() for _, layer in routed_layers(small.base))
+    gate = sum(p.numel() for p in large.gate.parameters()) - sum(p.numel() for p in small.gate.parameters())
+    window = large.window.recent.numel() - small.window.recent.numel()
+    assert size(large) - size(small) == 8 * experts + gate + window
+
+
+def size(model: WhisperMoE) -> int:
+    return sum(value.numel() for value in [*model.parameters(), *model.buffers()])
+
+
+class Counted:
+    """Counts the calls of a model's encoder layers and notes how many tokens its decoder was given at a time."""
+
+    def __init__(self, model: WhisperMoE, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.layers, self.stems, self.tokens = [0] * len(model.base.model.encoder.layers), 0, []
+        for number, layer in enumerate(model.base.model.encoder.layers):
+            layer.register_forward_pre_hook(functools.partial(self._layer, number))
+        model.base.model.decoder.layers[0].register_forward_pre_hook(lambda module, inputs: self.tokens.append(inputs[0].shape[1]))
+        stem = whisper_encoder.conv_stem
+        monkeypatch.setattr(whisper_encoder, "conv_stem", lambda *inputs: (self._stem(), stem(*inputs))[1])
+
+    def _layer(self, number: int, module: torch.nn.Module, inputs: object) -> None:
+        self.layers[number] += 1
+
+    def _stem(self) -> None:
+        self.stems += 1
+
+
+@pytest.mark.parametrize("gate_layer", ["0", "1"])
+def test_an_update_takes_one_encoder_pass(data, gate_layer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pitfall 9: two encoder passes a step, and experts one after another. Here all experts take part in one."""
+    model = toy_mixture(routing=RoutingOptions(gate_layer=gate_layer)).train()
+    counted, batch = Counted(model, monkeypatch), batch_of(data, [0, 1, 2, 3])
+    model(**batch, routing_weights=None)["loss"].backward()
+    assert counted.layers == [1, 1] and counted.stems == 1
+    model(**batch, routing_weights=one_hot(torch.arange(4), 4).weights)["loss"].backward()
+    assert counted.layers == [2, 2] and counted.stems == 2
+
+
+def test_decoding_runs_the_encoder_once_and_the_decoder_on_new_tokens_only(data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pitfall 9: mixture decoding ran the encoder again for every token."""
+    model = toy_mixture()
+    counted = Counted(model, monkeypatch)
+    decode(model, data, CONTEXT, DecodingOptions(decoding_batch_size=len(data)))
+    assert counted.layers == [1, 1] and counted.stems == 1
+    assert len(counted.tokens) > 3 and set(counted.tokens[1:]) == {1}
+
+
+def test_an_embedding_takes_a_vector_not_a_film_of_them(data) -> None:
+    """Pitfall 8: 7.3 MiB an utterance were stored where 5 KiB are used."""
+    encoder, batch = toy_base().model.model.encoder, batch_of(data, [0, 1])
+    for pooling, n_statistics in (("mean", 1), ("mean_std", 2)):
+        pooled = whisper_encoder.pooled_embedding(encoder, batch["mel"], batch["n_frames"], 0, pooling)
+        assert pooled.shape == (2, n_statistics * encoder.config.d_model)
+
+
+def test_a_shuffled_manifest_gives_every_stage_the_same_utterances() -> None:
+    """Pitfall 13."""
+    random = np.random.default_rng(0)
+    ids = [f"u{number:03d}" for number in range(200)]
+    manifest = pd.DataFrame({"utterance_id": ids, "etiology": random.choice(["als", "stroke"], 200), "split": random.choice(["train", "dev"], 200)})
+    for seed in range(3):
+        shuffled = manifest.sample(frac=1, random_state=seed)
+        for percent in (5, 15, 60):
+            assert subset(manifest, percent, 42) == subset(shuffled, percent, 42)
+        assert at_most(manifest, 50, 42) == at_most(shuffled, 50, 42)
+
+
+@pytest.mark.parametrize("layer", [0, 1, None])
+def test_embedding_a_batch_is_embedding_one_by_one_in_a_few_calls(data, layer: int | None) -> None:
+    """Pitfall 16: 35 minutes at batch 1. All in the full window, where an upper layer hears the same silence in any company."""
+    encoder, full = toy_base().model.eval().model.encoder, AudioContext(audio_context="full")
+    everyone = list(range(len(data)))
+    batch = batch_of(data, everyone, full)
+    together = whisper_encoder.pooled_embedding(encoder, batch["mel"], batch["n_frames"], layer, "mean_std")
+    for number in everyone:
+        alone = batch_of(data, [number], full)
+        single = whisper_encoder.pooled_embedding(encoder, alone["mel"], alone["n_frames"], layer, "mean_std")[0]
+        torch.testing.assert_close(together[number], single, atol=1e-5, rtol=1e-4)
