@@ -19,7 +19,7 @@ def run_seed(seed: int, flags: list[str]) -> list[str]:
     given = flags if "--corpus_seed" in flags else [*flags, "--corpus_seed", "42"]
     options = parse(main.StepOptions, [*given, "--seed", str(seed), "--until", "evaluate"])
     main.check_stages(options)
-    with tracking.step_run("main", options, f"main · {options.corpus} · seed {seed}"):
+    with tracking.step_run("main", options, f"main · seed {seed} · {options.corpus}"):
         chain = main.Chain(options)
         chain.run()
     return [chain.run_ids[name] for name in EVALUATIONS]

@@ -90,7 +90,7 @@ def run(options: Options) -> str:
     """Run the chain and return its run id."""
     options = small(options) if options.mode == "quick" else options
     check_stages(options)
-    with tracking.step_run("main", options, f"main · {options.corpus} · seed {options.seed}") as step:
+    with tracking.step_run("main", options, f"main · seed {options.seed} · {options.corpus}") as step:
         chain = Chain(options)
         chain.run()
         _report(step, chain)

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from torch import nn
+from toy_models import bare_model, inputs
 from transformers import DynamicCache, EncoderDecoderCache
 
 from moe.beams import beam_cache
 from moe.routed_lora import AdapterOptions, RoutedLinear
 from moe.routing import Routing, RoutingWeights, one_hot
-from toy_models import bare_model, inputs
 
 MEL, _, _ = inputs()
 
