@@ -5,6 +5,7 @@ Reads a corpus folder, or the artifact `corpus` of a `synthesize` run; writes `m
 """
 
 import dataclasses
+import hashlib
 import tempfile
 from pathlib import Path
 
@@ -71,11 +72,18 @@ def run(options: StepOptions) -> str:
             raise
         with tempfile.TemporaryDirectory() as temporary:
             _log_manifest(step, options, prepared, Path(temporary))
+        step.log_input("corpus", corpus_digest(prepared.manifest), root, "training", prepared.counts["n_listed"])
         _log_tables(step, prepared)
         _log_pictures(step, prepared.manifest, SYNTHETIC_NOTE if synthetic else "")
         step.set_tags({"moe.synthetic": str(synthetic).lower()})
         step.describe(description(prepared, synthetic))
     return step.run_id
+
+
+def corpus_digest(manifest: pd.DataFrame) -> str:
+    """SHA-256 over ids, transcripts and decoded audio of everything used, in hex."""
+    rows = manifest[["utterance_id", "transcript", "audio_digest"]].to_csv(index=False)
+    return hashlib.sha256(rows.encode()).hexdigest()
 
 
 def _log_manifest(step: StepRun, options: StepOptions, prepared: PreparedCorpus, folder: Path) -> None:
