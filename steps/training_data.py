@@ -58,7 +58,8 @@ def speech_set(
     """A dataset of manifest rows; augmented where options ask for it."""
     augmentation = options.part(Augmentation) if options is not None and options.augment else None
     seed = options.seed if options is not None else 0
-    return SpeechDataset(rows, Path(prepared.root), base.processor, augmentation, seed, extras)
+    longest = base.model.config.max_target_positions if options is not None else None  # what is trained on must fit the decoder
+    return SpeechDataset(rows, Path(prepared.root), base.processor, augmentation, seed, extras, longest)
 
 
 def embeddings_of(
