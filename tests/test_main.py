@@ -1,0 +1,34 @@
+"""The chain's own options: one name, one default, one meaning in every stage, and faults of all stages at once."""
+
+import dataclasses
+
+import pytest
+
+from steps import main
+
+
+def test_an_option_that_two_stages_share_has_one_default_and_one_kind() -> None:
+    seen: dict[str, tuple[object, object]] = {}
+    for stage in main.STAGES:
+        for field in dataclasses.fields(stage.StepOptions):
+            if field.name in ("num_experts", "corpus") or field.name.endswith(("_run_id", "_run_ids")):
+                continue  # the chain states its own, and passes the ids itself
+            assert seen.setdefault(field.name, (field.default, field.type)) == (field.default, field.type), field.name
+
+
+def test_faults_of_several_stages_are_reported_together_before_anything_runs() -> None:
+    options = main.StepOptions(dev_share=0.5, test_share=0.5, gate_layer="deep")
+    with pytest.raises(ValueError, match="gate_layer='deep'.*") as fault:
+        main.check_stages(options)
+    assert "dev_share" in str(fault.value) and str(fault.value).count("gate_layer") == 1
+
+
+def test_quick_mode_keeps_what_the_user_set() -> None:
+    quick = main.small(main.StepOptions(mode="quick", expert_epochs=3))
+    assert quick.expert_epochs == 3 and quick.asr_epochs == main.SMALL["asr_epochs"]
+
+
+def test_the_corpus_seed_reaches_only_the_stages_that_make_the_corpus() -> None:
+    options = main.StepOptions(seed=1, corpus_seed=7)
+    apart = {name: main.corpus_seed(stage, options) for name, stage in zip(main.NAMES, main.STAGES, strict=True)}
+    assert {name for name, given in apart.items() if given == {"seed": 7}} == {"synthesize", "prepare"}
