@@ -17,10 +17,9 @@ from moe.batches import SpeechDataset
 from moe.decoding import DecodingOptions, Hypothesis, decode, word_error_rate
 from moe.features import AudioContext
 from moe.options import Options, option
-from moe.pretraining import Report
 from moe.routed_lora import routed_layers
 from moe.routing import one_hot
-from moe.training import Fitted, Plan, Stage, fit
+from moe.training import Fitted, Plan, Report, Stage, fit
 from moe.whisper_moe import WhisperMoE
 
 State = dict[str, Tensor]

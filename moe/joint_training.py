@@ -15,8 +15,7 @@ from moe.curriculum import CurriculumOptions, phase
 from moe.decoding import DecodingOptions, Hypothesis, decode, word_error_rate
 from moe.features import AudioContext
 from moe.options import Options, option
-from moe.pretraining import Report
-from moe.training import Fitted, Plan, Stage, fit
+from moe.training import Fitted, Plan, Report, Stage, fit
 from moe.whisper_moe import WhisperMoE
 
 

@@ -5,7 +5,7 @@ listen in minutes (measured: 8 % WER after 1000 updates, against 85 % with the d
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -26,12 +26,11 @@ from moe.losses import utterance_cross_entropy
 from moe.options import Options, option
 from moe.routed_lora import AdapterOptions
 from moe.tokens import IGNORED
-from moe.training import Fitted, Plan, Stage, fit
+from moe.training import Fitted, Plan, Report, Stage, fit
 from moe.whisper_moe import RoutingOptions, WhisperMoE
 
 SILENCE = 0  # phoneme class of frames without one
 SILENCE_WEIGHT = 0.3
-Report = Callable[[int, dict[str, float]], None]
 
 
 @dataclasses.dataclass(frozen=True)

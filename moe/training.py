@@ -6,6 +6,7 @@ Stages differ in the model they pass and in what they do at an epoch's end; the 
 import dataclasses
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from moe.batches import LengthGroupedSampler, SpeechDataset, collator
 from moe.features import AudioContext
 from moe.options import Options, option
 
+Report = Callable[[int, dict[str, float]], None]  # told the epoch or update, and its metrics
 LOG_EVERY = 20  # updates between two loss metrics
 
 

@@ -14,9 +14,8 @@ from moe.batches import SpeechDataset
 from moe.embeddings import Embeddings, embed, read_embeddings
 from moe.features import AudioContext
 from moe.options import option
-from moe.pretraining import Report
 from moe.routed_lora import AdapterOptions
-from moe.training import ComputeOptions, Plan, precision
+from moe.training import ComputeOptions, Plan, Report, precision
 from moe.whisper_moe import RoutingOptions
 from steps import tracking
 from steps.embed import StagePercent
