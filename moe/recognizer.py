@@ -12,9 +12,9 @@ import numpy as np
 from transformers import WhisperProcessor
 
 from moe.audio import SAMPLE_RATE
-from moe.checkpoint import SavedModel, load_model
 from moe.decoding import DecodingOptions, Hypothesis, decode
 from moe.features import log_mel, valid_frames, window_seconds
+from moe.saved_model import SavedModel, load_model
 from moe.text import normalise
 from moe.tokens import label_ids
 

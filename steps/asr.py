@@ -16,7 +16,6 @@ import torch
 from analysis.plots.routing import load_by_epoch, load_heatmap
 from analysis.plots.training import training_curves
 from moe.base_model import BaseModel
-from moe.checkpoint import ModelRecord, load_adapters, save_model
 from moe.curriculum import CurriculumOptions
 from moe.embeddings import Embeddings
 from moe.features import AudioContext
@@ -26,6 +25,7 @@ from moe.joint_training import JointOptions, TrainedMixture, train_jointly
 from moe.losses import BalanceOptions
 from moe.options import option
 from moe.routed_lora import AdapterOptions
+from moe.saved_model import ModelRecord, load_adapters, save_model
 from moe.training import seed_everything
 from moe.whisper_moe import RoutingOptions, WhisperMoE
 from steps import tracking

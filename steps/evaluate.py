@@ -23,12 +23,12 @@ from analysis.report import markdown_table, percent_interval
 from moe.ablations import policies
 from moe.base_model import BaseModel
 from moe.batches import SpeechDataset
-from moe.checkpoint import SavedModel, load_model
 from moe.clustering import UtteranceClusters
 from moe.decoding import DecodingOptions, Hypothesis, RoutingPolicy, decode
 from moe.files import write_json
 from moe.leaks import seen_sentences
 from moe.options import option
+from moe.saved_model import SavedModel, load_model
 from moe.text import normalise
 from steps import tracking
 from steps.prepared import Prepared, read_prepared

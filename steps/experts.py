@@ -13,13 +13,13 @@ import pandas as pd
 import torch
 
 from analysis.plots.training import training_curves
-from moe.checkpoint import save_adapters
 from moe.expert_training import ExpertOptions, TrainedExperts, train_experts
 from moe.features import AudioContext
 from moe.files import write_json
 from moe.options import option
 from moe.routed_lora import AdapterOptions
 from moe.routing import one_hot
+from moe.saved_model import save_adapters
 from moe.training import seed_everything
 from moe.whisper_moe import RoutingOptions, WhisperMoE
 from steps import tracking

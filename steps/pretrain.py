@@ -50,6 +50,7 @@ class StepOptions(PretrainingOptions, AudioContext, Augmentation, ComputeOptions
     prepare_run_id: str = option("none", "run whose train split the base is trained on")
     init_from: str = option(SHIPPED, "a checkpoint folder, whole or partial; a hub name, v2 or v3; or scratch")
     tokenizer: str = option("checkpoint", "the checkpoint's own, characters, or a byte-level BPE of the train split", choices=TOKENIZERS)
+    pretrain_etiologies: str = option("all", "only utterances of these etiologies train the base and show its progress, comma list")
     n_merges: int = option(150, "merges of tokenizer=bpe", low=0)
     export_dir: str | None = option(None, "also write the base model to this folder")
     seed: int = option(42, "seed of everything drawn", low=0)
@@ -117,7 +118,7 @@ def _take(step: StepRun, options: StepOptions, folder: Path) -> None:
 def _train(step: StepRun, options: StepOptions, prepared: Prepared, folder: Path) -> None:
     seed_everything(options.seed)
     base = _initial(options, prepared)
-    train, dev = prepared.rows("train"), _held_out(prepared, options)
+    train, dev = _chosen(prepared, "train", options), _held_out(prepared, options)
     prepared.log_input(step, train, "training")
     prepared.log_input(step, dev, "validation")
     extras, n_phonemes = _phonemes(prepared, train, base)
@@ -141,9 +142,25 @@ def _initial(options: StepOptions, prepared: Prepared) -> BaseModel:
     return complete_base(Path(options.init_from), tokenizer, prepared.language)
 
 
+def _chosen(prepared: Prepared, split: str, options: StepOptions) -> pd.DataFrame:
+    """The utterances of a split that the base may see.
+
+    Raises:
+        ValueError: an etiology that the split has not got.
+    """
+    rows = prepared.rows(split)
+    if options.pretrain_etiologies == "all":
+        return rows
+    wanted = {name.strip() for name in options.pretrain_etiologies.split(",")}
+    unknown = sorted(wanted - set(rows["etiology"]))
+    if unknown:
+        raise ValueError(f"pretrain_etiologies={','.join(unknown)}: not in the {split} split, which has {', '.join(sorted(set(rows['etiology'])))}")
+    return rows[rows["etiology"].isin(wanted)].reset_index(drop=True)
+
+
 def _held_out(prepared: Prepared, options: StepOptions) -> pd.DataFrame:
     """Dev utterances that show progress; never the test split."""
-    dev = prepared.rows("dev")
+    dev = _chosen(prepared, "dev", options)
     return dev.sample(min(len(dev), options.pretrain_dev_utterances), random_state=options.seed).sort_values("utterance_id", ignore_index=True)
 
 
@@ -169,7 +186,7 @@ def _record(
         "init_from": options.init_from,
         "missing": list(pretrained.base.missing) if options.init_from != SCRATCH else "everything",
         "dev_wer": wer,
-        "n_train_utterances": len(prepared.rows("train")),
+        "n_train_utterances": len(_chosen(prepared, "train", options)),
         "n_updates": sum(fitted.n_updates for fitted in pretrained.fitted),
         "seconds": round(seconds, 1),
         "options": {name: text for name, text in options.as_parameters().items() if name not in ("prepare_run_id", "export_dir")},

@@ -58,7 +58,7 @@ PITFALLS: dict[int, tuple[str, list[str]]] = {
     11: ("resume skipped stages that were not done and lost what was", [
         "test_chain.test_the_same_seed_in_another_store_gives_the_same_metrics_even_after_a_kill",
         "test_embeddings.test_a_killed_run_goes_on_where_it_was", "test_reuse.test_a_run_that_did_not_finish_is_not_taken_over",
-        "test_checkpoint.test_a_recogniser_read_back_recognises_bit_for_bit_the_same"]),
+        "test_saved_model.test_a_recogniser_read_back_recognises_bit_for_bit_the_same"]),
     12: ("the best checkpoint was not the best", [
         "test_expert_training.test_the_best_of_each_expert_is_restored_never_the_last",
         "test_expert_training.test_validation_every_second_epoch",

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_checkpoint import record_of
+from test_saved_model import record_of
 from toy_corpora import RATE
 from toy_models import ALL_LINEARS, CONTEXT, N_EXPERTS, adapter_options, awaken, shared_base, toy_gate, toy_wave
 
 from moe.base_model import load_base, save_base
-from moe.checkpoint import SavedModel, build
 from moe.decoding import DecodingOptions, decode
 from moe.recognizer import Segment, WaveformSet, WhisperRecognizer, cut_quietly
+from moe.saved_model import SavedModel, build
 
 OPTIONS = DecodingOptions(max_tokens_per_s=1.0)
 

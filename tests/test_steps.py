@@ -19,7 +19,7 @@ from moe.features import AudioContext
 from moe.subsets import subset
 from moe.training import ComputeOptions
 from moe.whisper_moe import RoutingOptions
-from steps import asr, baseline, cluster, experts, main, register, training_data
+from steps import asr, baseline, cluster, experts, main, pretrain, register, training_data
 from steps import embed as embed_step
 from steps.prepared import Prepared, majority, path_digests, soft_labels, stage_percent
 from steps.routing_report import diagnosis
@@ -224,3 +224,12 @@ class TestEvaluation:
 def a_system(kind: str, n_errors: int, run_id: str) -> SystemScores:
     hypotheses = pd.DataFrame({"word_errors": [n_errors], "n_words": [10]})
     return SystemScores(kind, run_id, kind, hypotheses, {}, {}, None)
+
+
+def test_the_base_is_trained_on_the_etiologies_named_and_on_no_other() -> None:
+    rows = pd.DataFrame({"utterance_id": ["a", "b"], "split": ["train"] * 2, "etiology": ["adult", "child"]})
+    corpus = prepared(rows, Path("root"))
+    chosen = pretrain._chosen(corpus, "train", pretrain.StepOptions(pretrain_etiologies="adult"))
+    assert chosen["utterance_id"].tolist() == ["a"]
+    with pytest.raises(ValueError, match="pretrain_etiologies=stroke: not in the train split, which has adult, child"):
+        pretrain._chosen(corpus, "train", pretrain.StepOptions(pretrain_etiologies="adult, stroke"))

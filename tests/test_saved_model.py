@@ -12,9 +12,9 @@ from peft import PeftModel
 from toy_models import CONTEXT, N_EXPERTS, adapter_options, awaken, dataset, shared_base, toy_gate, write_corpus
 
 from moe.base_model import load_base, save_base
-from moe.checkpoint import MODEL_FILE, ModelRecord, build, load_model, save_model
 from moe.decoding import DecodingOptions, decode
 from moe.routed_lora import AdapterOptions
+from moe.saved_model import MODEL_FILE, ModelRecord, build, load_model, save_model
 from moe.whisper_moe import RoutingOptions, WhisperMoE
 
 
