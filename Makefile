@@ -1,4 +1,4 @@
-# make demo | test | ui | lint | base | install | clean
+# make demo | test | torture | audit | ui | lint | base | install | clean
 # Needs Python 3.11 or 3.12; another one than python3: make PYTHON=/path/to/python3.12 demo
 
 PYTHON ?= python3
@@ -16,7 +16,7 @@ export PATH := $(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 
-.PHONY: help install demo test ui lint base clean
+.PHONY: help install demo test torture audit ui lint base clean
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
@@ -43,6 +43,20 @@ test: install
 ui: install
 	@echo "http://127.0.0.1:$(PORT)/#/experiments/$(EXPERIMENT_ID)/runs?workflowType=machine_learning (ready in some ten seconds)"
 	mlflow server --backend-store-uri "$(STORE)" --default-artifact-root "$(CURDIR)/mlruns" --workers 1 --host 127.0.0.1 --port $(PORT)
+
+# kill, fill, stop and start again: hours; goes on where it was. A part: make torture ONLY=kill-chain,server SEEDS=5
+torture: install
+	python -m benchmarks.torture $(if $(ONLY),--only $(ONLY)) --seeds $(or $(SEEDS),20)
+
+# known weaknesses of the pinned versions, asked of a service over the network (what it does not know fails the audit), or read from
+# advisories brought along: make audit ADVISORIES=DIR
+audit: install
+ifdef ADVISORIES
+	python -m benchmarks.audit $(ADVISORIES)
+else
+	python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	pip-audit --requirement requirements.txt --no-deps --disable-pip --strict
+endif
 
 lint: install
 	python -m pip install --quiet --disable-pip-version-check ruff==0.17.5

@@ -13,6 +13,7 @@ import pandas as pd
 
 from analysis.hypotheses import check_hypotheses
 
+PLAIN = "plain"  # no challenge: the project's own rates alone
 FLUENT = "reference_fluent"  # second reference, without disfluencies
 UNKNOWN_WORD = "unk"
 MOST_WORDS, MOST_CHARS = 512, 64  # of a hypothesis and of one of its words; the challenge cuts what goes beyond

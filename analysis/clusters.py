@@ -77,7 +77,14 @@ def soft_entropy(soft_labels: np.ndarray) -> float:
     return float(entropy(soft_labels).mean())
 
 
-def cluster_sizes(labels: np.ndarray) -> pd.DataFrame:
-    """Columns cluster (−1 noise first), n_utterances, share."""
-    clusters, counts = np.unique(np.asarray(labels), return_counts=True)
-    return pd.DataFrame({"cluster": clusters, "n_utterances": counts, "share": counts / counts.sum()})
+def cluster_sizes(labels: np.ndarray, noise: np.ndarray | None = None) -> pd.DataFrame:
+    """Columns cluster, n_utterances, n_noise (those of them that were noise and were sent there), share.
+
+    Args:
+        labels: cluster of each point, (n_points,); noise that was sent nowhere is −1 and comes first.
+        noise: which points were noise, (n_points,) bool.
+    """
+    noise = np.asarray(labels) == NOISE if noise is None else np.asarray(noise)
+    clusters, where, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
+    n_noise = np.bincount(where[noise], minlength=len(clusters))
+    return pd.DataFrame({"cluster": clusters, "n_utterances": counts, "n_noise": n_noise, "share": counts / counts.sum()})

@@ -16,6 +16,7 @@ from analysis.intervals import LEVEL, N_RESAMPLES, bootstrap_intervals, speaker_
 EDITS = ("hits", "substitutions", "deletions", "insertions")
 CHUNKS = {"equal": 0, "substitute": 1, "delete": 2, "insert": 3}  # jiwer's names in the order of EDITS
 UNITS = ("word", "char")
+RATE_NAMES = {"word": "wer", "char": "cer"}
 COUNT_COLUMNS = [f"{unit}_{edit}" for unit in UNITS for edit in EDITS]
 SMALL_SPEAKERS = 5  # a group with fewer speakers, or fewer words, is flagged: its interval says little
 SMALL_WORDS = 200
@@ -114,8 +115,8 @@ def rates_by(
         column: what to group by; None for one row named `all`. Rows without a value form the group `unknown`.
 
     Returns:
-        columns group, n_utterances, n_speakers, n_words, hits, substitutions, deletions, insertions (words), wer, low, high
-        (interval of wer over speakers), cer, cer_low, cer_high, wer_clipped, cer_clipped, small.
+        columns group, n_utterances, n_speakers, n_words, hits, substitutions, deletions, insertions (words); wer, low, high
+        (interval over speakers); cer, wer_clipped and cer_clipped, each with its own …_low and …_high; small.
     """
     groups = groups_of(counted, column)
     rows = [_group_row(group, rows, n_resamples, seed, level) for group, rows in counted.groupby(groups, observed=True)]
@@ -124,16 +125,23 @@ def rates_by(
 
 def _group_row(group: str, rows: pd.DataFrame, n_resamples: int, seed: int, level: float) -> dict:
     total, n_speakers = total_errors(rows), rows["speaker"].nunique()
-    ((low, high),) = bootstrap_intervals(speaker_sums(rows, ["word_errors", "n_words"]), n_resamples, seed, level)
-    ((cer_low, cer_high),) = bootstrap_intervals(speaker_sums(rows, ["char_errors", "n_chars"]), n_resamples, seed, level)
+    counts = {"group": group, "n_utterances": len(rows), "n_speakers": n_speakers, "n_words": int(rows["n_words"].sum())}
     edits = {edit: getattr(total.words, edit) for edit in EDITS}
-    return {
-        "group": group, "n_utterances": len(rows), "n_speakers": n_speakers, "n_words": int(rows["n_words"].sum()), **edits,
-        "wer": total.wer, "low": low, "high": high, "cer": total.cer, "cer_low": cer_low, "cer_high": cer_high,
-        "wer_clipped": _ratio(clipped_errors(rows, "word").sum(), total.words.length),
-        "cer_clipped": _ratio(clipped_errors(rows, "char").sum(), total.chars.length),
-        "small": n_speakers < SMALL_SPEAKERS or total.words.length < SMALL_WORDS,
-    }  # fmt: skip
+    words, chars = (_rates(rows, unit, n_resamples, seed, level) for unit in UNITS)
+    wer = {"wer": words.pop("wer"), "low": words.pop("wer_low"), "high": words.pop("wer_high")}
+    return counts | edits | wer | chars | words | {"small": n_speakers < SMALL_SPEAKERS or total.words.length < SMALL_WORDS}
+
+
+def _rates(rows: pd.DataFrame, unit: str, n_resamples: int, seed: int, level: float) -> dict[str, float]:
+    """Rate of a unit with its interval, unclipped and clipped; both from the same resamples."""
+    length, rate = rows[f"n_{unit}s"].sum(), RATE_NAMES[unit]
+    sides = {rate: rows[f"{unit}_errors"], f"{rate}_clipped": clipped_errors(rows, unit)}
+    by_speaker = speaker_sums(rows[["speaker", f"n_{unit}s"]].assign(**sides), [*sides, f"n_{unit}s"])
+    bounds = bootstrap_intervals(by_speaker, n_resamples, seed, level)
+    found = {}
+    for (name, errors), (low, high) in zip(sides.items(), bounds, strict=True):
+        found |= {name: _ratio(errors.sum(), length), f"{name}_low": low, f"{name}_high": high}
+    return found
 
 
 def _ratio(errors: float, length: float) -> float:

@@ -3,25 +3,20 @@
 Data of the hypotheses table go into `analysis.explorer_page` as JSON; the alignment of each utterance is one letter per position.
 """
 
-import base64
 import html
-import io
 import json
-import wave
 from collections.abc import Mapping, Sequence
 
 import jiwer
-import numpy as np
 import pandas as pd
 
 from analysis.explorer_page import PAGE
-from analysis.flags import FLAGS, flag_hypotheses
-from analysis.groups import GROUP_COLUMNS, with_groups
+from analysis.flags import FLAGS, flag_hypotheses, flag_name
+from analysis.groups import EVERY_GROUP, with_groups
 from analysis.hypotheses import groups_of
 from analysis.routing import chosen_experts, routing_weights
 
 LETTERS = {"equal": "=", "substitute": "S", "delete": "D", "insert": "I"}
-FILTERS = (*GROUP_COLUMNS, "speaker")
 ALLOWED_LINKS = ("data:audio/", "https://", "http://")
 
 
@@ -29,14 +24,14 @@ def explorer_html(
     counted: pd.DataFrame,
     title: str = "Utterances and their errors",
     audio: Mapping[str, str] | None = None,
-    group_columns: Sequence[str] = FILTERS,
+    group_columns: Sequence[str] = EVERY_GROUP,
     note: str = "",
 ) -> str:
     """The page as text.
 
     Args:
         counted: counted hypotheses table; routing weights, `error` and group columns are used where present.
-        audio: utterance_id → relative link, http(s) address or `data:audio/` URI (see `clip_uri`); without one there is
+        audio: utterance_id → relative link, http(s) address or `data:audio/` URI (see `analysis.clips`); without one there is
             no player.
         group_columns: columns offered for filtering; absent ones are left out.
 
@@ -56,18 +51,6 @@ def alignment_letters(references: Sequence[str], hypotheses: Sequence[str]) -> l
     return ["".join(LETTERS[chunk.type] * _length(chunk) for chunk in chunks) for chunks in output.alignments]
 
 
-def clip_uri(waveform: np.ndarray, sample_rate: int = 16_000) -> str:
-    """A waveform, float (n_samples,) in −1 … 1, as the data URI of a 16-bit WAV: 43 KB by second at 16 kHz."""
-    samples = (np.clip(np.asarray(waveform, np.float64), -1, 1) * 32767).round().astype("<i2")
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(sample_rate)
-        file.writeframes(samples.tobytes())
-    return "data:audio/wav;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
 def _texts(table: pd.DataFrame) -> dict[str, list]:
     error = table["error"] if "error" in table else pd.Series(None, index=table.index, dtype=object)
     duration = table["duration_s"].fillna(0.0) if "duration_s" in table else pd.Series(0.0, index=table.index)
@@ -83,11 +66,8 @@ def _texts(table: pd.DataFrame) -> dict[str, list]:
 
 
 def _flags(table: pd.DataFrame) -> list[list[str]]:
-    names = [flag.removeprefix("is_").replace("_", " ") for flag in FLAGS]
-    raised = table[list(FLAGS)].to_numpy(bool)
-    flags = [[name for name, here in zip(names, row, strict=True) if here] for row in raised]
-    lost = table["deleted_repeats"].to_numpy() > 0
-    return [[*row, "lost repetition"] if here else row for row, here in zip(flags, lost, strict=True)]
+    names = [flag_name(flag) for flag in FLAGS]
+    return [[name for name, here in zip(names, row, strict=True) if here] for row in table[list(FLAGS)].to_numpy(bool)]
 
 
 def _groups(table: pd.DataFrame, columns: Sequence[str]) -> dict[str, object]:

@@ -69,6 +69,8 @@ def bootstrap_intervals(counts: np.ndarray, n_resamples: int = N_RESAMPLES, seed
     Returns:
         (n_rates, 2) bounds, NaN where they are not defined.
     """
+    if len(counts) < 2:
+        return np.full((counts.shape[1] - 1, 2), np.nan)
     return _bounds(resampled_rates(counts, n_resamples, seed), len(counts), level)
 
 

@@ -1,6 +1,7 @@
 """What each expert is for: who is sent to it, how they speak, how well it does; and utterances to listen to.
 
-Reads the hypotheses table of a mixture with whatever further columns there are (loudness_db, words_per_s, …).
+Reads the hypotheses table of a mixture with whatever further columns there are (loudness_db, words_per_s, …), or utterances that were
+routed and not yet recognised: then there is no WER.
 """
 
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.hypotheses import groups_of
-from analysis.routing import chosen_experts, routing_weights
+from analysis.routing import chosen_experts, gate_probabilities, routing_weights
 
 MEASURES = ("duration_s", "words_per_s", "loudness_db", "severity", "pitch_hz", "snr_db")
 
@@ -19,8 +20,9 @@ def expert_profiles(counted: pd.DataFrame, column: str = "etiology", measures: S
 
     Returns:
         columns expert, n_utterances, share, n_speakers, main_group and main_share (the group that most of its utterances come
-        from), top_speakers (the three with most utterances), wer, mean_weight (of its own utterances), and the mean of each
-        measure the table has; speaking rate is made from words and duration. An expert nobody is sent to keeps its row.
+        from), top_speakers (the three with most utterances), wer (where utterances are recognised), mean_weight (of its own
+        utterances), and the mean of each measure the table has; speaking rate is made from words and duration. An expert nobody is
+        sent to keeps its row.
     """
     table = with_speaking_rate(counted).assign(_expert=chosen_experts(counted), _group=groups_of(counted, column).astype(str))
     present = [name for name in measures if name in table and table[name].notna().any()]
@@ -51,12 +53,12 @@ def standard_scores(profiles: pd.DataFrame, counted: pd.DataFrame, measures: Seq
 
 
 def exemplars(counted: pd.DataFrame, n_each: int = 3) -> pd.DataFrame:
-    """Utterances to listen to: for each expert those it wins with the largest weight, of different speakers while there are any.
+    """Utterances to listen to: for each expert those the gate is surest of, of different speakers while there are any.
 
     Returns:
-        rows of the table with columns expert and weight, by expert and falling weight; ties by utterance_id.
+        rows of the table with columns expert and weight (the gate's probability), by expert and falling weight; ties by utterance_id.
     """
-    weights, experts = routing_weights(counted), chosen_experts(counted)
+    weights, experts = gate_probabilities(counted), chosen_experts(counted)
     table = counted.assign(expert=experts, weight=weights[np.arange(len(experts)), experts])
     table = table.sort_values(["expert", "weight", "utterance_id"], ascending=[True, False, True], kind="stable")
     again = table.groupby(["expert", "speaker"], sort=False).cumcount()  # 0 for the first utterance of a speaker
@@ -74,15 +76,20 @@ def with_speaking_rate(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _profile(won: pd.DataFrame) -> dict[str, object]:
+    recognised = "word_errors" in won
     if won.empty:
-        return {"n_speakers": 0, "main_group": "–", "main_share": np.nan, "top_speakers": "–", "wer": np.nan}
+        return {"n_speakers": 0, "main_group": "–", "main_share": np.nan, "top_speakers": "–", **({"wer": np.nan} if recognised else {})}
     groups = won["_group"].value_counts().sort_index(kind="stable").sort_values(ascending=False, kind="stable")
     speakers = won["speaker"].value_counts().sort_index(kind="stable").sort_values(ascending=False, kind="stable")
-    n_words = won["n_words"].sum()
     return {
         "n_speakers": len(speakers),
         "main_group": groups.index[0],
         "main_share": float(groups.iloc[0] / len(won)),
         "top_speakers": ", ".join(f"{name} ({count})" for name, count in speakers.head(3).items()),
-        "wer": float(won["word_errors"].sum() / n_words) if n_words else np.nan,
+        **({"wer": _word_error_rate(won)} if recognised else {}),
     }
+
+
+def _word_error_rate(won: pd.DataFrame) -> float:
+    n_words = won["n_words"].sum()
+    return float(won["word_errors"].sum() / n_words) if n_words else float("nan")

@@ -55,6 +55,17 @@ def routing_weights(table: pd.DataFrame) -> np.ndarray:
     return weights
 
 
+def gate_probabilities(table: pd.DataFrame) -> np.ndarray:
+    """The gate's whole distribution, (n_utterances, n_experts): columns `probability_0` …, else the routing weights.
+
+    Weights are those of the top k alone, so that with one expert per utterance they say nothing of how sure the gate was.
+    """
+    columns = [name.replace("weight", "probability") for name in weight_columns(table)]
+    if not columns or not set(columns) <= set(table.columns):
+        return routing_weights(table)
+    return routing_weights(table[["utterance_id", *columns]].rename(columns=lambda name: name.replace("probability", "weight")))
+
+
 def chosen_experts(table: pd.DataFrame) -> np.ndarray:
     """The expert with the largest weight of each utterance, shape (n_utterances,): column `expert`, else the argmax."""
     if "expert" in table.columns:
@@ -82,8 +93,8 @@ def entropy(shares: np.ndarray) -> np.ndarray:
 
 
 def routing_entropy(table: pd.DataFrame) -> float:
-    """Mean over utterances of the entropy of their routing weights: how undecided the gate is."""
-    return float(entropy(routing_weights(table)).mean())
+    """Mean over utterances of the entropy of the gate's distribution: how undecided the gate is."""
+    return float(entropy(gate_probabilities(table)).mean())
 
 
 def load_entropy(table: pd.DataFrame) -> float:

@@ -3,11 +3,13 @@
 import numpy as np
 import pandas as pd
 
+from analysis.challenge import RULES
 from analysis.error_rates import SMALL_SPEAKERS
 from analysis.report import cell, percent, percent_interval
 from analysis.systems import MIXTURE, SINGLE_LORA
 
 ALPHA = 0.05
+CPU = "cpu"  # device of a run that had no accelerator
 MOST_NAMED = 6  # groups named in a sentence
 
 
@@ -68,8 +70,9 @@ def readable_table(table: pd.DataFrame) -> pd.DataFrame:
         "CER": [percent_interval(*row) for row in table[["cer", "cer_low", "cer_high"]].to_numpy(float)],
         "against base": [f"{100 * change:+.0f} %" if np.isfinite(change) else "–" for change in table["relative_change"]],
         "seeds": [_range(*pair) for pair in zip(table["seed_wer_min"], table["seed_wer_max"], strict=True)],
+        **{name: [percent(rate) for rate in table[name]] for name in RULES if name in table},
         "utterances/s": table["utterances_per_s"],
-        "training hours": table["training_hours"],
+        "training": [_training(*pair) for pair in zip(table["training_hours"], table["device"], strict=True)],
         "peak MB": table["peak_memory_mb"],
     }
     shown = pd.DataFrame(rows)
@@ -77,6 +80,14 @@ def readable_table(table: pd.DataFrame) -> pd.DataFrame:
         shown = shown.drop(columns=["runs", "seeds"])
     empty = [name for name in shown if shown[name].map(lambda value: cell(value) == "–").all()]
     return shown.drop(columns=empty)
+
+
+def readable_experts(experts: pd.DataFrame) -> pd.DataFrame:
+    """WER of each expert alone, one row per run of a mixture and one column per expert, and how far they lie apart."""
+    said = experts.assign(wer=experts["wer"].map(percent))
+    wide = said.pivot(index=["system", "run_id"], columns="expert", values="wer").sort_index(axis=1)
+    wide = wide.rename(columns=lambda expert: f"expert {expert}").reset_index()
+    return wide.rename_axis(columns=None).rename(columns={"run_id": "run"}).assign(run=lambda rows: rows["run"].str[:8])
 
 
 def readable_tests(tests: pd.DataFrame) -> pd.DataFrame:
@@ -129,16 +140,23 @@ def _groups_clause(groups: pd.DataFrame) -> str:
     if len(groups) == 0:
         return ""
     best = groups.loc[groups["difference"].idxmin()]
-    gained = f" Most gained: {best['group']}, {-100 * best['difference']:.1f} points." if best["difference"] < 0 else ""
+    gained = f" Most gained: {_group_name(best['column'], best['group'])}, {-100 * best['difference']:.1f} points." if best["difference"] < 0 else ""
     worse = groups[groups["difference"] > 0].sort_values("difference", ascending=False, kind="stable")
     if len(worse) == 0:
         return f" No group is worse.{gained}"
     names = [
-        f"{row.group} by {100 * row.difference:.1f}{'' if row.p_holm < ALPHA else ' (not significant)'}"
+        f"{_group_name(row.column, row.group)} by {100 * row.difference:.1f}{'' if row.p_holm < ALPHA else ' (not significant)'}"
         for row in worse.head(MOST_NAMED).itertuples()
     ]
     more = f" and {len(worse) - MOST_NAMED} more" if len(worse) > MOST_NAMED else ""
     return f" Worse in {len(worse)} of {len(groups)} groups: {', '.join(names)}{more}.{gained}"
+
+
+def _group_name(column: str, group: str) -> str:
+    """A group as a sentence names it: "yes" of `sentence_seen` says nothing by itself, nor does a rating."""
+    names = {("sentence_seen", "yes"): "sentences of train", ("sentence_seen", "no"): "unseen sentences"}
+    plain = not group.replace(".", "").isdigit() and group not in ("yes", "no", "unknown")
+    return names.get((column, group), group if plain else f"{column.removesuffix('_group').replace('_', ' ')} {group}")
 
 
 def _best_sentence(table: pd.DataFrame, tests: pd.DataFrame) -> str:
@@ -159,6 +177,13 @@ def _warnings(table: pd.DataFrame) -> list[str]:
 
 def _range(low: float, high: float) -> str:
     return f"{100 * low:.1f}–{100 * high:.1f} %" if np.isfinite([low, high]).all() else "–"
+
+
+def _training(hours: float, device: str) -> str:
+    """Hours of training and on what: "0.053 CPU h", "1.2 GPU h"."""
+    if not np.isfinite(hours):
+        return "–"
+    return f"{hours:.2g} {'GPU ' if device not in ('', CPU) else 'CPU ' if device == CPU else ''}h"
 
 
 def _p_cell(p_value: float) -> str:

@@ -5,7 +5,8 @@ everything is padded to the full window; embeddings are kept frame by frame. One
 be compared with it: `set_adapter` freezes every other adapter, so that only the last one switched on would learn; all stay trainable here.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +106,15 @@ def mixed_adapters_loss(reference: ReferenceWay, mel: Tensor, labels: Tensor, ex
 
 @torch.no_grad()
 def embed_one_by_one(
-    model: WhisperForConditionalGeneration, extractor: WhisperFeatureExtractor, waves: Iterable[np.ndarray], folder: Path
+    model: WhisperForConditionalGeneration,
+    extractor: WhisperFeatureExtractor,
+    waves: Iterable[np.ndarray],
+    folder: Path,
+    precision: Callable[[], AbstractContextManager] = nullcontext,
 ) -> None:
     """Every frame of the last layer of every utterance, padded to the window, one utterance at a time, one file each."""
     for number, wave in enumerate(waves):
         mel = extractor(wave, sampling_rate=extractor.sampling_rate, return_tensors="pt").input_features.to(model.device)
-        hidden = model.model.encoder(mel).last_hidden_state[0]  # (T, D)
+        with precision():
+            hidden = model.model.encoder(mel).last_hidden_state[0]  # (T, D)
         np.save(folder / f"{number}.npy", hidden.float().cpu().numpy())

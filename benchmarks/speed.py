@@ -78,6 +78,7 @@ COMPARISONS = {
             Claim("training, 5 s, everything on : reference way", v.SHORT, v.REFERENCE, 1 / 20),
             Claim("the same in bf16 : reference way in fp32", v.SHORT_HALF, v.REFERENCE, 1 / 20),
             Claim("training, 5 s, default options (experts in every layer) : reference way", v.SHORT_DEFAULT, v.REFERENCE),
+            Claim("evaluating utterances of 5 s (greedy, 24 tokens, with losses) : training on as many", v.EVALUATION, v.SHORT),
             Claim("reference way : PEFT single LoRA, 30 s", v.REFERENCE, v.SINGLE),
         ),
     ),
@@ -114,6 +115,7 @@ COMPARISONS = {
         (
             Claim("embedding, 5 s, default layer (conv stem) : one by one at 30 s", v.OURS_STEM, v.ONE_BY_ONE, 1 / 8),
             Claim("embedding, 5 s, last layer : one by one at 30 s", v.OURS_LAST, v.ONE_BY_ONE, 1 / 8),
+            Claim("the same in bf16 : one by one in fp32", v.OURS_LAST_HALF, v.ONE_BY_ONE, 1 / 8),
         ),
     ),
     "gate": Comparison(timed(gate_variants), (Claim("gate training on 100 000 embeddings", GATE, None, 60),)),

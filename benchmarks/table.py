@@ -83,9 +83,13 @@ def read(path: Path) -> dict[str, Any]:
 
 def write(path: Path, title: str, comparisons: Mapping[str, dict[str, Any]]) -> str:
     """Write `path`.json and `path`.md; returns the Markdown."""
-    text = markdown(title, comparisons)
+    return write_both(path, markdown(title, comparisons), comparisons)
+
+
+def write_both(path: Path, text: str, values: Any) -> str:
+    """Write a page as `path`.md and what it shows as `path`.json; returns the page."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for suffix, content in ((".json", json.dumps(comparisons, indent=1) + "\n"), (".md", text)):
+    for suffix, content in ((".json", json.dumps(values, indent=1) + "\n"), (".md", text)):
         with write_whole(path.with_suffix(suffix)) as aside:
             Path(aside).write_text(content, encoding="utf-8")
     return text

@@ -18,6 +18,7 @@ from moe.audio import load_audio
 from moe.batches import SpeechDataset
 from moe.embeddings import embed
 from moe.features import AudioContext
+from moe.logprobs import token_logprobs
 from moe.tokens import train_tokenizer
 from moe.whisper_moe import LAST, RoutingOptions, WhisperMoE
 
@@ -27,8 +28,10 @@ MANY, SOFT = "delta, many experts", "delta, soft"
 REFERENCE, REFERENCE_BEAMS = "reference way", "reference way, beam 4"
 MIDDLE, MIDDLE_SHARED, OWN_PASS = "gate in the middle", "gate in the middle, shared adapter", "gate_layer last, two passes"
 SHORT, SHORT_HALF, SHORT_DEFAULT = "everything on, 5 s", "everything on, 5 s, bf16", "default options, 5 s"
+EVALUATION = "evaluation, 5 s"
 SHORT_BEAMS, MIXED_LOSS = "everything on, 5 s, beam 4", "gate in the middle, loss"
-ONE_BY_ONE, OURS_LAST, OURS_STEM = "one by one, full window, unpooled", "ours, last layer", "ours, default layer"
+ONE_BY_ONE, OURS_STEM = "one by one, full window, unpooled", "ours, default layer"
+OURS_LAST, OURS_LAST_HALF = "ours, last layer", "ours, last layer, bf16"
 LARGE_WIDTH = Shape(1280, 1, 20, n_tokens=64)  # a vector of large-v2 costs the same, whatever the number of layers
 POOLED, POOLED_LARGE = "pooled", "pooled, large-v2's width"
 N_BEAMS = 4
@@ -63,6 +66,7 @@ def whole_step_variants(bench: Workbench) -> Variants:
         MIDDLE_SHARED: _window_step(bench, gate_layer=middle, shared=True),
         SHORT: short_step(bench),
         SHORT_DEFAULT: short_step(bench, gate_layer=RoutingOptions().gate_layer),
+        EVALUATION: _evaluation(bench),
     }
     return variants if bench.dtype == "bf16" else variants | {SHORT_HALF: short_step(bench, dtype="bf16")}
 
@@ -90,15 +94,17 @@ def embedding_variants(bench: Workbench, folder: Path) -> Variants:
     """Short utterances from their files to vectors on disk; `folder` receives the audio and the stores."""
     model, manifest = bench.base().eval(), _corpus(bench, folder, bench.workload.n_embedded)
 
-    def ours(layer: int | None) -> None:
-        with tempfile.TemporaryDirectory(dir=folder) as store, bench.precision():
-            _embed(bench, model, manifest, folder, Path(store), layer)
+    def ours(layer: int | None, dtype: str | None = None) -> None:
+        with tempfile.TemporaryDirectory(dir=folder) as store:
+            _embed(bench, model, manifest, folder, Path(store), layer, dtype or bench.dtype)
 
     def one_by_one() -> None:
-        with tempfile.TemporaryDirectory(dir=folder) as store, bench.precision():
-            embed_one_by_one(model, bench.extractor, (load_audio(folder / name) for name in manifest["audio"]), Path(store))
+        with tempfile.TemporaryDirectory(dir=folder) as store:
+            waves = (load_audio(folder / name) for name in manifest["audio"])
+            embed_one_by_one(model, bench.extractor, waves, Path(store), bench.precision)
 
-    return {ONE_BY_ONE: one_by_one, OURS_LAST: lambda: ours(None), OURS_STEM: lambda: ours(RoutingOptions().layer)}
+    variants = {ONE_BY_ONE: one_by_one, OURS_LAST: lambda: ours(None), OURS_STEM: lambda: ours(RoutingOptions().layer)}
+    return variants if bench.dtype == "bf16" else variants | {OURS_LAST_HALF: lambda: ours(None, "bf16")}
 
 
 def store_sizes(bench: Workbench) -> dict[str, list[float]]:
@@ -140,6 +146,20 @@ def short_step(bench: Workbench, gate_layer: str | None = None, dtype: str | Non
     model = bench.mixture(gate_layer=gate_layer or bench.shape.middle, shared=True)
     (mel, n_frames), labels, embedding = bench.short_mel(), bench.labels, bench.embedding
     return Step(bench, lambda: model(mel, n_frames, labels, embedding)["loss"], trainable(model), dtype)
+
+
+def _evaluation(bench: Workbench) -> Callable[[], None]:
+    """What an epoch's end does with a batch that training took a step on: search, its tokens' probabilities, the references' loss."""
+    model = bench.mixture(gate_layer=bench.shape.middle, shared=True).eval()
+    (mel, n_frames), labels, embedding, n_new = bench.short_mel(), bench.labels, bench.embedding, bench.workload.n_labels
+
+    def evaluate() -> None:
+        with torch.no_grad(), bench.precision():
+            heard = model.hear(model.route(mel, n_frames, embedding))
+            token_logprobs(model, heard, model.search(heard, max_new_tokens=n_new, min_new_tokens=n_new))
+            model.heard_loss(heard, labels)
+
+    return evaluate
 
 
 def _single_step(bench: Workbench) -> Step:
@@ -192,10 +212,13 @@ def _corpus(bench: Workbench, folder: Path, n_utterances: int) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(duration_s=bench.workload.short_s)
 
 
-def _embed(bench: Workbench, model: Any, manifest: pd.DataFrame, root: Path, store: Path, layer: int | None) -> None:
+def _embed(
+    bench: Workbench, model: Any, manifest: pd.DataFrame, root: Path, store: Path, layer: int | None, dtype: str = "fp32"
+) -> None:
     processor = WhisperProcessor(bench.extractor, train_tokenizer(["a"], "characters", 0, "en"))
     dataset = SpeechDataset(manifest, root, processor)
-    embed(model, dataset, store, AudioContext(), layer, RoutingOptions().pooling, 2 * bench.workload.batch_size)
+    batch_size = bench.workload.batch_size * (2 if bench.device == "cuda" else 1) // 2  # on a CPU few utterances stay in its cache
+    embed(model, dataset, store, AudioContext(), layer, RoutingOptions().pooling, batch_size, dtype)
 
 
 def _store_size(bench: Workbench) -> float:

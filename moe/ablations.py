@@ -1,4 +1,8 @@
-"""The routings that a gate is measured against: who would have chosen better, and whether choosing matters at all."""
+"""The routings that a gate is measured against: who would have chosen better, and whether choosing matters at all.
+
+Every expert alone and all mixed alike are decoded; a routing that gives each utterance to one expert is then only looked up, since what
+an expert makes of an utterance depends on neither the other utterances nor the reason it was chosen.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,38 +11,37 @@ import pandas as pd
 import torch
 
 from moe.decoding import RoutingPolicy
-from moe.routing import one_hot
+from moe.hypotheses import Hypothesis
+
+UNIFORM = "uniform"
 
 
-def policies(
+def lone_experts(n_experts: int) -> dict[str, RoutingPolicy]:
+    """What is decoded: `expert_0` … (one expert for all) and `uniform` (every expert alike)."""
+    rows = {f"expert_{expert}": torch.eye(n_experts)[expert] for expert in range(n_experts)}
+    rows[UNIFORM] = torch.full((n_experts,), 1 / n_experts)
+    return {name: lambda utterance_ids, row=row: row.repeat(len(utterance_ids), 1) for name, row in rows.items()}
+
+
+def choices(
     rows: pd.DataFrame, n_experts: int, expert_of_etiology: Mapping[str, int], clusters: np.ndarray | None, seed: int
-) -> dict[str, RoutingPolicy]:
-    """Routing policies by name for the utterances of a manifest.
+) -> dict[str, np.ndarray]:
+    """Routings that give each utterance of a manifest to one expert, (N,) each.
 
     Args:
-        rows: utterance_id and etiology of the utterances.
+        rows: etiology of the utterances.
         expert_of_etiology: for `oracle`, which is left out where an etiology has no expert.
         clusters: (N,) for `cluster`, which is left out where there are none.
-        seed: of `random`, one expert per utterance.
-
-    Returns:
-        `random`, `uniform` (every expert alike), `expert_0` … (one expert for all), and where possible `oracle` and `cluster`.
+        seed: of `random`.
     """
-    ids = rows["utterance_id"].tolist()
-    chosen = {"random": np.random.default_rng(seed).integers(n_experts, size=len(ids))}
+    chosen = {"random": np.random.default_rng(seed).integers(n_experts, size=len(rows))}
     if set(rows["etiology"]) <= set(expert_of_etiology):
         chosen["oracle"] = rows["etiology"].map(dict(expert_of_etiology)).to_numpy()
     if clusters is not None:
-        chosen["cluster"] = clusters
-    chosen |= {f"expert_{expert}": np.full(len(ids), expert) for expert in range(n_experts)}
-    fixed = {name: fixed_policy(dict(zip(ids, experts.tolist(), strict=True)), n_experts) for name, experts in chosen.items()}
-    return fixed | {"uniform": lambda utterance_ids: torch.full((len(utterance_ids), n_experts), 1 / n_experts)}
+        chosen["cluster"] = np.asarray(clusters)
+    return chosen
 
 
-def fixed_policy(expert_of: Mapping[str, int], n_experts: int) -> RoutingPolicy:
-    """All weight of an utterance on the expert written down for it."""
-
-    def policy(utterance_ids: Sequence[str]) -> torch.Tensor:
-        return one_hot(torch.tensor([expert_of[name] for name in utterance_ids]), n_experts).weights
-
-    return policy
+def looked_up(decoded: Mapping[str, Sequence[Hypothesis]], experts: np.ndarray) -> list[Hypothesis]:
+    """Hypotheses of a routing to one expert each, (N,), from those of every expert alone."""
+    return [decoded[f"expert_{expert}"][index] for index, expert in enumerate(experts.tolist())]

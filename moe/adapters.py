@@ -84,6 +84,24 @@ def map_adapters(model: nn.Module, function: Callable[[str], None]) -> None:
         function(adapter)
 
 
+@torch.no_grad()
+def experts_from_shared(model: nn.Module) -> None:
+    """Every expert becomes a copy of the shared adapter (sparse upcycling: Komatsuzaki et al. 2022, arXiv:2212.05055).
+
+    An expert takes the shared A and half of the shared B, and the shared adapter keeps the other half: routing weights sum to 1,
+    so the model computes what it computed before.
+
+    Raises:
+        ValueError: there is no shared adapter, or it has another rank than the experts.
+    """
+    for name, layer in routed_layers(model):
+        if layer.shared_A.shape[0] != layer.r:
+            raise ValueError(f"{name}: experts of rank {layer.r} cannot start from a shared adapter of rank {layer.shared_A.shape[0]}")
+        layer.shared_B.mul_(0.5)
+        layer.lora_A.copy_(layer.shared_A.expand_as(layer.lora_A))
+        layer.lora_B.copy_(layer.shared_B.expand_as(layer.lora_B))
+
+
 def adapter_names(layer: RoutedLinear) -> list[str]:
     """Names of the adapters a routed layer holds."""
     shared = [SHARED] if layer.shared_A.shape[0] else []

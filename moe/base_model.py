@@ -73,7 +73,7 @@ def load_base(name: str) -> BaseModel:
 
 
 def is_complete(name: str) -> bool:
-    """Does `init_from` need no training? True for hub names and for folders with a whole model and a processor."""
+    """Does a base need no training? True for hub names and for folders with a whole model and a processor."""
     folder = Path(resolve(name))
     if not folder.is_dir():
         return True

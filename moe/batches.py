@@ -14,12 +14,12 @@ from torch.utils.data import Dataset, Sampler
 from transformers import WhisperProcessor
 
 from moe.audio import SAMPLE_RATE
-from moe.augmentation import Augmentation, augment, generator
+from moe.augmentation import Augmentation, augment, augment_waveform, generator
 from moe.features import AudioContext, log_mel, pad_silence, valid_frames, window_seconds
 from moe.manifest import read_utterance
 from moe.tokens import label_batch, label_ids
 
-CACHE_BYTES = 1 << 30  # of unpadded log-mels kept in memory; past it they are computed again
+CACHE_BYTES = 1 << 30  # of unpadded log-mels and waveforms kept in memory; past it they are made again
 LENGTH_POOL = 32  # batches whose utterances are sorted by length together
 
 
@@ -61,7 +61,8 @@ class SpeechDataset(Dataset):
         self.root, self.processor, self.augmentation, self.seed = Path(root), processor, augmentation, seed
         self.extras = {name: torch.as_tensor(array) for name, array in (extras or {}).items()}
         self.labels = [label_ids(processor.tokenizer, row["reference"]) for row in self.rows]
-        self._cache: dict[int, np.ndarray] = {}
+        self._cache: dict[int, np.ndarray] = {}  # log-mels
+        self._waveforms: dict[int, np.ndarray] = {}
         self._cached_bytes = 0
         self._refuse_too_long(max_labels)
 
@@ -70,10 +71,9 @@ class SpeechDataset(Dataset):
 
     def __getitem__(self, draw: Draw | int) -> dict[str, Any]:
         draw = draw if isinstance(draw, Draw) else Draw(draw, 0)
-        row, mel = self.rows[draw.index], self.mel(draw.index)
-        n_valid = valid_frames(round(row["duration_s"] * SAMPLE_RATE), self.processor.feature_extractor)
-        if self.augmentation is not None:
-            mel = augment(mel, self.augmentation, generator(self.seed, draw.epoch, row["utterance_id"]))
+        row = self.rows[draw.index]
+        mel, n_samples = self._heard(draw)
+        n_valid = valid_frames(n_samples, self.processor.feature_extractor)
         extras = {name: values[draw.index] for name, values in self.extras.items()}
         return {
             "utterance_id": row["utterance_id"],
@@ -85,13 +85,38 @@ class SpeechDataset(Dataset):
 
     def mel(self, index: int) -> np.ndarray:
         """Unpadded log-mel of an utterance, (n_mels, n_frames), from the cache where it is."""
-        if index not in self._cache:
-            mel = log_mel(read_utterance(self.root, self.rows[index]), self.processor.feature_extractor)
-            if self._cached_bytes + mel.nbytes > CACHE_BYTES:
-                return mel
-            self._cache[index] = mel
-            self._cached_bytes += mel.nbytes
-        return self._cache[index]
+        return self._kept(self._cache, index, lambda: log_mel(self.waveform(index), self.processor.feature_extractor))
+
+    def _heard(self, draw: Draw) -> tuple[np.ndarray, int]:
+        """Log-mel of an utterance as it sounds in an epoch, and how many samples of audio are in it."""
+        row, options, extractor = self.rows[draw.index], self.augmentation, self.processor.feature_extractor
+        n_samples = round(row["duration_s"] * SAMPLE_RATE)
+        if options is None:
+            return self.mel(draw.index), n_samples
+        random = generator(self.seed, draw.epoch, row["utterance_id"])
+        if not options.changes_waveform:
+            return augment(self.mel(draw.index), options, random), n_samples
+        original = self._kept(self._waveforms, draw.index, lambda: self.waveform(draw.index))
+        waveform = augment_waveform(original, options, random, extractor.n_samples)
+        return augment(log_mel(waveform, extractor), options, random), len(waveform)
+
+    def _kept(self, cache: dict[int, np.ndarray], index: int, make: Callable[[], np.ndarray]) -> np.ndarray:
+        if index not in cache:
+            array = make()
+            if self._cached_bytes + array.nbytes > CACHE_BYTES:
+                return array
+            cache[index] = array
+            self._cached_bytes += array.nbytes
+        return cache[index]
+
+    def waveform(self, index: int) -> np.ndarray:
+        """Samples of an utterance, (n_samples,)."""
+        return read_utterance(self.root, self.rows[index])
+
+    @property
+    def utterance_ids(self) -> list[str]:
+        """Ids of the utterances, (N,)."""
+        return [row["utterance_id"] for row in self.rows]
 
     @property
     def durations(self) -> np.ndarray:
@@ -136,10 +161,19 @@ class LengthGroupedSampler(Sampler):
         return iter([Draw(int(index), self.epoch) for batch in [*full, *rest] for index in batch])
 
 
-def length_batches(durations: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Indices in batches from long to short: for decoding and embedding, where the order does not matter."""
-    order = np.argsort(-durations, kind="stable")
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+def context_batches(dataset: SpeechDataset, context: AudioContext, batch_size: int) -> list[np.ndarray]:
+    """Indices of utterances that hear the same context, long ones first; the same batches whatever the dataset's order.
+
+    For decoding and embedding: what comes out for an utterance then depends neither on its neighbours nor on the batch size. Under a
+    full context too utterances of one length bucket go together: their hypotheses have the same bound.
+    """
+    durations, ids, extractor = dataset.durations, dataset.utterance_ids, dataset.processor.feature_extractor
+    frames = [context.bucket(valid_frames(round(seconds * SAMPLE_RATE), extractor), extractor) for seconds in durations]
+    order = sorted(range(len(dataset)), key=lambda index: (-frames[index], -durations[index], ids[index]))
+    groups: dict[int, list[int]] = {}
+    for index in order:
+        groups.setdefault(frames[index], []).append(index)
+    return [np.array(group[at : at + batch_size]) for group in groups.values() for at in range(0, len(group), batch_size)]
 
 
 def collator(processor: WhisperProcessor, context: AudioContext) -> Callable[[Sequence[dict[str, Any]]], dict[str, Any]]:

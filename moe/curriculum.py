@@ -16,6 +16,7 @@ class Phase:
     temperature: float = 1.0
     noise: float = 0.0
     name: str = "top_k"
+    experts: bool = True  # False: only the shared adapter beneath them speaks and learns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,12 @@ class CurriculumOptions(Options):
     soft_epochs: int = option(0, "first epochs of joint training that route to all experts", low=0)
     temperature_start: float = option(1.0, "softmax temperature of the gate in the first epoch; falls to 1 over the soft epochs", low=1)
     router_noise: float = option(0.0, "standard deviation of noise on the gate logits in training", low=0)
+
+    def faults(self) -> list[str]:
+        """What would have no effect."""
+        if self.temperature_start > 1 and not self.soft_epochs:
+            return [f"temperature_start={self.temperature_start:g} has no effect without soft_epochs, over which it falls to 1"]
+        return []
 
 
 def phase(options: CurriculumOptions, epoch: int, top_k: int, n_experts: int) -> Phase:

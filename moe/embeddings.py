@@ -1,10 +1,12 @@
 """Pooled embeddings of a corpus: one store, a few kilobytes per utterance, written in parts so that an interrupted run goes on.
 
-The store is a folder: `part_*.safetensors` while it grows, then `embeddings.safetensors` (N, D) beside `index.parquet`, which maps each
-utterance id to its row.
+An utterance's vector depends on nothing but the utterance: a batch holds one context length, and `moe.encoder.pool` rounds to the half
+precision that is stored. The store is a folder: `part_*.safetensors` while it grows, then `embeddings.safetensors` (N, D) beside
+`index.parquet`, which maps each utterance id to its row.
 """
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,13 +18,17 @@ from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 from transformers import WhisperForConditionalGeneration
 
-from moe.batches import SpeechDataset, collator, length_batches, to_device
+from moe.batches import SpeechDataset, collator, context_batches, to_device
 from moe.encoder import pooled_embedding
 from moe.features import AudioContext
-from moe.files import write_table, write_whole
+from moe.files import file_digest, read_json, write_json, write_table, write_whole
+from moe.precision import computing, fastest_device
 
 MATRIX, INDEX = "embeddings.safetensors", "index.parquet"
+STORED = np.float16  # which `pool` rounds to
 PART_BATCHES = 16  # batches between two saves
+DIGEST = ".json"  # beside each part: the digest of its bytes
+LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +51,18 @@ class Embeddings:
         return self.vectors[[row[name] for name in utterance_ids]]
 
 
+def speaker_means(vectors: np.ndarray, speakers: Sequence[str]) -> np.ndarray:
+    """Each utterance's vector replaced by its speaker's profile, the mean over the speaker's utterances: (N, D) → (N, D)."""
+    names, owner = np.unique(np.asarray(speakers, dtype=str), return_inverse=True)
+    sums = np.zeros((len(names), vectors.shape[1]))
+    np.add.at(sums, owner, vectors)
+    return (sums / np.bincount(owner)[:, None])[owner].astype(vectors.dtype)
+
+
 def read_embeddings(folder: Path) -> Embeddings:
     """A finished store."""
     index = pd.read_parquet(Path(folder) / INDEX)
-    return Embeddings(tuple(index.utterance_id), load_file(Path(folder) / MATRIX)["embeddings"])
+    return Embeddings(tuple(index.utterance_id), load_file(Path(folder) / MATRIX)["embeddings"].astype(np.float32))
 
 
 def embed(
@@ -59,17 +73,21 @@ def embed(
     layer: int | None,
     pooling: str,
     batch_size: int,
+    precision: str = "fp32",
 ) -> Embeddings:
-    """Embed a dataset into a store; parts that an earlier call left in `folder` are kept and not computed again."""
-    done = _read_parts(folder)
-    todo = np.array([number for number, row in enumerate(dataset.rows) if row["utterance_id"] not in done], int)
-    batches = [todo[batch] for batch in length_batches(dataset.durations[todo], batch_size)]
+    """Embed a dataset into a store, where it is fastest; parts that an earlier call left in `folder` are kept and not computed again.
+
+    Batches are those of the whole dataset, whatever is done already: their size shows in an utterance's last bits.
+    """
+    base.to(fastest_device()).eval()
+    done, ids = _read_parts(folder), dataset.utterance_ids
+    batches = [batch for batch in context_batches(dataset, context, batch_size) if not all(ids[index] in done for index in batch)]
     with tqdm(total=len(dataset), initial=len(done), desc="embed", unit="utterance") as bar:
         for first in range(0, len(batches), PART_BATCHES):
-            part = _embed_batches(base, dataset, batches[first : first + PART_BATCHES], context, layer, pooling, bar)
+            part = _embed_batches(base, dataset, batches[first : first + PART_BATCHES], context, layer, pooling, precision, bar)
             _write_part(folder, part)
             done |= part
-    return _finish(folder, [row["utterance_id"] for row in dataset.rows], done)
+    return _finish(folder, ids, done)
 
 
 @torch.inference_mode()
@@ -80,40 +98,48 @@ def _embed_batches(
     context: AudioContext,
     layer: int | None,
     pooling: str,
+    precision: str,
     bar: tqdm,
 ) -> dict[str, np.ndarray]:
-    base.eval()
     collate, vectors = collator(dataset.processor, context), {}
     for indices in batches:
         batch = to_device(collate([dataset[int(index)] for index in indices]), base.device)
-        pooled = pooled_embedding(base.model.encoder, batch["mel"], batch["n_frames"], layer, pooling)  # (B, D)
-        vectors |= dict(zip(batch["utterance_ids"], pooled.float().cpu().numpy(), strict=True))
+        with computing(base.device, precision):  # the encoder alone: a log-mel is single precision always
+            pooled = pooled_embedding(base.model.encoder, batch["mel"], batch["n_frames"], layer, pooling)  # (B, D)
+        vectors |= dict(zip(batch["utterance_ids"], pooled.cpu().numpy().astype(STORED), strict=True))
         bar.update(len(indices))
     return vectors
 
 
 def _write_part(folder: Path, part: dict[str, np.ndarray]) -> None:
     numbers = [int(path.stem.rpartition("_")[2]) for path in folder.glob("part_*.safetensors")]
-    number = max(numbers, default=-1) + 1  # not the count: a part that was cut off and removed leaves a gap
-    with write_whole(folder / f"part_{number:05d}.safetensors") as aside:
+    number = max(numbers, default=-1) + 1  # not the count: a part that was damaged and removed leaves a gap
+    path = folder / f"part_{number:05d}.safetensors"
+    with write_whole(path) as aside:
         save_file(part, aside)
+        digest = file_digest(aside)
+    write_json(path.with_suffix(DIGEST), digest)
 
 
 def _read_parts(folder: Path) -> dict[str, np.ndarray]:
+    """Vectors of all parts that are what was written; the utterances of another are computed again."""
     vectors: dict[str, np.ndarray] = {}
     for path in sorted(Path(folder).glob("part_*.safetensors")):
         try:
+            if read_json(path.with_suffix(DIGEST)) != file_digest(path):
+                raise ValueError("changed since written")
             vectors |= load_file(path)
-        except SafetensorError:
-            path.unlink()  # cut off by a kill: its utterances are computed again
+        except (SafetensorError, ValueError, OSError) as error:
+            LOG.warning("embeddings %s are damaged and computed again: %s", path.name, error)
+            path.unlink(missing_ok=True)
     return vectors
 
 
 def _finish(folder: Path, utterance_ids: Sequence[str], vectors: dict[str, np.ndarray]) -> Embeddings:
-    matrix = np.stack([vectors[name] for name in utterance_ids]).astype(np.float32)
+    matrix = np.stack([vectors[name] for name in utterance_ids])
     with write_whole(folder / MATRIX) as aside:
         save_file({"embeddings": matrix}, aside)
     write_table(folder / INDEX, pd.DataFrame({"utterance_id": list(utterance_ids), "row": np.arange(len(utterance_ids))}))
-    for path in folder.glob("part_*.safetensors"):
+    for path in folder.glob("part_*"):
         path.unlink()
-    return Embeddings(tuple(utterance_ids), matrix)
+    return Embeddings(tuple(utterance_ids), matrix.astype(np.float32))

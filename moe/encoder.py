@@ -5,7 +5,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-POOLINGS = ("mean", "mean_std")
+POOLINGS = ("mean", "mean_std", "flatten", "none")
+UNPOOLED = "pooling=none: leaves a vector for each frame, and clusters and gate need one for each utterance; use mean, mean_std or flatten"
 
 
 def conv_stem(encoder: WhisperEncoder, mel: Tensor) -> Tensor:
@@ -18,7 +19,7 @@ def conv_stem(encoder: WhisperEncoder, mel: Tensor) -> Tensor:
     if mel.shape[-1] > 2 * n_positions:
         raise ValueError(f"{mel.shape[-1]} mel frames: the encoder hears at most {2 * n_positions}")
     hidden = F.gelu(encoder.conv1(mel))  # (B, D, F)
-    return F.gelu(encoder.conv2(hidden)).permute(0, 2, 1)  # (B, T, D)
+    return F.gelu(encoder.conv2(hidden)).transpose(1, 2).contiguous()  # (B, T, D): left as it is, every layer would pay for it
 
 
 def add_positions(encoder: WhisperEncoder, hidden: Tensor) -> Tensor:
@@ -40,22 +41,42 @@ def encode(encoder: WhisperEncoder, mel: Tensor) -> Tensor:
     return encoder.layer_norm(run_layers(encoder, hidden, 0, len(encoder.layers)))
 
 
-def pool(hidden: Tensor, n_frames: Tensor, pooling: str = "mean") -> Tensor:
-    """Statistics over the frames that hold audio.
+def pool(hidden: Tensor, n_frames: Tensor, pooling: str = "mean", window: int | None = None) -> Tensor:
+    """What the gate reads of the frames that hold audio, rounded to half precision.
+
+    It is computed in single precision whatever the encoder computes in, and rounded here and nowhere else: a store of two bytes a
+    value then holds exactly what the gate sees in training and decoding.
 
     Args:
         hidden: encoder frames, (B, T, D).
         n_frames: valid *mel* frames of each utterance, (B,); two mel frames make one encoder frame.
-        pooling: `mean` → (B, D); `mean_std` → (B, 2 D).
+        pooling: `mean` → (B, D); `mean_std` → (B, 2 D); `flatten` → (B, window · D), zeros after the audio.
+        window: frames of the encoder's window, for `flatten`.
+
+    Returns:
+        float32.
     """
     n_valid = ((n_frames + 1) // 2).clamp(1, hidden.shape[1]).to(hidden.device)  # (B,)
     valid = torch.arange(hidden.shape[1], device=hidden.device) < n_valid[:, None]  # (B, T)
-    weight = valid.to(hidden.dtype)[:, :, None] / n_valid[:, None, None]  # (B, T, 1), sums to 1
-    mean = (hidden * weight).sum(1)
+    with torch.autocast(hidden.device.type, enabled=False):
+        if pooling == "flatten":
+            kept = hidden.float().where(valid[:, :, None], 0)
+            return _rounded(F.pad(kept, (0, 0, 0, window - kept.shape[1])).flatten(1))
+        return _rounded(_statistics(hidden.float(), valid[:, None] / n_valid[:, None, None], pooling))
+
+
+def _statistics(hidden: Tensor, weight: Tensor, pooling: str) -> Tensor:
+    """Mean, or mean and standard deviation, of frames (B, T, D) with weights (B, 1, T) that sum to 1."""
+    mean = torch.bmm(weight, hidden)  # (B, 1, D)
     if pooling == "mean":
-        return mean
-    variance = ((hidden - mean[:, None]) ** 2 * weight).sum(1)
-    return torch.cat([mean, variance.clamp_min(0).sqrt()], dim=-1)
+        return mean[:, 0]
+    variance = torch.bmm(weight, (hidden - mean).square())
+    return torch.cat([mean, variance.sqrt()], dim=-1)[:, 0]
+
+
+def _rounded(values: Tensor) -> Tensor:
+    most = torch.finfo(torch.float16).max
+    return values.clamp(-most, most).half().float()
 
 
 def layer_index(encoder: WhisperEncoder, layer: int | None) -> int:
@@ -76,4 +97,5 @@ def pooled_embedding(encoder: WhisperEncoder, mel: Tensor, n_frames: Tensor, lay
     hidden = conv_stem(encoder, mel)
     if index:
         hidden = run_layers(encoder, add_positions(encoder, hidden), 0, index)
-    return pool(encoder.layer_norm(hidden) if layer is None else hidden, n_frames, pooling)
+    hidden = encoder.layer_norm(hidden) if layer is None else hidden
+    return pool(hidden, n_frames, pooling, encoder.config.max_source_positions)

@@ -2,24 +2,27 @@
 
 After each epoch every expert is scored on the dev utterances of its own cluster. Each keeps its best state and has stopped when it has
 not improved for `patience` epochs; training ends when all have stopped. What is kept in the end is the better, by dev WER, of the
-best whole epoch and the mixture assembled of every expert's own best.
+best whole epoch and the mixture assembled of every expert's own best. In `shared_epochs` at the start the shared adapter trains alone.
 """
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from moe.adapters import SHARED, adapter_names, expert_name, slots
+from moe.adapters import SHARED, adapter_names, expert_name, experts_from_shared, slots
 from moe.batches import SpeechDataset
+from moe.checkpoint import Checkpoints
 from moe.decoding import DecodingOptions, Hypothesis, decode, word_error_rate
 from moe.features import AudioContext
 from moe.options import Options, option
 from moe.routed_lora import routed_layers
 from moe.routing import one_hot
-from moe.training import Fitted, Plan, Report, Stage, fit
+from moe.stage import Report, Stage
+from moe.training import Fitted, Plan, fit
 from moe.whisper_moe import WhisperMoE
 
 State = dict[str, Tensor]
@@ -33,6 +36,21 @@ class ExpertOptions(Options):
     expert_epochs: int = option(6, "passes over the experts' subset", low=0)
     expert_learning_rate: float = option(3e-3, "learning rate of all adapters", above=0)
     expert_patience: int = option(5, "epochs without improvement after which an expert has stopped", low=1)
+    shared_epochs: int = option(0, "first of the expert_epochs, in which the shared adapter trains alone", low=0)
+    experts_init: str = option(
+        "zero",
+        "experts start from zero (A random, B zero), or as copies of the shared adapter after shared_epochs, which then keeps half of itself",
+        choices=("zero", "shared"),
+    )
+
+    def faults(self) -> list[str]:
+        """What would leave nothing to train or to copy."""
+        found = []
+        if self.shared_epochs and self.shared_epochs >= self.expert_epochs:
+            found.append(f"shared_epochs={self.shared_epochs}: leaves none of expert_epochs={self.expert_epochs} to the experts")
+        if self.experts_init == "shared" and not self.shared_epochs:
+            found.append("experts_init=shared: shared_epochs=0 leaves the shared adapter zero, so there is nothing to copy")
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +78,7 @@ def train_experts(
     context: AudioContext,
     report: Report,
     eval_every: int = 1,
+    checkpoints: Checkpoints | None = None,
 ) -> TrainedExperts:
     """Train the adapters of `model` in place.
 
@@ -68,7 +87,8 @@ def train_experts(
         dev_clusters: (N_dev,) cluster of each dev utterance.
     """
     stage = ExpertStage(model, dev_set, dev_clusters, options, context, report, eval_every)
-    fitted = fit(model, train_set, plan, context, stage)
+    model.use_precision(plan.precision)
+    fitted = fit(model, train_set, plan, context, stage, checkpoints=checkpoints)
     kept, wer = stage.keep_best()
     return TrainedExperts(fitted, kept, wer, tuple(stage.history))
 
@@ -92,8 +112,18 @@ class ExpertStage(Stage):
         self.best = BestAdapters(model)
         self.history: list[dict[str, float]] = []
 
-    def epoch_ends(self, epoch: int) -> bool:
-        if (epoch + 1) % self.eval_every:
+    def epoch_begins(self, epoch: int) -> None:
+        self.model.phase = dataclasses.replace(self.model.phase, experts=epoch >= self.options.shared_epochs)
+
+    def epoch_ends(self, epoch: int, is_last: bool) -> bool:
+        return self._judge(epoch, is_last) and epoch + 1 > self.options.shared_epochs
+
+    def epoch_ended(self, epoch: int) -> None:
+        if self.options.experts_init == "shared" and epoch + 1 == self.options.shared_epochs:
+            experts_from_shared(self.model.base)  # here and not when the next epoch begins, which may happen twice
+
+    def _judge(self, epoch: int, is_last: bool) -> bool:
+        if (epoch + 1) % self.eval_every and not is_last:
             return False
         metrics = self.score()
         self.history.append({"epoch": epoch, **metrics})
@@ -103,6 +133,17 @@ class ExpertStage(Stage):
 
     def metrics(self, values: dict[str, float], update: int) -> None:
         self.report(update, {f"train/{name}": value for name, value in values.items()})
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        values, tensors = self.best.state()
+        return {"history": list(self.history), "best": values}, tensors
+
+    def restore(self, values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        self.history = list(values["history"])
+        self.best.restore(values["best"], tensors)
+
+    def is_best(self, epoch: int) -> bool:
+        return epoch == self.best.epoch
 
     def score(self) -> dict[str, float]:
         """WER and loss, of all dev utterances and of each expert's own, every utterance on its cluster's expert."""
@@ -154,6 +195,22 @@ class BestAdapters:
     def all_stopped(self, epoch: int, patience: int) -> bool:
         """Has every expert gone without improvement for `patience` epochs?"""
         return all(epoch - best >= patience for name, (_, best, _) in self.each.items() if name != SHARED)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What is kept, as a training checkpoint holds it: tensors are named `whole/<adapter>/<matrix>` and `each/<adapter>/<matrix>`."""
+        kept = [("whole", name, state) for name, state in self.whole.items()] + [("each", name, entry[2]) for name, entry in self.each.items()]
+        tensors = {f"{kind}/{name}/{key}": tensor for kind, name, state in kept for key, tensor in state.items()}
+        return {"wer": self.wer, "epoch": self.epoch, "each": {name: entry[:2] for name, entry in self.each.items()}}, tensors
+
+    def restore(self, values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Keep again what `state` gave."""
+        states: dict[tuple[str, str], State] = {}
+        for path, tensor in tensors.items():
+            kind, name, key = path.split("/", 2)
+            states.setdefault((kind, name), {})[key] = tensor
+        self.wer, self.epoch = values["wer"], values["epoch"]
+        self.whole = {name: state for (kind, name), state in states.items() if kind == "whole"}
+        self.each = {name: (wer, epoch, states["each", name]) for name, (wer, epoch) in values["each"].items()}
 
     def restore_each(self) -> None:
         """Every adapter at its own best; the shared one at the best whole epoch, which the experts sit on."""

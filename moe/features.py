@@ -29,15 +29,21 @@ class AudioContext(Options):
     context_bucket_s: float = option(1.0, "context lengths are multiples of this, seconds (bucketed)", above=0, high=30)
     context_floor_s: float = option(2.0, "shortest context, seconds (bucketed)", above=0, high=30)
 
+    def faults(self) -> list[str]:
+        """What the full window leaves without effect."""
+        unused = () if self.audio_context == "bucketed" else ("context_silence_s", "context_bucket_s", "context_floor_s")
+        return [f"{name}={getattr(self, name):g}: audio_context=full hears the whole window" for name in unused if self.is_changed(name)]
+
     def n_frames(self, n_valid: int, extractor: WhisperFeatureExtractor) -> int:
         """Mel frames that the encoder hears for an utterance of `n_valid` frames; never more than the window holds."""
-        window = window_frames(extractor)
-        if self.audio_context == "full":
-            return window
+        return window_frames(extractor) if self.audio_context == "full" else self.bucket(n_valid, extractor)
+
+    def bucket(self, n_valid: int, extractor: WhisperFeatureExtractor) -> int:
+        """Mel frames of the length bucket that an utterance falls in, under a full context too."""
         per_second = extractor.sampling_rate / extractor.hop_length
         wanted = max(n_valid / per_second + self.context_silence_s, self.context_floor_s)
         n_frames = round(math.ceil(wanted / self.context_bucket_s) * self.context_bucket_s * per_second)
-        return min(window, n_frames + n_frames % 2)
+        return min(window_frames(extractor), n_frames + n_frames % 2)
 
 
 def window_frames(extractor: WhisperFeatureExtractor) -> int:

@@ -27,6 +27,7 @@ def write_whole(path: Path) -> Iterator[Path]:
         yield Path(aside)
         _flush(Path(aside))
         os.replace(aside, path)
+        _flush(path.parent)
     finally:
         Path(aside).unlink(missing_ok=True)
 
@@ -40,11 +41,11 @@ def write_whole_dir(path: Path) -> Iterator[Path]:
     aside.chmod(0o777 & ~_umask())
     try:
         yield aside
-        for file in aside.rglob("*"):
-            if file.is_file():
-                _flush(file)
+        for entry in [*aside.rglob("*"), aside]:
+            _flush(entry)
         shutil.rmtree(path, ignore_errors=True)
         os.replace(aside, path)
+        _flush(path.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -89,5 +90,9 @@ def _umask() -> int:
 
 
 def _flush(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+    """Bytes of a file, or names of a folder, to the disk: only then does a rename outlive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

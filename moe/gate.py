@@ -30,9 +30,14 @@ class GateConfig:
 
 
 @torch.inference_mode()
-def probabilities(gate: "Gate", embeddings: np.ndarray) -> np.ndarray:
-    """A gate's distribution over experts for embeddings (N, input_dim): (N, n_experts)."""
-    return torch.softmax(gate.eval()(torch.from_numpy(embeddings)), -1).numpy()
+def probabilities(gate: "Gate", embeddings: np.ndarray, calibrated: bool = True) -> np.ndarray:
+    """A gate's distribution over experts for embeddings (N, input_dim): (N, n_experts).
+
+    Args:
+        calibrated: False takes the temperature away again, to show what it does.
+    """
+    logits = gate.eval()(torch.from_numpy(embeddings).to(gate.mean.device))
+    return torch.softmax(logits * (1 if calibrated else gate.gate_config.temperature), -1).cpu().numpy()
 
 
 class Gate(nn.Module):

@@ -6,7 +6,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-N_BINS = 15
+N_BINS = 10  # as in the reliability diagram, so that the numbers are the same
 TEMPERATURE_RANGE = (0.25, 10.0)
 
 
@@ -29,7 +29,7 @@ def gate_metrics(logits: Tensor, targets: Tensor, top_k: int) -> dict[str, float
 
 
 def calibration_error(logits: Tensor, labels: Tensor) -> float:
-    """Expected calibration error in 15 bins of equal width (Naeini, Cooper & Hauskrecht 2015; Guo et al. 2017).
+    """Expected calibration error in 10 bins of equal width (Naeini, Cooper & Hauskrecht 2015; Guo et al. 2017).
 
     Args:
         logits: (n, n_experts).

@@ -3,7 +3,6 @@
 The loop is `transformers.Trainer`; the subclass only says what the loss is and judges dev in one pass over its matrix.
 """
 
-import copy
 import dataclasses
 import tempfile
 from collections.abc import Callable
@@ -12,12 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from moe.checkpoint import Checkpoint, Checkpoints
 from moe.gate import Gate, GateConfig
 from moe.gate_metrics import fitted_temperature, gate_metrics, kl_divergence
 from moe.options import Options, option
+from moe.stage import Stage
+from moe.trainer import ResumableTrainer
 
 SELECTION_METRIC = "dev/kl"
 MIN_UPDATES = 16  # in an epoch: a small corpus in one large batch would leave the gate untrained
@@ -59,6 +61,7 @@ def train_gate(
     dev_soft: np.ndarray,
     options: GateOptions,
     on_epoch: OnEpoch | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> GateResult:
     """Train a gate on embeddings (n, n_dims) and soft labels (n, n_experts).
 
@@ -75,12 +78,13 @@ def train_gate(
         raise ValueError("; ".join(faults))
     gate = Gate(_config(train, options), options.seed)
     gate.set_statistics(train.embeddings)
-    watch = BestEpoch(gate, train, dev, options, on_epoch)
+    best, checkpoints = BestEpoch(gate, train, dev, options, on_epoch), checkpoints or Checkpoints()
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
         arguments = training_arguments(options, len(train), folder)
-        trainer = GateTrainer(gate, arguments, train, watch, options.gating_label_smoothing)
-        trainer.train()
-    return _finished(watch, train, dev, options)
+        with arguments.main_process_first(local=False):
+            start = checkpoints.newest()
+        GateTrainer(gate, arguments, train, best, checkpoints, start, options.gating_label_smoothing).run()
+    return _finished(best, train, dev, options)
 
 
 class EmbeddingRows(torch.utils.data.Dataset):
@@ -96,11 +100,20 @@ class EmbeddingRows(torch.utils.data.Dataset):
         return {"embeddings": self.embeddings[rows], "soft": self.soft[rows]}
 
 
-class GateTrainer(Trainer):
+class GateTrainer(ResumableTrainer):
     """A Trainer whose loss is the KL divergence from the soft labels to the gate."""
 
-    def __init__(self, gate: Gate, arguments: TrainingArguments, rows: EmbeddingRows, watch: TrainerCallback, smoothing: float) -> None:
-        super().__init__(gate, arguments, data_collator=dict, train_dataset=rows, callbacks=[watch])
+    def __init__(
+        self,
+        gate: Gate,
+        arguments: TrainingArguments,
+        rows: EmbeddingRows,
+        stage: Stage,
+        checkpoints: Checkpoints,
+        start: Checkpoint | None,
+        smoothing: float,
+    ) -> None:
+        super().__init__(stage, checkpoints, start, model=gate, args=arguments, data_collator=dict, train_dataset=rows)
         self.smoothing = smoothing
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
@@ -113,24 +126,36 @@ class GateTrainer(Trainer):
         return (loss, logits) if return_outputs else loss
 
 
-class BestEpoch(TrainerCallback):
+class BestEpoch(Stage):
     """Judges train and dev after each epoch, keeps the weights with the lowest dev KL, stops when patience is at an end."""
 
     def __init__(self, gate: Gate, train: EmbeddingRows, dev: EmbeddingRows, options: GateOptions, on_epoch: OnEpoch | None) -> None:
         self.gate, self.train, self.dev, self.options, self.on_epoch = gate, train, dev, options, on_epoch
         self.history: list[dict[str, float]] = []
-        self.best_epoch, self.best_weights = 0, copy.deepcopy(gate.state_dict())
+        self.best_epoch, self.best_weights = 0, self._weights()
 
-    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Record the epoch; ask the Trainer to stop after too many without a better one."""
-        epoch = len(self.history) + 1
+    def epoch_ends(self, epoch: int, is_last: bool) -> bool:
+        """Record the epoch; stop after too many without a better one."""
+        number = epoch + 1
         metrics = split_metrics(self.gate, self.train, self.dev, self.options.top_k)
-        self.history.append({"epoch": epoch, **metrics})
+        self.history.append({"epoch": number, **metrics})
         if self.best_epoch == 0 or metrics[SELECTION_METRIC] < self.history[self.best_epoch - 1][SELECTION_METRIC]:
-            self.best_epoch, self.best_weights = epoch, copy.deepcopy(self.gate.state_dict())
-        control.should_training_stop = epoch - self.best_epoch >= self.options.gating_patience
+            self.best_epoch, self.best_weights = number, self._weights()
         if self.on_epoch:
-            self.on_epoch(epoch, metrics)
+            self.on_epoch(number, metrics)
+        return number - self.best_epoch >= self.options.gating_patience
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        return {"history": list(self.history), "best_epoch": self.best_epoch}, self.best_weights
+
+    def restore(self, values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        self.history, self.best_epoch, self.best_weights = list(values["history"]), values["best_epoch"], tensors
+
+    def is_best(self, epoch: int) -> bool:
+        return epoch + 1 == self.best_epoch
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.gate.state_dict().items()}
 
 
 def split_metrics(gate: Gate, train: EmbeddingRows, dev: EmbeddingRows, top_k: int) -> dict[str, float]:
@@ -196,13 +221,13 @@ def _config(train: EmbeddingRows, options: GateOptions) -> GateConfig:
     return GateConfig(train.embeddings.shape[1], train.soft.shape[1], options.gating_hidden, options.gating_dropout)
 
 
-def _finished(watch: BestEpoch, train: EmbeddingRows, dev: EmbeddingRows, options: GateOptions) -> GateResult:
-    gate = watch.gate.cpu().eval()
-    gate.load_state_dict(watch.best_weights)
+def _finished(best: BestEpoch, train: EmbeddingRows, dev: EmbeddingRows, options: GateOptions) -> GateResult:
+    gate = best.gate.cpu().eval()
+    gate.load_state_dict(best.best_weights)
     metrics = {}
     if options.gate_calibration:
         logits = gate_logits(gate, dev.embeddings)
         metrics["dev/ece_uncalibrated"] = gate_metrics(logits, dev.soft, options.top_k)["ece"]
         gate.set_temperature(fitted_temperature(logits, dev.soft.argmax(dim=-1)))
     metrics |= split_metrics(gate, train, dev, options.top_k) | {"temperature": gate.gate_config.temperature}
-    return GateResult(gate, watch.history, watch.best_epoch, metrics)
+    return GateResult(gate, best.history, best.best_epoch, metrics)

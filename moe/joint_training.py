@@ -1,22 +1,27 @@
 """Joint training: gate, experts and shared adapter together under top-k routing; also one LoRA, which is the case without experts.
 
 The best epoch by dev WER is kept. Expert load and routing entropy are measured on the dev split after every epoch, so that a
-collapse shows while it happens.
+collapse shows while it happens; and on the last utterances of training, where the curriculum and the noise are at work.
 """
 
 import dataclasses
+import math
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from moe.batches import SpeechDataset
+from moe.checkpoint import Checkpoints
 from moe.curriculum import CurriculumOptions, phase
 from moe.decoding import DecodingOptions, Hypothesis, decode, word_error_rate
 from moe.features import AudioContext
+from moe.losses import BalanceOptions, routing_entropy
 from moe.options import Options, option
-from moe.training import Fitted, Plan, Report, Stage, fit
-from moe.whisper_moe import WhisperMoE
+from moe.stage import Report, Stage
+from moe.training import Fitted, Plan, fit
+from moe.whisper_moe import RoutingOptions, WhisperMoE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +35,19 @@ class JointOptions(Options):
     freeze_gate: bool = option(False, "leave the gate as gate training made it")
     asr_patience: int = option(5, "epochs without improvement of the dev WER after which training ends", low=1)
 
+    def faults(self) -> list[str]:
+        """What a frozen gate leaves without effect."""
+        if self.freeze_gate and self.is_changed("gate_learning_rate"):
+            return [f"gate_learning_rate={self.gate_learning_rate:g}: freeze_gate=true trains no gate"]
+        return []
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainedMixture:
-    """What joint training did: the epoch kept, its dev WER, one row of metrics per epoch, load by etiology of the epoch kept."""
+    """What joint training did: the epoch kept, its dev WER, one row of metrics per epoch, expert load (E,) per epoch.
+
+    A row of a mixture also holds `temperature` and `top_k`, with which the epoch was trained, and the entropy of the gate then.
+    """
 
     fitted: Fitted
     epoch: int
@@ -52,12 +66,29 @@ def train_jointly(
     context: AudioContext,
     report: Report,
     eval_every: int = 1,
+    checkpoints: Checkpoints | None = None,
 ) -> TrainedMixture:
     """Train `model` in place and leave it at its best epoch."""
     stage = JointStage(model, dev_set, options, curriculum, context, report, eval_every)
-    fitted = fit(model, train_set, plan, context, stage, parameter_groups(model, options))
+    model.use_precision(plan.precision)
+    fitted = fit(model, train_set, plan, context, stage, parameter_groups(model, options), checkpoints)
     stage.restore_best()
     return TrainedMixture(fitted, stage.best_epoch, stage.best_wer, tuple(stage.history), tuple(stage.loads))
+
+
+def experts_faults(
+    n_experts: int, routing: RoutingOptions, curriculum: CurriculumOptions, balance: BalanceOptions
+) -> list[str]:
+    """Options that this many experts leave without effect, or cannot satisfy."""
+    if balance.minimum_usage * n_experts > 1:
+        return [f"minimum_usage={balance.minimum_usage:g}: {n_experts} experts can have {1 / n_experts:.3g} each at most"]
+    if n_experts == 1:
+        asked = [(curriculum, ("soft_epochs", "router_noise"))]
+        asked.append((balance, ("minimum_usage", "entropy_coefficient", "alignment_coefficient")))
+        return [f"{name}: one expert leaves nothing to route" for options, names in asked for name in names if options.is_changed(name)]
+    if curriculum.soft_epochs and curriculum.temperature_start == 1 and routing.top_k >= n_experts:
+        return [f"soft_epochs={curriculum.soft_epochs}: top_k={routing.top_k} routes to all {n_experts} experts in every epoch"]
+    return []
 
 
 def parameter_groups(model: WhisperMoE, options: JointOptions) -> list[dict]:
@@ -88,22 +119,28 @@ class JointStage(Stage):
         self.history: list[dict[str, float]] = []
         self.loads: list[np.ndarray] = []
         self.best_wer, self.best_epoch, self.best_state = float("inf"), -1, {}
+        self.n_begun = 0
 
     def epoch_begins(self, epoch: int) -> None:
         if self.model.n_experts:
             self.model.phase = self._phase(epoch)
+        if self.model.n_experts and epoch >= self.n_begun:  # told once, though after an interruption an epoch begins again
+            self.n_begun = epoch + 1
             self.report(
                 epoch,
                 {"curriculum/top_k": self.model.phase.top_k, "curriculum/temperature": self.model.phase.temperature},
             )
 
-    def epoch_ends(self, epoch: int) -> bool:
-        if (epoch + 1) % self.eval_every:
+    def epoch_ends(self, epoch: int, is_last: bool) -> bool:
+        watched = self._training_metrics()
+        self.report(epoch, watched)
+        if (epoch + 1) % self.eval_every and not is_last:
             return False
         self.model.phase = self._final_phase()  # scored as it will decode, whatever the curriculum's phase
         hypotheses = decode(self.model, self.dev_set, self.context, DecodingOptions(), with_loss=True)
         metrics = self._metrics(hypotheses)
-        self.history.append({"epoch": epoch, **metrics})
+        trained = {"training_entropy": watched["train/routing_entropy"]} if watched else {}
+        self.history.append({"epoch": epoch, **metrics, **self._phase_values(epoch), **trained})
         self.report(epoch, {f"dev/{name}": value for name, value in metrics.items()})
         if metrics["wer"] < self.best_wer:
             self.best_wer, self.best_epoch, self.best_state = metrics["wer"], epoch, self._state()
@@ -112,6 +149,18 @@ class JointStage(Stage):
     def metrics(self, values: dict[str, float], update: int) -> None:
         self.report(update, {f"train/{name}": value for name, value in values.items()})
 
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        values = {"history": list(self.history), "loads": [load.tolist() for load in self.loads]}
+        return values | {"best_wer": self.best_wer, "best_epoch": self.best_epoch, "n_begun": self.n_begun}, dict(self.best_state)
+
+    def restore(self, values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        self.history, self.loads = list(values["history"]), [np.array(load, np.float32) for load in values["loads"]]
+        self.best_wer, self.best_epoch, self.best_state = values["best_wer"], values["best_epoch"], tensors
+        self.n_begun = values["n_begun"]
+
+    def is_best(self, epoch: int) -> bool:
+        return epoch == self.best_epoch
+
     @torch.no_grad()
     def restore_best(self) -> None:
         """Put the best epoch's weights back and route as decoding does."""
@@ -119,6 +168,18 @@ class JointStage(Stage):
             if name in self.best_state:
                 parameter.copy_(self.best_state[name])
         self.model.phase = self._final_phase()
+
+    def _phase_values(self, epoch: int) -> dict[str, float]:
+        phase = self._phase(epoch)
+        return {"temperature": phase.temperature, "top_k": phase.top_k} if self.model.n_experts else {}
+
+    def _training_metrics(self) -> dict[str, float]:
+        """The gate's probabilities for the last utterances trained on, under the epoch's temperature and noise."""
+        rows = self.model.window.rows  # (n, E)
+        if not len(rows) or not self.model.n_experts:
+            return {}
+        load = {f"train/load/expert_{expert}": share for expert, share in enumerate(rows.mean(0).tolist())}
+        return load | {"train/routing_entropy": normalised_entropy(rows)}
 
     def _phase(self, epoch: int):
         return phase(self.curriculum, epoch, self.model.routing_options.top_k, self.model.n_experts)
@@ -137,7 +198,8 @@ class JointStage(Stage):
         }
         if self.model.n_experts:
             weights = np.stack([hypothesis.routing_weights for hypothesis in hypotheses])  # (N, E)
-            metrics |= self._routing_metrics(weights)
+            gate = np.stack([hypothesis.gate_probabilities for hypothesis in hypotheses])  # (N, E)
+            metrics |= self._routing_metrics(weights) | {"routing_entropy": normalised_entropy(torch.from_numpy(gate))}
         return metrics
 
     def _routing_metrics(self, weights: np.ndarray) -> dict[str, float]:
@@ -145,8 +207,13 @@ class JointStage(Stage):
         etiologies = np.array([row["etiology"] for row in self.dev_set.rows])
         self.loads.append(load)
         metrics = {f"load/expert_{expert}": float(share) for expert, share in enumerate(load)}
-        metrics["routing_entropy"] = float(-(weights * np.log(np.clip(weights, 1e-12, None))).sum(1).mean())
         for etiology in sorted(set(etiologies)):
             for expert, share in enumerate(weights[etiologies == etiology].mean(0)):
                 metrics[f"load/{etiology}/expert_{expert}"] = float(share)
         return metrics
+
+
+def normalised_entropy(probabilities: Tensor) -> float:
+    """Mean entropy of the gate's whole distribution (n, E) by its maximum: 0 sure, 1 undecided; also where the top 1 alone is used."""
+    n_experts = probabilities.shape[-1]
+    return float(routing_entropy(probabilities)) / math.log(n_experts) if n_experts > 1 else 0.0

@@ -49,7 +49,7 @@ def list_corpus(corpus: str, location: str, options: CorpusOptions) -> Listing:
     faults: list[Fault] = []
     utterances = _table(_without_faults(FORMATS[corpus](location, options), faults))
     if not len(utterances):
-        raise ValueError(f"corpus_dir={location!r}: the corpus has no utterance{_first_fault(faults)}")
+        raise ValueError(f"dataset_root={location!r}: the corpus has no utterance{_first_fault(faults)}")
     return Listing(root, _in_order(_fill(utterances, options)), _fault_table(faults))
 
 

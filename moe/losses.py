@@ -17,8 +17,28 @@ class BalanceOptions(Options):
     balance: str = option("kl", "balance loss: KL of the mean routing to uniform, or Switch's f·P", choices=("kl", "switch", "none"))
     balance_coefficient: float = option(0.01, "weight of the balance loss", low=0)
     balance_window: int = option(256, "utterances over which routing is balanced", low=1)
+    minimum_usage: float = option(0.0, "share of the window's routing below which an expert is pulled up; 0: none", low=0, high=1)
+    minimum_usage_coefficient: float = option(0.1, "weight of minimum_usage: what an expert that is not used at all costs", above=0)
     entropy_coefficient: float = option(0.0, "weight of the mean routing entropy (above 0: sharper routing)", low=0)
     alignment_coefficient: float = option(0.0, "weight of the gate's KL to the cluster labels in joint training", low=0)
+
+    def faults(self) -> list[str]:
+        """What balance=none and minimum_usage=0 leave without effect."""
+        unused = () if self.balance != "none" else ("balance_coefficient", *(() if self.minimum_usage else ("balance_window",)))
+        found = [f"{name}={getattr(self, name)}: balance=none has no balance loss" for name in unused if self.is_changed(name)]
+        if not self.minimum_usage and self.is_changed("minimum_usage_coefficient"):
+            found.append(f"minimum_usage_coefficient={self.minimum_usage_coefficient:g}: minimum_usage=0 asks for none")
+        return found
+
+    @property
+    def balances(self) -> bool:
+        """Is any balance asked of the gate?"""
+        return self.balance != "none" and self.balance_coefficient > 0
+
+    @property
+    def teaches_gate(self) -> bool:
+        """Does any of these terms give the gate a gradient?"""
+        return self.balances or bool(self.minimum_usage or self.entropy_coefficient or self.alignment_coefficient)
 
 
 def utterance_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -38,6 +58,18 @@ def kl_balance(mean_probabilities: Tensor) -> Tensor:
 def switch_balance(load: Tensor, mean_probabilities: Tensor) -> Tensor:
     """E · Σ f_e P_e (Fedus et al. 2021, arXiv:2101.03961, eq. 4): 1 when balanced. (E,), (E,) → ()."""
     return load.shape[-1] * (load.detach() * mean_probabilities).sum()
+
+
+def usage_shortfall(mean_probabilities: Tensor, minimum: float) -> Tensor:
+    """Σ max(0, 1 − P_e / minimum): 0 when every expert gets its minimum, 1 for each that gets nothing. (E,) → ()."""
+    return (1 - mean_probabilities / minimum).clamp_min(0).sum()
+
+
+def dispatched(probabilities: Tensor, top_k: int) -> Tensor:
+    """Share of the choices that fall on each expert when every row chooses its `top_k` most probable: (B, E) → (E,), sums to 1."""
+    chosen = probabilities.detach().topk(min(top_k, probabilities.shape[-1]), dim=-1).indices.flatten()  # (B·k,)
+    counts = F.one_hot(chosen, probabilities.shape[-1]).sum(0)
+    return counts.to(probabilities.dtype) / len(chosen)
 
 
 def routing_entropy(probabilities: Tensor) -> Tensor:
@@ -67,11 +99,23 @@ class BalanceWindow(nn.Module):
 
     def mean(self, probabilities: Tensor) -> Tensor:
         """Mean routing over the window with this batch in it, (B, E) → (E,); the batch joins the window."""
+        return self.join(probabilities).mean(0)
+
+    def join(self, probabilities: Tensor) -> Tensor:
+        """The batch joins the window: (B, E) → (n, E), the batch and what the window holds beside it; gradient through the batch.
+
+        The gradient of a mean over the rows is that of the mean over the batch: else a coefficient would mean less in a longer window.
+        """
         size, n_new = self.recent.shape[0], probabilities.shape[0]
         n_kept = min(int(self.n_seen), max(0, size - n_new))
-        kept = self.recent[:n_kept]
-        mean = (kept.sum(0) + probabilities.sum(0)) / (n_kept + n_new)
+        change = probabilities - probabilities.detach()  # nothing, but for the gradient
+        rows = torch.cat([probabilities.detach() + change * (n_new + n_kept) / n_new, self.recent[:n_kept]])
         with torch.no_grad():
-            self.recent[: min(size, n_new + n_kept)] = torch.cat([probabilities.detach(), kept])[:size]
+            self.recent[: min(size, len(rows))] = rows.detach()[:size]
             self.n_seen += n_new
-        return mean
+        return rows
+
+    @property
+    def rows(self) -> Tensor:
+        """What the window holds, (n, E); n is 0 before the first batch."""
+        return self.recent[: min(int(self.n_seen), len(self.recent))]

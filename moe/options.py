@@ -2,7 +2,8 @@
 
 A field made by `option` carries its help text and what is allowed. Building the dataclass checks every field and reports all
 faults in one `ValueError`, before any model is loaded. `parse` turns `--name value` flags into the dataclass; the flag, the
-MLproject key and the logged parameter are the field's own name.
+MLproject key and the logged parameter are the field's own name. Where there is a field `options_file`, that file gives what flags
+do not.
 """
 
 import argparse
@@ -13,6 +14,9 @@ import typing
 from collections.abc import Sequence
 from typing import Any, NoReturn, TypeVar
 
+from moe.option_files import read_option_file
+
+OPTIONS_FILE = "options_file"
 NONE = "none"  # how None is written on a command line and in MLproject, where `null` would mean "required"
 
 OptionsType = TypeVar("OptionsType", bound="Options")
@@ -33,7 +37,7 @@ def option(
         default: value when the flag is absent; without one the flag is required.
         help: one line, shown by `--help` and in MLproject.
         low, above, high: allowed range: low ≤ value ≤ high, value > above.
-        choices: the closed set of allowed strings.
+        choices: the closed set of allowed strings; of a field `int | str`, the words it takes beside numbers.
     """
     return dataclasses.field(
         default=default,
@@ -47,13 +51,17 @@ class Options:
 
     def __post_init__(self) -> None:
         faults = [fault for field in dataclasses.fields(self) for fault in _field_faults(self, field)]
-        faults = faults or self.faults()
+        faults = faults or [fault for kind in type(self).__mro__ if "faults" in vars(kind) for fault in vars(kind)["faults"](self)]
         if faults:
-            raise ValueError("; ".join(faults))
+            raise ValueError("; ".join(dict.fromkeys(faults)))
 
     def faults(self) -> list[str]:
-        """Faults that concern several fields together; asked only when each field alone is good."""
+        """Faults that concern several fields together; asked, of every class above too, only when each field alone is good."""
         return []
+
+    def is_changed(self, name: str) -> bool:
+        """Whether an option is not as by default."""
+        return getattr(self, name) != type(self).__dataclass_fields__[name].default
 
     def part(self, options_type: type[OptionsType]) -> OptionsType:
         """The fields that a smaller options dataclass has too, as one of that kind."""
@@ -81,6 +89,8 @@ def from_text(text: str, annotation: Any) -> Any:
     if type(None) in kinds and text.strip().lower() == NONE:
         return None
     kind = next(kind for kind in kinds if kind is not type(None))
+    if str in kinds and not _is_number(text):
+        return text
     if kind is bool:
         return _truth(text)
     return _whole_number(text) if kind is int else kind(text)
@@ -91,11 +101,40 @@ def parse(options_type: type[OptionsType], arguments: Sequence[str] | None = Non
     parser = _Parser(description=options_type.__doc__, allow_abbrev=False)
     for field in dataclasses.fields(options_type):
         _add_flag(parser, field)
-    values = vars(parser.parse_args(arguments))
+    given = vars(parser.parse_args(arguments))
     try:
-        return options_type(**values)
+        return options_type(**_with_file(options_type, given))
     except ValueError as error:
         parser.error(str(error))
+
+
+def file_values(options_type: type[Options], path: str) -> dict[str, Any]:
+    """What an option file says, as values of the fields.
+
+    Raises:
+        ValueError: an unknown name or a value that its field does not take, all at once; the message names the file.
+    """
+    fields = {field.name: field for field in dataclasses.fields(options_type) if field.name != OPTIONS_FILE}
+    texts = read_option_file(path)
+    faults = [f"{name}: no such option" for name in texts if name not in fields]
+    values = {name: _converter(fields[name])(text) for name, text in texts.items() if name in fields}
+    faults += [fault for name, value in values.items() for fault in _value_faults(fields[name], value)]
+    if faults:
+        raise ValueError(f"{OPTIONS_FILE}={path}: {'; '.join(faults)}")
+    return values
+
+
+def _with_file(options_type: type[Options], given: dict[str, Any]) -> dict[str, Any]:
+    """The flags given, and for the rest what the option file says.
+
+    `mlflow run` gives every flag, so with all of them there a value that is the default is nobody's wish.
+    """
+    path, fields = given.get(OPTIONS_FILE), dataclasses.fields(options_type)
+    if path is None:
+        return given
+    if len(given) == len(fields):
+        given = {field.name: given[field.name] for field in fields if given[field.name] != field.default}
+    return file_values(options_type, path) | given
 
 
 class _Parser(argparse.ArgumentParser):
@@ -110,7 +149,7 @@ def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field) -> None
         f"--{field.name}",
         type=_converter(field),
         required=required,
-        default=None if required else field.default,
+        default=argparse.SUPPRESS,  # what is not given is the dataclass's own default, or an option file's
         help=f"{field.metadata.get('help', '')} (default: {'required' if required else to_text(field.default)})".replace("%", "%%"),
     )
 
@@ -131,9 +170,18 @@ def _kinds(annotation: Any) -> tuple[Any, ...]:
     return (annotation,)
 
 
-def _kind_name(annotation: Any) -> str:
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): NONE}
+def _kind_name(annotation: Any, words: Sequence[str] | None = None) -> str:
+    text = ", ".join(words) if words else "text"
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: text, type(None): NONE}
     return " or ".join(names[kind] for kind in _kinds(annotation))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _truth(text: str) -> bool:
@@ -151,14 +199,20 @@ def _whole_number(text: str) -> int:
 
 
 def _field_faults(options: Options, field: dataclasses.Field) -> list[str]:
-    value, allowed = getattr(options, field.name), field.metadata
+    return _value_faults(field, getattr(options, field.name))
+
+
+def _value_faults(field: dataclasses.Field, value: Any) -> list[str]:
+    name, kinds, allowed = field.name, _kinds(field.type), field.metadata
     if value is None:
-        return [] if type(None) in _kinds(field.type) else [f"{field.name} is missing"]
+        return [] if type(None) in kinds else [f"{name} is missing"]
+    words = allowed.get("choices")
+    if words and isinstance(value, str) and value not in words:
+        only = len(set(kinds) - {type(None)}) == 1
+        return [f"{name}={value!r}: must be " + (f"one of {', '.join(words)}" if only else _kind_name(field.type, words))]
     if not _is_kind(value, field.type):
-        return [f"{field.name}={value!r}: must be {_kind_name(field.type)}"]
-    if allowed.get("choices") and value not in allowed["choices"]:
-        return [f"{field.name}={value!r}: must be one of {', '.join(allowed['choices'])}"]
-    return _range_faults(field.name, value, allowed) if isinstance(value, (int, float)) else []
+        return [f"{name}={value!r}: must be {_kind_name(field.type, words)}"]
+    return _range_faults(name, value, allowed) if isinstance(value, (int, float)) else []
 
 
 def _is_kind(value: Any, annotation: Any) -> bool:

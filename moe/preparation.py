@@ -83,19 +83,19 @@ class PreparedCorpus:
     normaliser: str
 
 
-def prepare(options: PreparationOptions, corpus_dir: str | Path | None = None) -> PreparedCorpus:
+def prepare(options: PreparationOptions, dataset_root: str | Path | None = None) -> PreparedCorpus:
     """Read a corpus into a manifest.
 
     Args:
-        corpus_dir: instead of the option, for a corpus that another run has made.
+        dataset_root: instead of the option, for a corpus that another run has made.
     Raises:
         ValueError: the corpus or the options cannot be used.
         LeakError: a speaker is in two splits.
         QuarantineLimitError: too many utterances cannot be used.
     """
-    location = corpus_dir if corpus_dir is not None else options.corpus_dir
+    location = dataset_root if dataset_root is not None else options.dataset_root
     if location is None:
-        raise ValueError("corpus_dir is missing: the folder or address of the corpus")
+        raise ValueError("dataset_root is missing: the folder or address of the corpus")
     listing = list_corpus(options.corpus, str(location).removeprefix("file://"), options)
     table = _judge_listing(listing.utterances, options)
     usable = table[table["reason"].isna()]

@@ -6,31 +6,30 @@ listen in minutes (measured: 8 % WER after 1000 updates, against 85 % with the d
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import WhisperForConditionalGeneration, WhisperProcessor
+from transformers import WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from moe import encoder as whisper_encoder
-from moe.audio import SAMPLE_RATE
 from moe.base_model import BaseModel
 from moe.batches import SpeechDataset
+from moe.checkpoint import Checkpoints
 from moe.decoding import DecodingOptions, decode, word_error_rate
 from moe.features import AudioContext
 from moe.losses import utterance_cross_entropy
 from moe.options import Options, option
 from moe.routed_lora import AdapterOptions
+from moe.stage import Report, Stage
 from moe.tokens import IGNORED
-from moe.training import Fitted, Plan, Report, Stage, fit
+from moe.training import Fitted, Plan, fit
 from moe.whisper_moe import RoutingOptions, WhisperMoE
 
-SILENCE = 0  # phoneme class of frames without one
-SILENCE_WEIGHT = 0.3
+SILENCE_WEIGHT = 0.3  # of frames without a phoneme, class 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +46,6 @@ class PretrainingOptions(Options):
     phoneme_weight: float = option(1.0, "first weight of the frame-phoneme loss, where the corpus has alignments", low=0)
     phoneme_weight_end: float = option(0.3, "last weight of the frame-phoneme loss", low=0)
     pretrain_dev_utterances: int = option(200, "dev utterances decoded after each epoch", low=1)
-
-
-@dataclasses.dataclass(frozen=True)
-class Alignments:
-    """Phonemes of the training utterances: frame labels (N, T) int, and their names."""
-
-    frames: np.ndarray
-    phonemes: tuple[str, ...]
 
 
 class BaseTraining(nn.Module):
@@ -92,41 +83,6 @@ class BaseTraining(nn.Module):
         return {"loss": loss, "utterance_loss": utterance_cross_entropy(logits, labels).detach()}
 
 
-def align(manifest: pd.DataFrame, alignments: pd.DataFrame, processor: WhisperProcessor) -> Alignments:
-    """Phoneme events as one class per encoder frame.
-
-    Args:
-        manifest: rows to align, in the order wanted.
-        alignments: utterance_id, starts (samples), phonemes (labels), as `synthesize` writes them.
-
-    Raises:
-        ValueError: an utterance without alignment.
-    """
-    events = alignments.set_index("utterance_id")
-    absent = [name for name in manifest.utterance_id if name not in events.index]
-    if absent:
-        raise ValueError(f"{len(absent)} utterances have no alignment, e.g. {absent[:3]}")
-    names = sorted({_plain(name) for row in events.phonemes for name in row} - {""})
-    classes = {name: number + 1 for number, name in enumerate(names)}
-    extractor = processor.feature_extractor
-    frame = 2 * extractor.hop_length  # samples per encoder frame
-    frames = np.zeros((len(manifest), extractor.nb_max_frames // 2), np.int64)
-    for row, utterance in zip(frames, manifest.itertuples(), strict=True):
-        _label_frames(row, events.loc[utterance.utterance_id], classes, frame, round(utterance.duration_s * SAMPLE_RATE))
-    return Alignments(frames, ("", *names))
-
-
-def _plain(name: str) -> str:
-    """A phoneme without stress marks; pauses are empty."""
-    return name.strip("',%=_:;|! ")
-
-
-def _label_frames(row: np.ndarray, event: pd.Series, classes: dict[str, int], frame: int, n_samples: int) -> None:
-    edges = [*(round(start / frame) for start in event.starts), -(-n_samples // frame)]
-    for name, start, stop in zip(event.phonemes, edges[:-1], edges[1:], strict=True):
-        row[start:stop] = classes.get(_plain(name), SILENCE)
-
-
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
     """A trained base with its history: one row of metrics per epoch."""
@@ -145,20 +101,23 @@ def pretrain(
     context: AudioContext,
     report: Report,
     n_phonemes: int = 0,
+    eval_every: int = 1,
+    checkpoints: Checkpoints | None = None,
 ) -> Pretrained:
     """Train what is missing, then everything; from scratch everything is missing and there is one phase only."""
-    history: list[dict[str, float]] = []
+    checkpoints = checkpoints or Checkpoints()
     model = BaseTraining(base.model, n_phonemes)
     from_scratch = len(base.missing) == len(list(base.model.named_parameters()))
-    stage = _PretrainingStage(model, train_set, dev_set, options, context, report, history)
+    stage = _PretrainingStage(model, len(train_set), dev_set, options, context, report, eval_every)
     fitted = []
     if not from_scratch and options.missing_updates:
-        fitted.append(_train_missing(model, base.missing, train_set, options, plan, context, stage))
+        fitted.append(_train_missing(model, base.missing, train_set, options, plan, context, stage, checkpoints.below("missing")))
+        stage.phase_ends(fitted[0])
     if options.pretrain_updates:
         full = dataclasses.replace(plan, learning_rate=options.pretrain_learning_rate, max_updates=options.pretrain_updates)
         groups = None if from_scratch else _loaded_groups(model.base, base.missing, options)
-        fitted.append(fit(model, train_set, full, context, stage, groups))
-    return Pretrained(dataclasses.replace(base, model=model.base.eval()), tuple(fitted), tuple(history))
+        fitted.append(fit(model, train_set, full, context, stage, groups, checkpoints.below("all")))
+    return Pretrained(dataclasses.replace(base, model=model.base.eval()), tuple(fitted), tuple(stage.history))
 
 
 def _train_missing(
@@ -169,6 +128,7 @@ def _train_missing(
     plan: Plan,
     context: AudioContext,
     stage: Stage,
+    checkpoints: Checkpoints,
 ) -> Fitted:
     trainable = {name for name, parameter in model.base.named_parameters() if parameter.requires_grad}
     for name, parameter in model.base.named_parameters():
@@ -176,7 +136,7 @@ def _train_missing(
     alone = dataclasses.replace(
         plan, learning_rate=options.missing_learning_rate, max_updates=options.missing_updates, decay_share=0.0
     )
-    fitted = fit(model, train_set, alone, context, stage)
+    fitted = fit(model, train_set, alone, context, stage, checkpoints=checkpoints)
     for name, parameter in model.base.named_parameters():
         parameter.requires_grad_(name in trainable)
     return fitted
@@ -196,37 +156,48 @@ def _loaded_groups(
 
 
 class _PretrainingStage(Stage):
+    """Scores the base on dev; epochs and updates are counted through both phases, so that no metric is told twice under one number."""
+
     def __init__(
         self,
         model: BaseTraining,
-        train_set: SpeechDataset,
+        n_utterances: int,
         dev_set: SpeechDataset,
         options: PretrainingOptions,
         context: AudioContext,
         report: Report,
-        history: list[dict[str, float]],
+        eval_every: int,
     ) -> None:
         self.model, self.dev_set, self.options, self.context = model, dev_set, options, context
-        self.report, self.history = report, history
-        n_batches = max(1, len(train_set) // options.pretrain_batch_size)
-        self.n_epochs = max(1, options.pretrain_updates // n_batches)
+        self.report, self.eval_every = report, eval_every
+        self.history: list[dict[str, float]] = []
+        self.n_ended = self.first_epoch = self.first_update = 0
+        self.n_epochs = max(1, options.pretrain_updates // max(1, n_utterances // options.pretrain_batch_size))
 
     def epoch_begins(self, epoch: int) -> None:
         first, last = self.options.phoneme_weight, self.options.phoneme_weight_end
         self.model.phoneme_loss_weight = first + (last - first) * min(1.0, epoch / self.n_epochs)
 
-    def epoch_ends(self, epoch: int) -> bool:
-        self.score()
+    def epoch_ends(self, epoch: int, is_last: bool) -> bool:
+        if not (epoch + 1) % self.eval_every or is_last:
+            wer, number = base_wer(self.model.base, self.dev_set, self.context), self.first_epoch + epoch
+            self.history.append({"epoch": number, "wer": wer})
+            self.report(number + 1, {"dev/wer": wer})
+        self.n_ended = epoch + 1
         return False
 
-    def score(self) -> None:
-        """Dev WER of the model as it is, into the history."""
-        wer = base_wer(self.model.base, self.dev_set, self.context)
-        self.history.append({"epoch": len(self.history), "wer": wer})
-        self.report(len(self.history), {"dev/wer": wer})
+    def phase_ends(self, fitted: Fitted) -> None:
+        """The next phase counts on from here."""
+        self.first_epoch, self.first_update = self.first_epoch + self.n_ended, self.first_update + fitted.n_updates
 
     def metrics(self, values: dict[str, float], update: int) -> None:
-        self.report(update, {f"train/{name}": value for name, value in values.items()})
+        self.report(self.first_update + update, {f"train/{name}": value for name, value in values.items()})
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        return {"history": list(self.history), "n_ended": self.n_ended}, {}
+
+    def restore(self, values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        self.history, self.n_ended = list(values["history"]), values["n_ended"]
 
 
 def base_wer(base: WhisperForConditionalGeneration, dataset: SpeechDataset, context: AudioContext) -> float:

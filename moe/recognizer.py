@@ -1,10 +1,14 @@
 """Waveforms → text with a saved recogniser: what serving, notebooks and the command line use.
 
-Audio longer than the model's window is cut at its quietest places, recognised piece by piece and joined; nothing is dropped.
+Audio longer than the model's window is cut at its quietest places, recognised piece by piece and joined; nothing is dropped. A piece
+is heard in a context of its own length, so that what is recognised in it does not depend on the recordings beside it.
 """
 
+import contextlib
+import copy
 import dataclasses
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,8 +16,9 @@ import numpy as np
 from transformers import WhisperProcessor
 
 from moe.audio import SAMPLE_RATE
-from moe.decoding import DecodingOptions, Hypothesis, decode
+from moe.decoding import DecodingOptions, Hypothesis, confidence, decode
 from moe.features import log_mel, valid_frames, window_seconds
+from moe.precision import PrecisionOptions, fastest_device, precision
 from moe.saved_model import SavedModel, load_model
 from moe.text import normalise
 from moe.tokens import label_ids
@@ -21,83 +26,144 @@ from moe.tokens import label_ids
 QUIET_S = 0.2  # loudness is averaged over so much when a place to cut is sought
 CUT_SHARE = 0.5  # a piece is at least this share of the window
 
+Span = tuple[int, int]  # start and stop in samples
+
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """A recognised piece of a recording: start and end in seconds, and its text."""
+    """A recognised piece of a recording: start and end in seconds, its text, and exp of its mean token log-probability."""
 
     start_s: float
     end_s: float
     text: str
+    confidence: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Transcript:
-    """What was recognised in a recording; `routing_weights` are those of its pieces, averaged by duration (empty without experts)."""
+    """What was recognised in a recording.
+
+    `routing_weights` are those of its pieces, averaged by duration (empty without experts); `confidence` is exp of the mean
+    log-probability of all its tokens.
+    """
 
     text: str
     segments: tuple[Segment, ...]
     routing_weights: tuple[float, ...]
+    confidence: float
 
 
 class Recognizer(Protocol):
     """What every system here can do."""
 
-    def transcribe(self, waveforms: Sequence[np.ndarray], options: DecodingOptions, top_k: int | None = None) -> list[Transcript]:
+    def transcribe(
+        self, waveforms: Sequence[np.ndarray], options: DecodingOptions, top_k: int | None = None, language: str | None = None
+    ) -> list[Transcript]:
         """Transcripts of waveforms, float32 (n_samples,) at 16 kHz, in their order."""
 
 
 class WhisperRecognizer:
-    """A mixture, one LoRA or a bare Whisper, read from its folder."""
+    """A mixture, one LoRA or a bare Whisper, read from its folder. Calls from several threads take turns."""
 
     def __init__(self, saved: SavedModel) -> None:
         self.saved = saved
+        self._turn = threading.Lock()
 
     @classmethod
     def load(cls, folder: Path) -> "WhisperRecognizer":
         """Read a recogniser from the artifact `model` of a run."""
-        return cls(load_model(Path(folder)))
+        saved = load_model(Path(folder))
+        saved.model.to(fastest_device()).use_precision(precision(PrecisionOptions()))
+        return cls(saved)
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Codes of the languages that may be asked for: the one it was trained for, and those of a multilingual base."""
+        config = self.saved.model.base.generation_config
+        known = getattr(config, "lang_to_id", None) or {} if getattr(config, "is_multilingual", False) else {}
+        return tuple(dict.fromkeys([self.saved.record.language, *(token.strip("<|>") for token in known)]))
 
     def transcribe(
-        self, waveforms: Sequence[np.ndarray], options: DecodingOptions = DecodingOptions(), top_k: int | None = None
+        self,
+        waveforms: Sequence[np.ndarray],
+        options: DecodingOptions = DecodingOptions(),
+        top_k: int | None = None,
+        language: str | None = None,
     ) -> list[Transcript]:
         """Transcripts of waveforms, all pieces of all recordings batched together.
 
         Raises:
-            ValueError: an empty waveform, or `top_k` outside 1 … number of experts.
+            ValueError: an empty waveform, `top_k` outside 1 … number of experts, or a language that the model has no token for.
         """
-        self._check(waveforms, top_k)
-        window = window_seconds(self.saved.processor.feature_extractor)
-        cuts = [cut_quietly(waveform, int(window * SAMPLE_RATE)) for waveform in waveforms]
-        pieces = [waveform[start:stop] for waveform, spans in zip(waveforms, cuts, strict=True) for start, stop in spans]
-        model, before = self.saved.model, self.saved.model.phase
-        if top_k is not None:
-            model.phase = dataclasses.replace(before, top_k=top_k)
-        try:
-            hypotheses = iter(decode(model, WaveformSet(pieces, self.saved.processor), self.saved.record.context, options))
-        finally:
-            model.phase = before
-        return [self._join([(span, next(hypotheses)) for span in spans]) for spans in cuts]
-
-    def _check(self, waveforms: Sequence[np.ndarray], top_k: int | None) -> None:
         empty = [number for number, waveform in enumerate(waveforms) if not len(waveform)]
         if empty:
             raise ValueError(f"recording {empty[0]} holds no audio")
-        n_experts = self.saved.record.n_experts
-        if top_k is not None and not 1 <= top_k <= max(1, n_experts):
-            raise ValueError(f"top_k={top_k}: must be between 1 and {max(1, n_experts)}, the number of experts")
+        cuts = [self.cut(waveform) for waveform in waveforms]
+        pieces = [waveform[start:stop] for waveform, spans in zip(waveforms, cuts, strict=True) for start, stop in spans]
+        hypotheses = iter(self.recognise(pieces, options, top_k, language))
+        return [self.join(spans, [next(hypotheses) for _ in spans]) for spans in cuts]
 
-    def _join(self, pieces: Sequence[tuple[tuple[int, int], Hypothesis]]) -> Transcript:
-        segments = tuple(
-            Segment(start / SAMPLE_RATE, stop / SAMPLE_RATE, normalise(self.saved.record.normaliser, piece.text))
-            for (start, stop), piece in pieces
-        )
+    def check(self, top_k: int | None, language: str | None) -> None:
+        """Refuse what this model cannot do.
+
+        Raises:
+            ValueError: see `transcribe`.
+        """
+        most = max(1, self.saved.record.n_experts)
+        if top_k is not None and not 1 <= top_k <= most:
+            raise ValueError(f"top_k={top_k}: must be between 1 and {most}, the number of experts")
+        if language is not None and language not in self.languages:
+            raise ValueError(f"language={language!r}: the model knows {', '.join(self.languages)}")
+
+    def cut(self, waveform: np.ndarray) -> list[Span]:
+        """Spans of a waveform that fit the model's window."""
+        return cut_quietly(waveform, int(window_seconds(self.saved.processor.feature_extractor) * SAMPLE_RATE))
+
+    def context_frames(self, n_samples: int) -> int:
+        """Mel frames that the encoder hears for a piece of so many samples; pieces of the same number share a pass."""
+        extractor = self.saved.processor.feature_extractor
+        return self.saved.record.context.n_frames(valid_frames(n_samples, extractor), extractor)
+
+    def recognise(
+        self, pieces: Sequence[np.ndarray], options: DecodingOptions, top_k: int | None = None, language: str | None = None
+    ) -> list[Hypothesis]:
+        """Hypotheses of pieces that fit the window, in their order.
+
+        Raises:
+            ValueError: see `check`.
+        """
+        self.check(top_k, language)
+        with self._turn, self._asked(top_k, language):
+            return decode(self.saved.model, WaveformSet(pieces, self.saved.processor), self.saved.record.context, options)
+
+    def join(self, spans: Sequence[Span], hypotheses: Sequence[Hypothesis]) -> Transcript:
+        """The hypotheses of a recording's pieces as one transcript."""
+        segments = tuple(self._segment(span, hypothesis) for span, hypothesis in zip(spans, hypotheses, strict=True))
         text = " ".join(segment.text for segment in segments if segment.text)
-        if pieces[0][1].routing_weights is None:
-            return Transcript(text, segments, ())
-        lengths = np.array([stop - start for (start, stop), _ in pieces], float)
-        weights = np.average([piece.routing_weights for _, piece in pieces], axis=0, weights=lengths)
-        return Transcript(text, segments, tuple(float(weight) for weight in weights))
+        weights = ()
+        if hypotheses[0].routing_weights is not None:
+            rows, lengths = [each.routing_weights for each in hypotheses], [stop - start for start, stop in spans]
+            weights = tuple(np.average(rows, axis=0, weights=np.array(lengths, float)).tolist())
+        return Transcript(text, segments, weights, confidence(hypotheses))
+
+    def _segment(self, span: Span, hypothesis: Hypothesis) -> Segment:
+        text = normalise(self.saved.record.normaliser, hypothesis.text)
+        return Segment(span[0] / SAMPLE_RATE, span[1] / SAMPLE_RATE, text, confidence([hypothesis]))
+
+    @contextlib.contextmanager
+    def _asked(self, top_k: int | None, language: str | None) -> Iterator[None]:
+        """The model with this top-k and language inside the block, as it was after it."""
+        model, other = self.saved.model, language not in (None, self.saved.record.language)
+        phase, generation = model.phase, model.base.generation_config
+        if top_k is not None:
+            model.phase = dataclasses.replace(phase, top_k=top_k)
+        if other:
+            model.base.generation_config = copy.deepcopy(generation)
+            model.base.generation_config.language = language
+        try:
+            yield
+        finally:
+            model.phase, model.base.generation_config = phase, generation
 
 
 class WaveformSet:
@@ -106,6 +172,7 @@ class WaveformSet:
     def __init__(self, waveforms: Sequence[np.ndarray], processor: WhisperProcessor) -> None:
         self.waveforms, self.processor = waveforms, processor
         self.durations = np.array([len(waveform) / SAMPLE_RATE for waveform in waveforms])
+        self.utterance_ids = [str(number) for number in range(len(waveforms))]
 
     def __len__(self) -> int:
         return len(self.waveforms)
@@ -116,7 +183,7 @@ class WaveformSet:
         return {"utterance_id": str(index), "mel": mel, "n_frames": n_frames, "labels": label_ids(self.processor.tokenizer, "")}
 
 
-def cut_quietly(waveform: np.ndarray, longest: int) -> list[tuple[int, int]]:
+def cut_quietly(waveform: np.ndarray, longest: int) -> list[Span]:
     """Spans (start, stop) in samples that cover a waveform, none longer than `longest`, cut where it is quietest."""
     spans, start = [], 0
     width = int(QUIET_S * SAMPLE_RATE)

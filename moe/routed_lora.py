@@ -28,6 +28,12 @@ class AdapterOptions(Options):
     shared_expert: bool = option(True, "one more adapter, on for every utterance, beneath the routed experts")
     shared_r: int | None = option(None, "rank of the shared adapter (none: lora_r)", low=1)
 
+    def faults(self) -> list[str]:
+        """A rank without its adapter."""
+        if self.shared_r is not None and not self.shared_expert:
+            return [f"shared_r={self.shared_r}: shared_expert=false has no shared adapter"]
+        return []
+
     @property
     def shared_rank(self) -> int:
         """Rank of the shared adapter, 0 without one."""
@@ -65,38 +71,39 @@ class RoutedLinear(nn.Module):
         if not self.routing.on:
             return y
         rows = self.dropout(x).flatten(1, -2) if x.dim() > 2 else self.dropout(x)[:, None]  # (R, T, in)
-        rows = rows.to(_compute_dtype(rows, self.lora_A))
-        return y + self._delta(rows).view(y.shape).to(y.dtype)
+        hidden, b = self._adapted(rows.to(_compute_dtype(rows, self.lora_A)))
+        if y.dim() == 3 and y.dtype == hidden.dtype:
+            return y.baddbmm_(hidden, b)  # nobody else holds y: one pass over it, not three
+        return y + torch.bmm(hidden, b).view(y.shape).to(y.dtype)
 
-    def _delta(self, rows: Tensor) -> Tensor:
-        """What the adapters add, (R, T, out); zero without any. The scale goes into the small matrices, never over (R, T, out)."""
-        if not self.n_experts or self.routing.weights is None:
-            return self._shared(rows)
-        routing = self.routing.rows(rows.shape[0])
-        if rows.shape[1] == 1 and not torch.is_grad_enabled() and not self._is_dense(routing):
-            return _product(rows, *self.routing.keep((id(self), len(rows), rows.dtype), lambda: self._joined(routing, rows.dtype)))
-        mixture = self._mixture(rows, routing)
-        return mixture + self._shared(rows) if self.shared_A.numel() else mixture
+    def _adapted(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """All adapters of each row as one: A x (R, T, n) and what brings it back, (R, n, out); routing and scale are in it."""
+        weights = self.routing.weights if self.n_experts else None
+        routing = self.routing.rows(len(rows)) if weights is not None else None
+        if routing is not None and routing.top_k > DENSE_SHARE * self.n_experts:
+            return self._dense(rows, routing)
+        if rows.shape[1] == 1 and not torch.is_grad_enabled():  # decoding token by token
+            a, b = self.routing.keep((id(self), len(rows), rows.dtype), lambda: self._gathered(len(rows), routing, rows.dtype))
+        else:
+            a, b = self._gathered(len(rows), routing, rows.dtype)
+        return torch.bmm(rows, a.transpose(1, 2)), b
 
-    def _shared(self, rows: Tensor) -> Tensor:
-        return F.linear(self.scaling * F.linear(rows, self.shared_A), self.shared_B)
+    def _gathered(self, n_rows: int, routing: RoutingWeights | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """A (R, n, in) and weighted B (R, n, out) of the shared adapter and the chosen experts; for few of many."""
+        parts = [(self.shared_A.expand(n_rows, -1, -1), (self.scaling * self.shared_B.T).expand(n_rows, -1, -1))]
+        if routing is not None:
+            indices, values = routing.selected()
+            parts.append(gather_adapters(self.lora_A, self.lora_B, indices, self.scaling * values))
+        a, b = (torch.cat(matrices, 1).to(dtype) for matrices in zip(*parts, strict=True))
+        return a, b
 
-    def _mixture(self, rows: Tensor, routing: RoutingWeights) -> Tensor:
-        if self._is_dense(routing):
-            return dense_mixture(rows, self.lora_A, self.lora_B, self.scaling * routing.weights)
-        indices, values = routing.selected()
-        return gather_mixture(rows, self.lora_A, self.lora_B, indices, self.scaling * values)
-
-    def _is_dense(self, routing: RoutingWeights) -> bool:
-        return routing.top_k > DENSE_SHARE * self.n_experts
-
-    def _joined(self, routing: RoutingWeights, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The chosen experts and the shared adapter as one adapter per utterance, for decoding token by token."""
-        indices, values = routing.selected()
-        a, b = gather_adapters(self.lora_A, self.lora_B, indices, self.scaling * values, dtype)
-        shared_a, shared_b = self.shared_A, self.scaling * self.shared_B.T  # (r₀, in), (r₀, out)
-        joined = (torch.cat([shared.to(dtype).expand(len(own), -1, -1), own], 1) for shared, own in ((shared_a, a), (shared_b, b)))
-        return tuple(joined)
+    def _dense(self, rows: Tensor, routing: RoutingWeights) -> tuple[Tensor, Tensor]:
+        """The same with every expert; for soft routing."""
+        a, b, weights = dense_adapters(self.lora_A, self.lora_B, routing.weights)
+        shared = weights.new_ones(len(rows), len(self.shared_A))
+        a, b = torch.cat([self.shared_A, a]), torch.cat([self.shared_B.T, b])
+        weights = self.scaling * torch.cat([shared, weights], 1)[:, None]  # (R, 1, n)
+        return F.linear(rows, a.to(rows.dtype)) * weights.to(rows.dtype), b.to(rows.dtype).expand(len(rows), -1, -1)
 
     @property
     def weight(self) -> Tensor:
@@ -112,41 +119,29 @@ class RoutedLinear(nn.Module):
         return f"experts={self.n_experts}, r={self.r}, shared_r={self.shared_A.shape[0]}, scaling={self.scaling:g}"
 
 
-def dense_mixture(x: Tensor, lora_a: Tensor, lora_b: Tensor, weights: Tensor) -> Tensor:
-    """Σ_e w[b, e] B_e A_e x with all experts in two products; for soft routing.
+def dense_adapters(lora_a: Tensor, lora_b: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """All experts as one adapter of rank E·r: A (E·r, in), B (E·r, out), and each utterance's weights of its ranks, (B, E·r).
 
     Args:
-        x: (B, T, in); lora_a: (E, r, in); lora_b: (E, out, r); weights: (B, E).
-
-    Returns:
-        (B, T, out)
+        lora_a: (E, r, in); lora_b: (E, out, r); weights: (B, E).
     """
     n_experts, r, n_in = lora_a.shape
-    hidden = F.linear(x, lora_a.reshape(n_experts * r, n_in))  # (B, T, E·r)
-    weight = weights.to(hidden.dtype).repeat_interleave(r, dim=1)[:, None]  # (B, 1, E·r)
-    return F.linear(hidden * weight, lora_b.transpose(0, 1).reshape(-1, n_experts * r))
+    return lora_a.reshape(n_experts * r, n_in), lora_b.transpose(1, 2).flatten(0, 1), weights.repeat_interleave(r, 1)
 
 
-def gather_mixture(x: Tensor, lora_a: Tensor, lora_b: Tensor, indices: Tensor, values: Tensor) -> Tensor:
-    """The same with only the chosen experts of each utterance; cheap when few are chosen.
+def gather_adapters(lora_a: Tensor, lora_b: Tensor, indices: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The chosen experts of each utterance as one adapter of rank k·r: A (B, k·r, in) and, weighted, B (B, k·r, out).
 
     Args:
+        lora_a: (E, r, in); lora_b: (E, out, r).
         indices, values: (B, k), the chosen experts and their weights.
     """
-    return _product(x, *gather_adapters(lora_a, lora_b, indices, values, x.dtype))
-
-
-def gather_adapters(lora_a: Tensor, lora_b: Tensor, indices: Tensor, values: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The chosen experts of each utterance as one adapter of rank k·r: (B, k·r, in) and, weighted, (B, k·r, out)."""
     n_rows, k = indices.shape
-    r, n_in = lora_a.shape[1:]
-    a = lora_a[indices].reshape(n_rows, k * r, n_in)
-    b = lora_b[indices] * values[:, :, None, None]  # (B, k, out, r): weighting the small matrix is cheapest
-    return a.to(dtype), b.transpose(2, 3).reshape(n_rows, k * r, -1).to(dtype)
-
-
-def _product(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return torch.bmm(torch.bmm(x, a.transpose(1, 2)), b)  # (B, T, in) → (B, T, out)
+    _, r, n_in = lora_a.shape
+    chosen = indices.flatten()  # its backward adds rows, which is cheaper than that of an index in brackets
+    a = lora_a.index_select(0, chosen).view(n_rows, k * r, n_in)
+    b = lora_b.index_select(0, chosen).transpose(1, 2) * values.flatten()[:, None, None]  # weighting the small matrix is cheapest
+    return a, b.reshape(n_rows, k * r, -1)
 
 
 def attach(base: nn.Module, n_experts: int, options: AdapterOptions, first_encoder_layer: int = 0) -> Routing:

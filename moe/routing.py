@@ -20,7 +20,8 @@ class RoutingWeights:
     """Weights of the experts for a batch.
 
     Attributes:
-        weights: (B, E), non-negative, rows sum to 1, at most `top_k` entries not zero; differentiable.
+        weights: (B, E), non-negative, at most `top_k` entries not zero; rows sum to 1, or to less where the experts are
+            scaled by their probabilities; differentiable.
         top_k: experts per utterance.
     """
 
@@ -32,26 +33,33 @@ class RoutingWeights:
         indices = self.weights.detach().topk(self.top_k, dim=-1).indices
         return indices, self.weights.gather(-1, indices)
 
+    def shares(self) -> Tensor:
+        """Share of each expert in the mixture, (B, E): the weights, rows summing to 1."""
+        return self.weights / self.weights.sum(-1, keepdim=True)
+
     def repeat(self, times: int) -> "RoutingWeights":
         """Each row `times` times, one after the other, as beam search lays out its rows."""
         return RoutingWeights(self.weights.repeat_interleave(times, 0), self.top_k)
 
 
-def top_k_weights(gate_logits: Tensor, top_k: int, temperature: float = 1.0) -> tuple[RoutingWeights, Tensor]:
+def top_k_weights(
+    gate_logits: Tensor, top_k: int, temperature: float = 1.0, renormalise: bool = True
+) -> tuple[RoutingWeights, Tensor]:
     """Keep the `top_k` most probable experts of each utterance and renormalise (Shazeer et al. 2017, arXiv:1701.06538).
 
     Args:
         gate_logits: (B, E).
+        renormalise: False leaves the chosen their probabilities (Switch: Fedus et al. 2021, arXiv:2101.03961, eq. 2).
 
     Returns:
         the routing weights, and the probabilities before selection, (B, E). With one expert kept the renormalised weight is
-        the constant 1: the gate then learns from the balance and alignment terms only.
+        the constant 1: the gate then learns from the balance and alignment terms only, unless it is not renormalised.
     """
     probabilities = torch.softmax(gate_logits.float() / temperature, dim=-1)  # (B, E)
     if top_k >= gate_logits.shape[-1]:
         return RoutingWeights(probabilities, gate_logits.shape[-1]), probabilities
     values, indices = probabilities.topk(top_k, dim=-1)  # (B, k)
-    values = values / values.sum(-1, keepdim=True)
+    values = values / values.sum(-1, keepdim=True) if renormalise else values
     return RoutingWeights(torch.zeros_like(probabilities).scatter(-1, indices, values), top_k), probabilities
 
 

@@ -1,25 +1,31 @@
 """The one training loop: transformers' Trainer with our batches, shared by pretraining, experts, joint training and baselines.
 
-Stages differ in the model they pass and in what they do at an epoch's end; the loop knows neither MLflow nor what it trains.
+Stages differ in the model they pass and in what they do at an epoch's end; the loop knows neither MLflow nor what it trains. An
+interrupted training goes on from its newest checkpoint and ends with the same bits.
 """
 
 import dataclasses
+import functools
+import gc
 import tempfile
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import TrainingArguments, set_seed
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from moe.batches import LengthGroupedSampler, SpeechDataset, collator
+from moe.checkpoint import Checkpoint, Checkpoints, Watch
 from moe.features import AudioContext
-from moe.options import Options, option
+from moe.options import option
+from moe.precision import PrecisionOptions
+from moe.stage import Stage
+from moe.trainer import ResumableTrainer
 
-Report = Callable[[int, dict[str, float]], None]  # told the epoch or update, and its metrics
 LOG_EVERY = 20  # updates between two loss metrics
+OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,50 +48,23 @@ class Plan:
 
 
 @dataclasses.dataclass(frozen=True)
-class ComputeOptions(Options):
+class ComputeOptions(PrecisionOptions):
     """How a training step uses the machine; results do not depend on the number of workers."""
 
     num_workers: int = option(0, "loader processes", low=0)
     gradient_accumulation_steps: int = option(1, "batches per update", low=1)
-    fp16: bool = option(False, "half precision in training, where the machine has it: bf16, else fp16")
-    no_fp16: bool = option(False, "never half precision")
     eval_every_n_epochs: int = option(1, "epochs between validations", low=1)
-
-    def faults(self) -> list[str]:
-        return ["fp16=true and no_fp16=true contradict each other"] if self.fp16 and self.no_fp16 else []
-
-
-def precision(options: ComputeOptions) -> str:
-    """fp32, bf16 or fp16, by wish and capability: CUDA takes half precision unless told not to, a CPU only where told to."""
-    if options.no_fp16 or not (options.fp16 or torch.cuda.is_available()):
-        return "fp32"
-    if not torch.cuda.is_available():
-        return "bf16"
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
 
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-    """What a training run did."""
+    """What a training run did, interruptions included; `bad_updates` lists those skipped because they were not finite."""
 
     n_updates: int
     n_epochs: int
     n_utterances: int
     seconds: float
-
-
-class Stage:
-    """What a training stage does around the loop; every hook may be left as it is."""
-
-    def epoch_begins(self, epoch: int) -> None:
-        """Before the first update of an epoch (0-based)."""
-
-    def epoch_ends(self, epoch: int) -> bool:
-        """After its last update; True ends the training."""
-        return False
-
-    def metrics(self, values: dict[str, float], update: int) -> None:
-        """Loss, learning rate and gradient norm, every few updates."""
+    bad_updates: tuple[dict[str, Any], ...] = ()
 
 
 def fit(
@@ -95,42 +74,107 @@ def fit(
     context: AudioContext,
     stage: Stage,
     groups: list[dict[str, Any]] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Fitted:
-    """Train `model` in place.
+    """Train `model` in place, from its newest checkpoint where there is one.
 
     Args:
         groups: optimizer parameter groups; by default everything that requires gradient at one learning rate.
 
     Returns:
         counts and wall time. The model keeps its last weights; a stage that selects the best restores them itself.
+
+    Raises:
+        TooManyBadUpdates: the loss or gradient of too many updates was not finite.
+        RuntimeError: memory does not suffice even for parts of a batch.
     """
+    checkpoints = checkpoints or Checkpoints()
     groups = groups or [{"params": [parameter for parameter in model.parameters() if parameter.requires_grad]}]
-    optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, betas=plan.betas, weight_decay=plan.weight_decay)
-    start = time.perf_counter()
     with tempfile.TemporaryDirectory() as output_dir:
-        trainer = SpeechTrainer(
-            model=model,
-            args=training_arguments(plan, len(train_set), output_dir),
-            train_dataset=train_set,
-            data_collator=collator(train_set.processor, context),
-            optimizers=(optimizer, None),
-            callbacks=[_StageCallback(stage)],
-        )
-        trainer.train()
-    state = trainer.state
-    return Fitted(state.global_step, round(state.epoch), round(state.epoch * len(train_set)), time.perf_counter() - start)
+        with training_arguments(plan, len(train_set), output_dir).main_process_first(local=False):
+            start = checkpoints.newest()
+        trainer_from = functools.partial(_trainer, model, train_set, plan, context, stage, groups, checkpoints, output_dir)
+        rest = _run(trainer_from, start, plan, checkpoints.watch)
+    n_utterances = round(rest["share"] * len(train_set))
+    return Fitted(rest["update"], round(rest["share"]), n_utterances, rest["seconds"], tuple(rest["bad_updates"]))
 
 
-def training_arguments(plan: Plan, n_utterances: int, output_dir: str) -> TrainingArguments:
-    """The Trainer's arguments for a plan: warm-up, constant, linear decay; nothing reported but through our callback."""
+def _trainer(
+    model: nn.Module,
+    train_set: SpeechDataset,
+    plan: Plan,
+    context: AudioContext,
+    stage: Stage,
+    groups: list[dict[str, Any]],
+    checkpoints: Checkpoints,
+    output_dir: str,
+    start: Checkpoint | None,
+) -> "SpeechTrainer":
+    n_parts = start.values["n_parts"] if start else 1
+    copies = [dict(group) for group in groups]  # an optimizer writes into its groups
+    optimizer = torch.optim.AdamW(copies, lr=plan.learning_rate, betas=plan.betas, weight_decay=plan.weight_decay)
+    return SpeechTrainer(
+        stage,
+        checkpoints,
+        start,
+        {"n_parts": n_parts},
+        model=model,
+        args=training_arguments(plan, len(train_set), output_dir, n_parts),
+        train_dataset=train_set,
+        data_collator=collator(train_set.processor, context),
+        optimizers=(optimizer, None),
+    )
+
+
+def _run(
+    trainer_from: Callable[[Checkpoint | None], "SpeechTrainer"], start: Checkpoint | None, plan: Plan, watch: Watch
+) -> dict[str, Any]:
+    """Run a trainer to its end; where memory is short, go on once with every batch in parts: the same utterances in an update."""
+    trainer = trainer_from(start)
+    try:
+        trainer.run()
+        return trainer.rest.values
+    except (RuntimeError, MemoryError) as error:
+        n_parts = smallest_divisor(plan.batch_size)
+        if not is_out_of_memory(error):
+            raise
+        if n_parts == 1 or trainer.notes["n_parts"] > 1 or not trainer.whole or trainer.args.world_size > 1:
+            raise RuntimeError(f"out of memory with batches of {trainer.args.per_device_train_batch_size}: {error}") from error
+        watch.tell("out_of_memory", f"each batch of {plan.batch_size} is now {n_parts} of {plan.batch_size // n_parts}, accumulated: {error}")
+        start = trainer.checkpoint()
+    start.values["n_parts"] = n_parts
+    del trainer
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return _run(trainer_from, start, plan, watch)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Did an allocation fail, on the device or on the machine?"""
+    said = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in said for words in OUT_OF_MEMORY)
+
+
+def smallest_divisor(number: int) -> int:
+    """The smallest divisor above 1; 1 has none but itself."""
+    return next((divisor for divisor in range(2, number + 1) if number % divisor == 0), 1)
+
+
+def training_arguments(plan: Plan, n_utterances: int, output_dir: str, n_parts: int = 1) -> TrainingArguments:
+    """The Trainer's arguments for a plan: warm-up, constant, linear decay; nothing reported but through the stage.
+
+    Args:
+        n_parts: into which each batch is cut, for memory; the parts are accumulated.
+    """
     n_updates = plan.max_updates or max(1, plan.epochs * updates_per_epoch(plan, n_utterances))
     n_warmup, n_decay = int(plan.warmup_share * n_updates), int(plan.decay_share * n_updates)
     return TrainingArguments(
         output_dir=output_dir,
         num_train_epochs=plan.epochs,
         max_steps=plan.max_updates or -1,
-        per_device_train_batch_size=plan.batch_size,
-        gradient_accumulation_steps=plan.accumulation,
+        per_device_train_batch_size=plan.batch_size // n_parts,
+        gradient_accumulation_steps=plan.accumulation * n_parts,
         learning_rate=plan.learning_rate,
         lr_scheduler_type="warmup_stable_decay",
         lr_scheduler_kwargs={"num_decay_steps": n_decay, "decay_type": "linear", "min_lr_ratio": 0.01},
@@ -161,33 +205,14 @@ def updates_per_epoch(plan: Plan, n_utterances: int) -> int:
     return -(-n_batches // plan.accumulation)
 
 
-class SpeechTrainer(Trainer):
+class SpeechTrainer(ResumableTrainer):
     """The Trainer with length-grouped batches whose order is a function of (seed, epoch)."""
 
     def _get_train_sampler(self, train_dataset: SpeechDataset | None = None) -> LengthGroupedSampler:
         dataset = train_dataset or self.train_dataset
-        return LengthGroupedSampler(dataset.durations, self.args.train_batch_size, self.args.seed)
-
-
-class _StageCallback(TrainerCallback):
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
-        self.epoch = -1  # counted here: `state.epoch` is a fraction where `max_updates` ends an epoch early
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.epoch += 1
-        self.stage.epoch_begins(self.epoch)
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
-        stop = self.stage.epoch_ends(self.epoch)
-        model.train()
-        control.should_training_stop = control.should_training_stop or stop
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        names = {"loss": "loss", "learning_rate": "learning_rate", "grad_norm": "gradient_norm"}
-        values = {names[name]: float(value) for name, value in (logs or {}).items() if name in names}
-        if values:
-            self.stage.metrics(values, state.global_step)
+        batch_size = self.args.train_batch_size * self.notes["n_parts"]  # parts or not, the same utterances come together
+        self.sampler = LengthGroupedSampler(dataset.durations, batch_size, self.args.seed)
+        return self.sampler
 
 
 def seed_everything(seed: int) -> None:

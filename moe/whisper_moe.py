@@ -20,16 +20,20 @@ from moe import encoder as whisper_encoder
 from moe.beams import ProbabilityMixing, beam_cache
 from moe.curriculum import Phase
 from moe.gate import Gate
+from moe.head_loss import head_cross_entropy
+from moe.heard import Heard, Routed
 from moe.losses import (
     BalanceOptions,
     BalanceWindow,
     alignment,
+    dispatched,
     kl_balance,
     routing_entropy,
     switch_balance,
-    utterance_cross_entropy,
+    usage_shortfall,
 )
 from moe.options import Options, option
+from moe.precision import computing, hold_frozen
 from moe.routed_lora import AdapterOptions, attach
 from moe.routing import Routing, RoutingWeights, one_hot, top_k_weights
 
@@ -37,18 +41,18 @@ LAST = "last"
 
 
 @dataclasses.dataclass(frozen=True)
-class RoutingOptions(Options):
-    """What the gate reads and how its answer is used."""
+class ViewOptions(Options):
+    """What clusters and gate read of an utterance."""
 
     gate_layer: str = option("0", "encoder layer the gate reads: 0 (conv stem), 1, 2 … or last; experts sit above it")
-    pooling: str = option("mean_std", "statistics of the valid frames that the gate reads", choices=whisper_encoder.POOLINGS)
-    top_k: int = option(2, "experts mixed per utterance", low=1)
-    mixing: str = option("delta", "mix the experts' weights (delta) or their losses and token probabilities (loss)", choices=("delta", "loss"))
+    pooling: str = option("mean_std", "what clusters and gate read of the valid frames", choices=whisper_encoder.POOLINGS)
 
     def faults(self) -> list[str]:
-        if self.gate_layer == LAST or self.gate_layer.isdigit():
-            return []
-        return [f"gate_layer={self.gate_layer!r}: must be a layer number or {LAST}"]
+        """What is no layer, or no vector."""
+        found = [whisper_encoder.UNPOOLED] if self.pooling == "none" else []
+        if self.gate_layer != LAST and not self.gate_layer.isdigit():
+            found.append(f"gate_layer={self.gate_layer!r}: must be a layer number or {LAST}")
+        return found
 
     @property
     def layer(self) -> int | None:
@@ -57,13 +61,29 @@ class RoutingOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True)
-class Routed:
-    """A batch on its way: frames entering the first adapted layer (B, T, D), routing weights, gate logits and probabilities (B, E)."""
+class RoutingOptions(ViewOptions):
+    """What the gate reads and how its answer is used."""
 
-    hidden: Tensor
-    weights: RoutingWeights | None
-    gate_logits: Tensor | None = None
-    probabilities: Tensor | None = None
+    top_k: int = option(2, "experts mixed per utterance", low=1)
+    mixing: str = option("delta", "mix the experts' weights (delta) or their losses and token probabilities (loss)", choices=("delta", "loss"))
+
+    gate_unit: str = option(
+        "utterance",
+        "what the gate reads: the utterance's own embedding, or its speaker's profile: the mean over all the speaker's utterances at hand",
+        choices=("utterance", "speaker"),
+    )
+    gate_scaling: str = option(
+        "renormalised",
+        "weight of a chosen expert: its probability over that of all chosen, or (Switch) the probability itself, which teaches the gate "
+        "at top_k=1 too",
+        choices=("renormalised", "probability"),
+    )
+
+    def faults(self) -> list[str]:
+        """What would teach the gate the wrong thing."""
+        if self.gate_scaling == "probability" and self.mixing == "loss":
+            return ["gate_scaling=probability with mixing=loss: the gate would lower the loss by choosing improbable experts"]
+        return []
 
 
 class WhisperMoE(nn.Module):
@@ -96,6 +116,13 @@ class WhisperMoE(nn.Module):
         self.base, self.gate, self.balance = base, gate, balance or BalanceOptions()
         self.window = BalanceWindow(max(1, n_experts), self.balance.balance_window)
         self.phase = Phase(top_k=min(routing.top_k, max(1, n_experts)))
+        self.precision = "fp32"
+
+    def use_precision(self, name: str) -> "WhisperMoE":
+        """Compute in `fp32`, `bf16` or `fp16` from now on, and hold the frozen matrices in it; what trains stays float32."""
+        self.precision = name
+        hold_frozen(self.base, name)
+        return self
 
     @property
     def first_layer(self) -> int:
@@ -122,7 +149,7 @@ class WhisperMoE(nn.Module):
         Args:
             mel: (B, n_mels, F); n_frames: (B,) valid mel frames; labels: (B, N).
             embedding: (B, D) cached pooled vectors; computed where absent.
-            routing_weights: (B, E) given routing; the gate decides where absent.
+            routing_weights: (B, E) given routing; the gate decides where absent. A phase without experts sets it to zero.
             cluster_weights: (B, E) targets of the alignment loss.
 
         Returns:
@@ -140,33 +167,51 @@ class WhisperMoE(nn.Module):
         self, mel: Tensor, n_frames: Tensor, embedding: Tensor | None = None, routing_weights: Tensor | None = None
     ) -> Routed:
         """Run the part below the experts and decide the routing."""
-        with torch.no_grad():
+        with torch.no_grad(), computing(self.device, self.precision):
             hidden, view = self._below(mel)
         if not self.n_experts:
             return Routed(hidden, None)
         if routing_weights is not None:
             n_used = int((routing_weights > 0).sum(-1).max())
-            return Routed(hidden, RoutingWeights(routing_weights, n_used))
+            asleep = self.training and not self.phase.experts
+            return Routed(hidden, RoutingWeights(routing_weights * 0 if asleep else routing_weights, n_used))
         if embedding is None:
             embedding = self._embed(mel, n_frames, view)
         logits = self._gate_logits(embedding)
-        weights, probabilities = top_k_weights(logits, self.phase.top_k, self.phase.temperature)
+        renormalise = self.routing_options.gate_scaling == "renormalised"
+        weights, probabilities = top_k_weights(logits, self.phase.top_k, self.phase.temperature, renormalise)
         return Routed(hidden, weights, logits, probabilities)
 
     @torch.no_grad()
     def generate(self, routed: Routed, **options: Any) -> Tensor:
         """Token ids (B, N) of a routed batch; `options` go to transformers' `generate` (num_beams, max_new_tokens …)."""
-        processors = LogitsProcessorList()
+        return self.search(self.hear(routed), **options)
+
+    def hear(self, routed: Routed) -> Heard:
+        """Run the encoder above the gate, with the chosen experts."""
+        values = None
         if self._mixes_losses(routed):
-            n_rows, k = routed.weights.weights.shape[0], routed.weights.top_k
-            values = routed.weights.selected()[1]
+            values = routed.weights.selected()[1]  # (B, k)
             routed = self._replicated(routed)
-            processors.append(ProbabilityMixing(values))
-        with self.routing.use(routed.weights) if self._adapted(routed) else nullcontext():
-            states = self._above(routed.hidden)
-            options |= {"past_key_values": beam_cache(self.base, states, options.get("num_beams", 1)), "logits_processor": processors}
-            tokens = self.base.generate(encoder_outputs=BaseModelOutput(last_hidden_state=states), **options)
-        return tokens.view(n_rows, k, -1)[:, 0] if processors else tokens
+        weights = routed.weights
+        with self.experts(weights):
+            return Heard(self._above(routed.hidden), weights, values)
+
+    @torch.no_grad()
+    def search(self, heard: Heard, **options: Any) -> Tensor:
+        """Token ids (B, N) of a batch that the encoder has heard; options as for `generate`."""
+        processors = LogitsProcessorList([ProbabilityMixing(heard.values)] if heard.values is not None else [])
+        with self.experts(heard.weights):
+            options |= {"past_key_values": beam_cache(self.base, heard.states, options.get("num_beams", 1)), "logits_processor": processors}
+            tokens = self.base.generate(encoder_outputs=BaseModelOutput(last_hidden_state=heard.states), **options)
+        return tokens.view(*heard.values.shape, -1)[:, 0] if processors else tokens
+
+    @contextmanager
+    def experts(self, weights: RoutingWeights | None) -> Iterator[None]:
+        """Adapters on inside the block, where the model has any; in the model's precision."""
+        adapted = weights is not None or self.adapter_options.shared_rank > 0
+        with computing(self.device, self.precision), self.routing.use(weights) if adapted else nullcontext():
+            yield
 
     def train(self, mode: bool = True) -> "WhisperMoE":
         """Training mode, except below the experts: what the gate reads is the same at every stage."""
@@ -192,17 +237,19 @@ class WhisperMoE(nn.Module):
         return entering, (entering if self.first_layer else stem)
 
     def _embed(self, mel: Tensor, n_frames: Tensor, view: Tensor) -> Tensor:
-        with torch.no_grad():
+        with torch.no_grad(), computing(self.device, self.precision):
             if self.routing_options.layer is None:  # a pass of its own, adapters and dropout off
                 encoder = self.base.model.encoder
                 with _evaluating(encoder):
                     return whisper_encoder.pooled_embedding(encoder, mel, n_frames, None, self.routing_options.pooling)
-            return whisper_encoder.pool(view, n_frames, self.routing_options.pooling)
+            window = self.base.config.max_source_positions
+            return whisper_encoder.pool(view, n_frames, self.routing_options.pooling, window)
 
     def _gate_logits(self, embedding: Tensor) -> Tensor:
         if self.gate is None:
             raise ValueError("the model has no gate: routing_weights must be given")
-        logits = self.gate(embedding.float())
+        with torch.autocast(embedding.device.type, enabled=False):  # the gate is small, and its answer decides
+            logits = self.gate(embedding.float())
         if self.training and self.phase.noise:
             logits = logits + self.phase.noise * torch.randn_like(logits)
         return logits
@@ -211,9 +258,6 @@ class WhisperMoE(nn.Module):
         encoder = self.base.model.encoder
         hidden = whisper_encoder.run_layers(encoder, hidden, self.first_layer, len(encoder.layers))
         return encoder.layer_norm(hidden)
-
-    def _adapted(self, routed: Routed) -> bool:
-        return routed.weights is not None or self.adapter_options.shared_rank > 0
 
     def _mixes_losses(self, routed: Routed) -> bool:
         return self.routing_options.mixing == "loss" and routed.weights is not None and routed.weights.top_k > 1
@@ -226,38 +270,37 @@ class WhisperMoE(nn.Module):
 
     def transcription_loss(self, routed: Routed, labels: Tensor) -> Tensor:
         """Cross-entropy of each utterance under its routing: labels (B, N) → (B,)."""
-        if not self._mixes_losses(routed):
-            return self._utterance_loss(routed, labels)
-        values = routed.weights.selected()[1]  # (B, k)
-        losses = self._utterance_loss(self._replicated(routed), labels.repeat_interleave(values.shape[1], 0))
-        return (losses.view_as(values) * values).sum(-1)
+        return self.heard_loss(self.hear(routed), labels)
 
-    def _utterance_loss(self, routed: Routed, labels: Tensor) -> Tensor:
-        config = self.base.config
+    def heard_loss(self, heard: Heard, labels: Tensor) -> Tensor:
+        """The same of a batch that the encoder has heard."""
+        config, values = self.base.config, heard.values
+        labels = labels if values is None else labels.repeat_interleave(values.shape[1], 0)
         inputs = shift_tokens_right(labels, config.pad_token_id, config.decoder_start_token_id)
-        with self.routing.use(routed.weights) if self._adapted(routed) else nullcontext():
-            states = BaseModelOutput(last_hidden_state=self._above(routed.hidden))
-            logits = self.base(encoder_outputs=states, decoder_input_ids=inputs, use_cache=False).logits
-        return utterance_cross_entropy(logits, labels)
+        with self.experts(heard.weights):
+            said = self.base.model.decoder(input_ids=inputs, encoder_hidden_states=heard.states, use_cache=False).last_hidden_state
+            losses = head_cross_entropy(said, self.base.proj_out.weight, labels)  # (B·k,)
+        return losses if values is None else (losses.view_as(values) * values).sum(-1)
 
     def _routing_loss(self, routed: Routed, cluster_weights: Tensor | None) -> Tensor:
         if routed.probabilities is None or not self.training:
             return torch.zeros((), device=routed.hidden.device)
         options, loss = self.balance, torch.zeros((), device=routed.hidden.device)
-        if options.balance != "none" and options.balance_coefficient:
-            loss = loss + options.balance_coefficient * self._balance(routed)
+        recent = self.window.join(routed.probabilities)  # (n, E)
+        if options.balances:
+            loss = loss + options.balance_coefficient * self._balance(recent, routed.weights.top_k)
+        if options.minimum_usage:
+            loss = loss + options.minimum_usage_coefficient * usage_shortfall(recent.mean(0), options.minimum_usage)
         if options.entropy_coefficient:
             loss = loss + options.entropy_coefficient * routing_entropy(routed.probabilities)
         if options.alignment_coefficient and cluster_weights is not None:
             loss = loss + options.alignment_coefficient * alignment(routed.gate_logits, cluster_weights)
         return loss
 
-    def _balance(self, routed: Routed) -> Tensor:
-        mean = self.window.mean(routed.probabilities)
+    def _balance(self, recent: Tensor, top_k: int) -> Tensor:
         if self.balance.balance == "kl":
-            return kl_balance(mean)
-        load = (routed.weights.weights > 0).float().mean(0) / routed.weights.top_k
-        return switch_balance(load, mean)
+            return kl_balance(recent.mean(0))
+        return switch_balance(dispatched(recent, top_k), recent.mean(0))
 
 
 @contextmanager

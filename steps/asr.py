@@ -13,25 +13,25 @@ import numpy as np
 import pandas as pd
 import torch
 
-from analysis.plots.routing import load_by_epoch, load_heatmap
-from analysis.plots.training import training_curves
 from moe.base_model import BaseModel
 from moe.curriculum import CurriculumOptions
-from moe.embeddings import Embeddings
+from moe.embeddings import Embeddings, speaker_means
 from moe.features import AudioContext
 from moe.files import read_json
-from moe.gate import Gate, GateConfig, probabilities
-from moe.joint_training import JointOptions, TrainedMixture, train_jointly
+from moe.gate import Gate, GateConfig
+from moe.joint_training import JointOptions, TrainedMixture, experts_faults, train_jointly
 from moe.losses import BalanceOptions
 from moe.options import option
+from moe.precision import precision
 from moe.routed_lora import AdapterOptions
 from moe.saved_model import ModelRecord, load_adapters, save_model
 from moe.training import seed_everything
 from moe.whisper_moe import RoutingOptions, WhisperMoE
 from steps import tracking
+from steps.mixture_report import log_experts, log_training, routed_rows
 from steps.prepared import Prepared, majority, read_prepared, soft_labels
 from steps.step_run import StepRun
-from steps.training_data import MixtureStep, embeddings_of, plan_of, read_base, reporter, speech_set
+from steps.training_data import MixtureStep, checkpoints_of, embeddings_of, plan_of, read_base, reporter, speech_set
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,18 +43,44 @@ class StepOptions(JointOptions, CurriculumOptions, BalanceOptions, MixtureStep):
     gate_run_id: str | None = option(None, "run that trained the gate (none: with skip_pretraining)")
     experts_run_id: str | None = option(None, "run that trained the experts (none: with skip_pretraining)")
     skip_pretraining: bool = option(False, "gate and experts start random; num_experts is then required")
-    num_experts: int | None = option(None, "number of experts of skip_pretraining", low=1)
+    num_experts: int | None = option(None, "number of experts of skip_pretraining (none: as many as clusters)", low=1)
 
     def faults(self) -> list[str]:
         """Faults between fields."""
         found, upstream = MixtureStep.faults(self), ("cluster_run_id", "gate_run_id", "experts_run_id")
         if self.skip_pretraining and self.num_experts is None:
             found.append("num_experts is missing: skip_pretraining=true has no clusters to count")
+        if not self.skip_pretraining and self.num_experts is not None:
+            found.append(f"num_experts={self.num_experts}: only skip_pretraining=true has it, else there are as many as clusters")
+        if self.skip_pretraining and self.num_experts is not None and self.top_k > self.num_experts:
+            found.append(f"top_k={self.top_k}: num_experts={self.num_experts} has no more to mix")
+        if self.skip_pretraining and self.freeze_gate:
+            found.append("freeze_gate=true: skip_pretraining=true starts with a random gate, which would stay random")
+        if self.skip_pretraining and self.alignment_coefficient:
+            found.append(f"alignment_coefficient={self.alignment_coefficient:g}: skip_pretraining=true has no clusters to align the gate to")
         if self.skip_pretraining and any(getattr(self, name) for name in upstream):
             found.append(f"skip_pretraining=true reads none of {', '.join(upstream)}")
         if not self.skip_pretraining:
             found += [f"{name} is missing" for name in upstream if getattr(self, name) is None]
-        return found
+        if self.num_experts is not None:
+            found += self.experts_faults(self.num_experts)
+        return found + self._gate_faults()
+
+    def experts_faults(self, n_experts: int) -> list[str]:
+        """Options that so many experts leave without effect, or cannot satisfy."""
+        return experts_faults(n_experts, self.part(RoutingOptions), self.part(CurriculumOptions), self.part(BalanceOptions))
+
+    def _gate_faults(self) -> list[str]:
+        """What a frozen gate leaves without effect, and a gate that nothing teaches."""
+        if self.freeze_gate:
+            terms = [field.name for field in dataclasses.fields(BalanceOptions) if getattr(self, field.name) != "none"]
+            return [f"{name}={getattr(self, name)}: freeze_gate=true trains no gate" for name in terms if self.is_changed(name)]
+        if self.top_k == 1 and self.gate_scaling == "renormalised" and not self.soft_epochs and not self.teaches_gate:
+            return [
+                "top_k=1 gives the gate no gradient from the transcription, and no other loss is asked for: set gate_scaling=probability, "
+                "a balance, minimum_usage, entropy or alignment term, soft_epochs, or freeze_gate=true"
+            ]
+        return []
 
 
 def run(options: StepOptions) -> str:
@@ -67,25 +93,29 @@ def run(options: StepOptions) -> str:
         dev = prepared.rows("dev")
         prepared.log_input(step, train, "training")
         prepared.log_input(step, dev, "validation")
-        embeddings = embeddings_of(
-            prepared, pd.concat([train, dev]), base, options.part(RoutingOptions), options.part(AudioContext), options.embed_run_id
-        )
+        routing, context = options.part(RoutingOptions), options.part(AudioContext)
+        rows = pd.concat([train, dev])
+        embeddings = embeddings_of(prepared, rows, base, routing, context, options.embed_run_id, precision(options))
+        vectors = {"train": read_by_gate(options, train, embeddings), "dev": read_by_gate(options, dev, embeddings)}
         seed_everything(options.seed)
-        model = initial_mixture(options, base, embeddings.select(train["utterance_id"]))
+        model = initial_mixture(options, base, vectors["train"])
         trained = train_jointly(
             model,
-            speech_set(prepared, train, base, options, _extras(options, train, embeddings)),
-            speech_set(prepared, dev, base, extras={"embedding": embeddings.select(dev["utterance_id"])}),
+            speech_set(prepared, train, base, options, {"embedding": vectors["train"], **_targets(options, train)}),
+            speech_set(prepared, dev, base, extras={"embedding": vectors["dev"]}),
             options.part(JointOptions),
             options.part(CurriculumOptions),
             plan_of(options, options.asr_epochs, options.asr_batch_size, options.asr_learning_rate),
             options.part(AudioContext),
             reporter(step),
             options.eval_every_n_epochs,
+            checkpoints_of(step, options),
         )
-        record = _record(options, prepared, model, trained, dev, embeddings)
+        routed = routed_rows(model.gate, dev, vectors["dev"], options.top_k, Path(prepared.root))
+        record = _record(options, prepared, model, trained, routed)
         _log_model(step, options, model, base, base_dir, record)
         _report(step, options, prepared, trained, record)
+        log_experts(step, routed, prepared)
     return step.run_id
 
 
@@ -99,6 +129,8 @@ def initial_mixture(options: StepOptions, base: BaseModel, train_embeddings: np.
     experts_dir = tracking.upstream(options.experts_run_id, tracking.EXPERTS)
     gate = Gate.load(tracking.upstream(options.gate_run_id, tracking.GATE))
     n_experts = read_json(tracking.upstream(options.experts_run_id, tracking.EXPERTS_RECORD))["n_experts"]
+    if faults := options.experts_faults(n_experts):
+        raise ValueError("; ".join(faults))
     if gate.gate_config.n_experts != n_experts:
         raise ValueError(f"gate run {options.gate_run_id} has {gate.gate_config.n_experts} experts, experts run {options.experts_run_id} {n_experts}")
     model = WhisperMoE(base.model, n_experts, adapters, routing, gate, balance)
@@ -106,12 +138,17 @@ def initial_mixture(options: StepOptions, base: BaseModel, train_embeddings: np.
     return model
 
 
-def _extras(options: StepOptions, train: pd.DataFrame, embeddings: Embeddings) -> dict[str, np.ndarray]:
-    extras = {"embedding": embeddings.select(train["utterance_id"])}
-    if options.alignment_coefficient and options.cluster_run_id:
-        labels = pd.read_parquet(tracking.upstream(options.cluster_run_id, tracking.LABELS)).set_index("utterance_id")
-        extras["cluster_weights"] = soft_labels(labels.loc[train["utterance_id"]])
-    return extras
+def read_by_gate(options: StepOptions, rows: pd.DataFrame, embeddings: Embeddings) -> np.ndarray:
+    """What the gate reads of each row, (N, n_dims): the utterance's own embedding, or the mean of its speaker's."""
+    vectors = embeddings.select(rows["utterance_id"])
+    return speaker_means(vectors, rows["speaker"]) if options.gate_unit == "speaker" else vectors
+
+
+def _targets(options: StepOptions, train: pd.DataFrame) -> dict[str, np.ndarray]:
+    if not (options.alignment_coefficient and options.cluster_run_id):
+        return {}
+    labels = pd.read_parquet(tracking.upstream(options.cluster_run_id, tracking.LABELS)).set_index("utterance_id")
+    return {"cluster_weights": soft_labels(labels.loc[train["utterance_id"]])}
 
 
 def _record(
@@ -119,8 +156,7 @@ def _record(
     prepared: Prepared,
     model: WhisperMoE,
     trained: TrainedMixture,
-    dev: pd.DataFrame,
-    embeddings: Embeddings,
+    routed: pd.DataFrame,
 ) -> ModelRecord:
     n_trainable = sum(parameter.numel() for parameter in model.trainable_parameters().values())
     earlier = read_json(tracking.upstream(options.experts_run_id, tracking.EXPERTS_RECORD)) if options.experts_run_id else {}
@@ -132,27 +168,27 @@ def _record(
         context=options.part(AudioContext),
         normaliser=prepared.normaliser,
         language=prepared.language,
-        expert_of_etiology=_oracle(options, model, dev, embeddings),
+        expert_of_etiology=_oracle(options, routed),
         information={
             "synthetic": bool(prepared.note),
             "n_trainable": n_trainable,
             "n_total": sum(parameter.numel() for parameter in model.parameters()),
             "n_utterances_seen": trained.fitted.n_utterances + earlier.get("n_utterances_seen", 0),
             "n_updates": trained.fitted.n_updates + earlier.get("n_updates", 0),
+            "n_bad_updates": len(trained.fitted.bad_updates),
             "training_seconds": trained.fitted.seconds + earlier.get("seconds", 0.0),
             "seed": options.seed,
         },
     )
 
 
-def _oracle(options: StepOptions, model: WhisperMoE, dev: pd.DataFrame, embeddings: Embeddings) -> dict[str, int]:
+def _oracle(options: StepOptions, routed: pd.DataFrame) -> dict[str, int]:
     """The expert of each etiology: its training speakers' cluster, or, without clusters, the gate's choice on dev."""
     if options.cluster_run_id:
         labels = pd.read_parquet(tracking.upstream(options.cluster_run_id, tracking.LABELS))
         labels = labels[labels["split"] == "train"]
         return majority(labels["cluster"].to_numpy(), labels["etiology"])
-    chosen = probabilities(model.gate, embeddings.select(dev["utterance_id"])).argmax(1)
-    return majority(chosen, dev["etiology"])
+    return majority(routed["expert"].to_numpy(), routed["etiology"])
 
 
 def _log_model(
@@ -169,35 +205,22 @@ def _log_model(
 def _report(step: StepRun, options: StepOptions, prepared: Prepared, trained: TrainedMixture, record: ModelRecord) -> None:
     numbers = {name: value for name, value in record.information.items() if name not in ("synthetic", "seed")}
     step.log_metrics({"dev/wer_kept": trained.wer, "best_epoch": trained.epoch, **numbers})
-    history = pd.DataFrame(trained.history)
-    if len(history) and not options.no_plot:
-        panels = {"dev WER": ["wer"], "dev loss": ["loss"], "routing entropy (nats)": ["routing_entropy"]}
-        figure = training_curves(history, panels, "Joint training", best=trained.epoch, note=prepared.note)
-        step.log_figure(figure, "plots/training.png")
-        loads = {name: name.removeprefix("load/") for name in history.columns if name.startswith("load/expert_")}
-        by_epoch = history[["epoch", *loads]].rename(columns=loads)
-        step.log_figure(load_by_epoch(by_epoch, note=prepared.note), "plots/load_by_epoch.png")
-        step.log_figure(load_heatmap(_last_loads(history, trained.epoch), note=prepared.note), "plots/load_by_etiology.png")
-        step.log_table(history, "tables/history.json")
+    log_training(step, trained, prepared.note)
     step.describe(_description(options, prepared, trained, record))
-
-
-def _last_loads(history: pd.DataFrame, epoch: int) -> pd.DataFrame:
-    """Expert load by etiology in the epoch kept: rows etiologies, columns experts."""
-    row = history[history["epoch"] == epoch].iloc[0]
-    cells = [(*name.split("/")[1:], row[name]) for name in history.columns if name.startswith("load/") and name.count("/") == 2]
-    table = pd.DataFrame(cells, columns=["group", "expert", "load"]).pivot(index="group", columns="expert", values="load")
-    return table.rename_axis(columns=None)
 
 
 def _description(options: StepOptions, prepared: Prepared, trained: TrainedMixture, record: ModelRecord) -> str:
     info = record.information
     start = "random gate and experts" if options.skip_pretraining else "the trained gate and experts"
+    top_k, deaf = min(options.top_k, record.n_experts), ""
+    if top_k == 1 < record.n_experts and options.gate_scaling == "renormalised" and not options.freeze_gate:
+        deaf = " With one expert per utterance and renormalised weights the gate learnt from the routing losses alone."
     return (
         f"## Mixture{' on SYNTHETIC speech' if prepared.note else ''}\nJoint training from {start}: {record.n_experts} experts, top "
-        f"{options.top_k}, mixing `{options.mixing}`, gate at layer `{options.gate_layer}`. {info['n_trainable']:,} trainable of "
+        f"{top_k}, mixing `{options.mixing}`, gate at layer `{options.gate_layer}`. {info['n_trainable']:,} trainable of "
         f"{info['n_total']:,} parameters; {info['n_utterances_seen']:,} utterances seen in all. Epoch {trained.epoch} kept by dev WER, "
-        f"{100 * trained.wer:.1f} %. Training took {trained.fitted.seconds:.0f} s. `model/` rebuilds the recogniser by itself."
+        f"{100 * trained.wer:.1f} %. Training took {trained.fitted.seconds:.0f} s. `model/` rebuilds the recogniser by itself; "
+        f"`exemplars.html` lets each expert's dev utterances be heard.{deaf}"
     )
 
 

@@ -25,7 +25,7 @@ from moe.whisper_moe import RoutingOptions, WhisperMoE
 from steps import tracking
 from steps.prepared import Prepared, read_prepared
 from steps.step_run import StepRun
-from steps.training_data import MixtureStep, plan_of, read_base, reporter, speech_set
+from steps.training_data import MixtureStep, checkpoints_of, plan_of, read_base, reporter, speech_set
 
 SYSTEMS = ("zero_shot", "single_lora")
 
@@ -60,7 +60,7 @@ def run(options: StepOptions) -> str:
 
 def _zero_shot(step: StepRun, options: StepOptions, prepared: Prepared) -> None:
     base, base_dir = read_base(options.pretrain_run_id)
-    adapters = dataclasses.replace(options.part(AdapterOptions), shared_expert=False)
+    adapters = dataclasses.replace(options.part(AdapterOptions), shared_expert=False, shared_r=None)
     model = WhisperMoE(base.model, 0, adapters, options.part(RoutingOptions))
     n_total = sum(parameter.numel() for parameter in base.model.parameters())
     record = _record(options, prepared, adapters, {"n_trainable": 0, "n_total": n_total})
@@ -91,6 +91,7 @@ def _single_lora(step: StepRun, options: StepOptions, prepared: Prepared) -> Non
         options.part(AudioContext),
         reporter(step),
         options.eval_every_n_epochs,
+        checkpoints_of(step, options),
     )
     record = _record(options, prepared, adapters, _counts(options, model, trained))
     _log_model(step, model, base.processor, record, base_dir)
@@ -109,6 +110,7 @@ def _counts(options: StepOptions, model: WhisperMoE, trained: TrainedMixture) ->
         "n_total": sum(parameter.numel() for parameter in model.parameters()),
         "n_utterances_seen": trained.fitted.n_utterances,
         "n_updates": trained.fitted.n_updates,
+        "n_bad_updates": len(trained.fitted.bad_updates),
         "training_seconds": trained.fitted.seconds,
         "seed": options.seed,
     }

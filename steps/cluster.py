@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
 from analysis.clusters import ClusterScores, cluster_scores, cluster_sizes
-from analysis.plots.clusters import cluster_heatmap, embedding_map
+from analysis.plots.clusters import cluster_heatmap, embedding_map, sweep_figure
 from analysis.report import markdown_table
 from moe.clustering import ClusteringOptions, UtteranceClusters
 from moe.embeddings import Embeddings, read_embeddings
@@ -23,13 +24,15 @@ from moe.files import write_table
 from moe.options import option
 from steps import tracking
 from steps.prepared import Prepared, read_prepared, soft_labels
+from steps.run_options import PlotOptions
 from steps.step_run import StepRun
 
 MAP_POINTS = 4000
+COUNTS = ("min_cluster_size", "n_clusters", "n_noise", "relative_validity")  # of an attempt
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(ClusteringOptions):
+class StepOptions(ClusteringOptions, PlotOptions):
     """Cluster the embeddings."""
 
     prepare_run_id: str = option("none", "run that made the manifest")
@@ -37,15 +40,18 @@ class StepOptions(ClusteringOptions):
     embed_percent: float = option(5.0, "part of the train split that clusters are fitted on, percent", above=0, high=100)
     data_percent: float = option(100.0, "scales every stage's part of the train split", above=0, high=100)
     stage_floor: int = option(2000, "a stage gets at least so many utterances where there are so many, scaled by data_percent", low=1)
-    plot_method: str = option("pca", "projection of the cluster plot", choices=("pca", "umap"))
-    no_plot: bool = option(False, "make no plots")
+    plot_method: str = option("pca", "projection of the cluster plot; umap compiles for seconds first", choices=("pca", "umap"))
 
-    not_in_fingerprint = frozenset({"no_plot"})
+    def faults(self) -> list[str]:
+        """A projection of no plot."""
+        if self.no_plot and self.is_changed("plot_method"):
+            return [f"plot_method={self.plot_method}: no_plot=true draws no cluster plot"]
+        return []
 
 
 def run(options: StepOptions) -> str:
     """Cluster, log the fitted object and the labels, and return the run id."""
-    name = f"cluster · {options.clustering_algorithm} · {options.cluster_unit} · {options.num_experts or 'auto'} experts"
+    name = f"cluster · {options.clustering_algorithm} · {options.cluster_unit} · {options.num_experts} experts"
     with tracking.step_run("cluster", options, name) as step, tempfile.TemporaryDirectory() as temporary:
         prepared = read_prepared(options.prepare_run_id)
         embeddings = read_embeddings(tracking.upstream(options.embed_run_id, tracking.EMBEDDINGS))
@@ -93,13 +99,28 @@ def _report(
     scores = cluster_scores(shown, fitted["etiology"], points, soft_labels(fitted), options.seed)
     table = pd.crosstab(fitted["cluster"], fitted["etiology"])
     step.log_metrics(_metrics(scores, labels))
-    step.log_table(table.reset_index(), "tables/cluster_by_etiology.json")
-    step.log_table(cluster_sizes(shown), "tables/sizes.json")
-    step.log_table(pd.DataFrame(clusters.attempts_).astype(str), "tables/attempts.json")
+    step.log_table(pd.crosstab(shown, fitted["etiology"], rownames=["cluster"]).reset_index(), "tables/cluster_by_etiology.json")
+    step.log_table(cluster_sizes(fitted["cluster"], fitted["noise"]), "tables/sizes.json")
+    _report_search(step, options, clusters, prepared.note)
     if not options.no_plot:
-        step.log_figure(cluster_heatmap(table, note=prepared.note), "plots/cluster_by_etiology.png")
-        step.log_figure(_map(options, points, shown, fitted["etiology"].to_numpy(), prepared.note), "plots/embeddings.png")
+        counts = pd.crosstab(shown, fitted["etiology"])
+        step.log_figure(cluster_heatmap(counts, note=prepared.note), "plots/cluster_by_etiology.png")
+        step.log_figure(_map(options, points, fitted, prepared.note), "plots/embeddings.png")
     step.describe(_description(options, prepared, clusters, scores, table))
+
+
+def _report_search(step: StepRun, options: StepOptions, clusters: UtteranceClusters, note: str) -> None:
+    """Every HDBSCAN attempt, every number of experts judged, and the units to which `assign` gives another label than theirs."""
+    attempts, sweep = pd.DataFrame(clusters.attempts_), pd.DataFrame(clusters.sweep_)
+    step.log_metrics({"n_exceptions": len(clusters.exceptions_), "n_units": clusters.n_units_, "n_fitted_units": clusters.n_fitted_})
+    step.log_table(pd.DataFrame({options.cluster_unit: clusters.exceptions_}, dtype=object), "tables/exceptions.json")
+    if len(attempts):
+        step.log_table(attempts.astype(str), "tables/attempts.json")
+        step.log_history([(i, {f"attempt/{name}": row[name] for name in COUNTS if name in row}) for i, row in enumerate(clusters.attempts_)])
+    if len(sweep):
+        step.log_table(sweep, "tables/sweep.json")
+    if len(sweep) and not options.no_plot:
+        step.log_figure(sweep_figure(sweep, clusters.n_clusters_, note=note), "plots/sweep.png")
 
 
 def _metrics(scores: ClusterScores, labels: pd.DataFrame) -> dict[str, float]:
@@ -110,11 +131,14 @@ def _metrics(scores: ClusterScores, labels: pd.DataFrame) -> dict[str, float]:
     return values
 
 
-def _map(options: StepOptions, points: np.ndarray, clusters: np.ndarray, etiologies: np.ndarray, note: str):
+def _map(options: StepOptions, points: np.ndarray, fitted: pd.DataFrame, note: str) -> Figure:
     chosen = np.sort(np.random.default_rng(options.seed).permutation(len(points))[:MAP_POINTS])
-    points, clusters, etiologies = points[chosen], clusters[chosen], etiologies[chosen]
+    points, fitted = points[chosen], fitted.iloc[chosen]
+    clusters = fitted["cluster"].to_numpy()
+    shown, sent_to = np.where(fitted["noise"], -1, clusters), None if options.noise == "uniform" else clusters
     flat = _umap(points, options.seed) if options.plot_method == "umap" else PCA(2, random_state=options.seed).fit_transform(points)
-    return embedding_map(flat, clusters, etiologies, f"Embeddings by {options.plot_method.upper()}", note=note)
+    title, fate = f"Embeddings by {options.plot_method.upper()}", options.noise.replace("_", " ")
+    return embedding_map(flat, shown, fitted["etiology"].to_numpy(), title, note=note, sent_to=sent_to, fate=fate)
 
 
 def _umap(points: np.ndarray, seed: int) -> np.ndarray:

@@ -2,38 +2,51 @@
 
 Refuses runs scored on different test sets or with different normalisers. Example:
     mlflow run . -e compare -P evaluate_run_ids=ID,ID,ID
+    mlflow run . -e compare -P evaluate_filter="params.prepare_run_id = 'ID'"
+In a notebook, without a run:
+    from steps.compare import compare
+    found = compare(["ID", "ID"]); found.table; found.figures["wer_by_etiology"]
 """
 
 import dataclasses
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from analysis.comparison import Comparison, compare
+from analysis import comparison
+from analysis.comparison import Comparison
+from analysis.intervals import N_RESAMPLES
 from analysis.report import markdown_table, percent
 from analysis.systems import SystemScores
 from analysis.verdict import readable_table
 from moe.files import read_json
-from moe.options import Options, option
+from moe.options import option
 from steps import tracking
+from steps.run_options import PlotOptions
 from steps.step_run import StepRun
 from steps.store import connect
 
 NAMES = {"whisper_moe": "Whisper-MoE", "single_lora": "one LoRA, same size", "zero_shot": "base model"}
+CURVES = ("dev/wer", "dev/loss", "train/loss")
+NO_IDS = "none"
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(Options):
+class StepOptions(PlotOptions):
     """Compare evaluation runs."""
 
-    evaluate_run_ids: str = option("none", "evaluate runs to compare, comma list")
+    evaluate_run_ids: str = option(NO_IDS, "evaluate runs to compare, comma list")
+    evaluate_filter: str | None = option(None, "instead of ids: all finished evaluate runs that match this MLflow filter")
     n_resamples: int = option(10_000, "bootstrap resamples over speakers", low=100)
     seed: int = option(42, "seed of everything drawn", low=0)
 
     def faults(self) -> list[str]:
-        """At least two runs, each once."""
+        """Ids or a filter; at least two ids, each once."""
         ids = self.run_ids
+        if self.evaluate_filter:
+            return [] if self.evaluate_run_ids == NO_IDS else ["give one of evaluate_run_ids and evaluate_filter"]
         if len(ids) < 2 or len(set(ids)) < len(ids):
             return [f"evaluate_run_ids={self.evaluate_run_ids}: must be two or more evaluate runs, each once"]
         return []
@@ -46,15 +59,48 @@ class StepOptions(Options):
 
 def run(options: StepOptions) -> str:
     """Compare, log tables and figures, and return the run id."""
-    with tracking.step_run("compare", options, f"compare · {len(options.run_ids)} evaluations") as step:
-        systems = [read_scores(run_id) for run_id in options.run_ids]
-        notes = sorted({system.metadata["note"] for system in systems} - {""})
-        comparison = compare(systems, n_resamples=options.n_resamples, seed=options.seed, note=", ".join(notes))
+    run_ids = find_runs(options.evaluate_filter) if options.evaluate_filter else options.run_ids
+    with tracking.step_run("compare", options, f"compare · {len(run_ids)} evaluations") as step:
+        if options.evaluate_filter:
+            step.log_parameters({"found_run_ids": ",".join(run_ids)})  # the lineage is read from parameters of such a name
+        systems = [read_scores(run_id) for run_id in run_ids]
+        found = _compare(systems, None, options.n_resamples, options.seed, not options.no_plot)
         for system in systems:
             digest = str(system.metadata["test_set_digest"])
             step.log_input("test manifest", digest, f"runs:/{system.metadata['prepare_run_id']}", "test", len(system.hypotheses))
-        _log(step, comparison, ablation_table(systems))
+        _log(step, found, ablation_table(systems))
     return step.run_id
+
+
+def compare(
+    runs: Sequence[str] | str, base: str | None = None, n_resamples: int = N_RESAMPLES, seed: int = 42, plots: bool = True
+) -> Comparison:
+    """Compare evaluation runs from Python; nothing is logged.
+
+    Args:
+        runs: ids of `evaluate` runs, or an MLflow filter that finds them.
+        base: the system that changes are measured against, as the table names it; None takes the base model.
+
+    Raises:
+        ValueError: fewer than two systems, or runs that were not scored alike; the message names the difference.
+        RuntimeError: a run that does not exist or did not finish.
+    """
+    run_ids = find_runs(runs) if isinstance(runs, str) else list(runs)
+    return _compare([read_scores(run_id) for run_id in run_ids], base, n_resamples, seed, plots)
+
+
+def find_runs(text: str) -> list[str]:
+    """Ids of the finished `evaluate` runs of the experiment that match an MLflow filter, oldest first.
+
+    Raises:
+        ValueError: fewer than two do.
+    """
+    store = connect()
+    wanted = f"tags.`{tracking.STEP_TAG}` = 'evaluate' and attributes.status = 'FINISHED' and {text}"
+    found = store.client.search_runs([store.experiment_id], wanted, order_by=["attributes.start_time ASC"], max_results=1000)
+    if len(found) < 2:
+        raise ValueError(f"evaluate_filter={text!r}: {len(found)} finished evaluate run(s) match, at least two are needed")
+    return [run.info.run_id for run in found]
 
 
 def read_scores(evaluate_run_id: str) -> SystemScores:
@@ -75,42 +121,64 @@ def read_scores(evaluate_run_id: str) -> SystemScores:
 def ablation_table(systems: list[SystemScores]) -> pd.DataFrame:
     """WER of each mixture under each routing, lowest first."""
     rows = [
-        {"system": system.name, "run_id": system.run_id, "routing": routing, "wer": wer}
+        {
+            "system": system.name,
+            "run_id": system.run_id,
+            "routing": routing,
+            "wer": wer,
+            "n_utterances": system.metadata.get("ablation_utterances", len(system.hypotheses)),
+        }
         for system in systems
         for routing, wer in system.metadata["ablations"].items()
     ]
-    return pd.DataFrame(rows, columns=["system", "run_id", "routing", "wer"]).sort_values("wer", ignore_index=True)
+    return pd.DataFrame(rows, columns=["system", "run_id", "routing", "wer", "n_utterances"]).sort_values(
+        "wer", ignore_index=True
+    )
+
+
+def _compare(systems: list[SystemScores], base: str | None, n_resamples: int, seed: int, plots: bool) -> Comparison:
+    notes = sorted({system.metadata["note"] for system in systems} - {""})
+    return comparison.compare(systems, base, n_resamples=n_resamples, seed=seed, note=", ".join(notes), plots=plots)
 
 
 def _history(evaluate_run_id: str) -> pd.DataFrame | None:
-    """Dev WER by epoch of the run whose model was scored."""
+    """Learning curves of the run whose model was scored: dev metrics by epoch, training loss by update; None where it has none."""
     client = connect().client
     parameters = client.get_run(evaluate_run_id).data.params
     named = [parameters.get(name, "none") for name in ("asr_run_id", "baseline_run_id")]
     model_run_id = next(run_id for run_id in named if run_id != "none")
-    points = client.get_metric_history(model_run_id, "dev/wer")
-    return pd.DataFrame({"epoch": [p.step for p in points], "dev/wer": [p.value for p in points]}) if points else None
+    curves = []
+    for name in CURVES:
+        points = client.get_metric_history(model_run_id, name)
+        at = "update" if name.startswith("train/") else "epoch"
+        curves.append(pd.DataFrame([{at: point.step, name: point.value} for point in points]))
+    curves = [curve for curve in curves if len(curve)]
+    return pd.concat(curves, ignore_index=True) if curves else None
 
 
-def _log(step: StepRun, comparison: Comparison, ablations: pd.DataFrame) -> None:
-    routing = markdown_table(ablations.assign(wer=ablations["wer"].map(percent))[["system", "routing", "wer"]]) if len(ablations) else ""
+def _log(step: StepRun, found: Comparison, ablations: pd.DataFrame) -> None:
+    routing = (
+        markdown_table(ablations.assign(wer=ablations["wer"].map(percent))[["system", "routing", "wer", "n_utterances"]])
+        if len(ablations)
+        else ""
+    )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        report = comparison.markdown() + (f"\n## Routing ablations\n\n{routing}" if routing else "")
+        report = found.markdown() + (f"\n## Routing ablations\n\n{routing}" if routing else "")
         (folder / "comparison.md").write_text(report, encoding="utf-8")
-        (folder / "comparison.html").write_text(comparison.html(), encoding="utf-8")
+        (folder / "comparison.html").write_text(found.html(), encoding="utf-8")
         for name in ("comparison.md", "comparison.html"):
             step.log_file(folder / name)
-    step.log_table(comparison.table, tracking.COMPARISON)
-    for name in ("table", "by_group", "tests", "group_tests"):
-        step.log_table(getattr(comparison, name), f"tables/{name}.csv")
-    step.log_table(readable_table(comparison.table), "tables/table.json")
+    step.log_table(found.table, tracking.COMPARISON)
+    for name in ("table", "by_group", "tests", "group_tests", "experts"):
+        step.log_table(getattr(found, name), f"tables/{name}.csv")
+    step.log_table(readable_table(found.table), "tables/table.json")
     step.log_table(ablations, "tables/ablations.json")
-    for name, figure in comparison.figures.items():
+    for name, figure in found.figures.items():
         step.log_figure(figure, f"plots/{name}.png")
-    step.log_metrics({f"wer/{row.system}": row.wer for row in comparison.table.itertuples()})
-    note = f"*{comparison.note}*\n\n" if comparison.note else ""
-    step.describe(f"## Comparison\n{note}{comparison.verdict}\n\n{markdown_table(readable_table(comparison.table))}\n{routing}")
+    step.log_metrics({f"wer/{row.system}": row.wer for row in found.table.itertuples()})
+    note = f"*{found.note}*\n\n" if found.note else ""
+    step.describe(f"## Comparison\n{note}{found.verdict}\n\n{markdown_table(readable_table(found.table))}\n{routing}")
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ evaluation routes it by itself. An interrupted run goes on where it was. Example
 """
 
 import dataclasses
-import shutil
 import time
 from pathlib import Path
 
@@ -20,14 +19,12 @@ from moe.encoder import layer_index
 from moe.features import AudioContext
 from moe.files import file_digest
 from moe.options import option
-from moe.whisper_moe import RoutingOptions
+from moe.precision import PrecisionOptions, precision
+from moe.whisper_moe import ViewOptions
 from steps import tracking
-from steps.fingerprint import fingerprint
 from steps.prepared import Prepared, read_prepared
+from steps.run_options import RunOptions
 from steps.step_run import StepRun
-from steps.store import project_root
-
-UNFINISHED_DIR = "mlruns/unfinished"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,23 +38,12 @@ class StagePercent(AudioContext):
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(StagePercent):
+class StepOptions(StagePercent, ViewOptions, PrecisionOptions, RunOptions):
     """Embed the corpus."""
 
     prepare_run_id: str = option("none", "run that made the manifest")
     pretrain_run_id: str = option("none", "run that holds the base model")
-    gate_layer: str = option("0", "encoder layer the gate reads: 0 (conv stem), 1, 2 … or last; experts sit above it")
-    pooling: str = option("mean_std", "statistics of the valid frames that the gate reads", choices=("mean", "mean_std"))
     embedding_batch_size: int = option(32, "utterances embedded together", low=1)
-
-    def faults(self) -> list[str]:
-        """A layer that is no layer."""
-        return RoutingOptions.faults(self)
-
-    @property
-    def layer(self) -> int | None:
-        """The layer as a number; None is the last."""
-        return RoutingOptions(gate_layer=self.gate_layer).layer
 
 
 def run(options: StepOptions) -> str:
@@ -70,13 +56,11 @@ def run(options: StepOptions) -> str:
         rows = pd.concat([train, prepared.rows("dev")]).sort_values("utterance_id", ignore_index=True)
         prepared.log_input(step, rows, "training")
         dataset = SpeechDataset(rows, Path(prepared.root), base.processor)
-        folder = project_root() / UNFINISHED_DIR / fingerprint("embed", options).digest[:32] / tracking.EMBEDDINGS
+        folder = tracking.work_dir(step) / tracking.EMBEDDINGS
         started = time.perf_counter()
-        embeddings = embed(
-            base.model, dataset, folder, options.part(AudioContext), options.layer, options.pooling, options.embedding_batch_size
-        )
+        context, batch_size, computed_in = options.part(AudioContext), options.embedding_batch_size, precision(options)
+        embeddings = embed(base.model, dataset, folder, context, options.layer, options.pooling, batch_size, computed_in)
         _log(step, options, prepared, embeddings, folder, time.perf_counter() - started, float(dataset.durations.sum()))
-        shutil.rmtree(folder.parent)
     return step.run_id
 
 

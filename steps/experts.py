@@ -25,7 +25,7 @@ from moe.whisper_moe import RoutingOptions, WhisperMoE
 from steps import tracking
 from steps.prepared import Prepared, read_prepared
 from steps.step_run import StepRun
-from steps.training_data import MixtureStep, plan_of, read_base, reporter, speech_set
+from steps.training_data import MixtureStep, checkpoints_of, plan_of, read_base, reporter, speech_set
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +35,16 @@ class StepOptions(ExpertOptions, MixtureStep):
     cluster_run_id: str = option("none", "run that made the clusters")
     experts_percent: float = option(15.0, "part of the train split for expert training, percent", above=0, high=100)
 
+    not_in_fingerprint = MixtureStep.not_in_fingerprint | {"top_k", "mixing", "gate_unit", "gate_scaling"}  # here each utterance has one expert
+
     def faults(self) -> list[str]:
         """Faults between fields."""
-        return MixtureStep.faults(self)
+        found = MixtureStep.faults(self)
+        if self.shared_epochs and not self.shared_expert:
+            found.append(f"shared_epochs={self.shared_epochs}: shared_expert=false leaves nothing to train in them")
+        elif self.experts_init == "shared" and self.shared_rank != self.lora_r:
+            found.append(f"experts_init=shared: shared_r={self.shared_rank} must be lora_r={self.lora_r}, for the experts to be copies")
+        return found
 
 
 def run(options: StepOptions) -> str:
@@ -66,6 +73,7 @@ def run(options: StepOptions) -> str:
             options.part(AudioContext),
             reporter(step),
             options.eval_every_n_epochs,
+            checkpoints_of(step, options),
         )
         _log_experts(step, options, model, trained, base_dir)
         _report(step, options, prepared, trained, np.bincount(clusters["train"], minlength=n_experts), model)
@@ -82,7 +90,7 @@ def _clusters(labels: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
     missing = rows.loc[~rows["utterance_id"].isin(cluster.index), "utterance_id"].tolist()
     if missing:
         raise ValueError(f"{len(missing)} utterances have no cluster, e.g. {missing[:3]}; embed and cluster them first")
-    return cluster.loc[rows["utterance_id"]].to_numpy(np.int64)
+    return cluster.loc[rows["utterance_id"]].to_numpy(np.int64, copy=True)
 
 
 def _refuse_empty(clusters: np.ndarray, n_experts: int) -> None:
@@ -120,22 +128,31 @@ def _report(
             "n_trainable": n_trainable,
             "n_updates": trained.fitted.n_updates,
             "n_utterances_seen": trained.fitted.n_utterances,
+            "n_bad_updates": len(trained.fitted.bad_updates),
             "seconds": trained.fitted.seconds,
         }
     )
     history = pd.DataFrame(trained.history)
+    if len(history):
+        step.log_table(history, "tables/history.json")
     if len(history) and not options.no_plot:
         wer = ["wer", *(name for name in history.columns if name.startswith("wer/"))]
         panels = {"dev WER": wer, "dev loss": [name.replace("wer", "loss") for name in wer]}
         step.log_figure(training_curves(history, panels, "Experts, each on its own cluster", note=prepared.note), "plots/training.png")
-        step.log_table(history, "tables/history.json")
     step.describe(
         f"## Experts{' on SYNTHETIC speech' if prepared.note else ''}\n{model.n_experts} experts of rank {options.lora_r}"
         f"{f' above a shared adapter of rank {options.shared_rank}' if options.shared_rank else ''}, {n_trainable:,} trainable parameters, "
-        f"trained together in {trained.fitted.n_updates} updates over clusters of {', '.join(map(str, sizes))} utterances. "
+        f"{_start(options)}trained together in {trained.fitted.n_updates} updates over clusters of {', '.join(map(str, sizes))} utterances. "
         f"Kept: {trained.kept}, dev WER {100 * trained.wer:.1f} % with each utterance on its cluster's expert. Each adapter is an ordinary "
         f"PEFT folder in `experts/`. It took {trained.fitted.seconds:.0f} s."
     )
+
+
+def _start(options: StepOptions) -> str:
+    if not options.shared_epochs:
+        return ""
+    then = "as its copies" if options.experts_init == "shared" else "from zero"
+    return f"the shared adapter alone for {options.shared_epochs} epochs, then experts {then}, "
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from moe.options import Options
+from steps.secrets import public
 
 PARTS = ("parameters", "code", "libraries", "data")
 
@@ -48,14 +49,14 @@ class Fingerprint:
 def fingerprint(step: str, options: Options) -> Fingerprint:
     """The fingerprint of `step` started with `options`, whose class lives in the step's own module.
 
-    The class may say `not_in_fingerprint = frozenset({...})`, fields that change no result (a number of workers), and may define
+    The class and those above it may say `not_in_fingerprint = frozenset({...})`, fields that change no result (a number of workers), and may define
     `data_digests() -> dict[str, str]`, digests of the content it reads from outside the store (a corpus).
 
     Raises:
         ValueError: `not_in_fingerprint` names no field.
     """
     parameters = options.as_parameters()
-    left_out = getattr(type(options), "not_in_fingerprint", frozenset())
+    left_out = frozenset().union(*(vars(kind).get("not_in_fingerprint", ()) for kind in type(options).__mro__))
     if unknown := sorted(set(left_out) - set(parameters)):
         raise ValueError(f"{step}: not_in_fingerprint names {', '.join(unknown)}: no such option")
     module_path = Path(inspect.getfile(type(options))).resolve()
@@ -63,7 +64,7 @@ def fingerprint(step: str, options: Options) -> Fingerprint:
     data_digests = getattr(options, "data_digests", dict)
     return Fingerprint(
         step=step,
-        parameters={name: value for name, value in parameters.items() if name not in left_out},
+        parameters=public({name: value for name, value in parameters.items() if name not in left_out}),
         code=code_digests(module_path, root),
         libraries=library_versions(root / "requirements.txt"),
         data=dict(sorted(data_digests().items())),

@@ -12,19 +12,27 @@ import numpy as np
 import pandas as pd
 
 from analysis.calibration import confusion_table, expected_calibration_error, reliability
-from analysis.plots.gate import confusion_figure, reliability_figure
+from analysis.decisions import decisions_by, speaker_decisions
+from analysis.plots.gate import confusion_figure, reliability_figure, speakers_figure
 from analysis.plots.training import training_curves
+from analysis.report import markdown_table
+from moe.checkpoint import CheckpointOptions
 from moe.embeddings import read_embeddings
 from moe.gate import probabilities
 from moe.gate_training import GateOptions, GateResult, train_gate
 from moe.options import option
 from steps import tracking
 from steps.prepared import SYNTHETIC_NOTE, soft_labels
+from steps.run_options import PlotOptions
 from steps.step_run import StepRun
+from steps.training_data import checkpoints_of
+
+CALIBRATED_FROM = "dev/ece_uncalibrated"
+TORN = 0.8  # a speaker with a smaller share at one expert is torn between several
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(GateOptions):
+class StepOptions(GateOptions, CheckpointOptions, PlotOptions):
     """Train the gate."""
 
     embed_run_id: str = option("none", "run that made the embeddings")
@@ -44,36 +52,69 @@ def run(options: StepOptions) -> str:
             soft_labels(train),
             embeddings.select(dev["utterance_id"]),
             soft_labels(dev),
-            options.part(GateOptions),
+            dataclasses.replace(options.part(GateOptions), top_k=min(options.top_k, soft_labels(train).shape[1])),  # clusters may be fewer
+            checkpoints=checkpoints_of(step, options),
         )
         with tempfile.TemporaryDirectory() as temporary:
             result.gate.save(Path(temporary) / tracking.GATE)
             step.log_folder(Path(temporary) / tracking.GATE, tracking.GATE)
-        _report(step, result, dev, probabilities(result.gate, embeddings.select(dev["utterance_id"])))
+        _report(step, options, result, dev.reset_index(drop=True), embeddings.select(dev["utterance_id"]))
     return step.run_id
 
 
-def _report(step: StepRun, result: GateResult, dev: pd.DataFrame, routed: np.ndarray) -> None:
-    labels, note = dev["cluster"].to_numpy(), _note(step)
-    error, chosen = expected_calibration_error(routed, labels), routed.argmax(1)
-    history = pd.DataFrame(result.history)
+def _report(step: StepRun, options: StepOptions, result: GateResult, dev: pd.DataFrame, vectors: np.ndarray) -> None:
+    note, labels, routed = _note(step), dev["cluster"].to_numpy(), probabilities(result.gate, vectors)
+    by_etiology, speakers = decisions_by(dev, routed), speaker_decisions(dev, routed)
     step.log_history([(int(row["epoch"]), {k: v for k, v in row.items() if k != "epoch"}) for row in result.history])
-    step.log_metrics({f"{name}_final": value for name, value in result.metrics.items()} | {"dev/calibration_error_final": error})
-    step.log_table(confusion_table(labels, chosen).reset_index(), "tables/confusion.json")
-    by_etiology = pd.crosstab(dev["etiology"].to_numpy(), chosen, rownames=["etiology"], colnames=["expert"])
-    step.log_table(by_etiology.reset_index(), "tables/expert_by_etiology.json")
-    by_speaker = pd.crosstab(dev["speaker"].to_numpy(), chosen, rownames=["speaker"], colnames=["expert"])
-    step.log_table(by_speaker.reset_index(), "tables/expert_by_speaker.json")
-    step.log_figure(reliability_figure(reliability(routed, labels), error, note=note), "plots/reliability.png")
-    step.log_figure(confusion_figure(confusion_table(labels, chosen), "Dev: cluster and chosen expert", note), "plots/confusion.png")
+    step.log_metrics(_final(result) | {f"dev/accuracy/{row.group}": row.accuracy for row in by_etiology.itertuples()})
+    step.log_table(confusion_table(labels, routed.argmax(1)).reset_index(), "tables/confusion.json")
+    step.log_table(by_etiology, "tables/expert_by_etiology.json")
+    step.log_table(speakers, "tables/expert_by_speaker.json")
+    if step.plots:
+        _log_figures(step, result, dev, vectors, note)
+        step.log_figure(speakers_figure(speakers, "Where the gate sends dev speakers, none of whom it knows", note), "plots/speakers.png")
+    step.describe(_description(result, by_etiology, speakers, note))
+
+
+def _log_figures(step: StepRun, result: GateResult, dev: pd.DataFrame, vectors: np.ndarray, note: str) -> None:
+    labels, routed, raw = dev["cluster"].to_numpy(), probabilities(result.gate, vectors), probabilities(result.gate, vectors, False)
+    before = (reliability(raw, labels), expected_calibration_error(raw, labels)) if CALIBRATED_FROM in result.metrics else None
+    error = expected_calibration_error(routed, labels)
+    figure = reliability_figure(reliability(routed, labels), error, "Reliability of the gate on dev", note, before)
+    step.log_figure(figure, "plots/reliability.png")
+    confusion = confusion_table(labels, routed.argmax(1), routed.shape[1])
+    step.log_figure(confusion_figure(confusion, "Dev: cluster and chosen expert", note), "plots/confusion.png")
+    counts = pd.crosstab(dev["etiology"], pd.Series(routed.argmax(1), name="expert")).reindex(columns=range(routed.shape[1]), fill_value=0)
+    step.log_figure(confusion_figure(counts, "Dev: etiology and chosen expert", note), "plots/expert_by_etiology.png")
     panels = {"KL to soft labels": ["train/kl", "dev/kl"], "argmax accuracy": ["train/accuracy", "dev/accuracy"]}
+    panels["calibration error, before calibration"] = ["train/ece", "dev/ece"]
+    history = pd.DataFrame(result.history)
     step.log_figure(training_curves(history, panels, "Gate", best=result.best_epoch, note=note), "plots/training.png")
-    step.describe(
-        f"## Gate{' on SYNTHETIC speech' if note else ''}\nSoftmax over {result.gate.gate_config.n_experts} experts, trained with KL to the "
-        f"clusters' soft labels; epoch {result.best_epoch} of {len(result.history)} kept by `{result.selection_metric}`. On dev speakers, none "
-        f"of whom it was trained on: argmax accuracy {100 * (chosen == labels).mean():.1f} %, calibration error {100 * error:.1f} %, "
-        f"temperature {result.gate.gate_config.temperature:.2f}."
-    )
+
+
+def _final(result: GateResult) -> dict[str, float]:
+    """Metrics of the gate as it is kept; those it has by epoch too get `_final`."""
+    by_epoch = set(result.history[0])
+    return {f"{name}_final" if name in by_epoch else name: value for name, value in result.metrics.items()} | {"best_epoch": result.best_epoch}
+
+
+def _description(result: GateResult, by_etiology: pd.DataFrame, speakers: pd.DataFrame, note: str) -> str:
+    metrics, config = result.metrics, result.gate.gate_config
+    change = f" (before calibration {100 * metrics[CALIBRATED_FROM]:.1f} %)" if CALIBRATED_FROM in metrics else ""
+    shown = by_etiology[["group", "n_utterances", "n_speakers", "accuracy", "confidence", "entropy", "expert"]]
+    n_torn = int((speakers["agreement"] < TORN).sum())
+    lines = [
+        f"## Gate{' on SYNTHETIC speech' if note else ''}",
+        f"Softmax over {config.n_experts} experts{f', {config.hidden} hidden units' if config.hidden else ''}, trained with KL to the clusters' "
+        f"soft labels; epoch {result.best_epoch} of {len(result.history)} kept by `{result.selection_metric}`. On dev speakers, none of whom "
+        f"it was trained on: argmax accuracy {100 * metrics['dev/accuracy']:.1f} %, calibration error {100 * metrics['dev/ece']:.1f} %{change}, "
+        f"temperature {config.temperature:.2f}.",
+        "",
+        f"Of {len(speakers)} speakers it has never heard {n_torn} have less than {TORN:.0%} of their utterances sent to one expert.",
+        "",
+        markdown_table(shown.round(3)),
+    ]
+    return "\n".join(lines)
 
 
 def _note(step: StepRun) -> str:

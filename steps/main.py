@@ -4,7 +4,7 @@
 
 Stages that would come out the same are reused, and one line says so and why. Example:
     mlflow run . --env-manager local
-    mlflow run . --env-manager local -P corpus=folder -P corpus_dir=PATH -P init_from=BASE -P until=evaluate
+    mlflow run . --env-manager local -P corpus=folder -P dataset_root=PATH -P whisper_model=BASE -P until=evaluate
 """
 
 import dataclasses
@@ -15,8 +15,10 @@ import pandas as pd
 
 from analysis.report import markdown_table
 from analysis.verdict import readable_table
+from moe.clustering.options import AUTO
 from moe.corpora import FORMATS
-from moe.options import NONE, Options, option
+from moe.option_files import option_file_text
+from moe.options import NONE, Options, option, to_text
 from steps import (
     asr,
     baseline,
@@ -32,14 +34,17 @@ from steps import (
     synthesize,
     tracking,
 )
+from steps.chain_check import idle_faults, layer_faults, top_k_faults
 from steps.prepare import SYNTHETIC
 from steps.reuse import launch
+from steps.run_options import PlotOptions
 from steps.step_run import StepRun
 
 STAGES: tuple[ModuleType, ...] = (
     synthesize, prepare, pretrain, embed, cluster, gate, experts, asr, baseline, evaluate, compare, register,
 )  # fmt: skip
 NAMES = tuple(stage.__name__.rpartition(".")[2] for stage in STAGES)
+OPTIONS = "options.yaml"
 PENDING = "pending"  # stands for the id of a run that does not exist yet, when options are checked before any work
 SMALL = {
     "n_train_speakers": 3, "n_dev_speakers": 1, "n_test_speakers": 2, "n_utterances": 8, "n_dev_utterances": 4, "n_test_utterances": 5,
@@ -50,13 +55,14 @@ DOCUMENTS_EXPERTS = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class ChainOptions(Options):
+class ChainOptions(PlotOptions):
     """What `main` takes beside every option of its stages."""
 
     mode: str = option("full", "quick is a smoke test: few utterances, one epoch; what you set yourself is kept", choices=("quick", "full"))
     corpus: str = option(SYNTHETIC, "format of the corpus", choices=tuple(FORMATS))
-    num_experts: int | None = option(
-        None, "number of experts (none: 6 on the synthetic corpus, one per style, else 8; required with skip_pretraining)", low=1
+    options_file: str | None = option(None, "YAML or JSON file of options, e.g. presets/a100-40gb.yaml; what you set yourself wins")
+    num_experts: int | str | None = option(
+        None, "number of experts, or auto (none: 6 on the synthetic corpus, one per style, else 8)", low=1, choices=(AUTO,)
     )
     corpus_seed: int | None = option(None, "seed of synthesize and prepare, to train several seeds on one corpus (none: seed)", low=0)
     skip_pretraining: bool = option(False, "gate and experts start random: no embed, cluster, gate and experts runs")
@@ -65,8 +71,8 @@ class ChainOptions(Options):
 
     def faults(self) -> list[str]:
         """What would fail later."""
-        if self.skip_pretraining and self.num_experts is None:
-            return ["num_experts is missing: skip_pretraining=true has no clusters to count"]
+        if self.skip_pretraining and not isinstance(self.num_experts, int):
+            return [f"num_experts={to_text(self.num_experts)}: skip_pretraining=true has no clusters to count; give a number"]
         return []
 
 
@@ -91,10 +97,17 @@ def run(options: Options) -> str:
     options = small(options) if options.mode == "quick" else options
     check_stages(options)
     with tracking.step_run("main", options, f"main · seed {options.seed} · {options.corpus}") as step:
+        step.log_text(option_file_text(_as_file(options)), OPTIONS)
         chain = Chain(options)
         chain.run()
         _report(step, chain)
     return step.run_id
+
+
+def _as_file(options: Options) -> dict[str, Any]:
+    """Every option in use: under `mlflow run` the run's parameters cannot show what came from an option file."""
+    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options) if field.name != "options_file"}
+    return {name: NONE if value is None else value for name, value in values.items()}
 
 
 def small(options: Options) -> Options:
@@ -111,13 +124,30 @@ def check_stages(options: Options) -> None:
         ValueError: all faults of all stages, each once.
     """
     faults: dict[str, None] = {}
-    for stage in STAGES:
+    for stage in [stage for stage in STAGES if stage not in left_out(options)]:
         try:
             stage_options(stage, options, **_pending(stage, options))
         except ValueError as error:
             faults |= dict.fromkeys(str(error).split("; "))
+    faults |= dict.fromkeys(_faults_between(options))
     if faults:
         raise ValueError("; ".join(faults))
+
+
+def left_out(options: Options) -> dict[ModuleType, str]:
+    """The stages that do not run, each with the option that says so."""
+    stages = {} if options.corpus == SYNTHETIC else {synthesize: f"corpus={options.corpus}"}
+    return stages | (dict.fromkeys((embed, cluster, gate, experts), "skip_pretraining=true") if options.skip_pretraining else {})
+
+
+def _faults_between(options: Options) -> list[str]:
+    """Faults that no stage can see by itself."""
+    made_small = [name for name, value in SMALL.items() if options.mode == "quick" and getattr(options, name) == value]
+    own = [field.name for field in dataclasses.fields(ChainOptions)]
+    found = idle_faults(options, left_out(options), STAGES, [*own, *made_small])
+    base = "init_from" if options.init_from else "whisper_model"
+    found += layer_faults(options.gate_layer, base, getattr(options, base))
+    return found + top_k_faults(options, n_experts(options))
 
 
 def stage_options(stage: ModuleType, options: Options, **given: Any) -> Options:
@@ -130,19 +160,19 @@ def stage_options(stage: ModuleType, options: Options, **given: Any) -> Options:
 def _pending(stage: ModuleType, options: Options) -> dict[str, Any]:
     names = {field.name for field in dataclasses.fields(stage.StepOptions) if field.name.endswith("_run_id")}
     if stage is asr and options.skip_pretraining:
-        return {}
+        return {"num_experts": options.num_experts}
     if stage is prepare and options.corpus != SYNTHETIC:
         names = set()
     if stage is evaluate:
         names = {"prepare_run_id", "asr_run_id"}
     ids = {name: PENDING for name in names} | corpus_seed(stage, options)
-    if stage is cluster:
-        ids["num_experts"] = n_experts(options)
+    if stage in (cluster, asr):
+        ids["num_experts"] = n_experts(options) if stage is cluster else None
     return ids | ({"evaluate_run_ids": f"{PENDING},{PENDING}2"} if stage in (compare, register) else {})
 
 
-def n_experts(options: Options) -> int:
-    """Experts to cluster for."""
+def n_experts(options: Options) -> int | str:
+    """Experts to cluster for; auto where the clusters are to say."""
     return options.num_experts or (STYLES_OF_SYNTHETIC if options.corpus == SYNTHETIC else DOCUMENTS_EXPERTS)
 
 
@@ -199,8 +229,9 @@ class Chain:
             self._launch(experts, **self._ids("prepare", "pretrain", "cluster"))
 
     def _asr(self) -> None:
-        upstream = () if self.options.skip_pretraining else ("embed", "cluster", "gate", "experts")
-        self._launch(asr, **self._ids("prepare", "pretrain", *upstream))
+        skipped = self.options.skip_pretraining
+        upstream = () if skipped else ("embed", "cluster", "gate", "experts")
+        self._launch(asr, **self._ids("prepare", "pretrain", *upstream), num_experts=self.options.num_experts if skipped else None)
 
     def _baseline(self) -> None:
         self._launch(baseline, "zero_shot", system="zero_shot", **self._ids("prepare", "pretrain"))

@@ -1,7 +1,7 @@
 """Entry point `prepare`: a corpus → one manifest, with everything that could not be used listed.
 
 Reads a corpus folder, or the artifact `corpus` of a `synthesize` run; writes `manifest.parquet`. Example:
-    mlflow run . -e prepare -P corpus=folder -P corpus_dir=PATH
+    mlflow run . -e prepare -P corpus=folder -P dataset_root=PATH
 """
 
 import dataclasses
@@ -21,17 +21,17 @@ from moe.quarantine import QuarantineLimitError
 from moe.splits import LeakError
 from steps import tracking
 from steps.prepared import CORPUS_FILE, SYNTHETIC_NOTE, path_digests
+from steps.run_options import PlotOptions
 from steps.step_run import StepRun
 
 SYNTHETIC = "synthetic"
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(PreparationOptions):
+class StepOptions(PreparationOptions, PlotOptions):
     """Read a corpus into one manifest."""
 
     synthesize_run_id: str | None = option(None, "run that made the synthetic corpus (corpus=synthetic)")
-    dataset_root: str | None = option(None, "the documents' name of corpus_dir")
 
     not_in_fingerprint = frozenset({"n_workers"})
 
@@ -41,15 +41,15 @@ class StepOptions(PreparationOptions):
         if self.corpus == SYNTHETIC and self.synthesize_run_id is None:
             found.append("synthesize_run_id is missing: corpus=synthetic reads what a synthesize run made")
         if self.corpus != SYNTHETIC and self.folder is None:
-            found.append(f"corpus_dir is missing: corpus={self.corpus} needs the folder or address of the corpus")
-        if self.corpus_dir and self.dataset_root:
-            found.append("corpus_dir and dataset_root are two names of one thing: give one")
+            found.append(f"dataset_root is missing: corpus={self.corpus} needs the folder or address of the corpus")
+        if self.corpus == SYNTHETIC and self.dataset_root is not None:
+            found.append(f"dataset_root={self.dataset_root}: corpus=synthetic reads what a synthesize run made")
         return found
 
     @property
     def folder(self) -> str | None:
         """Where the corpus is; a local folder as an absolute path, since later steps may run elsewhere."""
-        given = self.corpus_dir or self.dataset_root
+        given = self.dataset_root
         return str(Path(given).resolve()) if given and Path(given).exists() else given
 
     def data_digests(self) -> dict[str, str]:
@@ -74,7 +74,8 @@ def run(options: StepOptions) -> str:
             _log_manifest(step, options, prepared, Path(temporary))
         step.log_input("corpus", corpus_digest(prepared.manifest), root, "training", prepared.counts["n_listed"])
         _log_tables(step, prepared)
-        _log_pictures(step, prepared.manifest, SYNTHETIC_NOTE if synthetic else "")
+        if not options.no_plot:
+            _log_pictures(step, prepared.manifest, SYNTHETIC_NOTE if synthetic else "")
         step.set_tags({"moe.synthetic": str(synthetic).lower()})
         step.describe(description(prepared, synthetic))
     return step.run_id

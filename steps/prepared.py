@@ -87,9 +87,9 @@ def soft_labels(labels: pd.DataFrame) -> np.ndarray:
     return labels[[name for name in labels.columns if name.startswith("soft_")]].to_numpy(np.float32)
 
 
-def path_digests(corpus_dir: str | None) -> dict[str, str]:
+def path_digests(dataset_root: str | None) -> dict[str, str]:
     """Digest of each top-level entry of a local corpus, so that a changed byte re-runs what reads it; a remote one has none."""
-    folder = Path(corpus_dir) if corpus_dir else None
+    folder = Path(dataset_root) if dataset_root else None
     if folder is None or not folder.is_dir():
         return {}
     entries = sorted(folder.iterdir())

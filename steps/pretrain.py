@@ -1,19 +1,19 @@
 """Entry point `pretrain`: the base model. Reads a `prepare` run and a checkpoint; writes the artifact `base`.
 
-`init_from` names a complete checkpoint or hub model (nothing is trained), a partial one (what is missing is trained, then all), or
-`scratch`. Example:
+The base is taken, `whisper_model` (a complete model: nothing is trained), or made, `init_from` (a partial checkpoint: what is missing
+is trained, then all; or `scratch`). Example:
     mlflow run . -e pretrain -P prepare_run_id=ID -P init_from=scratch -P tokenizer=bpe
 """
 
 import dataclasses
 import shutil
 import tempfile
-import time
 from pathlib import Path
 
 import pandas as pd
 
 from analysis.plots.training import training_curves
+from moe.alignments import align
 from moe.augmentation import Augmentation
 from moe.base_model import (
     SCRATCH,
@@ -28,15 +28,19 @@ from moe.base_model import (
     save_base,
 )
 from moe.batches import SpeechDataset
+from moe.checkpoint import CheckpointOptions
 from moe.features import AudioContext
 from moe.files import file_digest, folder_digest, write_json, write_whole_dir
 from moe.options import option
-from moe.pretraining import Pretrained, PretrainingOptions, align, pretrain, pretraining_plan
+from moe.precision import precision
+from moe.pretraining import Pretrained, PretrainingOptions, pretrain, pretraining_plan
 from moe.tokens import TOKENIZERS, train_tokenizer
-from moe.training import ComputeOptions, precision, seed_everything
+from moe.training import ComputeOptions, seed_everything
 from steps import tracking
 from steps.prepared import Prepared, read_prepared
+from steps.run_options import PlotOptions
 from steps.step_run import StepRun
+from steps.training_data import checkpoints_of, reporter
 
 ALIGNMENTS = "alignments.parquet"
 SHIPPED = "base/synthetic-en"
@@ -44,11 +48,12 @@ LICENCE = "LICENSE"
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(PretrainingOptions, AudioContext, Augmentation, ComputeOptions):
+class StepOptions(PretrainingOptions, AudioContext, Augmentation, ComputeOptions, CheckpointOptions, PlotOptions):
     """Make or take the base model."""
 
     prepare_run_id: str = option("none", "run whose train split the base is trained on")
-    init_from: str = option(SHIPPED, "a checkpoint folder, whole or partial; a hub name, v2 or v3; or scratch")
+    whisper_model: str = option(SHIPPED, "the base model as it is: v2, v3, another hub name, or the folder of a complete model")
+    init_from: str | None = option(None, "make the base instead, from a checkpoint folder, whole or partial, a hub name, or scratch")
     tokenizer: str = option("checkpoint", "the checkpoint's own, characters, or a byte-level BPE of the train split", choices=TOKENIZERS)
     pretrain_etiologies: str = option("all", "only utterances of these etiologies train the base and show its progress, comma list")
     n_merges: int = option(150, "merges of tokenizer=bpe", low=0)
@@ -59,29 +64,43 @@ class StepOptions(PretrainingOptions, AudioContext, Augmentation, ComputeOptions
 
     def faults(self) -> list[str]:
         """What cannot be trained as asked."""
-        found = ComputeOptions.faults(self)
+        found = ComputeOptions.faults(self) + Augmentation.faults(self)
+        if self.init_from is not None and self.whisper_model != SHIPPED:
+            found.append(f"whisper_model={self.whisper_model} and init_from={self.init_from}: the base is taken or made, not both")
         if self.init_from == SCRATCH and self.tokenizer == "checkpoint":
             found.append("tokenizer=checkpoint: init_from=scratch has no tokenizer of its own; use characters or bpe")
         if self.init_from == SCRATCH and not self.pretrain_updates:
             found.append("pretrain_updates=0: init_from=scratch has nothing but what is trained; at least 1")
-        looks_like_a_path = self.init_from.startswith((".", "/")) or self.init_from == SHIPPED
-        if looks_like_a_path and not Path(self.init_from).is_dir():
-            found.append(f"init_from={self.init_from}: no such folder")
-        untrained = not (self.pretrain_updates or self.missing_updates)
-        if untrained and Path(self.init_from).is_dir() and not is_complete(self.init_from):
-            found.append(f"pretrain_updates=0 and missing_updates=0: {self.init_from} is partial, what it lacks must be trained")
-        return found
+        return found + self._folder_faults()
+
+    def _folder_faults(self) -> list[str]:
+        name, folder = "init_from" if self.init_from else "whisper_model", Path(self.source)
+        looks_like_a_path = self.source.startswith((".", "/")) or self.source == SHIPPED
+        if looks_like_a_path and not folder.is_dir():
+            return [f"{name}={self.source}: no such folder"]
+        if is_complete(self.source) or self.source == SCRATCH:
+            return []
+        if self.init_from is None:
+            return [f"whisper_model={self.source}: the checkpoint is partial; name it as init_from, and what it lacks is trained"]
+        if not (self.pretrain_updates or self.missing_updates):
+            return [f"pretrain_updates=0 and missing_updates=0: {self.source} is partial, what it lacks must be trained"]
+        return []
+
+    @property
+    def source(self) -> str:
+        """What the base comes from."""
+        return self.init_from or self.whisper_model
 
     def data_digests(self) -> dict[str, str]:
         """Content of a local checkpoint."""
-        folder = Path(self.init_from)
-        return {"init_from": folder_digest(folder)} if folder.is_dir() else {}
+        folder = Path(self.source)
+        return {"base": folder_digest(folder)} if folder.is_dir() else {}
 
 
 def run(options: StepOptions) -> str:
     """Make the base model, log it and return the run id."""
-    complete = options.init_from != SCRATCH and is_complete(options.init_from)
-    name = f"pretrain · {'from scratch' if options.init_from == SCRATCH else Path(options.init_from).name}"
+    complete = options.source != SCRATCH and is_complete(options.source)
+    name = f"pretrain · {'from scratch' if options.source == SCRATCH else Path(options.source).name}"
     with tracking.step_run("pretrain", options, name) as step, tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / tracking.BASE
         if complete:
@@ -98,19 +117,19 @@ def run(options: StepOptions) -> str:
 def _take(step: StepRun, options: StepOptions, folder: Path) -> None:
     """A complete checkpoint: there is nothing to train."""
     if options.tokenizer != "checkpoint":
-        raise ValueError(f"tokenizer={options.tokenizer}: {options.init_from} is complete and keeps its own tokenizer (checkpoint)")
-    base = load_base(options.init_from)
+        raise ValueError(f"tokenizer={options.tokenizer}: {options.source} is complete and keeps its own tokenizer (checkpoint)")
+    base = load_base(options.source)
     save_base(base, folder)
-    record = read_training_record(Path(resolve(options.init_from)))
-    write_json(folder / "training.json", record or {"taken_from": options.init_from})
-    licence = Path(options.init_from) / LICENCE
+    record = read_training_record(Path(resolve(options.source)))
+    write_json(folder / "training.json", record or {"taken_from": options.source})
+    licence = Path(options.source) / LICENCE
     if licence.exists():
         (folder / LICENCE).write_bytes(licence.read_bytes())
     n_parameters = sum(parameter.numel() for parameter in base.model.parameters())
     step.log_metrics({"n_total": n_parameters, "n_trained": 0})
     synthetic = " It was trained on SYNTHETIC speech only." if record.get("synthetic") else ""
     step.describe(
-        f"## Base model taken as it is\n`{options.init_from}` is a complete checkpoint of {n_parameters / 1e6:.2f} M parameters: "
+        f"## Base model taken as it is\n`{options.source}` is a complete checkpoint of {n_parameters / 1e6:.2f} M parameters: "
         f"nothing was trained.{synthetic}"
     )
 
@@ -121,15 +140,25 @@ def _train(step: StepRun, options: StepOptions, prepared: Prepared, folder: Path
     train, dev = _chosen(prepared, "train", options), _held_out(prepared, options)
     prepared.log_input(step, train, "training")
     prepared.log_input(step, dev, "validation")
-    extras, n_phonemes = _phonemes(prepared, train, base)
+    extras, n_phonemes = _phonemes(prepared, train, base, options)
     train_set = SpeechDataset(train, Path(prepared.root), base.processor, options.part(Augmentation), options.seed, extras)
     dev_set = SpeechDataset(dev, Path(prepared.root), base.processor)
     plan = pretraining_plan(options, options.seed, options.num_workers, precision(options))
     plan = dataclasses.replace(plan, accumulation=options.gradient_accumulation_steps)
-    started = time.perf_counter()
-    pretrained = pretrain(base, train_set, dev_set, options, plan, options.part(AudioContext), _reporter(step), n_phonemes)
+    pretrained = pretrain(
+        base,
+        train_set,
+        dev_set,
+        options,
+        plan,
+        options.part(AudioContext),
+        reporter(step),
+        n_phonemes,
+        options.eval_every_n_epochs,
+        checkpoints_of(step, options),
+    )
     save_base(pretrained.base, folder)
-    _record(step, options, prepared, pretrained, folder, time.perf_counter() - started)
+    _record(step, options, prepared, pretrained, folder)
 
 
 def _initial(options: StepOptions, prepared: Prepared) -> BaseModel:
@@ -137,9 +166,9 @@ def _initial(options: StepOptions, prepared: Prepared) -> BaseModel:
     if options.tokenizer != "checkpoint":
         texts = prepared.rows("train")["reference"]
         tokenizer = train_tokenizer(texts, options.tokenizer, options.n_merges, prepared.language)
-    if options.init_from == SCRATCH:
+    if options.source == SCRATCH:
         return new_base(tokenizer, SmallShape(), prepared.language)
-    return complete_base(Path(options.init_from), tokenizer, prepared.language)
+    return complete_base(Path(options.source), tokenizer, prepared.language)
 
 
 def _chosen(prepared: Prepared, split: str, options: StepOptions) -> pd.DataFrame:
@@ -164,27 +193,26 @@ def _held_out(prepared: Prepared, options: StepOptions) -> pd.DataFrame:
     return dev.sample(min(len(dev), options.pretrain_dev_utterances), random_state=options.seed).sort_values("utterance_id", ignore_index=True)
 
 
-def _phonemes(prepared: Prepared, train: pd.DataFrame, base: BaseModel) -> tuple[dict, int]:
+def _phonemes(prepared: Prepared, train: pd.DataFrame, base: BaseModel, options: StepOptions) -> tuple[dict, int]:
     path = Path(prepared.root) / ALIGNMENTS
-    if not path.exists():
+    if not path.exists() or not (options.phoneme_weight or options.phoneme_weight_end):
         return {}, 0
+    if options.speeds:
+        raise ValueError(
+            f"speed_factors={options.speed_factors}: the corpus has phoneme alignments, which fit no other speed; "
+            f"phoneme_weight=0 and phoneme_weight_end=0 leave them unused"
+        )
     alignments = align(train, pd.read_parquet(path), base.processor)
     return {"phonemes": alignments.frames}, len(alignments.phonemes)
 
 
-def _reporter(step: StepRun):
-    return lambda update, values: step.log_metrics(values, update)
-
-
-def _record(
-    step: StepRun, options: StepOptions, prepared: Prepared, pretrained: Pretrained, folder: Path, seconds: float
-) -> None:
-    wer = pretrained.history[-1]["wer"]
+def _record(step: StepRun, options: StepOptions, prepared: Prepared, pretrained: Pretrained, folder: Path) -> None:
+    wer, seconds = pretrained.history[-1]["wer"], sum(fitted.seconds for fitted in pretrained.fitted)
     trained = sum(parameter.numel() for parameter in pretrained.base.model.parameters() if parameter.requires_grad)
     record = {
         "synthetic": bool(prepared.note),
-        "init_from": options.init_from,
-        "missing": list(pretrained.base.missing) if options.init_from != SCRATCH else "everything",
+        "init_from": options.source,
+        "missing": list(pretrained.base.missing) if options.source != SCRATCH else "everything",
         "dev_wer": wer,
         "n_train_utterances": len(_chosen(prepared, "train", options)),
         "n_updates": sum(fitted.n_updates for fitted in pretrained.fitted),
@@ -193,13 +221,15 @@ def _record(
         "weights_sha256": file_digest(folder / "model.safetensors"),
     }
     write_json(folder / "training.json", record)
-    (folder / LICENCE).write_text(Path(LICENCE).read_text(encoding="utf-8") if prepared.note else f"Derived from {options.init_from}\n")
+    (folder / LICENCE).write_text(Path(LICENCE).read_text(encoding="utf-8") if prepared.note else f"Derived from {options.source}\n")
     history = pd.DataFrame(pretrained.history)
-    step.log_figure(training_curves(history, {"dev WER": ["wer"]}, "Pretraining", note=prepared.note), "plots/training.png")
-    step.log_metrics({"dev/wer_final": wer, "n_trained": trained, "seconds": seconds})
-    missing = "everything" if options.init_from == SCRATCH else f"{len(pretrained.base.missing)} tensors ({', '.join(pretrained.base.missing[:4])})"
+    if not options.no_plot:
+        step.log_figure(training_curves(history, {"dev WER": ["wer"]}, "Pretraining", note=prepared.note), "plots/training.png")
+    n_bad = sum(len(fitted.bad_updates) for fitted in pretrained.fitted)
+    step.log_metrics({"dev/wer_final": wer, "n_trained": trained, "n_bad_updates": n_bad, "seconds": seconds})
+    missing = "everything" if options.source == SCRATCH else f"{len(pretrained.base.missing)} tensors ({', '.join(pretrained.base.missing[:4])})"
     step.describe(
-        f"## {'SYNTHETIC base model' if prepared.note else 'Base model'}\nStarted from `{options.init_from}`; missing and newly trained: "
+        f"## {'SYNTHETIC base model' if prepared.note else 'Base model'}\nStarted from `{options.source}`; missing and newly trained: "
         f"{missing}. {record['n_updates']} updates on {record['n_train_utterances']} utterances took {seconds / 60:.1f} min; "
         f"dev WER {100 * wer:.1f} %."
     )

@@ -28,6 +28,8 @@ ENTRY_POINTS = (
     "evaluate",
     "compare",
     "register",
+    "rollback",
+    "transcribe",
 )
 PYTHON = "3.11"
 WRITTEN_BY = "# Written by `python -m steps.project`; change the options in steps/, not this file.\n"

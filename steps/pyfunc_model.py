@@ -1,56 +1,71 @@
-"""The registered model, as code: audio bytes in, text and expert weights out. MLflow runs this file when the model is loaded."""
+"""The registered model, as code: audio bytes in; text, confidence, expert weights, segments and timing out.
 
-import base64
-import binascii
+MLflow runs this file when the model is loaded, from the model's own folder: it imports `moe`, which lies beside it, and nothing else of
+the project. The artifact `model` is the folder that `asr` logged; the model's config holds decoding policy and bounds
+(`moe.requests.ServiceOptions`), and SERVING_MODEL_CONFIG changes them for one server.
+"""
+
+import logging
+from typing import Any
 
 import mlflow
 import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR
 
-from moe.audio import load_audio
-from moe.decoding import DecodingOptions
+from moe import request_guard
 from moe.recognizer import WhisperRecognizer
+from moe.requests import AUDIO, RequestError, ServiceOptions, check_params
+from moe.service import Service
+
+LOG = logging.getLogger(__name__)
+FROM_SIGNATURE = {"top_k": 0, "beam_size": 0}  # how a signature, which has no None, says that nothing was asked for
+
+
+class Refusal(MlflowException):
+    """An answer to the client, as it stands: the scoring server would put a printout of the whole input before it."""
+
+    @property
+    def message(self) -> str:
+        """One sentence."""
+        return str(self.args[0])
+
+    @message.setter
+    def message(self, text: str) -> None:
+        """Stays what it was."""
 
 
 class MixtureModel(mlflow.pyfunc.PythonModel):
-    """A recogniser behind MLflow's interface; the artifact `model` is the folder that `asr` logged."""
+    """A recogniser behind MLflow's interface; calls from many threads share their passes."""
 
     def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
-        """Read the recogniser once."""
-        self.recognizer = WhisperRecognizer.load(context.artifacts["model"])
+        """Read the recogniser once; in a scoring server, put the guard at its door."""
+        options = ServiceOptions(**(context.model_config or {}))
+        self.service = Service(WhisperRecognizer.load(context.artifacts["model"]), options)
+        if request_guard.in_server():
+            request_guard.install(self.service.check, options)
 
     def predict(self, context: mlflow.pyfunc.PythonModelContext, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
-        """Text and expert weights of each row's `audio` (encoded bytes, base64 over HTTP).
+        """One row per row of `audio`: encoded bytes, or base64 text of them.
 
         Raises:
-            ValueError: a row whose audio cannot be decoded.
+            Refusal: what is wrong with the request (400), or that the recogniser failed (500).
         """
-        params = params or {}
-        waveforms = [load_audio(as_bytes(audio)) for audio in model_input["audio"]]
-        options = DecodingOptions(beam_size=int(params.get("beam_size", 1)))
-        top_k = int(params.get("top_k", 0)) or None
-        transcripts = self.recognizer.transcribe(waveforms, options, top_k)
-        return pd.DataFrame(
-            {
-                "text": [transcript.text for transcript in transcripts],
-                "expert_weights": [list(transcript.routing_weights) for transcript in transcripts],
-            }
-        )
+        try:
+            return self._rows(model_input, params or {})
+        except RequestError as error:
+            raise Refusal(str(error), BAD_REQUEST) from error
+        except Exception as error:
+            LOG.exception("a request failed")
+            raise Refusal("the recogniser failed on this request; the server's log says more", INTERNAL_ERROR) from error
 
-
-def as_bytes(audio: bytes | str) -> bytes:
-    """Encoded audio as bytes.
-
-    Raises:
-        ValueError: text that is not base64, or neither text nor bytes.
-    """
-    if isinstance(audio, (bytes, bytearray)):
-        return bytes(audio)
-    if not isinstance(audio, str):
-        raise ValueError(f"audio is {type(audio).__name__}: must be bytes or base64 text")
-    try:
-        return base64.b64decode(audio, validate=True)
-    except binascii.Error as error:
-        raise ValueError("audio is no base64 text") from error
+    def _rows(self, model_input: pd.DataFrame, params: dict[str, Any]) -> pd.DataFrame:
+        given = {name: value for name, value in params.items() if FROM_SIGNATURE.get(name, ...) != value}
+        asked = check_params(given, self.service.options)
+        if AUDIO not in model_input:
+            raise RequestError(f"there is no column {AUDIO}")
+        answers = self.service.answer(list(model_input[AUDIO]), asked)
+        return pd.DataFrame([answer.as_row(asked.return_routing) for answer in answers])
 
 
 mlflow.models.set_model(MixtureModel())

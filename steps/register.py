@@ -1,26 +1,43 @@
-"""Entry point `register`: put the best mixture into the model registry, as one self-contained pyfunc model.
+"""Entry point `register`: put the best system into the model registry as one self-contained pyfunc model, and see whether it becomes champion.
 
-Of the `evaluate` runs given, the mixture with the lowest test WER is registered, with alias `challenger`. Example:
+Of the `evaluate` runs given, the mixture with the lowest test WER is registered. It becomes `champion` if it is the first, or significantly
+better than the champion on the same test set with no group worse by more than `max_group_regression`; otherwise it stays `challenger`, and
+its tags say why. Example:
     mlflow run . -e register -P evaluate_run_ids=ID,ID
 """
 
 import dataclasses
+import io
+import tempfile
 from pathlib import Path
 
 import mlflow
+import numpy as np
+import pandas as pd
+import soundfile
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.models import ModelSignature
+from mlflow.models.model import ModelInfo
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-from mlflow.types.schema import Array
+from mlflow.types.schema import Array, Object, Property
 
+from analysis.card import model_card
+from analysis.promotion import Decision, decide
 from analysis.systems import MIXTURE, SystemScores
-from moe.options import Options, option
-from steps import tracking
+from moe.audio import SAMPLE_RATE
+from moe.options import from_text, option
+from moe.requests import AUDIO, AUTO, ServiceOptions
+from steps import registry, tracking
 from steps.compare import read_scores
+from steps.model_card import card_facts
+from steps.run_options import RunOptions
 from steps.step_run import StepRun
 from steps.store import connect, project_root
 
-CHALLENGER = "challenger"
 CODE = ("moe",)
+CARD = "model_card.md"
+ANY = "any"
+MAX_TAG, MAX_DESCRIPTION = 4900, 4900  # characters that every registry keeps
 SERVING = (
     "mlflow", "torch", "transformers", "tokenizers", "safetensors", "peft", "numpy", "pandas", "soundfile", "soxr", "av", "tqdm",
     "jiwer", "pyarrow", "scipy", "scikit-learn", "fsspec", "accelerate", "joblib", "hdbscan",
@@ -28,11 +45,15 @@ SERVING = (
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(Options):
-    """Register the best mixture."""
+class StepOptions(RunOptions):
+    """Register the best system."""
 
     evaluate_run_ids: str = option("none", "evaluate runs to choose from, comma list")
     registered_model: str = option("whisper-moe", "name in the registry")
+    register_kind: str = option(MIXTURE, "kind of system to register: moe, lora, base … as evaluate names it, or any")
+    max_group_regression: float = option(0.02, "WER that a group may lose against the champion (0.02: two points)", low=0, high=1)
+    n_resamples: int = option(10_000, "bootstrap resamples over speakers", low=100)
+    seed: int = option(42, "seed of everything drawn", low=0)
 
     @property
     def run_ids(self) -> list[str]:
@@ -41,70 +62,159 @@ class StepOptions(Options):
 
 
 def run(options: StepOptions) -> str:
-    """Register the best mixture and return the run id."""
+    """Register the best system, promote it or not, and return the run id."""
     with tracking.step_run("register", options, f"register · {options.registered_model}") as step:
-        best = best_mixture([read_scores(run_id) for run_id in options.run_ids])
-        wer = _wer(best)
-        asr_run_id = connect().client.get_run(best.run_id).data.params["asr_run_id"]
-        version = _register(options, tracking.upstream(asr_run_id, tracking.MODEL))
-        tags = {"test_wer": f"{wer:.4f}", "evaluate_run_id": best.run_id, "asr_run_id": asr_run_id, "register_run_id": step.run_id}
-        tags["synthetic"] = str(bool(best.metadata["note"])).lower()
-        _tag(step, options, version, tags)
-        step.log_metrics({"test/wer": wer})
-        lineage = "\n".join(f"- {name} `{run_id}`" for run_id, name in tracking.lineage(step.run_id).items())
-        step.describe(
-            f"## Registered {options.registered_model} version {version}\n{'SYNTHETIC speech only. ' if best.metadata['note'] else ''}"
-            f"Test WER {100 * wer:.1f} %. Alias `{CHALLENGER}`. Everything it was made from:\n{lineage}"
-        )
+        best = best_system([read_scores(run_id) for run_id in options.run_ids], options.register_kind)
+        decision = judge(options, best)
+        card = _card(step, options, best, decision)
+        step.log_text(card, CARD)
+        info = log_model(model_run_of(best), decoding_policy(best), card, options.registered_model)
+        version = str(info.registered_model_version)
+        connect().client.update_model_version(options.registered_model, version, description=card[:MAX_DESCRIPTION])
+        _tag(step, options, best, version, decision)
+        _log(step, options, best, version, decision)
     return step.run_id
 
 
-def best_mixture(systems: list[SystemScores]) -> SystemScores:
-    """The mixture with the lowest WER.
+def best_system(systems: list[SystemScores], kind: str = MIXTURE) -> SystemScores:
+    """The system of a kind (or `any`) with the lowest WER.
 
     Raises:
-        ValueError: none of the runs scored a mixture.
+        ValueError: none of the runs scored one.
     """
-    mixtures = [system for system in systems if system.kind == MIXTURE]
-    if not mixtures:
-        raise ValueError(f"none of the {len(systems)} evaluate runs scored a mixture: there is nothing to register")
-    return min(mixtures, key=_wer)
+    found = [system for system in systems if kind in (ANY, system.kind)]
+    if not found:
+        what = "a mixture" if kind == MIXTURE else f"a system of kind {kind}"
+        raise ValueError(f"none of the {len(systems)} evaluate runs scored {what}: there is nothing to register")
+    return min(found, key=_wer)
+
+
+def judge(options: StepOptions, best: SystemScores) -> Decision:
+    """Compare with the champion on its own evaluation; the first model of a name has none to beat."""
+    champion = registry.champion(options.registered_model)
+    if champion is None:
+        return Decision(True, "first: there was no champion", None, pd.DataFrame())
+    name = f"version {champion.version}"
+    try:
+        scores = _scores_of(champion)
+    except (RuntimeError, ValueError) as error:
+        return Decision(False, f"cannot be compared with {name}: {error}", None, pd.DataFrame())
+    return decide(best, scores, name, options.max_group_regression, options.n_resamples, options.seed)
+
+
+def model_run_of(scores: SystemScores) -> str:
+    """The run whose model an evaluation scored."""
+    parameters = connect().client.get_run(scores.run_id).data.params
+    named = [value for name, value in sorted(parameters.items()) if name in ("asr_run_id", "baseline_run_id") and value != "none"]
+    return named[0]
+
+
+def decoding_policy(scores: SystemScores) -> ServiceOptions:
+    """The decoding that was evaluated, with the default bounds of a request."""
+    logged = connect().client.get_run(scores.run_id).data.params
+    taken = {"beam_size": "beam_size", "max_tokens_per_s": "max_tokens_per_s", "decoding_top_k": "top_k"}
+    kinds = {field.name: field.type for field in dataclasses.fields(ServiceOptions)}
+    return ServiceOptions(**{ours: from_text(logged[name], kinds[ours]) for name, ours in taken.items() if name in logged})
+
+
+def log_model(model_run_id: str, policy: ServiceOptions, card: str, registered_model: str) -> ModelInfo:
+    """Log a run's recogniser to the active run as a pyfunc model, and register it."""
+    pins = (project_root() / "requirements.txt").read_text(encoding="utf-8").split()
+    with tempfile.TemporaryDirectory() as temporary:
+        card_path = Path(temporary) / CARD
+        card_path.write_text(card, encoding="utf-8")
+        return mlflow.pyfunc.log_model(
+            name="recognizer",
+            python_model=str(project_root() / "steps" / "pyfunc_model.py"),
+            artifacts={"model": str(tracking.upstream(model_run_id, tracking.MODEL)), "card": str(card_path)},
+            code_paths=[str(project_root() / name) for name in CODE],
+            signature=signature(),
+            input_example=(pd.DataFrame({AUDIO: [example_audio()]}), {"top_k": 0}),
+            model_config=dataclasses.asdict(policy),
+            pip_requirements=[pin for pin in pins if pin.split("==")[0] in SERVING],
+            registered_model_name=registered_model,
+        )
+
+
+def signature() -> ModelSignature:
+    """Audio bytes in; text, confidence, expert weights, segments and timing out. Parameters 0 and `auto`: as evaluated."""
+    numbers = {name: Property(name, DataType.double) for name in ("start_s", "end_s", "confidence", "audio_s", "seconds")}
+    segment = Object([numbers["start_s"], numbers["end_s"], Property("text", DataType.string), numbers["confidence"]])
+    outputs = [
+        ColSpec(DataType.string, "text"),
+        ColSpec(DataType.double, "confidence"),
+        ColSpec(Array(DataType.double), "expert_weights"),
+        ColSpec(Array(segment), "segments"),
+        ColSpec(Object([numbers["audio_s"], numbers["seconds"]]), "timing"),
+    ]
+    params = [
+        ParamSpec("top_k", DataType.long, 0),
+        ParamSpec("language", DataType.string, AUTO),
+        ParamSpec("return_routing", DataType.boolean, True),
+        ParamSpec("beam_size", DataType.long, 0),
+    ]
+    return ModelSignature(Schema([ColSpec(DataType.binary, AUDIO)]), Schema(outputs), ParamSchema(params))
+
+
+def example_audio() -> bytes:
+    """Half a second of a rising tone as wav: an example that is nobody's voice."""
+    seconds = np.arange(SAMPLE_RATE // 2) / SAMPLE_RATE
+    file = io.BytesIO()
+    soundfile.write(file, 0.3 * np.sin(2 * np.pi * (200 + 400 * seconds) * seconds), SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    return file.getvalue()
 
 
 def _wer(system: SystemScores) -> float:
     return float(system.hypotheses["word_errors"].sum() / system.hypotheses["n_words"].sum())
 
 
-def _register(options: StepOptions, model_dir: Path) -> str:
-    """Log the model to the active run and register it: its version."""
-    pins = (project_root() / "requirements.txt").read_text(encoding="utf-8").split()
-    info = mlflow.pyfunc.log_model(
-        name="recognizer",
-        python_model=str(project_root() / "steps" / "pyfunc_model.py"),
-        artifacts={"model": str(model_dir)},
-        code_paths=[str(project_root() / name) for name in CODE],
-        signature=signature(),
-        pip_requirements=[pin for pin in pins if pin.split("==")[0] in SERVING],
-        registered_model_name=options.registered_model,
+def _scores_of(version: ModelVersion) -> SystemScores:
+    """The evaluation that a registered version was judged by.
+
+    Raises:
+        ValueError: its tags name none.
+    """
+    run_id = version.tags.get("evaluate_run_id")
+    if not run_id:
+        raise ValueError(f"version {version.version} has no tag evaluate_run_id")
+    return read_scores(run_id)
+
+
+def _card(step: StepRun, options: StepOptions, best: SystemScores, decision: Decision) -> str:
+    run_id = model_run_of(best)
+    lineage = tracking.lineage(step.run_id)
+    said = f"{'Champion' if decision.promoted else 'Challenger'}: {decision.reason}."
+    model_dir = tracking.upstream(run_id, tracking.MODEL)
+    facts = card_facts(options.registered_model, run_id, model_dir, decoding_policy(best), lineage, said)
+    return model_card(facts, best)
+
+
+def _tag(step: StepRun, options: StepOptions, best: SystemScores, version: str, decision: Decision) -> None:
+    """Tags first, then the alias: who finds a champion finds why it is one."""
+    parameters = connect().client.get_run(best.run_id).data.params
+    tags = {"test_wer": f"{_wer(best):.4f}", "evaluate_run_id": best.run_id, "asr_run_id": parameters.get("asr_run_id", "none")}
+    tags |= {"register_run_id": step.run_id, "synthetic": str(bool(best.metadata["note"])).lower(), "system": best.kind}
+    tags |= {"promoted": str(decision.promoted).lower(), "promotion_reason": decision.reason[:MAX_TAG]}
+    registry.tag(options.registered_model, version, tags)
+    registry.challenge(options.registered_model, version)
+    if decision.promoted:
+        registry.promote(options.registered_model, version)
+    step.set_tags({"moe.registered": f"{options.registered_model}/{version}", "moe.promoted": tags["promoted"]})
+
+
+def _log(step: StepRun, options: StepOptions, best: SystemScores, version: str, decision: Decision) -> None:
+    metrics = {"test/wer": _wer(best), "promoted": float(decision.promoted)}
+    if decision.difference is not None:
+        metrics["difference_to_champion"] = decision.difference.value
+        step.log_table(decision.groups, "tables/groups_against_champion.json")
+    step.log_metrics(metrics)
+    alias = registry.CHAMPION if decision.promoted else registry.CHALLENGER
+    lineage = "\n".join(f"- {name} `{run_id}`" for run_id, name in tracking.lineage(step.run_id).items())
+    print(f"{options.registered_model} version {version} is {alias}: {decision.reason}", flush=True)
+    step.describe(
+        f"## Registered {options.registered_model} version {version}\n{'SYNTHETIC speech only. ' if best.metadata['note'] else ''}"
+        f"Test WER {100 * _wer(best):.1f} %. Alias `{alias}`: {decision.reason}. Everything it was made from:\n{lineage}"
     )
-    return str(info.registered_model_version)
-
-
-def signature() -> ModelSignature:
-    """Audio bytes in; text and expert weights out; beams and top-k as parameters (top_k 0: as trained)."""
-    return ModelSignature(
-        inputs=Schema([ColSpec(DataType.binary, "audio")]),
-        outputs=Schema([ColSpec(DataType.string, "text"), ColSpec(Array(DataType.double), "expert_weights")]),
-        params=ParamSchema([ParamSpec("beam_size", DataType.long, 1), ParamSpec("top_k", DataType.long, 0)]),
-    )
-
-
-def _tag(step: StepRun, options: StepOptions, version: str, tags: dict[str, str]) -> None:
-    client = connect().client
-    for name, value in tags.items():
-        client.set_model_version_tag(options.registered_model, version, name, value)
-    client.set_registered_model_alias(options.registered_model, CHALLENGER, version)
-    step.set_tags({"moe.registered": f"{options.registered_model}/{version}"})
 
 
 def main() -> None:

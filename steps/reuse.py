@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from moe.files import read_json
 from moe.options import Options
 from steps.fingerprint import Fingerprint, fingerprint
+from steps.opening import PARENT_TAG
 from steps.step_run import ARTIFACTS_TAG
 from steps.store import connect
 from steps.tracking import FINGERPRINT, FINGERPRINT_TAG, STEP_TAG, upstream
@@ -52,13 +53,15 @@ def launch(module: ModuleType, options: Options, force: bool = False) -> str:
     Args:
         module: a module of `steps` with `run(options) -> run_id`.
         options: its options.
-        force: run, whatever there is.
+        force: run, whatever there is; but what this chain has run before it was interrupted is not run again.
 
     Returns:
         The run's id. The run that is open, if any, gets the tag `moe.ran.STEP` or `moe.reused.STEP` with it.
     """
     step, started = module.__name__.rpartition(".")[2], time.monotonic()
-    found = Reuse(None, "forced") if force else find_reusable(step, options)
+    found = find_reusable(step, options)
+    if force and not _ran_in_this_chain(found.run_id):
+        found = Reuse(None, "forced")
     run_id = found.run_id or module.run(options)
     word = "reused" if found.run_id else "ran"
     print(f"{step:<12}{word:<7}{run_id[:8]}  {time.monotonic() - started:6.1f} s  ({found.reason})", flush=True)
@@ -66,6 +69,13 @@ def launch(module: ModuleType, options: Options, force: bool = False) -> str:
     if parent is not None:
         connect().client.set_tag(parent.info.run_id, f"moe.{word}.{step}", run_id)
     return run_id
+
+
+def _ran_in_this_chain(run_id: str | None) -> bool:
+    parent = mlflow.active_run()
+    if run_id is None or parent is None:
+        return False
+    return connect().client.get_run(run_id).data.tags.get(PARENT_TAG) == parent.info.run_id
 
 
 def _earlier_runs(client: MlflowClient, step: str) -> list[Run]:

@@ -5,13 +5,15 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from analysis.calibration import expected_calibration_error, top_k_accuracy
+from analysis.calibration import expected_calibration_error, reliability, top_k_accuracy
+from analysis.decisions import speaker_decisions
 from analysis.error_rates import rates_by
 from analysis.plots.errors import expert_wer_heatmap
+from analysis.plots.gate import reliability_figure, speakers_figure
 from analysis.plots.profiles import profiles_figure
 from analysis.plots.routing import ablation_figure, load_heatmap
 from analysis.profiles import exemplars, expert_profiles, group_shares, standard_scores
-from analysis.routing import collapse, expert_load, load_by, regret, routing_entropy, routing_weights
+from analysis.routing import collapse, expert_load, load_by, load_entropy, regret, routing_entropy, routing_weights
 from steps.step_run import StepRun
 
 LEARNED = "learned"
@@ -24,21 +26,23 @@ def log_routing(
 
     Args:
         counted: counted hypotheses of the mixture as it routes.
-        ablations: the same utterances under other routings, by name; may be empty.
+        ablations: some of the utterances under every routing, by name, `learned` among them; may be empty.
         top_k: experts mixed per utterance.
 
     Returns:
         the metrics to log.
     """
     metrics = {f"test/load/expert_{row.expert}": row.load for row in expert_load(counted).itertuples()}
-    metrics["test/routing_entropy"] = routing_entropy(counted)
+    metrics |= {"test/routing_entropy": routing_entropy(counted), "test/load_entropy": load_entropy(counted)}
     step.log_table(expert_load(counted), "tables/expert_load.json")
-    step.log_figure(load_heatmap(load_by(counted), note=note, counts=counted["etiology"].value_counts()), "plots/load_by_etiology.png")
+    if step.plots:
+        figure = load_heatmap(load_by(counted), note=note, counts=counted["etiology"].value_counts())
+        step.log_figure(figure, "plots/load_by_etiology.png")
     step.set_tags({"moe.collapse": collapse(counted).reason})
     _log_profiles(step, counted, note)
     if "cluster" in counted:
-        metrics |= _gating(counted, top_k)
-    return metrics | (_log_ablations(step, counted, ablations, note) if ablations else {})
+        metrics |= _gating(step, counted, top_k, note)
+    return metrics | (_log_ablations(step, ablations, note) if ablations else {})
 
 
 def _log_profiles(step: StepRun, counted: pd.DataFrame, note: str) -> None:
@@ -46,28 +50,43 @@ def _log_profiles(step: StepRun, counted: pd.DataFrame, note: str) -> None:
     profiles = expert_profiles(counted)
     step.log_table(profiles.astype(str), "tables/expert_profiles.json")
     step.log_table(exemplars(counted).astype(str), "tables/exemplars.json")
-    figure = profiles_figure(profiles, group_shares(counted), standard_scores(profiles, counted), note=note)
-    step.log_figure(figure, "plots/expert_profiles.png")
+    if step.plots:
+        figure = profiles_figure(profiles, group_shares(counted), standard_scores(profiles, counted), note=note)
+        step.log_figure(figure, "plots/expert_profiles.png")
 
 
-def _log_ablations(step: StepRun, counted: pd.DataFrame, ablations: Mapping[str, pd.DataFrame], note: str) -> dict[str, float]:
+def _log_ablations(step: StepRun, ablations: Mapping[str, pd.DataFrame], note: str) -> dict[str, float]:
     table = pd.concat([rates_by(part, None).assign(routing=name) for name, part in ablations.items()])
     table = table[["routing", "wer", "low", "high", "cer", "n_utterances", "n_words"]].sort_values("wer", ignore_index=True)
     step.log_table(table, "tables/ablations.json")
-    step.log_figure(ablation_figure(table, note=note), "plots/ablations.png")
     singles = {int(name.rpartition("_")[2]): part for name, part in ablations.items() if name.startswith("expert_")}
     by_etiology = {f"expert {e}": rates_by(part, "etiology").set_index("group")["wer"] for e, part in sorted(singles.items())}
-    step.log_figure(expert_wer_heatmap(pd.DataFrame(by_etiology).T, note=note), "plots/expert_wer.png")
-    return {f"test/wer/routing/{row.routing}": row.wer for row in table.itertuples()} | {"test/regret": regret(counted, singles).regret}
+    if step.plots:
+        title = f"Does routing earn its keep (n = {table['n_utterances'].iloc[0]} test utterances)"
+        step.log_figure(ablation_figure(table, title, note), "plots/ablations.png")
+        step.log_figure(expert_wer_heatmap(pd.DataFrame(by_etiology).T, note=note), "plots/expert_wer.png")
+    found = regret(ablations[LEARNED], singles)
+    worst = found.per_utterance.assign(lost=lambda rows: rows["gate_errors"] - rows["best_errors"]).sort_values("lost", ascending=False)
+    step.log_table(worst, "tables/regret.json")
+    metrics = {f"test/wer/routing/{row.routing}": row.wer for row in table.itertuples()}
+    return metrics | {"test/regret": found.regret, "test/best_expert_wer": found.best_wer}
 
 
-def _gating(counted: pd.DataFrame, top_k: int) -> dict[str, float]:
+def _gating(step: StepRun, counted: pd.DataFrame, top_k: int, note: str) -> dict[str, float]:
     """Accuracy of the gate against the clusters that the fitted object gives the test speakers, and how calibrated it is."""
-    weights, clusters = routing_weights(counted), counted["cluster"].to_numpy(np.int64)
+    believed = counted[[f"probability_{expert}" for expert in range(routing_weights(counted).shape[1])]].to_numpy(np.float64)
+    clusters = counted["cluster"].to_numpy(np.int64)
+    error = expected_calibration_error(believed, clusters)
+    step.log_table(reliability(believed, clusters), "tables/calibration.json")
+    speakers = speaker_decisions(counted, believed)
+    step.log_table(speakers, "tables/expert_by_speaker.json")
+    if step.plots:
+        step.log_figure(speakers_figure(speakers, "Where the gate sends test speakers, none of whom it knows", note), "plots/speakers.png")
+        step.log_figure(reliability_figure(reliability(believed, clusters), error, note=note), "plots/calibration.png")
     return {
-        "test/gating_accuracy": top_k_accuracy(weights, clusters, 1),
-        "test/gating_top_k_accuracy": top_k_accuracy(weights, clusters, min(top_k, weights.shape[1])),
-        "test/calibration_error": expected_calibration_error(weights, clusters),
+        "test/gating_accuracy": top_k_accuracy(believed, clusters, 1),
+        "test/gating_top_k_accuracy": top_k_accuracy(believed, clusters, min(top_k, believed.shape[1])),
+        "test/calibration_error": error,
     }
 
 

@@ -35,9 +35,14 @@ def process_start(pid: int) -> str | None:
     return None if state in "ZX" else f"{boot}/{start_ticks}"
 
 
+def is_here(tags: dict[str, str]) -> bool:
+    """Whether these tags name a process of this host."""
+    return tags.get(HOST_TAG) == socket.gethostname()
+
+
 def is_gone(tags: dict[str, str]) -> bool:
     """Whether the process these tags name has certainly ended; False where it cannot be known."""
-    if tags.get(HOST_TAG) != socket.gethostname() or not tags.get(PID_TAG, "").isdigit() or not PROC.is_dir():
+    if not is_here(tags) or not tags.get(PID_TAG, "").isdigit() or not PROC.is_dir():
         return False
     return tags.get(START_TAG) != "unknown" and process_start(int(tags[PID_TAG])) != tags.get(START_TAG)
 
@@ -55,6 +60,13 @@ def close_stale(client: MlflowClient) -> list[str]:
     for run in _runs_here(client, f"attributes.status = 'FAILED' and tags.`{STOPPED_TAG}` = 'true'"):
         client.set_terminated(run.info.run_id, "KILLED", end_time=run.info.end_time)
     return closed
+
+
+def close_own(client: MlflowClient) -> None:
+    """Mark every RUNNING run of this process as KILLED: the signal may have come between the making of a run and its use."""
+    for run in _runs_here(client, "attributes.status = 'RUNNING'"):
+        if process_tags().items() <= run.data.tags.items():
+            client.set_terminated(run.info.run_id, "KILLED")
 
 
 def _runs_here(client: MlflowClient, condition: str) -> list[Run]:

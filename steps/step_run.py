@@ -5,6 +5,7 @@
 
 import dataclasses
 import json
+import logging
 import posixpath
 import re
 import tempfile
@@ -14,46 +15,65 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+
+from steps.opening import Opened
+from steps.patience import PatientClient
+from steps.secrets import public
 
 ARTIFACTS_TAG = "moe.artifacts"
 SHOWN_TABLES_TAG = "mlflow.loggedArtifacts"
 NOTE_TAG = "mlflow.note.content"
-N_METRICS_PER_CALL, N_PARAMETERS_PER_CALL = 1000, 100  # the store takes no more at once
+N_PARAMETERS_PER_CALL = 100  # the store takes no more at once
 MAX_DIGEST, MAX_NAME, MAX_PARAMETER, MAX_NOTE = 36, 250, 6000, 7900
 TABLE_FORMATS = (".json", ".csv", ".parquet")
 CUT = "\n\n… (cut: the store keeps no longer text)"
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class StepRun:
     """An open run of one step."""
 
-    client: MlflowClient
-    run_id: str
+    client: PatientClient
+    opened: Opened
     step: str
+    plots: bool = True  # whether this run is to have pictures
+
+    @property
+    def run_id(self) -> str:
+        """Its id in the store."""
+        return self.opened.run_id
 
     def log_metrics(self, values: Mapping[str, float], update: int = 0) -> None:
         """Log numbers in one call; `update` is the update or epoch they belong to."""
         self.log_history([(update, values)])
 
     def log_history(self, history: Iterable[tuple[int, Mapping[str, float]]]) -> None:
-        """Log many (update or epoch, numbers) pairs together, in as few calls as the store allows."""
-        now = int(time.time() * 1000)
-        metrics = [
-            Metric(metric_name(name), float(value), now, update) for update, values in history for name, value in values.items()
-        ]
-        for first in range(0, len(metrics), N_METRICS_PER_CALL):
-            self.client.log_batch(self.run_id, metrics=metrics[first : first + N_METRICS_PER_CALL])
+        """Log many (update or epoch, numbers) pairs together, in as few calls as the store allows; see `steps.metric_log`."""
+        now, history = int(time.time() * 1000), list(history)
+        for update, values in history:
+            log.info("%s, %d: %s", self.step, update, ", ".join(f"{name} {value:.6g}" for name, value in values.items()))
+        self.opened.metrics.add(
+            [Metric(metric_name(name), float(value), now, update) for update, values in history for name, value in values.items()]
+        )
+
+    def keep_metrics(self) -> None:
+        """Make sure that what was logged until now outlives this process, before a checkpoint relies on it.
+
+        Raises:
+            OSError: the store does not answer and the disk takes nothing.
+        """
+        self.opened.metrics.keep()
 
     def log_parameters(self, parameters: Mapping[str, str]) -> None:
-        """Log parameters that the run does not hold yet.
+        """Log parameters that the run does not hold yet, secrets hidden.
 
         `mlflow run` has logged its own text of them already, with shell quotes where a value has a space, and refuses another.
         """
         held = self.client.get_run(self.run_id).data.params
-        missing = [Param(name, value[:MAX_PARAMETER]) for name, value in parameters.items() if name not in held]
+        missing = [Param(name, value[:MAX_PARAMETER]) for name, value in public(parameters).items() if name not in held]
         for first in range(0, len(missing), N_PARAMETERS_PER_CALL):
             self.client.log_batch(self.run_id, params=missing[first : first + N_PARAMETERS_PER_CALL])
 

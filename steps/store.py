@@ -1,14 +1,15 @@
 """The tracking store and the experiment that every step logs to.
 
 `MLFLOW_TRACKING_URI` names the store; without it, it is `mlflow.db` in the project root with artifacts under `./mlruns`. A local
-sqlite store is made once, under a file lock (two processes that make the schema at the same moment break each other), and is put
-into write-ahead mode, in which writers wait a third as long for each other.
+sqlite store is made once, aside and under a file lock (two processes that make the schema at the same moment break each other), and is
+put into write-ahead mode, in which writers wait a third as long for each other.
 """
 
 import contextlib
 import dataclasses
 import fcntl
 import functools
+import hashlib
 import logging
 import os
 import sqlite3
@@ -20,14 +21,18 @@ import mlflow
 import transformers
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.telemetry import set_telemetry_client
 from sqlalchemy.exc import SQLAlchemyError
 
 from steps import stale
+from steps.patience import PatientClient
+from steps.secrets import without_secrets
 
 EXPERIMENT = "whisper-moe"
 NOTE_TAG = "mlflow.note.content"
 SQLITE = "sqlite:///"
+UNFINISHED = "unfinished"
 N_SCHEMA_TRIES, SCHEMA_WAIT_S = 4, 2.0
 NOTE = """Speech recognition for atypical speech with a mixture of experts on Whisper.
 
@@ -40,13 +45,22 @@ Each run is one step of the chain `prepare → embed → cluster → gate → ex
 class Store:
     """A connected tracking store."""
 
-    client: MlflowClient
+    client: PatientClient
     experiment_id: str
 
 
 def project_root() -> Path:
     """The folder that holds `steps/`."""
     return Path(__file__).resolve().parents[1]
+
+
+def unfinished_root() -> Path:
+    """Folder on this machine for the work of steps that have not finished; one for each store, git-ignored where it is the project's."""
+    uri = _tracking_uri()
+    path = _sqlite_path(uri)
+    if path is not None:
+        return path.parent / "mlruns" / UNFINISHED / path.stem
+    return project_root() / "mlruns" / UNFINISHED / hashlib.sha256(uri.encode()).hexdigest()[:8]
 
 
 def connect() -> Store:
@@ -60,9 +74,9 @@ def connect() -> Store:
     mlflow.set_tracking_uri(uri)
     try:
         experiment_id = _prepare(uri, _experiment_name())
-        return Store(MlflowClient(tracking_uri=uri), experiment_id)
+        return Store(PatientClient(MlflowClient(tracking_uri=uri)), experiment_id)
     except (MlflowException, OSError, sqlite3.Error, SQLAlchemyError) as error:
-        raise RuntimeError(f"tracking store {uri} cannot be used: {error}") from error
+        raise RuntimeError(without_secrets(f"tracking store {uri} cannot be used: {error}")) from error
 
 
 @functools.cache
@@ -70,11 +84,25 @@ def _prepare(uri: str, experiment: tuple[str, str]) -> str:
     """Done once in a process: schema, experiment (its id is returned), and an end to runs without a process."""
     _no_telemetry()
     with _one_at_a_time(uri):
+        _make_whole(_sqlite_path(uri))
         client = _first_client(uri)
         experiment_id = _experiment_id(client, uri, *experiment)
         _write_ahead(uri)
     stale.close_stale(client)
     return experiment_id
+
+
+def _make_whole(path: Path | None) -> None:
+    """Make a sqlite store's schema aside: what is killed meanwhile leaves no half of it, which MLflow could neither use nor mend."""
+    if path is None or path.exists():
+        return
+    aside = path.with_name(f".{path.name}.making")
+    for leftover in path.parent.glob(f"{aside.name}*"):
+        leftover.unlink()
+    SqlAlchemyStore(f"{SQLITE}{aside}", (path.parent / "mlruns").as_uri()).engine.dispose()
+    with contextlib.suppress(FileExistsError):  # an `mlflow run` made it meanwhile
+        os.link(aside, path)
+    aside.unlink()
 
 
 def _first_client(uri: str) -> MlflowClient:

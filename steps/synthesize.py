@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import soundfile
+from matplotlib.figure import Figure
 from transformers import WhisperFeatureExtractor
 
 from analysis.plots.corpus import amounts_figure, durations_figure, spectrograms_figure
@@ -20,6 +21,7 @@ from moe.synthesis.grammar import GRAMMARS_PATH
 from moe.synthesis.planning import plan
 from moe.synthesis.rendering import Rendering, render
 from steps import tracking
+from steps.run_options import PlotOptions
 from steps.step_run import StepRun
 
 FRAME_S = 0.01
@@ -27,7 +29,7 @@ FOOT = "synthetic speech (espeak-ng), simulated styles"
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(SynthesisOptions):
+class StepOptions(SynthesisOptions, PlotOptions):
     """Make the synthetic corpus: typical speech and simulated atypical styles, spoken by espeak-ng."""
 
     not_in_fingerprint = frozenset({"n_workers"})
@@ -49,10 +51,13 @@ def run(options: StepOptions) -> str:
         step.set_tags({"moe.synthetic": "true", "moe.corpus_digest": summary.digest})
         statistics = corpus_statistics(manifest)
         step.log_table(statistics, "tables/statistics.json")
-        step.log_figure(durations_figure(manifest, FOOT), "plots/durations.png")
-        step.log_figure(amounts_figure(manifest, FOOT), "plots/amounts.png")
+        if not options.no_plot:
+            step.log_figure(durations_figure(manifest, FOOT), "plots/durations.png")
+            step.log_figure(amounts_figure(manifest, FOOT), "plots/amounts.png")
         sentence, examples = styles_side_by_side(options, manifest)
-        _log_examples(step, sentence, examples, Path(temporary))
+        _log_examples(step, examples, Path(temporary))
+        if not options.no_plot:
+            step.log_figure(_pictured(sentence, examples), "plots/styles.png")
         step.describe(description(options, summary, statistics, sentence))
     return step.run_id
 
@@ -78,11 +83,14 @@ def styles_side_by_side(options: SynthesisOptions, manifest: pd.DataFrame) -> tu
     return sentence, {style: render(first[style], sentence, "example") for style in options.style_names}
 
 
-def _log_examples(step: StepRun, sentence: str, examples: dict[str, Rendering], folder: Path) -> None:
+def _pictured(sentence: str, examples: dict[str, Rendering]) -> Figure:
     extractor = WhisperFeatureExtractor()
     mels = [log_mel(example.samples, extractor) for example in examples.values()]
     titles = [f"{style}, {example.duration_s:.1f} s" for style, example in examples.items()]
-    step.log_figure(spectrograms_figure(mels, titles, FRAME_S, f"SYNTHETIC “{sentence}” in each style", FOOT), "plots/styles.png")
+    return spectrograms_figure(mels, titles, FRAME_S, f"SYNTHETIC “{sentence}” in each style", FOOT)
+
+
+def _log_examples(step: StepRun, examples: dict[str, Rendering], folder: Path) -> None:
     for style, example in examples.items():
         path = folder / f"synthetic_{style}.wav"
         soundfile.write(path, example.samples, SAMPLE_RATE, subtype="PCM_16")

@@ -7,7 +7,6 @@ A step is `with step_run("gate", options) as run:` around its work, `upstream(ru
 import atexit
 import contextlib
 import functools
-import os
 import shutil
 import signal
 import sys
@@ -25,11 +24,15 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from moe.options import Options, parse
 from steps.fingerprint import fingerprint
-from steps.stale import MESSAGE_TAG, STOPPED_TAG, process_tags
+from steps.opening import close_run, open_run
+from steps.patience import first_line, impatient
+from steps.run_log import written_to
+from steps.secrets import without_secrets
+from steps.stale import MESSAGE_TAG, STOPPED_TAG, close_own
 from steps.step_run import StepRun
 from steps.store import Store, connect
 
-__all__ = ["StepRun", "command", "connect", "lineage", "step_run", "upstream"]
+__all__ = ["StepRun", "command", "connect", "lineage", "step_run", "upstream", "work_dir"]
 
 MANIFEST = "manifest.parquet"
 QUARANTINE = "tables/quarantine.parquet"
@@ -51,7 +54,7 @@ TRACEBACK = "traceback.txt"
 STEP_TAG, FINGERPRINT_TAG, NAME_TAG = "moe.step", "moe.fingerprint", "mlflow.runName"
 NONE_GIVEN = ("", "none")
 MAX_MESSAGE = 600
-CONTINUE = "start the same command again: finished steps are reused"
+CONTINUE = "start the same command again: finished steps are reused, this one goes on where it was"
 STATUS_OF_SIGNAL = {signal.SIGINT: 130, signal.SIGTERM: 143}  # what a shell expects: 128 + signal number
 
 
@@ -63,7 +66,8 @@ class Terminated(KeyboardInterrupt):
 def step_run(step: str, options: Options, name: str | None = None) -> Iterator[StepRun]:
     """Open the run of a step, log what it was started with, and end it FINISHED, FAILED or KILLED.
 
-    Joins the run that `mlflow run` made for this process, or else opens one, nested in a run that is open already.
+    Goes on in the run that an earlier start with the same fingerprint left unfinished (see `steps.opening`), or joins the one that
+    `mlflow run` made for this process, or opens one, nested in a run that is open already.
 
     Args:
         step: name of the step, as in MLproject.
@@ -72,17 +76,26 @@ def step_run(step: str, options: Options, name: str | None = None) -> Iterator[S
     """
     store = connect()
     found = fingerprint(step, options)
-    run_id = _start(store, name or _default_name(step, options))
-    run = StepRun(store.client, run_id, step)
+    tags = {STEP_TAG: step, FINGERPRINT_TAG: found.digest}
+    opened = open_run(store, step, found.digest, name or _default_name(step, options), tags, getattr(options, "resume", True))
+    run = StepRun(store.client, opened, step, plots=not getattr(options, "no_plot", False))
     try:
-        run.set_tags({STEP_TAG: step, FINGERPRINT_TAG: found.digest} | process_tags())
         run.log_parameters(options.as_parameters())
-        store.client.log_dict(run_id, found.as_dict(), FINGERPRINT)
-        yield run
+        store.client.log_dict(run.run_id, found.as_dict(), FINGERPRINT)
+        with written_to(getattr(options, "log_file", None), run):
+            yield run
+        run.opened.metrics.finish()
+        close_run(run.run_id, store, "FINISHED")
     except BaseException as error:
-        _end_badly(run, error)
+        _end_badly(run, store, error)
+        opened.unfinished.close(finished=False)
         raise
-    mlflow.end_run("FINISHED")
+    opened.unfinished.close(finished=True)
+
+
+def work_dir(run: StepRun) -> Path:
+    """A step's own folder for unfinished work: the same at the next start with the same fingerprint, gone when the run is FINISHED."""
+    return run.opened.unfinished.work_dir
 
 
 def upstream(run_id: str, artifact: str) -> Path:
@@ -128,12 +141,18 @@ def command(run: Callable[[Options], str], options_type: type[Options], argument
     try:
         run(options)
     except KeyboardInterrupt as stop:
+        _close_own()
         number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
         print(f"{step}: stopped by {number.name}, run marked KILLED; {CONTINUE}", file=sys.stderr)
         sys.exit(STATUS_OF_SIGNAL[number])
     except (ValueError, RuntimeError, OSError, MlflowException) as error:
         print(_one_line(step, error), file=sys.stderr)
         sys.exit(1)
+
+
+def _close_own() -> None:
+    with impatient(), contextlib.suppress(MlflowException, RuntimeError):
+        close_own(connect().client)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -147,23 +166,13 @@ def _ignore_signals() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _start(store: Store, name: str) -> str:
-    """Id of the run that MLflow now takes as active."""
-    active = mlflow.active_run()
-    try:
-        run = mlflow.start_run(run_name=name, experiment_id=store.experiment_id, nested=active is not None)
-    except MlflowException as error:
-        raise RuntimeError(f"the run {os.environ.get('MLFLOW_RUN_ID', name)} cannot be opened: {error}") from error
-    return run.info.run_id
-
-
 def _default_name(step: str, options: Options) -> str:
     seed = getattr(options, "seed", None)
     return step if seed is None else f"{step} · seed {seed}"
 
 
-def _end_badly(run: StepRun, error: BaseException) -> None:
-    """Mark the run; what goes wrong here must not hide the error itself."""
+def _end_badly(run: StepRun, store: Store, error: BaseException) -> None:
+    """Mark the run, within seconds; what goes wrong here must not hide the error itself."""
     if not getattr(error, "__notes__", None):
         error.add_note(run.step)  # the innermost step: the runs around it end with the same error
     killed = isinstance(error, KeyboardInterrupt)
@@ -171,17 +180,19 @@ def _end_badly(run: StepRun, error: BaseException) -> None:
         _ignore_signals()
     message = f"stopped; {CONTINUE}" if killed else _one_line(run.step, error)
     try:
-        mlflow.end_run("KILLED" if killed else "FAILED")
-        run.set_tags({MESSAGE_TAG: message, STOPPED_TAG: str(killed).lower()})
-        run.client.log_text(run.run_id, "".join(traceback.format_exception(error)), TRACEBACK)
+        with impatient():
+            close_run(run.run_id, store, "KILLED" if killed else "FAILED")
+            run.set_tags({MESSAGE_TAG: message, STOPPED_TAG: str(killed).lower()})
+            run.client.log_text(run.run_id, "".join(traceback.format_exception(error)), TRACEBACK)
     except (MlflowException, OSError) as second:
         print(f"{run.step}: run {run.run_id} could not be marked: {second}", file=sys.stderr)
 
 
 def _one_line(step: str, error: BaseException) -> str:
     names = dict.fromkeys([step, *getattr(error, "__notes__", [])[:1]])
-    text = " ".join(str(error).split()) or type(error).__name__
-    return f"{': '.join(names)}: {text}"[:MAX_MESSAGE]
+    said = first_line(error) if isinstance(error, MlflowException) else str(error)  # without the query that SQLAlchemy adds
+    text = " ".join(said.split()) or type(error).__name__
+    return without_secrets(f"{': '.join(names)}: {text}")[:MAX_MESSAGE]
 
 
 def _finished(run_id: str, artifact: str) -> Run:
@@ -190,7 +201,7 @@ def _finished(run_id: str, artifact: str) -> Run:
     try:
         run = connect().client.get_run(run_id)
     except MlflowException as error:
-        raise RuntimeError(f"no run {run_id!r} in {mlflow.get_tracking_uri()} (asked for its {artifact!r})") from error
+        raise RuntimeError(f"no run {run_id!r} in {without_secrets(mlflow.get_tracking_uri())} (asked for its {artifact!r})") from error
     if run.info.status != "FINISHED":
         raise RuntimeError(f"{_words(run)} is {run.info.status}, not FINISHED; its {artifact!r} is not used")
     return run

@@ -1,44 +1,52 @@
 """What the training steps share: datasets with cached embeddings, a fresh mixture, and how training is told to MLflow."""
 
+import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from mlflow.exceptions import MlflowException
 
 from moe.augmentation import Augmentation
 from moe.base_model import BaseModel, load_base
 from moe.batches import SpeechDataset
+from moe.checkpoint import CheckpointOptions, Checkpoints, Watch
 from moe.embeddings import Embeddings, embed, read_embeddings
 from moe.features import AudioContext
 from moe.options import option
+from moe.precision import precision
 from moe.routed_lora import AdapterOptions
-from moe.training import ComputeOptions, Plan, Report, precision
+from moe.stage import Report
+from moe.training import ComputeOptions, Plan
 from moe.whisper_moe import RoutingOptions
 from steps import tracking
 from steps.embed import StagePercent
 from steps.prepared import Prepared
+from steps.run_options import PlotOptions
 from steps.step_run import StepRun
 
 EMBEDDING_BATCH = 32
+CHECKPOINTS, DAMAGED, BAD_UPDATES = "checkpoints", "damaged_checkpoints", "tables/bad_updates.json"
+MAX_TAG = 4000
 
 
 @dataclasses.dataclass(frozen=True)
-class MixtureStep(AdapterOptions, RoutingOptions, StagePercent, Augmentation, ComputeOptions):
+class MixtureStep(AdapterOptions, RoutingOptions, StagePercent, Augmentation, ComputeOptions, CheckpointOptions, PlotOptions):
     """Options that every step training adapters has."""
 
     prepare_run_id: str = option("none", "run that made the manifest")
     pretrain_run_id: str = option("none", "run that holds the base model")
-    augment: bool = option(False, "SpecAugment and loudness in adapter training too (on the demo it cost both systems WER)")
-    no_plot: bool = option(False, "make no plots")
+    augment: bool = option(False, "all augmentation in adapter training too (on the demo SpecAugment cost both systems WER)")
 
-    not_in_fingerprint = frozenset({"num_workers", "no_plot"})
+    not_in_fingerprint = frozenset({"num_workers"})
 
     def faults(self) -> list[str]:
         """Faults between fields."""
-        return RoutingOptions.faults(self) + ComputeOptions.faults(self)
+        return RoutingOptions.faults(self) + ComputeOptions.faults(self) + Augmentation.faults(self)
 
 
 def read_base(pretrain_run_id: str) -> tuple[BaseModel, Path]:
@@ -62,7 +70,13 @@ def speech_set(
 
 
 def embeddings_of(
-    prepared: Prepared, rows: pd.DataFrame, base: BaseModel, routing: RoutingOptions, context: AudioContext, embed_run_id: str | None
+    prepared: Prepared,
+    rows: pd.DataFrame,
+    base: BaseModel,
+    routing: RoutingOptions,
+    context: AudioContext,
+    embed_run_id: str | None,
+    computed_in: str = "fp32",
 ) -> Embeddings:
     """Cached embeddings where a run has them all; otherwise they are computed now, never skipped."""
     if embed_run_id not in (None, "none"):
@@ -71,7 +85,7 @@ def embeddings_of(
             return cached
     with tempfile.TemporaryDirectory() as folder:
         dataset = SpeechDataset(rows, Path(prepared.root), base.processor)
-        return embed(base.model, dataset, Path(folder), context, routing.layer, routing.pooling, EMBEDDING_BATCH)
+        return embed(base.model, dataset, Path(folder), context, routing.layer, routing.pooling, EMBEDDING_BATCH, computed_in)
 
 
 def plan_of(options: MixtureStep, epochs: int, batch_size: int, learning_rate: float) -> Plan:
@@ -85,6 +99,43 @@ def plan_of(options: MixtureStep, epochs: int, batch_size: int, learning_rate: f
         num_workers=options.num_workers,
         precision=precision(options),
     )
+
+
+class RunWatch(Watch):
+    """What happens to a training, as tags and tables of its run and in the log."""
+
+    def __init__(self, step: StepRun) -> None:
+        self.step = step
+        self.told: dict[str, list[str]] = {}
+
+    def tell(self, event: str, text: str) -> None:
+        """Add to the tag `moe.<event>`; a store that does not answer must not end the training."""
+        super().tell(event, text)
+        self.told.setdefault(event, []).append(text)
+        with contextlib.suppress(MlflowException):
+            self.step.set_tags({f"moe.{event}": "; ".join(self.told[event])[-MAX_TAG:]})
+
+    def damaged(self, path: Path, text: str) -> None:
+        """Keep it for inspection: the folder it lies in goes when the run is FINISHED."""
+        super().damaged(path, text)
+        with contextlib.suppress(MlflowException, OSError):
+            self.step.log_folder(path, f"{DAMAGED}/{path.name}")
+
+    def bad_updates(self, records: Sequence[dict[str, Any]]) -> None:
+        """Log them all, each time: the run may fail at the next."""
+        super().bad_updates(records)
+        with contextlib.suppress(MlflowException):
+            rows = [record | {"utterance_ids": ", ".join(record["utterance_ids"])} for record in records]
+            self.step.log_table(pd.DataFrame(rows), BAD_UPDATES)
+
+    def saving(self) -> None:
+        """Metrics first: a resumed training will not tell them again."""
+        self.step.keep_metrics()
+
+
+def checkpoints_of(step: StepRun, options: CheckpointOptions) -> Checkpoints:
+    """Where a step's training keeps its state until the run is FINISHED."""
+    return Checkpoints(tracking.work_dir(step) / CHECKPOINTS, options.part(CheckpointOptions), RunWatch(step))
 
 
 def reporter(step: StepRun) -> Report:

@@ -56,11 +56,11 @@ def check_nothing_half_written(code: int, finished: tuple[str, ...]) -> None:
     assert not failed if code == 2 else {run.info.status for run in failed} <= {"FAILED"}
     for run in failed:
         names = {file.path for file in connect().client.list_artifacts(run.info.run_id)}
-        assert names <= {"fingerprint.json", "traceback.txt", "tables"} and "traceback.txt" in names
+        assert names <= {"fingerprint.json", "traceback.txt", "tables", "options.yaml"} and "traceback.txt" in names
 
 
 def corpus_args(folder: Path, *more: str) -> list[str]:
-    return ["--corpus", "folder", "--corpus_dir", str(folder), "--n_workers", "1", *more]
+    return ["--corpus", "folder", "--dataset_root", str(folder), "--n_workers", "1", *more]
 
 
 def rewrite(folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Path:
@@ -137,7 +137,7 @@ def test_fewer_speakers_or_utterances_than_experts(refuse: Refuse, tmp_path: Pat
         (pretrain, ["--init_from", "./nowhere"], ["init_from=./nowhere: no such folder"]),
         (pretrain, ["--init_from", "scratch"], ["tokenizer=checkpoint", "characters or bpe"]),
         (pretrain, ["--init_from", "scratch", "--tokenizer", "bpe", "--pretrain_updates", "0"], ["pretrain_updates=0", "scratch"]),
-        (prepare, ["--corpus", "folder"], ["corpus_dir is missing"]),
+        (prepare, ["--corpus", "folder"], ["dataset_root is missing"]),
         (prepare, ["--corpus", "synthetic"], ["synthesize_run_id is missing"]),
         (embed, ["--gate_layer", "top"], ["gate_layer='top': must be a layer number or last"]),
     ],
@@ -151,7 +151,7 @@ def test_bad_options_are_named_with_what_is_allowed(refuse: Refuse, step, argume
     ("arguments", "words"),
     [
         (["--skip_pretraining", "true"], ["num_experts is missing"]),
-        (["--corpus", "folder"], ["corpus_dir is missing"]),
+        (["--corpus", "folder"], ["dataset_root is missing"]),
         (["--fp16", "true", "--no_fp16", "true"], ["contradict"]),
         (["--num_experts", "1"], ["min_experts=2: must be at most num_experts=1"]),
     ],
@@ -195,7 +195,7 @@ def test_a_base_model_that_cannot_be_read(refuse: Refuse, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("step", "arguments", "code", "word"),
-    [("main", ["--num_experts", "0", "--data_percent", "0"], 2, "num_experts=0"), ("prepare", ["--corpus", "folder", "--corpus_dir", "gone"], 1, "gone")],
+    [("main", ["--num_experts", "0", "--data_percent", "0"], 2, "num_experts=0"), ("prepare", ["--corpus", "folder", "--dataset_root", "gone"], 1, "gone")],
 )
 def test_the_command_line_itself(store: Path, step: str, arguments: list[str], code: int, word: str) -> None:
     command = [sys.executable, "-m", f"steps.{step}", *arguments]

@@ -12,7 +12,7 @@ from toy_models import CONTEXT, LENGTHS_S, dataset, shared_base, tokenizer, writ
 
 from moe import batches
 from moe.augmentation import Augmentation
-from moe.batches import Draw, LengthGroupedSampler, collator, length_batches
+from moe.batches import Draw, LengthGroupedSampler, collator
 from moe.features import AudioContext
 from moe.tokens import IGNORED, label_ids
 
@@ -65,14 +65,6 @@ def test_batches_hold_similar_lengths_and_only_the_last_is_short() -> None:
     assert np.mean(spreads) < 2 and len(order) == 259  # by chance it would be about 22
     firsts = [durations[order[start]] for start in range(0, 256, 8)]
     assert np.any(np.diff(firsts) < 0) and np.any(np.diff(firsts) > 0)  # the batches themselves are shuffled
-
-
-@given(lengths, st.integers(1, 9))
-def test_decoding_batches_cover_everything_from_long_to_short(durations: list[float], batch_size: int) -> None:
-    found = length_batches(np.array(durations), batch_size)
-    order = np.concatenate(found)
-    assert sorted(order) == list(range(len(durations))) and max(map(len, found)) <= batch_size
-    assert (np.diff(np.array(durations)[order]) <= 0).all()
 
 
 def test_an_item_is_the_utterances_audio_labels_and_extras(corpus) -> None:

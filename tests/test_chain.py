@@ -170,7 +170,7 @@ def test_the_mixture_has_all_the_rows_it_must_be_seen_beside(chain: Chain) -> No
 
 def test_a_registered_version_leads_back_to_the_corpus(chain: Chain) -> None:
     """Design 1."""
-    version = connect().client.get_model_version_by_alias("whisper-moe", "challenger")
+    version = connect().client.get_model_version_by_alias("whisper-moe", "champion")
     assert version.tags["synthetic"] == "true" and version.run_id == chain.of("register").info.run_id
     assert set(tracking.lineage(version.run_id).values()) == set(CHAIN) - {"compare"}
     assert version.tags["asr_run_id"] == chain.of("asr").info.run_id
@@ -179,7 +179,7 @@ def test_a_registered_version_leads_back_to_the_corpus(chain: Chain) -> None:
 
 def test_the_registered_model_hears_what_the_recogniser_hears(chain: Chain) -> None:
     """The model in the registry is loaded from there, given the bytes of three recordings, and beams and top-k as parameters."""
-    model = mlflow.pyfunc.load_model("models:/whisper-moe@challenger")
+    model = mlflow.pyfunc.load_model("models:/whisper-moe@champion")
     paths = sorted((chain.path("synthesize", "corpus/audio")).glob("*.flac"))[:3]
     table = pd.DataFrame({"audio": [path.read_bytes() for path in paths]})
     recognizer = WhisperRecognizer.load(chain.path("asr", "model"))
@@ -189,6 +189,16 @@ def test_the_registered_model_hears_what_the_recogniser_hears(chain: Chain) -> N
     assert said["expert_weights"].tolist() == [pytest.approx(list(each.routing_weights), abs=1e-6) for each in expected]
     single = model.predict(table, params={"top_k": 1})
     assert all(max(weights) == 1.0 for weights in single["expert_weights"])
+
+
+def test_the_registered_model_says_what_was_evaluated(chain: Chain) -> None:
+    """Every utterance of the test split, sent as a client would: the transcripts that the WER was counted on."""
+    hypotheses = pd.read_parquet(chain.path("evaluate", "hypotheses.parquet", 2)).set_index("utterance_id")["hypothesis"]
+    manifest = pd.read_parquet(chain.path("prepare", "manifest.parquet")).set_index("utterance_id").loc[hypotheses.index]
+    corpus = chain.path("synthesize", "corpus")
+    audio = pd.DataFrame({"audio": [(corpus / name).read_bytes() for name in manifest["audio"]]})
+    said = mlflow.pyfunc.load_model("models:/whisper-moe@champion").predict(audio)
+    assert said["text"].tolist() == hypotheses.tolist() and len(audio) == N_TEST and any(hypotheses)
 
 
 def test_a_second_main_reuses_everything_and_is_quick(chain: Chain) -> None:
@@ -218,7 +228,7 @@ def test_force_runs_one_stage_and_until_ends_after_one(chain: Chain) -> None:
 
 
 def test_without_pretraining_gate_and_experts_start_random(chain: Chain) -> None:
-    main_id, lines = run_main(skip_pretraining=True, until="asr")
+    main_id, lines = run_main(skip_pretraining=True, gating_epochs=60, until="asr")  # 60: the default, since there is no gate run
     assert [(step, word) for step, word, _ in lines] == [(step, "reused") for step in CHAIN[:3]] + [("asr", "ran")]
     asr = children(main_id)[0].info.run_id
     assert not (tracking.upstream(asr, "model") / "clusters").exists()

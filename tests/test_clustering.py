@@ -45,7 +45,7 @@ DENSE = {"clustering_algorithm": "hdbscan", "cluster_unit": "utterance", "num_ex
 CHOICES = {
     "spectral profiles": {"num_experts": 3},
     "spectral utterances": {"num_experts": 3, "cluster_unit": "utterance"},
-    "number chosen": {"num_experts": None},
+    "number chosen": {"num_experts": "auto"},
     "hdbscan nearest": DENSE,
     "hdbscan own expert": DENSE | {"noise": "own_expert", "num_experts": 4},
     "hdbscan uniform cosine": DENSE | {"noise": "uniform", "metric": "cosine"},

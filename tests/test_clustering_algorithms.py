@@ -241,17 +241,17 @@ def test_a_stratified_sample_keeps_proportions(counts: list[int], share: float, 
 @pytest.mark.parametrize("algorithm", ["spectral", "balanced", "hdbscan"])
 def test_the_sweep_prefers_the_true_number(algorithm: str) -> None:
     points, ids = blobs([25] * 4, seed=2)
-    options = ClusteringOptions(clustering_algorithm=algorithm, cluster_unit="utterance", num_experts=None)
+    options = ClusteringOptions(clustering_algorithm=algorithm, cluster_unit="utterance", num_experts="auto")
     table = sweep(points, ids, options, numbers=range(2, 7))
-    assert {"n_clusters", "silhouette", "dbcv", "stability", "smallest_share", "largest_share", "score"} == set(table)
+    assert {"n_experts", "silhouette", "dbcv", "stability", "smallest_share", "largest_share", "score"} == set(table)
     assert best_number(table) == 4
-    at_four = table.set_index("n_clusters").loc[4]
+    at_four = table.set_index("n_experts").loc[4]
     assert at_four["stability"] == pytest.approx(1.0) and at_four["silhouette"] > 0.8 and at_four["dbcv"] > 0.5
 
 
-def test_number_of_experts_none_takes_the_sweeps_choice() -> None:
+def test_number_of_experts_auto_takes_the_sweeps_choice() -> None:
     points, ids = blobs([25] * 4, seed=2)
-    clusters = UtteranceClusters(ClusteringOptions(cluster_unit="utterance", num_experts=None)).fit(points, ids)
+    clusters = UtteranceClusters(ClusteringOptions(cluster_unit="utterance", num_experts="auto")).fit(points, ids)
     assert clusters.n_clusters_ == 4
 
 

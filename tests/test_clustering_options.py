@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from moe.clustering import ClusteringOptions, UtteranceClusters
-from moe.clustering.options import ALGORITHMS, CLUSTER_UNITS, HDBSCAN_BACKENDS, METRICS, NOISE_FATES
+from moe.clustering.options import ALGORITHMS, AUTO, CLUSTER_UNITS, HDBSCAN_BACKENDS, METRICS, NOISE_FATES
 
 GRID = [
     *itertools.product(ALGORITHMS, METRICS, ("none", "pca"), CLUSTER_UNITS, NOISE_FATES, (2,)),
-    *itertools.product(ALGORITHMS, METRICS, ("pca",), ("speaker",), ("nearest",), (None,)),
+    *itertools.product(ALGORITHMS, METRICS, ("pca",), ("speaker",), ("nearest",), (AUTO,)),
 ]
 
 
@@ -37,7 +37,8 @@ def test_the_grid_runs_or_is_refused_up_front() -> None:
             warnings.simplefilter("error")
             clusters = UtteranceClusters(options).fit(*corpus())
         np.testing.assert_allclose(clusters.soft_labels_.sum(axis=1), 1.0, err_msg=str(chosen))
-        assert clusters.n_clusters_ <= (number or 48), chosen
+        assert clusters.n_clusters_ <= (48 if number == AUTO else number), chosen
+        assert bool(clusters.sweep_) == (number == AUTO and algorithm != "by_etiology"), chosen
         n_run += 1
     assert n_run >= 60 and n_refused > 0
 
@@ -55,9 +56,10 @@ def test_every_backend_serves_every_metric(backend: str, metric: str) -> None:
     [
         ({"num_experts": 0}, "num_experts=0: must be at least 1"),
         ({"min_experts": 9}, "min_experts=9: must be at most num_experts=8"),
-        ({"num_experts": None, "no_reduce_experts": True}, "no_reduce_experts=true: needs a number"),
+        ({"num_experts": "auto", "no_reduce_experts": True}, "no_reduce_experts=true: needs a number"),
         ({"min_cluster_size": 9}, "min_cluster_size=9: only clustering_algorithm=hdbscan has it, not spectral"),
-        ({"allow_single_cluster": True}, "allow_single_cluster=True: only clustering_algorithm=hdbscan"),
+        ({"num_experts": "many"}, "num_experts='many': must be a whole number or auto"),
+        ({"allow_single_cluster": True}, "allow_single_cluster=true: only clustering_algorithm=hdbscan"),
         ({"noise": "uniform"}, "noise=uniform: only clustering_algorithm=hdbscan"),
         ({"reduce": "none", "reduce_dim": 7}, "reduce_dim=7: reduce=none keeps all dimensions"),
         ({"clustering_algorithm": "balanced", "metric": "manhattan"}, "metric=manhattan: clustering_algorithm=balanced"),

@@ -41,6 +41,12 @@ def test_soft_labels_that_are_almost_flat_are_seen():
 def test_sizes_add_up():
     sizes = cluster_sizes(np.array([1, -1, 0, 1]))
     assert sizes["cluster"].tolist() == [-1, 0, 1] and sizes["n_utterances"].tolist() == [1, 1, 2] and sizes["share"].sum() == 1
+    assert sizes["n_noise"].tolist() == [1, 0, 0]
+
+
+def test_noise_that_joined_a_cluster_is_still_counted_as_noise():
+    sizes = cluster_sizes(np.array([1, 0, 0, 1]), np.array([True, False, False, False]))
+    assert sizes["n_utterances"].tolist() == [2, 2] and sizes["n_noise"].tolist() == [0, 1]
 
 
 def test_labels_and_groups_of_different_length_are_refused():

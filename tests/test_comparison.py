@@ -177,3 +177,38 @@ def test_few_speakers_are_warned_about():
 
 def test_p_values_are_written_as_people_do():
     assert [p_words(p) for p in (0.0001, 0.04, np.nan)] == ["p < 0.001", "p = 0.040", "p not defined"]
+
+
+def test_groups_are_named_so_that_a_sentence_can_say_them():
+    good, bad = hypotheses(0.3), hypotheses(0.3)
+    seen = bad["sentence_seen"].astype(bool)
+    bad.loc[seen, "hypothesis"], bad.loc[~seen, "hypothesis"] = "", bad.loc[~seen, "reference"]
+    runs = [SystemScores("base", "r0", "base", good, METADATA), SystemScores("mixture", "r1", "moe", bad, METADATA)]
+    words = compare(runs, n_resamples=500, plots=False).verdict
+    assert "sentences of train by" in words and "Most gained: unseen sentences" in words and "yes by" not in words
+
+
+def test_costs_say_on_what_and_challenge_scores_stand_where_runs_have_them():
+    challenge = {"rule": "sapc2", "primary": 0.25}
+    runs = [system("base", 0.5, device="cpu", challenge=challenge),
+            system("mixture", 0.1, "moe", seed=1, device="NVIDIA H200", training_seconds=7200, challenge=challenge)]  # fmt: skip
+    found = compare(runs, n_resamples=200, plots=False)
+    assert found.table["sapc2"].tolist() == [0.25, 0.25] and "25.0 %" in found.markdown() and "2 GPU h" in found.markdown()
+    half = compare([runs[0], system("mixture", 0.1, "moe", seed=1)], n_resamples=200, plots=False).table
+    assert half["sapc2"].isna().tolist() == [False, True]
+
+
+def test_experts_stand_one_by_one():
+    mixture = system("mixture", 0.1, "moe", seed=1)
+    mixture = SystemScores(mixture.name, "r" * 32, "moe", mixture.hypotheses, mixture.metadata, {"expert_1": 0.4, "expert_0": 0.3})
+    found = compare([system("base", 0.5), mixture], n_resamples=200)
+    assert found.experts[["expert", "wer"]].to_numpy().tolist() == [[1, 0.4], [0, 0.3]]
+    assert "| mixture | rrrrrrrr | 30.0 % | 40.0 % |" in found.markdown() and "expert_wer" in found.figures
+
+
+def test_curves_of_dev_and_train_are_overlaid_by_their_own_axis():
+    history = pd.DataFrame({"epoch": [0, 1, np.nan], "dev/wer": [0.5, 0.4, np.nan], "update": [np.nan, np.nan, 10], "train/loss": [np.nan, np.nan, 2.0]})
+    runs = [SystemScores(one.name, one.run_id, one.kind, one.hypotheses, one.metadata, {}, history) for one in three()[1:]]
+    figures = compare([three()[0], *runs], n_resamples=200).figures
+    assert {"curves_dev_wer", "curves_train_loss"} <= set(figures) and "curves_dev_loss" not in figures
+    assert figures["curves_train_loss"].axes[0].get_xlabel() == "update"

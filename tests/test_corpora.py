@@ -22,7 +22,7 @@ COMPARED = ["transcript", "reference", "speaker", "etiology", "duration_s", "aud
 
 
 def prepared(corpus: str, root: Path | str, **options) -> PreparedCorpus:
-    return prepare(PreparationOptions(corpus=corpus, corpus_dir=str(root), **options))
+    return prepare(PreparationOptions(corpus=corpus, dataset_root=str(root), **options))
 
 
 def listed(corpus: str, root: Path | str, **options):

@@ -40,6 +40,11 @@ def test_a_higher_temperature_is_flatter() -> None:
     assert (flat < sharp).all()
 
 
+def test_a_temperature_that_no_epoch_would_use_is_refused() -> None:
+    with pytest.raises(ValueError, match="temperature_start=3 has no effect without soft_epochs"):
+        CurriculumOptions(temperature_start=3.0)
+
+
 def test_a_temperature_below_one_or_negative_epochs_are_refused() -> None:
     with pytest.raises(ValueError, match="soft_epochs=-1.*temperature_start=0.5"):
         CurriculumOptions(soft_epochs=-1, temperature_start=0.5)

@@ -2,14 +2,26 @@
 
 import jiwer
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from toy_models import ALL_LINEARS, CONTEXT, N_EXPERTS, adapter_options, dataset, tokenizer, toy_mixture, write_corpus
+from toy_models import ALL_LINEARS, CONTEXT, N_EXPERTS, adapter_options, dataset, logits_of, tokenizer, toy_mixture, write_corpus
 
-from moe.batches import collator
-from moe.decoding import DecodingOptions, Hypothesis, clean_texts, decode, word_error_rate
+from moe.batches import collator, context_batches
+from moe.decoding import (
+    GATE,
+    MIN_NEW_TOKENS,
+    DecodingOptions,
+    clean_texts,
+    confidence,
+    decode,
+    decode_routings,
+    decoder_prompt,
+    word_error_rate,
+)
 from moe.features import AudioContext
-from moe.routing import one_hot
+from moe.hypotheses import BatchStore, Hypothesis
+from moe.routing import RoutingWeights, one_hot
 from moe.tokens import END, label_ids, prompt_ids
 from moe.whisper_moe import RoutingOptions, WhisperMoE
 
@@ -25,6 +37,9 @@ def data(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="module")
 def model() -> WhisperMoE:
     return toy_mixture(adapters=adapter_options(ALL_LINEARS))
+
+
+ONE_BUCKET = AudioContext(context_floor_s=1.0, context_silence_s=0.2, context_bucket_s=2.0)
 
 
 def decoder_inputs(model: WhisperMoE, run) -> list[torch.Tensor]:
@@ -47,7 +62,8 @@ def test_decoding_starts_from_the_prompt_that_training_teaches(data, beams: int,
     prompt = prompt_ids(tokenizer())
     assert len(prompt) == 4 and all(row[:4] == prompt for row in trained.tolist())
     assert all(row == prompt for row in decoded[0].tolist())  # all of it at once, then token by token
-    assert {tokens.shape[1] for tokens in decoded[1:]} == {1}
+    assert {tokens.shape[1] for tokens in decoded[1:5]} == {1}
+    assert all(row[:4] == prompt for tokens in decoded if tokens.shape[1] > 1 for row in tokens.tolist())  # scoring's too
     start = prompt[0]
     assert (trained == start).sum() == len(trained) and not any((tokens == start).any() for tokens in decoded[1:5])
 
@@ -109,8 +125,6 @@ def test_a_cached_embedding_in_the_dataset_decides_the_routing(data, model) -> N
 
 
 def _manifest(data):
-    import pandas as pd
-
     return pd.DataFrame(data.rows)
 
 
@@ -120,17 +134,151 @@ def test_without_experts_there_is_no_routing(data) -> None:
 
 
 def test_hypotheses_are_bounded_by_the_audio_and_never_longer_than_the_decoder(data, model) -> None:
-    n_positions = model.base.config.max_target_positions
-    for rate in (0.1, 1e6):
-        fed = decoder_inputs(model, lambda rate=rate: decode(model, data, CONTEXT, DecodingOptions(max_tokens_per_s=rate)))
-        assert sum(tokens.shape[1] for tokens in fed) < n_positions
-    longest = sum(tokens.shape[1] for tokens in fed)
-    assert longest == n_positions - 1  # the random toy never ends by itself: all positions were used, the last token is not fed
+    n_positions, n_prompt = model.base.config.max_target_positions, len(prompt_ids(tokenizer()))
+    short, long = (decode(model, data, ONE_BUCKET, DecodingOptions(max_tokens_per_s=rate)) for rate in (0.1, 1e6))
+    assert max(hypothesis.n_tokens for hypothesis in short) <= MIN_NEW_TOKENS
+    assert max(hypothesis.n_tokens for hypothesis in long) == n_positions - n_prompt  # the random toy never ends by itself
 
 
 def test_decoding_twice_is_the_same(data, model) -> None:
     first, second = (decode(model, data, CONTEXT, DecodingOptions(beam_size=2), with_loss=True) for _ in range(2))
-    assert [(h.text, h.utterance_loss) for h in first] == [(h.text, h.utterance_loss) for h in second]
+    assert facts(first) == facts(second)
+
+
+def facts(hypotheses: list[Hypothesis]) -> list[tuple]:
+    """Everything in them, to the last bit."""
+    rows = [None if h.routing_weights is None else h.routing_weights.tolist() for h in hypotheses]
+    values = [(h.utterance_id, h.text, str(h.utterance_loss), h.mean_logprob, h.n_tokens) for h in hypotheses]
+    return list(zip(values, rows, strict=True))
+
+
+def rescored(model: WhisperMoE, data, index: int, tokens: list[int], weights: torch.Tensor | None) -> list[float]:
+    """Log-probabilities of the tokens after the prompt by one teacher-forced forward of the utterance alone, experts mixed by hand."""
+    batch = collator(data.processor, FULL)([data[index]])
+    prompt = prompt_ids(tokenizer())
+    inputs = torch.tensor([[*prompt, *tokens]])
+    if model.routing_options.mixing == "loss" and weights is not None:
+        chosen = [(expert, weight) for expert, weight in enumerate(weights.tolist()) if weight]
+        parts = [
+            weight * logits_of(model, batch["mel"], inputs, one_hot(torch.tensor([expert]), N_EXPERTS)).softmax(-1)
+            for expert, weight in chosen
+        ]
+        probabilities = sum(parts)[0]
+    else:
+        routed = None if weights is None else RoutingWeights(weights[None], int((weights > 0).sum()))
+        probabilities = logits_of(model, batch["mel"], inputs, routed).softmax(-1)[0]
+    return [probabilities[len(prompt) - 1 + place, token].log().item() for place, token in enumerate(tokens)]
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize(("n_experts", "mixing"), [(0, "delta"), (N_EXPERTS, "delta"), (N_EXPERTS, "loss")])
+def test_mean_log_probability_equals_a_teacher_forced_rescoring(
+    data, monkeypatch, beams: int, n_experts: int, mixing: str
+) -> None:
+    """Greedy and beams, deltas and losses mixed; the tokens are caught on their way, short ones ended by hand."""
+    model = toy_mixture(n_experts, adapter_options(ALL_LINEARS), RoutingOptions(mixing=mixing))
+    end, found_tokens, search = tokenizer().convert_tokens_to_ids(END), [], model.search
+
+    def shortened(heard, **options):
+        tokens = search(heard, **options)
+        tokens[0, 3:] = end  # an utterance that ended by itself, padded as transformers pads
+        found_tokens.extend(tokens.tolist())
+        return tokens
+
+    monkeypatch.setattr(model, "search", shortened)
+    found = decode(model, data, FULL, DecodingOptions(beam_size=beams, decoding_batch_size=4))
+    batches = [int(index) for batch in context_batches(data, FULL, 4) for index in batch]
+    for index, tokens in zip(batches, found_tokens, strict=True):
+        weights = found[index].routing_weights
+        tokens = tokens[: tokens.index(end) + 1] if end in tokens else tokens
+        expected = rescored(model, data, index, tokens, None if weights is None else torch.from_numpy(weights))
+        assert found[index].n_tokens == len(tokens)
+        assert found[index].mean_logprob == pytest.approx(np.mean(expected), abs=1e-5)
+    assert min(hypothesis.n_tokens for hypothesis in found) == 4
+
+
+def test_scoring_a_few_rows_at_a_time_changes_nothing(data, model, monkeypatch) -> None:
+    whole = decode(model, data, FULL, DecodingOptions(beam_size=2))
+    monkeypatch.setattr("moe.logprobs.LOGIT_BUDGET", 1)
+    rows = decode(model, data, FULL, DecodingOptions(beam_size=2))
+    assert [h.mean_logprob for h in whole] == pytest.approx([h.mean_logprob for h in rows], abs=1e-6)
+
+
+def test_scoring_starts_from_the_prompt_of_the_language_asked_for(model, monkeypatch) -> None:
+    prompt = prompt_ids(tokenizer())
+    assert decoder_prompt(model, tokenizer()) == prompt
+    monkeypatch.setattr(model.base.generation_config, "lang_to_id", {"<|en|>": prompt[1], "<|ne|>": 7})
+    monkeypatch.setattr(model.base.generation_config, "language", "ne")
+    assert decoder_prompt(model, tokenizer()) == [prompt[0], 7, *prompt[2:]]
+
+
+def test_confidence_weighs_every_token_alike() -> None:
+    sure, unsure = (
+        Hypothesis("a", "x", mean_logprob=np.log(0.9), n_tokens=3),
+        Hypothesis("b", "y", mean_logprob=np.log(0.1), n_tokens=1),
+    )
+    assert confidence([sure, unsure]) == pytest.approx((0.9**3 * 0.1) ** 0.25)
+    assert confidence([sure, Hypothesis("c", "")]) == pytest.approx(0.9) and confidence([]) == 0.0
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_neither_batch_size_nor_neighbours_nor_order_change_a_hypothesis(data, model, beams: int) -> None:
+    """In contexts of their own length, where neighbours of another length would be heard with other silence."""
+    small, large = (DecodingOptions(beam_size=beams, decoding_batch_size=size) for size in (1, 6))
+    found = decode(model, data, CONTEXT, large)
+    assert [h.text for h in decode(model, data, CONTEXT, small)] == [h.text for h in found]
+    turned = dataset(pd.DataFrame(data.rows[::-1]), data.root)
+    assert facts(decode(model, turned, CONTEXT, large)[::-1]) == facts(found)
+
+
+def test_a_batch_holds_one_context_and_all_batches_hold_every_utterance_once(data) -> None:
+    batches = context_batches(data, CONTEXT, 2)
+    assert sorted(int(index) for batch in batches for index in batch) == list(range(6)) and max(map(len, batches)) <= 2
+    for batch in batches:
+        items = [data[int(index)] for index in batch]
+        assert len({CONTEXT.n_frames(item["n_frames"], data.processor.feature_extractor) for item in items}) == 1
+
+
+def test_several_routings_at_once_are_what_each_is_alone(data, model) -> None:
+    policies = {GATE: None} | {f"e{e}": lambda ids, e=e: one_hot(torch.full((len(ids),), e), N_EXPERTS).weights for e in range(2)}
+    policies["uniform"] = lambda ids: torch.full((len(ids), N_EXPERTS), 1 / N_EXPERTS)
+    together = decode_routings(model, data, CONTEXT, DecodingOptions(), policies)
+    for name, policy in policies.items():
+        assert facts(together[name]) == facts(decode(model, data, CONTEXT, DecodingOptions(), policy)), name
+    assert together["e0"][0].text != together["e1"][0].text
+
+
+def test_a_killed_decoding_goes_on_with_the_batches_it_has_and_ends_the_same(data, model, tmp_path, monkeypatch) -> None:
+    options = DecodingOptions(decoding_batch_size=1)
+    undisturbed = decode(model, data, CONTEXT, options, with_loss=True)
+    search, n_done = model.search, []
+
+    def killed(heard, **kwargs):
+        if len(n_done) == 3:
+            raise KeyboardInterrupt
+        n_done.append(1)
+        return search(heard, **kwargs)
+
+    monkeypatch.setattr(model, "search", killed)
+    with pytest.raises(KeyboardInterrupt):
+        decode(model, data, CONTEXT, options, with_loss=True, store=BatchStore(tmp_path))
+    n_done.clear()
+    store = BatchStore(tmp_path)
+    assert facts(decode(model, data, CONTEXT, options, with_loss=True, store=store)) == facts(undisturbed)
+    assert (len(n_done), store.n_read) == (3, 3) and store.seconds > 0
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "other utterances"])
+def test_a_kept_batch_that_is_damaged_or_of_other_utterances_is_decoded_again(data, model, tmp_path, damage: str) -> None:
+    found = decode(model, data, CONTEXT, DecodingOptions(), store=BatchStore(tmp_path))
+    path = sorted(tmp_path.iterdir())[0]
+    text = path.read_text()
+    path.write_text(
+        {"cut": text[:50], "empty": "", "other utterances": text.replace('"u0"', '"v"').replace('"u1"', '"v"')}[damage]
+    )
+    again = BatchStore(tmp_path)
+    assert facts(decode(model, data, CONTEXT, DecodingOptions(), store=again)) == facts(found)
+    assert again.n_read == len(list(tmp_path.iterdir())) - 1 and path.read_text().count('"v"') == 0
 
 
 def test_texts_are_cleaned_of_specials_and_spaces() -> None:

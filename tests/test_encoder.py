@@ -73,23 +73,23 @@ def test_pooling_by_hand() -> None:
     n_frames = torch.tensor([3, 6])  # 2 and 3 encoder frames
     torch.testing.assert_close(pool(hidden, n_frames), torch.tensor([[2.0], [4.0]]))
     spread = torch.tensor([[2.0, 1.0], [4.0, (8 / 3) ** 0.5]])
-    torch.testing.assert_close(pool(hidden, n_frames, "mean_std"), spread)
+    torch.testing.assert_close(pool(hidden, n_frames, "mean_std"), spread, atol=0, rtol=2**-11)  # as near as half precision is
 
 
-@pytest.mark.parametrize("pooling", ["mean", "mean_std"])
+@pytest.mark.parametrize("pooling", ["mean", "mean_std", "flatten"])
 def test_pooling_ignores_what_is_in_the_padding(pooling: str) -> None:
     """Pitfall 8: the mean ran over mostly padding, so that the gate saw the duration."""
     torch.manual_seed(0)
     hidden, n_frames = torch.randn(2, 10, 4), torch.tensor([7, 12])
     other = hidden.clone()
     other[0, 4:], other[1, 6:] = 1e3, -1e3
-    assert torch.equal(pool(hidden, n_frames, pooling), pool(other, n_frames, pooling))
+    assert torch.equal(pool(hidden, n_frames, pooling, 40), pool(other, n_frames, pooling, 40))
     longer = F.pad(hidden, (0, 0, 0, 30), value=7.0)
-    torch.testing.assert_close(pool(longer, n_frames, pooling), pool(hidden, n_frames, pooling))
+    torch.testing.assert_close(pool(longer, n_frames, pooling, 40), pool(hidden, n_frames, pooling, 40))
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("pooling", ["mean", "mean_std"])
+@pytest.mark.parametrize("pooling", ["mean", "mean_std", "flatten"])
 @pytest.mark.parametrize("seconds", [0.3, 0.62, 1.1])
 def test_the_conv_stems_embedding_is_the_same_in_any_context(pooling: str, seconds: float) -> None:
     """Pitfall 8, on audio: bucketed and full context give the gate one vector."""
@@ -117,3 +117,16 @@ def test_pooling_is_finite_for_one_frame_and_in_half_precision() -> None:
     hidden = torch.full((1, 4, 2), 1e-3, dtype=torch.bfloat16)
     vector = pool(hidden, torch.tensor([1]), "mean_std")
     assert vector.isfinite().all() and np.allclose(vector[0, 2:].float(), 0)
+    assert pool(torch.full((1, 4, 2), 1e6), torch.tensor([8])).isfinite().all()
+
+
+def test_pooling_is_in_single_precision_and_rounded_to_half_at_its_end() -> None:
+    """Half precision inside would lose a mean over 1500 frames; half precision outside holds what the gate sees."""
+    torch.manual_seed(0)
+    hidden, n_frames = 3 + torch.randn(2, 1500, 8), torch.tensor([2999, 1000])
+    expected = torch.stack([torch.cat([row[:n].mean(0), row[:n].std(0, unbiased=False)]) for row, n in zip(hidden, (1500, 500), strict=True)])
+    for dtype, tolerance in ((torch.float32, 1e-3), (torch.bfloat16, 1e-2)):
+        with torch.autocast("cpu", torch.bfloat16):
+            pooled = pool(hidden.to(dtype), n_frames, "mean_std")
+        assert pooled.dtype == torch.float32 and torch.equal(pooled, pooled.half().float())
+        torch.testing.assert_close(pooled, expected, atol=tolerance, rtol=tolerance)

@@ -133,3 +133,14 @@ def test_weight_columns_come_in_the_order_of_experts_and_may_not_skip():
     assert weight_columns(pd.DataFrame(columns=[f"weight_{i}" for i in (10, 2, 0, 1, 3, 4, 5, 6, 7, 8, 9)]))[-1] == "weight_10"
     with pytest.raises(ValueError, match="weight_0"):
         weight_columns(pd.DataFrame(columns=["weight_0", "weight_2"]))
+
+
+def test_clipped_rates_have_intervals_of_their_own_from_the_same_resamples():
+    """One speaker loops: 9 errors on 3 words, clipped 3; the other three make 1 error on 3 words. Clipped 6/12, unclipped 12/12."""
+    table = pd.DataFrame({"utterance_id": list("abcd"), "speaker": list("wxyz"), "reference": "a b c",
+                          "hypothesis": ["a b x", "a b x", "a b x", " ".join("xyzuvwrst")]})  # fmt: skip
+    row = rates_by(count_errors(table)).iloc[0]
+    assert (row["wer"], row["wer_clipped"]) == (1.0, 0.5)
+    assert row["wer_clipped_low"] >= 0.3 and row["wer_clipped_high"] <= 1.0 < row["high"]
+    calm = rates_by(count_errors(table.iloc[:3])).iloc[0]
+    assert (calm["low"], calm["high"]) == (calm["wer_clipped_low"], calm["wer_clipped_high"])

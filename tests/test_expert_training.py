@@ -8,10 +8,10 @@ import torch
 from toy_training import CONTEXT, N_EXPERTS, Notes, dataset, one_hot_rows, plan, toy_base, toy_mixture, write_corpus
 
 from moe import training
-from moe.adapters import SHARED, adapter_names, expert_name
+from moe.adapters import SHARED, adapter_names, expert_name, experts_from_shared
 from moe.decoding import DecodingOptions, decode, word_error_rate
 from moe.expert_training import ExpertOptions, ExpertStage, TrainedExperts, adapter_state, train_experts
-from moe.routed_lora import routed_layers
+from moe.routed_lora import AdapterOptions, routed_layers
 from moe.routing import one_hot
 from moe.whisper_moe import WhisperMoE
 
@@ -76,7 +76,7 @@ def test_fresh_experts_all_learn_although_their_b_is_zero(corpus) -> None:
     """Pitfall 1, from the start: B moves in the first update, A from the second on."""
     toys = scene(corpus, awake=False)
     before = matrices(toys[0])
-    train(toys, batch_size=N, epochs=2, eval_every=9)  # no epoch is scored, so the last is kept
+    train(toys, batch_size=N, epochs=2, eval_every=9)  # the last epoch alone is scored, so it is kept
     after = matrices(toys[0])
     assert all(not torch.equal(old[expert], after[key][expert]) for key, old in before.items() for expert in range(N_EXPERTS))
 
@@ -92,6 +92,60 @@ def test_an_expert_nobody_is_sent_to_stays_as_it_is(corpus) -> None:
     train((model, train_set, dev_set, clusters), epochs=1)
     moved = {name: any(not torch.equal(value, adapter_state(model, name)[key]) for key, value in old.items()) for name, old in before.items()}
     assert moved == {"expert_0": True, "expert_1": True, "expert_2": False}
+
+
+def test_in_the_shared_epochs_the_shared_adapter_trains_alone(corpus) -> None:
+    options = ExpertOptions(shared_epochs=1, expert_epochs=2)
+    moved = {}
+    for epochs in (1, 2):
+        toys = scene(corpus, awake=False)
+        model, before = toys[0], matrices(toys[0])
+        shared = adapter_state(model, SHARED)
+        train(toys, options, epochs=epochs, eval_every=9)
+        moved[epochs] = any(not torch.equal(old, matrices(model)[key]) for key, old in before.items())
+        assert any(not torch.equal(value, adapter_state(model, SHARED)[key]) for key, value in shared.items())
+    assert moved == {1: False, 2: True}
+
+
+def test_experts_copied_from_the_shared_adapter_change_nothing_of_what_is_computed(corpus) -> None:
+    model, train_set, *_ = scene(corpus)
+    with torch.no_grad():
+        for _, layer in routed_layers(model.base):
+            layer.lora_B.zero_()
+    before = decode(model.eval(), train_set, CONTEXT, DecodingOptions(), with_loss=True)
+    experts_from_shared(model.base)
+    after = decode(model, train_set, CONTEXT, DecodingOptions(), with_loss=True)
+    assert [each.utterance_loss for each in after] == pytest.approx([each.utterance_loss for each in before], abs=1e-5)
+    shared = adapter_state(model, SHARED)
+    assert all(same(shared, adapter_state(model, expert_name(expert))) for expert in range(N_EXPERTS))
+    assert any(value.abs().any() for value in shared.values())
+
+
+def test_the_copy_is_made_once_where_the_shared_epochs_end(corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    toys, copied = scene(corpus, awake=False), []
+    monkeypatch.setattr("moe.expert_training.experts_from_shared", lambda base: copied.append(experts_from_shared(base)))
+    train(toys, ExpertOptions(shared_epochs=2, expert_epochs=4, experts_init="shared"), epochs=4, eval_every=9)
+    assert len(copied) == 1
+    states = [adapter_state(toys[0], expert_name(expert)) for expert in range(N_EXPERTS)]
+    assert not same(states[0], states[1])  # since then each has learnt its own
+
+
+def test_experts_cannot_start_from_a_shared_adapter_of_another_rank_or_from_none() -> None:
+    for adapters in (AdapterOptions(lora_r=2, shared_r=3), AdapterOptions(lora_r=2, shared_expert=False)):
+        with pytest.raises(ValueError, match="experts of rank 2 cannot start from a shared adapter of rank"):
+            experts_from_shared(toy_mixture(toy_base(), adapters=adapters).base)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shared_epochs": 6}, "shared_epochs=6: leaves none of expert_epochs=6"),
+        ({"experts_init": "shared"}, "shared_epochs=0 leaves the shared adapter zero"),
+    ],
+)
+def test_a_start_that_makes_no_sense_is_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ExpertOptions(**options)
 
 
 def test_each_expert_is_scored_on_its_own_cluster(corpus) -> None:
@@ -170,12 +224,12 @@ def test_training_ends_when_every_expert_has_stopped(corpus, planned) -> None:
     assert len(train(scene(corpus), ExpertOptions(expert_patience=2), epochs=8).history) == 5
 
 
-def test_validation_every_second_epoch(corpus, planned) -> None:
+def test_validation_every_second_epoch_and_after_the_last(corpus, planned) -> None:
     """Pitfall 12: epochs without evaluation overwrote the best."""
-    planned((0.2,) * 4, (0.3,) * 4, (0.2,) * 4)
+    planned((0.2,) * 4, (0.3,) * 4, (0.25,) * 4, (0.2,) * 4)
     toys, report = scene(corpus), Notes()
     train(toys, eval_every=2, epochs=5, report=report)
-    assert report.of("dev/wer") == [(1, 0.2), (3, 0.3)]
+    assert report.of("dev/wer") == [(1, 0.2), (3, 0.3), (4, 0.25)]
     assert all(same(state, adapter_state(toys[0], name)) for name, state in Planned.last.states[0].items())
 
 

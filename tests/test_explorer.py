@@ -1,13 +1,10 @@
 """The error explorer: what its data say, that nothing escapes into markup, and that it works in a real browser."""
 
-import base64
 import html
-import io
 import json
 import re
 import shutil
 import subprocess
-import wave
 
 import jiwer
 import numpy as np
@@ -16,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from analysis.clips import clip_uri
 from analysis.error_rates import count_errors
-from analysis.explorer import alignment_letters, clip_uri, explorer_html
+from analysis.explorer import alignment_letters, explorer_html
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
@@ -107,15 +105,6 @@ def test_missing_columns_leave_their_parts_out():
     table = utterances(4, n_experts=0).drop(columns=["duration_s", "etiology"])
     data = data_of(explorer_html(table))
     assert data["weights"] == [] and list(data["groups"]) == ["speaker"]
-
-
-def test_a_clip_is_a_wav_of_the_same_samples():
-    waveform = np.sin(np.arange(1600) * 0.1).astype(np.float32) * 0.5
-    uri = clip_uri(waveform)
-    with wave.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:audio/wav;base64,")))) as file:
-        assert (file.getframerate(), file.getnchannels(), file.getnframes()) == (16_000, 1, 1600)
-        samples = np.frombuffer(file.readframes(1600), "<i2") / 32767
-    assert np.abs(samples - waveform).max() < 1e-4
 
 
 def test_links_of_other_kinds_and_of_strangers_are_refused():

@@ -18,7 +18,7 @@ from toy_training import (
 )
 
 from moe.curriculum import CurriculumOptions
-from moe.joint_training import JointOptions, JointStage, TrainedMixture, parameter_groups, train_jointly
+from moe.joint_training import JointOptions, JointStage, TrainedMixture, experts_faults, parameter_groups, train_jointly
 from moe.losses import BalanceOptions
 from moe.routed_lora import AdapterOptions, routed_layers
 from moe.whisper_moe import RoutingOptions, WhisperMoE
@@ -45,10 +45,11 @@ def train(
     options: JointOptions = JointOptions(asr_learning_rate=1e-2, gate_learning_rate=1e-2),
     curriculum: CurriculumOptions = CurriculumOptions(),
     report=None,
+    eval_every: int = 1,
     **changes,
 ) -> TrainedMixture:
     model, train_set, dev_set = scene
-    return train_jointly(model, train_set, dev_set, options, curriculum, plan(**changes), CONTEXT, report or Notes())
+    return train_jointly(model, train_set, dev_set, options, curriculum, plan(**changes), CONTEXT, report or Notes(), eval_every)
 
 
 def gate_names(model: WhisperMoE) -> set[str]:
@@ -115,12 +116,14 @@ def test_the_curriculum_advances_with_the_epochs(corpus) -> None:
     assert report.of("curriculum/temperature") == [(0, 3.0), (1, 2.0), (2, 1.0), (3, 1.0)]
 
 
-def test_dev_is_scored_as_it_will_decode_whatever_the_phase(corpus) -> None:
-    report = Notes()
+def test_dev_is_scored_as_it_will_decode_whatever_the_phase(corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    report, seen, measure = Notes(), [], JointStage._routing_metrics
+    monkeypatch.setattr(JointStage, "_routing_metrics", lambda stage, weights: (seen.append(weights), measure(stage, weights))[1])
     trained = train(scene(corpus), curriculum=CurriculumOptions(soft_epochs=9), report=report, epochs=1)
     loads = trained.history[0]
     assert all(np.count_nonzero(row > 0) <= N_EXPERTS for row in trained.loads)
-    assert loads["routing_entropy"] <= np.log(2) + 1e-6  # two experts at most, though training was soft
+    assert seen and all(np.count_nonzero(row) <= 2 for row in seen[0])  # two experts at most, though training was soft
+    assert 0 < loads["routing_entropy"] <= 1 and (loads["top_k"], loads["temperature"]) == (N_EXPERTS, 1.0)
 
 
 def test_load_and_entropy_are_told_after_each_epoch(corpus) -> None:
@@ -134,6 +137,54 @@ def test_load_and_entropy_are_told_after_each_epoch(corpus) -> None:
         for etiology in ("als", "typical"):
             assert sum(row[f"load/{etiology}/expert_{e}"] for e in range(N_EXPERTS)) == pytest.approx(1)
     assert len(trained.loads) == 3
+
+
+def test_the_entropy_is_the_gates_own_and_not_that_of_the_weights_it_leads_to(corpus) -> None:
+    """With one expert per utterance the weights are certain, whatever the gate thinks."""
+    model, *data = scene(corpus, routing=RoutingOptions(top_k=1))
+    with torch.no_grad():
+        model.gate.output.weight.zero_()
+    row = train((model, *data), JointOptions(freeze_gate=True), epochs=1).history[0]
+    assert row["routing_entropy"] == pytest.approx(1.0)
+
+
+def test_the_gate_is_watched_in_training_too_under_the_epochs_temperature(corpus) -> None:
+    report = Notes()
+    curriculum = CurriculumOptions(soft_epochs=2, temperature_start=50.0)
+    model, *data = scene(corpus, balance=BalanceOptions(balance="none"))
+    with torch.no_grad():
+        model.gate.output.bias[1] = 4.0
+    trained = train((model, *data), JointOptions(freeze_gate=True), curriculum=curriculum, report=report, epochs=3, eval_every=2)
+    entropies = [value for _, value in report.of("train/routing_entropy")]
+    assert [epoch for epoch, _ in report.of("train/load/expert_1")] == [0, 1, 2]
+    assert entropies[0] > 0.95 and entropies[0] > entropies[1] > entropies[2]
+    assert [(row["epoch"], row["temperature"], row["top_k"]) for row in trained.history] == [(1, 25.5, 3), (2, 1.0, 2)]
+
+
+def test_an_expert_below_its_minimum_is_pulled_up(corpus) -> None:
+    shares = []
+    for balance in (BalanceOptions(balance="none"), BalanceOptions(balance="none", minimum_usage=0.3, minimum_usage_coefficient=5.0)):
+        model, *data = scene(corpus, balance=balance)
+        with torch.no_grad():
+            model.gate.output.bias[0] = -3.0
+        train((model, *data), JointOptions(asr_learning_rate=1e-2, gate_learning_rate=0.1), epochs=2)
+        shares.append(float(model.window.rows[:4, 0].mean()))  # the last batch
+    assert shares[1] > shares[0] + 0.02
+
+
+@pytest.mark.parametrize(
+    ("n_experts", "routing", "curriculum", "balance", "message"),
+    [
+        (4, {}, {}, {"minimum_usage": 0.3}, "minimum_usage=0.3: 4 experts can have 0.25 each"),
+        (1, {}, {"router_noise": 1.0}, {"entropy_coefficient": 0.1}, "router_noise: one expert"),
+        (1, {}, {"soft_epochs": 1}, {}, "soft_epochs: one expert"),
+        (3, {"top_k": 3}, {"soft_epochs": 2}, {}, "soft_epochs=2: top_k=3 routes to all 3"),
+    ],
+)
+def test_what_so_many_experts_leave_without_effect_is_told(n_experts, routing, curriculum, balance, message) -> None:
+    parts = RoutingOptions(**routing), CurriculumOptions(**curriculum), BalanceOptions(**balance)
+    assert any(message in fault for fault in experts_faults(n_experts, *parts))
+    assert experts_faults(n_experts, RoutingOptions(), CurriculumOptions(), BalanceOptions()) == []
 
 
 def test_a_collapsed_gate_shows_as_a_load_of_one(corpus) -> None:
@@ -185,10 +236,11 @@ def test_training_ends_after_patience(corpus, planned_wer) -> None:
     [
         BalanceOptions(balance="kl", balance_coefficient=1.0),
         BalanceOptions(balance="switch", balance_coefficient=1.0),
+        BalanceOptions(balance="none", minimum_usage=0.3333, minimum_usage_coefficient=10.0),
         BalanceOptions(balance="none", entropy_coefficient=1.0),
         BalanceOptions(balance="none", alignment_coefficient=1.0),
     ],
-    ids=["kl", "switch", "entropy", "alignment"],
+    ids=["kl", "switch", "minimum", "entropy", "alignment"],
 )
 def test_every_term_of_the_gates_loss_changes_what_is_learnt(corpus, balance: BalanceOptions) -> None:
     """Most keys of a document's configuration were ignored; here each one moves the gate elsewhere than without it."""

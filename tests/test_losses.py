@@ -6,7 +6,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from moe.losses import BalanceWindow, alignment, kl_balance, routing_entropy, switch_balance, utterance_cross_entropy
+from moe.losses import (
+    BalanceOptions,
+    BalanceWindow,
+    alignment,
+    dispatched,
+    kl_balance,
+    routing_entropy,
+    switch_balance,
+    usage_shortfall,
+    utterance_cross_entropy,
+)
 from moe.tokens import IGNORED
 
 
@@ -33,8 +43,38 @@ def test_balance_terms_by_hand() -> None:
     assert switch_balance(torch.tensor([0.5, 0.5]), torch.tensor([0.9, 0.1])).item() == pytest.approx(1.0)
 
 
+def test_an_expert_costs_what_it_lacks_of_its_minimum_and_a_busier_one_nothing() -> None:
+    mean = torch.tensor([0.7, 0.25, 0.05, 0.0], requires_grad=True)
+    loss = usage_shortfall(mean, 0.1)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.5 + 1.0)
+    assert mean.grad.tolist() == pytest.approx([0, 0, -10, -10])
+
+
+def test_choices_are_counted_by_hand() -> None:
+    rows = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]])
+    assert dispatched(rows, 1).tolist() == [0.5, 0.0, 0.5]
+    assert dispatched(rows, 2).tolist() == [0.25, 0.5, 0.25]
+    assert dispatched(rows, 9).tolist() == pytest.approx([1 / 3] * 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"balance": "none", "balance_coefficient": 0.5}, "balance_coefficient=0.5: balance=none"),
+        ({"balance": "none", "balance_window": 8}, "balance_window=8: balance=none"),
+        ({"minimum_usage_coefficient": 1.0}, "minimum_usage_coefficient=1: minimum_usage=0"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BalanceOptions(**options)
+    assert BalanceOptions(balance="none", minimum_usage=0.1, balance_window=8, minimum_usage_coefficient=1.0).teaches_gate
+    assert not BalanceOptions(balance="none").teaches_gate and not BalanceOptions(balance_coefficient=0).teaches_gate
+
+
 def test_balance_terms_have_finite_gradients_at_the_edge() -> None:
-    for term in (kl_balance, lambda p: routing_entropy(p[None]), lambda p: switch_balance(p, p)):
+    for term in (kl_balance, lambda p: usage_shortfall(p, 0.1), lambda p: routing_entropy(p[None]), lambda p: switch_balance(p, p)):
         logits = torch.tensor([200.0, 0.0, 0.0], requires_grad=True)
         term(torch.softmax(logits, -1)).backward()
         assert logits.grad.isfinite().all()
@@ -70,12 +110,13 @@ def test_balance_over_the_window_leaves_specialised_micro_batches_alone() -> Non
     assert whole.abs().max() < 1e-7
 
 
-def test_the_last_batch_of_a_window_gets_the_gradient_of_the_whole() -> None:
+def test_a_batch_gets_the_windows_gradient_as_strong_as_if_it_were_alone() -> None:
+    """It was weaker by batch / window, so that a coefficient meant something else in every window and with every accumulation."""
     torch.manual_seed(1)
     logits = torch.randn(12, 3, requires_grad=True)
     kl_balance(torch.softmax(logits, -1).mean(0)).backward()
     got = last_gradient(BalanceWindow(3, 12), list(logits.detach().split(4)))
-    torch.testing.assert_close(got, logits.grad[8:])
+    torch.testing.assert_close(got, 12 / 4 * logits.grad[8:])
 
 
 def test_a_window_forgets_the_oldest() -> None:
@@ -90,6 +131,14 @@ def test_a_batch_larger_than_the_window_is_balanced_as_it_is() -> None:
     window, batch = BalanceWindow(2, 3), torch.softmax(torch.randn(5, 2), -1)
     torch.testing.assert_close(window.mean(batch), batch.mean(0))
     torch.testing.assert_close(window.mean(batch[:1]), (batch[:1].sum(0) + batch[:2].sum(0)) / 3)
+
+
+def test_a_window_tells_what_it_holds_newest_first() -> None:
+    window = BalanceWindow(2, 3)
+    assert window.rows.shape == (0, 2)
+    joined = [window.join(torch.tensor([[share, 1 - share]] * 2)) for share in (0.25, 0.5)]
+    assert [rows[:, 0].tolist() for rows in joined] == [[0.25, 0.25], [0.5, 0.5, 0.25]]
+    assert window.rows[:, 0].tolist() == [0.5, 0.5, 0.25]
 
 
 def test_a_window_is_saved_with_the_model() -> None:

@@ -6,9 +6,11 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from analysis.calibration import confusion_table, expected_calibration_error, reliability
+from analysis.decisions import speaker_decisions
 from analysis.error_rates import count_errors, rates_by
 from analysis.plots import clusters, comparison, corpus, errors, gate, profiles, routing, training
 from analysis.plots.canvas import COLOURS, colour_of, marker_of
@@ -52,14 +54,18 @@ def all_figures(table):
     yield corpus.spectrograms_figure([np.random.rand(8, 20)] * 4, list("abcd"), 0.01, note=NOTE)
     yield clusters.embedding_map(generator.normal(size=(60, 2)), table["cluster"], table["etiology"], note=NOTE)
     yield clusters.cluster_heatmap(cluster_table(table), note=NOTE)
-    yield clusters.sweep_figure(pd.DataFrame({"n_clusters": [2, 3], "silhouette": [0.1, 0.2]}), 3, note=NOTE)
+    yield clusters.sweep_figure(pd.DataFrame({"n_experts": [2, 3], "silhouette": [0.1, 0.2]}), 3, note=NOTE)
     yield gate.reliability_figure(
         reliability(probabilities, labels), expected_calibration_error(probabilities, labels), note=NOTE
     )
+    yield gate.reliability_figure(reliability(probabilities, labels), 0.1, note=NOTE, before=(reliability(probabilities**2, labels), 0.2))
     yield gate.confusion_figure(confusion_table(labels, probabilities.argmax(1)), note=NOTE)
+    people = pd.DataFrame({"speaker": [f"s{i % 50}" for i in range(60)], "etiology": "als", "cluster": labels})
+    yield gate.speakers_figure(speaker_decisions(people, probabilities), note=NOTE)
     yield training.training_curves(history(), {"loss": ["train/loss"], "WER": ["dev/wer"]}, best=3, note=NOTE)
     yield training.overlaid_curves({"a": history(), "b": pd.DataFrame({"epoch": [1]})}, "dev/wer", note=NOTE)
     yield routing.load_by_epoch(history(), note=NOTE)
+    yield routing.load_by_epoch(history().assign(temperature=[3.0, 2.0, 1.0], top_k=[2, 2, 1]), note=NOTE)
     yield routing.load_heatmap(load_by(table), note=NOTE)
     yield routing.routing_over_epochs({epoch: load_by(table) for epoch in range(20)}, note=NOTE)
     yield routing.ablation_figure(rates.assign(routing=["learned", "oracle", "random"]), note=NOTE)
@@ -101,6 +107,15 @@ def test_a_map_shows_noise_and_counts_every_point(table):
     assert sum(drawn) == 120
 
 
+def test_a_map_says_where_noise_was_sent_and_shows_it_in_the_colour_of_that_cluster(table):
+    groups, labels = table["etiology"].fillna("unknown"), table["cluster"].to_numpy()
+    sent_to = np.where(labels < 0, 1, labels)
+    figure = clusters.embedding_map(np.zeros((60, 2)), labels, groups, sent_to=sent_to, fate="nearest")
+    noise = figure.axes[0].collections[0]
+    assert "noise → nearest (15)" in texts_of(figure)
+    assert {to_hex(colour).upper() for colour in noise.get_edgecolors()[:, :3]} == {colour_of(1)}
+
+
 def test_long_utterances_left_out_of_the_histogram_are_counted(table):
     long = table.assign(duration_s=[1000.0, *table["duration_s"].iloc[1:]])
     shown = texts_of(corpus.durations_figure(pd.concat([table] * 8 + [long])))
@@ -118,6 +133,32 @@ def test_a_forest_of_many_groups_shows_the_worst_and_says_so():
                           "n_utterances": 5, "n_speakers": 1, "small": True})  # fmt: skip
     text = texts_of(errors.forest_figure(rates))
     assert "the 60 highest of 90" in text and "s89 " in text and "s0 " not in text
+
+
+def test_lines_are_called_by_what_tells_them_apart():
+    assert [training.line_name(name, ["wer", "wer/expert_0"]) for name in ("wer", "wer/expert_0")] == ["all", "expert 0"]
+    assert [training.line_name(name, ["train/kl", "dev/kl"]) for name in ("train/kl", "dev/kl")] == ["train", "dev"]
+    assert training.line_name("dev/wer", ["dev/wer"]) == "dev/wer" and training.line_name("a/b", ["a/b", "c/d"]) == "a/b"
+
+
+def test_many_lines_are_named_once_beside_the_panels():
+    many = history().assign(**{f"wer/expert_{e}": [0.5, 0.4, 0.1 * e] for e in range(6)}, wer=0.3)
+    names = ["wer", *(f"wer/expert_{e}" for e in range(6))]
+    figure = training.training_curves(many, {"dev WER": names, "again": names})
+    assert [axis.get_legend() is not None for axis in figure.axes] == [False, True]
+
+
+def test_of_many_speakers_the_least_decided_are_shown_and_the_picture_says_so():
+    people = pd.DataFrame({"speaker": [f"s{i:02}" for i in range(50)], "etiology": "als"})
+    sure = np.linspace(0.5, 0.99, 50)
+    text = texts_of(gate.speakers_figure(speaker_decisions(people, np.stack([sure, 1 - sure], 1))))
+    assert "the 40 least decided of 50" in text and "s00" in text and "s49" not in text
+
+
+def test_etiologies_that_happen_to_be_as_many_as_experts_have_no_diagonal():
+    counts = pd.DataFrame([[3, 1], [0, 2]], index=pd.Index(["als", "stroke"], name="etiology"), columns=[0, 1])
+    assert "diagonal" not in texts_of(gate.confusion_figure(counts))
+    assert "diagonal" in texts_of(gate.confusion_figure(counts.set_axis([0, 1])))
 
 
 def test_colours_and_markers_tell_sixteen_categories_apart():

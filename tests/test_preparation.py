@@ -38,7 +38,7 @@ def corpus(tmp_path_factory) -> Path:
 
 
 def prepared(root: Path, **options):
-    return prepare(PreparationOptions(corpus_dir=str(root), **options))
+    return prepare(PreparationOptions(dataset_root=str(root), **options))
 
 
 def test_the_manifest_is_whole_and_the_same_each_time(corpus):
@@ -135,7 +135,7 @@ def test_options_that_contradict_each_other_are_refused_together():
 
 
 def test_no_corpus_is_one_clear_line():
-    with pytest.raises(ValueError, match="corpus_dir is missing"):
+    with pytest.raises(ValueError, match="dataset_root is missing"):
         prepare(PreparationOptions())
     with pytest.raises(ValueError, match="corpus='wav': must be one of folder, synthetic, sap"):
         PreparationOptions(corpus="wav")

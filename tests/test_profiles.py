@@ -50,5 +50,18 @@ def test_exemplars_are_the_surest_of_different_speakers(counted):
     assert shuffled["utterance_id"].tolist() == found["utterance_id"].tolist()
 
 
+def test_at_top_1_exemplars_are_still_those_the_gate_is_surest_of(counted):
+    """All weights are 1 then, and the first by name would be taken."""
+    experts, sure = np.arange(12) // 6, np.linspace(0.6, 0.9, 12)
+    gate = {f"probability_{e}": np.where(experts == e, sure, (1 - sure) / 2) for e in range(3)}
+    found = exemplars(counted.assign(**gate, **{f"weight_{e}": (experts == e).astype(float) for e in range(3)}), 1)
+    assert found["utterance_id"].tolist() == ["u05", "u11"] and found["weight"].tolist() == pytest.approx([sure[5], 0.9])
+
+
+def test_what_is_not_recognised_yet_is_profiled_without_a_wer(counted):
+    found = expert_profiles(counted.drop(columns=["word_errors"]))
+    assert "wer" not in found and found["n_utterances"].sum() == len(counted)
+
+
 def test_exemplars_repeat_a_speaker_only_when_no_other_is_left(counted):
     assert exemplars(counted, n_each=5).query("expert == 0")["utterance_id"].tolist() == ["u00", "u02", "u04", "u01", "u03"]

@@ -127,7 +127,7 @@ def planted(tmp_path_factory) -> tuple[Path, dict[str, str]]:
 
 def test_exactly_the_planted_faults_are_quarantined_each_with_its_reason(planted):
     root, expected = planted
-    options = {"corpus_dir": str(root), "max_duration_s": 5.0, "ctc_frames_per_s": 50.0, "max_quarantined": 0.06}
+    options = {"dataset_root": str(root), "max_duration_s": 5.0, "ctc_frames_per_s": 50.0, "max_quarantined": 0.06}
     found = prepare(PreparationOptions(**options))
     assert len(found.quarantine) == 60 and set(found.quarantine["reason"]) == {plant.__name__ for plant in PLANTED}
     by_path = dict(zip(found.quarantine["audio"], found.quarantine["reason"], strict=True))
@@ -143,7 +143,7 @@ def test_exactly_the_planted_faults_are_quarantined_each_with_its_reason(planted
 
 def test_more_than_the_limit_fails_and_says_what(planted):
     with pytest.raises(QuarantineLimitError, match=r"max_quarantined=0.05: 60 of 1000 utterances.*4 truncated") as caught:
-        prepare(PreparationOptions(corpus_dir=str(planted[0]), max_duration_s=5.0, ctc_frames_per_s=50.0))
+        prepare(PreparationOptions(dataset_root=str(planted[0]), max_duration_s=5.0, ctc_frames_per_s=50.0))
     assert len(caught.value.quarantine) == 60
 
 
@@ -174,7 +174,7 @@ def test_unsafe_tar_members_are_quarantined_and_never_followed(tmp_path):
                     tar.addfile(info, io.BytesIO(data))
     (tmp_path / "train").mkdir()
     (tmp_path / "train/0.tar").write_bytes(buffer.getvalue())
-    options = {"corpus": "webdataset", "corpus_dir": str(tmp_path), "max_quarantined": 1.0, "dev_share": 0.0, "test_share": 0.0}
+    options = {"corpus": "webdataset", "dataset_root": str(tmp_path), "max_quarantined": 1.0, "dev_share": 0.0, "test_share": 0.0}
     found = prepare(PreparationOptions(**options))
     assert list(found.manifest["member"]) == ["a.wav"]
     assert list(found.quarantine["reason"]) == ["outside_root"] * 4
@@ -218,7 +218,7 @@ def test_of_two_with_the_same_id_the_usable_one_is_kept(tmp_path):
         {"id": "x", "path": "b.wav", "transcript": "hello", "speaker": "s"},
     ]
     toys.write_csv(tmp_path / "manifest.csv", rows)
-    options = {"corpus_dir": str(tmp_path), "max_quarantined": 0.5, "dev_share": 0.0, "test_share": 0.0}
+    options = {"dataset_root": str(tmp_path), "max_quarantined": 0.5, "dev_share": 0.0, "test_share": 0.0}
     found = prepare(PreparationOptions(**options))
     assert list(found.manifest["audio"]) == ["b.wav"]
     assert found.quarantine[["audio", "reason"]].values.tolist() == [["a.wav", "empty_transcript"]]
@@ -227,7 +227,7 @@ def test_of_two_with_the_same_id_the_usable_one_is_kept(tmp_path):
 def test_nothing_usable_is_an_error_whatever_the_limit(tmp_path):
     toys.write_csv(tmp_path / "manifest.csv", [{"path": "a.wav", "transcript": "", "speaker": "s"}])
     with pytest.raises(QuarantineLimitError, match="1 of 1 utterances cannot be used"):
-        prepare(PreparationOptions(corpus_dir=str(tmp_path), max_quarantined=1.0))
+        prepare(PreparationOptions(dataset_root=str(tmp_path), max_quarantined=1.0))
 
 
 def test_a_pipe_is_no_file_and_does_not_hang(tmp_path):
@@ -257,7 +257,7 @@ def _crash_on_bad(root, tasks, limits):
 
 
 def test_the_table_is_sorted_and_whole(planted):
-    found = prepare(PreparationOptions(corpus_dir=str(planted[0]), max_duration_s=5.0, max_quarantined=0.1))
+    found = prepare(PreparationOptions(dataset_root=str(planted[0]), max_duration_s=5.0, max_quarantined=0.1))
     assert found.quarantine["utterance_id"].is_monotonic_increasing
     assert isinstance(found.quarantine, pd.DataFrame) and list(found.quarantine.columns) == [
         "utterance_id",

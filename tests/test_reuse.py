@@ -29,12 +29,12 @@ import parts
 class StepOptions(Options):
     seed: int = option(0, "seed")
     workers: int = option(1, "processes")
-    corpus_dir: str = option("none", "folder")
+    dataset_root: str = option("none", "folder")
     fail: bool = option(False, "fail")
     not_in_fingerprint = frozenset({"workers"})
 
     def data_digests(self) -> dict[str, str]:
-        return {"corpus": folder_digest(Path(self.corpus_dir))} if self.corpus_dir != "none" else {}
+        return {"corpus": folder_digest(Path(self.dataset_root))} if self.dataset_root != "none" else {}
 
 def run(options: StepOptions) -> str:
     with tracking.step_run("gate", options) as run:
@@ -127,10 +127,10 @@ def test_one_byte_of_data_counts_and_is_named(gate: ModuleType, tmp_path: Path) 
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     (corpus / "manifest.csv").write_text("a,b\n")
-    run_id = launch(gate, gate.StepOptions(corpus_dir=str(corpus)))
-    assert found(gate, corpus_dir=str(corpus))[0] == run_id
+    run_id = launch(gate, gate.StepOptions(dataset_root=str(corpus)))
+    assert found(gate, dataset_root=str(corpus))[0] == run_id
     (corpus / "manifest.csv").write_text("a,c\n")
-    assert found(gate, corpus_dir=str(corpus)) == (None, "data changed: corpus")
+    assert found(gate, dataset_root=str(corpus)) == (None, "data changed: corpus")
 
 
 def test_a_library_version_counts(gate: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,8 +154,8 @@ def test_many_differences_are_counted(gate: ModuleType, tmp_path: Path) -> None:
     launch(gate, gate.StepOptions())
     change(gate, "parts/network.py", "#")
     change(gate, "parts/__init__.py", "#")
-    assert found(gate, seed=9, corpus_dir=str(tmp_path))[1] == (
-        f"corpus_dir none → {tmp_path}, seed 0 → 9, code changed: parts/__init__.py and 2 more"
+    assert found(gate, seed=9, dataset_root=str(tmp_path))[1] == (
+        f"dataset_root none → {tmp_path}, seed 0 → 9, code changed: parts/__init__.py and 2 more"
     )
 
 

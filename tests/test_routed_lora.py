@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from toy_models import ALL_LINEARS, N_EXPERTS, adapter_options, awaken, bare_model, gradients, inputs, toy_mixture
 
 from moe import routed_lora
-from moe.routed_lora import AdapterOptions, RoutedLinear, attach, dense_mixture, gather_mixture, matched_rank, routed_layers
+from moe.routed_lora import AdapterOptions, RoutedLinear, attach, dense_adapters, gather_adapters, matched_rank, routed_layers
 from moe.routing import Routing, one_hot, top_k_weights
 
 
@@ -20,11 +20,13 @@ def plain_loop(x: Tensor, lora_a: Tensor, lora_b: Tensor, weights: Tensor) -> Te
 
 
 def dense(x, lora_a, lora_b, routed):
-    return dense_mixture(x, lora_a, lora_b, routed.weights)
+    a, b, weights = dense_adapters(lora_a, lora_b, routed.weights)
+    return (x @ a.T * weights[:, None]) @ b
 
 
 def gather(x, lora_a, lora_b, routed):
-    return gather_mixture(x, lora_a, lora_b, *routed.selected())
+    a, b = gather_adapters(lora_a, lora_b, *routed.selected())
+    return x @ a.transpose(1, 2) @ b
 
 
 def loop(x, lora_a, lora_b, routed):
@@ -113,14 +115,14 @@ def test_gather_and_dense_give_the_whole_model_the_same_gradients(monkeypatch) -
 
 def test_few_experts_are_gathered_and_many_are_dense(monkeypatch) -> None:
     called = []
-    for name in ("dense_mixture", "gather_mixture"):
+    for name in ("dense_adapters", "gather_adapters"):
         kernel = getattr(routed_lora, name)
         monkeypatch.setattr(routed_lora, name, lambda *args, kernel=kernel, name=name: (called.append(name), kernel(*args))[1])
     layer = RoutedLinear(nn.Linear(3, 3), Routing(), 4, AdapterOptions(lora_r=1))
     for top_k in (1, 2, 3, 4):
         with layer.routing.use(top_k_weights(torch.randn(2, 4), top_k)[0]):
             layer(torch.randn(2, 3))
-    assert called == ["gather_mixture"] * 2 + ["dense_mixture"] * 2
+    assert called == ["gather_adapters"] * 2 + ["dense_adapters"] * 2
 
 
 def test_adapters_sit_on_the_targets_above_the_gate_only() -> None:

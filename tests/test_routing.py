@@ -34,6 +34,13 @@ def test_entropy_is_0_for_one_expert_and_1_for_all_alike():
     assert routing.entropy(np.array([[1.0]])).tolist() == [0.0]
 
 
+def test_at_top_1_the_entropy_is_still_the_gates_own():
+    """Weights of one expert alone are certain, whatever the gate thinks."""
+    table = pd.DataFrame({"utterance_id": ["a"], "weight_0": [1.0], "weight_1": [0.0], "probability_0": [0.5], "probability_1": [0.5]})
+    assert routing.routing_entropy(table) == pytest.approx(1.0)
+    assert routing.routing_entropy(table.drop(columns="probability_1")) == 0.0
+
+
 def test_a_sure_gate_with_even_load_is_told_from_an_unsure_one():
     sure, unsure = routed([[1, 0], [0, 1]]), routed([[0.5, 0.5], [0.5, 0.5]])
     assert (routing.routing_entropy(sure), routing.load_entropy(sure)) == pytest.approx((0, 1))

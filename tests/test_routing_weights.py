@@ -1,6 +1,7 @@
 """From gate logits to routing weights, and the context all routed layers of a model share."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -31,6 +32,17 @@ def test_rows_sum_to_one_with_at_most_k_experts(n_experts: int, top_k: int, seed
     indices, values = routed.selected()
     torch.testing.assert_close(torch.zeros(5, n_experts).scatter(1, indices, values), routed.weights)
     torch.testing.assert_close(probabilities, torch.softmax(logits / temperature, -1))
+
+
+def test_at_top_1_the_gate_learns_only_from_weights_that_are_not_renormalised() -> None:
+    """The renormalised weight of one expert is the constant 1; Switch's is its probability (Fedus et al. 2021, eq. 2)."""
+    for renormalise, value in ((True, 1.0), (False, 0.75)):
+        logits = torch.tensor([[math.log(3.0), 0.0]], requires_grad=True)
+        weights, probabilities = top_k_weights(logits, 1, renormalise=renormalise)
+        weights.selected()[1].sum().backward()
+        assert weights.weights.tolist() == [[pytest.approx(value), 0.0]] and probabilities.tolist() == [[pytest.approx(0.75), pytest.approx(0.25)]]
+        assert weights.shares().tolist() == [[1.0, 0.0]]
+        assert logits.grad.abs().max().item() == pytest.approx(0.0 if renormalise else 0.75 * 0.25, abs=1e-7)
 
 
 def test_selected_weights_carry_the_gates_gradient() -> None:

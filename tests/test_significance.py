@@ -48,7 +48,11 @@ def test_z_of_the_published_example_by_hand():
 
 
 def test_z_equals_the_figures_of_the_sc_stats_test_suite():
-    """SCTK's own regression output (test1a, test1b): 3 segments, 9 and 7 errors, mean 0.667, z 2.000; turned round −2.000."""
+    """SCTK, src/sclite/testdata/base_sc_stats/test1a.stats.mapsswe and test1b: 2 sentences, 3 segments, 9 errors against 7, one segment
+    with errors of the first system alone and two with errors of both; mean 0.667, std dev 0.577, Z 2.000; turned round −2.000.
+
+    The report prints totals, not segments: those below have its totals and its table.
+    """
     found, turned = mapsswe(np.array([[1, 0], [5, 4], [3, 3]])), mapsswe(np.array([[0, 1], [4, 5], [3, 3]]))
     assert found.n_segments == 3 and round(found.mean, 3) == 0.667 and round(found.z, 3) == 2.000
     assert round(turned.mean, 3) == -0.667 and round(turned.z, 3) == -2.000

@@ -113,7 +113,7 @@ class TestRun:
     def test_options_that_cannot_be_fingerprinted_leave_no_run(self) -> None:
         class Missing(StepOptions):
             def data_digests(self) -> dict[str, str]:
-                raise ValueError("corpus_dir=/nowhere: no such folder")
+                raise ValueError("dataset_root=/nowhere: no such folder")
 
         with pytest.raises(ValueError, match="/nowhere"), tracking.step_run("prepare", Missing()):
             pytest.fail("the step must not start")
@@ -280,6 +280,10 @@ class TestCommand:
         assert "SIGTERM" in (said := capsys.readouterr().err) and "start the same command again" in said
 
 
+def _interrupt(*arguments: object) -> None:
+    raise KeyboardInterrupt
+
+
 class TestStore:
     def test_is_the_projects_own_without_another_word(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -298,6 +302,18 @@ class TestStore:
         tracking.connect()
         with sqlite3.connect(store / "mlflow.db") as database:
             assert database.execute("pragma journal_mode").fetchone() == ("wal",)
+
+    def test_a_kill_while_the_schema_is_made_leaves_no_half_of_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A store killed half-way could not be used again: "table issues already exists"."""
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+        (tmp_path / ".mlflow.db.making").write_bytes(b"half a schema")
+        (tmp_path / ".mlflow.db.making-journal").write_bytes(b"half a schema")
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(store_module.os, "link", _interrupt)
+            tracking.connect()
+        assert not (tmp_path / "mlflow.db").exists()
+        tracking.connect()
+        assert (tmp_path / "mlflow.db").exists() and not list(tmp_path.glob(".*making*"))
 
     def test_two_processes_at_once_make_a_fresh_store(self, tmp_path: Path) -> None:
         """Pitfall (stack): two processes that make the schema at once break each other (2 of 3 crashed without the lock)."""

@@ -12,8 +12,9 @@ from moe import training
 from moe.augmentation import Augmentation
 from moe.features import AudioContext
 from moe.losses import BalanceOptions
+from moe.precision import precision
 from moe.routed_lora import AdapterOptions
-from moe.training import ComputeOptions, fit, precision, updates_per_epoch
+from moe.training import ComputeOptions, fit, updates_per_epoch
 from moe.whisper_moe import WhisperMoE
 
 N = 8

@@ -34,9 +34,9 @@ N_TOKENS = 14
 
 
 def decoder_logits(model: torch.nn.Module, run: Callable[[], object]) -> Tensor:
-    """What the token head says while `run` runs."""
+    """What the token head makes of the decoder's states while `run` runs."""
     said = []
-    with model.proj_out.register_forward_hook(lambda module, args, output: said.append(output)):
+    with model.model.decoder.register_forward_hook(lambda module, args, output: said.append(model.proj_out(output[0]))):
         run()
     return torch.cat([logits.flatten(0, 1) for logits in said])
 
@@ -199,6 +199,48 @@ def test_joint_training_teaches_the_gate_through_the_transcription() -> None:
     found = gradients(model, model(MEL, N_FRAMES, LABELS)["loss"])
     assert found["gate.output.weight"].abs().max() > 0
     assert not any(name.startswith("base.") and "lora" not in name and "shared" not in name for name in model.trainable_parameters())
+
+
+@pytest.mark.parametrize("scaling", ["renormalised", "probability"])
+def test_at_top_1_the_transcription_teaches_the_gate_only_where_probabilities_scale_the_experts(scaling: str) -> None:
+    model = toy_mixture(routing=RoutingOptions(top_k=1, gate_scaling=scaling), balance=BalanceOptions(balance="none")).train()
+    found = gradients(model, model(MEL, N_FRAMES, LABELS)["loss"]).get("gate.output.weight")
+    learns = found is not None and bool(found.abs().max() > 0)
+    assert learns is (scaling == "probability")
+
+
+@torch.no_grad()
+def test_a_probability_scales_its_expert_in_training_and_decoding_alike() -> None:
+    model = toy_mixture(adapters=adapter_options(ALL_LINEARS), routing=RoutingOptions(top_k=1, gate_scaling="probability"))
+    routed = model.route(MEL, N_FRAMES)
+    highest = routed.probabilities.max(-1).values
+    torch.testing.assert_close(routed.weights.weights.sum(-1), highest)
+    given = model(MEL, N_FRAMES, LABELS, routing_weights=routed.weights.weights)["utterance_loss"]
+    torch.testing.assert_close(model(MEL, N_FRAMES, LABELS)["utterance_loss"], given)
+    whole = model(MEL, N_FRAMES, LABELS, routing_weights=routed.weights.shares())["utterance_loss"]
+    assert (given - whole).abs().max() > 1e-4
+
+
+def test_probabilities_cannot_weigh_losses() -> None:
+    with pytest.raises(ValueError, match="gate_scaling=probability with mixing=loss"):
+        RoutingOptions(gate_scaling="probability", mixing="loss")
+
+
+def test_sleeping_experts_neither_speak_nor_learn_and_the_shared_adapter_does_both() -> None:
+    model = toy_mixture(dropout=0.0).train()
+    weights = one_hot(torch.tensor([0, 1, 2]), N_EXPERTS).weights
+    awake = model(MEL, N_FRAMES, LABELS, routing_weights=weights)["utterance_loss"]
+    model.phase = Phase(1, experts=False)
+    asleep = model(MEL, N_FRAMES, LABELS, routing_weights=weights)
+    found = gradients(model, asleep["loss"])
+    assert not any(gradient.abs().any() for name, gradient in found.items() if "lora_" in name)
+    assert all(gradient.abs().any() for name, gradient in found.items() if name.endswith("shared_B"))
+    torch.testing.assert_close(model.eval()(MEL, N_FRAMES, LABELS, routing_weights=weights)["utterance_loss"], awake)  # decoding wakes them
+    for _, layer in routed_layers(model.base):
+        layer.lora_B.data.zero_()
+    alone = model(MEL, N_FRAMES, LABELS, routing_weights=weights)["utterance_loss"]
+    torch.testing.assert_close(asleep["utterance_loss"], alone)
+    assert (alone - awake).abs().max() > 1e-3
 
 
 def test_nothing_is_adapted_below_the_gate() -> None:

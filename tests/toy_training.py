@@ -13,7 +13,8 @@ from moe.base_model import BaseModel, SmallShape, new_base
 from moe.gate import Gate, GateConfig
 from moe.losses import BalanceOptions
 from moe.routed_lora import AdapterOptions, routed_layers
-from moe.training import Plan, Stage, seed_everything
+from moe.stage import Stage
+from moe.training import Plan, seed_everything
 from moe.whisper_moe import RoutingOptions, WhisperMoE
 
 __all__ = ["CONTEXT", "dataset", "tokenizer"]
@@ -83,7 +84,7 @@ class Diary(Stage):
     def epoch_begins(self, epoch: int) -> None:
         self.begun.append(epoch)
 
-    def epoch_ends(self, epoch: int) -> bool:
+    def epoch_ends(self, epoch: int, is_last: bool) -> bool:
         self.ended.append(epoch)
         return epoch == self.stop_after
 

@@ -1,4 +1,4 @@
-"""Pictures of a gate: is it as sure as it is right, and what does it confuse."""
+"""Pictures of a gate: is it as sure as it is right, what does it confuse, and how does it decide about each speaker."""
 
 import numpy as np
 import pandas as pd
@@ -6,13 +6,25 @@ from matplotlib.figure import Figure
 
 from analysis.plots.canvas import colour_of, heatmap, heatmap_height, new_figure, percent_axis
 
+MOST_SPEAKERS = 40  # rows that a picture of speakers can hold
+
 
 def reliability_figure(
-    table: pd.DataFrame, calibration_error: float, title: str = "Reliability of the gate", note: str = ""
+    table: pd.DataFrame,
+    calibration_error: float,
+    title: str = "Reliability of the gate",
+    note: str = "",
+    before: tuple[pd.DataFrame, float] | None = None,
 ) -> Figure:
-    """Accuracy against confidence with the diagonal of a perfect gate; below it how many utterances each bin holds."""
+    """Accuracy against confidence with the diagonal of a perfect gate; below it how many utterances each bin holds.
+
+    Args:
+        table: of `reliability`.
+        before: the same table and error before calibration, drawn beside it.
+    """
     n_utterances = int(table["n_utterances"].sum())
-    said = f"{title} (n = {n_utterances}, calibration error {100 * calibration_error:.1f} %)"
+    change = f"{100 * before[1]:.1f} → " if before else ""
+    said = f"{title} (n = {n_utterances}, calibration error {change}{100 * calibration_error:.1f} %)"
     figure, axes = new_figure(said, 5.4, 2, 1, note)
     axes[0, 0].get_gridspec().set_height_ratios([3, 1])
     width = table["high"] - table["low"]
@@ -20,13 +32,17 @@ def reliability_figure(
     axes[0, 0].bar(
         table["low"], table["accuracy"].fillna(0), width, align="edge", color=colour_of(0), alpha=0.35, edgecolor="white"
     )
-    axes[0, 0].plot(table["confidence"][used], table["accuracy"][used], color=colour_of(0), marker="o", label="gate")
+    if before:
+        earlier = before[0][before[0]["n_utterances"] > 0]
+        axes[0, 0].plot(earlier["confidence"], earlier["accuracy"], color=colour_of(1), marker="s", label="before calibration")
+    name = "gate, calibrated" if before else "gate"
+    axes[0, 0].plot(table["confidence"][used], table["accuracy"][used], color=colour_of(0), marker="o", label=name)
     axes[0, 0].plot([0, 1], [0, 1], color="#777777", linestyle="--", label="as sure as right")
     axes[0, 0].set_ylabel("accuracy")
     axes[0, 0].legend(frameon=False, fontsize=9, loc="upper left")
     axes[1, 0].bar(table["low"], table["n_utterances"], width, align="edge", color=colour_of(0), edgecolor="white")
     axes[1, 0].set_ylabel("utterances")
-    axes[1, 0].set_xlabel("confidence (largest routing weight)")
+    axes[1, 0].set_xlabel("confidence (largest probability)")
     for axis in axes[:, 0]:
         axis.set_xlim(0, 1)
         percent_axis(axis, "x")
@@ -39,11 +55,32 @@ def confusion_figure(table: pd.DataFrame, title: str = "Cluster and chosen exper
     """Counts by true cluster or group (rows) and expert (columns); colour is the share of the row."""
     values = table.to_numpy()
     shares = table / table.sum(axis=1).replace(0, np.nan).to_numpy()[:, None]
-    right = np.trace(values) / values.sum() if values.shape[0] == values.shape[1] and values.sum() else None
+    right = np.trace(values) / values.sum() if list(table.index) == list(table.columns) and values.sum() else None
     said = f"{title} (n = {int(values.sum())}" + (f", {100 * right:.1f} % on the diagonal)" if right is not None else ")")
     figure, axes = new_figure(said, heatmap_height(len(table)), note=note)
     shares.index = [f"{name}  (n = {int(total)})" for name, total in table.sum(axis=1).items()]
     heatmap(axes[0, 0], shares, [[f"{count}" if count else "" for count in row] for row in values], high=1.0)
     axes[0, 0].set_ylabel(str(table.index.name or ""))
     axes[0, 0].set_xlabel(str(table.columns.name or "expert"))
+    return figure
+
+
+def speakers_figure(decisions: pd.DataFrame, title: str = "The gate on speakers it has never heard", note: str = "") -> Figure:
+    """Mean probability of each expert (columns) for each speaker (rows, by etiology); of many speakers the least decided are shown.
+
+    Args:
+        decisions: of `speaker_decisions`.
+    """
+    shown = decisions
+    if len(decisions) > MOST_SPEAKERS:
+        shown = decisions.sort_values(["agreement", "confidence", "speaker"]).head(MOST_SPEAKERS).sort_values(["etiology", "speaker"])
+        title += f": the {MOST_SPEAKERS} least decided of {len(decisions)}"
+    experts = [name for name in decisions.columns if name.startswith("expert_")]
+    table = shown[experts].set_axis([name.removeprefix("expert_") for name in experts], axis=1)
+    table.index = [f"{row.etiology} · {row.speaker}  ({row.agreement:.0%} of {row.n_utterances})" for row in shown.itertuples()]
+    figure, axes = new_figure(title, min(14.0, 1.7 + 0.27 * len(table)), note=note)
+    heatmap(axes[0, 0], table, [[f"{100 * value:.0f}" if value >= 0.005 else "" for value in row] for row in table.to_numpy()], high=1.0)
+    axes[0, 0].tick_params(axis="y", labelsize=8)
+    axes[0, 0].set_xlabel("expert; in the cells its mean probability, %")
+    axes[0, 0].set_title("beside each speaker: the share of so many utterances that one expert gets", fontsize=9, loc="left")
     return figure

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -14,14 +15,15 @@ HATCHES = ("", "//", "..", "xx")  # experts beyond the eighth share a colour and
 
 
 def load_by_epoch(history: pd.DataFrame, title: str = "Expert load by epoch", note: str = "") -> Figure:
-    """Stacked expert load and, below, routing entropy.
+    """Stacked expert load and, below, routing entropy and the temperature under which the epoch was trained.
 
     Args:
-        history: columns epoch, expert_0 … (loads summing to 1) and, if recorded, entropy (0 to 1).
+        history: columns epoch, expert_0 … (loads summing to 1) and, if recorded, entropy and training_entropy (0 to 1),
+            temperature, top_k.
     """
     experts = sorted((name for name in history.columns if name.startswith("expert_")), key=lambda name: int(name[7:]))
-    figure, axes = new_figure(f"{title} ({len(experts)} experts)", 5.6 if "entropy" in history else 4.2,
-                              2 if "entropy" in history else 1, 1, note)  # fmt: skip
+    lines = [name for name in ("entropy", "temperature") if name in history]
+    figure, axes = new_figure(f"{title} ({len(experts)} experts)", 4.2 + 1.5 * len(lines), 1 + len(lines), 1, note)
     loads, bottom = history[experts].to_numpy(float).T, np.zeros(len(history))  # (E, n_epochs)
     for index, load in enumerate(loads):
         hatch = HATCHES[index // 8 % len(HATCHES)]
@@ -30,16 +32,30 @@ def load_by_epoch(history: pd.DataFrame, title: str = "Expert load by epoch", no
     axes[0, 0].set_ylabel("load")
     axes[0, 0].set_ylim(0, 1)
     legend(axes[0, 0], "expert")
-    if "entropy" in history:
-        axes[0, 0].get_gridspec().set_height_ratios([2.2, 1])
-        axes[1, 0].plot(history["epoch"], history["entropy"], color=colour_of(0), marker="o", markersize=4)
-        axes[1, 0].set_ylim(0, 1.02)
-        axes[1, 0].set_ylabel("routing entropy")
+    axes[0, 0].get_gridspec().set_height_ratios([2.2] + [1] * len(lines))
+    for name, axis in zip(lines, axes[1:, 0], strict=True):
+        _line_by_epoch(axis, history, name)
     for axis in axes[:, 0]:
+        axis.set_xlim(history["epoch"].min() - 0.6, history["epoch"].max() + 0.6)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[-1, 0].set_xlabel("epoch")
     percent_axis(axes[0, 0], "y")
     return figure
+
+
+def _line_by_epoch(axis: Axes, history: pd.DataFrame, name: str) -> None:
+    axis.plot(history["epoch"], history[name], color=colour_of(0), marker="o", markersize=4, label="dev")
+    if name == "entropy":
+        if "training_entropy" in history:
+            axis.plot(history["epoch"], history["training_entropy"], color=colour_of(1), marker="s", markersize=4, label="in training")
+            legend(axis)
+        axis.set_ylim(0, 1.02)
+        axis.set_ylabel("gate's entropy\n(1: undecided)", fontsize=9)
+        return
+    axis.set_ylim(0.9, max(1.5, 1.15 * history[name].max()))
+    axis.set_ylabel("temperature\nin training", fontsize=9)
+    for epoch, top_k, height in zip(history["epoch"], history.get("top_k", []), history[name], strict=False):
+        axis.annotate(f"top {top_k:g}", (epoch, height), (0, 5), textcoords="offset points", ha="center", fontsize=8)
 
 
 def load_heatmap(

@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis.plots.canvas import colour_of, legend, marker_of, new_figure, percent_axis
 
 MANY_POINTS = 40  # above this a line carries no markers
+MOST_INSIDE = 3  # lines whose names fit into a panel
 
 
 def training_curves(
@@ -34,11 +35,23 @@ def training_curves(
     if missing or x not in history.columns:
         raise ValueError(f"training history lacks {', '.join(missing or [x])}; it has {', '.join(map(str, history.columns))}")
     figure, axes = new_figure(title, 3.9, 1, max(1, len(panels)), note)
+    crowded = any(len(columns) > MOST_INSIDE for columns in panels.values())
     for axis, (name, columns) in zip(axes[0], panels.items(), strict=False):
         for index, column in enumerate(columns):
-            _line(axis, history[[x, column]].dropna(), column, index)
-        _finish(axis, name, x, best)
+            _line(axis, history[[x, column]].dropna(), line_name(column, columns), index)
+        _finish(axis, name, x, best, outside=crowded, named=not crowded or axis is axes[0, -1])
     return figure
+
+
+def line_name(column: str, columns: Sequence[str]) -> str:
+    """What a line is called beside others: what they have in common stands in the panel's title."""
+    first, _, rest = column.partition("/")
+    firsts, rests = ({name.partition("/")[place] for name in columns} for place in (0, 2))
+    if len(columns) == 1:
+        return column
+    if len(firsts) == 1:
+        return rest.replace("_", " ") or "all"
+    return first if len(rests) == 1 and rest else column
 
 
 def overlaid_curves(
@@ -60,7 +73,7 @@ def _line(axis: Axes, points: pd.DataFrame, label: str, index: int) -> None:
     axis.plot(points.iloc[:, 0], points.iloc[:, 1], color=colour_of(index), marker=marker, markersize=4, label=label)
 
 
-def _finish(axis: Axes, name: str, x: str, best: float | None, outside: bool = False) -> None:
+def _finish(axis: Axes, name: str, x: str, best: float | None, outside: bool = False, named: bool = True) -> None:
     axis.set_title(name, fontsize=10, loc="left")
     axis.set_xlabel(x)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -68,7 +81,7 @@ def _finish(axis: Axes, name: str, x: str, best: float | None, outside: bool = F
         axis.axvline(best, color="#777777", linestyle=":", label=f"kept: {best:g}")
     if any(word in name.lower() for word in ("wer", "cer", "accuracy", "load")):
         percent_axis(axis, "y")
-    if outside:
+    if outside and named:
         legend(axis)
-    else:
+    elif named:
         legend(axis, loc="best", bbox_to_anchor=None)

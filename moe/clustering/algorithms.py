@@ -3,6 +3,8 @@
 HDBSCAN finds its own number, so it is merged down to the number wanted; spectral and balanced clustering make that number.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from moe.clustering.balanced import balanced_partition
@@ -21,11 +23,19 @@ def divide(points: np.ndarray, distance: str, n_clusters: int | None, options: C
     return merged_to(density_partition(points, distance, options), points, n_clusters, options)
 
 
+def divider(points: np.ndarray, distance: str, options: ClusteringOptions) -> Callable[[int], Partition]:
+    """`divide` for several numbers of clusters of the same points; HDBSCAN, which finds its own, runs once."""
+    if options.clustering_algorithm != "hdbscan":
+        return lambda n_clusters: divide(points, distance, n_clusters, options)
+    found = density_partition(points, distance, options)
+    return lambda n_clusters: merged_to(found, points, n_clusters, options)
+
+
 def divide_by_etiology(points: np.ndarray, etiologies: np.ndarray, options: ClusteringOptions) -> Partition:
     """One cluster for each etiology (n,); the nearest are merged where they are more than `num_experts`."""
     names, labels = np.unique(etiologies.astype(str), return_inverse=True)
     partition = Partition(labels, one_hot(labels, len(names)), "by_etiology", names=tuple(names.tolist()))
-    return merged_to(partition, points, options.num_experts, options)
+    return merged_to(partition, points, options.n_wanted, options)
 
 
 def merged_to(partition: Partition, points: np.ndarray, n_experts: int | None, options: ClusteringOptions) -> Partition:

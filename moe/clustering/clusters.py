@@ -32,7 +32,8 @@ class UtteranceClusters:
 
     After `fit`, for the N rows given to it in their order:
         labels_ (N,), soft_labels_ (N, n_clusters_), noise_ (N,) bool; n_clusters_; algorithm_ (the one that made the partition);
-        attempts_ (one dict for each HDBSCAN attempt and fallback); names_ (one for each cluster); soft_entropy_ (0 sharp, 1 flat);
+        attempts_ (one dict for each HDBSCAN attempt and fallback); sweep_ (one dict for each number that auto judged);
+        names_ (one for each cluster); soft_entropy_ (0 sharp, 1 flat);
         exceptions_ (ids of units to which `assign` gives another label than `labels_`); n_units_, n_fitted_.
     """
 
@@ -104,13 +105,13 @@ class UtteranceClusters:
 
     def summary(self) -> dict[str, Any]:
         """Options and findings in plain values, as written to JSON."""
-        names = ("n_clusters", "algorithm", "attempts", "names", "soft_entropy", "exceptions", "n_units", "n_fitted")
+        names = ("n_clusters", "algorithm", "attempts", "sweep", "names", "soft_entropy", "exceptions", "n_units", "n_fitted")
         return {"options": dataclasses.asdict(self.options), **{name: getattr(self, f"{name}_") for name in names}}
 
     def _check_divisible(self, units: Units) -> None:
         if self.options.clustering_algorithm == "by_etiology" or self.options.num_experts == 1:
             return
-        name = "num_experts" if self.options.num_experts else "min_experts"
+        name = "num_experts" if self.options.n_wanted else "min_experts"
         wanted = getattr(self.options, name)
         if len(units) < wanted:
             raise ValueError(f"{name}={wanted}: only {len(units)} {self.options.cluster_unit}s to cluster, must be at most that")
@@ -136,6 +137,7 @@ class UtteranceClusters:
         self.labels_, self.soft_labels_, self.noise_ = rank[labels][rows], soft[:, order][rows], noise[rows]
         self.n_clusters_, self.n_units_, self.n_fitted_ = n_experts, len(units), len(sample)
         self.algorithm_, self.attempts_ = partition.algorithm, list(partition.attempts)
+        self.sweep_ = list(partition.sweep)
         self.names_ = cluster_names(partition, n_experts, order)
         self.soft_entropy_ = entropy(self.soft_labels_)
         own = np.arange(len(units)) if partition.algorithm == "by_etiology" else sample  # the assigner itself labelled the rest

@@ -27,6 +27,7 @@ def density_partition(points: np.ndarray, distance: str, options: ClusteringOpti
         model = _fitted(points, size, distance, options)
         record = _record(model, size, options)
         attempts.append(record)
+        log.info("HDBSCAN, min_cluster_size=%d: %d clusters, %d noise", size, record["n_clusters"], record["n_noise"])
         rank = (record["n_clusters"], -record["n_noise"])
         if best is None or rank > best_rank:
             best, best_rank = model, rank

@@ -5,8 +5,9 @@ An option that the chosen algorithm could not honour is refused when it differs 
 
 import dataclasses
 
-from moe.options import Options, option
+from moe.options import Options, option, to_text
 
+AUTO = "auto"
 ALGORITHMS = ("hdbscan", "spectral", "balanced", "by_etiology")
 ANGLE_METRICS = ("cosine", "correlation")  # Euclidean distance between unit vectors orders pairs as these do
 METRICS = ("euclidean", *ANGLE_METRICS, "manhattan", "chebyshev")
@@ -28,7 +29,7 @@ class ClusteringOptions(Options):
     """
 
     clustering_algorithm: str = option("spectral", "how clusters are found", choices=ALGORITHMS)
-    num_experts: int | None = option(8, "number of experts, the upper bound for hdbscan and by_etiology; none: chosen", low=1)
+    num_experts: int | str = option(8, "number of experts, the most for hdbscan and by_etiology; auto: chosen by a sweep", low=1, choices=(AUTO,))
     cluster_unit: str = option("speaker", "what is clustered: utterances, or each speaker's mean", choices=CLUSTER_UNITS)
     min_cluster_size: int = option(5, "HDBSCAN: smallest cluster of the first attempt", low=2)
     min_clusters: int = option(8, "HDBSCAN: an attempt with fewer clusters is retried with a smaller min_cluster_size", low=1)
@@ -45,16 +46,21 @@ class ClusteringOptions(Options):
     max_fit: int = option(10000, "largest number of units that are clustered; a stratified sample where there are more", low=10)
     seed: int = option(42, "seed of everything drawn", low=0)
 
+    @property
+    def n_wanted(self) -> int | None:
+        """The number of experts where one is given; None where it is to be chosen."""
+        return None if isinstance(self.num_experts, str) else self.num_experts
+
     def faults(self) -> list[str]:
         """Combinations that could not be honoured."""
         return [*self._number_faults(), *self._unused_faults(), *self._metric_faults()]
 
     def _number_faults(self) -> list[str]:
         faults = []
-        if self.num_experts is not None and self.min_experts > self.num_experts:
+        if self.n_wanted is not None and self.min_experts > self.n_wanted:
             faults.append(f"min_experts={self.min_experts}: must be at most num_experts={self.num_experts}")
-        if self.no_reduce_experts and self.num_experts is None:
-            faults.append("no_reduce_experts=true: needs a number in num_experts, not none")
+        if self.no_reduce_experts and self.n_wanted is None:
+            faults.append("no_reduce_experts=true: needs a number in num_experts, not auto")
         if self.num_experts == 1 and self.noise == "own_expert":
             faults.append("noise=own_expert with num_experts=1: noise would be the only expert; 2 at least")
         return faults
@@ -62,7 +68,7 @@ class ClusteringOptions(Options):
     def _unused_faults(self) -> list[str]:
         unused = [] if self.clustering_algorithm == "hdbscan" else list(ONLY_HDBSCAN)
         faults = [
-            f"{name}={getattr(self, name)}: only clustering_algorithm=hdbscan has it, not {self.clustering_algorithm}"
+            f"{name}={to_text(getattr(self, name))}: only clustering_algorithm=hdbscan has it, not {self.clustering_algorithm}"
             for name in unused
             if getattr(self, name) != default_of(name)
         ]

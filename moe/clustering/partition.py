@@ -18,6 +18,7 @@ class Partition:
     memberships: np.ndarray  # (n, n_clusters), rows sum to at most 1; what is missing is noise
     algorithm: str
     attempts: tuple[dict[str, Any], ...] = ()
+    sweep: tuple[dict[str, float], ...] = ()  # rows of the table by which the number of experts was chosen
     names: tuple[str, ...] | None = None  # of clusters that have a meaning
 
     @property

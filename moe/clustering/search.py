@@ -10,6 +10,8 @@ from moe.clustering.options import ONLY_HDBSCAN, ClusteringOptions, default_of
 from moe.clustering.partition import Partition
 from moe.clustering.selection import best_number, candidate_numbers, sweep_numbers
 
+Sweep = tuple[dict[str, float], ...]
+
 log = logging.getLogger(__name__)
 
 
@@ -21,13 +23,12 @@ def find_partition(points: np.ndarray, distance: str, etiologies: np.ndarray, op
     """
     if options.clustering_algorithm == "by_etiology":
         return _checked(divide_by_etiology(points, etiologies, options), options)
-    if options.clustering_algorithm != "hdbscan":
-        number = options.num_experts or chosen_number(points, distance, options)
-        return _checked(divide(points, distance, number, options), options)
-    partition = divide(points, distance, options.num_experts, options)
-    if n_experts(partition, options) >= options.min_experts and partition.n_clusters or options.no_reduce_experts:
-        return _checked(partition, options)
-    return _checked(_fallback(partition, points, distance, options), options)
+    chosen, swept = with_number(points, distance, options)
+    partition = divide(points, distance, chosen.n_wanted, chosen)
+    too_few = not partition.n_clusters or n_experts(partition, chosen) < chosen.min_experts
+    if chosen.clustering_algorithm == "hdbscan" and too_few and not chosen.no_reduce_experts:
+        return _fallback(partition, points, distance, etiologies, options)
+    return dataclasses.replace(_checked(partition, chosen), sweep=swept)
 
 
 def n_experts(partition: Partition, options: ClusteringOptions) -> int:
@@ -35,23 +36,31 @@ def n_experts(partition: Partition, options: ClusteringOptions) -> int:
     return partition.n_clusters + has_noise_expert(partition, options)
 
 
-def chosen_number(points: np.ndarray, distance: str, options: ClusteringOptions) -> int:
-    """The number of clusters that the sweep prefers; the smallest candidate where no number could be judged."""
+def with_number(points: np.ndarray, distance: str, options: ClusteringOptions) -> tuple[ClusteringOptions, Sweep]:
+    """The options with a number of experts, and the rows of the sweep where it had to be chosen.
+
+    The number is the one that the sweep prefers; the smallest candidate where none could be judged.
+    """
+    if options.n_wanted is not None:
+        return options, ()
     numbers = candidate_numbers(len(points), options)
     table = sweep_numbers(points, distance, numbers, options)
-    return best_number(table) if len(table) else numbers[0]
+    number = best_number(table) if len(table) else numbers[0]
+    log.info("num_experts=auto: %d of %s", number, ", ".join(map(str, table["n_experts"] if len(table) else numbers)))
+    return dataclasses.replace(options, num_experts=number), tuple(table.astype(object).where(table.notna(), None).to_dict("records"))
 
 
-def _fallback(found: Partition, points: np.ndarray, distance: str, options: ClusteringOptions) -> Partition:
+def _fallback(
+    found: Partition, points: np.ndarray, distance: str, etiologies: np.ndarray, options: ClusteringOptions
+) -> Partition:
     log.warning("HDBSCAN found %d clusters, fewer than min_experts=%d: spectral instead", found.n_clusters, options.min_experts)
     as_spectral = dataclasses.replace(options, clustering_algorithm="spectral", **{name: default_of(name) for name in ONLY_HDBSCAN})
-    number = options.num_experts or chosen_number(points, distance, as_spectral)
-    partition = divide(points, distance, number, as_spectral)
+    partition = find_partition(points, distance, etiologies, as_spectral)
     return dataclasses.replace(partition, attempts=(*found.attempts, {"algorithm": "spectral", "n_clusters": partition.n_clusters}))
 
 
 def _checked(partition: Partition, options: ClusteringOptions) -> Partition:
-    found, wanted = n_experts(partition, options), options.num_experts
+    found, wanted = n_experts(partition, options), options.n_wanted
     if options.no_reduce_experts and found < wanted:
         raise ValueError(f"{found} clusters found by {partition.algorithm} for num_experts={wanted}, and no_reduce_experts=true")
     if found < options.min_experts:

@@ -4,7 +4,7 @@ Silhouette (Rousseeuw 1987) and DBCV (Moulavi et al. 2014) look at one partition
 between it and partitions of random subsets (Ben-Hur, Elisseeff & Guyon 2002). All three lie in [−1, 1].
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,9 +12,9 @@ from hdbscan.validity import validity_index
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 from threadpoolctl import threadpool_limits
 
-from moe.clustering.algorithms import divide
+from moe.clustering.algorithms import divider, has_noise_expert
 from moe.clustering.options import ClusteringOptions
-from moe.clustering.partition import NOISE
+from moe.clustering.partition import NOISE, Partition
 from moe.clustering.reduction import fitted_points
 from moe.clustering.units import make_units, stratified_sample
 
@@ -22,6 +22,7 @@ N_RESAMPLES = 5
 SUBSET_SHARE = 0.8
 MAX_POINTS = 1000  # the sweep looks at a sample of so many
 MAX_SWEPT = 12
+Resampled = tuple[np.ndarray, Callable[[int], Partition]]  # rows of a subset, and what divides it
 SCIPY_NAMES = {"manhattan": "cityblock"}  # DBCV asks SciPy for its distances
 
 
@@ -36,7 +37,7 @@ def sweep(
     """The table by which a number of experts is chosen, for embeddings (N, n_dims); see `sweep_numbers` for its columns.
 
     Args:
-        numbers: numbers of clusters to look at; by default those that `num_experts=none` would choose from.
+        numbers: numbers of clusters to look at; by default those that `num_experts=auto` would choose from.
 
     Raises:
         ValueError: by_etiology, whose number is that of the etiologies; or input that cannot be clustered.
@@ -51,44 +52,47 @@ def sweep(
 
 
 def sweep_numbers(points: np.ndarray, distance: str, numbers: Sequence[int], options: ClusteringOptions) -> pd.DataFrame:
-    """One row for each number of clusters that could be made of points (n, n_dims).
+    """One row for each number of experts that could be made of points (n, n_dims).
 
     Returns:
-        n_clusters, silhouette, dbcv, stability, smallest_share, largest_share, score (mean of silhouette and stability).
+        n_experts (noise of an expert of its own counted), silhouette, dbcv, stability, smallest_share, largest_share, score (mean of silhouette and stability).
     """
     rng = np.random.default_rng(options.seed)
     if len(points) > MAX_POINTS:
         points = points[np.sort(rng.choice(len(points), MAX_POINTS, replace=False))]
     n_subset = max(2, round(SUBSET_SHARE * len(points)))
     subsets = [np.sort(rng.choice(len(points), n_subset, replace=False)) for _ in range(N_RESAMPLES)]
-    rows = [_judged(points, distance, number, subsets, options) for number in numbers if 2 <= number < n_subset]
-    return pd.DataFrame([row for row in rows if row is not None]).drop_duplicates("n_clusters", ignore_index=True)
+    divided = divider(points, distance, options)
+    resampled = [(subset, divider(points[subset], distance, options)) for subset in subsets]
+    rows = [_judged(points, distance, divided(number), number, resampled, options) for number in numbers if 2 <= number < n_subset]
+    found = pd.DataFrame([row for row in rows if row is not None])
+    return found.drop_duplicates("n_experts", ignore_index=True) if len(found) else found
 
 
 def best_number(table: pd.DataFrame) -> int:
     """The number with the best score; of equals the smaller."""
-    return int(table.sort_values(["score", "n_clusters"], ascending=[False, True], kind="stable")["n_clusters"].iloc[0])
+    return int(table.sort_values(["score", "n_experts"], ascending=[False, True], kind="stable")["n_experts"].iloc[0])
 
 
 def candidate_numbers(n_points: int, options: ClusteringOptions) -> range:
-    """What `num_experts=none` chooses from: min_experts (at least 2) to 12, at most half of the points."""
+    """What `num_experts=auto` chooses from: min_experts (at least 2) to 12, at most half of the points."""
     first = max(2, options.min_experts)
     return range(first, max(first, min(MAX_SWEPT, n_points // 2)) + 1)
 
 
 def _judged(
-    points: np.ndarray, distance: str, number: int, subsets: list[np.ndarray], options: ClusteringOptions
+    points: np.ndarray, distance: str, partition: Partition, number: int, resampled: Sequence[Resampled], options: ClusteringOptions
 ) -> dict[str, float] | None:
-    labels = divide(points, distance, number, options).labels
+    labels = partition.labels
     clustered = labels != NOISE
     n_found = len(np.unique(labels[clustered]))
-    if n_found < 2:
+    if not 2 <= n_found < clustered.sum():
         return None
     sizes = np.bincount(labels[clustered]) / len(labels)
     silhouette = silhouette_score(points[clustered], labels[clustered], metric=distance)
-    stability = np.mean([_agreement(labels, points, distance, number, subset, options) for subset in subsets])
+    stability = np.mean([adjusted_rand_score(labels[subset], divided(number).labels) for subset, divided in resampled])
     return {
-        "n_clusters": n_found,
+        "n_experts": n_found + has_noise_expert(partition, options),
         "silhouette": float(silhouette),
         "dbcv": _dbcv(points, labels, distance),
         "stability": float(stability),
@@ -96,12 +100,6 @@ def _judged(
         "largest_share": float(sizes.max()),
         "score": float((silhouette + stability) / 2),
     }
-
-
-def _agreement(
-    labels: np.ndarray, points: np.ndarray, distance: str, number: int, subset: np.ndarray, options: ClusteringOptions
-) -> float:
-    return adjusted_rand_score(labels[subset], divide(points[subset], distance, number, options).labels)
 
 
 def _dbcv(points: np.ndarray, labels: np.ndarray, distance: str) -> float:

@@ -105,7 +105,7 @@ def _commonest(etiologies: pd.Series, unit_of_row: np.ndarray) -> np.ndarray:
 def _shares(counts: np.ndarray, n_wanted: int) -> np.ndarray:
     exact = counts * (n_wanted / counts.sum())
     shares = np.minimum(np.maximum(np.floor(exact).astype(int), 1), counts)
-    by_remainder = np.argsort(-(exact - np.floor(exact)), kind="stable")
+    by_remainder = np.argsort(shares - exact, kind="stable")  # one raised to the least a stratum gets comes last
     for i in by_remainder[: max(0, n_wanted - shares.sum())]:
         shares[i] += shares[i] < counts[i]
     return shares

@@ -37,7 +37,7 @@ def corpus_root(corpus: str, location: str) -> str:
     if corpus == "hf":
         return hf_root(location)
     if not is_address(location) and not os.path.isdir(location):
-        raise ValueError(f"corpus_dir={location!r}: no such folder")
+        raise ValueError(f"dataset_root={location!r}: no such folder")
     return location
 
 

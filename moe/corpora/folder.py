@@ -25,7 +25,7 @@ def read_folder(root: str, options: CorpusOptions) -> Iterator[Found | Fault]:
     if "manifest.csv" in tables:
         tables = ["manifest.csv"]
     if not tables:
-        raise ValueError(f"corpus_dir={root!r}: holds neither manifest.csv nor metadata.csv")
+        raise ValueError(f"dataset_root={root!r}: holds neither manifest.csv nor metadata.csv")
     for table in tables:
         yield from _read_table(root, table, options)
 

@@ -55,7 +55,9 @@ class Fault:
 class CorpusOptions(Options):
     """Where a corpus is and how its columns are called."""
 
-    corpus_dir: str | None = option(None, "folder of the corpus, an fsspec address, or the name of a Hugging Face dataset")
+    dataset_root: str | None = option(
+        None, "root of the corpus (sap: the folder with Train and Dev), an fsspec address, or a Hugging Face dataset's name"
+    )
     audio_column: str | None = option(None, "column of the audio (none: path, file_name or audio)")
     transcript_column: str | None = option(None, "column of the transcript (none: transcript, transcription, text or sentence)")
     speaker_column: str | None = option(None, "column of the speaker (none: speaker, speaker_id or client_id)")

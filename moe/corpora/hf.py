@@ -53,7 +53,7 @@ def _load(location: str, options: CorpusOptions) -> dict[str, Any]:
         else:
             loaded = datasets.load_dataset(location, options.hf_config)
     except Exception as error:  # the library raises many kinds, its own and those of the network
-        raise ValueError(f"corpus_dir={location!r}: datasets cannot load it ({type(error).__name__}: {error})") from error
+        raise ValueError(f"dataset_root={location!r}: datasets cannot load it ({type(error).__name__}: {error})") from error
     return dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"": loaded}
 
 

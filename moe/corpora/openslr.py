@@ -19,7 +19,7 @@ def read_openslr(root: str, options: CorpusOptions) -> Iterator[Found | Fault]:
     """
     tables = [name for name in find_files(root, TABLE) if posixpath.basename(name) == TABLE]
     if not tables:
-        raise ValueError(f"corpus_dir={root!r}: holds no {TABLE}")
+        raise ValueError(f"dataset_root={root!r}: holds no {TABLE}")
     for table in tables:
         with open_file(root, table) as file:
             for number, line in enumerate(file, start=1):

@@ -27,7 +27,7 @@ def read_parquet(root: str, options: CorpusOptions) -> Iterator[Found | Fault]:
     """
     names = find_files(root, ".parquet")
     if not names:
-        raise ValueError(f"corpus_dir={root!r}: holds no *.parquet")
+        raise ValueError(f"dataset_root={root!r}: holds no *.parquet")
     yield from linked_away(root)
     for name in names:
         try:

@@ -29,7 +29,7 @@ def read_sap(root: str, options: CorpusOptions) -> Iterator[Found | Fault]:
     """
     names = [name for name in find_files(root, (".json", ".tar")) if name.lower().endswith(".tar") or _is_contributor(name)]
     if not names:
-        raise ValueError(f"corpus_dir={root!r}: holds neither <contributor>/<contributor>.json nor a tar of them")
+        raise ValueError(f"dataset_root={root!r}: holds neither <contributor>/<contributor>.json nor a tar of them")
     yield from linked_away(root)
     for name in names:
         try:

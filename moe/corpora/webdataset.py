@@ -41,7 +41,7 @@ def read_webdataset(root: str, options: CorpusOptions) -> Iterator[Found | Fault
     """
     shards = find_files(root, ".tar")
     if not shards:
-        raise ValueError(f"corpus_dir={root!r}: holds no *.tar")
+        raise ValueError(f"dataset_root={root!r}: holds no *.tar")
     yield from linked_away(root)
     counts: Counter[str] = Counter()
     for shard in shards:

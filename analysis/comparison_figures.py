@@ -1,0 +1,80 @@
+"""The figures of a comparison, by file stem; only those that there are data for."""
+
+import re
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.costs import expert_table
+from analysis.hypotheses import groups_of
+from analysis.plots.comparison import COST_NAMES, overall_figure, tradeoff_figure
+from analysis.plots.errors import expert_wer_heatmap, forest_figure, systems_figure
+from analysis.plots.routing import load_heatmap
+from analysis.plots.training import overlaid_curves
+from analysis.routing import load_by
+from analysis.systems import PooledScores
+
+CURVES = ("dev/wer", "dev/loss", "train/loss")
+MOST_CURVES = 8  # runs overlaid; with more, one run of each system
+
+
+def comparison_figures(
+    pooled: Sequence[PooledScores], table: pd.DataFrame, by_group: pd.DataFrame, note: str
+) -> dict[str, Figure]:
+    """Overall WER, WER by group (forest), WER against each cost, WER by expert, routing load, learning curves."""
+    figures = {"wer_by_system": overall_figure(table, note=note)}
+    for column, rates in by_group.groupby("column", sort=False):
+        figures[f"wer_by_{column}"] = systems_figure(rates, f"WER by {column.replace('_', ' ')} and system", note)
+        if len(table) == 2:
+            figures[f"forest_{column}"] = forest_figure(rates[rates["system"] == table["system"].iloc[1]], note=note)
+    for cost in COST_NAMES:
+        if cost in table and table[cost].notna().sum() >= 2:
+            figures[f"wer_against_{cost}"] = tradeoff_figure(table, cost, note=note)
+    return figures | _routing_figures(pooled, note) | _curves(pooled, note)
+
+
+def _routing_figures(pooled: Sequence[PooledScores], note: str) -> dict[str, Figure]:
+    figures, experts = {}, expert_table(pooled)
+    if len(experts):
+        names = {run.run_id: _run_name(system, number) for system in pooled for number, run in enumerate(system.runs)}
+        wide = experts.assign(run=experts["run_id"].map(names)).pivot(index="run", columns="expert", values="wer")
+        wide = wide.loc[list(dict.fromkeys(experts["run_id"].map(names)))].rename(columns=lambda expert: f"expert {expert}")
+        figures["expert_wer"] = expert_wer_heatmap(wide, "WER of each expert alone", note)
+    for system in pooled:
+        first = system.runs[0].hypotheses  # experts of two seeds are not the same experts: loads are not averaged
+        if "weight_0" in first and "etiology" in first:
+            counts = first.groupby(groups_of(first, "etiology"), observed=True).size()
+            title = f"Expert load by etiology, {_run_name(system, 0)}"
+            figures[f"load_{_stem(system.name)}"] = load_heatmap(load_by(first), title, note, counts)
+    return figures
+
+
+def _curves(pooled: Sequence[PooledScores], note: str) -> dict[str, Figure]:
+    every = [(system, number) for system in pooled for number, run in enumerate(system.runs) if run.history is not None]
+    shown = every if len(every) <= MOST_CURVES else [(system, number) for system, number in every if number == 0]
+    histories = {_run_name(system, number): system.runs[number].history for system, number in shown}
+    have = [metric for metric in CURVES if any(metric in history and history[metric].notna().any() for history in histories.values())]
+    return {f"curves_{_stem(metric)}": overlaid_curves(_with(histories, metric), metric, x=_x_of(metric), note=note) for metric in have}
+
+
+def _with(histories: dict[str, pd.DataFrame], metric: str) -> dict[str, pd.DataFrame]:
+    """Histories whose column is empty lose it, so that the figure says it was not recorded."""
+    return {
+        name: history if metric in history and history[metric].notna().any() else history.drop(columns=metric, errors="ignore")
+        for name, history in histories.items()
+    }
+
+
+def _x_of(metric: str) -> str:
+    return "update" if metric.startswith("train/") else "epoch"
+
+
+def _run_name(system: PooledScores, number: int) -> str:
+    if len(system.runs) == 1:
+        return system.name
+    return f"{system.name}, seed {system.runs[number].metadata.get('seed', number)}"
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"\W+", "_", name.lower()).strip("_")

@@ -1,0 +1,100 @@
+"""A Trainer that steps over an update whose loss or gradient is not finite, and remembers which utterances were in it.
+
+Such an update changes neither weights nor optimizer nor buffers; what is logged of it is the loss that it had. One NaN label would
+otherwise leave all weights NaN.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback
+
+from moe.checkpoint import Checkpoints
+from moe.stage import Stage
+
+
+class TooManyBadUpdates(RuntimeError):
+    """The loss or gradient of more updates than allowed was not finite."""
+
+
+class CarefulTrainer(Trainer):
+    """A Trainer that skips what is not finite.
+
+    Attributes:
+        epoch: that of the next update.
+        bad_updates: of each update skipped: update, epoch, loss, utterance_ids.
+    """
+
+    def __init__(self, stage: Stage, checkpoints: Checkpoints, **options: Any) -> None:
+        super().__init__(**options)
+        self.stage, self.checkpoints = stage, checkpoints
+        self.epoch = 0
+        self.bad_updates: list[dict[str, Any]] = []
+        self._batches: list[tuple[list[str], Tensor | None, Tensor]] = []  # of this update: ids, utterance_loss (B,), loss ()
+        self._buffers: dict[str, Tensor] = {}  # as they were before it
+        self.add_callback(_UpdateBegins(self))
+
+    def update_begins(self) -> None:
+        """Forget the update before."""
+        self._batches.clear()
+        self._buffers = self.buffers()
+
+    def buffers(self) -> dict[str, Tensor]:
+        """A copy of the model's buffers."""
+        return {name: buffer.detach().clone() for name, buffer in self.model.named_buffers()}
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **options: Any) -> Any:
+        """The Trainer's loss; whose it is stays known until the update is done."""
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **options)
+        self._batches.append((inputs.get("utterance_ids", []), outputs.get("utterance_loss"), loss.detach()))
+        return (loss, outputs) if return_outputs else loss
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float:
+        """Where the gradient's norm or a loss is not finite, the update becomes one that changes nothing."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        losses = all(bool(torch.isfinite(loss)) for _, _, loss in self._batches)
+        gradient = self.accelerator.scaler is not None or bool(torch.isfinite(torch.as_tensor(norm)))  # a scaler skips by itself
+        if self.most(int(not (losses and gradient))):
+            self._skip(model)
+        return norm
+
+    def _skip(self, model: nn.Module) -> None:
+        model.zero_grad(set_to_none=True)  # without a gradient an optimizer leaves a weight and its moments as they are
+        for name, buffer in self.model.named_buffers():
+            buffer.copy_(self._buffers[name])
+        loss = sum(float(loss) for _, _, loss in self._batches) / max(1, len(self._batches))
+        record = {"update": self.state.global_step + 1, "epoch": self.epoch, "loss": str(loss), "utterance_ids": self._culprits()}
+        self.bad_updates.append(record)
+        self.stage.metrics({"n_bad_updates": len(self.bad_updates)}, record["update"])
+        self.checkpoints.watch.bad_updates(self.bad_updates)
+        most = self.checkpoints.options.max_bad_updates
+        if len(self.bad_updates) > most:
+            names = sorted({name for record in self.bad_updates for name in record["utterance_ids"]})
+            raise TooManyBadUpdates(
+                f"the loss or gradient of {len(self.bad_updates)} updates was not finite, max_bad_updates={most}; "
+                f"their utterances: {', '.join(names)}"
+            )
+
+    def _culprits(self) -> list[str]:
+        """Utterances whose own loss is not finite; all of the update where that is none of them."""
+        known = [(ids, losses.tolist()) for ids, losses, _ in self._batches if losses is not None]
+        bad = [name for ids, losses in known for name, loss in zip(ids, losses, strict=True) if not math.isfinite(loss)]
+        return sorted(bad or {name for ids, _, _ in self._batches for name in ids})
+
+    def most(self, value: int) -> int:
+        """The largest value of all processes."""
+        if self.args.world_size == 1:
+            return value
+        tensor = torch.tensor(value, device=self.args.device)
+        torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
+        return int(tensor)
+
+
+class _UpdateBegins(TrainerCallback):
+    def __init__(self, trainer: CarefulTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self.trainer.update_begins()

@@ -1,0 +1,52 @@
+"""Cross-entropy of a frozen token head, a few rows of logits at a time.
+
+Whisper has 51 865 tokens: logits, their softmax and their gradient are the largest tensors of a training step. The head does not train,
+so all that backward needs is the gradient of its input, which is known as soon as the logits are.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from moe.tokens import IGNORED
+
+LOGITS = 1 << 24  # held at a time: 64 MB; with fewer the head is read too often
+
+
+class _HeadCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, head: Tensor, labels: Tensor) -> Tensor:
+        """States (N, D), head (V, D), labels (N,) → cross-entropy of each row, 0 where the label is ignored, (N,) float32."""
+        n_rows, trains = max(1, LOGITS // len(head)), ctx.needs_input_grad[0]
+        parts = [_rows(*part, head, trains) for part in zip(states.split(n_rows), labels.split(n_rows), strict=True)]
+        losses, gradients = zip(*parts, strict=True)
+        if trains:
+            ctx.save_for_backward(torch.cat(gradients))
+        return torch.cat(losses)
+
+    @staticmethod
+    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor, None, None]:
+        """Slopes (N,) of the losses."""
+        (gradients,) = ctx.saved_tensors
+        return gradients * slopes[:, None].to(gradients.dtype), None, None
+
+
+def head_cross_entropy(states: Tensor, head: Tensor, labels: Tensor) -> Tensor:
+    """Mean token cross-entropy of each utterance: decoder states (B, N, D), frozen head (V, D), labels (B, N) → (B,)."""
+    losses = _HeadCrossEntropy.apply(states.flatten(0, 1), head, labels.flatten()).view_as(labels)  # (B, N)
+    return losses.sum(1) / (labels != IGNORED).sum(1).clamp_min(1)
+
+
+def _rows(states: Tensor, labels: Tensor, head: Tensor, trains: bool) -> tuple[Tensor, Tensor | None]:
+    """Losses of some rows (n,), and their gradient by the states (n, D)."""
+    logits, scored = F.linear(states, head).float(), labels != IGNORED
+    wanted = labels.clamp_min(0)[:, None]
+    total = logits.logsumexp(-1, keepdim=True)
+    losses = (total - logits.gather(-1, wanted))[:, 0] * scored
+    if not trains:
+        return losses, None
+    slopes = logits.sub_(total).exp_()  # softmax, in the logits' own place
+    slopes.scatter_add_(-1, wanted, slopes.new_full(wanted.shape, -1.0))
+    return losses, (F.linear(slopes, head.T) * scored[:, None]).to(states.dtype)

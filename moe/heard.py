@@ -1,0 +1,33 @@
+"""A batch on its way through a mixture: routed below the experts, then heard by the encoder with them."""
+
+import dataclasses
+
+from torch import Tensor
+
+from moe.routing import RoutingWeights
+
+
+@dataclasses.dataclass(frozen=True)
+class Routed:
+    """A batch on its way: frames entering the first adapted layer (B, T, D), routing weights, gate logits and probabilities (B, E)."""
+
+    hidden: Tensor
+    weights: RoutingWeights | None
+    gate_logits: Tensor | None = None
+    probabilities: Tensor | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Heard:
+    """A batch that the encoder has heard: states (R, T, D), R = B, or B·k with weights `values` (B, k) where losses are mixed."""
+
+    states: Tensor
+    weights: RoutingWeights | None
+    values: Tensor | None = None
+
+    def rows(self, chosen: slice) -> "Heard":
+        """Some of the utterances."""
+        k = 1 if self.values is None else self.values.shape[1]
+        inner = slice(chosen.start * k, chosen.stop * k)
+        weights = None if self.weights is None else RoutingWeights(self.weights.weights[inner], self.weights.top_k)
+        return Heard(self.states[inner], weights, None if self.values is None else self.values[chosen])

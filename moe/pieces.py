@@ -1,0 +1,108 @@
+"""Utterances longer than the model's window: cut at their quietest places, recognised piece by piece and joined; nothing is lost.
+
+Where every utterance fits, the pieces are the utterances.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from transformers import WhisperProcessor
+
+from moe.audio import SAMPLE_RATE
+from moe.batches import SpeechDataset
+from moe.features import window_seconds
+from moe.hypotheses import Hypothesis
+from moe.manifest import read_utterance
+from moe.recognizer import cut_quietly
+
+
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+    """Utterances in pieces.
+
+    Attributes:
+        rows: manifest rows of the pieces, in order, with `start` and `stop` in samples (−1: to the end).
+        owner: (n_pieces,) number of the utterance that each belongs to, rising.
+    """
+
+    rows: pd.DataFrame
+    owner: np.ndarray
+
+    @property
+    def n_utterances(self) -> int:
+        """Utterances that the pieces make up."""
+        return int(self.owner[-1]) + 1
+
+    def join(self, hypotheses: Sequence[Hypothesis], utterance_ids: Sequence[str]) -> list[Hypothesis]:
+        """The pieces' hypotheses as those of their utterances: texts in a row, weights by duration, log-probabilities by tokens."""
+        parts = [[] for _ in utterance_ids]
+        for owner, seconds, hypothesis in zip(self.owner, self.rows["duration_s"], hypotheses, strict=True):
+            parts[owner].append((seconds, hypothesis))
+        return [part[0][1] if len(part) == 1 else _joined(name, part) for name, part in zip(utterance_ids, parts, strict=True)]
+
+    def pool(self, vectors: np.ndarray) -> np.ndarray:
+        """Vectors of pieces (n_pieces, D) → means by duration (n_utterances, D)."""
+        seconds = self.rows["duration_s"].to_numpy(float)
+        if len(self.owner) == self.n_utterances:
+            return vectors
+        sums = np.zeros((self.n_utterances, vectors.shape[1]))
+        np.add.at(sums, self.owner, vectors * seconds[:, None])
+        return (sums / np.bincount(self.owner, seconds)[:, None]).astype(vectors.dtype)
+
+
+class PieceSet(SpeechDataset):
+    """Pieces as model inputs."""
+
+    def __init__(self, pieces: Pieces, root: Path, processor: WhisperProcessor) -> None:
+        super().__init__(pieces.rows, root, processor)
+
+    def waveform(self, index: int) -> np.ndarray:
+        """Samples of a piece, (n_samples,)."""
+        row = self.rows[index]
+        whole = super().waveform(index)
+        return whole if row["stop"] < 0 else whole[row["start"] : row["stop"]]
+
+    def select(self, indices: np.ndarray) -> "PieceSet":
+        """Some of the pieces, with what is known of them."""
+        chosen = copy.copy(self)
+        chosen.rows, chosen.labels = ([values[index] for index in indices] for values in (self.rows, self.labels))
+        chosen.extras = {name: values[indices] for name, values in self.extras.items()}
+        chosen._waveforms = {}
+        chosen._cache = {new: self._cache[old] for new, old in enumerate(indices.tolist()) if old in self._cache}
+        return chosen
+
+
+def cut_rows(rows: pd.DataFrame, root: str, processor: WhisperProcessor) -> Pieces:
+    """The pieces of a manifest's utterances; only those longer than the window are read."""
+    window = window_seconds(processor.feature_extractor)
+    found, owner = [], []
+    for number, row in enumerate(rows.to_dict("records")):
+        for place, (start, stop) in enumerate(_spans(row, root, window)):
+            seconds = row["duration_s"] if stop < 0 else (stop - start) / SAMPLE_RATE
+            name = row["utterance_id"] if stop < 0 else f"{row['utterance_id']}#{place}"
+            found.append({**row, "utterance_id": name, "duration_s": seconds, "start": start, "stop": stop})
+            owner.append(number)
+    return Pieces(pd.DataFrame(found), np.array(owner))
+
+
+def _spans(row: dict, root: str, window_s: float) -> list[tuple[int, int]]:
+    if row["duration_s"] <= window_s:
+        return [(0, -1)]
+    return cut_quietly(read_utterance(Path(root), row), int(window_s * SAMPLE_RATE))
+
+
+def _joined(utterance_id: str, parts: Sequence[tuple[float, Hypothesis]]) -> Hypothesis:
+    seconds, hypotheses = zip(*parts, strict=True)
+    weights, gate = (_mean([getattr(each, name) for each in hypotheses], seconds) for name in ("routing_weights", "gate_probabilities"))
+    n_tokens = sum(each.n_tokens for each in hypotheses)
+    logprob = sum(each.mean_logprob * each.n_tokens for each in hypotheses) / n_tokens
+    text = " ".join(each.text for each in hypotheses if each.text)
+    return Hypothesis(utterance_id, text, weights, mean_logprob=logprob, n_tokens=n_tokens, gate_probabilities=gate)
+
+
+def _mean(rows: Sequence[np.ndarray | None], seconds: Sequence[float]) -> np.ndarray | None:
+    return None if rows[0] is None else np.average(rows, axis=0, weights=seconds).astype(rows[0].dtype)

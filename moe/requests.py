@@ -1,0 +1,220 @@
+"""What a request may ask of a served recogniser, checked before anything is decoded: size, fields, parameters, base64.
+
+Every refusal is a `RequestError`, one sentence that the client is shown. Audio comes as bytes only: a path or an address that a
+client names is never opened.
+"""
+
+import base64
+import binascii
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+
+from moe.audio import AudioError, decode_audio, resample
+from moe.containers import stated_header
+from moe.decoding import DecodingOptions
+from moe.options import option
+
+RECORDS, SPLIT, PARAMS, AUDIO = "dataframe_records", "dataframe_split", "params", "audio"
+EXAMPLE = '{"dataframe_records": [{"audio": "<base64>"}], "params": {}}'
+MAX_RATE = 192_000  # Hz; what unfolds into memory before it is resampled is bounded by this and max_audio_s
+AUTO = "auto"  # the language the model was trained for
+MAX_SHOWN = 40  # characters of what a client sent that are said back
+
+
+class RequestError(ValueError):
+    """A request that cannot be served; the message is one clear sentence for the client."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ServiceOptions(DecodingOptions):
+    """How a recogniser is served: its decoding, and the bounds of a request."""
+
+    top_k: int | None = option(None, "experts mixed in decoding (none: as in training)", low=1)
+    max_audio_s: float = option(600.0, "seconds of audio in one request", above=0)
+    max_inputs: int = option(32, "recordings in one request", low=1)
+    max_request_mb: float = option(32.0, "size of one request, MiB", above=0)
+    max_beam_size: int = option(8, "most beams a client may ask for", low=1, high=32)
+    max_requests: int = option(64, "requests at work or waiting; more are told to come back", low=1)
+    batch_window_ms: float = option(5.0, "how long a request waits for others to share its pass, milliseconds", low=0)
+
+    @property
+    def max_bytes(self) -> int:
+        """Size of one request in bytes."""
+        return int(self.max_request_mb * (1 << 20))
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a client asks for beside its audio; `top_k` None is the model's own, `language` None the one it was trained for."""
+
+    beam_size: int = 1
+    top_k: int | None = None
+    language: str | None = None
+    return_routing: bool = True
+
+
+def check_body(body: bytes, options: ServiceOptions) -> Asked:
+    """Check a request's JSON, and every audio's base64; what was asked for is returned.
+
+    Raises:
+        RequestError: anything that is not a request of the form of `EXAMPLE`.
+    """
+    request = _json(body)
+    unknown = sorted(set(request) - {RECORDS, SPLIT, PARAMS})
+    if unknown:
+        raise RequestError(f"unknown field {shown(unknown[0])}: a request has {RECORDS} or {SPLIT}, and {PARAMS}")
+    if (RECORDS in request) == (SPLIT in request):
+        raise RequestError(f"give exactly one of {RECORDS} and {SPLIT}, for example {EXAMPLE}")
+    audios = _records(request[RECORDS]) if RECORDS in request else _split(request[SPLIT])
+    if not 1 <= len(audios) <= options.max_inputs:
+        raise RequestError(f"{len(audios)} recordings in one request: must be between 1 and {options.max_inputs}")
+    asked = check_params(request.get(PARAMS), options)
+    for number, audio in enumerate(audios):
+        as_bytes(audio, number)
+    return asked
+
+
+def check_params(params: Any, options: ServiceOptions) -> Asked:
+    """Parameters of a request, each of the right kind and in range.
+
+    Raises:
+        RequestError: an unknown parameter, or a value that is not allowed.
+    """
+    params = {} if params is None else params
+    if not isinstance(params, dict):
+        raise RequestError(f"{PARAMS} must be an object, for example {EXAMPLE}")
+    names = [field.name for field in dataclasses.fields(Asked)]
+    unknown = sorted(str(name) for name in set(params) - set(names))
+    if unknown:
+        raise RequestError(f"unknown parameter {shown(unknown[0])}: there are {', '.join(names)}")
+    top_k = _whole(params, "top_k", 0, None)
+    return Asked(
+        beam_size=_whole(params, "beam_size", 1, options.max_beam_size) or options.beam_size,
+        top_k=top_k or options.top_k,
+        language=_language(params),
+        return_routing=_truth(params, "return_routing"),
+    )
+
+
+def as_bytes(audio: Any, number: int) -> bytes:
+    """Encoded audio as bytes: bytes as they are, text as base64.
+
+    Raises:
+        RequestError: text that is not base64, neither text nor bytes, or nothing at all.
+    """
+    if isinstance(audio, (bytes, bytearray, memoryview)):
+        data = bytes(audio)
+    elif isinstance(audio, str):
+        data = _from_base64(audio, number)
+    else:
+        raise RequestError(f"audio {number} is {_kind(audio)}: must be the bytes of a recording in base64")
+    if not data:
+        raise RequestError(f"audio {number} is empty")
+    return data
+
+
+def decode(data: bytes, number: int, max_s: float) -> np.ndarray:
+    """A recording as a float32 waveform (n_samples,) at 16 kHz.
+
+    Raises:
+        RequestError: not audio, damaged, or longer than `max_s`.
+    """
+    header = stated_header(data)
+    if header and header[0] > MAX_RATE:
+        raise RequestError(f"audio {number} has a sampling rate of {header[0]} Hz: at most {MAX_RATE} is served")
+    try:
+        waveform = resample(*decode_audio(data, max_s))
+    except AudioError as error:
+        raise RequestError(f"audio {number} cannot be used: {error.reason.replace('_', ' ')}, {error.detail}") from error
+    if not len(waveform):
+        raise RequestError(f"audio {number} cannot be used: empty, it is shorter than one sample at 16 kHz")
+    return waveform
+
+
+def shown(value: Any) -> str:
+    """What a client sent, short enough to be said back."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+
+
+def _json(body: bytes) -> dict[str, Any]:
+    if not body.strip():
+        raise RequestError(f"the request is empty: send JSON such as {EXAMPLE}")
+    try:
+        request = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"the request is no JSON: send something like {EXAMPLE}") from error
+    if not isinstance(request, dict):
+        raise RequestError(f"the request is {_kind(request)}: must be an object such as {EXAMPLE}")
+    return request
+
+
+def _records(records: Any) -> list[Any]:
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise RequestError(f"{RECORDS} must be a list of objects, each with {AUDIO}")
+    for number, record in enumerate(records):
+        _only_audio(list(record), f"{RECORDS}[{number}]")
+    return [record[AUDIO] for record in records]
+
+
+def _split(table: Any) -> list[Any]:
+    if not isinstance(table, dict) or not {"columns", "data"} <= set(table) <= {"columns", "data", "index"}:
+        raise RequestError(f"{SPLIT} must be an object with columns and data")
+    columns, data = table["columns"], table["data"]
+    if not isinstance(columns, list) or not isinstance(data, list):
+        raise RequestError(f"columns and data of {SPLIT} must be lists")
+    _only_audio(columns, SPLIT)
+    if not all(isinstance(row, list) and len(row) == 1 for row in data):
+        raise RequestError(f"every row of {SPLIT} must be a list with one audio")
+    index = table.get("index", [0] * len(data))
+    if not isinstance(index, list) or len(index) != len(data):
+        raise RequestError(f"index of {SPLIT} must be a list as long as data")
+    return [row[0] for row in data]
+
+
+def _only_audio(names: list[Any], place: str) -> None:
+    if AUDIO not in names:
+        raise RequestError(f"{place} has no {AUDIO}")
+    unknown = [name for name in names if name != AUDIO] or names[1:]
+    if unknown:
+        raise RequestError(f"{place} has the unknown column {shown(unknown[0])}: {AUDIO} is the only one")
+
+
+def _from_base64(text: str, number: int) -> bytes:
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise RequestError(f"audio {number} is no base64 text; paths and addresses are not opened") from error
+
+
+def _whole(params: dict[str, Any], name: str, low: int, high: int | None) -> int:
+    """The value, or 0 where none is given."""
+    if name not in params:
+        return 0
+    value = params[name]
+    bounds = f"between {low} and {high}" if high is not None else f"at least {low}"
+    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+        raise RequestError(f"{name}={shown(value)}: must be a whole number, {bounds}")
+    return value
+
+
+def _truth(params: dict[str, Any], name: str) -> bool:
+    value = params.get(name, True)
+    if not isinstance(value, bool):
+        raise RequestError(f"{name}={shown(value)}: must be true or false")
+    return value
+
+
+def _language(params: dict[str, Any]) -> str | None:
+    value = params.get("language", AUTO)
+    if not isinstance(value, str):
+        raise RequestError(f"language={shown(value)}: must be a language code such as en, or {AUTO}")
+    return None if value == AUTO else value
+
+
+def _kind(value: Any) -> str:
+    kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number" if isinstance(value, (int, float)) else type(value).__name__)

@@ -1,0 +1,109 @@
+"""A recogniser that serves many clients at once: recordings in, transcripts with confidence, routing and timing out.
+
+Pieces of all requests that are waiting share a pass through all experts, where they ask for the same decoding and are heard in the
+same context; so an answer does not depend on who else was asking.
+"""
+
+import dataclasses
+import os
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from moe.audio import SAMPLE_RATE
+from moe.decoding import DecodingOptions, Hypothesis
+from moe.micro_batches import MicroBatcher
+from moe.recognizer import Transcript, WhisperRecognizer
+from moe.requests import Asked, RequestError, ServiceOptions, as_bytes, check_body, decode
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A transcript, the seconds of audio it is of, and the seconds the client waited for it."""
+
+    transcript: Transcript
+    audio_s: float
+    seconds: float
+
+    def as_row(self, with_routing: bool) -> dict[str, Any]:
+        """The answer as plain values for JSON."""
+        return {
+            "text": self.transcript.text,
+            "confidence": self.transcript.confidence,
+            "expert_weights": list(self.transcript.routing_weights) if with_routing else [],
+            "segments": [dataclasses.asdict(segment) for segment in self.transcript.segments],
+            "timing": {"audio_s": self.audio_s, "seconds": self.seconds},
+        }
+
+
+class Service:
+    """Serves one recogniser to any number of threads."""
+
+    def __init__(self, recognizer: WhisperRecognizer, options: ServiceOptions = ServiceOptions()) -> None:
+        self.recognizer, self.options = recognizer, options
+        self._batcher = MicroBatcher(self._recognise, options.batch_window_ms / 1000, options.decoding_batch_size)
+        self._decoders = threading.BoundedSemaphore(os.cpu_count() or 1)  # unfolded audio is large: not more at once than can work
+
+    def check(self, body: bytes) -> None:
+        """Check the body of a request, all but the audio itself.
+
+        Raises:
+            RequestError: what is wrong with it, in one sentence.
+        """
+        self._check_model(check_body(body, self.options))
+
+    def answer(self, recordings: Sequence[Any], asked: Asked) -> list[Answer]:
+        """Transcripts of recordings (encoded bytes, or base64 text), in their order.
+
+        Raises:
+            RequestError: what is wrong with the request, in one sentence.
+        """
+        started = time.perf_counter()
+        if not 1 <= len(recordings) <= self.options.max_inputs:
+            raise RequestError(f"{len(recordings)} recordings in one request: must be between 1 and {self.options.max_inputs}")
+        self._check_model(asked)
+        waveforms = self._waveforms(recordings)
+        cuts = [self.recognizer.cut(waveform) for waveform in waveforms]
+        waiting = [
+            [self._submit(waveform[start:stop], asked) for start, stop in spans]
+            for waveform, spans in zip(waveforms, cuts, strict=True)
+        ]
+        transcripts = [
+            self.recognizer.join(spans, [future.result() for future in futures]) for spans, futures in zip(cuts, waiting, strict=True)
+        ]
+        seconds = time.perf_counter() - started
+        return [Answer(each, len(waveform) / SAMPLE_RATE, seconds) for each, waveform in zip(transcripts, waveforms, strict=True)]
+
+    def close(self) -> None:
+        """End the worker."""
+        self._batcher.close()
+
+    def _check_model(self, asked: Asked) -> None:
+        try:
+            self.recognizer.check(asked.top_k, asked.language)
+        except ValueError as error:
+            raise RequestError(str(error)) from error
+
+    def _waveforms(self, recordings: Sequence[Any]) -> list[np.ndarray]:
+        """Decoded recordings, together no longer than a request may be."""
+        waveforms, left_s = [], self.options.max_audio_s
+        for number, recording in enumerate(recordings):
+            data = as_bytes(recording, number)
+            if left_s <= 0:
+                raise RequestError(f"the recordings are too long together: at most {self.options.max_audio_s:g} s are served at once")
+            with self._decoders:
+                waveforms.append(decode(data, number, left_s))
+            left_s -= len(waveforms[-1]) / SAMPLE_RATE
+        return waveforms
+
+    def _submit(self, piece: np.ndarray, asked: Asked) -> Any:
+        key = (asked.beam_size, asked.top_k, asked.language, self.recognizer.context_frames(len(piece)))
+        return self._batcher.submit(key, piece)
+
+    def _recognise(self, key: tuple, pieces: list[np.ndarray]) -> list[Hypothesis]:
+        beam_size, top_k, language, _ = key
+        options = dataclasses.replace(self.options.part(DecodingOptions), beam_size=beam_size)
+        return self.recognizer.recognise(pieces, options, top_k, language)

@@ -1,0 +1,36 @@
+"""What a training stage adds to the loop that all stages share: what happens around epochs, and what must survive an interruption."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+Report = Callable[[int, dict[str, float]], None]  # told the epoch or update, and its metrics
+
+
+class Stage:
+    """What a training stage does around the loop; every hook may be left as it is."""
+
+    def epoch_begins(self, epoch: int) -> None:
+        """Before the first update of an epoch (0-based), and before the first after an interruption."""
+
+    def epoch_ends(self, epoch: int, is_last: bool) -> bool:
+        """After its last update, changing no weights; True ends the training, which ends in any case where it `is_last`."""
+        return False
+
+    def epoch_ended(self, epoch: int) -> None:
+        """After `epoch_ends`, which an interruption may cut short and repeat; here weights may be changed."""
+
+    def metrics(self, values: dict[str, float], update: int) -> None:
+        """Loss, learning rate and gradient norm, every few updates; n_bad_updates after each of them."""
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What the stage remembers, as values that JSON holds and tensors; neither may be changed in place later."""
+        return {}, {}
+
+    def restore(self, values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Remember again what `state` gave."""
+
+    def is_best(self, epoch: int) -> bool:
+        """Is this epoch, whose end has been judged, the best so far?"""
+        return False

@@ -1,0 +1,263 @@
+"""transformers' Trainer, able to stop after any update and go on as if it had not.
+
+The Trainer's own loop stays. What it reads from and writes to a checkpoint is replaced, because its own are pickles, are written in
+place, and know neither the stage nor the losses since the last log. Everything that changes from update to update is in `rest`, taken
+when an update, a log line or an epoch is done; weights and optimizer are as they were at rest whenever `whole` is true.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+
+from moe.bad_updates import CarefulTrainer
+from moe.checkpoint import Checkpoint, Checkpoints
+from moe.generators import generators, set_generators
+from moe.stage import Stage
+from moe.stopping import Stop
+
+STOP = 2  # after an update: 0 goes on, 1 saves
+LOGGED = {"loss": "loss", "learning_rate": "learning_rate", "grad_norm": "gradient_norm"}
+
+
+class ResumableTrainer(CarefulTrainer):
+    """A Trainer whose state is a `Checkpoint`.
+
+    Args:
+        start: where an earlier training stopped.
+        notes: values to keep in every checkpoint.
+        options: the Trainer's own.
+    """
+
+    def __init__(
+        self, stage: Stage, checkpoints: Checkpoints, start: Checkpoint | None, notes: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        super().__init__(stage, checkpoints, **options)
+        self.start, self.notes = start, notes or {}
+        self.rest, self.whole, self.finished = start, False, False  # nothing is whole before training begins
+        self.n_in_epoch = 0  # updates done in the epoch
+        self._stop, self._stops = Stop(), False
+        self._earlier_s, self._began, self._saved_at = 0.0, time.monotonic(), time.monotonic()
+        self._generators_due = start is not None
+        self.add_callback(_Moments(self))
+
+    def run(self) -> None:
+        """Train to the end; nothing is left to do where the end had been reached.
+
+        Raises:
+            TooManyBadUpdates: naming the utterances.
+            KeyboardInterrupt, or what else SIGTERM and Ctrl-C raise: a checkpoint is written.
+        """
+        if self.start is not None:
+            self._restore(self.start)
+        if self.finished:
+            return
+        with self._stop.held():
+            try:
+                self.train(resume_from_checkpoint=self._marker())
+            except BaseException:
+                self._save_after_stop()
+                raise
+
+    def checkpoint(self) -> Checkpoint:
+        """Everything there is to know, as of the last moment of rest."""
+        optimizer, scaler = self.optimizer.state_dict(), self.accelerator.scaler
+        moments = {f"{index}/{name}": value for index, state in optimizer["state"].items() for name, value in state.items()}
+        values = {
+            "optimizer": optimizer["param_groups"],
+            "scheduler": self.lr_scheduler.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
+        weights = {name: parameter.detach() for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        return Checkpoint(self.rest.values | values, self.rest.tensors | {"weights": weights, "optimizer": moments})
+
+    # Moments that the Trainer tells of.
+
+    def training_begins(self) -> None:
+        """Take up the losses since the last log line, which the Trainer has set to zero."""
+        if self.start is None:
+            self.rest = self._resting()
+        else:
+            self._tr_loss.fill_(self.start.values["loss"])
+            self._globalstep_last_logged = self.start.values["last_logged"]
+        self.whole = True
+
+    def epoch_begins(self) -> None:
+        """Order, curriculum and the like follow from the epoch's number."""
+        sampler = getattr(self, "sampler", None)
+        if sampler is not None:
+            sampler.set_epoch(self.epoch)  # accelerate does not reach it where batches are skipped and shared among processes
+        with self._stop.interruptible():
+            self.stage.epoch_begins(self.epoch)
+
+    def optimizer_steps(self) -> None:
+        """From here to the update's end weights and optimizer are of different updates."""
+        self.whole = False
+
+    def update_ends(self) -> None:
+        """A moment of rest."""
+        self.n_in_epoch += 1
+        self.whole, self.rest = True, self._resting()
+        every = self.checkpoints.options.save_every_n_updates
+        self.control.should_save = self._is_time_to_save(every > 0 and self.state.global_step % every == 0)
+
+    def epoch_ends(self, model: nn.Module) -> None:
+        """Let the stage judge; then a moment of rest."""
+        if self._generators_due:  # all updates of the epoch were done before the interruption
+            self._load_rng_state(None)
+        is_last = self.state.global_step >= self.state.max_steps
+        with self._stop.interruptible():
+            stops = self.stage.epoch_ends(self.epoch, is_last)
+        self.whole = False
+        self.stage.epoch_ended(self.epoch)
+        model.train()
+        self.finished = self.control.should_training_stop = stops or is_last
+        every = self.checkpoints.options.save_every_n_epochs
+        self.control.should_save = self._is_time_to_save(self.finished or (self.epoch + 1) % every == 0)
+        self.epoch, self.n_in_epoch = self.epoch + 1, 0
+        self.whole, self.rest = True, self._resting()
+
+    def has_logged(self, logs: dict[str, Any]) -> None:
+        """Pass the metrics on; a checkpoint that follows must know that they were told."""
+        values = {LOGGED[name]: float(value) for name, value in logs.items() if name in LOGGED}
+        if values:
+            self._tr_loss.zero_()  # the Trainer subtracts the sum from itself, which leaves NaN where it was NaN
+            self.stage.metrics(values, self.state.global_step)
+            self.rest = self._resting()
+
+    # What the Trainer does with checkpoints, our way.
+
+    def _init_training_state(self, max_steps: int, n_per_epoch: int, n_epochs: int, path: str | None, trial: Any) -> tuple[int, int]:
+        super()._init_training_state(max_steps, n_per_epoch, n_epochs, None, trial)
+        if self.start is None:
+            return 0, 0
+        values = self.start.values
+        self.state.global_step, self.state.epoch = values["update"], values["share"]
+        n_done = n_per_epoch if values["update"] >= max_steps else values["n_in_epoch"]
+        return values["epoch"], n_done * self.args.gradient_accumulation_steps
+
+    def _load_from_checkpoint(self, *_: Any) -> None:
+        """Weights are restored in `run`."""
+
+    def _load_optimizer_and_scheduler(self, path: str | None) -> None:
+        if self.start is None:
+            return
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in self.start.tensors["optimizer"].items():
+            index, name = key.split("/")
+            state.setdefault(int(index), {})[name] = value
+        groups = [group | {"betas": tuple(group["betas"])} for group in self.start.values["optimizer"]]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.lr_scheduler.load_state_dict(self.start.values["scheduler"])
+
+    def _load_scaler(self, path: str | None) -> None:
+        if self.start is not None and self.start.values["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(self.start.values["scaler"])
+
+    def _load_rng_state(self, path: str | None) -> None:
+        self._generators_due = False
+        set_generators(self.start.values["generators"][self.args.process_index])
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Called by the Trainer after it has logged."""
+        checkpoint = self.checkpoint()
+        if self.args.world_size > 1:
+            checkpoint.values["generators"] = gather_object(checkpoint.values["generators"])
+        if self.args.should_save:
+            self._write(checkpoint)
+        self.accelerator.wait_for_everyone()
+        if self._stops:
+            self._stop.obey()
+
+    # The state.
+
+    def _resting(self) -> Checkpoint:
+        stage_values, stage_tensors = self.stage.state()
+        values = {
+            "update": self.state.global_step,
+            "share": self.state.epoch,
+            "epoch": self.epoch,
+            "n_in_epoch": self.n_in_epoch,
+            "finished": self.finished,
+            "loss": self._tr_loss.item(),
+            "last_logged": self._globalstep_last_logged,
+            "generators": [generators()],
+            "bad_updates": list(self.bad_updates),
+            "seconds": self._earlier_s + time.monotonic() - self._began,
+            "n_processes": self.args.world_size,
+            "stage": stage_values,
+        }
+        return Checkpoint(values | self.notes, {"stage": stage_tensors, "buffers": self.buffers()})
+
+    @torch.no_grad()
+    def _restore(self, start: Checkpoint) -> None:
+        values = start.values
+        trained = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        buffers = dict(self.model.named_buffers())
+        saved = set(start.tensors["weights"]) | set(start.tensors["buffers"])
+        if saved != set(trained) | set(buffers) or values["n_processes"] != self.args.world_size:
+            raise ValueError(
+                f"the checkpoint is of another training ({values['n_processes']} processes, {len(saved)} tensors; here "
+                f"{self.args.world_size} and {len(trained) + len(buffers)}): resume=false starts afresh"
+            )
+        for name, tensor in (trained | buffers).items():
+            tensor.copy_(start.tensors["weights" if name in trained else "buffers"][name])
+        self.stage.restore(values["stage"], start.tensors["stage"])
+        self.epoch, self.n_in_epoch, self.finished = values["epoch"], values["n_in_epoch"], values["finished"]
+        self.bad_updates, self._earlier_s = list(values["bad_updates"]), values["seconds"]
+
+    def _marker(self) -> str | None:
+        """What the Trainer takes for a checkpoint's folder."""
+        if self.start is None:
+            return None
+        TrainerState().save_to_json(str(Path(self.args.output_dir) / TRAINER_STATE_NAME))
+        return self.args.output_dir
+
+    def _is_time_to_save(self, is_due: bool) -> bool:
+        minutes = (time.monotonic() - self._saved_at) / 60
+        is_due = self.checkpoints.folder is not None and (is_due or minutes >= self.checkpoints.options.save_every_minutes)
+        answer = self.most(STOP if self._stop.wished is not None else int(is_due))
+        self._stops = answer == STOP
+        return answer > 0
+
+    def _write(self, checkpoint: Checkpoint) -> None:
+        if self.checkpoints.folder is not None:
+            update, epoch, n_in_epoch = (checkpoint.values[name] for name in ("update", "epoch", "n_in_epoch"))
+            self.checkpoints.save(checkpoint, update, epoch, is_best=n_in_epoch == 0 and self.stage.is_best(epoch - 1))
+        self._saved_at = time.monotonic()
+
+    def _save_after_stop(self) -> None:
+        """A signal took effect in an evaluation, or ended a loader's process: what the last moment of rest left is whole."""
+        if self._stop.wished is None or self._stops:
+            return
+        if self.whole and self.args.world_size == 1:
+            self._write(self.checkpoint())
+        self._stop.obey()
+
+
+class _Moments(TrainerCallback):
+    def __init__(self, trainer: ResumableTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.trainer.training_begins()
+
+    def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+        self.trainer.epoch_begins()
+
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        self.trainer.optimizer_steps()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.trainer.update_ends()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
+        self.trainer.epoch_ends(model)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        self.trainer.has_logged(logs or {})

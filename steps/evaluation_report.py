@@ -1,0 +1,193 @@
+"""What an evaluation leaves in its run: rates by group, flags, routing, the error explorer, and `scores.json` for `compare`."""
+
+import dataclasses
+import resource
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from analysis.challenge import PLAIN, ChallengeScore, challenge_score
+from analysis.clips import embed_clips
+from analysis.error_rates import rates_by
+from analysis.explorer import explorer_html
+from analysis.flags import flag_counts, flag_hypotheses
+from analysis.groups import EVERY_GROUP, with_groups
+from analysis.plots.errors import forest_figure
+from analysis.report import markdown_table, percent, percent_interval
+from moe.files import write_json
+from moe.manifest import read_utterance
+from steps import tracking
+from steps.logged_models import ScoredModel, attach_scores
+from steps.prepared import Prepared
+from steps.routing_report import diagnosis, log_routing
+from steps.scene import Scene
+from steps.step_run import StepRun
+
+KINDS = {"whisper_moe": "moe", "single_lora": "lora", "zero_shot": "base"}
+RATES = ("wer", "low", "high", "wer_clipped", "cer", "cer_low", "cer_high", "cer_clipped")
+SHOWN = ("utterance_id", "etiology", "speaker", "reference", "hypothesis", "word_errors", "n_words", "mean_logprob")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """One recogniser's hypotheses of the test split and what is said of them.
+
+    Attributes:
+        counted: counted hypotheses, `ablated` those under other routings by name (empty without experts).
+        seconds: of decoding, features and routing included, ablations not.
+        scoring: rule of a challenge, or `plain`.
+        model_run_id: the run whose model it is.
+    """
+
+    scene: Scene
+    counted: pd.DataFrame
+    ablated: dict[str, pd.DataFrame]
+    seconds: float
+    scoring: str
+    model_run_id: str
+
+    @property
+    def note(self) -> str:
+        """Stands under every picture."""
+        return self.scene.prepared.note
+
+
+def log_evaluation(step: StepRun, evaluation: Evaluation, audio_mb: float, seed: int) -> None:
+    """Log everything that one evaluation found."""
+    counted = evaluation.counted
+    step.log_table(counted, tracking.HYPOTHESES)
+    step.log_table(counted[list(SHOWN)].sort_values("word_errors", ascending=False), "tables/hypotheses.json")
+    overall = rates_by(counted, None)
+    step.log_table(overall, "tables/wer.json")
+    metrics = {f"test/{name}": float(overall.iloc[0][name]) for name in RATES}
+    metrics |= _log_groups(step, evaluation) | _log_flags(step, counted) | _speed(evaluation)
+    challenge = _log_challenge(step, evaluation)
+    metrics |= {f"test/{challenge.rule}/{name}": getattr(challenge, name) for name in ("wer", "cer")} if challenge else {}
+    routing = {}
+    if evaluation.scene.saved.record.n_experts:
+        routing = log_routing(step, counted, evaluation.ablated, evaluation.scene.saved.model.phase.top_k, evaluation.note)
+    _log_explorer(step, evaluation, audio_mb, seed)
+    with tempfile.TemporaryDirectory() as temporary:
+        write_json(Path(temporary) / tracking.SCORES, _scores(evaluation, routing, challenge))
+        step.log_file(Path(temporary) / tracking.SCORES)
+    attach_scores(step, _scored_model(evaluation), metrics | routing)
+    step.describe(_description(evaluation, overall, challenge))
+
+
+def _log_groups(step: StepRun, evaluation: Evaluation) -> dict[str, float]:
+    """WER of every group of every column that the corpus tells."""
+    grouped, metrics = with_groups(evaluation.counted), {}
+    for column in [name for name in EVERY_GROUP if name in grouped and grouped[name].notna().any()]:
+        rates = rates_by(grouped, column)
+        step.log_table(rates, f"tables/wer_by_{column}.json")
+        metrics |= {f"test/wer/{column}/{row.group}": row.wer for row in rates.itertuples() if row.wer == row.wer}
+        if column != "speaker" and step.plots:
+            title = f"WER by {column.replace('_', ' ')}"
+            step.log_figure(forest_figure(rates, title, evaluation.note), f"plots/wer_by_{column}.png")
+    return metrics
+
+
+def _log_flags(step: StepRun, counted: pd.DataFrame) -> dict[str, float]:
+    """How often a hypothesis looks like no transcript."""
+    flags = flag_counts(flag_hypotheses(counted))
+    step.log_table(flags, "tables/flags.json")
+    return {f"test/flags/{row.flag.replace(' ', '_')}": row.n_utterances for row in flags.itertuples()}
+
+
+def _speed(evaluation: Evaluation) -> dict[str, float]:
+    seconds, counted = evaluation.seconds, evaluation.counted
+    return {
+        "seconds": seconds,
+        "real_time_factor": seconds / float(counted["duration_s"].sum()),
+        "utterances_per_s": len(counted) / seconds,
+        "tokens_per_s": float(counted["n_tokens"].sum()) / seconds,
+        "peak_memory_mb": _peak_memory_mb(),
+        "n_utterances": len(counted),
+        "test/mean_logprob": float((counted["mean_logprob"] * counted["n_tokens"]).sum() / counted["n_tokens"].sum()),
+    }
+
+
+def _log_challenge(step: StepRun, evaluation: Evaluation) -> ChallengeScore | None:
+    if evaluation.scoring == PLAIN:
+        return None
+    score = challenge_score(evaluation.counted, evaluation.scoring)
+    step.log_table(pd.DataFrame([dataclasses.asdict(score)]), "tables/challenge.json")
+    return score
+
+
+def _log_explorer(step: StepRun, evaluation: Evaluation, audio_mb: float, seed: int) -> None:
+    rows = {row["utterance_id"]: row for row in evaluation.scene.rows.to_dict("records")}
+    root = Path(evaluation.scene.prepared.root)
+    audio = embed_clips(evaluation.counted, lambda name: read_utterance(root, rows[name]), audio_mb, seed)
+    title = f"{evaluation.scene.saved.record.system}: utterances and their errors"
+    step.log_text(explorer_html(evaluation.counted, title, audio, note=evaluation.note), "explorer.html")
+
+
+def _scores(evaluation: Evaluation, routing: dict[str, float], challenge: ChallengeScore | None) -> dict:
+    """What `compare` needs beside the hypotheses."""
+    record, prepared = evaluation.scene.saved.record, evaluation.scene.prepared
+    ablations = {name: float(rates_by(part, None, n_resamples=1).iloc[0]["wer"]) for name, part in evaluation.ablated.items()}
+    return {
+        "system": record.system,
+        "kind": KINDS.get(record.system, record.system),
+        "normaliser": prepared.normaliser_version,
+        "scoring": evaluation.scoring,
+        "challenge": dataclasses.asdict(challenge) if challenge else None,
+        "test_set_digest": prepared.digest,
+        "prepare_run_id": prepared.run_id,
+        "model_run_id": evaluation.model_run_id,
+        "note": evaluation.note,
+        "gating_accuracy": routing.get("test/gating_accuracy"),
+        "expert_wer": {name: wer for name, wer in ablations.items() if name.startswith("expert_")},
+        "ablations": ablations,
+        "ablation_utterances": len(next(iter(evaluation.ablated.values()), [])),
+        "seconds": evaluation.seconds,
+        "audio_seconds": float(evaluation.counted["duration_s"].sum()),
+        "peak_memory_mb": _peak_memory_mb(),
+        "device": _device(),
+        **record.information,
+    }
+
+
+def _scored_model(evaluation: Evaluation) -> ScoredModel:
+    record, prepared = evaluation.scene.saved.record, evaluation.scene.prepared
+    facts = {name: str(value) for name, value in record.information.items()}
+    facts |= {"n_experts": str(record.n_experts), "normaliser": prepared.normaliser_version}
+    return ScoredModel(record.system, evaluation.model_run_id, facts, *_test_set(prepared))
+
+
+def _test_set(prepared: Prepared) -> tuple[str, str]:
+    return "test manifest", prepared.digest
+
+
+def _peak_memory_mb() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+def _description(evaluation: Evaluation, overall: pd.DataFrame, challenge: ChallengeScore | None) -> str:
+    row, record = overall.iloc[0], evaluation.scene.saved.record
+    by_etiology = rates_by(evaluation.counted, "etiology")
+    lines = [
+        f"## Test of {record.system}{', SYNTHETIC speech' if evaluation.note else ''}",
+        f"WER {percent_interval(row['wer'], row['low'], row['high'])}, CER {percent_interval(row['cer'], row['cer_low'], row['cer_high'])} "
+        f"(95 %, bootstrap over {row['n_speakers']} speakers), clipped {percent(row['wer_clipped'])}; {row['n_utterances']} utterances, "
+        f"{row['n_words']} words. Errors to read and hear: `explorer.html`.",
+        "",
+        markdown_table(by_etiology[["group", "n_utterances", "n_speakers", "wer", "low", "high", "cer", "small"]]),
+    ]
+    if challenge:
+        second = "two references" if challenge.two_references else "one reference, the corpus gives no second"
+        lines += ["", f"By the rules of {challenge.rule} ({second}): WER {percent(challenge.wer)}, CER {percent(challenge.cer)}."]
+    if evaluation.ablated:
+        wer = {name: rates_by(part, None, n_resamples=1).iloc[0]["wer"] for name, part in evaluation.ablated.items()}
+        n_utterances = len(next(iter(evaluation.ablated.values())))
+        lines += ["", f"{diagnosis(wer)} (Other routings were decoded on {n_utterances} utterances.)"]
+    return "\n".join(lines)

@@ -1,0 +1,110 @@
+"""What `asr` says about a mixture: its training, its routing epoch by epoch, what each expert is for, and utterances to listen to.
+
+All of it is measured on the dev split; the test split is read by `evaluate` alone.
+"""
+
+import re
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import soundfile
+import torch
+
+from analysis.clips import clip_uri
+from analysis.exemplars_page import exemplars_html
+from analysis.plots.profiles import profiles_figure
+from analysis.plots.routing import load_by_epoch, load_heatmap, routing_over_epochs
+from analysis.plots.training import training_curves
+from analysis.profiles import exemplars, expert_profiles, group_shares, standard_scores
+from moe.audio import SAMPLE_RATE
+from moe.gate import Gate, probabilities
+from moe.joint_training import TrainedMixture
+from moe.loudness import loudness_of
+from moe.manifest import read_utterance
+from moe.routing import top_k_weights
+from steps.prepared import Prepared
+from steps.step_run import StepRun
+
+N_EXEMPLARS, LONGEST_CLIP_S = 4, 15.0
+FACTS = ("utterance_id", "speaker", "etiology", "severity", "duration_s", "reference")
+
+
+def log_training(step: StepRun, trained: TrainedMixture, note: str) -> None:
+    """Metrics by epoch as a table and as pictures: curves, load with entropy and temperature, routing by etiology."""
+    history = pd.DataFrame(trained.history)
+    if not len(history):
+        return
+    step.log_table(history, "tables/history.json")
+    if not step.plots:
+        return
+    panels = {"dev WER": ["wer"], "dev loss": ["loss"], "gate's entropy (1: undecided)": ["routing_entropy"]}
+    step.log_figure(training_curves(history, panels, "Joint training", best=trained.epoch, note=note), "plots/training.png")
+    names = {name: name.removeprefix("load/") for name in history.columns if name.startswith("load/expert_")}
+    by_epoch = history.rename(columns=names | {"routing_entropy": "entropy"})
+    step.log_figure(load_by_epoch(by_epoch, "Expert load on dev by epoch", note), "plots/load_by_epoch.png")
+    loads = loads_by_epoch(history)
+    step.log_figure(routing_over_epochs(loads, "Routing of dev over the epochs (rows sum to 1; darker: more)", note), "plots/routing_over_epochs.png")
+    if trained.epoch in loads:
+        title = f"Expert load by etiology on dev, epoch {trained.epoch}"
+        step.log_figure(load_heatmap(loads[trained.epoch], title, note), "plots/load_by_etiology.png")
+
+
+def loads_by_epoch(history: pd.DataFrame) -> dict[int, pd.DataFrame]:
+    """Expert load by etiology for each epoch: rows etiologies, columns `expert_0` … in the order of the experts."""
+    names = [name.split("/") for name in history.columns if name.startswith("load/") and name.count("/") == 2]
+    groups = sorted({group for _, group, _ in names})
+    experts = sorted({expert for _, _, expert in names}, key=lambda name: int(name.rpartition("_")[2]))
+    return {
+        int(row["epoch"]): pd.DataFrame([[row[f"load/{group}/{expert}"] for expert in experts] for group in groups], groups, experts)
+        for row in history.to_dict("records")
+    }
+
+
+def log_experts(step: StepRun, routed: pd.DataFrame, prepared: Prepared) -> None:
+    """What each expert is for, as a table and a picture, and the utterances its gate is surest of, to listen to.
+
+    Args:
+        routed: of `routed_rows`.
+    """
+    profiles, chosen = expert_profiles(routed), exemplars(routed, N_EXEMPLARS)
+    step.log_table(profiles.astype(str), "tables/expert_profiles.json")
+    if step.plots:
+        scores = standard_scores(profiles, routed)
+        figure = profiles_figure(profiles, group_shares(routed), scores, "What each expert is for (dev)", prepared.note)
+        step.log_figure(figure, "plots/expert_profiles.png")
+    step.log_table(chosen[["expert", "weight", *FACTS]].astype(str), "tables/exemplars.json")
+    clips = {row["utterance_id"]: _clip(prepared, row) for row in chosen.to_dict("records")}
+    links = {name: clip_uri(clip) for name, clip in clips.items()}
+    note = " · ".join(filter(None, ["dev speakers, none of whom was trained on", prepared.note]))
+    step.log_text(exemplars_html(chosen, profiles, links, note=note), "exemplars.html")
+    with tempfile.TemporaryDirectory() as temporary:
+        for name, row in zip(clip_names(chosen), chosen.to_dict("records"), strict=True):
+            path = Path(temporary) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, clips[row["utterance_id"]], SAMPLE_RATE, subtype="PCM_16")
+        step.log_folder(Path(temporary), "exemplars")
+
+
+def routed_rows(gate: Gate, dev: pd.DataFrame, vectors: np.ndarray, top_k: int, root: Path) -> pd.DataFrame:
+    """The utterances as the gate decides: its probabilities, the weights of the top k, the first expert, words and loudness."""
+    gated = probabilities(gate, vectors)  # (N, E)
+    weights = top_k_weights(torch.from_numpy(gated).log(), min(top_k, gated.shape[1]))[0].weights.numpy()
+    table = dev[[name for name in FACTS if name in dev]].reset_index(drop=True)
+    table = table.assign(n_words=table["reference"].str.split().str.len(), loudness_db=loudness_of(dev, root), expert=gated.argmax(1))
+    for name, values in (("weight", weights), ("probability", gated)):
+        table = table.join(pd.DataFrame(values, columns=[f"{name}_{expert}" for expert in range(values.shape[1])]))
+    return table
+
+
+def clip_names(chosen: pd.DataFrame) -> list[str]:
+    """A file for each exemplar: a folder by expert, numbered by rank, with what a file name can hold of the utterance's id."""
+    ranks = chosen.groupby("expert").cumcount() + 1
+    ids = [re.sub(r"[^\w.-]+", "_", str(name))[:80] for name in chosen["utterance_id"]]
+    return [f"expert_{expert}/{rank}_{name}.wav" for expert, rank, name in zip(chosen["expert"], ranks, ids, strict=True)]
+
+
+def _clip(prepared: Prepared, row: dict) -> np.ndarray:
+    known = prepared.manifest.set_index("utterance_id").loc[row["utterance_id"]].to_dict()
+    return read_utterance(Path(prepared.root), known)[: round(LONGEST_CLIP_S * SAMPLE_RATE)]

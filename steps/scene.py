@@ -1,0 +1,152 @@
+"""What `evaluate` decodes: the test split as inputs of one recogniser, its routings, and the hypotheses as a table.
+
+Batches are kept in the step's work folder as they are done, so that an evaluation that was killed goes on with the next one.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from analysis.error_rates import count_errors
+from moe import ablations
+from moe.clustering import UtteranceClusters
+from moe.decoding import GATE, DecodingOptions, RoutingPolicy, decode_routings
+from moe.embeddings import embed, speaker_means
+from moe.gate import probabilities
+from moe.hypotheses import BatchStore, Hypothesis
+from moe.leaks import seen_sentences
+from moe.loudness import loudness_of
+from moe.pieces import Pieces, PieceSet, cut_rows
+from moe.saved_model import SavedModel
+from moe.subsets import subset
+from moe.text import normalise
+from steps import tracking
+from steps.prepared import Prepared
+from steps.routing_report import LEARNED
+
+EMBEDDING_BATCH = 32
+FACTS = ("utterance_id", "speaker", "etiology", "severity", "duration_s", "language", "reference")
+FURTHER_FACTS = ("sex", "gender", "age", "reference_fluent", "loudness_db")  # where the corpus tells them
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """What all decodings of one evaluation share.
+
+    Attributes:
+        rows: the test utterances; `pieces` the same cut to the model's window, `dataset` the pieces as inputs.
+        clusters: (n_utterances,) the cluster that the fitted clustering gives each; None where there is none.
+        beliefs: (n_utterances, E) the gate's probabilities, before top-k; None without experts.
+        work_dir: where batches are kept while the run is unfinished.
+    """
+
+    saved: SavedModel
+    prepared: Prepared
+    rows: pd.DataFrame
+    pieces: Pieces
+    dataset: PieceSet
+    clusters: np.ndarray | None
+    beliefs: np.ndarray | None
+    decoding: DecodingOptions
+    work_dir: Path
+
+
+def set_scene(
+    saved: SavedModel, prepared: Prepared, model_dir: Path, decoding: DecodingOptions, top_k: int | None, work_dir: Path
+) -> Scene:
+    """The test split as inputs, with embeddings and clusters where the model has experts."""
+    model, record, rows = saved.model, saved.record, prepared.rows("test")
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    if top_k and record.n_experts:
+        model.phase = dataclasses.replace(model.phase, top_k=min(top_k, record.n_experts))
+    pieces = cut_rows(rows, prepared.root, saved.processor)
+    dataset, clusters, beliefs = PieceSet(pieces, Path(prepared.root), saved.processor), None, None
+    if record.n_experts:
+        routing, rows = record.routing, rows.assign(loudness_db=loudness_of(rows, Path(prepared.root)))
+        folder = work_dir / tracking.EMBEDDINGS
+        found = embed(model.base, dataset, folder, record.context, routing.layer, routing.pooling, EMBEDDING_BATCH, model.precision)
+        vectors = found.select(dataset.utterance_ids)
+        read = speaker_means(vectors, pieces.rows["speaker"]) if routing.gate_unit == "speaker" else vectors
+        dataset.extras["embedding"] = torch.as_tensor(read)
+        beliefs = pieces.pool(probabilities(model.gate, read))
+        clusters = _clusters(model_dir / tracking.CLUSTERS, pieces.pool(vectors), rows)
+    return Scene(saved, prepared, rows, pieces, dataset, clusters, beliefs, decoding, work_dir)
+
+
+def recognise(scene: Scene) -> tuple[pd.DataFrame, float]:
+    """Counted hypotheses of the test split as the recogniser routes it, and the seconds that decoding took, resumed or not."""
+    store = BatchStore(scene.work_dir / GATE)
+    found = _decode(scene, scene.dataset, {GATE: None}, "test", store)[GATE]
+    return count_errors(_table(scene, scene.pieces.join(found, scene.rows["utterance_id"]))), store.seconds
+
+
+def recognise_ablations(scene: Scene, learned: pd.DataFrame, n_utterances: int, seed: int) -> dict[str, pd.DataFrame]:
+    """Counted hypotheses of some test utterances under every other routing, and `learned`, the gate's own, of the same utterances.
+
+    Args:
+        n_utterances: how many, stratified by etiology and the same for every model of a corpus; 0 or too many: all.
+    """
+    chosen = _sample(scene.rows, n_utterances, seed)  # (n_utterances,) bool
+    of_pieces = np.flatnonzero(chosen[scene.pieces.owner])
+    record, store = scene.saved.record, BatchStore(scene.work_dir / "ablations")
+    policies = ablations.lone_experts(record.n_experts)
+    decoded = _decode(scene, scene.dataset.select(of_pieces), policies, "test, other routings", store)
+    pieces = scene.pieces.rows.iloc[of_pieces]
+    clusters = None if scene.clusters is None else scene.clusters[scene.pieces.owner[of_pieces]]
+    for name, experts in ablations.choices(pieces, record.n_experts, record.expert_of_etiology, clusters, seed).items():
+        decoded[name] = ablations.looked_up(decoded, experts)
+    part = _part(scene, chosen, of_pieces)
+    joined = {name: part.pieces.join(found, part.rows["utterance_id"]) for name, found in decoded.items()}
+    return {LEARNED: learned[chosen].reset_index(drop=True)} | {name: count_errors(_table(part, found)) for name, found in joined.items()}
+
+
+def _clusters(folder: Path, vectors: np.ndarray, rows: pd.DataFrame) -> np.ndarray | None:
+    return UtteranceClusters.load(folder).assign(vectors, rows["speaker"].to_numpy())[0] if folder.is_dir() else None
+
+
+def _decode(
+    scene: Scene, dataset: PieceSet, policies: dict[str, RoutingPolicy | None], title: str, store: BatchStore
+) -> dict[str, list[Hypothesis]]:
+    saved = scene.saved
+    return decode_routings(saved.model, dataset, saved.record.context, scene.decoding, policies, title=title, store=store)
+
+
+def _sample(rows: pd.DataFrame, n_utterances: int, seed: int) -> np.ndarray:
+    if not 0 < n_utterances < len(rows):
+        return np.ones(len(rows), bool)
+    return rows["utterance_id"].isin(set(subset(rows, 100 * n_utterances / len(rows), seed))).to_numpy()
+
+
+def _part(scene: Scene, chosen: np.ndarray, of_pieces: np.ndarray) -> Scene:
+    """The scene of some of its utterances."""
+    owner = (np.cumsum(chosen) - 1)[scene.pieces.owner[of_pieces]]
+    clusters = None if scene.clusters is None else scene.clusters[chosen]
+    pieces, rows = Pieces(scene.pieces.rows.iloc[of_pieces], owner), scene.rows[chosen].reset_index(drop=True)
+    return dataclasses.replace(scene, rows=rows, pieces=pieces, clusters=clusters, beliefs=scene.beliefs[chosen])
+
+
+def _table(scene: Scene, hypotheses: list[Hypothesis]) -> pd.DataFrame:
+    """One row per test utterance: reference and hypothesis by the corpus's normaliser, who spoke, how it was routed, how sure it is."""
+    manifest = scene.prepared.manifest
+    table = scene.rows[[*FACTS, *(name for name in FURTHER_FACTS if name in scene.rows)]].reset_index(drop=True)
+    seen = pd.Series(seen_sentences(manifest)).set_axis(manifest["utterance_id"])
+    table["sentence_seen"] = seen.loc[table["utterance_id"]].to_numpy()
+    table["hypothesis"] = [normalise(scene.prepared.normaliser, hypothesis.text) for hypothesis in hypotheses]
+    table["mean_logprob"] = [hypothesis.mean_logprob for hypothesis in hypotheses]
+    table["n_tokens"] = [hypothesis.n_tokens for hypothesis in hypotheses]
+    table["error"] = None
+    if scene.saved.record.n_experts:
+        weights = np.stack([hypothesis.routing_weights for hypothesis in hypotheses])
+        weights = weights / weights.sum(1, keepdims=True)  # shares, also where the gate's probabilities scale the experts
+        table = table.join(_numbered("weight", weights)).join(_numbered("probability", scene.beliefs))
+        table["expert"] = weights.argmax(1)
+        if scene.clusters is not None:
+            table["cluster"] = scene.clusters
+    return table
+
+
+def _numbered(name: str, values: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame(values, columns=[f"{name}_{expert}" for expert in range(values.shape[1])])

@@ -1,0 +1,129 @@
+"""Unfinished work: a folder for each step that has begun and not FINISHED, so that the next start goes on where this one stops.
+
+    <beside the artifacts>/unfinished/<step>-<fingerprint>/    run.json (the run it belongs to)   lock   pending.jsonl   work/
+
+The lock is the process's own and ends with it, however it ends; a forked loader does not hold it. A second process of the same step
+finds the folder locked and does not wait: it starts a run of its own in `<step>-<fingerprint>-2`.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import itertools
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from moe.files import read_json, write_json
+
+RUN, LOCK, PENDING, WORK, DAMAGED = "run.json", "lock", "pending.jsonl", "work", "damaged"
+N_DIGITS = 32
+_CLAIMED: set[Path] = set()  # a process's own locks do not stop itself
+
+
+@dataclasses.dataclass(frozen=True)
+class Unfinished:
+    """A claimed folder; `close` lets go of it and `discard` of what is in it."""
+
+    folder: Path
+    lock: IO[str]
+
+    @property
+    def run_id(self) -> str | None:
+        """The run that the work in the folder belongs to; None where there is none yet."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return read_json(self.folder / RUN)["run_id"]
+        return None
+
+    @property
+    def work_dir(self) -> Path:
+        """Where the step keeps its own files; made on demand."""
+        path = self.folder / WORK
+        path.mkdir(exist_ok=True)
+        return path
+
+    @property
+    def pending_path(self) -> Path:
+        """Metrics that the store has not taken yet."""
+        return self.folder / PENDING
+
+    def belongs_to(self, run_id: str) -> None:
+        """Note the run; written once, before any work."""
+        write_json(self.folder / RUN, {"run_id": run_id})
+
+    def discard(self) -> None:
+        """Remove all work; the folder stays claimed."""
+        for path in self.folder.iterdir():
+            if path.name != LOCK:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def close(self, finished: bool) -> None:
+        """Let go of the folder; a finished step leaves none, but for what it found damaged, which is kept for inspection."""
+        if finished:
+            self._put_aside()
+            shutil.rmtree(self.folder, ignore_errors=True)
+        _CLAIMED.discard(self.folder)
+        self.lock.close()
+
+
+    def _put_aside(self) -> None:
+        kept = self.folder.parent / DAMAGED / f"{self.folder.name}-{self.run_id}"
+        for path in sorted(self.folder.rglob(f"{DAMAGED}_*")):
+            kept.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(OSError):
+                shutil.move(path, kept / path.name)
+
+
+def claim(root: Path, step: str, digest: str, is_taken: Callable[["Unfinished"], bool] = lambda found: False) -> Unfinished:
+    """The first folder of this step and fingerprint that no live process has claimed.
+
+    Args:
+        is_taken: whether a folder without a lock belongs to somebody nevertheless, as to another machine.
+
+    Raises:
+        RuntimeError: nothing can be written there.
+    """
+    stem = f"{step}-{digest[:N_DIGITS]}"
+    for number in itertools.count(1):
+        folder = root / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            lock = _locked(folder)
+        except OSError as error:
+            raise RuntimeError(f"unfinished work cannot be kept in {folder}: {error.strerror or error}") from error
+        if lock is None:
+            continue
+        _CLAIMED.add(folder)
+        found = Unfinished(folder, lock)
+        if not is_taken(found):
+            return found
+        found.close(finished=False)
+    raise AssertionError("counting does not end")
+
+
+def _locked(folder: Path) -> IO[str] | None:
+    """The open lock file; None where another process, or a step around this one, holds it."""
+    if folder in _CLAIMED:
+        return None
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = open(folder / LOCK, "a")
+        except FileNotFoundError:
+            continue  # its holder finished and removed the folder between our two calls
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            return None
+        if _is_there(folder / LOCK, lock):
+            return lock
+        lock.close()  # the same, one call later
+
+
+def _is_there(path: Path, lock: IO[str]) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(lock.fileno()))
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,111 @@
+"""The short form of `make torture`: real processes are killed, disks filled and a server stopped, once or so each; and the table's logic."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import torture
+from benchmarks.torture import Row, attempt, page
+from benchmarks.torture_arena import assert_same
+from benchmarks.torture_store import NotHere
+
+WHOLE = {"weights": {"a": "1"}, "metrics": [["loss", 1, "0.5"], ["loss", 2, "0.25"]], "statuses": ["FINISHED"]}
+
+
+SHORT = ("nan", "order", "save", "damage", "faulty", "full-checkpoint", "read-only", "server", "kill-gate-0", "kill-experts-2")
+
+
+@pytest.fixture(scope="module")
+def short_form(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The rows as a process of its own found them: it forks, and this one has opened stores and trained."""
+    folder = tmp_path_factory.mktemp("torture")
+    command = [sys.executable, "-m", "benchmarks.torture", "--short", "--only", ",".join(SHORT)]
+    command += ["--folder", str(folder), "--results", str(folder / "torture")]
+    done = subprocess.run(command, cwd=torture.ROOT, capture_output=True, text=True, check=False)
+    assert (folder / "torture.json").exists(), done.stderr[-2000:]
+    return json.loads((folder / "torture.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHORT)
+def test_the_promise_holds_once(short_form: dict[str, Any], name: str) -> None:
+    trials = list(short_form[name]["trials"].values())
+    assert trials and all(trial["passed"] is not False for trial in trials), trials
+    if all(trial["passed"] is None for trial in trials):
+        pytest.skip(trials[0]["seen"])
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"weights": {"a": "2"}}, "weights differ"),
+        ({"weights": {}}, "weights differ"),
+        ({"metrics": WHOLE["metrics"][:1]}, "1 missing"),
+        ({"metrics": [*WHOLE["metrics"], ["loss", 2, "0.25"]]}, "not in the undisturbed run"),
+        ({"metrics": [["loss", 1, "0.5"], ["loss", 2, "0.26"]]}, "1 not in the undisturbed run"),
+        ({"statuses": ["FINISHED", "RUNNING"]}, "RUNNING"),
+    ],
+)
+def test_each_difference_is_found(change: dict, word: str) -> None:
+    assert_same(WHOLE, WHOLE)
+    with pytest.raises(AssertionError, match=word):
+        assert_same(WHOLE | change, WHOLE)
+
+
+def test_nothing_to_compare_is_no_success() -> None:
+    with pytest.raises(AssertionError, match="nothing to compare"):
+        assert_same(WHOLE | {"weights": {}}, WHOLE | {"weights": {}})
+
+
+def fails(seed: int) -> str:
+    raise AssertionError("bits differ")
+
+
+def impossible(seed: int) -> str:
+    raise NotHere("only root may mount")
+
+
+def test_a_trial_passes_fails_or_cannot_be_done_here() -> None:
+    assert [attempt(trial, 0)["passed"] for trial in (lambda seed: "seen", fails, impossible)] == [True, False, None]
+
+
+def test_the_table_counts_and_shows_what_failed(tmp_path: Path) -> None:
+    rows = [Row("a", "t1", "p1", lambda seed: "ok" if seed else fails(seed), None), Row("b", "t2", "p2", impossible, 1)]
+    assert not torture.torture(rows, 3, False, False, tmp_path / "torture", "code")
+    said = (tmp_path / "torture.md").read_text()
+    assert "| t1 | p1 | 2/3 |" in said and "| t2 | p2 | not on this machine |" in said and "- a 0: AssertionError: bits differ" in said
+
+
+def test_what_passed_with_the_same_code_is_not_repeated(tmp_path: Path) -> None:
+    tried: list[int] = []
+
+    def trial(seed: int) -> str:
+        tried.append(seed)
+        return "ok" if seed or len(tried) > 3 else fails(seed)
+
+    rows = [Row("a", "t", "p", trial, None)]
+    for again, code in ((False, "c1"), (False, "c1"), (False, "c2"), (True, "c2")):
+        torture.torture(rows, 2, False, again, tmp_path / "torture", code)
+    assert tried == [0, 1, 0] + [0, 1] + [0, 1]
+
+
+def test_a_table_of_nothing_is_a_page() -> None:
+    assert page({}).startswith("# Torture")
+
+
+def test_every_row_of_the_issue_is_there(tmp_path: Path) -> None:
+    names = [row.name for row in torture.rows(tmp_path, short=False)]
+    assert len(names) == len(set(names))
+    wanted = {"nan", "order", "save", "damage", "same", "faulty", "full-checkpoint", "full-artifact", "full-database", "read-only", "server"}
+    wanted |= {"two-chains", "sigterm", "kill-chain"} | {f"kill-{stage}-{n}" for stage in ("pretrain", "experts", "asr", "single_lora") for n in (0, 2)}
+    assert wanted | {"kill-gate-0"} == set(names)
+
+
+def test_an_unknown_row_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        torture.main(["--only", "quill", "--folder", str(tmp_path)])
+    assert "rows are nan" in capsys.readouterr().err
