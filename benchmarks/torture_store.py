@@ -2,9 +2,9 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -59,7 +59,7 @@ def disk_full_at_database(arena: Arena, seed: int) -> str:
     """The same where the store itself cannot write: metrics wait, the step fails at last, and goes on with space again."""
     whole, disk = undisturbed(arena, STAGE, 0)[0], arena.folder / "disk"
     with small_disk(disk) as fill:
-        shutil.copy(arena.folder / "mlflow.db", disk / "mlflow.db")
+        _copy_database(arena.folder / "mlflow.db", disk / "mlflow.db")
         uri = f"sqlite:///{disk / 'mlflow.db'}"
         child = arena.fork(train, STAGE, arena.ids(), MLFLOW_TRACKING_URI=uri)
         _until(lambda: _checkpoints(disk), child)
@@ -72,6 +72,12 @@ def disk_full_at_database(arena: Arena, seed: int) -> str:
         assert_same(found, whole)
         assert found["tags"]["moe.n_starts"] == "2"
     return message
+
+
+def _copy_database(source: Path, target: Path) -> None:
+    """Copy a store with what still lies in its write-ahead log."""
+    with contextlib.closing(sqlite3.connect(source)) as ours, contextlib.closing(sqlite3.connect(target)) as theirs:
+        ours.backup(theirs)
 
 
 def read_only_folder(arena: Arena, seed: int) -> str:
