@@ -21,6 +21,7 @@ from steps.store import Store, unfinished_root
 from steps.unfinished import Unfinished, claim
 
 CONTINUES_TAG, CONTINUED_BY_TAG, N_STARTS_TAG = "moe.continues", "moe.continued_by", "moe.n_starts"
+WORK_TAG = "moe.work"  # the token of the folder that the run was made for
 PARENT_TAG = "mlflow.parentRunId"
 MLFLOW_RUN_ID = "MLFLOW_RUN_ID"
 
@@ -48,9 +49,10 @@ def open_run(store: Store, step: str, digest: str, name: str, tags: dict[str, st
     """
     unfinished = claim(unfinished_root(), step, digest, lambda found: _may_be_alive(store, found.run_id))
     try:
-        earlier = _earlier(store, unfinished.run_id) if resume else None
+        earlier = _earlier(store, unfinished) if resume else None
         if earlier is None:
             unfinished.discard()
+            tags = tags | {WORK_TAG: unfinished.announce()}
         run_id = _start(store, earlier, name, tags | process_tags())
         held = history(store.client, earlier.info.run_id) if earlier is not None else []
         if earlier is not None:
@@ -89,10 +91,16 @@ def _start(store: Store, earlier: Run | None, name: str, tags: dict[str, str]) -
     return run.info.run_id
 
 
-def _earlier(store: Store, run_id: str | None) -> Run | None:
+def _earlier(store: Store, unfinished: Unfinished) -> Run | None:
     """The run that an earlier start left; None where there is none, it is FINISHED or was deleted."""
-    run = _run(store, run_id)
+    run = _run(store, unfinished.run_id) or _announced(store, unfinished.token)
     return None if run is None or run.info.status == "FINISHED" or run.info.lifecycle_stage == "deleted" else run
+
+
+def _announced(store: Store, token: str | None) -> Run | None:
+    """The run that a start made and, killed in the same moment, could not note."""
+    found = store.client.search_runs([store.experiment_id], f"tags.`{WORK_TAG}` = '{token}'") if token else []
+    return found[0] if found else None
 
 
 def _may_be_alive(store: Store, run_id: str | None) -> bool:

@@ -12,6 +12,7 @@ import fcntl
 import itertools
 import os
 import shutil
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -33,9 +34,12 @@ class Unfinished:
     @property
     def run_id(self) -> str | None:
         """The run that the work in the folder belongs to; None where there is none yet."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            return read_json(self.folder / RUN)["run_id"]
-        return None
+        return self._noted("run_id")
+
+    @property
+    def token(self) -> str | None:
+        """What a run carries that was to be made for the folder, should it not have been noted any more."""
+        return self._noted("token")
 
     @property
     def work_dir(self) -> Path:
@@ -49,9 +53,15 @@ class Unfinished:
         """Metrics that the store has not taken yet."""
         return self.folder / PENDING
 
+    def announce(self) -> str:
+        """Note that a run will be made, and the token by which it will be known."""
+        token = uuid.uuid4().hex
+        write_json(self.folder / RUN, {"run_id": None, "token": token})
+        return token
+
     def belongs_to(self, run_id: str) -> None:
         """Note the run; written once, before any work."""
-        write_json(self.folder / RUN, {"run_id": run_id})
+        write_json(self.folder / RUN, {"run_id": run_id, "token": self.token})
 
     def discard(self) -> None:
         """Remove all work; the folder stays claimed."""
@@ -67,6 +77,10 @@ class Unfinished:
         _CLAIMED.discard(self.folder)
         self.lock.close()
 
+    def _noted(self, key: str) -> str | None:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return read_json(self.folder / RUN)[key]
+        return None
 
     def _put_aside(self) -> None:
         kept = self.folder.parent / DAMAGED / f"{self.folder.name}-{self.run_id}"

@@ -17,6 +17,7 @@ from steps import opening, stale, tracking
 from steps.opening import CONTINUED_BY_TAG, CONTINUES_TAG, N_STARTS_TAG
 from steps.run_options import RunOptions
 from steps.store import project_root, unfinished_root
+from steps.unfinished import Unfinished
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -65,6 +66,17 @@ def losses(run_id: str) -> list[tuple[int, float]]:
 
 
 WHOLE = [(update, update / 2) for update in range(7)]
+
+
+def test_a_run_made_and_not_noted_before_the_kill_is_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as killed, pytest.raises(Interrupted):
+        killed.setattr(Unfinished, "belongs_to", lambda self, run_id: (_ for _ in ()).throw(Interrupted))
+        with tracking.step_run("gate", StepOptions()):
+            pass
+    mlflow.end_run("KILLED")
+    (made,) = all_runs()
+    assert finish() == (made.info.run_id, False)
+    assert len(all_runs()) == 1 and held(made.info.run_id).info.status == "FINISHED"
 
 
 @pytest.mark.parametrize(("error", "status"), [(Interrupted, "FAILED"), (KeyboardInterrupt, "KILLED")])
