@@ -39,7 +39,8 @@ def killed_at_random(arena: Arena, stage: str, n_workers: int, seed: int) -> str
         child = arena.fork(_train, stage, arena.ids(), n_workers)
         if child.after(moment):
             child.wait()
-            break
+            if not _had_finished(_count(arena, whole), n_before):
+                break
         moment, n_before = 0.7 * moment, n_before + 1
     else:
         raise AssertionError("finished before every kill")
@@ -113,6 +114,11 @@ def same_again(arena: Arena, seed: int) -> str:
 
 def _train(stage: str, ids: dict[str, str], n_workers: int) -> dict[str, Any]:
     return train(stage, ids, **({} if stage == "gate" else {"num_workers": n_workers}))
+
+
+def _had_finished(statuses: list[str], n_before: int) -> bool:
+    """Whether the killed process had marked its run already: a step is not started again then, but reused."""
+    return len(statuses) > n_before and set(statuses) == {"FINISHED"}
 
 
 def _count(arena: Arena, whole: dict[str, Any]) -> list[str]:
