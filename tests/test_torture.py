@@ -15,8 +15,8 @@ from benchmarks.torture_store import NotHere
 
 WHOLE = {"weights": {"a": "1"}, "metrics": [["loss", 1, "0.5"], ["loss", 2, "0.25"]], "statuses": ["FINISHED"]}
 
-
 SHORT = ("nan", "order", "save", "damage", "faulty", "full-checkpoint", "read-only", "server", "kill-gate-0", "kill-experts-2")
+ON_A_SMALL_DISK = ("full-checkpoint", "read-only")
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +30,18 @@ def short_form(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads((folder / "torture.json").read_text())
 
 
+def can_mount(folder: Path) -> bool:
+    """Asked of the machine itself, so that a trial that wrongly says it cannot be done here fails."""
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "none", str(folder)], capture_output=True, check=False).returncode == 0
+    return mounted and subprocess.run(["umount", str(folder)], check=True).returncode == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHORT)
-def test_the_promise_holds_once(short_form: dict[str, Any], name: str) -> None:
+def test_the_promise_holds_once_and_only_a_disk_that_cannot_be_mounted_excuses(short_form: dict[str, Any], name: str, tmp_path: Path) -> None:
+    expected = None if name in ON_A_SMALL_DISK and not can_mount(tmp_path) else True
     trials = list(short_form[name]["trials"].values())
-    assert trials and all(trial["passed"] is not False for trial in trials), trials
-    if all(trial["passed"] is None for trial in trials):
-        pytest.skip(trials[0]["seen"])
+    assert trials and all(trial["passed"] is expected for trial in trials), trials
 
 
 @pytest.mark.parametrize(
