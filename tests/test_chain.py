@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import io
-import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import mlflow
 import pandas as pd
 import pytest
 from mlflow.entities import Run
+from toy_registry import toy_store
 
 from moe.audio import load_audio
 from moe.files import read_json
@@ -44,21 +44,9 @@ def run_main(**changes) -> tuple[str, Lines]:
 
 @contextlib.contextmanager
 def own_store(empty_store: Path, folder: Path) -> Iterator[Path]:
-    """As the fixture `store`, for longer than one test."""
-    folder.mkdir()
-    with contextlib.closing(sqlite3.connect(empty_store)) as source, contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as copy:
-        source.backup(copy)
-        copy.execute("update experiments set artifact_location = replace(artifact_location, ?, ?)", (str(empty_store.parent), str(folder)))
-        copy.commit()
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
-            patch.delenv(name, raising=False)
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-        patch.chdir(project_root())  # where the shipped base model lies
-        yield folder
-    while mlflow.active_run() is not None:
-        mlflow.end_run()
-    mlflow.set_tracking_uri(None)
+    """As the fixture `store`, for longer than one test, and in the project's folder."""
+    with toy_store(empty_store, folder) as found, contextlib.chdir(project_root()):  # where the shipped base model lies
+        yield found
 
 
 @dataclasses.dataclass(frozen=True)
