@@ -3,7 +3,8 @@
     <beside the artifacts>/unfinished/<step>-<fingerprint>/    run.json (the run it belongs to)   lock   pending.jsonl   work/
 
 The lock is the process's own and ends with it, however it ends; a forked loader does not hold it. A second process of the same step
-finds the folder locked and does not wait: it starts a run of its own in `<step>-<fingerprint>-2`.
+finds the folder locked and does not wait: it starts a run of its own in `<step>-<fingerprint>-2`. What other options or other code
+left is removed by the step's first start after `MAX_AGE_DAYS` days without a change.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import fcntl
 import itertools
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +23,8 @@ from moe.files import read_json, write_json
 
 RUN, LOCK, PENDING, WORK, DAMAGED = "run.json", "lock", "pending.jsonl", "work", "damaged"
 N_DIGITS = 32
+MAX_AGE_DAYS = 30
+DAY_S = 24 * 3600
 _CLAIMED: set[Path] = set()  # a process's own locks do not stop itself
 
 
@@ -111,29 +115,58 @@ def claim(root: Path, step: str, digest: str, is_taken: Callable[["Unfinished"],
         _CLAIMED.add(folder)
         found = Unfinished(folder, lock)
         if not is_taken(found):
+            _prune(root, step, stem)
             return found
         found.close(finished=False)
     raise AssertionError("counting does not end")
 
 
+def _prune(root: Path, step: str, stem: str) -> None:
+    """Remove old folders of a step that no process holds, but for those of the fingerprint `stem`."""
+    for folder in sorted(root.glob(f"{step}-*")):
+        with contextlib.suppress(OSError):  # another process was faster; what cannot be removed must not end the step
+            if folder.name.startswith(stem) or not _is_old(folder):  # a young one is not locked even for a moment: its step may start now
+                continue
+            if (lock := _locked_as_it_is(folder)) is None:
+                continue
+            with lock:
+                if _is_old(folder):  # still: nobody worked in it before we had the lock
+                    aside = folder.rename(folder.with_name(f"{folder.name}-old"))  # whole, so that nobody claims half of it
+                    shutil.rmtree(aside)
+                    print(f"unfinished work of {folder.name}, unchanged for {MAX_AGE_DAYS} days, was removed", flush=True)
+
+
+def _is_old(folder: Path) -> bool:
+    changed = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+    return time.time() - changed > MAX_AGE_DAYS * DAY_S
+
+
 def _locked(folder: Path) -> IO[str] | None:
-    """The open lock file; None where another process, or a step around this one, holds it."""
-    if folder in _CLAIMED:
-        return None
+    """The open lock file of a folder that is made on demand; None where another process, or a step around this one, holds it."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock = open(folder / LOCK, "a")
-        except FileNotFoundError:
-            continue  # its holder finished and removed the folder between our two calls
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            return None
-        if _is_there(folder / LOCK, lock):
-            return lock
-        lock.close()  # the same, one call later
+        with contextlib.suppress(FileNotFoundError):  # its holder finished and removed the folder between two calls
+            return _locked_as_it_is(folder)
+
+
+def _locked_as_it_is(folder: Path) -> IO[str] | None:
+    """The same for a folder that is there.
+
+    Raises:
+        FileNotFoundError: its holder finished and removed it.
+    """
+    if folder in _CLAIMED:
+        return None
+    lock = open(folder / LOCK, "a")
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    if _is_there(folder / LOCK, lock):
+        return lock
+    lock.close()
+    raise FileNotFoundError(folder)
 
 
 def _is_there(path: Path, lock: IO[str]) -> bool:

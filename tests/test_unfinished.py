@@ -4,14 +4,17 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from moe.files import write_json
+from steps import unfinished
 from steps.store import project_root
-from steps.unfinished import DAMAGED, RUN, claim
+from steps.unfinished import DAMAGED, DAY_S, MAX_AGE_DAYS, RUN, _locked_as_it_is, claim
 
 HOLDER = """
 import multiprocessing, os, sys, time
@@ -105,3 +108,67 @@ def test_a_place_that_takes_no_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RuntimeError, match=r"unfinished work cannot be kept in .*file/gate-d: "):
         claim(tmp_path / "file", "gate", "d")
+
+
+def aged(folder: Path, days: float) -> None:
+    then = time.time() - days * DAY_S
+    for path in (*folder.rglob("*"), folder):
+        os.utime(path, (then, then))
+
+
+def left(root: Path, step: str, digest: str, days: float) -> Path:
+    """A folder that an earlier start of a step left so long ago."""
+    found = claim(root, step, digest)
+    found.belongs_to("r")
+    (found.work_dir / "checkpoints").mkdir()
+    found.close(finished=False)
+    aged(found.folder, days)
+    return found.folder
+
+
+def test_what_other_options_left_long_ago_goes_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = left(tmp_path, "gate", "old", MAX_AGE_DAYS + 1)
+    touched = left(tmp_path, "gate", "touched", MAX_AGE_DAYS + 1)
+    (touched / "work" / "checkpoints" / "update_3").touch()
+    aged(touched / "work" / "checkpoints" / "update_3", 0)
+    kept = [touched, left(tmp_path, "gate", "young", MAX_AGE_DAYS - 1), left(tmp_path, "asr", "old", MAX_AGE_DAYS + 1)]
+    claim(tmp_path, "gate", "new").close(finished=True)
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+    assert capsys.readouterr().out == f"unfinished work of {old.name}, unchanged for 30 days, was removed\n"
+
+
+def test_a_young_folder_is_not_locked_and_one_that_became_young_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another start of its step may come in the same moment, just before the lock or while it is held."""
+    left(tmp_path, "gate", "young", MAX_AGE_DAYS - 1)
+    old, own, locked = left(tmp_path, "gate", "old", MAX_AGE_DAYS + 1), tmp_path / "gate-new", []
+
+    def after_another(folder: Path) -> IO[str] | None:
+        locked.append(folder)
+        (folder / RUN).touch()
+        return _locked_as_it_is(folder)
+
+    monkeypatch.setattr(unfinished, "_locked_as_it_is", after_another)
+    claim(tmp_path, "gate", "new").close(finished=True)
+    assert locked == [own, old] and old.is_dir()
+
+
+def test_the_same_step_goes_on_however_long_ago_it_stopped(tmp_path: Path) -> None:
+    """Its second folder too: that belongs to a start that has not come yet."""
+    first, second = (claim(tmp_path, "gate", "d") for _ in range(2))
+    for found, run_id in ((first, "r1"), (second, "r2")):
+        found.belongs_to(run_id)
+        found.close(finished=False)
+        aged(found.folder, MAX_AGE_DAYS + 1)
+    assert [claim(tmp_path, "gate", "d").run_id for _ in range(2)] == ["r1", "r2"]
+
+
+def test_an_old_folder_that_a_process_holds_stays(tmp_path: Path, holder: subprocess.Popen) -> None:
+    held, own = tmp_path / f"gate-{'d' * 32}", claim(tmp_path, "gate", "own").folder
+    for folder in (held, own):
+        aged(folder, MAX_AGE_DAYS + 1)
+    claim(tmp_path, "gate", "new").close(finished=True)
+    assert held.is_dir() and own.is_dir()
+    holder.kill()
+    holder.wait()
+    claim(tmp_path, "gate", "new").close(finished=True)
+    assert not held.exists() and own.is_dir()
