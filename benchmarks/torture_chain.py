@@ -18,6 +18,7 @@ from mlflow.entities import Run
 
 from benchmarks.torture_arena import ROOT, TIMES, TOY, Arena
 from steps import tracking
+from steps.opening import N_STARTS_TAG
 from steps.store import connect
 
 GRACE_S = 30.0
@@ -96,31 +97,41 @@ def killed_at_random(folder: Path, seed: int) -> str:
 def terminated_at_random(folder: Path, seed: int) -> str:
     """SIGTERM at a random moment: the process ends and the runs are KILLED within the grace time; the next start goes on.
 
-    All moments fall on one chain, each start of which goes on where the one before was stopped.
+    All moments fall on one chain, each start of which goes on where the one before was stopped. A start that was stopped before it had
+    a run shows nothing: the next moment is a later one.
     """
-    whole, seconds = undisturbed(folder)
-    arena = Arena(folder / "terminated")
-    done = arena.fork(running).value() if (arena.folder / "mlflow.db").exists() else {"main": None}
-    if done["main"] == "FINISHED":
-        shutil.rmtree(arena.folder)
+    seconds, arena, draw, n_redrawn = undisturbed(folder)[1], Arena(folder / "terminated"), random.Random(f"term/{seed}"), 0
     for _ in range(N_STARTS):
-        moment = random.Random(f"term/{seed}/{_}").uniform(0.1, 0.5) * seconds
+        before = _left(arena)
+        if before["main"] == "FINISHED":
+            shutil.rmtree(arena.folder)
+            before = _left(arena)
         chain = Started(arena)
-        if chain.after(moment, signal.SIGTERM):
-            break
-        shutil.rmtree(arena.folder)
-    asked = time.monotonic()
-    chain.process.wait(GRACE_S)
-    took = time.monotonic() - asked
-    if chain.process.returncode == -signal.SIGTERM:
-        return f"stopped while starting, after {moment:.1f} s: there was no run yet"
-    found = arena.fork(running).value()
-    assert not found["RUNNING"], f"left RUNNING: {found['RUNNING']}"
+        if not chain.after((draw.uniform(0.1, 0.5) + 0.1 * n_redrawn) * seconds, signal.SIGTERM):
+            chain.finish()
+            continue
+        asked = time.monotonic()
+        chain.process.wait(GRACE_S)
+        took = time.monotonic() - asked
+        found = _left(arena)
+        assert not found["RUNNING"], f"left RUNNING: {found['RUNNING']}"
+        if found["n_starts"] > before["n_starts"]:
+            return f"{_stopped_well(arena, chain, found)} within {took:.1f} s" + f"; moments redrawn: {n_redrawn}" * bool(n_redrawn)
+        n_redrawn += 1
+    raise AssertionError(f"none of {N_STARTS} starts was stopped in a run, {n_redrawn} before they had one")
+
+
+def _left(arena: Arena) -> dict[str, Any]:
+    """What `running` finds; nothing where there is no store yet."""
+    return arena.fork(running).value() if (arena.folder / "mlflow.db").exists() else {"RUNNING": [], "main": None, "n_starts": 0}
+
+
+def _stopped_well(arena: Arena, chain: Started, found: dict[str, Any]) -> str:
     assert chain.process.returncode == TERMINATED and found["main"] == "KILLED", f"{chain.process.returncode}, {found}: {chain.said()[-500:]}"
     assert "start the same command again" in chain.said()
     if any(stage in found["killed"] for stage in ("experts", "asr", "baseline")) and "train" in found["told"]:
         assert list(arena.unfinished.glob("*/work/**/update_*")), f"no checkpoint of {found['killed']}"
-    return f"stopped in {', '.join(found['killed'])} within {took:.1f} s"
+    return f"stopped in {', '.join(found['killed'])}"
 
 
 def two_at_once(folder: Path, seed: int) -> str:
@@ -150,7 +161,9 @@ def table() -> dict[str, Any]:
 
 
 def running() -> dict[str, Any]:
-    """Runs left RUNNING, before anybody closes them; the status of the newest main; steps that were KILLED, and whether they had trained."""
+    """Runs left RUNNING, before anybody closes them; the status of the newest main; starts that had a run; steps that were KILLED, and
+    whether they had trained.
+    """
     client = MlflowClient(tracking_uri=os.environ["MLFLOW_TRACKING_URI"])  # `connect` would close them
     runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
     step_of = {run.info.run_id: run.data.tags.get("moe.step", "?") for run in runs}
@@ -158,6 +171,7 @@ def running() -> dict[str, Any]:
     return {
         "RUNNING": [step_of[run.info.run_id] for run in runs if run.info.status == "RUNNING"],
         "main": next((run.info.status for run in runs if step_of[run.info.run_id] == "main"), None),
+        "n_starts": sum(int(run.data.tags.get(N_STARTS_TAG, "1")) for run in runs if step_of[run.info.run_id] == "main"),
         "killed": [step_of[run.info.run_id] for run in killed],
         "told": "train" if any(name.startswith("train/") for run in killed for name in run.data.metrics) else "",
     }

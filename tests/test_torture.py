@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import torture
+from benchmarks import torture, torture_chain
 from benchmarks.torture import Row, attempt, page
 from benchmarks.torture_arena import assert_same
 from benchmarks.torture_store import NotHere
@@ -114,3 +114,44 @@ def test_an_unknown_row_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         torture.main(["--only", "quill", "--folder", str(tmp_path)])
     assert "rows are nan" in capsys.readouterr().err
+
+
+class Stopped:
+    """A chain that a signal has stopped."""
+
+    returncode = torture_chain.TERMINATED
+    moments: list[float] = []
+
+    def __init__(self, arena: Any) -> None:
+        self.process = self
+
+    def after(self, seconds: float, number: int) -> bool:
+        self.moments.append(seconds)
+        return True
+
+    def wait(self, seconds: float) -> None:
+        """It has ended."""
+
+    def said(self) -> str:
+        return "start the same command again"
+
+
+@pytest.mark.parametrize(("n_starts", "said"), [([0, 1], "stopped in main within 0.0 s"), ([0, 0, 0, 0, 0, 2], "; moments redrawn: 2")])
+def test_a_stop_before_there_was_a_run_is_no_trial(n_starts: list[int], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the store holds before and after each start: only a start that had a run of its own counts."""
+    held = iter(n_starts)
+    monkeypatch.setattr(Stopped, "moments", [])
+    monkeypatch.setattr(torture_chain, "Started", Stopped)
+    monkeypatch.setattr(torture_chain, "undisturbed", lambda folder: ({}, 100.0))
+    monkeypatch.setattr(torture_chain, "_left", lambda arena: {"RUNNING": [], "main": "KILLED", "killed": ["main"], "told": "", "n_starts": next(held)})
+    assert said in torture_chain.terminated_at_random(tmp_path, 0)
+    assert len(Stopped.moments) == len(n_starts) / 2
+    assert all(10 * (1 + number) <= moment <= 50 + 10 * number for number, moment in enumerate(Stopped.moments))
+
+
+def test_a_chain_that_never_has_a_run_fails_the_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torture_chain, "Started", Stopped)
+    monkeypatch.setattr(torture_chain, "undisturbed", lambda folder: ({}, 100.0))
+    monkeypatch.setattr(torture_chain, "_left", lambda arena: {"RUNNING": [], "main": None, "n_starts": 0})
+    with pytest.raises(AssertionError, match="none of 12 starts was stopped in a run"):
+        torture_chain.terminated_at_random(tmp_path, 0)
