@@ -1,15 +1,16 @@
-"""What each choice of speed costs in errors: the chain with one option changed at a time, over seeds, in one table for all corpora.
+"""What each choice costs or wins in errors: the chain with one option changed at a time, over seeds, in one table for all corpora.
 
     python -m benchmarks.quality                                     the synthetic corpus
     python -m benchmarks.quality --corpus folder --dataset_root PATH --whisper_model BASE --data_percent 25 --only mixing,top_k
 
-Takes every option of `main`; what is given is common to all variants. Each evaluation is a run in the tracking store and is taken over from
-it in a later call, as is every stage above a variant's change; so a call that was killed goes on where it was. The table,
-benchmarks/results/quality.md (and .json), is written after every evaluation and keeps the other corpora.
+Takes every option of `main`; what is given is common to all variants. The base and one LoRA of the default mixture's size, data and
+updates stand beside them. Each evaluation is a run in the tracking store and is taken over from it in a later call, as is every stage above
+a variant's change; so a call that was killed goes on where it was. The table, benchmarks/results/quality.md (and .json), is written after
+every evaluation and keeps the other corpora; at the end a run of `compare` over all evaluations tests them and gives the verdict.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,27 @@ from analysis.significance import speaker_difference
 from analysis.systems import PooledScores, SystemScores, counted, pool
 from benchmarks.speed import RESULTS
 from benchmarks.table import read, write_both
+from moe.clustering.options import ALGORITHMS
 from moe.files import read_json
-from moe.options import option, parse
-from steps import evaluate, main
+from moe.options import option, parse, to_text
+from steps import baseline, compare, evaluate, main, tracking
+from steps.chain import Chain, n_experts, stage_options
 from steps.compare import read_scores
 from steps.reuse import launch
 
 CHANGES: dict[str, tuple[Any, ...]] = {
-    "audio_context": ("bucketed", "full"),
-    "gate_layer": ("0", "1", "2", "3", "last"),
-    "mixing": ("delta", "loss"),
+    "clustering_algorithm": ALGORITHMS,
+    "shared_expert": (True, False),
+    "experts_init": ("zero", "shared"),
+    "skip_pretraining": (False, True),
     "top_k": (1, 2, 4, None),  # None: all experts
+    "mixing": ("delta", "loss"),
+    "balance_coefficient": (0.01, 0.0),
+    "gate_layer": ("0", "1", "2", "3", "last"),
+    "audio_context": ("bucketed", "full"),
 }
-DEFAULT = "as given"
+DEFAULT, BASE_MODEL, ONE_LORA = "as given", "base model", "one LoRA, same size"
+BASELINES = {BASE_MODEL: "zero_shot", ONE_LORA: "single_lora"}
 COSTS = ("gating_accuracy", "training_seconds", "seconds")  # means over the seeds; training is the last stage's
 Job = tuple[str, int, "QualityOptions"]  # variant, seed, options of the chain
 
@@ -66,56 +75,67 @@ def variants(options: QualityOptions) -> dict[str, QualityOptions]:
     found = {DEFAULT: options}
     for name in CHANGES if options.only == "all" else _parts(options.only):
         for value in CHANGES[name]:
-            shown, value = ("all", main.n_experts(options)) if value is None else (value, value)
-            if value != getattr(options, name) and (name != "gate_layer" or _has_layer(options.whisper_model, value)):
-                found[f"{name}={shown}"] = dataclasses.replace(options, **{name: value})
+            shown, value = ("all", n_experts(options)) if value is None else (value, value)
+            variant = _changed(options, name, value) if _can_have(options, name, value) else options
+            if variant not in found.values():
+                found[f"{name}={to_text(shown)}"] = variant
     return found
 
 
 def jobs(options: QualityOptions) -> list[Job]:
-    """Every variant under the first seed, then under the next: what there is of a table can be read early."""
+    """Every system under the first seed, then under the next: what there is of a table can be read early. The base has no seed."""
     corpus_seed = options.seed if options.corpus_seed is None else options.corpus_seed
     common = {"corpus_seed": corpus_seed, "ablations": False}
-    found = variants(options)
+    found, first = variants(options), int(_parts(options.seeds)[0])
     return [
         (name, seed, dataclasses.replace(variant, seed=seed, **common))
         for seed in map(int, _parts(options.seeds))
-        for name, variant in found.items()
+        for name, variant in {DEFAULT: options, **dict.fromkeys(BASELINES, options), **found}.items()
+        if name != BASE_MODEL or seed == first
     ]
 
 
-def evaluated(options: QualityOptions) -> str:
-    """Run the chain up to the mixture, score it on the test split, and return the id of the evaluation."""
-    chain = main.Chain(dataclasses.replace(options, until="asr"))
+def evaluated(name: str, options: QualityOptions) -> str:
+    """Run the chain up to the mixture, and beside it to a baseline of that name; score it on the test split: id of the evaluation."""
+    chain = Chain(dataclasses.replace(options, until="asr"))
     chain.run()
-    ids = {f"{name}_run_id": chain.run_ids[name] for name in ("prepare", "asr")}
-    return launch(evaluate, main.stage_options(evaluate, options, **ids))
+    ids = {f"{stage}_run_id": chain.run_ids[stage] for stage in ("prepare", "asr")}
+    if name in BASELINES:
+        upstream = ids | {"pretrain_run_id": chain.run_ids["pretrain"]}
+        ids["baseline_run_id"] = launch(baseline, stage_options(baseline, options, system=BASELINES[name], **upstream))
+        del ids["asr_run_id"]
+    return launch(evaluate, stage_options(evaluate, options, **ids))
 
 
 def run(options: QualityOptions, path: Path) -> str:
-    """Every variant under every seed; returns the table, written to `path`.md after each evaluation."""
-    todo, found, text = jobs(options), [], ""
+    """Every system under every seed; returns the table, written to `path`.md after each evaluation, and the verdict."""
+    todo, found = jobs(options), []
     with tqdm(todo, desc="quality", unit="evaluation", smoothing=0.1) as bar:
         for name, seed, variant in bar:
             print(f"\n{name}, seed {seed}", flush=True)
-            found.append(dataclasses.replace(read_scores(evaluated(variant)), name=name))
-            text = record(path, options, rows(found))
+            found.append(dataclasses.replace(read_scores(evaluated(name, variant)), name=name))
+            record(path, options, rows(found))
             bar.set_postfix_str(f"{name}, seed {seed}: WER {percent(_wer(found[-1]))}")
-    return text
+    compare_run_id = compare.run(compare.StepOptions(evaluate_run_ids=",".join(one.run_id for one in found)))
+    return record(path, options, rows(found), verdict_of(compare_run_id))
+
+
+def verdict_of(compare_run_id: str) -> str:
+    """What a comparison says in words."""
+    report = tracking.upstream(compare_run_id, "comparison.md").read_text(encoding="utf-8")
+    return report.partition("# Comparison")[2].partition("\n## ")[0].strip()
 
 
 def rows(found: Sequence[SystemScores]) -> list[dict[str, Any]]:
-    """One row per variant: rates pooled over its seeds, and the difference to the default over the seeds that both have."""
-    seeds = {name: {one.metadata["seed"] for one in found if one.name == name} for name in dict.fromkeys(one.name for one in found)}
-    default = [one for one in found if one.name == DEFAULT]
-    return [_row(system, pool([one for one in default if one.metadata["seed"] in seeds[system.name]])[0]) for system in pool(found)]
+    """One row per system: rates pooled over its seeds, and the differences to the default and to one LoRA over the seeds that both have."""
+    return [_row(system, {name: _over_seeds_of(system, found, name) for name in (DEFAULT, ONE_LORA)}) for system in pool(found)]
 
 
-def record(path: Path, options: QualityOptions, found: list[dict[str, Any]]) -> str:
+def record(path: Path, options: QualityOptions, found: list[dict[str, Any]], verdict: str = "") -> str:
     """Put a corpus's rows in the file in place of its earlier ones; returns the whole table as Markdown."""
     changed = {field.name for field in dataclasses.fields(options) if getattr(options, field.name) != field.default}
     given = {name: getattr(options, name) for name in sorted(changed - {"dataset_root", "whisper_model", "only", "force"})}
-    corpora = read(path.with_suffix(".json")) | {options.corpus_name: {"options": given, "rows": found}}
+    corpora = read(path.with_suffix(".json")) | {options.corpus_name: {"options": given, "rows": found, "verdict": verdict}}
     return write_both(path, markdown(corpora), corpora)
 
 
@@ -123,39 +143,66 @@ def markdown(corpora: dict[str, dict[str, Any]]) -> str:
     """The table of all corpora, and the options that were not the defaults."""
     lines = pd.DataFrame([_shown(name, row) for name, corpus in corpora.items() for row in corpus["rows"]])
     notes = [f"- {name}: {', '.join(f'{key} {value}' for key, value in one['options'].items()) or 'defaults'}" for name, one in corpora.items()]
-    how = "WER on the test split, 95 % intervals by bootstrap over speakers; difference to the default in points, same speakers and seeds."
-    return "\n".join(["# What speed costs in errors", "", how, "", markdown_table(lines), "## Options given", "", *notes]) + "\n"
+    verdicts = [f"## {name}\n\n{one['verdict']}\n" for name, one in corpora.items() if one.get("verdict")]
+    how = "WER on the test split, 95 % intervals by bootstrap over speakers; differences in points over the same speakers and seeds, each p by itself."
+    return "\n".join(["# What each choice costs", "", how, "", markdown_table(lines), *verdicts, "## Options given", "", *notes]) + "\n"
 
 
-def _row(system: PooledScores, default: PooledScores) -> dict[str, Any]:
+def _changed(options: QualityOptions, name: str, value: Any) -> QualityOptions:
+    """One option changed, and what it cannot be without: as many epochs and experts with no pretraining, a shared adapter to start from."""
+    along = {
+        ("skip_pretraining", True): {"num_experts": n_experts(options), "asr_epochs": options.expert_epochs + options.asr_epochs},
+        ("experts_init", "shared"): {"shared_epochs": options.shared_epochs or max(1, options.expert_epochs // 3)},
+    }
+    return dataclasses.replace(options, **{name: value}, **along.get((name, value), {}))
+
+
+def _over_seeds_of(system: PooledScores, found: Sequence[SystemScores], name: str) -> tuple[PooledScores, PooledScores] | None:
+    """A system and another by name, both over the seeds that they share; None where there is none."""
+    seeds = {one.metadata.get("seed") for one in system.runs} & {one.metadata.get("seed") for one in found if one.name == name}
+    if not seeds or system.name == name or system.name == BASE_MODEL:
+        return None
+    ours = [one for one in system.runs if one.metadata.get("seed") in seeds]
+    return pool(ours)[0], pool([one for one in found if one.name == name and one.metadata.get("seed") in seeds])[0]
+
+
+def _row(system: PooledScores, pairs: Mapping[str, tuple[PooledScores, PooledScores] | None]) -> dict[str, Any]:
     rates = rates_by(system.counted).iloc[0]
-    difference = speaker_difference(system.counted, default.counted)
     costs = pd.DataFrame([{name: one.metadata.get(name) for name in COSTS} for one in system.runs], dtype=float).mean()
     return {
         "variant": system.name,
         "wer": [float(rates[name]) for name in ("wer", "low", "high")],
-        "seeds": {str(one.metadata["seed"]): _wer(one) for one in system.runs},
-        "difference": None if system.name == DEFAULT else [difference.value, difference.low, difference.high, difference.p_value],
+        "seeds": {str(one.metadata.get("seed")): _wer(one) for one in system.runs},
+        "against": {name: _difference(*pair) for name, pair in pairs.items() if pair},
         **{name: None if costs.isna()[name] else float(costs[name]) for name in COSTS},
     }
 
 
+def _difference(system: PooledScores, other: PooledScores) -> list[float]:
+    found = speaker_difference(system.counted, other.counted)
+    return [found.value, found.low, found.high, found.p_value]
+
+
 def _shown(corpus: str, row: dict[str, Any]) -> dict[str, Any]:
     wers = list(row["seeds"].values())
-    difference = "–"
-    if row["difference"]:
-        value, low, high, p_value = row["difference"]
-        difference = f"{100 * value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}), p {p_value:.2g}"
     return {
         "corpus": corpus,
         "variant": row["variant"],
         "WER": percent_interval(*row["wer"]),
         "seeds": f"{len(wers)}: {100 * min(wers):.1f}–{100 * max(wers):.1f} %",
-        "against the default": difference,
+        "against the default": _points(row["against"].get(DEFAULT)),
+        "against one LoRA": _points(row["against"].get(ONE_LORA)),
         "gating accuracy": percent(row["gating_accuracy"]),
-        "joint training, s": row["training_seconds"],
+        "last stage, s": row["training_seconds"],
         "decoding, s": row["seconds"],
     }
+
+
+def _points(difference: list[float] | None) -> str:
+    if difference is None:
+        return "–"
+    value, low, high, p_value = difference
+    return f"{100 * value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}), p {p_value:.2g}"
 
 
 def _wer(system: SystemScores) -> float:
@@ -163,10 +210,12 @@ def _wer(system: SystemScores) -> float:
     return float(table["word_errors"].sum() / max(1, table["n_words"].sum()))
 
 
-def _has_layer(whisper_model: str, layer: str) -> bool:
-    """Whether a base in a folder has the layer below its last; of others it is taken for granted."""
-    config = Path(whisper_model) / "config.json"
-    return layer == "last" or not config.exists() or int(layer) < read_json(config)["encoder_layers"]
+def _can_have(options: QualityOptions, name: str, value: Any) -> bool:
+    """A shared start leaves an epoch to the experts; of a base in a folder it is known whether it has the layer below its last."""
+    config = Path(options.whisper_model) / "config.json"
+    if name == "gate_layer" and value != "last" and config.exists():
+        return int(value) < read_json(config)["encoder_layers"]
+    return options.expert_epochs > 1 or (name, value) != ("experts_init", "shared")
 
 
 def _parts(text: str) -> list[str]:

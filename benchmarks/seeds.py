@@ -9,6 +9,7 @@ import argparse
 
 from moe.options import parse
 from steps import compare, main, tracking
+from steps.chain import Chain
 from steps.compare import StepOptions as CompareOptions
 
 EVALUATIONS = ("evaluate zero_shot", "evaluate single_lora", "evaluate asr")
@@ -20,7 +21,7 @@ def run_seed(seed: int, flags: list[str]) -> list[str]:
     options = parse(main.StepOptions, [*given, "--seed", str(seed), "--until", "evaluate"])
     main.check_stages(options)
     with tracking.step_run("main", options, f"main · seed {seed} · {options.corpus}"):
-        chain = main.Chain(options)
+        chain = Chain(options)
         chain.run()
     return [chain.run_ids[name] for name in EVALUATIONS]
 

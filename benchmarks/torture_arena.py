@@ -21,6 +21,7 @@ from moe import training
 from moe.files import file_digest
 from moe.options import Options
 from steps import asr, baseline, experts, gate, main, pretrain, tracking
+from steps.chain import Chain, stage_options
 from steps.store import connect
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -159,7 +160,7 @@ def run_chain() -> dict[str, str]:
     training.LOG_EVERY = 2
     options = main.small(toy_options(until="asr"))
     with tracking.step_run("main", options):
-        chain = main.Chain(options)
+        chain = Chain(options)
         chain.run()
     return chain.run_ids
 
@@ -169,7 +170,7 @@ def train(stage: str, ids: dict[str, str], **changes: Any) -> dict[str, Any]:
     training.LOG_EVERY = 2
     module, upstream, own = STAGES[stage]
     given = {f"{name}_run_id": ids[name] for name in upstream}
-    options = main.stage_options(module, main.small(toy_options()), **given | own | changes)
+    options = stage_options(module, main.small(toy_options()), **given | own | changes)
     return outcome(module.run(options))
 
 

@@ -12,6 +12,7 @@ from benchmarks.torture_arena import ROOT, Arena, toy_options
 from moe.decoding import DecodingOptions
 from moe.saved_model import load_model
 from steps import main, tracking
+from steps.chain import Chain
 from steps.prepared import Prepared, read_prepared
 from steps.scene import recognise, set_scene
 
@@ -67,7 +68,7 @@ def _run_on_faulty() -> dict[str, Any]:
         own = {"corpus": "folder", "dataset_root": str(root), "until": "embed", "max_samples": 2 * N_UTTERANCES}
         options = main.small(toy_options(**own, max_duration_s=5.0, ctc_frames_per_s=50.0))
         with tracking.step_run("main", options) as step:
-            chain = main.Chain(options)
+            chain = Chain(options)
             chain.run()
         quarantine = pd.read_parquet(tracking.upstream(chain.run_ids["prepare"], tracking.QUARANTINE))
         client = tracking.connect().client

@@ -19,8 +19,9 @@ from moe.batches import SpeechDataset
 from moe.embeddings import embed
 from moe.features import AudioContext
 from moe.logprobs import token_logprobs
+from moe.routing_options import LAST, RoutingOptions
 from moe.tokens import train_tokenizer
-from moe.whisper_moe import LAST, RoutingOptions, WhisperMoE
+from moe.whisper_moe import WhisperMoE
 
 SINGLE, NAMES, LOOP = "PEFT single LoRA", "PEFT adapter_names, top-1", "expert-by-expert loop, top-2"
 DELTA, DELTA_SHARED, LOSS, LOSS_SHARED = "delta", "delta, shared adapter", "loss", "loss, shared adapter"

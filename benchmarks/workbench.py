@@ -17,7 +17,8 @@ from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForCondi
 from moe.features import AudioContext
 from moe.gate import Gate, GateConfig
 from moe.routed_lora import AdapterOptions
-from moe.whisper_moe import RoutingOptions, WhisperMoE
+from moe.routing_options import RoutingOptions
+from moe.whisper_moe import WhisperMoE
 
 R, ALPHA, TARGETS = 16, 32, ("q_proj", "v_proj")  # of every adapter of every variant
 SAMPLE_RATE, HOP, FRAMES_PER_S = 16_000, 160, 100

@@ -19,9 +19,10 @@ from moe.decoding import DecodingOptions, Hypothesis, decode, word_error_rate
 from moe.features import AudioContext
 from moe.losses import BalanceOptions, routing_entropy
 from moe.options import Options, option
+from moe.routing_options import RoutingOptions
 from moe.stage import Report, Stage
 from moe.training import Fitted, Plan, fit
-from moe.whisper_moe import RoutingOptions, WhisperMoE
+from moe.whisper_moe import WhisperMoE
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,6 +49,36 @@ def utterance_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return (losses * scored).sum(1) / scored.sum(1).clamp_min(1)
 
 
+def routing_loss(
+    options: BalanceOptions, probabilities: Tensor, recent: Tensor, top_k: int, gate_logits: Tensor, targets: Tensor | None
+) -> Tensor:
+    """What a batch's routing costs: the terms that the options ask for, each times its coefficient.
+
+    Args:
+        options: terms and coefficients.
+        probabilities: (B, E) of the batch; gate_logits: (B, E) they come from.
+        recent: (n, E) over which routing is balanced, the batch among them.
+        top_k: experts per utterance.
+        targets: (B, E) cluster weights; without them nothing is aligned.
+    """
+    loss = torch.zeros((), device=probabilities.device)
+    if options.balances:
+        loss = loss + options.balance_coefficient * _balance(options.balance, recent, top_k)
+    if options.minimum_usage:
+        loss = loss + options.minimum_usage_coefficient * usage_shortfall(recent.mean(0), options.minimum_usage)
+    if options.entropy_coefficient:
+        loss = loss + options.entropy_coefficient * routing_entropy(probabilities)
+    if options.alignment_coefficient and targets is not None:
+        loss = loss + options.alignment_coefficient * alignment(gate_logits, targets)
+    return loss
+
+
+def _balance(kind: str, recent: Tensor, top_k: int) -> Tensor:
+    if kind == "kl":
+        return kl_balance(recent.mean(0))
+    return switch_balance(dispatched(recent, top_k), recent.mean(0))
+
+
 def kl_balance(mean_probabilities: Tensor) -> Tensor:
     """KL(mean routing ‖ uniform) in nats: 0 when every expert gets the same share. (E,) → ()."""
     n_experts = mean_probabilities.shape[-1]

@@ -24,10 +24,11 @@ from moe.features import AudioContext
 from moe.losses import utterance_cross_entropy
 from moe.options import Options, option
 from moe.routed_lora import AdapterOptions
+from moe.routing_options import RoutingOptions
 from moe.stage import Report, Stage
 from moe.tokens import IGNORED
 from moe.training import Fitted, Plan, fit
-from moe.whisper_moe import RoutingOptions, WhisperMoE
+from moe.whisper_moe import WhisperMoE
 
 SILENCE_WEIGHT = 0.3  # of frames without a phoneme, class 0
 

@@ -15,7 +15,8 @@ from moe.features import AudioContext
 from moe.files import read_json, write_json
 from moe.gate import Gate
 from moe.routed_lora import AdapterOptions
-from moe.whisper_moe import RoutingOptions, WhisperMoE
+from moe.routing_options import RoutingOptions
+from moe.whisper_moe import WhisperMoE
 
 MODEL_FILE, BASE_DIR, GATE_DIR = "model.json", "base", "gate"
 

@@ -5,7 +5,6 @@ gradient; its pooled frames route the utterance; the rest runs with the chosen e
 own through the bare encoder and adapts every layer. Without experts the same class is one LoRA, or the base model itself.
 """
 
-import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -22,68 +21,11 @@ from moe.curriculum import Phase
 from moe.gate import Gate
 from moe.head_loss import head_cross_entropy
 from moe.heard import Heard, Routed
-from moe.losses import (
-    BalanceOptions,
-    BalanceWindow,
-    alignment,
-    dispatched,
-    kl_balance,
-    routing_entropy,
-    switch_balance,
-    usage_shortfall,
-)
-from moe.options import Options, option
+from moe.losses import BalanceOptions, BalanceWindow, routing_loss
 from moe.precision import computing, hold_frozen
 from moe.routed_lora import AdapterOptions, attach
 from moe.routing import Routing, RoutingWeights, one_hot, top_k_weights
-
-LAST = "last"
-
-
-@dataclasses.dataclass(frozen=True)
-class ViewOptions(Options):
-    """What clusters and gate read of an utterance."""
-
-    gate_layer: str = option("0", "encoder layer the gate reads: 0 (conv stem), 1, 2 … or last; experts sit above it")
-    pooling: str = option("mean_std", "what clusters and gate read of the valid frames", choices=whisper_encoder.POOLINGS)
-
-    def faults(self) -> list[str]:
-        """What is no layer, or no vector."""
-        found = [whisper_encoder.UNPOOLED] if self.pooling == "none" else []
-        if self.gate_layer != LAST and not self.gate_layer.isdigit():
-            found.append(f"gate_layer={self.gate_layer!r}: must be a layer number or {LAST}")
-        return found
-
-    @property
-    def layer(self) -> int | None:
-        """The layer as a number; None is the last one, after its layer norm."""
-        return None if self.gate_layer == LAST else int(self.gate_layer)
-
-
-@dataclasses.dataclass(frozen=True)
-class RoutingOptions(ViewOptions):
-    """What the gate reads and how its answer is used."""
-
-    top_k: int = option(2, "experts mixed per utterance", low=1)
-    mixing: str = option("delta", "mix the experts' weights (delta) or their losses and token probabilities (loss)", choices=("delta", "loss"))
-
-    gate_unit: str = option(
-        "utterance",
-        "what the gate reads: the utterance's own embedding, or its speaker's profile: the mean over all the speaker's utterances at hand",
-        choices=("utterance", "speaker"),
-    )
-    gate_scaling: str = option(
-        "renormalised",
-        "weight of a chosen expert: its probability over that of all chosen, or (Switch) the probability itself, which teaches the gate "
-        "at top_k=1 too",
-        choices=("renormalised", "probability"),
-    )
-
-    def faults(self) -> list[str]:
-        """What would teach the gate the wrong thing."""
-        if self.gate_scaling == "probability" and self.mixing == "loss":
-            return ["gate_scaling=probability with mixing=loss: the gate would lower the loss by choosing improbable experts"]
-        return []
+from moe.routing_options import RoutingOptions
 
 
 class WhisperMoE(nn.Module):
@@ -285,22 +227,8 @@ class WhisperMoE(nn.Module):
     def _routing_loss(self, routed: Routed, cluster_weights: Tensor | None) -> Tensor:
         if routed.probabilities is None or not self.training:
             return torch.zeros((), device=routed.hidden.device)
-        options, loss = self.balance, torch.zeros((), device=routed.hidden.device)
         recent = self.window.join(routed.probabilities)  # (n, E)
-        if options.balances:
-            loss = loss + options.balance_coefficient * self._balance(recent, routed.weights.top_k)
-        if options.minimum_usage:
-            loss = loss + options.minimum_usage_coefficient * usage_shortfall(recent.mean(0), options.minimum_usage)
-        if options.entropy_coefficient:
-            loss = loss + options.entropy_coefficient * routing_entropy(routed.probabilities)
-        if options.alignment_coefficient and cluster_weights is not None:
-            loss = loss + options.alignment_coefficient * alignment(routed.gate_logits, cluster_weights)
-        return loss
-
-    def _balance(self, recent: Tensor, top_k: int) -> Tensor:
-        if self.balance.balance == "kl":
-            return kl_balance(recent.mean(0))
-        return switch_balance(dispatched(recent, top_k), recent.mean(0))
+        return routing_loss(self.balance, routed.probabilities, recent, routed.weights.top_k, routed.gate_logits, cluster_weights)
 
 
 @contextmanager

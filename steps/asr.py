@@ -24,9 +24,10 @@ from moe.losses import BalanceOptions
 from moe.options import option
 from moe.precision import precision
 from moe.routed_lora import AdapterOptions
+from moe.routing_options import RoutingOptions
 from moe.saved_model import ModelRecord, load_adapters, save_model
 from moe.training import seed_everything
-from moe.whisper_moe import RoutingOptions, WhisperMoE
+from moe.whisper_moe import WhisperMoE
 from steps import tracking
 from steps.mixture_report import log_experts, log_training, routed_rows
 from steps.prepared import Prepared, majority, read_prepared, soft_labels
@@ -91,18 +92,20 @@ def run(options: StepOptions) -> str:
         base, base_dir = read_base(options.pretrain_run_id)
         train = prepared.train(options.asr_percent, options.data_percent, options.stage_floor, options.seed)
         dev = prepared.rows("dev")
+        scored = prepared.dev(len(train), options.eval_share, options.seed)
         prepared.log_input(step, train, "training")
-        prepared.log_input(step, dev, "validation")
+        prepared.log_input(step, scored, "validation")
         routing, context = options.part(RoutingOptions), options.part(AudioContext)
         rows = pd.concat([train, dev])
         embeddings = embeddings_of(prepared, rows, base, routing, context, options.embed_run_id, precision(options))
         vectors = {"train": read_by_gate(options, train, embeddings), "dev": read_by_gate(options, dev, embeddings)}
+        scored_vectors = vectors["dev"][dev["utterance_id"].isin(scored["utterance_id"]).to_numpy()]
         seed_everything(options.seed)
         model = initial_mixture(options, base, vectors["train"])
         trained = train_jointly(
             model,
             speech_set(prepared, train, base, options, {"embedding": vectors["train"], **_targets(options, train)}),
-            speech_set(prepared, dev, base, extras={"embedding": vectors["dev"]}),
+            speech_set(prepared, scored, base, extras={"embedding": scored_vectors}),
             options.part(JointOptions),
             options.part(CurriculumOptions),
             plan_of(options, options.asr_epochs, options.asr_batch_size, options.asr_learning_rate),

@@ -19,9 +19,10 @@ from moe.files import read_json
 from moe.joint_training import JointOptions, TrainedMixture, train_jointly
 from moe.options import option
 from moe.routed_lora import AdapterOptions, matched_rank
+from moe.routing_options import RoutingOptions
 from moe.saved_model import MODEL_FILE, ModelRecord, save_model
 from moe.training import Plan, seed_everything, updates_per_epoch
-from moe.whisper_moe import RoutingOptions, WhisperMoE
+from moe.whisper_moe import WhisperMoE
 from steps import tracking
 from steps.prepared import Prepared, read_prepared
 from steps.step_run import StepRun
@@ -72,7 +73,8 @@ def _zero_shot(step: StepRun, options: StepOptions, prepared: Prepared) -> None:
 def _single_lora(step: StepRun, options: StepOptions, prepared: Prepared) -> None:
     mixture = read_json(tracking.upstream(options.asr_run_id, tracking.MODEL) / MODEL_FILE)["information"]
     base, base_dir = read_base(options.pretrain_run_id)
-    train, dev = prepared.train(options.asr_percent, options.data_percent, options.stage_floor, options.seed), prepared.rows("dev")
+    train = prepared.train(options.asr_percent, options.data_percent, options.stage_floor, options.seed)
+    dev = prepared.dev(len(train), options.eval_share, options.seed)
     prepared.log_input(step, train, "training")
     prepared.log_input(step, dev, "validation")
     seed_everything(options.seed)

@@ -12,6 +12,8 @@ from types import ModuleType
 from moe.base_model import SCRATCH, SmallShape
 from moe.files import read_json
 from moe.options import Options, to_text
+from steps.pretrain import is_taken
+from steps.training_data import idle_augmentation
 
 SIZES = ("gating_batch_size", "expert_batch_size", "embedding_batch_size")  # of the machine: option files name them for every chain
 
@@ -50,6 +52,11 @@ def top_k_faults(options: Options, n_experts: int | str) -> list[str]:
     if isinstance(n_experts, str):
         return []
     return [f"{name}={k}: num_experts={n_experts} has no more to mix" for name, k in asked.items() if k is not None and k > n_experts]
+
+
+def augmentation_faults(options: Options) -> list[str]:
+    """Augmentation that nothing in the chain would use: a base that is made has it always, adapters with `augment`."""
+    return [f"{fault}, or a base that is made (init_from)" for fault in idle_augmentation(options)] if is_taken(options) else []
 
 
 def _names(stage: ModuleType) -> list[str]:

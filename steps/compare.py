@@ -1,6 +1,7 @@
 """Entry point `compare`: several `evaluate` runs in one table, with tests between them and a verdict in words.
 
-Refuses runs scored on different test sets or with different normalisers. Example:
+Runs of one system with the same options are its seeds; where an option differs, the table names it. Refuses runs scored on different test
+sets or with different normalisers. Example:
     mlflow run . -e compare -P evaluate_run_ids=ID,ID,ID
     mlflow run . -e compare -P evaluate_filter="params.prepare_run_id = 'ID'"
 In a notebook, without a run:
@@ -27,6 +28,7 @@ from steps import tracking
 from steps.run_options import PlotOptions
 from steps.step_run import StepRun
 from steps.store import connect
+from steps.variants import tell_apart
 
 NAMES = {"whisper_moe": "Whisper-MoE", "single_lora": "one LoRA, same size", "zero_shot": "base model"}
 CURVES = ("dev/wer", "dev/loss", "train/loss")
@@ -63,7 +65,7 @@ def run(options: StepOptions) -> str:
     with tracking.step_run("compare", options, f"compare · {len(run_ids)} evaluations") as step:
         if options.evaluate_filter:
             step.log_parameters({"found_run_ids": ",".join(run_ids)})  # the lineage is read from parameters of such a name
-        systems = [read_scores(run_id) for run_id in run_ids]
+        systems = tell_apart([read_scores(run_id) for run_id in run_ids])
         found = _compare(systems, None, options.n_resamples, options.seed, not options.no_plot)
         for system in systems:
             digest = str(system.metadata["test_set_digest"])
@@ -86,7 +88,7 @@ def compare(
         RuntimeError: a run that does not exist or did not finish.
     """
     run_ids = find_runs(runs) if isinstance(runs, str) else list(runs)
-    return _compare([read_scores(run_id) for run_id in run_ids], base, n_resamples, seed, plots)
+    return _compare(tell_apart([read_scores(run_id) for run_id in run_ids]), base, n_resamples, seed, plots)
 
 
 def find_runs(text: str) -> list[str]:

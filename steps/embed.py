@@ -20,7 +20,7 @@ from moe.features import AudioContext
 from moe.files import file_digest
 from moe.options import option
 from moe.precision import PrecisionOptions, precision
-from moe.whisper_moe import ViewOptions
+from moe.routing_options import ViewOptions
 from steps import tracking
 from steps.prepared import Prepared, read_prepared
 from steps.run_options import RunOptions

@@ -19,9 +19,10 @@ from moe.files import write_json
 from moe.options import option
 from moe.routed_lora import AdapterOptions
 from moe.routing import one_hot
+from moe.routing_options import RoutingOptions
 from moe.saved_model import save_adapters
 from moe.training import seed_everything
-from moe.whisper_moe import RoutingOptions, WhisperMoE
+from moe.whisper_moe import WhisperMoE
 from steps import tracking
 from steps.prepared import Prepared, read_prepared
 from steps.step_run import StepRun
@@ -54,7 +55,7 @@ def run(options: StepOptions) -> str:
         base, base_dir = read_base(options.pretrain_run_id)
         labels = pd.read_parquet(tracking.upstream(options.cluster_run_id, tracking.LABELS))
         train = prepared.train(options.experts_percent, options.data_percent, options.stage_floor, options.seed)
-        dev = prepared.rows("dev")
+        dev = prepared.dev(len(train), options.eval_share, options.seed)
         prepared.log_input(step, train, "training")
         prepared.log_input(step, dev, "validation")
         n_experts = sum(name.startswith("soft_") for name in labels.columns)

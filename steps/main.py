@@ -19,39 +19,20 @@ from moe.clustering.options import AUTO
 from moe.corpora import FORMATS
 from moe.option_files import option_file_text
 from moe.options import NONE, Options, option, to_text
-from steps import (
-    asr,
-    baseline,
-    cluster,
-    compare,
-    embed,
-    evaluate,
-    experts,
-    gate,
-    prepare,
-    pretrain,
-    register,
-    synthesize,
-    tracking,
-)
-from steps.chain_check import idle_faults, layer_faults, top_k_faults
+from steps import asr, cluster, compare, evaluate, prepare, pretrain, register, tracking
+from steps.chain import NAMES, STAGES, Chain, corpus_seed, left_out, n_experts, stage_options
+from steps.chain_check import augmentation_faults, idle_faults, layer_faults, top_k_faults
 from steps.prepare import SYNTHETIC
-from steps.reuse import launch
 from steps.run_options import PlotOptions
 from steps.step_run import StepRun
 
-STAGES: tuple[ModuleType, ...] = (
-    synthesize, prepare, pretrain, embed, cluster, gate, experts, asr, baseline, evaluate, compare, register,
-)  # fmt: skip
-NAMES = tuple(stage.__name__.rpartition(".")[2] for stage in STAGES)
 OPTIONS = "options.yaml"
 PENDING = "pending"  # stands for the id of a run that does not exist yet, when options are checked before any work
 SMALL = {
     "n_train_speakers": 3, "n_dev_speakers": 1, "n_test_speakers": 2, "n_utterances": 8, "n_dev_utterances": 4, "n_test_utterances": 5,
-    "expert_epochs": 1, "asr_epochs": 1, "gating_epochs": 20, "pretrain_updates": 20, "missing_updates": 10, "max_samples": 240,
+    "expert_epochs": 1, "asr_epochs": 1, "gating_epochs": 20, "max_samples": 240,
 }  # fmt: skip
-STYLES_OF_SYNTHETIC = 6
-DOCUMENTS_EXPERTS = 8
+SMALL_BASE = {"pretrain_updates": 20, "missing_updates": 10}  # where one is made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +94,8 @@ def _as_file(options: Options) -> dict[str, Any]:
 def small(options: Options) -> Options:
     """The options of a smoke test: small numbers wherever the user left the default."""
     defaults = {field.name: field.default for field in dataclasses.fields(options)}
-    changed = {name: value for name, value in SMALL.items() if getattr(options, name) == defaults[name]}
+    wanted = SMALL if pretrain.is_taken(options) else SMALL | SMALL_BASE
+    changed = {name: value for name, value in wanted.items() if getattr(options, name) == defaults[name]}
     return dataclasses.replace(options, **changed)
 
 
@@ -134,12 +116,6 @@ def check_stages(options: Options) -> None:
         raise ValueError("; ".join(faults))
 
 
-def left_out(options: Options) -> dict[ModuleType, str]:
-    """The stages that do not run, each with the option that says so."""
-    stages = {} if options.corpus == SYNTHETIC else {synthesize: f"corpus={options.corpus}"}
-    return stages | (dict.fromkeys((embed, cluster, gate, experts), "skip_pretraining=true") if options.skip_pretraining else {})
-
-
 def _faults_between(options: Options) -> list[str]:
     """Faults that no stage can see by itself."""
     made_small = [name for name, value in SMALL.items() if options.mode == "quick" and getattr(options, name) == value]
@@ -147,14 +123,7 @@ def _faults_between(options: Options) -> list[str]:
     found = idle_faults(options, left_out(options), STAGES, [*own, *made_small])
     base = "init_from" if options.init_from else "whisper_model"
     found += layer_faults(options.gate_layer, base, getattr(options, base))
-    return found + top_k_faults(options, n_experts(options))
-
-
-def stage_options(stage: ModuleType, options: Options, **given: Any) -> Options:
-    """The options of one stage: those of `main` it has, and `given`."""
-    names = {field.name for field in dataclasses.fields(stage.StepOptions)}
-    ours = {field.name for field in dataclasses.fields(options)} & names
-    return stage.StepOptions(**{name: getattr(options, name) for name in ours} | given)
+    return found + top_k_faults(options, n_experts(options)) + augmentation_faults(options)
 
 
 def _pending(stage: ModuleType, options: Options) -> dict[str, Any]:
@@ -169,87 +138,6 @@ def _pending(stage: ModuleType, options: Options) -> dict[str, Any]:
     if stage in (cluster, asr):
         ids["num_experts"] = n_experts(options) if stage is cluster else None
     return ids | ({"evaluate_run_ids": f"{PENDING},{PENDING}2"} if stage in (compare, register) else {})
-
-
-def n_experts(options: Options) -> int | str:
-    """Experts to cluster for; auto where the clusters are to say."""
-    return options.num_experts or (STYLES_OF_SYNTHETIC if options.corpus == SYNTHETIC else DOCUMENTS_EXPERTS)
-
-
-def corpus_seed(stage: ModuleType, options: Options) -> dict[str, int]:
-    """The seed of the stages that make the corpus, where it is not the chain's."""
-    apart = options.corpus_seed is not None and stage in (synthesize, prepare)
-    return {"seed": options.corpus_seed} if apart else {}
-
-
-class Chain:
-    """Runs the stages in order and keeps the ids of their runs."""
-
-    def __init__(self, options: Options) -> None:
-        self.options = options
-        self.run_ids: dict[str, str] = {}
-
-    def run(self) -> None:
-        """Every stage up to `until`."""
-        for name in NAMES[: NAMES.index(self.options.until) + 1]:
-            getattr(self, f"_{name}")()
-
-    def _launch(self, stage: ModuleType, key: str | None = None, **given: Any) -> None:
-        name = stage.__name__.rpartition(".")[2]
-        force = self.options.force in ("all", name)
-        self.run_ids[key or name] = launch(stage, stage_options(stage, self.options, **corpus_seed(stage, self.options), **given), force)
-
-    def _ids(self, *names: str) -> dict[str, str]:
-        return {f"{name}_run_id": self.run_ids[name] for name in names}
-
-    def _synthesize(self) -> None:
-        if self.options.corpus == SYNTHETIC:
-            self._launch(synthesize)
-
-    def _prepare(self) -> None:
-        self._launch(prepare, synthesize_run_id=self.run_ids.get("synthesize"))
-
-    def _pretrain(self) -> None:
-        self._launch(pretrain, **self._ids("prepare"))
-
-    def _embed(self) -> None:
-        if not self.options.skip_pretraining:
-            self._launch(embed, **self._ids("prepare", "pretrain"))
-
-    def _cluster(self) -> None:
-        if not self.options.skip_pretraining:
-            self._launch(cluster, **self._ids("prepare", "embed"), num_experts=n_experts(self.options))
-
-    def _gate(self) -> None:
-        if not self.options.skip_pretraining:
-            self._launch(gate, **self._ids("embed", "cluster"))
-
-    def _experts(self) -> None:
-        if not self.options.skip_pretraining:
-            self._launch(experts, **self._ids("prepare", "pretrain", "cluster"))
-
-    def _asr(self) -> None:
-        skipped = self.options.skip_pretraining
-        upstream = () if skipped else ("embed", "cluster", "gate", "experts")
-        self._launch(asr, **self._ids("prepare", "pretrain", *upstream), num_experts=self.options.num_experts if skipped else None)
-
-    def _baseline(self) -> None:
-        self._launch(baseline, "zero_shot", system="zero_shot", **self._ids("prepare", "pretrain"))
-        self._launch(baseline, "single_lora", system="single_lora", **self._ids("prepare", "pretrain", "asr"))
-
-    def _evaluate(self) -> None:
-        for system in ("zero_shot", "single_lora"):
-            self._launch(evaluate, f"evaluate {system}", **self._ids("prepare"), baseline_run_id=self.run_ids[system])
-        self._launch(evaluate, "evaluate asr", **self._ids("prepare", "asr"))
-
-    def _compare(self) -> None:
-        self._launch(compare, evaluate_run_ids=self._evaluations())
-
-    def _register(self) -> None:
-        self._launch(register, evaluate_run_ids=self._evaluations())
-
-    def _evaluations(self) -> str:
-        return ",".join(run_id for name, run_id in self.run_ids.items() if name.startswith("evaluate "))
 
 
 def _report(step: StepRun, chain: Chain) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from moe.files import file_digest, folder_digest, read_json
 from moe.manifest import read_manifest
-from moe.subsets import subset
+from moe.subsets import at_most, subset
 from steps import tracking
 from steps.step_run import StepRun
 
@@ -53,6 +53,12 @@ class Prepared:
         """The part of the train split that a stage works on; parts of one seed nest."""
         train = self.rows("train")
         return self.rows("train", subset(train, stage_percent(percent, data_percent, floor, len(train)), seed))
+
+    def dev(self, n_train: int, share: float, seed: int) -> pd.DataFrame:
+        """The dev utterances scored after each epoch over `n_train`: at most `share` as many, evenly from all strata, one of each at least."""
+        dev = self.rows("dev")
+        n_wanted = max(int(share * n_train), dev["etiology"].nunique(dropna=False))
+        return self.rows("dev", at_most(dev, n_wanted, seed))
 
     def log_input(self, run: StepRun, rows: pd.DataFrame, context: str) -> None:
         """Record the utterances that a step read."""

@@ -31,7 +31,7 @@ from moe.batches import SpeechDataset
 from moe.checkpoint import CheckpointOptions
 from moe.features import AudioContext
 from moe.files import file_digest, folder_digest, write_json, write_whole_dir
-from moe.options import option
+from moe.options import Options, option, to_text
 from moe.precision import precision
 from moe.pretraining import Pretrained, PretrainingOptions, pretrain, pretraining_plan
 from moe.tokens import TOKENIZERS, train_tokenizer
@@ -71,7 +71,7 @@ class StepOptions(PretrainingOptions, AudioContext, Augmentation, ComputeOptions
             found.append("tokenizer=checkpoint: init_from=scratch has no tokenizer of its own; use characters or bpe")
         if self.init_from == SCRATCH and not self.pretrain_updates:
             found.append("pretrain_updates=0: init_from=scratch has nothing but what is trained; at least 1")
-        return found + self._folder_faults()
+        return found + self._folder_faults() + self._idle_faults()
 
     def _folder_faults(self) -> list[str]:
         name, folder = "init_from" if self.init_from else "whisper_model", Path(self.source)
@@ -86,6 +86,13 @@ class StepOptions(PretrainingOptions, AudioContext, Augmentation, ComputeOptions
             return [f"pretrain_updates=0 and missing_updates=0: {self.source} is partial, what it lacks must be trained"]
         return []
 
+    def _idle_faults(self) -> list[str]:
+        """What only a base that is trained would use."""
+        names = [field.name for part in (PretrainingOptions, Augmentation) for field in dataclasses.fields(part)]
+        changed = [name for name in [*names, "tokenizer", "pretrain_etiologies", "n_merges"] if self.is_changed(name)]
+        why = f"the base {self.source} is complete and taken as it is"
+        return [f"{name}={to_text(getattr(self, name))}: {why}" for name in changed] if is_taken(self) else []
+
     @property
     def source(self) -> str:
         """What the base comes from."""
@@ -97,13 +104,18 @@ class StepOptions(PretrainingOptions, AudioContext, Augmentation, ComputeOptions
         return {"base": folder_digest(folder)} if folder.is_dir() else {}
 
 
+def is_taken(options: Options) -> bool:
+    """Whether the base, of this step's options or of `main`'s, is complete and nothing of it is trained."""
+    source = options.init_from or options.whisper_model
+    return source != SCRATCH and is_complete(source)
+
+
 def run(options: StepOptions) -> str:
     """Make the base model, log it and return the run id."""
-    complete = options.source != SCRATCH and is_complete(options.source)
     name = f"pretrain · {'from scratch' if options.source == SCRATCH else Path(options.source).name}"
     with tracking.step_run("pretrain", options, name) as step, tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / tracking.BASE
-        if complete:
+        if is_taken(options):
             _take(step, options, folder)
         else:
             _train(step, options, read_prepared(options.prepare_run_id), folder)

@@ -17,12 +17,12 @@ from moe.batches import SpeechDataset
 from moe.checkpoint import CheckpointOptions, Checkpoints, Watch
 from moe.embeddings import Embeddings, embed, read_embeddings
 from moe.features import AudioContext
-from moe.options import option
+from moe.options import Options, option, to_text
 from moe.precision import precision
 from moe.routed_lora import AdapterOptions
+from moe.routing_options import RoutingOptions
 from moe.stage import Report
 from moe.training import ComputeOptions, Plan
-from moe.whisper_moe import RoutingOptions
 from steps import tracking
 from steps.embed import StagePercent
 from steps.prepared import Prepared
@@ -40,13 +40,20 @@ class MixtureStep(AdapterOptions, RoutingOptions, StagePercent, Augmentation, Co
 
     prepare_run_id: str = option("none", "run that made the manifest")
     pretrain_run_id: str = option("none", "run that holds the base model")
+    eval_share: float = option(0.5, "dev utterances scored after an epoch, as a share of its own: scoring one costs 1.3 of training on it", above=0)
     augment: bool = option(False, "all augmentation in adapter training too (on the demo SpecAugment cost both systems WER)")
 
     not_in_fingerprint = frozenset({"num_workers"})
 
     def faults(self) -> list[str]:
         """Faults between fields."""
-        return RoutingOptions.faults(self) + ComputeOptions.faults(self) + Augmentation.faults(self)
+        return RoutingOptions.faults(self) + ComputeOptions.faults(self) + Augmentation.faults(self) + idle_augmentation(self)
+
+
+def idle_augmentation(options: Options) -> list[str]:
+    """Augmentation that is not as by default where adapters are trained without any."""
+    changed = [field.name for field in dataclasses.fields(Augmentation) if options.is_changed(field.name)]
+    return [] if options.augment else [f"{name}={to_text(getattr(options, name))}: needs augment=true" for name in changed]
 
 
 def read_base(pretrain_run_id: str) -> tuple[BaseModel, Path]:

@@ -13,7 +13,7 @@ from toy_models import ALL_LINEARS, N_EXPERTS, QV, adapter_options, bare_model, 
 from moe.adapters import CONFIG, SHARED, WEIGHTS, adapter_names, expert_name, load_adapter, map_adapters, save_adapter, slots
 from moe.routed_lora import routed_layers
 from moe.routing import one_hot
-from moe.whisper_moe import RoutingOptions
+from moe.routing_options import RoutingOptions
 
 TOLERANCE = 1e-5
 MEL, N_FRAMES, LABELS = inputs()

@@ -22,8 +22,9 @@ from moe.decoding import (
 from moe.features import AudioContext
 from moe.hypotheses import BatchStore, Hypothesis
 from moe.routing import RoutingWeights, one_hot
+from moe.routing_options import RoutingOptions
 from moe.tokens import END, label_ids, prompt_ids
-from moe.whisper_moe import RoutingOptions, WhisperMoE
+from moe.whisper_moe import WhisperMoE
 
 FULL = AudioContext(audio_context="full")
 

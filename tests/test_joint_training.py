@@ -21,7 +21,8 @@ from moe.curriculum import CurriculumOptions
 from moe.joint_training import JointOptions, JointStage, TrainedMixture, experts_faults, parameter_groups, train_jointly
 from moe.losses import BalanceOptions
 from moe.routed_lora import AdapterOptions, routed_layers
-from moe.whisper_moe import RoutingOptions, WhisperMoE
+from moe.routing_options import RoutingOptions
+from moe.whisper_moe import WhisperMoE
 
 N = 12
 

@@ -5,11 +5,12 @@ import dataclasses
 import pytest
 
 from steps import main
+from steps.chain import NAMES, STAGES, corpus_seed
 
 
 def test_an_option_that_two_stages_share_has_one_default_and_one_kind() -> None:
     seen: dict[str, tuple[object, object]] = {}
-    for stage in main.STAGES:
+    for stage in STAGES:
         for field in dataclasses.fields(stage.StepOptions):
             if field.name in ("num_experts", "corpus") or field.name.endswith(("_run_id", "_run_ids")):
                 continue  # the chain states its own, and passes the ids itself
@@ -30,5 +31,5 @@ def test_quick_mode_keeps_what_the_user_set() -> None:
 
 def test_the_corpus_seed_reaches_only_the_stages_that_make_the_corpus() -> None:
     options = main.StepOptions(seed=1, corpus_seed=7)
-    apart = {name: main.corpus_seed(stage, options) for name, stage in zip(main.NAMES, main.STAGES, strict=True)}
+    apart = {name: corpus_seed(stage, options) for name, stage in zip(NAMES, STAGES, strict=True)}
     assert {name for name, given in apart.items() if given == {"seed": 7}} == {"synthesize", "prepare"}

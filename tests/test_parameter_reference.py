@@ -19,6 +19,8 @@ from moe.options import file_values, from_text
 from moe.precision import precision
 from moe.training import training_arguments
 from steps import asr, cluster, embed, experts, main, prepare, pretrain
+from steps.chain import NAMES as STEP_NAMES
+from steps.chain import stage_options
 from steps.fingerprint import fingerprint
 from steps.project import ENTRY_POINTS
 from steps.store import project_root
@@ -100,9 +102,9 @@ def test_each_parameter_is_on_main_and_on_its_steps_under_its_own_name(name: str
     assert name in fields("main")
     if name == "seed":
         wanted = set(ENTRY_POINTS) - {"register"} if "seed" not in fields("register") else set(ENTRY_POINTS)
-        wanted = {step for step in wanted if step in main.NAMES}
+        wanted = {step for step in wanted if step in STEP_NAMES}
     else:
-        wanted = set(main.NAMES) if name in EVERYWHERE else set(STEPS[name].split())
+        wanted = set(STEP_NAMES) if name in EVERYWHERE else set(STEPS[name].split())
     missing = {step for step in wanted if name not in fields(step)}
     assert not missing
 
@@ -148,7 +150,7 @@ def test_a_change_on_main_reaches_the_step_and_is_another_result(name: str) -> N
     plain, changed = main.StepOptions(**before), main.StepOptions(**needed | {name: CHANGED[name]})
     main.check_stages(changed)
     step = step_module("synthesize" if name == "seed" else STEPS[name].split()[0])
-    options = [main.stage_options(step, each, **main._pending(step, each)) for each in (plain, changed)]
+    options = [stage_options(step, each, **main._pending(step, each)) for each in (plain, changed)]
     assert getattr(options[1], name) == CHANGED[name] != getattr(options[0], name)
     digests = [fingerprint(step.__name__.rpartition(".")[2], each).digest for each in options if step is not prepare]
     assert len(set(digests)) == len(digests)

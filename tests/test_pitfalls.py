@@ -20,8 +20,9 @@ from moe.decoding import DecodingOptions, decode
 from moe.features import AudioContext
 from moe.routed_lora import routed_layers
 from moe.routing import one_hot
+from moe.routing_options import RoutingOptions
 from moe.subsets import at_most, subset
-from moe.whisper_moe import RoutingOptions, WhisperMoE
+from moe.whisper_moe import WhisperMoE
 
 HERE = Path(__file__).parent
 PITFALLS: dict[int, tuple[str, list[str]]] = {

@@ -9,7 +9,8 @@ from toy_models import ALL_LINEARS, adapter_options, gradients, inputs, toy_mixt
 
 from moe.precision import DTYPES, PrecisionOptions, computing, hold_frozen, precision
 from moe.routing import RoutingWeights
-from moe.whisper_moe import RoutingOptions, WhisperMoE
+from moe.routing_options import RoutingOptions
+from moe.whisper_moe import WhisperMoE
 
 MEL, N_FRAMES, LABELS = inputs()
 MIXED = torch.tensor([[0.6, 0.4, 0.0, 0.0], [0.0, 0.3, 0.0, 0.7], [0.0, 0.0, 1.0, 0.0]])  # (3, E)

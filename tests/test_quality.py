@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from analysis.systems import SystemScores
-from benchmarks.quality import DEFAULT, QualityOptions, jobs, record, rows, variants
-from steps import experts, main
+from benchmarks.quality import BASE_MODEL, DEFAULT, ONE_LORA, QualityOptions, jobs, record, rows, variants
+from steps import experts
+from steps.chain import n_experts, stage_options
 from steps.fingerprint import fingerprint
 
 
@@ -27,17 +28,30 @@ def scored(name: str, seed: int, wrong: dict[str, int]) -> SystemScores:
 def test_one_option_changes_at_a_time_and_all_else_is_as_given() -> None:
     given = QualityOptions(top_k=4, seeds="1")
     found = variants(given)
-    assert list(found)[0] == DEFAULT and "top_k=4" not in found and found["top_k=all"].top_k == main.n_experts(given)
+    assert list(found)[0] == DEFAULT and "top_k=4" not in found and found["top_k=all"].top_k == n_experts(given)
     assert {"audio_context=full", "mixing=loss", "gate_layer=1", "gate_layer=3", "gate_layer=last", "top_k=1", "top_k=2"} <= set(found)
     for name, variant in found.items():
-        changed = [field.name for field in dataclasses.fields(given) if getattr(given, field.name) != getattr(variant, field.name)]
-        assert changed == ([] if name == DEFAULT else [name.partition("=")[0]])
+        changed = {field.name for field in dataclasses.fields(given) if getattr(given, field.name) != getattr(variant, field.name)}
+        along = {"skip_pretraining=true": {"num_experts", "asr_epochs"}, "experts_init=shared": {"shared_epochs"}}.get(name, set())
+        assert changed == (along | {name.partition("=")[0]} if name != DEFAULT else set())
+    assert found["skip_pretraining=true"].asr_epochs == given.expert_epochs + given.asr_epochs  # as many updates
+
+
+def test_the_same_variant_is_not_run_under_two_names() -> None:
+    found = variants(QualityOptions(num_experts=4, only="top_k"))
+    assert list(found) == [DEFAULT, "top_k=1", "top_k=4"]  # all experts are four
+
+
+def test_a_variant_that_cannot_be_is_left_out() -> None:
+    assert list(variants(QualityOptions(expert_epochs=1, only="experts_init"))) == [DEFAULT]
+    assert variants(QualityOptions(expert_epochs=2, only="experts_init"))["experts_init=shared"].shared_epochs == 1
 
 
 def test_a_whole_table_is_there_after_the_first_seed_and_one_corpus_serves_all() -> None:
     found = jobs(QualityOptions(seeds="7,8", only="mixing, top_k"))
-    assert [(name, seed) for name, seed, _ in found][:6] == [
-        (DEFAULT, 7), ("mixing=loss", 7), ("top_k=1", 7), ("top_k=4", 7), ("top_k=all", 7), (DEFAULT, 8),
+    assert [(name, seed) for name, seed, _ in found]== [
+        (DEFAULT, 7), (BASE_MODEL, 7), (ONE_LORA, 7), ("mixing=loss", 7), ("top_k=1", 7), ("top_k=4", 7), ("top_k=all", 7),
+        (DEFAULT, 8), (ONE_LORA, 8), ("mixing=loss", 8), ("top_k=1", 8), ("top_k=4", 8), ("top_k=all", 8),
     ]  # fmt: skip
     assert {variant.corpus_seed for _, _, variant in found} == {42} and not any(variant.ablations for _, _, variant in found)
 
@@ -45,9 +59,9 @@ def test_a_whole_table_is_there_after_the_first_seed_and_one_corpus_serves_all()
 def test_variants_that_differ_in_k_or_mixing_share_their_expert_training() -> None:
     digests = set()
     for _, _, variant in jobs(QualityOptions(seeds="7", only="mixing,top_k")):
-        digests.add(fingerprint("experts", main.stage_options(experts, variant, cluster_run_id="c", prepare_run_id="p")).digest)
+        digests.add(fingerprint("experts", stage_options(experts, variant, cluster_run_id="c", prepare_run_id="p")).digest)
     assert len(digests) == 1
-    other = main.stage_options(experts, QualityOptions(gate_layer="1"), cluster_run_id="c", prepare_run_id="p")
+    other = stage_options(experts, QualityOptions(gate_layer="1"), cluster_run_id="c", prepare_run_id="p")
     assert fingerprint("experts", other).digest not in digests
 
 
@@ -64,9 +78,11 @@ def test_a_base_that_each_variant_would_make_again_is_refused(tmp_path: Path) ->
 
 def test_rates_are_pooled_over_seeds_and_compared_over_those_that_both_have() -> None:
     found = [scored(DEFAULT, 0, {"s0": 2}), scored("other", 0, {"s0": 3}), scored(DEFAULT, 1, {"s0": 4})]
-    default, other = rows(found)
-    assert default["wer"][0] == pytest.approx(3 / 12) and default["seeds"] == {"0": 2 / 12, "1": 4 / 12} and default["difference"] is None
-    assert other["wer"][0] == pytest.approx(3 / 12) and other["difference"][0] == pytest.approx(1 / 12)  # seed 0 against seed 0
+    default, other, lora = rows([*found, scored(ONE_LORA, 1, {"s0": 3})])
+    assert default["wer"][0] == pytest.approx(3 / 12) and default["seeds"] == {"0": 2 / 12, "1": 4 / 12}
+    assert other["wer"][0] == pytest.approx(3 / 12) and other["against"][DEFAULT][0] == pytest.approx(1 / 12)  # seed 0 against seed 0
+    assert default["against"][ONE_LORA][0] == pytest.approx(1 / 12) and lora["against"][DEFAULT][0] == pytest.approx(-1 / 12)
+    assert DEFAULT not in default["against"] and ONE_LORA not in other["against"]  # no seed that both have
     assert default["seconds"] == 2.0 and default["gating_accuracy"] is None
 
 

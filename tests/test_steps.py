@@ -14,11 +14,12 @@ from toy_training import plan
 from analysis.systems import SystemScores
 from moe.embeddings import Embeddings, embed
 from moe.features import AudioContext
+from moe.routing_options import RoutingOptions
 from moe.subsets import subset
 from moe.training import ComputeOptions
-from moe.whisper_moe import RoutingOptions
 from steps import asr, baseline, cluster, experts, main, pretrain, register, training_data
 from steps import embed as embed_step
+from steps.chain import STAGES, n_experts, stage_options
 from steps.fingerprint import fingerprint
 from steps.prepared import Prepared, majority, path_digests, soft_labels, stage_percent
 from steps.routing_report import diagnosis
@@ -39,7 +40,7 @@ class TestChainOptions:
     def test_every_option_of_every_stage_is_mains_too_but_run_ids_and_what_main_decides(self) -> None:
         """Design 2: one name. A stage's option that `main` lacked could not be set for the chain."""
         ours = {field.name for field in dataclasses.fields(main.StepOptions)}
-        for stage in main.STAGES:
+        for stage in STAGES:
             names = {field.name for field in dataclasses.fields(stage.StepOptions)}
             assert {name for name in names if "_run_id" not in name} - {"system"} <= ours, stage.__name__
 
@@ -47,7 +48,7 @@ class TestChainOptions:
         """Else `main` would start a stage with another value than the stage alone has."""
         own = {field.name for field in dataclasses.fields(main.ChainOptions)}
         defaults: dict[str, set] = {}
-        for stage in main.STAGES:
+        for stage in STAGES:
             for field in dataclasses.fields(stage.StepOptions):
                 if "_run_id" not in field.name and field.name not in own:
                     defaults.setdefault(field.name, set()).add(field.default)
@@ -60,16 +61,16 @@ class TestChainOptions:
     def test_every_stage_gets_the_value_that_main_was_given(self) -> None:
         options = main.StepOptions(top_k=1, pooling="mean", seed=9, asr_epochs=2, num_experts=5)
         for stage in (experts, baseline, cluster, embed_step):
-            given_options = main.stage_options(stage, options, **main._pending(stage, options))
+            given_options = stage_options(stage, options, **main._pending(stage, options))
             names = {field.name for field in dataclasses.fields(given_options)}
             assert {name: getattr(given_options, name) for name in {"top_k", "pooling", "seed", "asr_epochs", "num_experts"} & names} == {
                 name: getattr(options, name) for name in {"top_k", "pooling", "seed", "asr_epochs", "num_experts"} & names
             }
 
     def test_experts_by_default_one_a_style_or_eight(self) -> None:
-        assert main.n_experts(main.StepOptions()) == 6
-        assert main.n_experts(main.StepOptions(corpus="folder", dataset_root="x")) == 8
-        assert main.n_experts(main.StepOptions(num_experts=3)) == 3
+        assert n_experts(main.StepOptions()) == 6
+        assert n_experts(main.StepOptions(corpus="folder", dataset_root="x")) == 8
+        assert n_experts(main.StepOptions(num_experts=3)) == 3
 
     def test_faults_of_several_stages_are_told_together(self) -> None:
         options = main.StepOptions(noise="uniform", dev_share=0.8, test_share=0.8)
@@ -96,6 +97,14 @@ class TestParts:
         table = a_manifest()
         shuffled = table.sample(frac=1.0, random_state=1)
         assert subset(table, 30, 5) == subset(shuffled, 30, 5)
+
+    @given(st.integers(1, 400), st.floats(0.01, 1.0))
+    def test_scoring_an_epoch_takes_no_more_of_dev_than_its_share_and_every_etiology(self, n_train: int, share: float) -> None:
+        corpus = prepared(a_manifest(), Path())
+        dev, all_dev = corpus.dev(n_train, share, 3), corpus.rows("dev")
+        assert len(dev) == min(len(all_dev), max(int(share * n_train), all_dev["etiology"].nunique()))
+        assert set(dev["etiology"]) == set(all_dev["etiology"])
+        assert all_dev["utterance_id"][all_dev["utterance_id"].isin(dev["utterance_id"])].tolist() == dev["utterance_id"].tolist()
 
     def test_an_empty_split_is_named(self) -> None:
         corpus = prepared(a_manifest().query("split != 'dev'"), Path())
@@ -213,7 +222,7 @@ def a_system(kind: str, n_errors: int, run_id: str) -> SystemScores:
 def test_the_base_is_trained_on_the_etiologies_named_and_on_no_other() -> None:
     rows = pd.DataFrame({"utterance_id": ["a", "b"], "split": ["train"] * 2, "etiology": ["adult", "child"]})
     corpus = prepared(rows, Path("root"))
-    chosen = pretrain._chosen(corpus, "train", pretrain.StepOptions(pretrain_etiologies="adult"))
+    chosen = pretrain._chosen(corpus, "train", pretrain.StepOptions(init_from="scratch", tokenizer="characters", pretrain_etiologies="adult"))
     assert chosen["utterance_id"].tolist() == ["a"]
     with pytest.raises(ValueError, match="pretrain_etiologies=stroke: not in the train split, which has adult, child"):
-        pretrain._chosen(corpus, "train", pretrain.StepOptions(pretrain_etiologies="adult, stroke"))
+        pretrain._chosen(corpus, "train", pretrain.StepOptions(init_from="scratch", tokenizer="characters", pretrain_etiologies="adult, stroke"))

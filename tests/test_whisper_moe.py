@@ -25,7 +25,8 @@ from moe.encoder import pooled_embedding
 from moe.losses import BalanceOptions, kl_balance
 from moe.routed_lora import RoutedLinear, routed_layers
 from moe.routing import RoutingWeights, one_hot
-from moe.whisper_moe import RoutingOptions, WhisperMoE
+from moe.routing_options import RoutingOptions
+from moe.whisper_moe import WhisperMoE
 
 MEL, N_FRAMES, LABELS = inputs()
 MIXED = torch.tensor([[0.6, 0.4, 0.0, 0.0], [0.0, 0.3, 0.0, 0.7], [0.0, 0.0, 1.0, 0.0]])  # (3, E)

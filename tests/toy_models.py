@@ -23,8 +23,9 @@ from moe.gate import Gate, GateConfig
 from moe.losses import BalanceOptions
 from moe.routed_lora import AdapterOptions, routed_layers
 from moe.routing import RoutingWeights
+from moe.routing_options import RoutingOptions
 from moe.tokens import train_tokenizer
-from moe.whisper_moe import RoutingOptions, WhisperMoE
+from moe.whisper_moe import WhisperMoE
 
 SHAPE = SmallShape(d_model=32, encoder_layers=2, decoder_layers=2, heads=2, dropout=0.1, window_s=2, n_mels=16, max_target_positions=32)
 CONTEXT = AudioContext(context_floor_s=1.0, context_silence_s=0.2, context_bucket_s=0.25)

@@ -20,8 +20,8 @@ from moe.base_model import load_base, save_base
 from moe.files import write_json
 from moe.options import Options, option
 from moe.routed_lora import AdapterOptions
+from moe.routing_options import RoutingOptions
 from moe.saved_model import ModelRecord, build, save_model
-from moe.whisper_moe import RoutingOptions
 from steps import tracking
 
 WORDS = ("oak", "elm", "fig", "ash", "yew", "bay", "fir", "box")

@@ -13,9 +13,10 @@ from moe.base_model import BaseModel, SmallShape, new_base
 from moe.gate import Gate, GateConfig
 from moe.losses import BalanceOptions
 from moe.routed_lora import AdapterOptions, routed_layers
+from moe.routing_options import RoutingOptions
 from moe.stage import Stage
 from moe.training import Plan, seed_everything
-from moe.whisper_moe import RoutingOptions, WhisperMoE
+from moe.whisper_moe import WhisperMoE
 
 __all__ = ["CONTEXT", "dataset", "tokenizer"]
 

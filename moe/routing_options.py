@@ -1,0 +1,54 @@
+"""What clusters and gate read of an utterance, and how the gate's answer is used."""
+
+import dataclasses
+
+from moe.encoder import POOLINGS, UNPOOLED
+from moe.options import Options, option
+
+LAST = "last"
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewOptions(Options):
+    """What clusters and gate read of an utterance."""
+
+    gate_layer: str = option("0", "encoder layer the gate reads: 0 (conv stem), 1, 2 … or last; experts sit above it")
+    pooling: str = option("mean_std", "what clusters and gate read of the valid frames", choices=POOLINGS)
+
+    def faults(self) -> list[str]:
+        """What is no layer, or no vector."""
+        found = [UNPOOLED] if self.pooling == "none" else []
+        if self.gate_layer != LAST and not self.gate_layer.isdigit():
+            found.append(f"gate_layer={self.gate_layer!r}: must be a layer number or {LAST}")
+        return found
+
+    @property
+    def layer(self) -> int | None:
+        """The layer as a number; None is the last one, after its layer norm."""
+        return None if self.gate_layer == LAST else int(self.gate_layer)
+
+
+@dataclasses.dataclass(frozen=True)
+class RoutingOptions(ViewOptions):
+    """What the gate reads and how its answer is used."""
+
+    top_k: int = option(2, "experts mixed per utterance", low=1)
+    mixing: str = option("delta", "mix the experts' weights (delta) or their losses and token probabilities (loss)", choices=("delta", "loss"))
+
+    gate_unit: str = option(
+        "utterance",
+        "what the gate reads: the utterance's own embedding, or its speaker's profile: the mean over all the speaker's utterances at hand",
+        choices=("utterance", "speaker"),
+    )
+    gate_scaling: str = option(
+        "renormalised",
+        "weight of a chosen expert: its probability over that of all chosen, or (Switch) the probability itself, which teaches the gate "
+        "at top_k=1 too",
+        choices=("renormalised", "probability"),
+    )
+
+    def faults(self) -> list[str]:
+        """What would teach the gate the wrong thing."""
+        if self.gate_scaling == "probability" and self.mixing == "loss":
+            return ["gate_scaling=probability with mixing=loss: the gate would lower the loss by choosing improbable experts"]
+        return []

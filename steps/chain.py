@@ -1,0 +1,114 @@
+"""The stages of the chain: which run, with which options, each told the ids of the runs it reads."""
+
+import dataclasses
+from types import ModuleType
+from typing import Any
+
+from moe.augmentation import Augmentation
+from moe.options import Options
+from steps import asr, baseline, cluster, compare, embed, evaluate, experts, gate, prepare, pretrain, register, synthesize
+from steps.prepare import SYNTHETIC
+from steps.reuse import launch
+from steps.training_data import MixtureStep
+
+STAGES: tuple[ModuleType, ...] = (
+    synthesize, prepare, pretrain, embed, cluster, gate, experts, asr, baseline, evaluate, compare, register,
+)  # fmt: skip
+NAMES = tuple(stage.__name__.rpartition(".")[2] for stage in STAGES)
+STYLES_OF_SYNTHETIC = 6
+DOCUMENTS_EXPERTS = 8
+
+
+def left_out(options: Options) -> dict[ModuleType, str]:
+    """The stages that do not run, each with the option that says so."""
+    stages = {} if options.corpus == SYNTHETIC else {synthesize: f"corpus={options.corpus}"}
+    return stages | (dict.fromkeys((embed, cluster, gate, experts), "skip_pretraining=true") if options.skip_pretraining else {})
+
+
+def stage_options(stage: ModuleType, options: Options, **given: Any) -> Options:
+    """The options of one stage: those of `main` it has, and `given`. Augmentation goes to those that use it."""
+    names = {field.name for field in dataclasses.fields(stage.StepOptions)}
+    if (not options.augment and issubclass(stage.StepOptions, MixtureStep)) or (stage is pretrain and pretrain.is_taken(options)):
+        names -= {field.name for field in dataclasses.fields(Augmentation)}
+    ours = {field.name for field in dataclasses.fields(options)} & names
+    return stage.StepOptions(**{name: getattr(options, name) for name in ours} | given)
+
+
+def n_experts(options: Options) -> int | str:
+    """Experts to cluster for; auto where the clusters are to say."""
+    return options.num_experts or (STYLES_OF_SYNTHETIC if options.corpus == SYNTHETIC else DOCUMENTS_EXPERTS)
+
+
+def corpus_seed(stage: ModuleType, options: Options) -> dict[str, int]:
+    """The seed of the stages that make the corpus, where it is not the chain's."""
+    apart = options.corpus_seed is not None and stage in (synthesize, prepare)
+    return {"seed": options.corpus_seed} if apart else {}
+
+
+class Chain:
+    """Runs the stages in order and keeps the ids of their runs."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.run_ids: dict[str, str] = {}
+
+    def run(self) -> None:
+        """Every stage up to `until`, but for those left out."""
+        skipped = left_out(self.options)
+        for name, stage in zip(NAMES, STAGES, strict=True):
+            if stage not in skipped:
+                getattr(self, f"_{name}")()
+            if name == self.options.until:
+                return
+
+    def _launch(self, stage: ModuleType, key: str | None = None, **given: Any) -> None:
+        name = stage.__name__.rpartition(".")[2]
+        force = self.options.force in ("all", name)
+        self.run_ids[key or name] = launch(stage, stage_options(stage, self.options, **corpus_seed(stage, self.options), **given), force)
+
+    def _ids(self, *names: str) -> dict[str, str]:
+        return {f"{name}_run_id": self.run_ids[name] for name in names}
+
+    def _synthesize(self) -> None:
+        self._launch(synthesize)
+
+    def _prepare(self) -> None:
+        self._launch(prepare, synthesize_run_id=self.run_ids.get("synthesize"))
+
+    def _pretrain(self) -> None:
+        self._launch(pretrain, **self._ids("prepare"))
+
+    def _embed(self) -> None:
+        self._launch(embed, **self._ids("prepare", "pretrain"))
+
+    def _cluster(self) -> None:
+        self._launch(cluster, **self._ids("prepare", "embed"), num_experts=n_experts(self.options))
+
+    def _gate(self) -> None:
+        self._launch(gate, **self._ids("embed", "cluster"))
+
+    def _experts(self) -> None:
+        self._launch(experts, **self._ids("prepare", "pretrain", "cluster"))
+
+    def _asr(self) -> None:
+        skipped = self.options.skip_pretraining
+        upstream = () if skipped else ("embed", "cluster", "gate", "experts")
+        self._launch(asr, **self._ids("prepare", "pretrain", *upstream), num_experts=self.options.num_experts if skipped else None)
+
+    def _baseline(self) -> None:
+        self._launch(baseline, "zero_shot", system="zero_shot", **self._ids("prepare", "pretrain"))
+        self._launch(baseline, "single_lora", system="single_lora", **self._ids("prepare", "pretrain", "asr"))
+
+    def _evaluate(self) -> None:
+        for system in ("zero_shot", "single_lora"):
+            self._launch(evaluate, f"evaluate {system}", **self._ids("prepare"), baseline_run_id=self.run_ids[system])
+        self._launch(evaluate, "evaluate asr", **self._ids("prepare", "asr"))
+
+    def _compare(self) -> None:
+        self._launch(compare, evaluate_run_ids=self._evaluations())
+
+    def _register(self) -> None:
+        self._launch(register, evaluate_run_ids=self._evaluations())
+
+    def _evaluations(self) -> str:
+        return ",".join(run_id for name, run_id in self.run_ids.items() if name.startswith("evaluate "))
