@@ -1,6 +1,7 @@
 """What each choice costs or wins in errors: the chain with one option changed at a time, over seeds, in one table for all corpora.
 
     python -m benchmarks.quality                                     the synthetic corpus
+    python -m benchmarks.quality --only none                         the default and the baselines alone
     python -m benchmarks.quality --corpus folder --dataset_root PATH --whisper_model BASE --data_percent 25 --only mixing,top_k
 
 Takes every option of `main`; what is given is common to all variants. The base and one LoRA of the default mixture's size, data and
@@ -25,7 +26,7 @@ from benchmarks.speed import RESULTS
 from benchmarks.table import read, write_both
 from moe.clustering.options import ALGORITHMS
 from moe.files import read_json
-from moe.options import option, parse, to_text
+from moe.options import NONE, option, parse, to_text
 from steps import baseline, compare, evaluate, main, tracking
 from steps.chain import Chain, n_experts, stage_options
 from steps.compare import read_scores
@@ -52,17 +53,22 @@ Job = tuple[str, int, "QualityOptions"]  # variant, seed, options of the chain
 class QualityOptions(main.StepOptions):
     """Compare variants of the mixture; every option of `main` is common to all."""
 
-    seeds: str = option("42,43,44", "seeds of each variant, comma list; the corpus keeps one seed")
-    only: str = option("all", f"options whose values are compared, comma list out of {', '.join(CHANGES)}")
+    seeds: str = option("0,1,2", "seeds of each variant, comma list; the corpus keeps one seed")
+    only: str = option("all", f"options whose values are compared, comma list out of {', '.join(CHANGES)}; or none: the default and the baselines")
 
     def faults(self) -> list[str]:
         """Also: seeds are whole numbers, the changes are known, the base is one base for all."""
         found = [f"seeds={self.seeds}: must be whole numbers, comma list"] if not all(map(str.isdigit, _parts(self.seeds))) else []
-        unknown = [] if self.only == "all" else [name for name in _parts(self.only) if name not in CHANGES]
-        found += [f"only={self.only}: must be all or out of {', '.join(CHANGES)}"] if unknown else []
+        unknown = [name for name in self.changed if name not in CHANGES]
+        found += [f"only={self.only}: must be all, none or out of {', '.join(CHANGES)}"] if unknown else []
         if self.init_from is not None:
             found.append(f"init_from={self.init_from}: make it once, by main --until pretrain --export_dir BASE, and name it as whisper_model")
         return super().faults() + found
+
+    @property
+    def changed(self) -> list[str]:
+        """Names of the options whose values are compared."""
+        return list(CHANGES) if self.only == "all" else [] if self.only == NONE else _parts(self.only)
 
     @property
     def corpus_name(self) -> str:
@@ -73,7 +79,7 @@ class QualityOptions(main.StepOptions):
 def variants(options: QualityOptions) -> dict[str, QualityOptions]:
     """Each variant's options by name: those given, then one option changed at a time."""
     found = {DEFAULT: options}
-    for name in CHANGES if options.only == "all" else _parts(options.only):
+    for name in options.changed:
         for value in CHANGES[name]:
             shown, value = ("all", n_experts(options)) if value is None else (value, value)
             variant = _changed(options, name, value) if _can_have(options, name, value) else options

@@ -150,7 +150,7 @@ def test_soft_labels_are_sharp_even_in_many_dimensions(algorithm: str) -> None:
 def test_clusters_are_numbered_by_size_then_by_smallest_id(seed: int) -> None:
     corpus = toy(n_outliers=0, seed=seed)
     keep = ~((corpus.etiologies == "style 1") & (np.arange(len(corpus.ids)) % 2 == 0))  # style 1 is half as large as the others
-    clusters = corpus.rows(keep).fit(num_experts=3, cluster_unit="utterance", seed=seed)
+    clusters = corpus.rows(keep).fit(num_experts=3, clustering_algorithm="spectral", cluster_unit="utterance", seed=seed)
     of_style = {style: set(clusters.labels_[corpus.etiologies[keep] == style]) for style in np.unique(corpus.etiologies)}
     assert of_style == {"style 0": {0}, "style 2": {1}, "style 1": {2}}
 

@@ -57,7 +57,7 @@ def test_every_backend_serves_every_metric(backend: str, metric: str) -> None:
         ({"num_experts": 0}, "num_experts=0: must be at least 1"),
         ({"min_experts": 9}, "min_experts=9: must be at most num_experts=8"),
         ({"num_experts": "auto", "no_reduce_experts": True}, "no_reduce_experts=true: needs a number"),
-        ({"min_cluster_size": 9}, "min_cluster_size=9: only clustering_algorithm=hdbscan has it, not spectral"),
+        ({"min_cluster_size": 9}, "min_cluster_size=9: only clustering_algorithm=hdbscan has it, not balanced"),
         ({"num_experts": "many"}, "num_experts='many': must be a whole number or auto"),
         ({"allow_single_cluster": True}, "allow_single_cluster=true: only clustering_algorithm=hdbscan"),
         ({"noise": "uniform"}, "noise=uniform: only clustering_algorithm=hdbscan"),

@@ -42,6 +42,10 @@ def test_the_same_variant_is_not_run_under_two_names() -> None:
     assert list(found) == [DEFAULT, "top_k=1", "top_k=4"]  # all experts are four
 
 
+def test_nothing_need_be_changed() -> None:
+    assert [name for name, _, _ in jobs(QualityOptions(seeds="7", only="none"))] == [DEFAULT, BASE_MODEL, ONE_LORA]
+
+
 def test_a_variant_that_cannot_be_is_left_out() -> None:
     assert list(variants(QualityOptions(expert_epochs=1, only="experts_init"))) == [DEFAULT]
     assert variants(QualityOptions(expert_epochs=2, only="experts_init"))["experts_init=shared"].shared_epochs == 1
