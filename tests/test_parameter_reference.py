@@ -83,7 +83,7 @@ OTHER_DEFAULTS = {
     "asr_batch_size": "a number, where the document looked it up in another file",
     "num_workers": "0, which is what none meant",
     "fp16": "none, which is auto",
-    "clustering_algorithm": "balanced: on the demo it finds the styles under every seed, and it gives the number of experts asked for, none of them starved",
+    "clustering_algorithm": "balanced: on the demo the mixture is as good on it as by etiology, and it gives the number of experts asked for, none of them starved",
     "pooling": "mean_std: the spread of a low layer tells styles apart that its mean does not",
     "plot_method": "pca: umap compiles for seconds before it draws",
 }
