@@ -41,12 +41,11 @@ def head_cross_entropy(states: Tensor, head: Tensor, labels: Tensor) -> Tensor:
 
 def _rows(states: Tensor, labels: Tensor, head: Tensor, trains: bool) -> tuple[Tensor, Tensor | None]:
     """Losses of some rows (n,), and their gradient by the states (n, D)."""
-    logits, scored = F.linear(states, head).float(), labels != IGNORED
+    log_probabilities, scored = F.linear(states, head).float().log_softmax(-1), labels != IGNORED  # one pass, where logsumexp makes four
     wanted = labels.clamp_min(0)[:, None]
-    total = logits.logsumexp(-1, keepdim=True)
-    losses = (total - logits.gather(-1, wanted))[:, 0] * scored
+    losses = -log_probabilities.gather(-1, wanted)[:, 0] * scored
     if not trains:
         return losses, None
-    slopes = logits.sub_(total).exp_()  # softmax, in the logits' own place
+    slopes = log_probabilities.exp_()  # in their own place
     slopes.scatter_add_(-1, wanted, slopes.new_full(wanted.shape, -1.0))
     return losses, (F.linear(slopes, head.T) * scored[:, None]).to(states.dtype)
