@@ -39,7 +39,7 @@ from steps.chain import stage_options
 from steps.training_data import MixtureStep, plan_of
 
 FACTORS: dict[str, tuple[Any, ...]] = {
-    "clustering_algorithm": ("spectral", "hdbscan", "balanced", "by_etiology"),
+    "clustering_algorithm": ("balanced", "hdbscan", "spectral", "by_etiology"),
     "num_experts": (3, 1, "auto"),
     "cluster_unit": ("speaker", "utterance"),
     "noise": ("nearest", "own_expert", "uniform"),
@@ -75,6 +75,7 @@ NEEDED: dict[tuple[str, Any], dict[str, Any]] = {
     ("noise", "own_expert"): {"clustering_algorithm": "hdbscan"},
     ("noise", "uniform"): {"clustering_algorithm": "hdbscan"},
     ("hdbscan_algorithm", "generic"): {"clustering_algorithm": "hdbscan"},
+    ("metric", "manhattan"): {"clustering_algorithm": "spectral"},
     ("num_experts", 1): {"top_k": 1, "min_experts": 1},  # min_experts is clustering's, which skip_pretraining leaves out
     ("temperature_start", 2.0): {"soft_epochs": 1},
     ("speed_factors", "0.9,1.1"): {"augment": True},
