@@ -45,6 +45,7 @@ CHANGES: dict[str, tuple[Any, ...]] = {
 }
 DEFAULT, BASE_MODEL, ONE_LORA = "as given", "base model", "one LoRA, same size"
 BASELINES = {BASE_MODEL: "zero_shot", ONE_LORA: "single_lora"}
+IDLE = ("until", "ablations", "ablation_utterances", "registered_model", "register_kind", "max_group_regression")
 COSTS = ("gating_accuracy", "training_seconds", "seconds")  # means over the seeds; training is the last stage's
 Job = tuple[str, int, "QualityOptions"]  # variant, seed, options of the chain
 
@@ -122,7 +123,7 @@ def run(options: QualityOptions, path: Path) -> str:
             found.append(dataclasses.replace(read_scores(evaluated(name, variant)), name=name))
             record(path, options, rows(found))
             bar.set_postfix_str(f"{name}, seed {seed}: WER {percent(_wer(found[-1]))}")
-    compare_run_id = compare.run(compare.StepOptions(evaluate_run_ids=",".join(one.run_id for one in found)))
+    compare_run_id = launch(compare, stage_options(compare, options, evaluate_run_ids=",".join(one.run_id for one in found)))
     return record(path, options, rows(found), verdict_of(compare_run_id))
 
 
@@ -228,11 +229,23 @@ def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
+def check(options: QualityOptions) -> None:
+    """Refuse what would fail later, and what nothing here would use.
+
+    Raises:
+        ValueError: all faults of all stages, or the options without effect.
+    """
+    main.check_stages(options)
+    idle = [f"{name}={to_text(getattr(options, name))}" for name in IDLE if options.is_changed(name)]
+    if idle:
+        raise ValueError(f"{', '.join(idle)}: no effect here; every variant runs to its evaluation, without ablations, and none is registered")
+
+
 def command() -> None:
     """Command line."""
     options = parse(QualityOptions)
     options = main.small(options) if options.mode == "quick" else options
-    main.check_stages(options)
+    check(options)
     print(run(options, RESULTS / "quality"))
 
 

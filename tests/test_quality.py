@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from analysis.systems import SystemScores
-from benchmarks.quality import BASE_MODEL, DEFAULT, ONE_LORA, QualityOptions, jobs, record, rows, variants
+from benchmarks.quality import BASE_MODEL, DEFAULT, ONE_LORA, QualityOptions, check, jobs, record, rows, variants
 from steps import experts
 from steps.chain import n_experts, stage_options
 from steps.fingerprint import fingerprint
@@ -40,6 +40,12 @@ def test_one_option_changes_at_a_time_and_all_else_is_as_given() -> None:
 def test_the_same_variant_is_not_run_under_two_names() -> None:
     found = variants(QualityOptions(num_experts=4, only="top_k"))
     assert list(found) == [DEFAULT, "top_k=1", "top_k=4"]  # all experts are four
+
+
+def test_what_no_variant_would_use_is_refused() -> None:
+    check(QualityOptions(only="none"))
+    with pytest.raises(ValueError, match="until=gate, max_group_regression=0.1: no effect here"):
+        check(QualityOptions(until="gate", max_group_regression=0.1))
 
 
 def test_nothing_need_be_changed() -> None:
