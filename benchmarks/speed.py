@@ -62,6 +62,7 @@ COMPARISONS = {
         (
             Claim("training step, 10 s, top-2 of 8, `delta` : PEFT single LoRA", v.DELTA, v.SINGLE, 0.95),
             Claim("the same with the shared adapter", v.DELTA_SHARED, v.SINGLE),
+            Claim("the frozen base without any adapter, differentiated as far down : PEFT single LoRA", v.NO_ADAPTERS, v.SINGLE),
             Claim("training step, 10 s, top-2 of 8, `loss` : PEFT single LoRA", v.LOSS, v.SINGLE, 2.2),
             Claim("the same with the shared adapter", v.LOSS_SHARED, v.SINGLE),
             Claim("32 experts : 8 experts", v.MANY, v.DELTA, 1.10),

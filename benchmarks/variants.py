@@ -13,7 +13,7 @@ from transformers import WhisperProcessor
 
 from benchmarks.reference_way import ReferenceWay, embed_one_by_one, mixed_adapters_loss
 from benchmarks.timing import Variants, peak_memory
-from benchmarks.workbench import SAMPLE_RATE, Shape, Step, Workbench, trainable
+from benchmarks.workbench import SAMPLE_RATE, TARGETS, Shape, Step, Workbench, trainable
 from moe.audio import load_audio
 from moe.batches import SpeechDataset
 from moe.embeddings import embed
@@ -24,6 +24,7 @@ from moe.tokens import train_tokenizer
 from moe.whisper_moe import WhisperMoE
 
 SINGLE, NAMES, LOOP = "PEFT single LoRA", "PEFT adapter_names, top-1", "expert-by-expert loop, top-2"
+NO_ADAPTERS = "the frozen base alone"
 DELTA, DELTA_SHARED, LOSS, LOSS_SHARED = "delta", "delta, shared adapter", "loss", "loss, shared adapter"
 MANY, SOFT = "delta, many experts", "delta, soft"
 REFERENCE, REFERENCE_BEAMS = "reference way", "reference way, beam 4"
@@ -45,6 +46,7 @@ def training_variants(bench: Workbench) -> Variants:
     reference, weights = _reference(bench), bench.routing_weights(2)
     return {
         SINGLE: _single_step(bench),
+        NO_ADAPTERS: _step_without_adapters(bench),
         NAMES: Step(bench, lambda: mixed_adapters_loss(reference, mel, labels, weights.argmax(-1).tolist()), trainable(reference)),
         LOOP: Step(bench, lambda: reference.train().loss(mel, labels, weights, 2), trainable(reference)),
         DELTA: _cached_step(bench),
@@ -166,6 +168,21 @@ def _evaluation(bench: Workbench) -> Callable[[], None]:
 def _single_step(bench: Workbench) -> Step:
     model, mel, labels = bench.single_lora(), bench.window_mel, bench.labels
     return Step(bench, lambda: model(input_features=mel, labels=labels).loss, trainable(model))
+
+
+def _step_without_adapters(bench: Workbench) -> Callable[[], None]:
+    """The frozen base, differentiated down to where the lowest adapters would sit: no adapter makes a step cheaper than this."""
+    model, mel, labels = bench.base().train(), bench.window_mel, bench.labels
+    for part in (model.model.encoder, model.model.decoder):
+        for name in TARGETS:
+            getattr(part.layers[0].self_attn, name).register_forward_hook(lambda *call: call[-1].detach().requires_grad_())
+
+    def step() -> None:
+        with bench.precision():
+            loss = model(input_features=mel, labels=labels).loss
+        loss.backward()
+
+    return step
 
 
 def _cached_step(bench: Workbench, **options: Any) -> Step:
