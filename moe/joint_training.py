@@ -1,7 +1,8 @@
 """Joint training: gate, experts and shared adapter together under top-k routing; also one LoRA, which is the case without experts.
 
-The best epoch by dev WER is kept. Expert load and routing entropy are measured on the dev split after every epoch, so that a
-collapse shows while it happens; and on the last utterances of training, where the curriculum and the noise are at work.
+The best epoch by dev WER is kept, or what training began with, where every epoch is worse: few data are soon learnt by heart. Expert
+load and routing entropy are measured on the dev split after every epoch, so that a collapse shows while it happens; and on the last
+utterances of training, where the curriculum and the noise are at work.
 """
 
 import dataclasses
@@ -24,6 +25,8 @@ from moe.stage import Report, Stage
 from moe.training import Fitted, Plan, fit
 from moe.whisper_moe import WhisperMoE
 
+START = -1  # among epochs: before the first
+
 
 @dataclasses.dataclass(frozen=True)
 class JointOptions(Options):
@@ -45,16 +48,22 @@ class JointOptions(Options):
 
 @dataclasses.dataclass(frozen=True)
 class TrainedMixture:
-    """What joint training did: the epoch kept, its dev WER, one row of metrics per epoch, expert load (E,) per epoch.
+    """What joint training did: the epoch kept, its dev WER and that of the start, metrics and expert load (E,) per epoch.
 
     A row of a mixture also holds `temperature` and `top_k`, with which the epoch was trained, and the entropy of the gate then.
     """
 
     fitted: Fitted
-    epoch: int
+    epoch: int | None
     wer: float
+    start_wer: float
     history: tuple[dict[str, float], ...]
     loads: tuple[np.ndarray, ...]
+
+    @property
+    def kept(self) -> str:
+        """What was kept, in words."""
+        return "The start (every epoch was worse)" if self.epoch is None else f"Epoch {self.epoch}"
 
 
 def train_jointly(
@@ -69,12 +78,14 @@ def train_jointly(
     eval_every: int = 1,
     checkpoints: Checkpoints | None = None,
 ) -> TrainedMixture:
-    """Train `model` in place and leave it at its best epoch."""
+    """Train `model` in place and leave it at its best epoch, or as it was."""
     stage = JointStage(model, dev_set, options, curriculum, context, report, eval_every)
     model.use_precision(plan.precision)
     fitted = fit(model, train_set, plan, context, stage, parameter_groups(model, options), checkpoints)
+    stage.judge_start()  # where there was no epoch to begin
     stage.restore_best()
-    return TrainedMixture(fitted, stage.best_epoch, stage.best_wer, tuple(stage.history), tuple(stage.loads))
+    epoch = None if stage.best_epoch == START else stage.best_epoch
+    return TrainedMixture(fitted, epoch, stage.best_wer, stage.start_wer, tuple(stage.history), tuple(stage.loads))
 
 
 def experts_faults(
@@ -119,10 +130,20 @@ class JointStage(Stage):
         self.context, self.report, self.eval_every = context, report, eval_every
         self.history: list[dict[str, float]] = []
         self.loads: list[np.ndarray] = []
-        self.best_wer, self.best_epoch, self.best_state = float("inf"), -1, {}
+        self.best_wer, self.best_epoch, self.best_state = math.inf, START, {}
+        self.start_wer = math.inf
         self.n_begun = 0
 
+    def judge_start(self) -> None:
+        """Score the model as it came, which is the best so far; once, also where training is interrupted."""
+        if math.isinf(self.start_wer):
+            self.model.phase = self._final_phase()
+            self.start_wer = self._wer(decode(self.model, self.dev_set, self.context, DecodingOptions()))
+            self.report(0, {"dev/wer_start": self.start_wer})
+            self.best_wer, self.best_state = self.start_wer, self._state()
+
     def epoch_begins(self, epoch: int) -> None:
+        self.judge_start()
         if self.model.n_experts:
             self.model.phase = self._phase(epoch)
         if self.model.n_experts and epoch >= self.n_begun:  # told once, though after an interruption an epoch begins again
@@ -143,7 +164,7 @@ class JointStage(Stage):
         trained = {"training_entropy": watched["train/routing_entropy"]} if watched else {}
         self.history.append({"epoch": epoch, **metrics, **self._phase_values(epoch), **trained})
         self.report(epoch, {f"dev/{name}": value for name, value in metrics.items()})
-        if metrics["wer"] < self.best_wer:
+        if metrics["wer"] < self.best_wer or (self.best_epoch == START and metrics["wer"] == self.best_wer):
             self.best_wer, self.best_epoch, self.best_state = metrics["wer"], epoch, self._state()
         return epoch - self.best_epoch >= self.options.asr_patience * self.eval_every
 
@@ -152,19 +173,20 @@ class JointStage(Stage):
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         values = {"history": list(self.history), "loads": [load.tolist() for load in self.loads]}
-        return values | {"best_wer": self.best_wer, "best_epoch": self.best_epoch, "n_begun": self.n_begun}, dict(self.best_state)
+        values |= {"best_wer": self.best_wer, "best_epoch": self.best_epoch, "start_wer": self.start_wer, "n_begun": self.n_begun}
+        return values, dict(self.best_state)
 
     def restore(self, values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         self.history, self.loads = list(values["history"]), [np.array(load, np.float32) for load in values["loads"]]
         self.best_wer, self.best_epoch, self.best_state = values["best_wer"], values["best_epoch"], tensors
-        self.n_begun = values["n_begun"]
+        self.start_wer, self.n_begun = values["start_wer"], values["n_begun"]
 
     def is_best(self, epoch: int) -> bool:
         return epoch == self.best_epoch
 
     @torch.no_grad()
     def restore_best(self) -> None:
-        """Put the best epoch's weights back and route as decoding does."""
+        """Put the best weights back and route as decoding does."""
         for name, parameter in self.model.named_parameters():
             if name in self.best_state:
                 parameter.copy_(self.best_state[name])
@@ -191,10 +213,13 @@ class JointStage(Stage):
     def _state(self) -> dict[str, Tensor]:
         return {name: parameter.detach().clone() for name, parameter in self.model.trainable_parameters().items()}
 
-    def _metrics(self, hypotheses: list[Hypothesis]) -> dict[str, float]:
+    def _wer(self, hypotheses: list[Hypothesis]) -> float:
         references = [row["reference"] for row in self.dev_set.rows]
+        return word_error_rate(references, [hypothesis.text for hypothesis in hypotheses])
+
+    def _metrics(self, hypotheses: list[Hypothesis]) -> dict[str, float]:
         metrics = {
-            "wer": word_error_rate(references, [hypothesis.text for hypothesis in hypotheses]),
+            "wer": self._wer(hypotheses),
             "loss": float(np.mean([hypothesis.utterance_loss for hypothesis in hypotheses])),
         }
         if self.model.n_experts:

@@ -207,7 +207,7 @@ def _log_model(
 
 def _report(step: StepRun, options: StepOptions, prepared: Prepared, trained: TrainedMixture, record: ModelRecord) -> None:
     numbers = {name: value for name, value in record.information.items() if name not in ("synthetic", "seed")}
-    step.log_metrics({"dev/wer_kept": trained.wer, "best_epoch": trained.epoch, **numbers})
+    step.log_metrics({"dev/wer_kept": trained.wer, **({} if trained.epoch is None else {"best_epoch": trained.epoch}), **numbers})
     log_training(step, trained, prepared.note)
     step.describe(_description(options, prepared, trained, record))
 
@@ -221,8 +221,8 @@ def _description(options: StepOptions, prepared: Prepared, trained: TrainedMixtu
     return (
         f"## Mixture{' on SYNTHETIC speech' if prepared.note else ''}\nJoint training from {start}: {record.n_experts} experts, top "
         f"{top_k}, mixing `{options.mixing}`, gate at layer `{options.gate_layer}`. {info['n_trainable']:,} trainable of "
-        f"{info['n_total']:,} parameters; {info['n_utterances_seen']:,} utterances seen in all. Epoch {trained.epoch} kept by dev WER, "
-        f"{100 * trained.wer:.1f} %. Training took {trained.fitted.seconds:.0f} s. `model/` rebuilds the recogniser by itself; "
+        f"{info['n_total']:,} parameters; {info['n_utterances_seen']:,} utterances seen in all. {trained.kept} is kept by dev WER, "
+        f"{100 * trained.wer:.1f} % (at the start {100 * trained.start_wer:.1f} %). Training took {trained.fitted.seconds:.0f} s. `model/` rebuilds the recogniser by itself; "
         f"`exemplars.html` lets each expert's dev utterances be heard.{deaf}"
     )
 

@@ -149,7 +149,8 @@ def _report(
     step.describe(
         f"## Baseline: one LoRA as large as the mixture{_label(prepared)}\nRank {record.adapters.shared_r}, {info['n_trainable']:,} trainable "
         f"parameters against the mixture's {mixture['n_trainable']:,}; {info['n_utterances_seen']:,} utterances seen against "
-        f"{mixture['n_utterances_seen']:,}, same data, same batch size. Epoch {trained.epoch} kept by dev WER, {100 * trained.wer:.1f} %."
+        f"{mixture['n_utterances_seen']:,}, same data, same batch size. {trained.kept} is kept by dev WER, {100 * trained.wer:.1f} % "
+        f"(at the start {100 * trained.start_wer:.1f} %)."
     )
 
 

@@ -195,8 +195,14 @@ def terminates():
     signal.signal(signal.SIGTERM, before)
 
 
-@pytest.mark.parametrize("where", ["update", "evaluation"])
-def test_sigterm_ends_with_a_checkpoint_of_the_last_update(corpus, tmp_path: Path, monkeypatch, terminates, where: str) -> None:
+@pytest.mark.parametrize(
+    ("where", "nth", "saved_as"),
+    [("update", 2, "00000002"), ("start", 1, "00000000"), ("evaluation", 3, "00000006_epoch_0001")],
+    ids=["update", "start", "evaluation"],
+)
+def test_sigterm_ends_with_a_checkpoint_of_the_last_update(
+    corpus, tmp_path: Path, monkeypatch, terminates, where: str, nth: int, saved_as: str
+) -> None:
     model, outcome = single_lora(corpus, Notes(), None, 0)
     owner, name = (ResumableTrainer, "optimizer_steps") if where == "update" else ("moe.joint_training", "decode")
     with monkeypatch.context() as patch:
@@ -204,7 +210,7 @@ def test_sigterm_ends_with_a_checkpoint_of_the_last_update(corpus, tmp_path: Pat
 
         def asked(*arguments, **options):
             called.append(1)
-            if len(called) == 2:
+            if len(called) == nth:
                 os.kill(os.getpid(), signal.SIGTERM)
             return original(*arguments, **options)
 
@@ -213,7 +219,7 @@ def test_sigterm_ends_with_a_checkpoint_of_the_last_update(corpus, tmp_path: Pat
         with pytest.raises(Terminated):
             single_lora(corpus, Notes(), Checkpoints(tmp_path), 0)
     saved = sorted(path.name for path in tmp_path.glob(f"{PREFIX}*"))
-    assert saved[-1].startswith(f"{PREFIX}00000002" if where == "update" else f"{PREFIX}00000006_epoch_0001")
+    assert saved[-1].startswith(f"{PREFIX}{saved_as}")
     resumed, reached = single_lora(corpus, Notes(), Checkpoints(tmp_path), 0)
     assert reached == outcome
     assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(model).items())
