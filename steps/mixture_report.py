@@ -18,6 +18,7 @@ from analysis.plots.profiles import profiles_figure
 from analysis.plots.routing import load_by_epoch, load_heatmap, routing_over_epochs
 from analysis.plots.training import training_curves
 from analysis.profiles import exemplars, expert_profiles, group_shares, standard_scores
+from analysis.routing import load_by
 from moe.audio import SAMPLE_RATE
 from moe.gate import Gate, probabilities
 from moe.joint_training import TrainedMixture
@@ -32,7 +33,7 @@ FACTS = ("utterance_id", "speaker", "etiology", "severity", "duration_s", "refer
 
 
 def log_training(step: StepRun, trained: TrainedMixture, note: str) -> None:
-    """Metrics by epoch as a table and as pictures: curves, load with entropy and temperature, routing by etiology."""
+    """Metrics by epoch as a table and as pictures: curves, load with entropy and temperature, routing."""
     history = pd.DataFrame(trained.history)
     if not len(history):
         return
@@ -44,11 +45,8 @@ def log_training(step: StepRun, trained: TrainedMixture, note: str) -> None:
     names = {name: name.removeprefix("load/") for name in history.columns if name.startswith("load/expert_")}
     by_epoch = history.rename(columns=names | {"routing_entropy": "entropy"})
     step.log_figure(load_by_epoch(by_epoch, "Expert load on dev by epoch", note), "plots/load_by_epoch.png")
-    loads = loads_by_epoch(history)
-    step.log_figure(routing_over_epochs(loads, "Routing of dev over the epochs (rows sum to 1; darker: more)", note), "plots/routing_over_epochs.png")
-    if trained.epoch in loads:
-        title = f"Expert load by etiology on dev, epoch {trained.epoch}"
-        step.log_figure(load_heatmap(loads[trained.epoch], title, note), "plots/load_by_etiology.png")
+    title = "Routing of dev over the epochs (rows sum to 1; darker: more)"
+    step.log_figure(routing_over_epochs(loads_by_epoch(history), title, note), "plots/routing_over_epochs.png")
 
 
 def loads_by_epoch(history: pd.DataFrame) -> dict[int, pd.DataFrame]:
@@ -63,7 +61,7 @@ def loads_by_epoch(history: pd.DataFrame) -> dict[int, pd.DataFrame]:
 
 
 def log_experts(step: StepRun, routed: pd.DataFrame, prepared: Prepared) -> None:
-    """What each expert is for, as a table and a picture, and the utterances its gate is surest of, to listen to.
+    """What each expert of the kept mixture is for, as tables and pictures, and the utterances its gate is surest of, to listen to.
 
     Args:
         routed: of `routed_rows`.
@@ -74,6 +72,7 @@ def log_experts(step: StepRun, routed: pd.DataFrame, prepared: Prepared) -> None
         scores = standard_scores(profiles, routed)
         figure = profiles_figure(profiles, group_shares(routed), scores, "What each expert is for (dev)", prepared.note)
         step.log_figure(figure, "plots/expert_profiles.png")
+        step.log_figure(load_heatmap(load_by(routed), "Expert load by etiology (dev)", prepared.note), "plots/load_by_etiology.png")
     step.log_table(chosen[["expert", "weight", *FACTS]].astype(str), "tables/exemplars.json")
     clips = {row["utterance_id"]: _clip(prepared, row) for row in chosen.to_dict("records")}
     links = {name: clip_uri(clip) for name, clip in clips.items()}
