@@ -148,6 +148,16 @@ def test_many_lines_are_named_once_beside_the_panels():
     assert [axis.get_legend() is not None for axis in figure.axes] == [False, True]
 
 
+@pytest.mark.parametrize("n_epochs", [1, 2, 3])
+def test_epochs_are_whole_numbers_on_the_axis_also_where_there_is_one(n_epochs):
+    """One epoch, the default of joint training, had ticks at 0.015."""
+    few = history().head(n_epochs)
+    for figure in (training.training_curves(few, {"loss": ["train/loss"]}), routing.load_by_epoch(few)):
+        low, high = figure.axes[0].get_xlim()
+        ticks = [tick for tick in figure.axes[0].get_xticks() if low <= tick <= high]
+        assert ticks == list(range(1, n_epochs + 1))
+
+
 def test_of_many_speakers_the_least_decided_are_shown_and_the_picture_says_so():
     people = pd.DataFrame({"speaker": [f"s{i:02}" for i in range(50)], "etiology": "als"})
     sure = np.linspace(0.5, 0.99, 50)

@@ -37,7 +37,7 @@ def load_by_epoch(history: pd.DataFrame, title: str = "Expert load by epoch", no
         _line_by_epoch(axis, history, name)
     for axis in axes[:, 0]:
         axis.set_xlim(history["epoch"].min() - 0.6, history["epoch"].max() + 0.6)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes[-1, 0].set_xlabel("epoch")
     percent_axis(axes[0, 0], "y")
     return figure

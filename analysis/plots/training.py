@@ -76,7 +76,7 @@ def _line(axis: Axes, points: pd.DataFrame, label: str, index: int) -> None:
 def _finish(axis: Axes, name: str, x: str, best: float | None, outside: bool = False, named: bool = True) -> None:
     axis.set_title(name, fontsize=10, loc="left")
     axis.set_xlabel(x)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if best is not None:
         axis.axvline(best, color="#777777", linestyle=":", label=f"kept: {best:g}")
     if any(word in name.lower() for word in ("wer", "cer", "accuracy", "load")):
