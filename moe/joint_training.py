@@ -48,7 +48,7 @@ class JointOptions(Options):
 
 @dataclasses.dataclass(frozen=True)
 class TrainedMixture:
-    """What joint training did: the epoch kept, its dev WER and that of the start, metrics and expert load (E,) per epoch.
+    """What joint training did: the epoch kept (None: the start), its dev WER and that of the start, metrics and expert load (E,) per epoch.
 
     A row of a mixture also holds `temperature` and `top_k`, with which the epoch was trained, and the entropy of the gate then.
     """
@@ -63,7 +63,9 @@ class TrainedMixture:
     @property
     def kept(self) -> str:
         """What was kept, in words."""
-        return "The start (every epoch was worse)" if self.epoch is None else f"Epoch {self.epoch}"
+        if self.epoch is not None:
+            return f"Epoch {self.epoch}"
+        return "The start (every epoch was worse)" if self.history else "The start (there was no epoch)"
 
 
 def train_jointly(

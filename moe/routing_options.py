@@ -12,8 +12,8 @@ LAST = "last"
 class ViewOptions(Options):
     """What clusters and gate read of an utterance.
 
-    Layer 0 leaves every encoder layer to the experts: on the demo, layers 1 to 3 cost 3 to 6 points of WER and save up to a third of a
-    training step; the last one has experts in every layer too, takes a second pass and wins nothing (benchmarks/MEASURED.md).
+    Layer 0 leaves every encoder layer to the experts: on the demo, layers 1 to 3 cost 3 to 6 points of WER, and the middle one saves
+    0.3 of a training step; the last one has experts in every layer too, takes a second pass and wins nothing (benchmarks/MEASURED.md).
     """
 
     gate_layer: str = option("0", "encoder layer the gate reads: 0 (conv stem), 1, 2 … or last; experts sit above it")

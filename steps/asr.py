@@ -222,8 +222,8 @@ def _description(options: StepOptions, prepared: Prepared, trained: TrainedMixtu
         f"## Mixture{' on SYNTHETIC speech' if prepared.note else ''}\nJoint training from {start}: {record.n_experts} experts, top "
         f"{top_k}, mixing `{options.mixing}`, gate at layer `{options.gate_layer}`. {info['n_trainable']:,} trainable of "
         f"{info['n_total']:,} parameters; {info['n_utterances_seen']:,} utterances seen in all. {trained.kept} is kept by dev WER, "
-        f"{100 * trained.wer:.1f} % (at the start {100 * trained.start_wer:.1f} %). Training took {trained.fitted.seconds:.0f} s. `model/` rebuilds the recogniser by itself; "
-        f"`exemplars.html` lets each expert's dev utterances be heard.{deaf}"
+        f"{100 * trained.wer:.1f} % (at the start {100 * trained.start_wer:.1f} %). Training took {trained.fitted.seconds:.0f} s. "
+        f"`model/` rebuilds the recogniser by itself; `exemplars.html` lets each expert's dev utterances be heard.{deaf}"
     )
 
 
