@@ -23,7 +23,7 @@ import av
 import numpy as np
 import soundfile
 
-from moe.audio import SAMPLE_RATE, load_audio, resample
+from moe.audio.waveforms import SAMPLE_RATE, load_audio, resample
 
 ETIOLOGIES = ("ALS", "Cerebral Palsy", "Down Syndrome", "Parkinson's Disease", "Stroke")
 CONTAINERS = ("wav", "flac", "mp3", "opus", "m4a")

@@ -35,7 +35,7 @@ from analysis.report import markdown_table
 from benchmarks.bad_requests import BOUNDS, JSON_TYPE, bad_requests, wav
 from benchmarks.table import write_both
 from benchmarks.timing import machine
-from moe.audio import SAMPLE_RATE, load_audio
+from moe.audio.waveforms import SAMPLE_RATE, load_audio
 from moe.options import Options, option, parse
 from moe.transcription import find_recordings
 

@@ -14,7 +14,7 @@ from transformers import WhisperProcessor
 from benchmarks.reference_way import ReferenceWay, embed_one_by_one, mixed_adapters_loss
 from benchmarks.timing import Variants, peak_memory
 from benchmarks.workbench import SAMPLE_RATE, TARGETS, Shape, Step, Workbench, trainable
-from moe.audio import load_audio
+from moe.audio.waveforms import load_audio
 from moe.batches import SpeechDataset
 from moe.embeddings import embed
 from moe.features import AudioContext

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from transformers import WhisperProcessor
 
-from moe.audio import SAMPLE_RATE
-from moe.augmentation import Augmentation, augment, augment_waveform, generator
+from moe.audio.augmentation import Augmentation, augment, augment_waveform, generator
+from moe.audio.waveforms import SAMPLE_RATE
 from moe.features import AudioContext, log_mel, pad_silence, valid_frames, window_seconds
 from moe.manifest import read_utterance
 from moe.tokens import label_batch, label_ids

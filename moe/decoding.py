@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import WhisperTokenizer
 
-from moe.audio import SAMPLE_RATE
+from moe.audio.waveforms import SAMPLE_RATE
 from moe.batches import SpeechDataset, collator, context_batches, to_device
 from moe.features import AudioContext, valid_frames
 from moe.heard import Heard, Routed

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moe.audio import load_audio
+from moe.audio.waveforms import load_audio
 from moe.files import write_table
 from moe.shards import read_member
 from moe.storage import read_file

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from transformers import WhisperProcessor
 
-from moe.audio import SAMPLE_RATE
+from moe.audio.waveforms import SAMPLE_RATE
 from moe.batches import SpeechDataset
 from moe.features import window_seconds
 from moe.hypotheses import Hypothesis

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from moe.audio import AudioError, decode_audio, is_silent
+from moe.audio.waveforms import AudioError, decode_audio, is_silent
 from moe.manifest import read_bytes
 from moe.storage import OutsideRoot
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from transformers import WhisperProcessor
 
-from moe.audio import SAMPLE_RATE
+from moe.audio.waveforms import SAMPLE_RATE
 from moe.decoding import DecodingOptions, Hypothesis, confidence, decode
 from moe.features import log_mel, valid_frames, window_seconds
 from moe.precision import PrecisionOptions, fastest_device, precision

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from moe.audio import AudioError, decode_audio, resample
-from moe.containers import stated_header
+from moe.audio.headers import stated_header
+from moe.audio.waveforms import AudioError, decode_audio, resample
 from moe.decoding import DecodingOptions
 from moe.options import option
 

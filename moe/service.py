@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from moe.audio import SAMPLE_RATE
+from moe.audio.waveforms import SAMPLE_RATE
 from moe.decoding import DecodingOptions, Hypothesis
 from moe.micro_batches import MicroBatcher
 from moe.recognizer import Transcript, WhisperRecognizer

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from moe.audio import SAMPLE_RATE, AudioError, load_audio
+from moe.audio.waveforms import SAMPLE_RATE, AudioError, load_audio
 from moe.files import file_digest, write_whole
 from moe.recognizer import Transcript
 from moe.transcripts import WRITERS

@@ -4,7 +4,7 @@ import dataclasses
 from types import ModuleType
 from typing import Any
 
-from moe.augmentation import Augmentation
+from moe.audio.augmentation import Augmentation
 from moe.options import Options
 from steps import asr, baseline, cluster, compare, embed, evaluate, experts, gate, prepare, pretrain, register, synthesize
 from steps.prepare import SYNTHETIC

@@ -19,7 +19,7 @@ from analysis.plots.routing import load_by_epoch, load_heatmap, routing_over_epo
 from analysis.plots.training import training_curves
 from analysis.profiles import exemplars, expert_profiles, group_shares, standard_scores
 from analysis.routing import load_by
-from moe.audio import SAMPLE_RATE
+from moe.audio.waveforms import SAMPLE_RATE
 from moe.gate import Gate, probabilities
 from moe.joint_training import TrainedMixture
 from moe.loudness import loudness_of

@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis.plots.training import training_curves
 from moe.alignments import align
-from moe.augmentation import Augmentation
+from moe.audio.augmentation import Augmentation
 from moe.base_model import (
     SCRATCH,
     BaseModel,

@@ -24,7 +24,7 @@ from mlflow.types.schema import Array, Object, Property
 from analysis.card import model_card
 from analysis.promotion import Decision, decide
 from analysis.systems import MIXTURE, SystemScores
-from moe.audio import SAMPLE_RATE
+from moe.audio.waveforms import SAMPLE_RATE
 from moe.options import from_text, option
 from moe.requests import AUDIO, AUTO, ServiceOptions
 from steps import registry, tracking

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
 
-from moe.augmentation import Augmentation
+from moe.audio.augmentation import Augmentation
 from moe.base_model import BaseModel, load_base
 from moe.batches import SpeechDataset
 from moe.checkpoint import CheckpointOptions, Checkpoints, Watch

@@ -8,7 +8,7 @@ import toy_corpora as toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moe.audio import SAMPLE_RATE, AudioError, decode_audio, is_silent, load_audio, resample
+from moe.audio.waveforms import SAMPLE_RATE, AudioError, decode_audio, is_silent, load_audio, resample
 
 LOSSLESS = ["wav", "flac", "aiff", "rf64"]
 LOSSY = ["mp3", "ogg", "opus", "m4a", "aac"]
@@ -123,7 +123,7 @@ def test_empty_and_unknown_files():
 
 @pytest.mark.parametrize("container", ["wav", "flac", "mp3", "m4a"])
 def test_decoding_stops_where_it_is_told_to(container, monkeypatch):
-    monkeypatch.setattr("moe.audio.BLOCK_FRAMES", 1000)
+    monkeypatch.setattr("moe.audio.waveforms.BLOCK_FRAMES", 1000)
     data = toys.encode(toys.tone(1, 2.0), container)
     with pytest.raises(AudioError, match=r"too_long: .*allowed: 0.5 s"):
         decode_audio(data, max_duration_s=0.5)

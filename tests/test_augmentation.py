@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe.audio import SAMPLE_RATE
-from moe.augmentation import SLOPES, Augmentation, augment, augment_waveform, generator, noise
+from moe.audio.augmentation import SLOPES, Augmentation, augment, augment_waveform, generator, noise
+from moe.audio.waveforms import SAMPLE_RATE
 
 MEL = np.random.default_rng(0).normal(size=(16, 50)).astype(np.float32)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from toy_models import CONTEXT, LENGTHS_S, dataset, shared_base, tokenizer, write_corpus
 
 from moe import batches
-from moe.augmentation import Augmentation
+from moe.audio.augmentation import Augmentation
 from moe.batches import Draw, LengthGroupedSampler, collator
 from moe.features import AudioContext
 from moe.tokens import IGNORED, label_ids

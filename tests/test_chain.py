@@ -13,7 +13,7 @@ import pytest
 from mlflow.entities import Run
 from toy_registry import toy_store
 
-from moe.audio import load_audio
+from moe.audio.waveforms import load_audio
 from moe.files import read_json
 from moe.recognizer import WhisperRecognizer
 from steps import evaluate, experts, main, tracking

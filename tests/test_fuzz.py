@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import toy_corpora as toys
 
-from moe.audio import SAMPLE_RATE, AudioError, load_audio
+from moe.audio.waveforms import SAMPLE_RATE, AudioError, load_audio
 from moe.corpora import CorpusOptions
 from moe.listing import list_corpus
 from moe.quarantine import REASONS, inspect_audio, inspect_bytes

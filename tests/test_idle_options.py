@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from moe.augmentation import Augmentation
+from moe.audio.augmentation import Augmentation
 from steps import asr, baseline, experts, main, pretrain
 from steps.chain_check import augmentation_faults
 

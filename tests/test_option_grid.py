@@ -16,7 +16,7 @@ import torch
 from toy_corpora import RATE, tone
 from toy_models import toy_base, write_corpus
 
-from moe.augmentation import Augmentation
+from moe.audio.augmentation import Augmentation
 from moe.base_model import BaseModel
 from moe.batches import SpeechDataset
 from moe.clustering import ClusteringOptions, UtteranceClusters

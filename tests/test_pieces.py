@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from toy_models import CONTEXT, N_EXPERTS, shared_base, toy_mixture, write_corpus
 
-from moe.audio import SAMPLE_RATE
+from moe.audio.waveforms import SAMPLE_RATE
 from moe.batches import SpeechDataset
 from moe.decoding import DecodingOptions, decode
 from moe.hypotheses import Hypothesis

@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 from test_promotion import BETTER, WORSE, WRONG
 from toy_registry import log_toy_asr, log_toy_evaluation, toy_recording, toy_store
 
-from moe.audio import load_audio
+from moe.audio.waveforms import load_audio
 from moe.decoding import DecodingOptions
 from moe.recognizer import WhisperRecognizer
 from steps import register as step

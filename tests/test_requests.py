@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.bad_requests import BAD_BODIES, BOUNDS, body
-from moe.audio import load_audio
+from moe.audio.waveforms import load_audio
 from moe.requests import Asked, RequestError, ServiceOptions, as_bytes, check_body, check_params, decode
 
 OPTIONS = ServiceOptions(**BOUNDS)

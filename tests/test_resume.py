@@ -29,7 +29,7 @@ from toy_training import (
 )
 
 from moe import training
-from moe.augmentation import Augmentation
+from moe.audio.augmentation import Augmentation
 from moe.bad_updates import TooManyBadUpdates
 from moe.base_model import TOKEN_TABLE, BaseModel
 from moe.checkpoint import PREFIX, CheckpointOptions, Checkpoints

@@ -11,7 +11,7 @@ from toy_corpora import RATE
 from toy_models import N_EXPERTS, toy_wave
 from toy_registry import toy_recording
 
-from moe.audio import load_audio
+from moe.audio.waveforms import load_audio
 from moe.decoding import DecodingOptions
 from moe.requests import Asked, RequestError, ServiceOptions
 from moe.service import Service

@@ -17,7 +17,7 @@ import pytest
 from toy_registry import log_toy_asr, log_toy_evaluation, toy_recording, toy_store
 
 from benchmarks.bad_requests import BOUNDS, bad_requests
-from moe.audio import load_audio
+from moe.audio.waveforms import load_audio
 from moe.decoding import DecodingOptions
 from moe.recognizer import WhisperRecognizer
 from steps import register, tracking

@@ -9,7 +9,7 @@ import torch
 from toy_training import CONTEXT, Diary, changed, dataset, one_hot_rows, plan, toy_base, toy_mixture, weights, write_corpus
 
 from moe import training
-from moe.augmentation import Augmentation
+from moe.audio.augmentation import Augmentation
 from moe.features import AudioContext
 from moe.losses import BalanceOptions
 from moe.precision import precision

@@ -8,7 +8,7 @@ import pytest
 import toy_corpora as toys
 from toy_registry import log_toy_asr, toy_recording
 
-from moe.audio import load_audio
+from moe.audio.waveforms import load_audio
 from moe.decoding import DecodingOptions
 from moe.recognizer import WhisperRecognizer
 from steps import tracking, transcribe

@@ -11,7 +11,7 @@ import math
 import numpy as np
 import soxr
 
-from moe.audio import SAMPLE_RATE
+from moe.audio.waveforms import SAMPLE_RATE
 from moe.options import NONE, Options, option
 
 SLOPES = {"white": 0.0, "pink": 1.0, "brown": 2.0}  # power falls with frequency to this power

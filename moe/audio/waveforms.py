@@ -15,7 +15,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from moe.containers import is_soundfile, may_use_av, missing_bytes, needs_av, stated_header
+from moe.audio.headers import is_soundfile, may_use_av, missing_bytes, needs_av, stated_header
 
 SAMPLE_RATE = 16_000
 RATE_RANGE = (1_000, 768_000)  # Hz; outside, the header is absurd
