@@ -17,7 +17,7 @@ from moe.options import option
 from moe.splits import MODES, SplitPlan, assign_splits
 from moe.statistics import corpus_statistics
 from moe.subsets import at_most
-from moe.text import NAMES, normaliser_version, references
+from moe.text.normalisers import NAMES, normaliser_version, references
 from moe.validation import as_columns, inspect_all
 
 

@@ -20,7 +20,7 @@ from moe.decoding import DecodingOptions, Hypothesis, confidence, decode
 from moe.features import log_mel, valid_frames, window_seconds
 from moe.precision import PrecisionOptions, fastest_device, precision
 from moe.saved_model import SavedModel, load_model
-from moe.text import normalise
+from moe.text.normalisers import normalise
 from moe.tokens import label_ids
 
 QUIET_S = 0.2  # loudness is averaged over so much when a place to cut is sought

@@ -22,7 +22,7 @@ from moe.loudness import loudness_of
 from moe.pieces import Pieces, PieceSet, cut_rows
 from moe.saved_model import SavedModel
 from moe.subsets import subset
-from moe.text import normalise
+from moe.text.normalisers import normalise
 from steps import tracking
 from steps.prepared import Prepared
 from steps.routing_report import LEARNED

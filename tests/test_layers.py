@@ -150,7 +150,7 @@ class TestTheseChecks:
     def test_imports(self) -> None:
         source = "import a.b\nfrom c import d\ndef f():\n    from .gate import G\n    from .. import e\n"
         assert imported(ast.parse(source), ROOT / "moe/text/x.py") == {
-            "a.b", "c", "c.d", "moe.text.gate", "moe.text.gate.G", "moe", "moe.e",
+            "a.b", "c", "c.d", "moe.text.normalisers.gate", "moe.text.normalisers.gate.G", "moe", "moe.e",
         }  # fmt: skip
 
     def test_order_of_steps(self) -> None:

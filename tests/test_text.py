@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe.text import NAMES, normalise, normaliser_version, references
+from moe.text.normalisers import NAMES, normalise, normaliser_version, references
 from moe.text.numbers import cardinal, ordinal, spell_numbers
 
 BASIC = [
