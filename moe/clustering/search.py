@@ -6,9 +6,9 @@ import logging
 import numpy as np
 
 from moe.clustering.algorithms import divide, divide_by_etiology, has_noise_expert
+from moe.clustering.expert_count import best_number, candidate_numbers, sweep_numbers
 from moe.clustering.options import ONLY_HDBSCAN, ClusteringOptions, default_of
 from moe.clustering.partition import Partition
-from moe.clustering.selection import best_number, candidate_numbers, sweep_numbers
 
 Sweep = tuple[dict[str, float], ...]
 
