@@ -33,15 +33,15 @@ REPEATS = 3
 
 def million(n_rows: int = 1_000_000) -> None:
     """List, normalise, split, report, sample and write; prints seconds of each and the peak memory of the process."""
-    from moe.corpora import CorpusOptions
-    from moe.leaks import refuse_leaks
-    from moe.listing import list_corpus
-    from moe.manifest import write_manifest
-    from moe.preparation import add_references
-    from moe.quarantine import mark_duplicate_ids, mark_transcripts
-    from moe.splits import SplitPlan, assign_splits
-    from moe.statistics import corpus_statistics
-    from moe.subsets import at_most, subset
+    from moe.corpora.formats.table import CorpusOptions
+    from moe.corpora.leaks import refuse_leaks
+    from moe.corpora.listing import list_corpus
+    from moe.corpora.manifest import write_manifest
+    from moe.corpora.preparation import add_references
+    from moe.corpora.quarantine import mark_duplicate_ids, mark_transcripts
+    from moe.corpora.splits import SplitPlan, assign_splits
+    from moe.corpora.subsets import at_most, subset
+    from moe.corpora.summaries import corpus_statistics
 
     with tempfile.TemporaryDirectory() as folder:
         with _timed("write the corpus's table (not counted)"):

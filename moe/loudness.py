@@ -7,7 +7,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from moe.audio.waveforms import SAMPLE_RATE
-from moe.manifest import read_utterance
+from moe.corpora.manifest import read_utterance
 
 FRAME_S = 0.02
 GATE_DB = 40.0  # frames so far below the loudest are silence

@@ -14,9 +14,9 @@ from transformers import WhisperProcessor
 
 from moe.audio.waveforms import SAMPLE_RATE
 from moe.batches import SpeechDataset
+from moe.corpora.manifest import read_utterance
 from moe.features import window_seconds
 from moe.hypotheses import Hypothesis
-from moe.manifest import read_utterance
 from moe.recognizer import cut_quietly
 
 

@@ -16,8 +16,8 @@ from analysis.flags import flag_counts, flag_hypotheses
 from analysis.groups import EVERY_GROUP, with_groups
 from analysis.plots.errors import forest_figure
 from analysis.report import markdown_table, percent, percent_interval
+from moe.corpora.manifest import read_utterance
 from moe.files import write_json
-from moe.manifest import read_utterance
 from steps import tracking
 from steps.logged_models import ScoredModel, attach_scores
 from steps.prepared import Prepared

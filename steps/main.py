@@ -16,7 +16,7 @@ import pandas as pd
 from analysis.report import markdown_table
 from analysis.verdict import readable_table
 from moe.clustering.options import AUTO
-from moe.corpora import FORMATS
+from moe.corpora.formats.table import FORMATS
 from moe.option_files import option_file_text
 from moe.options import NONE, Options, option, to_text
 from steps import asr, cluster, compare, evaluate, prepare, pretrain, register, tracking

@@ -20,10 +20,10 @@ from analysis.plots.training import training_curves
 from analysis.profiles import exemplars, expert_profiles, group_shares, standard_scores
 from analysis.routing import load_by
 from moe.audio.waveforms import SAMPLE_RATE
+from moe.corpora.manifest import read_utterance
 from moe.gate import Gate, probabilities
 from moe.joint_training import TrainedMixture
 from moe.loudness import loudness_of
-from moe.manifest import read_utterance
 from moe.routing import top_k_weights
 from steps.prepared import Prepared
 from steps.step_run import StepRun

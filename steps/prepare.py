@@ -13,12 +13,12 @@ import pandas as pd
 
 from analysis.plots.corpus import amounts_figure, durations_figure, words_figure
 from analysis.report import markdown_table
+from moe.corpora.manifest import write_manifest
+from moe.corpora.preparation import PreparationOptions, PreparedCorpus, prepare
+from moe.corpora.quarantine import QuarantineLimitError
+from moe.corpora.splits import LeakError
 from moe.files import write_json
-from moe.manifest import write_manifest
 from moe.options import option
-from moe.preparation import PreparationOptions, PreparedCorpus, prepare
-from moe.quarantine import QuarantineLimitError
-from moe.splits import LeakError
 from steps import tracking
 from steps.prepared import CORPUS_FILE, SYNTHETIC_NOTE, path_digests
 from steps.run_options import PlotOptions

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from moe.corpora.manifest import read_manifest
+from moe.corpora.subsets import at_most, subset
 from moe.files import file_digest, folder_digest, read_json
-from moe.manifest import read_manifest
-from moe.subsets import at_most, subset
 from steps import tracking
 from steps.step_run import StepRun
 

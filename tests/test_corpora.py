@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import toy_corpora as toys
 
-from moe.corpora import CorpusOptions, Fault, Found
-from moe.corpora.sap import contributor
-from moe.corpora.splits import split_and_domain, split_name, split_of_name
-from moe.listing import list_corpus
-from moe.manifest import read_utterance
-from moe.preparation import PreparationOptions, PreparedCorpus, prepare
+from moe.corpora.formats.sap import contributor
+from moe.corpora.formats.split_names import split_and_domain, split_name, split_of_name
+from moe.corpora.formats.table import CorpusOptions, Fault, Found
+from moe.corpora.listing import list_corpus
+from moe.corpora.manifest import read_utterance
+from moe.corpora.preparation import PreparationOptions, PreparedCorpus, prepare
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 COMPARED = ["transcript", "reference", "speaker", "etiology", "duration_s", "audio_digest"]
@@ -309,7 +309,7 @@ def test_split_names():
 
 
 def test_a_new_format_is_one_function(monkeypatch, tmp_path):
-    from moe import corpora
+    from moe.corpora.formats import table
 
     def read_lines(root, options):
         for line in (Path(root) / "list.txt").read_text().splitlines():
@@ -318,7 +318,7 @@ def test_a_new_format_is_one_function(monkeypatch, tmp_path):
         yield Fault("list.txt", "bad_row", "as an example")
 
     (tmp_path / "list.txt").write_text("a.wav hello\nb.wav bye\n")
-    monkeypatch.setitem(corpora.FORMATS, "lines", read_lines)
+    monkeypatch.setitem(table.FORMATS, "lines", read_lines)
     listing = listed("lines", tmp_path)
     assert list(listing.utterances["transcript"]) == ["hello", "bye"] and len(listing.faults) == 1
 

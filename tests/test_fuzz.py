@@ -14,9 +14,9 @@ import pytest
 import toy_corpora as toys
 
 from moe.audio.waveforms import SAMPLE_RATE, AudioError, load_audio
-from moe.corpora import CorpusOptions
-from moe.listing import list_corpus
-from moe.quarantine import REASONS, inspect_audio, inspect_bytes
+from moe.corpora.formats.table import CorpusOptions
+from moe.corpora.listing import list_corpus
+from moe.corpora.quarantine import REASONS, inspect_audio, inspect_bytes
 
 LONGEST_S = 5.0  # for one mutated file
 AUDIO = ["wav", "flac", "mp3", "ogg", "opus", "m4a", "aac", "aiff", "rf64"]

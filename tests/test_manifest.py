@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import toy_corpora as toys
 
-from moe.manifest import COLUMNS, read_manifest, read_utterance, write_manifest
-from moe.storage import OutsideRoot, find_files, locate
+from moe.corpora.locations import OutsideRoot, find_files, locate
+from moe.corpora.manifest import COLUMNS, read_manifest, read_utterance, write_manifest
 
 ROW = dict.fromkeys(COLUMNS, "x") | {"member": None, "severity": float("nan"), "duration_s": 1.0, "split": "train", "gender": "f"}
 

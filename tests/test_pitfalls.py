@@ -16,12 +16,12 @@ from toy_models import CONTEXT, batch_of, dataset, toy_base, toy_mixture, write_
 from transformers.models.whisper.modeling_whisper import WhisperDecoder, WhisperEncoder
 
 from moe import encoder as whisper_encoder
+from moe.corpora.subsets import at_most, subset
 from moe.decoding import DecodingOptions, decode
 from moe.features import AudioContext
 from moe.routed_lora import routed_layers
 from moe.routing import one_hot
 from moe.routing_options import RoutingOptions
-from moe.subsets import at_most, subset
 from moe.whisper_moe import WhisperMoE
 
 HERE = Path(__file__).parent

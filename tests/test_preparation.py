@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 import toy_corpora as toys
 
-from moe import preparation
-from moe.leaks import LeakError
-from moe.manifest import check_manifest
-from moe.preparation import PreparationOptions, prepare
+from moe.corpora import preparation
+from moe.corpora.leaks import LeakError
+from moe.corpora.manifest import check_manifest
+from moe.corpora.preparation import PreparationOptions, prepare
 
 N_SPEAKERS = 12
 

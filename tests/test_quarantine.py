@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import toy_corpora as toys
 
-from moe.preparation import PreparationOptions, prepare
-from moe.quarantine import REASONS, QuarantineLimitError, audio_digest, ctc_frames_needed, inspect_bytes
-from moe.validation import inspect_all
+from moe.corpora.preparation import PreparationOptions, prepare
+from moe.corpora.quarantine import REASONS, QuarantineLimitError, audio_digest, ctc_frames_needed, inspect_bytes
+from moe.corpora.validation import inspect_all
 
 N, N_EACH = 1000, 4
 Row = dict[str, str]
@@ -184,7 +184,7 @@ def test_workers_say_the_same_as_one_process(planted, monkeypatch):
     root = planted[0]
     tasks = [(path.relative_to(root).as_posix(), None) for path in sorted((root / "wav").glob("*.wav"))[:250]]
     alone = repr(inspect_all(str(root), tasks, (0.1, 5.0)))  # as text: NaN is not equal to itself
-    monkeypatch.setattr("moe.validation.IN_PROCESS", 0)
+    monkeypatch.setattr("moe.corpora.validation.IN_PROCESS", 0)
     assert repr(inspect_all(str(root), tasks, (0.1, 5.0), n_workers=2)) == alone
 
 
@@ -237,7 +237,7 @@ def test_a_pipe_is_no_file_and_does_not_hang(tmp_path):
 
 
 def test_a_decoder_that_kills_its_worker_costs_one_utterance(tmp_path, monkeypatch):
-    from moe import validation
+    from moe.corpora import validation
 
     monkeypatch.setattr(validation, "inspect_chunk", _crash_on_bad)
     monkeypatch.setattr(validation, "IN_PROCESS", 0)
@@ -249,7 +249,7 @@ def test_a_decoder_that_kills_its_worker_costs_one_utterance(tmp_path, monkeypat
 
 
 def _crash_on_bad(root, tasks, limits):
-    from moe.quarantine import inspect_audio
+    from moe.corpora.quarantine import inspect_audio
 
     if any(audio == "bad" for audio, _ in tasks):
         os._exit(9)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moe.leaks import LeakError, leak_report, refuse_leaks, seen_sentences
-from moe.splits import SplitPlan, assign_splits
+from moe.corpora.leaks import LeakError, leak_report, refuse_leaks, seen_sentences
+from moe.corpora.splits import SplitPlan, assign_splits
 
 
 def corpus(

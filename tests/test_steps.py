@@ -12,10 +12,10 @@ from toy_models import dataset, toy_base, write_corpus
 from toy_training import plan
 
 from analysis.systems import SystemScores
+from moe.corpora.subsets import subset
 from moe.embeddings import Embeddings, embed
 from moe.features import AudioContext
 from moe.routing_options import RoutingOptions
-from moe.subsets import subset
 from moe.training import ComputeOptions
 from steps import asr, baseline, cluster, experts, main, pretrain, register, training_data
 from steps import embed as embed_step

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe.subsets import at_most, stage_subset, subset
+from moe.corpora.subsets import at_most, stage_subset, subset
 
 
 def manifest(sizes: dict[str, int], splits: tuple[str, ...] = ("train",)) -> pd.DataFrame:

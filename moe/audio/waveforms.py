@@ -39,7 +39,7 @@ class _Memory(io.BytesIO):
 
 
 class AudioError(ValueError):
-    """A recording that cannot be used: `reason` is one of `moe.quarantine.REASONS`."""
+    """A recording that cannot be used: `reason` is one of `moe.corpora.quarantine.REASONS`."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")

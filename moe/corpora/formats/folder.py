@@ -7,10 +7,10 @@ import csv
 import posixpath
 from collections.abc import Iterator
 
-from moe.corpora.columns import Columns
-from moe.corpora.found import CorpusOptions, Fault, Found
-from moe.corpora.splits import split_of_folder
-from moe.storage import find_files, open_file
+from moe.corpora.formats.columns import Columns
+from moe.corpora.formats.interface import CorpusOptions, Fault, Found
+from moe.corpora.formats.split_names import split_of_folder
+from moe.corpora.locations import find_files, open_file
 
 TABLES = ("manifest.csv", "metadata.csv")
 

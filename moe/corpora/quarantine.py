@@ -1,6 +1,6 @@
 """Utterances that cannot be used, each with its id, its reason and a detail: nothing is dropped in silence.
 
-Some reasons show in the listing (transcript, id), some only when the audio is decoded (`moe.validation` calls `inspect_audio` in
+Some reasons show in the listing (transcript, id), some only when the audio is decoded (`moe.corpora.validation` calls `inspect_audio` in
 its workers), some when all utterances are known (duplicate audio).
 """
 
@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from moe.audio.waveforms import AudioError, decode_audio, is_silent
-from moe.manifest import read_bytes
-from moe.storage import OutsideRoot
+from moe.corpora.locations import OutsideRoot
+from moe.corpora.manifest import read_bytes
 
 REASONS = {
     "missing_file": "no such file, member or row",

@@ -4,8 +4,8 @@ import posixpath
 import re
 from collections.abc import Iterator
 
-from moe.corpora.found import CorpusOptions, Fault, Found
-from moe.storage import find_files, open_file
+from moe.corpora.formats.interface import CorpusOptions, Fault, Found
+from moe.corpora.locations import find_files, open_file
 
 TABLE = "utt_spk_text.tsv"
 _TABS = re.compile(r"\t+")  # some rows repeat them

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from moe.corpora.columns import Columns, class_names
-from moe.corpora.found import CorpusOptions, Fault, Found
-from moe.corpora.links import linked_away
-from moe.corpora.splits import split_of_folder
-from moe.storage import find_files, open_file
+from moe.corpora.formats.columns import Columns, class_names
+from moe.corpora.formats.interface import CorpusOptions, Fault, Found
+from moe.corpora.formats.links import linked_away
+from moe.corpora.formats.split_names import split_of_folder
+from moe.corpora.locations import find_files, open_file
 
 PIECE_ROWS = 4096
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from moe.corpora.found import CorpusOptions, Found
+from moe.corpora.formats.interface import CorpusOptions, Found
 
 NAMES = {
     "audio": ("path", "file_name", "audio"),

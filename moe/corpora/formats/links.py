@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from moe.corpora.found import Fault
-from moe.storage import links_out
+from moe.corpora.formats.interface import Fault
+from moe.corpora.locations import links_out
 
 
 def linked_away(root: str) -> Iterator[Fault]:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from moe.corpora.columns import Columns, class_names
-from moe.corpora.found import CorpusOptions, Fault, Found
-from moe.corpora.splits import split_of_folder
-from moe.shards import arrow_table
+from moe.corpora.formats.columns import Columns, class_names
+from moe.corpora.formats.interface import CorpusOptions, Fault, Found
+from moe.corpora.formats.split_names import split_of_folder
+from moe.corpora.shards import arrow_table
 
 SAVED = ("dataset_dict.json", "state.json")
 PIECE_ROWS = 4096

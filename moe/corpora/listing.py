@@ -15,8 +15,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from moe.corpora import FORMATS, CorpusOptions, Fault, Found, corpus_root
-from moe.manifest import UNKNOWN
+from moe.corpora.formats.table import FORMATS, CorpusOptions, Fault, Found, corpus_root
+from moe.corpora.manifest import UNKNOWN
 
 PIECE_ROWS = 1 << 16
 TEXT = ("utterance_id", "audio", "member", "transcript", "speaker", "etiology", "split", "language")

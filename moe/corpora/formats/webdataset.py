@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from moe.corpora.columns import OURS
-from moe.corpora.found import CorpusOptions, Fault, Found
-from moe.corpora.links import linked_away
-from moe.corpora.splits import split_and_domain
-from moe.shards import TAR_ERRORS, TarMember, read_at, tar_members
-from moe.storage import find_files, open_file, read_file
+from moe.corpora.formats.columns import OURS
+from moe.corpora.formats.interface import CorpusOptions, Fault, Found
+from moe.corpora.formats.links import linked_away
+from moe.corpora.formats.split_names import split_and_domain
+from moe.corpora.locations import find_files, open_file, read_file
+from moe.corpora.shards import TAR_ERRORS, TarMember, read_at, tar_members
 
 AUDIO = ("wav", "flac", "mp3", "m4a", "aac", "mp4", "ogg", "opus", "webm")
 TEXTS = ("txt", "domain", "json")

@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 import pandas as pd
 from tqdm import tqdm
 
-from moe.quarantine import Inspected, inspect_audio
+from moe.corpora.quarantine import Inspected, inspect_audio
 
 IN_PROCESS = 2000  # fewer utterances than this are decoded sooner than workers start
 CHUNK = 200

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from moe.audio.waveforms import load_audio
+from moe.corpora.locations import read_file
+from moe.corpora.shards import read_member
 from moe.files import write_table
-from moe.shards import read_member
-from moe.storage import read_file
 
 TEXT_COLUMNS = (
     "utterance_id",

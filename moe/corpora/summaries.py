@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from moe.manifest import SPLITS
+from moe.corpora.manifest import SPLITS
 
 
 def corpus_statistics(manifest: pd.DataFrame) -> dict[str, pd.DataFrame]:

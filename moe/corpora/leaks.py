@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from moe.manifest import SPLITS, UNKNOWN
+from moe.corpora.manifest import SPLITS, UNKNOWN
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, BinaryIO
 
-from moe.corpora.found import CorpusOptions, Fault, Found
-from moe.corpora.links import linked_away
-from moe.corpora.splits import split_of_folder, split_of_name
-from moe.shards import TAR_ERRORS, TarMember, read_at, tar_members
-from moe.storage import find_files, open_file, read_file
+from moe.corpora.formats.interface import CorpusOptions, Fault, Found
+from moe.corpora.formats.links import linked_away
+from moe.corpora.formats.split_names import split_of_folder, split_of_name
+from moe.corpora.locations import find_files, open_file, read_file
+from moe.corpora.shards import TAR_ERRORS, TarMember, read_at, tar_members
 
 INTELLIGIBILITY = ("Intelligibility", "Intelligbility")  # the corpus spells it both ways
 

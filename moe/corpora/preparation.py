@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from moe import quarantine as faults
-from moe.corpora import FORMATS, CorpusOptions
-from moe.leaks import LeakReport, refuse_leaks
-from moe.listing import list_corpus
-from moe.manifest import SPLITS, check_manifest
+from moe.corpora import quarantine as faults
+from moe.corpora.formats.table import FORMATS, CorpusOptions
+from moe.corpora.leaks import LeakReport, refuse_leaks
+from moe.corpora.listing import list_corpus
+from moe.corpora.manifest import SPLITS, check_manifest
+from moe.corpora.splits import MODES, SplitPlan, assign_splits
+from moe.corpora.subsets import at_most
+from moe.corpora.summaries import corpus_statistics
+from moe.corpora.validation import as_columns, inspect_all
 from moe.options import option
-from moe.splits import MODES, SplitPlan, assign_splits
-from moe.statistics import corpus_statistics
-from moe.subsets import at_most
 from moe.text.normalisers import NAMES, normaliser_version, references
-from moe.validation import as_columns, inspect_all
 
 
 @dataclass(frozen=True)

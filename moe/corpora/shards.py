@@ -14,7 +14,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from moe.storage import MAX_FILE_BYTES, locate, open_file, read_range
+from moe.corpora.locations import MAX_FILE_BYTES, locate, open_file, read_range
 
 TAR_ERRORS = (tarfile.TarError, EOFError, ValueError, OSError, OverflowError, MemoryError, RecursionError)
 NESTED = "!/"  # between the name of an inner tar and the name of a member in it

@@ -1,0 +1,44 @@
+"""The formats a corpus may come in.
+
+A new one is a file with one function, `(root, options) -> Iterator[Found | Fault]`, and an entry in `FORMATS`.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+
+from moe.corpora.formats.folder import read_folder
+from moe.corpora.formats.hugging_face import hf_root, read_hf
+from moe.corpora.formats.interface import CorpusOptions, Fault, Found
+from moe.corpora.formats.openslr import read_openslr
+from moe.corpora.formats.parquet import read_parquet
+from moe.corpora.formats.sap import read_sap
+from moe.corpora.formats.webdataset import read_webdataset
+from moe.corpora.locations import is_address
+
+FORMATS: dict[str, Callable[[str, CorpusOptions], Iterator[Found | Fault]]] = {
+    "folder": read_folder,
+    "synthetic": read_folder,  # `synthesize` writes a folder corpus
+    "sap": read_sap,
+    "webdataset": read_webdataset,
+    "parquet": read_parquet,
+    "openslr": read_openslr,
+    "hf": read_hf,
+}
+
+
+def corpus_root(corpus: str, location: str) -> str:
+    """The root that the paths of a manifest are relative to: the location itself, or a cache for a Hugging Face dataset by name.
+
+    Raises:
+        ValueError: an unknown format, or no such folder.
+    """
+    if corpus not in FORMATS:
+        raise ValueError(f"corpus={corpus!r}: must be one of {', '.join(FORMATS)}")
+    if corpus == "hf":
+        return hf_root(location)
+    if not is_address(location) and not os.path.isdir(location):
+        raise ValueError(f"dataset_root={location!r}: no such folder")
+    return location
+
+
+__all__ = ["FORMATS", "CorpusOptions", "Fault", "Found", "corpus_root"]
