@@ -17,9 +17,9 @@ from typing import Any
 
 from mlflow.entities import Run
 
-from moe import training
 from moe.files import file_digest
 from moe.options import Options
+from moe.training import loop
 from steps import asr, baseline, experts, gate, main, pretrain, tracking
 from steps.chain import Chain, stage_options
 from steps.store import connect
@@ -157,7 +157,7 @@ def toy_options(**changes: Any) -> Options:
 
 def run_chain() -> dict[str, str]:
     """The toy chain up to joint training: stage → run id."""
-    training.LOG_EVERY = 2
+    loop.LOG_EVERY = 2
     options = main.small(toy_options(until="asr"))
     with tracking.step_run("main", options):
         chain = Chain(options)
@@ -167,7 +167,7 @@ def run_chain() -> dict[str, str]:
 
 def train(stage: str, ids: dict[str, str], **changes: Any) -> dict[str, Any]:
     """Run one training stage on the toy chain's runs; what it left."""
-    training.LOG_EVERY = 2
+    loop.LOG_EVERY = 2
     module, upstream, own = STAGES[stage]
     given = {f"{name}_run_id": ids[name] for name in upstream}
     options = stage_options(module, main.small(toy_options()), **given | own | changes)

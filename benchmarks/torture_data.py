@@ -50,7 +50,7 @@ def _train_spoilt(where: str) -> dict[str, Any]:
     from test_resume import Spoilt
     from toy_training import CONTEXT, Diary, dataset, plan, toy_base, toy_mixture, write_corpus
 
-    from moe.training import fit
+    from moe.training.loop import fit
 
     model = toy_mixture(toy_base(), n_experts=0)
     with tempfile.TemporaryDirectory() as folder:

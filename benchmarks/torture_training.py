@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.torture_arena import Arena, assert_same, train
-from moe import checkpoint, files
-from moe.checkpoint import DAMAGED, PREFIX, DamagedCheckpoint, read_checkpoint
+from moe import files
+from moe.training import checkpoints
+from moe.training.checkpoints import DAMAGED, PREFIX, DamagedCheckpoint, read_checkpoint
 
 N_TRIES = 6
 INTERVAL = 2  # updates between checkpoints, TOY's save_every_n_updates
@@ -153,7 +154,7 @@ def _die() -> None:
 
 def _train_and_die_saving(ids: dict[str, str], n_operations: int) -> None:
     """Die before the n-th operation on files that saving checkpoints does, counted over all saves."""
-    left, writing, write = [n_operations], [""], checkpoint.write_checkpoint
+    left, writing, write = [n_operations], [""], checkpoints.write_checkpoint
 
     def counted(function):
         def call(*arguments: Any, **options: Any) -> Any:
@@ -170,14 +171,14 @@ def _train_and_die_saving(ids: dict[str, str], n_operations: int) -> None:
         write(path, *arguments, **options)
         writing[0] = ""
 
-    checkpoint.write_checkpoint = watched
-    checkpoint.save_file, checkpoint.file_digest = counted(checkpoint.save_file), counted(checkpoint.file_digest)
+    checkpoints.write_checkpoint = watched
+    checkpoints.save_file, checkpoints.file_digest = counted(checkpoints.save_file), counted(checkpoints.file_digest)
     files.os.fsync, files.os.replace = counted(os.fsync), counted(os.replace)
     _train("experts", ids, 0)
 
 
 def _train_and_die_after_saves(ids: dict[str, str], n_saves: int) -> None:
-    write, done = checkpoint.write_checkpoint, []
+    write, done = checkpoints.write_checkpoint, []
 
     def counted(*arguments: Any, **options: Any) -> None:
         write(*arguments, **options)
@@ -185,5 +186,5 @@ def _train_and_die_after_saves(ids: dict[str, str], n_saves: int) -> None:
         if len(done) == n_saves:
             _die()
 
-    checkpoint.write_checkpoint = counted
+    checkpoints.write_checkpoint = counted
     _train("experts", ids, 0)

@@ -18,7 +18,6 @@ from tqdm import tqdm
 from transformers import WhisperTokenizer
 
 from moe.audio.waveforms import SAMPLE_RATE
-from moe.batches import SpeechDataset, collator, context_batches, to_device
 from moe.features import AudioContext, valid_frames
 from moe.heard import Heard, Routed
 from moe.hypotheses import BatchStore, Hypothesis
@@ -26,6 +25,7 @@ from moe.logprobs import token_logprobs
 from moe.options import Options, option
 from moe.routing import RoutingWeights
 from moe.tokens import prompt_ids
+from moe.training.batches import SpeechDataset, collator, context_batches, to_device
 from moe.whisper_moe import WhisperMoE
 
 MIN_NEW_TOKENS = 16

@@ -18,11 +18,11 @@ from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 from transformers import WhisperForConditionalGeneration
 
-from moe.batches import SpeechDataset, collator, context_batches, to_device
 from moe.encoder import pooled_embedding
 from moe.features import AudioContext
 from moe.files import file_digest, read_json, write_json, write_table, write_whole
-from moe.precision import computing, fastest_device
+from moe.training.batches import SpeechDataset, collator, context_batches, to_device
+from moe.training.precision import computing, fastest_device
 
 MATRIX, INDEX = "embeddings.safetensors", "index.parquet"
 STORED = np.float16  # which `pool` rounds to

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from moe.adapters import SHARED, adapter_names, expert_name, experts_from_shared, slots
-from moe.batches import SpeechDataset
-from moe.checkpoint import Checkpoints
 from moe.decoding import DecodingOptions, Hypothesis, decode, word_error_rate
 from moe.features import AudioContext
 from moe.options import Options, option
 from moe.routed_lora import routed_layers
 from moe.routing import one_hot
-from moe.stage import Report, Stage
-from moe.training import Fitted, Plan, fit
+from moe.training.batches import SpeechDataset
+from moe.training.checkpoints import Checkpoints
+from moe.training.hooks import Report, Stage
+from moe.training.loop import Fitted, Plan, fit
 from moe.whisper_moe import WhisperMoE
 
 State = dict[str, Tensor]

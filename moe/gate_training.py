@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from moe.checkpoint import Checkpoint, Checkpoints
 from moe.gate import Gate, GateConfig
 from moe.gate_metrics import fitted_temperature, gate_metrics, kl_divergence
 from moe.options import Options, option
-from moe.stage import Stage
-from moe.trainer import ResumableTrainer
+from moe.training.checkpoints import Checkpoint, Checkpoints
+from moe.training.hooks import Stage
+from moe.training.trainer import ResumableTrainer
 
 SELECTION_METRIC = "dev/kl"
 MIN_UPDATES = 16  # in an epoch: a small corpus in one large batch would leave the gate untrained

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moe.batches import SpeechDataset
-from moe.checkpoint import Checkpoints
 from moe.curriculum import CurriculumOptions, phase
 from moe.decoding import DecodingOptions, Hypothesis, decode, word_error_rate
 from moe.features import AudioContext
 from moe.losses import BalanceOptions, routing_entropy
 from moe.options import Options, option
 from moe.routing_options import RoutingOptions
-from moe.stage import Report, Stage
-from moe.training import Fitted, Plan, fit
+from moe.training.batches import SpeechDataset
+from moe.training.checkpoints import Checkpoints
+from moe.training.hooks import Report, Stage
+from moe.training.loop import Fitted, Plan, fit
 from moe.whisper_moe import WhisperMoE
 
 START = -1  # among epochs: before the first

@@ -13,11 +13,11 @@ import pandas as pd
 from transformers import WhisperProcessor
 
 from moe.audio.waveforms import SAMPLE_RATE
-from moe.batches import SpeechDataset
 from moe.corpora.manifest import read_utterance
 from moe.features import window_seconds
 from moe.hypotheses import Hypothesis
 from moe.recognizer import cut_quietly
+from moe.training.batches import SpeechDataset
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,17 +17,17 @@ from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from moe import encoder as whisper_encoder
 from moe.base_model import BaseModel
-from moe.batches import SpeechDataset
-from moe.checkpoint import Checkpoints
 from moe.decoding import DecodingOptions, decode, word_error_rate
 from moe.features import AudioContext
 from moe.losses import utterance_cross_entropy
 from moe.options import Options, option
 from moe.routed_lora import AdapterOptions
 from moe.routing_options import RoutingOptions
-from moe.stage import Report, Stage
 from moe.tokens import IGNORED
-from moe.training import Fitted, Plan, fit
+from moe.training.batches import SpeechDataset
+from moe.training.checkpoints import Checkpoints
+from moe.training.hooks import Report, Stage
+from moe.training.loop import Fitted, Plan, fit
 from moe.whisper_moe import WhisperMoE
 
 SILENCE_WEIGHT = 0.3  # of frames without a phoneme, class 0

@@ -18,10 +18,10 @@ from transformers import WhisperProcessor
 from moe.audio.waveforms import SAMPLE_RATE
 from moe.decoding import DecodingOptions, Hypothesis, confidence, decode
 from moe.features import log_mel, valid_frames, window_seconds
-from moe.precision import PrecisionOptions, fastest_device, precision
 from moe.saved_model import SavedModel, load_model
 from moe.text.normalisers import normalise
 from moe.tokens import label_ids
+from moe.training.precision import PrecisionOptions, fastest_device, precision
 
 QUIET_S = 0.2  # loudness is averaged over so much when a place to cut is sought
 CUT_SHARE = 0.5  # a piece is at least this share of the window

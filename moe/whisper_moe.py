@@ -22,10 +22,10 @@ from moe.gate import Gate
 from moe.head_loss import head_cross_entropy
 from moe.heard import Heard, Routed
 from moe.losses import BalanceOptions, BalanceWindow, routing_loss
-from moe.precision import computing, hold_frozen
 from moe.routed_lora import AdapterOptions, attach
 from moe.routing import Routing, RoutingWeights, one_hot, top_k_weights
 from moe.routing_options import RoutingOptions
+from moe.training.precision import computing, hold_frozen
 
 
 class WhisperMoE(nn.Module):

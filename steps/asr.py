@@ -22,11 +22,11 @@ from moe.gate import Gate, GateConfig
 from moe.joint_training import JointOptions, TrainedMixture, experts_faults, train_jointly
 from moe.losses import BalanceOptions
 from moe.options import option
-from moe.precision import precision
 from moe.routed_lora import AdapterOptions
 from moe.routing_options import RoutingOptions
 from moe.saved_model import ModelRecord, load_adapters, save_model
-from moe.training import seed_everything
+from moe.training.loop import seed_everything
+from moe.training.precision import precision
 from moe.whisper_moe import WhisperMoE
 from steps import tracking
 from steps.mixture_report import log_experts, log_training, routed_rows

@@ -21,7 +21,7 @@ from moe.options import option
 from moe.routed_lora import AdapterOptions, matched_rank
 from moe.routing_options import RoutingOptions
 from moe.saved_model import MODEL_FILE, ModelRecord, save_model
-from moe.training import Plan, seed_everything, updates_per_epoch
+from moe.training.loop import Plan, seed_everything, updates_per_epoch
 from moe.whisper_moe import WhisperMoE
 from steps import tracking
 from steps.prepared import Prepared, read_prepared

@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 
 from moe.base_model import load_base
-from moe.batches import SpeechDataset
 from moe.embeddings import Embeddings, embed
 from moe.encoder import layer_index
 from moe.features import AudioContext
 from moe.files import file_digest
 from moe.options import option
-from moe.precision import PrecisionOptions, precision
 from moe.routing_options import ViewOptions
+from moe.training.batches import SpeechDataset
+from moe.training.precision import PrecisionOptions, precision
 from steps import tracking
 from steps.prepared import Prepared, read_prepared
 from steps.run_options import RunOptions

@@ -10,8 +10,8 @@ import dataclasses
 from analysis.challenge import PLAIN, RULES
 from moe.decoding import DecodingOptions
 from moe.options import option
-from moe.precision import PrecisionOptions, precision
 from moe.saved_model import load_model
+from moe.training.precision import PrecisionOptions, precision
 from steps import tracking
 from steps.evaluation_report import Evaluation, log_evaluation
 from steps.prepared import read_prepared

@@ -21,7 +21,7 @@ from moe.routed_lora import AdapterOptions
 from moe.routing import one_hot
 from moe.routing_options import RoutingOptions
 from moe.saved_model import save_adapters
-from moe.training import seed_everything
+from moe.training.loop import seed_everything
 from moe.whisper_moe import WhisperMoE
 from steps import tracking
 from steps.prepared import Prepared, read_prepared

@@ -27,15 +27,15 @@ from moe.base_model import (
     resolve,
     save_base,
 )
-from moe.batches import SpeechDataset
-from moe.checkpoint import CheckpointOptions
 from moe.features import AudioContext
 from moe.files import file_digest, folder_digest, write_json, write_whole_dir
 from moe.options import Options, option, to_text
-from moe.precision import precision
 from moe.pretraining import Pretrained, PretrainingOptions, pretrain, pretraining_plan
 from moe.tokens import TOKENIZERS, train_tokenizer
-from moe.training import ComputeOptions, seed_everything
+from moe.training.batches import SpeechDataset
+from moe.training.checkpoints import CheckpointOptions
+from moe.training.loop import ComputeOptions, seed_everything
+from moe.training.precision import precision
 from steps import tracking
 from steps.prepared import Prepared, read_prepared
 from steps.run_options import PlotOptions

@@ -13,16 +13,16 @@ from mlflow.exceptions import MlflowException
 
 from moe.audio.augmentation import Augmentation
 from moe.base_model import BaseModel, load_base
-from moe.batches import SpeechDataset
-from moe.checkpoint import CheckpointOptions, Checkpoints, Watch
 from moe.embeddings import Embeddings, embed, read_embeddings
 from moe.features import AudioContext
 from moe.options import Options, option, to_text
-from moe.precision import precision
 from moe.routed_lora import AdapterOptions
 from moe.routing_options import RoutingOptions
-from moe.stage import Report
-from moe.training import ComputeOptions, Plan
+from moe.training.batches import SpeechDataset
+from moe.training.checkpoints import CheckpointOptions, Checkpoints, Watch
+from moe.training.hooks import Report
+from moe.training.loop import ComputeOptions, Plan
+from moe.training.precision import precision
 from steps import tracking
 from steps.embed import StagePercent
 from steps.prepared import Prepared

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_models import CONTEXT, LENGTHS_S, dataset, shared_base, tokenizer, write_corpus
 
-from moe import batches
 from moe.audio.augmentation import Augmentation
-from moe.batches import Draw, LengthGroupedSampler, collator
 from moe.features import AudioContext
 from moe.tokens import IGNORED, label_ids
+from moe.training import batches
+from moe.training.batches import Draw, LengthGroupedSampler, collator
 
 
 @pytest.fixture(scope="module")

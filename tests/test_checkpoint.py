@@ -10,9 +10,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moe import checkpoint
-from moe.checkpoint import DAMAGED, PREFIX, Checkpoint, CheckpointOptions, Checkpoints, DamagedCheckpoint, Watch, read_checkpoint
-from moe.generators import generators, set_generators
+from moe.training import checkpoints as checkpoint
+from moe.training.checkpoints import (
+    DAMAGED,
+    PREFIX,
+    Checkpoint,
+    CheckpointOptions,
+    Checkpoints,
+    DamagedCheckpoint,
+    Watch,
+    read_checkpoint,
+)
+from moe.training.random_state import generators, set_generators
 
 
 class Heard(Watch):

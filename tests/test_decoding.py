@@ -7,7 +7,6 @@ import pytest
 import torch
 from toy_models import ALL_LINEARS, CONTEXT, N_EXPERTS, adapter_options, dataset, logits_of, tokenizer, toy_mixture, write_corpus
 
-from moe.batches import collator, context_batches
 from moe.decoding import (
     GATE,
     MIN_NEW_TOKENS,
@@ -24,6 +23,7 @@ from moe.hypotheses import BatchStore, Hypothesis
 from moe.routing import RoutingWeights, one_hot
 from moe.routing_options import RoutingOptions
 from moe.tokens import END, label_ids, prompt_ids
+from moe.training.batches import collator, context_batches
 from moe.whisper_moe import WhisperMoE
 
 FULL = AudioContext(audio_context="full")

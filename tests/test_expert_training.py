@@ -7,12 +7,12 @@ import pytest
 import torch
 from toy_training import CONTEXT, N_EXPERTS, Notes, dataset, one_hot_rows, plan, toy_base, toy_mixture, write_corpus
 
-from moe import training
 from moe.adapters import SHARED, adapter_names, expert_name, experts_from_shared
 from moe.decoding import DecodingOptions, decode, word_error_rate
 from moe.expert_training import ExpertOptions, ExpertStage, TrainedExperts, adapter_state, train_experts
 from moe.routed_lora import AdapterOptions, routed_layers
 from moe.routing import one_hot
+from moe.training import loop
 from moe.whisper_moe import WhisperMoE
 
 N = 12
@@ -49,12 +49,12 @@ def trainers(monkeypatch: pytest.MonkeyPatch) -> list:
     """The trainers that the test makes."""
     made = []
 
-    class Recorded(training.SpeechTrainer):
+    class Recorded(loop.SpeechTrainer):
         def __init__(self, *args, **options) -> None:
             super().__init__(*args, **options)
             made.append(self)
 
-    monkeypatch.setattr(training, "SpeechTrainer", Recorded)
+    monkeypatch.setattr(loop, "SpeechTrainer", Recorded)
     return made
 
 

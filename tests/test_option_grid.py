@@ -18,7 +18,6 @@ from toy_models import toy_base, write_corpus
 
 from moe.audio.augmentation import Augmentation
 from moe.base_model import BaseModel
-from moe.batches import SpeechDataset
 from moe.clustering import ClusteringOptions, UtteranceClusters
 from moe.curriculum import CurriculumOptions
 from moe.decoding import DecodingOptions, decode
@@ -33,6 +32,7 @@ from moe.options import to_text
 from moe.routed_lora import AdapterOptions
 from moe.routing import one_hot
 from moe.routing_options import RoutingOptions
+from moe.training.batches import SpeechDataset
 from moe.whisper_moe import WhisperMoE
 from steps import asr, cluster, experts, gate, main
 from steps.chain import stage_options

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from moe.base_model import resolve
-from moe.checkpoint import CheckpointOptions
 from moe.clustering import ClusteringOptions, UtteranceClusters
 from moe.clustering.density import density_partition
 from moe.clustering.reduction import fitted_points
 from moe.options import file_values, from_text
-from moe.precision import precision
-from moe.training import training_arguments
+from moe.training.checkpoints import CheckpointOptions
+from moe.training.loop import training_arguments
+from moe.training.precision import precision
 from steps import asr, cluster, embed, experts, main, prepare, pretrain
 from steps.chain import NAMES as STEP_NAMES
 from steps.chain import stage_options

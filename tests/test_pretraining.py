@@ -14,7 +14,7 @@ from toy_training import CONTEXT, Notes, changed, dataset, tokenizer, toy_base, 
 from moe.alignments import align
 from moe.base_model import TOKEN_TABLE, BaseModel, complete_base, is_complete, load_base
 from moe.pretraining import SILENCE_WEIGHT, BaseTraining, PretrainingOptions, base_wer, pretrain, pretraining_plan
-from moe.training import seed_everything
+from moe.training.loop import seed_everything
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "whisper_tiny_en"
 FAST = PretrainingOptions(pretrain_updates=2, missing_updates=2, pretrain_batch_size=8)

@@ -28,19 +28,19 @@ from toy_training import (
     write_corpus,
 )
 
-from moe import training
 from moe.audio.augmentation import Augmentation
-from moe.bad_updates import TooManyBadUpdates
 from moe.base_model import TOKEN_TABLE, BaseModel
-from moe.checkpoint import PREFIX, CheckpointOptions, Checkpoints
 from moe.curriculum import CurriculumOptions
 from moe.expert_training import ExpertOptions, train_experts
 from moe.gate_training import GateOptions, train_gate
 from moe.joint_training import JointOptions, train_jointly
 from moe.pretraining import PretrainingOptions, pretrain, pretraining_plan
 from moe.routed_lora import AdapterOptions
-from moe.trainer import ResumableTrainer
-from moe.training import fit
+from moe.training import loop as training
+from moe.training.bad_updates import TooManyBadUpdates
+from moe.training.checkpoints import PREFIX, CheckpointOptions, Checkpoints
+from moe.training.loop import fit
+from moe.training.trainer import ResumableTrainer
 
 N = 12
 AUGMENTED = Augmentation(speed_factors="0.9,1.0,1.1", noise_share=0.5)

@@ -16,7 +16,7 @@ from moe.corpora.subsets import subset
 from moe.embeddings import Embeddings, embed
 from moe.features import AudioContext
 from moe.routing_options import RoutingOptions
-from moe.training import ComputeOptions
+from moe.training.loop import ComputeOptions
 from steps import asr, baseline, cluster, experts, main, pretrain, register, training_data
 from steps import embed as embed_step
 from steps.chain import STAGES, n_experts, stage_options

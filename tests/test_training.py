@@ -8,13 +8,13 @@ import pytest
 import torch
 from toy_training import CONTEXT, Diary, changed, dataset, one_hot_rows, plan, toy_base, toy_mixture, weights, write_corpus
 
-from moe import training
 from moe.audio.augmentation import Augmentation
 from moe.features import AudioContext
 from moe.losses import BalanceOptions
-from moe.precision import precision
 from moe.routed_lora import AdapterOptions
-from moe.training import ComputeOptions, fit, updates_per_epoch
+from moe.training import loop
+from moe.training.loop import ComputeOptions, fit, updates_per_epoch
+from moe.training.precision import precision
 from moe.whisper_moe import WhisperMoE
 
 N = 8
@@ -29,7 +29,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture
 def every_update(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "LOG_EVERY", 1)
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
 
 
 def mixture_and_data(corpus, dropout: float = 0.0, **options):

@@ -17,7 +17,6 @@ from toy_corpora import RATE, tone
 from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 
 from moe.base_model import BaseModel, SmallShape, new_base
-from moe.batches import SpeechDataset, collator
 from moe.features import AudioContext
 from moe.gate import Gate, GateConfig
 from moe.losses import BalanceOptions
@@ -25,6 +24,7 @@ from moe.routed_lora import AdapterOptions, routed_layers
 from moe.routing import RoutingWeights
 from moe.routing_options import RoutingOptions
 from moe.tokens import train_tokenizer
+from moe.training.batches import SpeechDataset, collator
 from moe.whisper_moe import WhisperMoE
 
 SHAPE = SmallShape(d_model=32, encoder_layers=2, decoder_layers=2, heads=2, dropout=0.1, window_s=2, n_mels=16, max_target_positions=32)

@@ -14,8 +14,8 @@ from moe.gate import Gate, GateConfig
 from moe.losses import BalanceOptions
 from moe.routed_lora import AdapterOptions, routed_layers
 from moe.routing_options import RoutingOptions
-from moe.stage import Stage
-from moe.training import Plan, seed_everything
+from moe.training.hooks import Stage
+from moe.training.loop import Plan, seed_everything
 from moe.whisper_moe import WhisperMoE
 
 __all__ = ["CONTEXT", "dataset", "tokenizer"]

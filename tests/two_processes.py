@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 from test_checkpoint import Heard
 from toy_training import CONTEXT, Diary, dataset, plan, toy_base, toy_mixture, weights, write_corpus
 
-from moe.checkpoint import CheckpointOptions, Checkpoints
 from moe.files import write_json
-from moe.trainer import ResumableTrainer
-from moe.training import fit
+from moe.training.checkpoints import CheckpointOptions, Checkpoints
+from moe.training.loop import fit
+from moe.training.trainer import ResumableTrainer
 
 
 class Stopped(BaseException):

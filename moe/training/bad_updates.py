@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
-from moe.checkpoint import Checkpoints
-from moe.stage import Stage
+from moe.training.checkpoints import Checkpoints
+from moe.training.hooks import Stage
 
 
 class TooManyBadUpdates(RuntimeError):

@@ -16,13 +16,13 @@ from torch import nn
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from moe.batches import LengthGroupedSampler, SpeechDataset, collator
-from moe.checkpoint import Checkpoint, Checkpoints, Watch
 from moe.features import AudioContext
 from moe.options import option
-from moe.precision import PrecisionOptions
-from moe.stage import Stage
-from moe.trainer import ResumableTrainer
+from moe.training.batches import LengthGroupedSampler, SpeechDataset, collator
+from moe.training.checkpoints import Checkpoint, Checkpoints, Watch
+from moe.training.hooks import Stage
+from moe.training.precision import PrecisionOptions
+from moe.training.trainer import ResumableTrainer
 
 LOG_EVERY = 20  # updates between two loss metrics
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")

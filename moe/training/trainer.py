@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
-from moe.bad_updates import CarefulTrainer
-from moe.checkpoint import Checkpoint, Checkpoints
-from moe.generators import generators, set_generators
-from moe.stage import Stage
-from moe.stopping import Stop
+from moe.training.bad_updates import CarefulTrainer
+from moe.training.checkpoints import Checkpoint, Checkpoints
+from moe.training.hooks import Stage
+from moe.training.interrupts import Stop
+from moe.training.random_state import generators, set_generators
 
 STOP = 2  # after an update: 0 goes on, 1 saves
 LOGGED = {"loss": "loss", "learning_rate": "learning_rate", "grad_norm": "gradient_norm"}
