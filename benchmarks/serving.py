@@ -37,7 +37,7 @@ from benchmarks.table import write_both
 from benchmarks.timing import machine
 from moe.audio.waveforms import SAMPLE_RATE, load_audio
 from moe.options import Options, option, parse
-from moe.transcription import find_recordings
+from moe.recognition.transcription import find_recordings
 
 RESULTS = Path(__file__).parent / "results"
 CONTAINERS = {"wav": "PCM_16", "flac": "PCM_16", "mp3": "MPEG_LAYER_III"}

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.torture_arena import ROOT, Arena, toy_options
-from moe.decoding import DecodingOptions
+from moe.recognition.decoding import DecodingOptions
 from moe.saved_model import load_model
 from steps import main, tracking
 from steps.chain import Chain

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from moe.decoding import RoutingPolicy
-from moe.hypotheses import Hypothesis
+from moe.recognition.decoding import RoutingPolicy
+from moe.recognition.hypothesis_store import Hypothesis
 
 UNIFORM = "uniform"
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from moe.adapters import SHARED, adapter_names, expert_name, experts_from_shared, slots
-from moe.decoding import DecodingOptions, Hypothesis, decode, word_error_rate
 from moe.features import AudioContext
 from moe.options import Options, option
+from moe.recognition.decoding import DecodingOptions, Hypothesis, decode, word_error_rate
 from moe.routed_lora import routed_layers
 from moe.routing import one_hot
 from moe.training.batches import SpeechDataset

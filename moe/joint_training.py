@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from moe.curriculum import CurriculumOptions, phase
-from moe.decoding import DecodingOptions, Hypothesis, decode, word_error_rate
 from moe.features import AudioContext
 from moe.losses import BalanceOptions, routing_entropy
 from moe.options import Options, option
+from moe.recognition.decoding import DecodingOptions, Hypothesis, decode, word_error_rate
 from moe.routing_options import RoutingOptions
 from moe.training.batches import SpeechDataset
 from moe.training.checkpoints import Checkpoints

@@ -14,8 +14,8 @@ import numpy as np
 
 from moe.audio.headers import stated_header
 from moe.audio.waveforms import AudioError, decode_audio, resample
-from moe.decoding import DecodingOptions
 from moe.options import option
+from moe.recognition.decoding import DecodingOptions
 
 RECORDS, SPLIT, PARAMS, AUDIO = "dataframe_records", "dataframe_split", "params", "audio"
 EXAMPLE = '{"dataframe_records": [{"audio": "<base64>"}], "params": {}}'

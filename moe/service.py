@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from moe.audio.waveforms import SAMPLE_RATE
-from moe.decoding import DecodingOptions, Hypothesis
 from moe.micro_batches import MicroBatcher
-from moe.recognizer import Transcript, WhisperRecognizer
+from moe.recognition.decoding import DecodingOptions, Hypothesis
+from moe.recognition.recognizer import Transcript, WhisperRecognizer
 from moe.requests import Asked, RequestError, ServiceOptions, as_bytes, check_body, decode
 
 

@@ -8,8 +8,8 @@ mixture also the routing ablations: oracle by etiology, by cluster, random, unif
 import dataclasses
 
 from analysis.challenge import PLAIN, RULES
-from moe.decoding import DecodingOptions
 from moe.options import option
+from moe.recognition.decoding import DecodingOptions
 from moe.saved_model import load_model
 from moe.training.precision import PrecisionOptions, precision
 from steps import tracking

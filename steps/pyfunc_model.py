@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR
 
 from moe import request_guard
-from moe.recognizer import WhisperRecognizer
+from moe.recognition.recognizer import WhisperRecognizer
 from moe.requests import AUDIO, RequestError, ServiceOptions, check_params
 from moe.service import Service
 

@@ -15,12 +15,12 @@ from moe import ablations
 from moe.clustering import UtteranceClusters
 from moe.corpora.leaks import seen_sentences
 from moe.corpora.subsets import subset
-from moe.decoding import GATE, DecodingOptions, RoutingPolicy, decode_routings
 from moe.embeddings import embed, speaker_means
 from moe.gate import probabilities
-from moe.hypotheses import BatchStore, Hypothesis
 from moe.loudness import loudness_of
-from moe.pieces import Pieces, PieceSet, cut_rows
+from moe.recognition.chunks import Pieces, PieceSet, cut_rows
+from moe.recognition.decoding import GATE, DecodingOptions, RoutingPolicy, decode_routings
+from moe.recognition.hypothesis_store import BatchStore, Hypothesis
 from moe.saved_model import SavedModel
 from moe.text.normalisers import normalise
 from steps import tracking

@@ -13,12 +13,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from analysis.report import markdown_table
-from moe.decoding import DecodingOptions
 from moe.files import folder_digest
 from moe.options import option
-from moe.recognizer import WhisperRecognizer
-from moe.transcription import FAILED, SKIPPED, WRITTEN, Outcome, Transcription, find_recordings
-from moe.transcripts import WRITERS
+from moe.recognition.decoding import DecodingOptions
+from moe.recognition.recognizer import WhisperRecognizer
+from moe.recognition.transcript_files import WRITERS
+from moe.recognition.transcription import FAILED, SKIPPED, WRITTEN, Outcome, Transcription, find_recordings
 from steps import registry, tracking
 from steps.step_run import StepRun
 

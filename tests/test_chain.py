@@ -15,7 +15,7 @@ from toy_registry import toy_store
 
 from moe.audio.waveforms import load_audio
 from moe.files import read_json
-from moe.recognizer import WhisperRecognizer
+from moe.recognition.recognizer import WhisperRecognizer
 from steps import evaluate, experts, main, tracking
 from steps.store import connect, project_root
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from toy_models import ALL_LINEARS, CONTEXT, N_EXPERTS, adapter_options, dataset, logits_of, tokenizer, toy_mixture, write_corpus
 
-from moe.decoding import (
+from moe.features import AudioContext
+from moe.recognition.decoding import (
     GATE,
     MIN_NEW_TOKENS,
     DecodingOptions,
@@ -18,8 +19,7 @@ from moe.decoding import (
     decoder_prompt,
     word_error_rate,
 )
-from moe.features import AudioContext
-from moe.hypotheses import BatchStore, Hypothesis
+from moe.recognition.hypothesis_store import BatchStore, Hypothesis
 from moe.routing import RoutingWeights, one_hot
 from moe.routing_options import RoutingOptions
 from moe.tokens import END, label_ids, prompt_ids

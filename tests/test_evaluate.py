@@ -10,9 +10,9 @@ import pytest
 from toy_models import CONTEXT, N_EXPERTS, shared_base, toy_mixture, write_corpus
 
 from moe.base_model import save_base
-from moe.decoding import DecodingOptions
 from moe.files import read_json, write_json, write_table
 from moe.options import Options, option
+from moe.recognition.decoding import DecodingOptions
 from moe.saved_model import ModelRecord, save_model
 from moe.whisper_moe import WhisperMoE
 from steps import compare, evaluate, tracking

@@ -8,8 +8,8 @@ import torch
 from toy_training import CONTEXT, N_EXPERTS, Notes, dataset, one_hot_rows, plan, toy_base, toy_mixture, write_corpus
 
 from moe.adapters import SHARED, adapter_names, expert_name, experts_from_shared
-from moe.decoding import DecodingOptions, decode, word_error_rate
 from moe.expert_training import ExpertOptions, ExpertStage, TrainedExperts, adapter_state, train_experts
+from moe.recognition.decoding import DecodingOptions, decode, word_error_rate
 from moe.routed_lora import AdapterOptions, routed_layers
 from moe.routing import one_hot
 from moe.training import loop

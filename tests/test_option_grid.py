@@ -20,7 +20,6 @@ from moe.audio.augmentation import Augmentation
 from moe.base_model import BaseModel
 from moe.clustering import ClusteringOptions, UtteranceClusters
 from moe.curriculum import CurriculumOptions
-from moe.decoding import DecodingOptions, decode
 from moe.embeddings import Embeddings, embed
 from moe.expert_training import ExpertOptions, train_experts
 from moe.features import AudioContext
@@ -29,6 +28,7 @@ from moe.gate_training import GateOptions, train_gate
 from moe.joint_training import JointOptions, train_jointly
 from moe.losses import BalanceOptions
 from moe.options import to_text
+from moe.recognition.decoding import DecodingOptions, decode
 from moe.routed_lora import AdapterOptions
 from moe.routing import one_hot
 from moe.routing_options import RoutingOptions

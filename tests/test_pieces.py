@@ -6,10 +6,10 @@ import pytest
 from toy_models import CONTEXT, N_EXPERTS, shared_base, toy_mixture, write_corpus
 
 from moe.audio.waveforms import SAMPLE_RATE
-from moe.decoding import DecodingOptions, decode
-from moe.hypotheses import Hypothesis
-from moe.pieces import Pieces, PieceSet, cut_rows
-from moe.recognizer import WhisperRecognizer
+from moe.recognition.chunks import Pieces, PieceSet, cut_rows
+from moe.recognition.decoding import DecodingOptions, decode
+from moe.recognition.hypothesis_store import Hypothesis
+from moe.recognition.recognizer import WhisperRecognizer
 from moe.saved_model import ModelRecord, SavedModel
 from moe.training.batches import SpeechDataset
 

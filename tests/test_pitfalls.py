@@ -17,8 +17,8 @@ from transformers.models.whisper.modeling_whisper import WhisperDecoder, Whisper
 
 from moe import encoder as whisper_encoder
 from moe.corpora.subsets import at_most, subset
-from moe.decoding import DecodingOptions, decode
 from moe.features import AudioContext
+from moe.recognition.decoding import DecodingOptions, decode
 from moe.routed_lora import routed_layers
 from moe.routing import one_hot
 from moe.routing_options import RoutingOptions

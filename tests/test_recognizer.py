@@ -11,8 +11,8 @@ from toy_corpora import RATE
 from toy_models import ALL_LINEARS, CONTEXT, N_EXPERTS, adapter_options, awaken, shared_base, toy_gate, toy_wave
 
 from moe.base_model import load_base, save_base
-from moe.decoding import DecodingOptions, decode
-from moe.recognizer import Segment, WaveformSet, WhisperRecognizer, cut_quietly
+from moe.recognition.decoding import DecodingOptions, decode
+from moe.recognition.recognizer import Segment, WaveformSet, WhisperRecognizer, cut_quietly
 from moe.saved_model import SavedModel, build
 
 OPTIONS = DecodingOptions(max_tokens_per_s=1.0)
@@ -104,7 +104,7 @@ def test_a_top_k_out_of_range_is_refused(mixture, top_k: int) -> None:
 
 def test_a_failed_call_leaves_the_model_as_it_was(mixture, monkeypatch) -> None:
     before = mixture.saved.model.phase
-    monkeypatch.setattr("moe.recognizer.decode", lambda *args: 1 / 0)
+    monkeypatch.setattr("moe.recognition.recognizer.decode", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         mixture.transcribe([toy_wave(0, 0.5)], OPTIONS, top_k=1)
     assert mixture.saved.model.phase == before
@@ -135,7 +135,7 @@ def test_a_language_the_model_has_no_token_for_is_refused(mixture, language: str
 
 
 def test_what_is_recognised_does_not_depend_on_the_company(mixture) -> None:
-    """A batch used to hear as much silence as its longest recording: 7 of 150 transcripts of a real mixture differed (see moe.decoding)."""
+    """A batch used to hear as much silence as its longest recording: 7 of 150 transcripts of a real mixture differed (see moe.recognition.decoding)."""
     waves = [toy_wave(number, seconds) for number, seconds in enumerate((0.3, 0.9, 1.4, 1.9, 0.6))]
     options = DecodingOptions(max_tokens_per_s=8.0)
     alone = [mixture.transcribe([wave], options)[0] for wave in waves]

@@ -21,8 +21,8 @@ from test_promotion import BETTER, WORSE, WRONG
 from toy_registry import log_toy_asr, log_toy_evaluation, toy_recording, toy_store
 
 from moe.audio.waveforms import load_audio
-from moe.decoding import DecodingOptions
-from moe.recognizer import WhisperRecognizer
+from moe.recognition.decoding import DecodingOptions
+from moe.recognition.recognizer import WhisperRecognizer
 from steps import register as step
 from steps import registry, rollback, tracking
 from steps.store import connect, project_root

@@ -214,7 +214,7 @@ def test_sigterm_ends_with_a_checkpoint_of_the_last_update(
                 os.kill(os.getpid(), signal.SIGTERM)
             return original(*arguments, **options)
 
-        original = getattr(owner, name) if where == "update" else __import__("moe.decoding", fromlist=["x"]).decode
+        original = getattr(owner, name) if where == "update" else __import__("moe.recognition.decoding", fromlist=["x"]).decode
         patch.setattr(owner, name, asked) if where == "update" else patch.setattr(f"{owner}.{name}", asked)
         with pytest.raises(Terminated):
             single_lora(corpus, Notes(), Checkpoints(tmp_path), 0)

@@ -12,7 +12,7 @@ from toy_models import N_EXPERTS, toy_wave
 from toy_registry import toy_recording
 
 from moe.audio.waveforms import load_audio
-from moe.decoding import DecodingOptions
+from moe.recognition.decoding import DecodingOptions
 from moe.requests import Asked, RequestError, ServiceOptions
 from moe.service import Service
 

@@ -18,8 +18,8 @@ from toy_registry import log_toy_asr, log_toy_evaluation, toy_recording, toy_sto
 
 from benchmarks.bad_requests import BOUNDS, bad_requests
 from moe.audio.waveforms import load_audio
-from moe.decoding import DecodingOptions
-from moe.recognizer import WhisperRecognizer
+from moe.recognition.decoding import DecodingOptions
+from moe.recognition.recognizer import WhisperRecognizer
 from steps import register, tracking
 
 pytestmark = pytest.mark.slow

@@ -9,8 +9,8 @@ import toy_corpora as toys
 from toy_registry import log_toy_asr, toy_recording
 
 from moe.audio.waveforms import load_audio
-from moe.decoding import DecodingOptions
-from moe.recognizer import WhisperRecognizer
+from moe.recognition.decoding import DecodingOptions
+from moe.recognition.recognizer import WhisperRecognizer
 from steps import tracking, transcribe
 from steps.store import connect
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import toy_corpora as toys
 
-from moe.recognizer import Segment, Transcript
-from moe.transcription import FAILED, RECORD, SKIPPED, WRITTEN, Outcome, Transcription, find_recordings, output_names
+from moe.recognition.recognizer import Segment, Transcript
+from moe.recognition.transcription import FAILED, RECORD, SKIPPED, WRITTEN, Outcome, Transcription, find_recordings, output_names
 
 
 class Hearing:
@@ -84,7 +84,7 @@ def test_another_model_or_format_makes_every_file_new(corpus: Path, tmp_path: Pa
 
 def test_interrupted_anywhere_it_goes_on(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after two files, in the middle of the line of the second."""
-    monkeypatch.setattr("moe.transcription.GROUP_FILES", 1)
+    monkeypatch.setattr("moe.recognition.transcription.GROUP_FILES", 1)
     outcomes = Transcription(Hearing(), tmp_path / "out", "json", "model 1").run(find_recordings(corpus), corpus)
     next(outcomes), next(outcomes)
     outcomes.close()

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe.recognizer import Segment, Transcript
-from moe.transcripts import WRITERS, clock, to_csv, to_json, to_srt, to_vtt
+from moe.recognition.recognizer import Segment, Transcript
+from moe.recognition.transcript_files import WRITERS, clock, to_csv, to_json, to_srt, to_vtt
 
 SEGMENTS = (Segment(0.0, 2.5, "one, two", 0.9), Segment(2.5, 4.0, "", 0.1), Segment(4.0, 3725.0625, 'a < b & "c"', 0.5))
 TRANSCRIPT = Transcript('one, two a < b & "c"', SEGMENTS, (0.25, 0.75), 0.7)

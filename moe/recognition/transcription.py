@@ -17,8 +17,8 @@ import numpy as np
 
 from moe.audio.waveforms import SAMPLE_RATE, AudioError, load_audio
 from moe.files import file_digest, write_whole
-from moe.recognizer import Transcript
-from moe.transcripts import WRITERS
+from moe.recognition.recognizer import Transcript
+from moe.recognition.transcript_files import WRITERS
 
 AUDIO_SUFFIXES = frozenset(
     ".wav .flac .mp3 .m4a .mp4 .ogg .oga .opus .aac .webm .mka .mkv .aif .aiff .amr .wma .rf64 .w64".split()

@@ -16,8 +16,8 @@ import numpy as np
 from transformers import WhisperProcessor
 
 from moe.audio.waveforms import SAMPLE_RATE
-from moe.decoding import DecodingOptions, Hypothesis, confidence, decode
 from moe.features import log_mel, valid_frames, window_seconds
+from moe.recognition.decoding import DecodingOptions, Hypothesis, confidence, decode
 from moe.saved_model import SavedModel, load_model
 from moe.text.normalisers import normalise
 from moe.tokens import label_ids

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from moe.recognizer import Segment, Transcript
+from moe.recognition.recognizer import Segment, Transcript
 
 CSV_COLUMNS = ("start_s", "end_s", "text", "confidence")
 
