@@ -46,7 +46,7 @@ def clustering(n_utterances: int, algorithm: str, unit: str) -> str:
 
 def gate(n_utterances: int) -> str:
     """Train a gate on soft labels made of the styles; one utterance in ten is dev."""
-    from moe.gate_training import GateOptions, train_gate
+    from moe.routing.gate_training import GateOptions, train_gate
 
     embeddings, _, _, etiologies = corpus(n_utterances)
     soft = np.eye(N_STYLES)[np.unique(etiologies, return_inverse=True)[1]] * 0.9 + 0.1 / N_STYLES

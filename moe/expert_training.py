@@ -18,7 +18,7 @@ from moe.features import AudioContext
 from moe.options import Options, option
 from moe.recognition.decoding import DecodingOptions, Hypothesis, decode, word_error_rate
 from moe.routed_lora import routed_layers
-from moe.routing import one_hot
+from moe.routing.weights import one_hot
 from moe.training.batches import SpeechDataset
 from moe.training.checkpoints import Checkpoints
 from moe.training.hooks import Report, Stage

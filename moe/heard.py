@@ -4,7 +4,7 @@ import dataclasses
 
 from torch import Tensor
 
-from moe.routing import RoutingWeights
+from moe.routing.weights import RoutingWeights
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,11 +18,11 @@ from transformers.models.whisper.modeling_whisper import shift_tokens_right
 from moe import encoder as whisper_encoder
 from moe.base_model import BaseModel
 from moe.features import AudioContext
-from moe.losses import utterance_cross_entropy
 from moe.options import Options, option
 from moe.recognition.decoding import DecodingOptions, decode, word_error_rate
 from moe.routed_lora import AdapterOptions
-from moe.routing_options import RoutingOptions
+from moe.routing.losses import utterance_cross_entropy
+from moe.routing.options import RoutingOptions
 from moe.tokens import IGNORED
 from moe.training.batches import SpeechDataset
 from moe.training.checkpoints import Checkpoints

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moe.options import Options, option
-from moe.routing import Routing, RoutingWeights
+from moe.routing.weights import Routing, RoutingWeights
 
 DENSE_SHARE = 0.5  # from this share of experts in use, one dense product over all is cheaper than gathering
 

@@ -13,9 +13,9 @@ from moe.adapters import load_adapter, map_adapters, save_adapter
 from moe.base_model import BaseModel, load_base, save_base
 from moe.features import AudioContext
 from moe.files import read_json, write_json
-from moe.gate import Gate
 from moe.routed_lora import AdapterOptions
-from moe.routing_options import RoutingOptions
+from moe.routing.gate import Gate
+from moe.routing.options import RoutingOptions
 from moe.whisper_moe import WhisperMoE
 
 MODEL_FILE, BASE_DIR, GATE_DIR = "model.json", "base", "gate"

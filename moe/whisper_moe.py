@@ -17,14 +17,14 @@ from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from moe import encoder as whisper_encoder
 from moe.beams import ProbabilityMixing, beam_cache
-from moe.curriculum import Phase
-from moe.gate import Gate
 from moe.head_loss import head_cross_entropy
 from moe.heard import Heard, Routed
-from moe.losses import BalanceOptions, BalanceWindow, routing_loss
 from moe.routed_lora import AdapterOptions, attach
-from moe.routing import Routing, RoutingWeights, one_hot, top_k_weights
-from moe.routing_options import RoutingOptions
+from moe.routing.curriculum import Phase
+from moe.routing.gate import Gate
+from moe.routing.losses import BalanceOptions, BalanceWindow, routing_loss
+from moe.routing.options import RoutingOptions
+from moe.routing.weights import Routing, RoutingWeights, one_hot, top_k_weights
 from moe.training.precision import computing, hold_frozen
 
 

@@ -14,16 +14,16 @@ import pandas as pd
 import torch
 
 from moe.base_model import BaseModel
-from moe.curriculum import CurriculumOptions
-from moe.embeddings import Embeddings, speaker_means
 from moe.features import AudioContext
 from moe.files import read_json
-from moe.gate import Gate, GateConfig
 from moe.joint_training import JointOptions, TrainedMixture, experts_faults, train_jointly
-from moe.losses import BalanceOptions
 from moe.options import option
 from moe.routed_lora import AdapterOptions
-from moe.routing_options import RoutingOptions
+from moe.routing.curriculum import CurriculumOptions
+from moe.routing.embeddings import Embeddings, speaker_means
+from moe.routing.gate import Gate, GateConfig
+from moe.routing.losses import BalanceOptions
+from moe.routing.options import RoutingOptions
 from moe.saved_model import ModelRecord, load_adapters, save_model
 from moe.training.loop import seed_everything
 from moe.training.precision import precision

@@ -13,13 +13,13 @@ import pandas as pd
 from transformers import WhisperProcessor
 
 from analysis.plots.training import training_curves
-from moe.curriculum import CurriculumOptions
 from moe.features import AudioContext
 from moe.files import read_json
 from moe.joint_training import JointOptions, TrainedMixture, train_jointly
 from moe.options import option
 from moe.routed_lora import AdapterOptions, matched_rank
-from moe.routing_options import RoutingOptions
+from moe.routing.curriculum import CurriculumOptions
+from moe.routing.options import RoutingOptions
 from moe.saved_model import MODEL_FILE, ModelRecord, save_model
 from moe.training.loop import Plan, seed_everything, updates_per_epoch
 from moe.whisper_moe import WhisperMoE

@@ -19,9 +19,9 @@ from analysis.clusters import ClusterScores, cluster_scores, cluster_sizes
 from analysis.plots.clusters import cluster_heatmap, embedding_map, sweep_figure
 from analysis.report import markdown_table
 from moe.clustering import ClusteringOptions, UtteranceClusters
-from moe.embeddings import Embeddings, read_embeddings
 from moe.files import write_table
 from moe.options import option
+from moe.routing.embeddings import Embeddings, read_embeddings
 from steps import tracking
 from steps.prepared import Prepared, read_prepared, soft_labels
 from steps.run_options import PlotOptions

@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 
 from moe.base_model import load_base
-from moe.embeddings import Embeddings, embed
 from moe.encoder import layer_index
 from moe.features import AudioContext
 from moe.files import file_digest
 from moe.options import option
-from moe.routing_options import ViewOptions
+from moe.routing.embeddings import Embeddings, embed
+from moe.routing.options import ViewOptions
 from moe.training.batches import SpeechDataset
 from moe.training.precision import PrecisionOptions, precision
 from steps import tracking

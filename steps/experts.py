@@ -18,8 +18,8 @@ from moe.features import AudioContext
 from moe.files import write_json
 from moe.options import option
 from moe.routed_lora import AdapterOptions
-from moe.routing import one_hot
-from moe.routing_options import RoutingOptions
+from moe.routing.options import RoutingOptions
+from moe.routing.weights import one_hot
 from moe.saved_model import save_adapters
 from moe.training.loop import seed_everything
 from moe.whisper_moe import WhisperMoE

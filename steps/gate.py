@@ -16,10 +16,10 @@ from analysis.decisions import decisions_by, speaker_decisions
 from analysis.plots.gate import confusion_figure, reliability_figure, speakers_figure
 from analysis.plots.training import training_curves
 from analysis.report import markdown_table
-from moe.embeddings import read_embeddings
-from moe.gate import probabilities
-from moe.gate_training import GateOptions, GateResult, train_gate
 from moe.options import option
+from moe.routing.embeddings import read_embeddings
+from moe.routing.gate import probabilities
+from moe.routing.gate_training import GateOptions, GateResult, train_gate
 from moe.training.checkpoints import CheckpointOptions
 from steps import tracking
 from steps.prepared import SYNTHETIC_NOTE, soft_labels

@@ -21,10 +21,10 @@ from analysis.profiles import exemplars, expert_profiles, group_shares, standard
 from analysis.routing import load_by
 from moe.audio.waveforms import SAMPLE_RATE
 from moe.corpora.manifest import read_utterance
-from moe.gate import Gate, probabilities
 from moe.joint_training import TrainedMixture
 from moe.loudness import loudness_of
-from moe.routing import top_k_weights
+from moe.routing.gate import Gate, probabilities
+from moe.routing.weights import top_k_weights
 from steps.prepared import Prepared
 from steps.step_run import StepRun
 

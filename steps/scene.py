@@ -11,16 +11,16 @@ import pandas as pd
 import torch
 
 from analysis.error_rates import count_errors
-from moe import ablations
 from moe.clustering import UtteranceClusters
 from moe.corpora.leaks import seen_sentences
 from moe.corpora.subsets import subset
-from moe.embeddings import embed, speaker_means
-from moe.gate import probabilities
 from moe.loudness import loudness_of
 from moe.recognition.chunks import Pieces, PieceSet, cut_rows
 from moe.recognition.decoding import GATE, DecodingOptions, RoutingPolicy, decode_routings
 from moe.recognition.hypothesis_store import BatchStore, Hypothesis
+from moe.routing import ablations
+from moe.routing.embeddings import embed, speaker_means
+from moe.routing.gate import probabilities
 from moe.saved_model import SavedModel
 from moe.text.normalisers import normalise
 from steps import tracking

@@ -13,11 +13,11 @@ from mlflow.exceptions import MlflowException
 
 from moe.audio.augmentation import Augmentation
 from moe.base_model import BaseModel, load_base
-from moe.embeddings import Embeddings, embed, read_embeddings
 from moe.features import AudioContext
 from moe.options import Options, option, to_text
 from moe.routed_lora import AdapterOptions
-from moe.routing_options import RoutingOptions
+from moe.routing.embeddings import Embeddings, embed, read_embeddings
+from moe.routing.options import RoutingOptions
 from moe.training.batches import SpeechDataset
 from moe.training.checkpoints import CheckpointOptions, Checkpoints, Watch
 from moe.training.hooks import Report

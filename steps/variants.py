@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from analysis.systems import MIXTURE, SINGLE_LORA, SystemScores
 from moe.files import read_json
-from moe.routing_options import RoutingOptions
+from moe.routing.options import RoutingOptions
 from steps import tracking
 
 Choice = tuple[str, str]  # step, option

@@ -6,9 +6,9 @@ import pytest
 import torch
 from toy_models import ALL_LINEARS, CONTEXT, N_EXPERTS, adapter_options, dataset, toy_mixture, write_corpus
 
-from moe.ablations import UNIFORM, choices, lone_experts, looked_up
 from moe.recognition.decoding import DecodingOptions, decode, decode_routings
-from moe.routing import one_hot
+from moe.routing.ablations import UNIFORM, choices, lone_experts, looked_up
+from moe.routing.weights import one_hot
 
 ROWS = pd.DataFrame({"utterance_id": ["a", "b", "c"], "etiology": ["als", "als", "stroke"]})
 

@@ -12,8 +12,8 @@ from toy_models import ALL_LINEARS, N_EXPERTS, QV, adapter_options, bare_model, 
 
 from moe.adapters import CONFIG, SHARED, WEIGHTS, adapter_names, expert_name, load_adapter, map_adapters, save_adapter, slots
 from moe.routed_lora import routed_layers
-from moe.routing import one_hot
-from moe.routing_options import RoutingOptions
+from moe.routing.options import RoutingOptions
+from moe.routing.weights import one_hot
 
 TOLERANCE = 1e-5
 MEL, N_FRAMES, LABELS = inputs()

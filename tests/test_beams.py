@@ -8,7 +8,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 
 from moe.beams import beam_cache
 from moe.routed_lora import AdapterOptions, RoutedLinear
-from moe.routing import Routing, RoutingWeights, one_hot
+from moe.routing.weights import Routing, RoutingWeights, one_hot
 
 MEL, _, _ = inputs()
 

@@ -12,7 +12,7 @@ from benchmarks.table import Claim
 from benchmarks.workbench import SHAPES, TOY, Step, Workbench, trainable
 from moe.adapters import slots
 from moe.encoder import pooled_embedding
-from moe.routing import one_hot
+from moe.routing.weights import one_hot
 from moe.whisper_moe import WhisperMoE
 
 GREEDY = {"max_new_tokens": 6, "min_new_tokens": 6}

@@ -3,8 +3,8 @@
 import pytest
 from toy_models import N_EXPERTS, inputs, toy_mixture
 
-from moe.curriculum import CurriculumOptions, Phase, phase
-from moe.routing import top_k_weights
+from moe.routing.curriculum import CurriculumOptions, Phase, phase
+from moe.routing.weights import top_k_weights
 
 
 def test_phases_by_hand() -> None:

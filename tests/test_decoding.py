@@ -20,8 +20,8 @@ from moe.recognition.decoding import (
     word_error_rate,
 )
 from moe.recognition.hypothesis_store import BatchStore, Hypothesis
-from moe.routing import RoutingWeights, one_hot
-from moe.routing_options import RoutingOptions
+from moe.routing.options import RoutingOptions
+from moe.routing.weights import RoutingWeights, one_hot
 from moe.tokens import END, label_ids, prompt_ids
 from moe.training.batches import collator, context_batches
 from moe.whisper_moe import WhisperMoE

@@ -11,7 +11,7 @@ from moe.adapters import SHARED, adapter_names, expert_name, experts_from_shared
 from moe.expert_training import ExpertOptions, ExpertStage, TrainedExperts, adapter_state, train_experts
 from moe.recognition.decoding import DecodingOptions, decode, word_error_rate
 from moe.routed_lora import AdapterOptions, routed_layers
-from moe.routing import one_hot
+from moe.routing.weights import one_hot
 from moe.training import loop
 from moe.whisper_moe import WhisperMoE
 

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moe.gate import Gate, GateConfig
-from moe.gate_metrics import calibration_error, fitted_temperature, gate_metrics, kl_divergence
+from moe.routing.gate import Gate, GateConfig
+from moe.routing.gate_metrics import calibration_error, fitted_temperature, gate_metrics, kl_divergence
 
 
 def test_a_linear_gate_is_softmax_regression_on_z_scores() -> None:

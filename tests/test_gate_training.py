@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from moe.gate_training import GateOptions, GateResult, train_gate
+from moe.routing.gate_training import GateOptions, GateResult, train_gate
 
 N_EXPERTS = 4
 QUICK = GateOptions(gating_epochs=6)

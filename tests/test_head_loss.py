@@ -6,7 +6,7 @@ from torch import Tensor
 
 from moe import head_loss
 from moe.head_loss import head_cross_entropy
-from moe.losses import utterance_cross_entropy
+from moe.routing.losses import utterance_cross_entropy
 from moe.tokens import IGNORED
 
 

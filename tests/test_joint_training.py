@@ -17,11 +17,11 @@ from toy_training import (
     write_corpus,
 )
 
-from moe.curriculum import CurriculumOptions
 from moe.joint_training import JointOptions, JointStage, TrainedMixture, experts_faults, parameter_groups, train_jointly
-from moe.losses import BalanceOptions
 from moe.routed_lora import AdapterOptions, routed_layers
-from moe.routing_options import RoutingOptions
+from moe.routing.curriculum import CurriculumOptions
+from moe.routing.losses import BalanceOptions
+from moe.routing.options import RoutingOptions
 from moe.whisper_moe import WhisperMoE
 
 N = 12

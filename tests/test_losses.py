@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from moe.losses import (
+from moe.routing.losses import (
     BalanceOptions,
     BalanceWindow,
     alignment,

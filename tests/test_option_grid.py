@@ -19,19 +19,19 @@ from toy_models import toy_base, write_corpus
 from moe.audio.augmentation import Augmentation
 from moe.base_model import BaseModel
 from moe.clustering import ClusteringOptions, UtteranceClusters
-from moe.curriculum import CurriculumOptions
-from moe.embeddings import Embeddings, embed
 from moe.expert_training import ExpertOptions, train_experts
 from moe.features import AudioContext
-from moe.gate import Gate, GateConfig
-from moe.gate_training import GateOptions, train_gate
 from moe.joint_training import JointOptions, train_jointly
-from moe.losses import BalanceOptions
 from moe.options import to_text
 from moe.recognition.decoding import DecodingOptions, decode
 from moe.routed_lora import AdapterOptions
-from moe.routing import one_hot
-from moe.routing_options import RoutingOptions
+from moe.routing.curriculum import CurriculumOptions
+from moe.routing.embeddings import Embeddings, embed
+from moe.routing.gate import Gate, GateConfig
+from moe.routing.gate_training import GateOptions, train_gate
+from moe.routing.losses import BalanceOptions
+from moe.routing.options import RoutingOptions
+from moe.routing.weights import one_hot
 from moe.training.batches import SpeechDataset
 from moe.whisper_moe import WhisperMoE
 from steps import asr, cluster, experts, gate, main

@@ -20,8 +20,8 @@ from moe.corpora.subsets import at_most, subset
 from moe.features import AudioContext
 from moe.recognition.decoding import DecodingOptions, decode
 from moe.routed_lora import routed_layers
-from moe.routing import one_hot
-from moe.routing_options import RoutingOptions
+from moe.routing.options import RoutingOptions
+from moe.routing.weights import one_hot
 from moe.whisper_moe import WhisperMoE
 
 HERE = Path(__file__).parent

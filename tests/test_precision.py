@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from toy_models import ALL_LINEARS, adapter_options, gradients, inputs, toy_mixture
 
-from moe.routing import RoutingWeights
-from moe.routing_options import RoutingOptions
+from moe.routing.options import RoutingOptions
+from moe.routing.weights import RoutingWeights
 from moe.training.precision import DTYPES, PrecisionOptions, computing, hold_frozen, precision
 from moe.whisper_moe import WhisperMoE
 

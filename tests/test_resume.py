@@ -30,12 +30,12 @@ from toy_training import (
 
 from moe.audio.augmentation import Augmentation
 from moe.base_model import TOKEN_TABLE, BaseModel
-from moe.curriculum import CurriculumOptions
 from moe.expert_training import ExpertOptions, train_experts
-from moe.gate_training import GateOptions, train_gate
 from moe.joint_training import JointOptions, train_jointly
 from moe.pretraining import PretrainingOptions, pretrain, pretraining_plan
 from moe.routed_lora import AdapterOptions
+from moe.routing.curriculum import CurriculumOptions
+from moe.routing.gate_training import GateOptions, train_gate
 from moe.training import loop as training
 from moe.training.bad_updates import TooManyBadUpdates
 from moe.training.checkpoints import PREFIX, CheckpointOptions, Checkpoints

@@ -210,7 +210,7 @@ def test_imports_are_followed_as_python_follows_them(tmp_path: Path) -> None:
         "steps/other.py": "",
         "moe/__init__.py": "from .version import X\n",
         "moe/version.py": "X = 1\n",
-        "moe/gate.py": "from .deep.maths import softmax\n",
+        "moe/routing/gate.py": "from .deep.maths import softmax\n",
         "moe/notes.txt": "read by some module",
         "moe/deep/__init__.py": "",
         "moe/deep/layer.py": "from ..gate import G\nfrom .. import options as o\n",

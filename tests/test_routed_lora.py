@@ -8,7 +8,7 @@ from toy_models import ALL_LINEARS, N_EXPERTS, adapter_options, awaken, bare_mod
 
 from moe import routed_lora
 from moe.routed_lora import AdapterOptions, RoutedLinear, attach, dense_adapters, gather_adapters, matched_rank, routed_layers
-from moe.routing import Routing, one_hot, top_k_weights
+from moe.routing.weights import Routing, one_hot, top_k_weights
 
 
 def plain_loop(x: Tensor, lora_a: Tensor, lora_b: Tensor, weights: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from moe.embeddings import speaker_means
+from moe.routing.embeddings import speaker_means
 from steps import asr, experts
 
 IDS = {name: "pending" for name in ("cluster_run_id", "gate_run_id", "experts_run_id")}

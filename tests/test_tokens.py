@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_models import shared_base, tokenizer
 
-from moe.losses import utterance_cross_entropy
+from moe.routing.losses import utterance_cross_entropy
 from moe.tokens import END, IGNORED, START, generation_config, label_batch, label_ids, prompt_ids, train_tokenizer
 
 SENTENCES = {

@@ -18,11 +18,11 @@ from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 
 from moe.base_model import BaseModel, SmallShape, new_base
 from moe.features import AudioContext
-from moe.gate import Gate, GateConfig
-from moe.losses import BalanceOptions
 from moe.routed_lora import AdapterOptions, routed_layers
-from moe.routing import RoutingWeights
-from moe.routing_options import RoutingOptions
+from moe.routing.gate import Gate, GateConfig
+from moe.routing.losses import BalanceOptions
+from moe.routing.options import RoutingOptions
+from moe.routing.weights import RoutingWeights
 from moe.tokens import train_tokenizer
 from moe.training.batches import SpeechDataset, collator
 from moe.whisper_moe import WhisperMoE

@@ -20,7 +20,7 @@ from moe.base_model import load_base, save_base
 from moe.files import write_json
 from moe.options import Options, option
 from moe.routed_lora import AdapterOptions
-from moe.routing_options import RoutingOptions
+from moe.routing.options import RoutingOptions
 from moe.saved_model import ModelRecord, build, save_model
 from steps import tracking
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from toy_models import CONTEXT, dataset, tokenizer
 
 from moe.base_model import BaseModel, SmallShape, new_base
-from moe.gate import Gate, GateConfig
-from moe.losses import BalanceOptions
 from moe.routed_lora import AdapterOptions, routed_layers
-from moe.routing_options import RoutingOptions
+from moe.routing.gate import Gate, GateConfig
+from moe.routing.losses import BalanceOptions
+from moe.routing.options import RoutingOptions
 from moe.training.hooks import Stage
 from moe.training.loop import Plan, seed_everything
 from moe.whisper_moe import WhisperMoE

@@ -23,7 +23,7 @@ from moe.heard import Heard, Routed
 from moe.logprobs import token_logprobs
 from moe.options import Options, option
 from moe.recognition.hypothesis_store import BatchStore, Hypothesis
-from moe.routing import RoutingWeights
+from moe.routing.weights import RoutingWeights
 from moe.tokens import prompt_ids
 from moe.training.batches import SpeechDataset, collator, context_batches, to_device
 from moe.whisper_moe import WhisperMoE

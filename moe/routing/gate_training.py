@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from moe.gate import Gate, GateConfig
-from moe.gate_metrics import fitted_temperature, gate_metrics, kl_divergence
 from moe.options import Options, option
+from moe.routing.gate import Gate, GateConfig
+from moe.routing.gate_metrics import fitted_temperature, gate_metrics, kl_divergence
 from moe.training.checkpoints import Checkpoint, Checkpoints
 from moe.training.hooks import Stage
 from moe.training.trainer import ResumableTrainer
