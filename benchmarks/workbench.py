@@ -14,8 +14,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
+from moe.experts.routed_lora import AdapterOptions
 from moe.features import AudioContext
-from moe.routed_lora import AdapterOptions
 from moe.routing.gate import Gate, GateConfig
 from moe.routing.options import RoutingOptions
 from moe.whisper_moe import WhisperMoE

@@ -17,10 +17,10 @@ from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from moe import encoder as whisper_encoder
 from moe.base_model import BaseModel
+from moe.experts.routed_lora import AdapterOptions
 from moe.features import AudioContext
 from moe.options import Options, option
 from moe.recognition.decoding import DecodingOptions, decode, word_error_rate
-from moe.routed_lora import AdapterOptions
 from moe.routing.losses import utterance_cross_entropy
 from moe.routing.options import RoutingOptions
 from moe.tokens import IGNORED

@@ -17,9 +17,9 @@ from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from moe import encoder as whisper_encoder
 from moe.beams import ProbabilityMixing, beam_cache
+from moe.experts.routed_lora import AdapterOptions, attach
 from moe.head_loss import head_cross_entropy
 from moe.heard import Heard, Routed
-from moe.routed_lora import AdapterOptions, attach
 from moe.routing.curriculum import Phase
 from moe.routing.gate import Gate
 from moe.routing.losses import BalanceOptions, BalanceWindow, routing_loss

@@ -14,11 +14,11 @@ import pandas as pd
 import torch
 
 from moe.base_model import BaseModel
+from moe.experts.joint_training import JointOptions, TrainedMixture, experts_faults, train_jointly
+from moe.experts.routed_lora import AdapterOptions
 from moe.features import AudioContext
 from moe.files import read_json
-from moe.joint_training import JointOptions, TrainedMixture, experts_faults, train_jointly
 from moe.options import option
-from moe.routed_lora import AdapterOptions
 from moe.routing.curriculum import CurriculumOptions
 from moe.routing.embeddings import Embeddings, speaker_means
 from moe.routing.gate import Gate, GateConfig

@@ -13,11 +13,11 @@ import pandas as pd
 from transformers import WhisperProcessor
 
 from analysis.plots.training import training_curves
+from moe.experts.joint_training import JointOptions, TrainedMixture, train_jointly
+from moe.experts.routed_lora import AdapterOptions, matched_rank
 from moe.features import AudioContext
 from moe.files import read_json
-from moe.joint_training import JointOptions, TrainedMixture, train_jointly
 from moe.options import option
-from moe.routed_lora import AdapterOptions, matched_rank
 from moe.routing.curriculum import CurriculumOptions
 from moe.routing.options import RoutingOptions
 from moe.saved_model import MODEL_FILE, ModelRecord, save_model

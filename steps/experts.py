@@ -13,11 +13,11 @@ import pandas as pd
 import torch
 
 from analysis.plots.training import training_curves
-from moe.expert_training import ExpertOptions, TrainedExperts, train_experts
+from moe.experts.expert_training import ExpertOptions, TrainedExperts, train_experts
+from moe.experts.routed_lora import AdapterOptions
 from moe.features import AudioContext
 from moe.files import write_json
 from moe.options import option
-from moe.routed_lora import AdapterOptions
 from moe.routing.options import RoutingOptions
 from moe.routing.weights import one_hot
 from moe.saved_model import save_adapters

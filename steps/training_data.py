@@ -13,9 +13,9 @@ from mlflow.exceptions import MlflowException
 
 from moe.audio.augmentation import Augmentation
 from moe.base_model import BaseModel, load_base
+from moe.experts.routed_lora import AdapterOptions
 from moe.features import AudioContext
 from moe.options import Options, option, to_text
-from moe.routed_lora import AdapterOptions
 from moe.routing.embeddings import Embeddings, embed, read_embeddings
 from moe.routing.options import RoutingOptions
 from moe.training.batches import SpeechDataset

@@ -10,8 +10,18 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from toy_models import ALL_LINEARS, N_EXPERTS, QV, adapter_options, bare_model, inputs, logits_of, toy_mixture
 
-from moe.adapters import CONFIG, SHARED, WEIGHTS, adapter_names, expert_name, load_adapter, map_adapters, save_adapter, slots
-from moe.routed_lora import routed_layers
+from moe.experts.adapter_folders import (
+    CONFIG,
+    SHARED,
+    WEIGHTS,
+    adapter_names,
+    expert_name,
+    load_adapter,
+    map_adapters,
+    save_adapter,
+    slots,
+)
+from moe.experts.routed_lora import routed_layers
 from moe.routing.options import RoutingOptions
 from moe.routing.weights import one_hot
 

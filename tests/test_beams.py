@@ -7,7 +7,7 @@ from toy_models import bare_model, inputs
 from transformers import DynamicCache, EncoderDecoderCache
 
 from moe.beams import beam_cache
-from moe.routed_lora import AdapterOptions, RoutedLinear
+from moe.experts.routed_lora import AdapterOptions, RoutedLinear
 from moe.routing.weights import Routing, RoutingWeights, one_hot
 
 MEL, _, _ = inputs()

@@ -7,10 +7,10 @@ import pytest
 import torch
 from toy_training import CONTEXT, N_EXPERTS, Notes, dataset, one_hot_rows, plan, toy_base, toy_mixture, write_corpus
 
-from moe.adapters import SHARED, adapter_names, expert_name, experts_from_shared
-from moe.expert_training import ExpertOptions, ExpertStage, TrainedExperts, adapter_state, train_experts
+from moe.experts.adapter_folders import SHARED, adapter_names, expert_name, experts_from_shared
+from moe.experts.expert_training import ExpertOptions, ExpertStage, TrainedExperts, adapter_state, train_experts
+from moe.experts.routed_lora import AdapterOptions, routed_layers
 from moe.recognition.decoding import DecodingOptions, decode, word_error_rate
-from moe.routed_lora import AdapterOptions, routed_layers
 from moe.routing.weights import one_hot
 from moe.training import loop
 from moe.whisper_moe import WhisperMoE
@@ -123,7 +123,7 @@ def test_experts_copied_from_the_shared_adapter_change_nothing_of_what_is_comput
 
 def test_the_copy_is_made_once_where_the_shared_epochs_end(corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     toys, copied = scene(corpus, awake=False), []
-    monkeypatch.setattr("moe.expert_training.experts_from_shared", lambda base: copied.append(experts_from_shared(base)))
+    monkeypatch.setattr("moe.experts.expert_training.experts_from_shared", lambda base: copied.append(experts_from_shared(base)))
     train(toys, ExpertOptions(shared_epochs=2, expert_epochs=4, experts_init="shared"), epochs=4, eval_every=9)
     assert len(copied) == 1
     states = [adapter_state(toys[0], expert_name(expert)) for expert in range(N_EXPERTS)]
@@ -181,7 +181,7 @@ class Planned(ExpertStage):
 
 @pytest.fixture
 def planned(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("moe.expert_training.ExpertStage", Planned)
+    monkeypatch.setattr("moe.experts.expert_training.ExpertStage", Planned)
 
     def make(*rows: tuple[float, ...]) -> None:
         """Per epoch: the whole WER, then each expert's; losses say the opposite."""

@@ -17,8 +17,8 @@ from toy_training import (
     write_corpus,
 )
 
-from moe.joint_training import JointOptions, JointStage, TrainedMixture, experts_faults, parameter_groups, train_jointly
-from moe.routed_lora import AdapterOptions, routed_layers
+from moe.experts.joint_training import JointOptions, JointStage, TrainedMixture, experts_faults, parameter_groups, train_jointly
+from moe.experts.routed_lora import AdapterOptions, routed_layers
 from moe.routing.curriculum import CurriculumOptions
 from moe.routing.losses import BalanceOptions
 from moe.routing.options import RoutingOptions

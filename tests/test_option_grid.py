@@ -19,12 +19,12 @@ from toy_models import toy_base, write_corpus
 from moe.audio.augmentation import Augmentation
 from moe.base_model import BaseModel
 from moe.clustering import ClusteringOptions, UtteranceClusters
-from moe.expert_training import ExpertOptions, train_experts
+from moe.experts.expert_training import ExpertOptions, train_experts
+from moe.experts.joint_training import JointOptions, train_jointly
+from moe.experts.routed_lora import AdapterOptions
 from moe.features import AudioContext
-from moe.joint_training import JointOptions, train_jointly
 from moe.options import to_text
 from moe.recognition.decoding import DecodingOptions, decode
-from moe.routed_lora import AdapterOptions
 from moe.routing.curriculum import CurriculumOptions
 from moe.routing.embeddings import Embeddings, embed
 from moe.routing.gate import Gate, GateConfig

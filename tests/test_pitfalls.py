@@ -17,9 +17,9 @@ from transformers.models.whisper.modeling_whisper import WhisperDecoder, Whisper
 
 from moe import encoder as whisper_encoder
 from moe.corpora.subsets import at_most, subset
+from moe.experts.routed_lora import routed_layers
 from moe.features import AudioContext
 from moe.recognition.decoding import DecodingOptions, decode
-from moe.routed_lora import routed_layers
 from moe.routing.options import RoutingOptions
 from moe.routing.weights import one_hot
 from moe.whisper_moe import WhisperMoE

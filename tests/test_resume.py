@@ -30,10 +30,10 @@ from toy_training import (
 
 from moe.audio.augmentation import Augmentation
 from moe.base_model import TOKEN_TABLE, BaseModel
-from moe.expert_training import ExpertOptions, train_experts
-from moe.joint_training import JointOptions, train_jointly
+from moe.experts.expert_training import ExpertOptions, train_experts
+from moe.experts.joint_training import JointOptions, train_jointly
+from moe.experts.routed_lora import AdapterOptions
 from moe.pretraining import PretrainingOptions, pretrain, pretraining_plan
-from moe.routed_lora import AdapterOptions
 from moe.routing.curriculum import CurriculumOptions
 from moe.routing.gate_training import GateOptions, train_gate
 from moe.training import loop as training
@@ -204,7 +204,7 @@ def test_sigterm_ends_with_a_checkpoint_of_the_last_update(
     corpus, tmp_path: Path, monkeypatch, terminates, where: str, nth: int, saved_as: str
 ) -> None:
     model, outcome = single_lora(corpus, Notes(), None, 0)
-    owner, name = (ResumableTrainer, "optimizer_steps") if where == "update" else ("moe.joint_training", "decode")
+    owner, name = (ResumableTrainer, "optimizer_steps") if where == "update" else ("moe.experts.joint_training", "decode")
     with monkeypatch.context() as patch:
         called: list[int] = []
 

@@ -6,8 +6,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from toy_models import ALL_LINEARS, N_EXPERTS, adapter_options, awaken, bare_model, gradients, inputs, toy_mixture
 
-from moe import routed_lora
-from moe.routed_lora import AdapterOptions, RoutedLinear, attach, dense_adapters, gather_adapters, matched_rank, routed_layers
+from moe.experts import routed_lora
+from moe.experts.routed_lora import (
+    AdapterOptions,
+    RoutedLinear,
+    attach,
+    dense_adapters,
+    gather_adapters,
+    matched_rank,
+    routed_layers,
+)
 from moe.routing.weights import Routing, one_hot, top_k_weights
 
 

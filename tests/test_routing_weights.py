@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_models import toy_mixture
 
-from moe.routed_lora import routed_layers
+from moe.experts.routed_lora import routed_layers
 from moe.routing.weights import Routing, RoutingWeights, one_hot, top_k_weights
 
 LOGITS = torch.log(torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]]))

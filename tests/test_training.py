@@ -9,8 +9,8 @@ import torch
 from toy_training import CONTEXT, Diary, changed, dataset, one_hot_rows, plan, toy_base, toy_mixture, weights, write_corpus
 
 from moe.audio.augmentation import Augmentation
+from moe.experts.routed_lora import AdapterOptions
 from moe.features import AudioContext
-from moe.routed_lora import AdapterOptions
 from moe.routing.losses import BalanceOptions
 from moe.training import loop
 from moe.training.loop import ComputeOptions, fit, updates_per_epoch

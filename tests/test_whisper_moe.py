@@ -21,7 +21,7 @@ from toy_models import (
 )
 
 from moe.encoder import pooled_embedding
-from moe.routed_lora import RoutedLinear, routed_layers
+from moe.experts.routed_lora import RoutedLinear, routed_layers
 from moe.routing.curriculum import Phase
 from moe.routing.losses import BalanceOptions, kl_balance
 from moe.routing.options import RoutingOptions

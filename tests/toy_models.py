@@ -17,8 +17,8 @@ from toy_corpora import RATE, tone
 from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 
 from moe.base_model import BaseModel, SmallShape, new_base
+from moe.experts.routed_lora import AdapterOptions, routed_layers
 from moe.features import AudioContext
-from moe.routed_lora import AdapterOptions, routed_layers
 from moe.routing.gate import Gate, GateConfig
 from moe.routing.losses import BalanceOptions
 from moe.routing.options import RoutingOptions

@@ -17,9 +17,9 @@ from toy_models import CONTEXT, N_EXPERTS, adapter_options, awaken, shared_base,
 
 from analysis.error_rates import count_errors
 from moe.base_model import load_base, save_base
+from moe.experts.routed_lora import AdapterOptions
 from moe.files import write_json
 from moe.options import Options, option
-from moe.routed_lora import AdapterOptions
 from moe.routing.options import RoutingOptions
 from moe.saved_model import ModelRecord, build, save_model
 from steps import tracking

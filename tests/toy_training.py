@@ -10,7 +10,7 @@ from torch import Tensor
 from toy_models import CONTEXT, dataset, tokenizer
 
 from moe.base_model import BaseModel, SmallShape, new_base
-from moe.routed_lora import AdapterOptions, routed_layers
+from moe.experts.routed_lora import AdapterOptions, routed_layers
 from moe.routing.gate import Gate, GateConfig
 from moe.routing.losses import BalanceOptions
 from moe.routing.options import RoutingOptions

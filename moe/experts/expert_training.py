@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moe.adapters import SHARED, adapter_names, expert_name, experts_from_shared, slots
+from moe.experts.adapter_folders import SHARED, adapter_names, expert_name, experts_from_shared, slots
+from moe.experts.routed_lora import routed_layers
 from moe.features import AudioContext
 from moe.options import Options, option
 from moe.recognition.decoding import DecodingOptions, Hypothesis, decode, word_error_rate
-from moe.routed_lora import routed_layers
 from moe.routing.weights import one_hot
 from moe.training.batches import SpeechDataset
 from moe.training.checkpoints import Checkpoints

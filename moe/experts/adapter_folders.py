@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from moe.experts.routed_lora import RoutedLinear, routed_layers
 from moe.files import write_whole_dir
-from moe.routed_lora import RoutedLinear, routed_layers
 
 SHARED = "shared"
 WEIGHTS = "adapter_model.safetensors"
