@@ -2,7 +2,7 @@
 
 MLflow runs this file when the model is loaded, from the model's own folder: it imports `moe`, which lies beside it, and nothing else of
 the project. The artifact `model` is the folder that `asr` logged; the model's config holds decoding policy and bounds
-(`moe.requests.ServiceOptions`), and SERVING_MODEL_CONFIG changes them for one server.
+(`moe.serving.requests.ServiceOptions`), and SERVING_MODEL_CONFIG changes them for one server.
 """
 
 import logging
@@ -13,10 +13,10 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR
 
-from moe import request_guard
 from moe.recognition.recognizer import WhisperRecognizer
-from moe.requests import AUDIO, RequestError, ServiceOptions, check_params
-from moe.service import Service
+from moe.serving import request_guard
+from moe.serving.requests import AUDIO, RequestError, ServiceOptions, check_params
+from moe.serving.service import Service
 
 LOG = logging.getLogger(__name__)
 FROM_SIGNATURE = {"top_k": 0, "beam_size": 0}  # how a signature, which has no None, says that nothing was asked for

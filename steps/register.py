@@ -26,7 +26,7 @@ from analysis.promotion import Decision, decide
 from analysis.systems import MIXTURE, SystemScores
 from moe.audio.waveforms import SAMPLE_RATE
 from moe.options import from_text, option
-from moe.requests import AUDIO, AUTO, ServiceOptions
+from moe.serving.requests import AUDIO, AUTO, ServiceOptions
 from steps import registry, tracking
 from steps.compare import read_scores
 from steps.model_card import card_facts

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from moe.micro_batches import MicroBatcher
+from moe.serving.micro_batches import MicroBatcher
 
 
 class Worker:

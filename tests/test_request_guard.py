@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from moe import request_guard
-from moe.request_guard import RequestGuard
-from moe.requests import RequestError, ServiceOptions
+from moe.serving import request_guard
+from moe.serving.request_guard import RequestGuard
+from moe.serving.requests import RequestError, ServiceOptions
 
 OPTIONS = ServiceOptions(max_request_mb=0.001, max_requests=2)  # 1048 bytes
 JSON_HEADERS = [(b"content-type", b"application/json; charset=utf-8")]

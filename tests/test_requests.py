@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from benchmarks.bad_requests import BAD_BODIES, BOUNDS, body
 from moe.audio.waveforms import load_audio
-from moe.requests import Asked, RequestError, ServiceOptions, as_bytes, check_body, check_params, decode
+from moe.serving.requests import Asked, RequestError, ServiceOptions, as_bytes, check_body, check_params, decode
 
 OPTIONS = ServiceOptions(**BOUNDS)
 WAV = toys.encode(toys.tone(1, 0.3))

@@ -13,8 +13,8 @@ from toy_registry import toy_recording
 
 from moe.audio.waveforms import load_audio
 from moe.recognition.decoding import DecodingOptions
-from moe.requests import Asked, RequestError, ServiceOptions
-from moe.service import Service
+from moe.serving.requests import Asked, RequestError, ServiceOptions
+from moe.serving.service import Service
 
 OPTIONS = ServiceOptions(max_audio_s=8.0, max_tokens_per_s=2.0, max_inputs=3)
 PLAIN = OPTIONS.part(DecodingOptions)

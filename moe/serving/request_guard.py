@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from moe.requests import RequestError, ServiceOptions
+from moe.serving.requests import RequestError, ServiceOptions
 
 SERVER_MODULE = "mlflow.pyfunc.scoring_server.app"
 PLACE = "/invocations"

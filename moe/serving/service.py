@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from moe.audio.waveforms import SAMPLE_RATE
-from moe.micro_batches import MicroBatcher
 from moe.recognition.decoding import DecodingOptions, Hypothesis
 from moe.recognition.recognizer import Transcript, WhisperRecognizer
-from moe.requests import Asked, RequestError, ServiceOptions, as_bytes, check_body, decode
+from moe.serving.micro_batches import MicroBatcher
+from moe.serving.requests import Asked, RequestError, ServiceOptions, as_bytes, check_body, decode
 
 
 @dataclasses.dataclass(frozen=True)
