@@ -15,11 +15,11 @@ from benchmarks.reference_way import ReferenceWay, embed_one_by_one, mixed_adapt
 from benchmarks.timing import Variants, peak_memory
 from benchmarks.workbench import SAMPLE_RATE, TARGETS, Shape, Step, Workbench, trainable
 from moe.audio.waveforms import load_audio
-from moe.features import AudioContext
 from moe.logprobs import token_logprobs
 from moe.routing.embeddings import embed
 from moe.routing.options import LAST, RoutingOptions
-from moe.tokens import train_tokenizer
+from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper.tokens import train_tokenizer
 from moe.training.batches import SpeechDataset
 from moe.whisper_moe import WhisperMoE
 

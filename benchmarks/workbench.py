@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from moe.experts.routed_lora import AdapterOptions
-from moe.features import AudioContext
 from moe.routing.gate import Gate, GateConfig
 from moe.routing.options import RoutingOptions
+from moe.systems.whisper.features import AudioContext
 from moe.whisper_moe import WhisperMoE
 
 R, ALPHA, TARGETS = 16, 32, ("q_proj", "v_proj")  # of every adapter of every variant

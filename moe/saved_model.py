@@ -9,13 +9,13 @@ from typing import Any
 
 from transformers import WhisperProcessor
 
-from moe.base_model import BaseModel, load_base, save_base
 from moe.experts.adapter_folders import load_adapter, map_adapters, save_adapter
 from moe.experts.routed_lora import AdapterOptions
-from moe.features import AudioContext
 from moe.files import read_json, write_json
 from moe.routing.gate import Gate
 from moe.routing.options import RoutingOptions
+from moe.systems.whisper.base_model import BaseModel, load_base, save_base
+from moe.systems.whisper.features import AudioContext
 from moe.whisper_moe import WhisperMoE
 
 MODEL_FILE, BASE_DIR, GATE_DIR = "model.json", "base", "gate"

@@ -13,10 +13,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from moe.base_model import BaseModel
 from moe.experts.joint_training import JointOptions, TrainedMixture, experts_faults, train_jointly
 from moe.experts.routed_lora import AdapterOptions
-from moe.features import AudioContext
 from moe.files import read_json
 from moe.options import option
 from moe.routing.curriculum import CurriculumOptions
@@ -25,6 +23,8 @@ from moe.routing.gate import Gate, GateConfig
 from moe.routing.losses import BalanceOptions
 from moe.routing.options import RoutingOptions
 from moe.saved_model import ModelRecord, load_adapters, save_model
+from moe.systems.whisper.base_model import BaseModel
+from moe.systems.whisper.features import AudioContext
 from moe.training.loop import seed_everything
 from moe.training.precision import precision
 from moe.whisper_moe import WhisperMoE

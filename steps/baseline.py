@@ -15,12 +15,12 @@ from transformers import WhisperProcessor
 from analysis.plots.training import training_curves
 from moe.experts.joint_training import JointOptions, TrainedMixture, train_jointly
 from moe.experts.routed_lora import AdapterOptions, matched_rank
-from moe.features import AudioContext
 from moe.files import read_json
 from moe.options import option
 from moe.routing.curriculum import CurriculumOptions
 from moe.routing.options import RoutingOptions
 from moe.saved_model import MODEL_FILE, ModelRecord, save_model
+from moe.systems.whisper.features import AudioContext
 from moe.training.loop import Plan, seed_everything, updates_per_epoch
 from moe.whisper_moe import WhisperMoE
 from steps import tracking

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from moe.base_model import SCRATCH, SmallShape
 from moe.files import read_json
 from moe.options import Options, to_text
+from moe.systems.whisper.base_model import SCRATCH, SmallShape
 from steps.pretrain import is_taken
 from steps.training_data import idle_augmentation
 

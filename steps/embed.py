@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from moe.base_model import load_base
-from moe.encoder import layer_index
-from moe.features import AudioContext
 from moe.files import file_digest
 from moe.options import option
 from moe.routing.embeddings import Embeddings, embed
 from moe.routing.options import ViewOptions
+from moe.systems.whisper.base_model import load_base
+from moe.systems.whisper.encoder import layer_index
+from moe.systems.whisper.features import AudioContext
 from moe.training.batches import SpeechDataset
 from moe.training.precision import PrecisionOptions, precision
 from steps import tracking

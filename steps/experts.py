@@ -15,12 +15,12 @@ import torch
 from analysis.plots.training import training_curves
 from moe.experts.expert_training import ExpertOptions, TrainedExperts, train_experts
 from moe.experts.routed_lora import AdapterOptions
-from moe.features import AudioContext
 from moe.files import write_json
 from moe.options import option
 from moe.routing.options import RoutingOptions
 from moe.routing.weights import one_hot
 from moe.saved_model import save_adapters
+from moe.systems.whisper.features import AudioContext
 from moe.training.loop import seed_everything
 from moe.whisper_moe import WhisperMoE
 from steps import tracking

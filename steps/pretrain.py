@@ -13,9 +13,10 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.plots.training import training_curves
-from moe.alignments import align
 from moe.audio.augmentation import Augmentation
-from moe.base_model import (
+from moe.files import file_digest, folder_digest, write_json, write_whole_dir
+from moe.options import Options, option, to_text
+from moe.systems.whisper.base_model import (
     SCRATCH,
     BaseModel,
     SmallShape,
@@ -27,11 +28,10 @@ from moe.base_model import (
     resolve,
     save_base,
 )
-from moe.features import AudioContext
-from moe.files import file_digest, folder_digest, write_json, write_whole_dir
-from moe.options import Options, option, to_text
-from moe.pretraining import Pretrained, PretrainingOptions, pretrain, pretraining_plan
-from moe.tokens import TOKENIZERS, train_tokenizer
+from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper.phonemes import align
+from moe.systems.whisper.pretraining import Pretrained, PretrainingOptions, pretrain, pretraining_plan
+from moe.systems.whisper.tokens import TOKENIZERS, train_tokenizer
 from moe.training.batches import SpeechDataset
 from moe.training.checkpoints import CheckpointOptions
 from moe.training.loop import ComputeOptions, seed_everything

@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 from transformers import WhisperFeatureExtractor
 
 from analysis.plots.corpus import amounts_figure, durations_figure, spectrograms_figure
-from moe.features import log_mel
 from moe.files import file_digest
 from moe.synthesis.corpus import NOTE, SynthesisOptions, SynthesisSummary, synthesize
 from moe.synthesis.effects import SAMPLE_RATE
 from moe.synthesis.grammar import GRAMMARS_PATH
 from moe.synthesis.planning import plan
 from moe.synthesis.rendering import Rendering, render
+from moe.systems.whisper.features import log_mel
 from steps import tracking
 from steps.run_options import PlotOptions
 from steps.step_run import StepRun

@@ -12,12 +12,12 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 
 from moe.audio.augmentation import Augmentation
-from moe.base_model import BaseModel, load_base
 from moe.experts.routed_lora import AdapterOptions
-from moe.features import AudioContext
 from moe.options import Options, option, to_text
 from moe.routing.embeddings import Embeddings, embed, read_embeddings
 from moe.routing.options import RoutingOptions
+from moe.systems.whisper.base_model import BaseModel, load_base
+from moe.systems.whisper.features import AudioContext
 from moe.training.batches import SpeechDataset
 from moe.training.checkpoints import CheckpointOptions, Checkpoints, Watch
 from moe.training.hooks import Report

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from toy_models import shared_base, tokenizer, toy_base
 
-from moe.base_model import (
+from moe.systems.whisper.base_model import (
     TOKEN_TABLE,
     BaseModel,
     SmallShape,
@@ -20,8 +20,8 @@ from moe.base_model import (
     resolve,
     save_base,
 )
-from moe.features import window_seconds
-from moe.tokens import END, START, prompt_ids
+from moe.systems.whisper.features import window_seconds
+from moe.systems.whisper.tokens import END, START, prompt_ids
 
 MISSING_LAYER = "model.decoder.layers.1.fc1.weight"
 

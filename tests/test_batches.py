@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from toy_models import CONTEXT, LENGTHS_S, dataset, shared_base, tokenizer, write_corpus
 
 from moe.audio.augmentation import Augmentation
-from moe.features import AudioContext
-from moe.tokens import IGNORED, label_ids
+from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper.tokens import IGNORED, label_ids
 from moe.training import batches
 from moe.training.batches import Draw, LengthGroupedSampler, collator
 

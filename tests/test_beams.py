@@ -6,9 +6,9 @@ from torch import nn
 from toy_models import bare_model, inputs
 from transformers import DynamicCache, EncoderDecoderCache
 
-from moe.beams import beam_cache
 from moe.experts.routed_lora import AdapterOptions, RoutedLinear
 from moe.routing.weights import Routing, RoutingWeights, one_hot
+from moe.systems.whisper.beams import beam_cache
 
 MEL, _, _ = inputs()
 

@@ -10,9 +10,9 @@ from benchmarks import speed, table, timing, variants
 from benchmarks.reference_way import ReferenceWay, embed_one_by_one, expert_name, mixed_adapters_loss
 from benchmarks.table import Claim
 from benchmarks.workbench import SHAPES, TOY, Step, Workbench, trainable
-from moe.encoder import pooled_embedding
 from moe.experts.adapter_folders import slots
 from moe.routing.weights import one_hot
+from moe.systems.whisper.encoder import pooled_embedding
 from moe.whisper_moe import WhisperMoE
 
 GREEDY = {"max_new_tokens": 6, "min_new_tokens": 6}

@@ -7,7 +7,6 @@ import pytest
 import torch
 from toy_models import ALL_LINEARS, CONTEXT, N_EXPERTS, adapter_options, dataset, logits_of, tokenizer, toy_mixture, write_corpus
 
-from moe.features import AudioContext
 from moe.recognition.decoding import (
     GATE,
     MIN_NEW_TOKENS,
@@ -22,7 +21,8 @@ from moe.recognition.decoding import (
 from moe.recognition.hypothesis_store import BatchStore, Hypothesis
 from moe.routing.options import RoutingOptions
 from moe.routing.weights import RoutingWeights, one_hot
-from moe.tokens import END, label_ids, prompt_ids
+from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper.tokens import END, label_ids, prompt_ids
 from moe.training.batches import collator, context_batches
 from moe.whisper_moe import WhisperMoE
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from toy_models import CONTEXT, bare_model, batch_of, dataset, write_corpus
 
-from moe.encoder import pooled_embedding
 from moe.routing import embeddings
 from moe.routing.embeddings import INDEX, MATRIX, Embeddings, embed, read_embeddings
+from moe.systems.whisper.encoder import pooled_embedding
 from moe.training.batches import context_batches
 
 BASE = bare_model()

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from toy_models import CONTEXT, N_EXPERTS, shared_base, toy_mixture, write_corpus
 
-from moe.base_model import save_base
 from moe.files import read_json, write_json, write_table
 from moe.options import Options, option
 from moe.recognition.decoding import DecodingOptions
 from moe.saved_model import ModelRecord, save_model
+from moe.systems.whisper.base_model import save_base
 from moe.whisper_moe import WhisperMoE
 from steps import compare, evaluate, tracking
 from steps.logged_models import MODEL_RUN_TAG

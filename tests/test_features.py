@@ -10,7 +10,7 @@ from toy_corpora import RATE
 from toy_models import toy_wave
 from transformers import WhisperFeatureExtractor
 
-from moe.features import AudioContext, log_mel, pad_silence, valid_frames, window_frames, window_seconds
+from moe.systems.whisper.features import AudioContext, log_mel, pad_silence, valid_frames, window_frames, window_seconds
 
 WHISPERS = WhisperFeatureExtractor()
 OURS = WhisperFeatureExtractor(feature_size=80, hop_length=320, chunk_length=4, n_fft=400)

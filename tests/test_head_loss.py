@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from moe import head_loss
-from moe.head_loss import head_cross_entropy
 from moe.routing.losses import utterance_cross_entropy
-from moe.tokens import IGNORED
+from moe.systems.whisper import head_loss
+from moe.systems.whisper.head_loss import head_cross_entropy
+from moe.systems.whisper.tokens import IGNORED
 
 
 def drawn(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:

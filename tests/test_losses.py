@@ -17,7 +17,7 @@ from moe.routing.losses import (
     usage_shortfall,
     utterance_cross_entropy,
 )
-from moe.tokens import IGNORED
+from moe.systems.whisper.tokens import IGNORED
 
 
 def test_cross_entropy_is_the_mean_over_an_utterances_own_tokens() -> None:

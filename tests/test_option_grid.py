@@ -17,12 +17,10 @@ from toy_corpora import RATE, tone
 from toy_models import toy_base, write_corpus
 
 from moe.audio.augmentation import Augmentation
-from moe.base_model import BaseModel
 from moe.clustering import ClusteringOptions, UtteranceClusters
 from moe.experts.expert_training import ExpertOptions, train_experts
 from moe.experts.joint_training import JointOptions, train_jointly
 from moe.experts.routed_lora import AdapterOptions
-from moe.features import AudioContext
 from moe.options import to_text
 from moe.recognition.decoding import DecodingOptions, decode
 from moe.routing.curriculum import CurriculumOptions
@@ -32,6 +30,8 @@ from moe.routing.gate_training import GateOptions, train_gate
 from moe.routing.losses import BalanceOptions
 from moe.routing.options import RoutingOptions
 from moe.routing.weights import one_hot
+from moe.systems.whisper.base_model import BaseModel
+from moe.systems.whisper.features import AudioContext
 from moe.training.batches import SpeechDataset
 from moe.whisper_moe import WhisperMoE
 from steps import asr, cluster, experts, gate, main

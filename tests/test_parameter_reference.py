@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moe.base_model import resolve
 from moe.clustering import ClusteringOptions, UtteranceClusters
 from moe.clustering.density import density_partition
 from moe.clustering.reduction import fitted_points
 from moe.options import file_values, from_text
+from moe.systems.whisper.base_model import resolve
 from moe.training.checkpoints import CheckpointOptions
 from moe.training.loop import training_arguments
 from moe.training.precision import precision

@@ -15,13 +15,13 @@ import torch
 from toy_models import CONTEXT, batch_of, dataset, toy_base, toy_mixture, write_corpus
 from transformers.models.whisper.modeling_whisper import WhisperDecoder, WhisperEncoder
 
-from moe import encoder as whisper_encoder
 from moe.corpora.subsets import at_most, subset
 from moe.experts.routed_lora import routed_layers
-from moe.features import AudioContext
 from moe.recognition.decoding import DecodingOptions, decode
 from moe.routing.options import RoutingOptions
 from moe.routing.weights import one_hot
+from moe.systems.whisper import encoder as whisper_encoder
+from moe.systems.whisper.features import AudioContext
 from moe.whisper_moe import WhisperMoE
 
 HERE = Path(__file__).parent

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 from toy_training import CONTEXT, Notes, changed, dataset, tokenizer, toy_base, weights, write_corpus
 
-from moe.alignments import align
-from moe.base_model import TOKEN_TABLE, BaseModel, complete_base, is_complete, load_base
-from moe.pretraining import SILENCE_WEIGHT, BaseTraining, PretrainingOptions, base_wer, pretrain, pretraining_plan
+from moe.systems.whisper.base_model import TOKEN_TABLE, BaseModel, complete_base, is_complete, load_base
+from moe.systems.whisper.phonemes import align
+from moe.systems.whisper.pretraining import SILENCE_WEIGHT, BaseTraining, PretrainingOptions, base_wer, pretrain, pretraining_plan
 from moe.training.loop import seed_everything
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "whisper_tiny_en"

@@ -29,13 +29,13 @@ from toy_training import (
 )
 
 from moe.audio.augmentation import Augmentation
-from moe.base_model import TOKEN_TABLE, BaseModel
 from moe.experts.expert_training import ExpertOptions, train_experts
 from moe.experts.joint_training import JointOptions, train_jointly
 from moe.experts.routed_lora import AdapterOptions
-from moe.pretraining import PretrainingOptions, pretrain, pretraining_plan
 from moe.routing.curriculum import CurriculumOptions
 from moe.routing.gate_training import GateOptions, train_gate
+from moe.systems.whisper.base_model import TOKEN_TABLE, BaseModel
+from moe.systems.whisper.pretraining import PretrainingOptions, pretrain, pretraining_plan
 from moe.training import loop as training
 from moe.training.bad_updates import TooManyBadUpdates
 from moe.training.checkpoints import PREFIX, CheckpointOptions, Checkpoints

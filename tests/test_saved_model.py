@@ -11,11 +11,11 @@ import torch
 from peft import PeftModel
 from toy_models import CONTEXT, N_EXPERTS, adapter_options, awaken, dataset, shared_base, toy_gate, write_corpus
 
-from moe.base_model import load_base, save_base
 from moe.experts.routed_lora import AdapterOptions
 from moe.recognition.decoding import DecodingOptions, decode
 from moe.routing.options import RoutingOptions
 from moe.saved_model import MODEL_FILE, ModelRecord, build, load_model, save_model
+from moe.systems.whisper.base_model import load_base, save_base
 from moe.whisper_moe import WhisperMoE
 
 

@@ -13,9 +13,9 @@ from toy_training import plan
 
 from analysis.systems import SystemScores
 from moe.corpora.subsets import subset
-from moe.features import AudioContext
 from moe.routing.embeddings import Embeddings, embed
 from moe.routing.options import RoutingOptions
+from moe.systems.whisper.features import AudioContext
 from moe.training.loop import ComputeOptions
 from steps import asr, baseline, cluster, experts, main, pretrain, register, training_data
 from steps import embed as embed_step

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from toy_models import shared_base, tokenizer
 
 from moe.routing.losses import utterance_cross_entropy
-from moe.tokens import END, IGNORED, START, generation_config, label_batch, label_ids, prompt_ids, train_tokenizer
+from moe.systems.whisper.tokens import END, IGNORED, START, generation_config, label_batch, label_ids, prompt_ids, train_tokenizer
 
 SENTENCES = {
     "en": ["the red fox", "don't go", "a café at 5"],

@@ -10,8 +10,8 @@ from toy_training import CONTEXT, Diary, changed, dataset, one_hot_rows, plan, t
 
 from moe.audio.augmentation import Augmentation
 from moe.experts.routed_lora import AdapterOptions
-from moe.features import AudioContext
 from moe.routing.losses import BalanceOptions
+from moe.systems.whisper.features import AudioContext
 from moe.training import loop
 from moe.training.loop import ComputeOptions, fit, updates_per_epoch
 from moe.training.precision import precision

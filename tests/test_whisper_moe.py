@@ -20,12 +20,12 @@ from toy_models import (
     toy_mixture,
 )
 
-from moe.encoder import pooled_embedding
 from moe.experts.routed_lora import RoutedLinear, routed_layers
 from moe.routing.curriculum import Phase
 from moe.routing.losses import BalanceOptions, kl_balance
 from moe.routing.options import RoutingOptions
 from moe.routing.weights import RoutingWeights, one_hot
+from moe.systems.whisper.encoder import pooled_embedding
 from moe.whisper_moe import WhisperMoE
 
 MEL, N_FRAMES, LABELS = inputs()

@@ -16,14 +16,14 @@ from torch import Tensor
 from toy_corpora import RATE, tone
 from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 
-from moe.base_model import BaseModel, SmallShape, new_base
 from moe.experts.routed_lora import AdapterOptions, routed_layers
-from moe.features import AudioContext
 from moe.routing.gate import Gate, GateConfig
 from moe.routing.losses import BalanceOptions
 from moe.routing.options import RoutingOptions
 from moe.routing.weights import RoutingWeights
-from moe.tokens import train_tokenizer
+from moe.systems.whisper.base_model import BaseModel, SmallShape, new_base
+from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper.tokens import train_tokenizer
 from moe.training.batches import SpeechDataset, collator
 from moe.whisper_moe import WhisperMoE
 

@@ -16,12 +16,12 @@ from toy_corpora import RATE, encode
 from toy_models import CONTEXT, N_EXPERTS, adapter_options, awaken, shared_base, toy_gate, toy_wave
 
 from analysis.error_rates import count_errors
-from moe.base_model import load_base, save_base
 from moe.experts.routed_lora import AdapterOptions
 from moe.files import write_json
 from moe.options import Options, option
 from moe.routing.options import RoutingOptions
 from moe.saved_model import ModelRecord, build, save_model
+from moe.systems.whisper.base_model import load_base, save_base
 from steps import tracking
 
 WORDS = ("oak", "elm", "fig", "ash", "yew", "bay", "fir", "box")

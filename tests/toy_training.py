@@ -9,11 +9,11 @@ import toy_models
 from torch import Tensor
 from toy_models import CONTEXT, dataset, tokenizer
 
-from moe.base_model import BaseModel, SmallShape, new_base
 from moe.experts.routed_lora import AdapterOptions, routed_layers
 from moe.routing.gate import Gate, GateConfig
 from moe.routing.losses import BalanceOptions
 from moe.routing.options import RoutingOptions
+from moe.systems.whisper.base_model import BaseModel, SmallShape, new_base
 from moe.training.hooks import Stage
 from moe.training.loop import Plan, seed_everything
 from moe.whisper_moe import WhisperMoE

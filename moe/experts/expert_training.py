@@ -15,10 +15,10 @@ from torch import Tensor
 
 from moe.experts.adapter_folders import SHARED, adapter_names, expert_name, experts_from_shared, slots
 from moe.experts.routed_lora import routed_layers
-from moe.features import AudioContext
 from moe.options import Options, option
 from moe.recognition.decoding import DecodingOptions, Hypothesis, decode, word_error_rate
 from moe.routing.weights import one_hot
+from moe.systems.whisper.features import AudioContext
 from moe.training.batches import SpeechDataset
 from moe.training.checkpoints import Checkpoints
 from moe.training.hooks import Report, Stage

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moe.features import AudioContext
 from moe.options import Options, option
 from moe.recognition.decoding import DecodingOptions, Hypothesis, decode, word_error_rate
 from moe.routing.curriculum import CurriculumOptions, phase
 from moe.routing.losses import BalanceOptions, routing_entropy
 from moe.routing.options import RoutingOptions
+from moe.systems.whisper.features import AudioContext
 from moe.training.batches import SpeechDataset
 from moe.training.checkpoints import Checkpoints
 from moe.training.hooks import Report, Stage

@@ -14,9 +14,9 @@ from transformers import WhisperProcessor
 
 from moe.audio.waveforms import SAMPLE_RATE
 from moe.corpora.manifest import read_utterance
-from moe.features import window_seconds
 from moe.recognition.hypothesis_store import Hypothesis
 from moe.recognition.recognizer import cut_quietly
+from moe.systems.whisper.features import window_seconds
 from moe.training.batches import SpeechDataset
 
 

@@ -18,13 +18,13 @@ from tqdm import tqdm
 from transformers import WhisperTokenizer
 
 from moe.audio.waveforms import SAMPLE_RATE
-from moe.features import AudioContext, valid_frames
 from moe.heard import Heard, Routed
 from moe.logprobs import token_logprobs
 from moe.options import Options, option
 from moe.recognition.hypothesis_store import BatchStore, Hypothesis
 from moe.routing.weights import RoutingWeights
-from moe.tokens import prompt_ids
+from moe.systems.whisper.features import AudioContext, valid_frames
+from moe.systems.whisper.tokens import prompt_ids
 from moe.training.batches import SpeechDataset, collator, context_batches, to_device
 from moe.whisper_moe import WhisperMoE
 

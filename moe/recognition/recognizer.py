@@ -16,11 +16,11 @@ import numpy as np
 from transformers import WhisperProcessor
 
 from moe.audio.waveforms import SAMPLE_RATE
-from moe.features import log_mel, valid_frames, window_seconds
 from moe.recognition.decoding import DecodingOptions, Hypothesis, confidence, decode
 from moe.saved_model import SavedModel, load_model
+from moe.systems.whisper.features import log_mel, valid_frames, window_seconds
+from moe.systems.whisper.tokens import label_ids
 from moe.text.normalisers import normalise
-from moe.tokens import label_ids
 from moe.training.precision import PrecisionOptions, fastest_device, precision
 
 QUIET_S = 0.2  # loudness is averaged over so much when a place to cut is sought

@@ -1,6 +1,6 @@
 """Pooled embeddings of a corpus: one store, a few kilobytes per utterance, written in parts so that an interrupted run goes on.
 
-An utterance's vector depends on nothing but the utterance: a batch holds one context length, and `moe.encoder.pool` rounds to the half
+An utterance's vector depends on nothing but the utterance: a batch holds one context length, and `moe.systems.whisper.encoder.pool` rounds to the half
 precision that is stored. The store is a folder: `part_*.safetensors` while it grows, then `embeddings.safetensors` (N, D) beside
 `index.parquet`, which maps each utterance id to its row.
 """
@@ -18,9 +18,9 @@ from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 from transformers import WhisperForConditionalGeneration
 
-from moe.encoder import pooled_embedding
-from moe.features import AudioContext
 from moe.files import file_digest, read_json, write_json, write_table, write_whole
+from moe.systems.whisper.encoder import pooled_embedding
+from moe.systems.whisper.features import AudioContext
 from moe.training.batches import SpeechDataset, collator, context_batches, to_device
 from moe.training.precision import computing, fastest_device
 

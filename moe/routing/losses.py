@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moe.options import Options, option
-from moe.tokens import IGNORED
+from moe.systems.whisper.tokens import IGNORED
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from moe.encoder import POOLINGS, UNPOOLED
 from moe.options import Options, option
+from moe.systems.whisper.encoder import POOLINGS, UNPOOLED
 
 LAST = "last"
 

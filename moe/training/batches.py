@@ -16,8 +16,8 @@ from transformers import WhisperProcessor
 from moe.audio.augmentation import Augmentation, augment, augment_waveform, generator
 from moe.audio.waveforms import SAMPLE_RATE
 from moe.corpora.manifest import read_utterance
-from moe.features import AudioContext, log_mel, pad_silence, valid_frames, window_seconds
-from moe.tokens import label_batch, label_ids
+from moe.systems.whisper.features import AudioContext, log_mel, pad_silence, valid_frames, window_seconds
+from moe.systems.whisper.tokens import label_batch, label_ids
 
 CACHE_BYTES = 1 << 30  # of unpadded log-mels and waveforms kept in memory; past it they are made again
 LENGTH_POOL = 32  # batches whose utterances are sorted by length together

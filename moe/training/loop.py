@@ -16,8 +16,8 @@ from torch import nn
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from moe.features import AudioContext
 from moe.options import option
+from moe.systems.whisper.features import AudioContext
 from moe.training.batches import LengthGroupedSampler, SpeechDataset, collator
 from moe.training.checkpoints import Checkpoint, Checkpoints, Watch
 from moe.training.hooks import Stage

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from moe.tokens import IGNORED
+from moe.systems.whisper.tokens import IGNORED
 
 LOGITS = 1 << 24  # held at a time: 64 MB; with fewer the head is read too often
 

@@ -15,15 +15,15 @@ from transformers import WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
-from moe import encoder as whisper_encoder
-from moe.base_model import BaseModel
 from moe.experts.routed_lora import AdapterOptions
-from moe.features import AudioContext
 from moe.options import Options, option
 from moe.recognition.decoding import DecodingOptions, decode, word_error_rate
 from moe.routing.losses import utterance_cross_entropy
 from moe.routing.options import RoutingOptions
-from moe.tokens import IGNORED
+from moe.systems.whisper import encoder as whisper_encoder
+from moe.systems.whisper.base_model import BaseModel
+from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper.tokens import IGNORED
 from moe.training.batches import SpeechDataset
 from moe.training.checkpoints import Checkpoints
 from moe.training.hooks import Report, Stage

@@ -1,7 +1,7 @@
 """The base model: a Whisper checkpoint with its processor, whole, partial, or new.
 
 A partial checkpoint (some tensors missing, or a table that does not fit the tokenizer) is filled in: what is missing is named and
-initialised, for `moe.pretraining` to train. A hub name is loaded only where a user names one.
+initialised, for `moe.systems.whisper.pretraining` to train. A hub name is loaded only where a user names one.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from transformers import (
     WhisperTokenizer,
 )
 
-from moe.tokens import END, START, generation_config
+from moe.systems.whisper.tokens import END, START, generation_config
 
 SCRATCH = "scratch"
 TOKEN_TABLE = "model.decoder.embed_tokens.weight"
