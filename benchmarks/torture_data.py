@@ -10,7 +10,7 @@ import pandas as pd
 
 from benchmarks.torture_arena import ROOT, Arena, toy_options
 from moe.recognition.decoding import DecodingOptions
-from moe.saved_model import load_model
+from moe.systems.whisper_moe.folder import load_model
 from steps import main, tracking
 from steps.chain import Chain
 from steps.prepared import Prepared, read_prepared

@@ -15,13 +15,13 @@ from benchmarks.reference_way import ReferenceWay, embed_one_by_one, mixed_adapt
 from benchmarks.timing import Variants, peak_memory
 from benchmarks.workbench import SAMPLE_RATE, TARGETS, Shape, Step, Workbench, trainable
 from moe.audio.waveforms import load_audio
-from moe.logprobs import token_logprobs
 from moe.routing.embeddings import embed
 from moe.routing.options import LAST, RoutingOptions
 from moe.systems.whisper.features import AudioContext
 from moe.systems.whisper.tokens import train_tokenizer
+from moe.systems.whisper_moe.model import WhisperMoE
+from moe.systems.whisper_moe.token_scores import token_logprobs
 from moe.training.batches import SpeechDataset
-from moe.whisper_moe import WhisperMoE
 
 SINGLE, NAMES, LOOP = "PEFT single LoRA", "PEFT adapter_names, top-1", "expert-by-expert loop, top-2"
 NO_ADAPTERS = "the frozen base alone"

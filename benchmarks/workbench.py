@@ -18,7 +18,7 @@ from moe.experts.routed_lora import AdapterOptions
 from moe.routing.gate import Gate, GateConfig
 from moe.routing.options import RoutingOptions
 from moe.systems.whisper.features import AudioContext
-from moe.whisper_moe import WhisperMoE
+from moe.systems.whisper_moe.model import WhisperMoE
 
 R, ALPHA, TARGETS = 16, 32, ("q_proj", "v_proj")  # of every adapter of every variant
 SAMPLE_RATE, HOP, FRAMES_PER_S = 16_000, 160, 100

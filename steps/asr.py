@@ -22,12 +22,12 @@ from moe.routing.embeddings import Embeddings, speaker_means
 from moe.routing.gate import Gate, GateConfig
 from moe.routing.losses import BalanceOptions
 from moe.routing.options import RoutingOptions
-from moe.saved_model import ModelRecord, load_adapters, save_model
 from moe.systems.whisper.base_model import BaseModel
 from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper_moe.folder import ModelRecord, load_adapters, save_model
+from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training.loop import seed_everything
 from moe.training.precision import precision
-from moe.whisper_moe import WhisperMoE
 from steps import tracking
 from steps.mixture_report import log_experts, log_training, routed_rows
 from steps.prepared import Prepared, majority, read_prepared, soft_labels

@@ -19,10 +19,10 @@ from moe.files import read_json
 from moe.options import option
 from moe.routing.curriculum import CurriculumOptions
 from moe.routing.options import RoutingOptions
-from moe.saved_model import MODEL_FILE, ModelRecord, save_model
 from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper_moe.folder import MODEL_FILE, ModelRecord, save_model
+from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training.loop import Plan, seed_everything, updates_per_epoch
-from moe.whisper_moe import WhisperMoE
 from steps import tracking
 from steps.prepared import Prepared, read_prepared
 from steps.step_run import StepRun

@@ -10,7 +10,7 @@ import dataclasses
 from analysis.challenge import PLAIN, RULES
 from moe.options import option
 from moe.recognition.decoding import DecodingOptions
-from moe.saved_model import load_model
+from moe.systems.whisper_moe.folder import load_model
 from moe.training.precision import PrecisionOptions, precision
 from steps import tracking
 from steps.evaluation_report import Evaluation, log_evaluation

@@ -19,10 +19,10 @@ from moe.files import write_json
 from moe.options import option
 from moe.routing.options import RoutingOptions
 from moe.routing.weights import one_hot
-from moe.saved_model import save_adapters
 from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper_moe.folder import save_adapters
+from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training.loop import seed_everything
-from moe.whisper_moe import WhisperMoE
 from steps import tracking
 from steps.prepared import Prepared, read_prepared
 from steps.step_run import StepRun

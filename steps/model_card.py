@@ -7,8 +7,8 @@ from mlflow.exceptions import MlflowException
 
 from analysis.card import CardFacts
 from moe.files import read_json
-from moe.saved_model import BASE_DIR, MODEL_FILE
 from moe.serving.requests import ServiceOptions
+from moe.systems.whisper_moe.folder import BASE_DIR, MODEL_FILE
 from steps import tracking
 from steps.store import connect
 

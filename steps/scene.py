@@ -21,7 +21,7 @@ from moe.recognition.hypothesis_store import BatchStore, Hypothesis
 from moe.routing import ablations
 from moe.routing.embeddings import embed, speaker_means
 from moe.routing.gate import probabilities
-from moe.saved_model import SavedModel
+from moe.systems.whisper_moe.folder import SavedModel
 from moe.text.normalisers import normalise
 from steps import tracking
 from steps.prepared import Prepared

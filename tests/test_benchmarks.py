@@ -13,7 +13,7 @@ from benchmarks.workbench import SHAPES, TOY, Step, Workbench, trainable
 from moe.experts.adapter_folders import slots
 from moe.routing.weights import one_hot
 from moe.systems.whisper.encoder import pooled_embedding
-from moe.whisper_moe import WhisperMoE
+from moe.systems.whisper_moe.model import WhisperMoE
 
 GREEDY = {"max_new_tokens": 6, "min_new_tokens": 6}
 BEAMS = GREEDY | {"num_beams": 3}

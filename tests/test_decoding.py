@@ -23,8 +23,8 @@ from moe.routing.options import RoutingOptions
 from moe.routing.weights import RoutingWeights, one_hot
 from moe.systems.whisper.features import AudioContext
 from moe.systems.whisper.tokens import END, label_ids, prompt_ids
+from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training.batches import collator, context_batches
-from moe.whisper_moe import WhisperMoE
 
 FULL = AudioContext(audio_context="full")
 
@@ -200,7 +200,7 @@ def test_mean_log_probability_equals_a_teacher_forced_rescoring(
 
 def test_scoring_a_few_rows_at_a_time_changes_nothing(data, model, monkeypatch) -> None:
     whole = decode(model, data, FULL, DecodingOptions(beam_size=2))
-    monkeypatch.setattr("moe.logprobs.LOGIT_BUDGET", 1)
+    monkeypatch.setattr("moe.systems.whisper_moe.token_scores.LOGIT_BUDGET", 1)
     rows = decode(model, data, FULL, DecodingOptions(beam_size=2))
     assert [h.mean_logprob for h in whole] == pytest.approx([h.mean_logprob for h in rows], abs=1e-6)
 

@@ -12,9 +12,9 @@ from toy_models import CONTEXT, N_EXPERTS, shared_base, toy_mixture, write_corpu
 from moe.files import read_json, write_json, write_table
 from moe.options import Options, option
 from moe.recognition.decoding import DecodingOptions
-from moe.saved_model import ModelRecord, save_model
 from moe.systems.whisper.base_model import save_base
-from moe.whisper_moe import WhisperMoE
+from moe.systems.whisper_moe.folder import ModelRecord, save_model
+from moe.systems.whisper_moe.model import WhisperMoE
 from steps import compare, evaluate, tracking
 from steps.logged_models import MODEL_RUN_TAG
 from steps.scene import recognise, recognise_ablations, set_scene
@@ -120,7 +120,7 @@ def test_batch_size_and_order_change_no_hypothesis(runs, monkeypatch) -> None:
 
 
 def test_ablations_of_a_sample_stand_beside_the_gates_own_on_the_same_utterances(runs, tmp_path) -> None:
-    from moe.saved_model import load_model
+    from moe.systems.whisper_moe.folder import load_model
     from steps.prepared import read_prepared
 
     model_dir = tracking.upstream(runs["asr"], tracking.MODEL)

@@ -12,8 +12,8 @@ from moe.experts.expert_training import ExpertOptions, ExpertStage, TrainedExper
 from moe.experts.routed_lora import AdapterOptions, routed_layers
 from moe.recognition.decoding import DecodingOptions, decode, word_error_rate
 from moe.routing.weights import one_hot
+from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training import loop
-from moe.whisper_moe import WhisperMoE
 
 N = 12
 

@@ -22,7 +22,7 @@ from moe.experts.routed_lora import AdapterOptions, routed_layers
 from moe.routing.curriculum import CurriculumOptions
 from moe.routing.losses import BalanceOptions
 from moe.routing.options import RoutingOptions
-from moe.whisper_moe import WhisperMoE
+from moe.systems.whisper_moe.model import WhisperMoE
 
 N = 12
 

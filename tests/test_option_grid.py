@@ -32,8 +32,8 @@ from moe.routing.options import RoutingOptions
 from moe.routing.weights import one_hot
 from moe.systems.whisper.base_model import BaseModel
 from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training.batches import SpeechDataset
-from moe.whisper_moe import WhisperMoE
 from steps import asr, cluster, experts, gate, main
 from steps.chain import stage_options
 from steps.training_data import MixtureStep, plan_of

@@ -10,7 +10,7 @@ from moe.recognition.chunks import Pieces, PieceSet, cut_rows
 from moe.recognition.decoding import DecodingOptions, decode
 from moe.recognition.hypothesis_store import Hypothesis
 from moe.recognition.recognizer import WhisperRecognizer
-from moe.saved_model import ModelRecord, SavedModel
+from moe.systems.whisper_moe.folder import ModelRecord, SavedModel
 from moe.training.batches import SpeechDataset
 
 WINDOW_S = 2.0  # of the toy

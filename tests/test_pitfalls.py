@@ -22,7 +22,7 @@ from moe.routing.options import RoutingOptions
 from moe.routing.weights import one_hot
 from moe.systems.whisper import encoder as whisper_encoder
 from moe.systems.whisper.features import AudioContext
-from moe.whisper_moe import WhisperMoE
+from moe.systems.whisper_moe.model import WhisperMoE
 
 HERE = Path(__file__).parent
 PITFALLS: dict[int, tuple[str, list[str]]] = {

@@ -9,8 +9,8 @@ from toy_models import ALL_LINEARS, adapter_options, gradients, inputs, toy_mixt
 
 from moe.routing.options import RoutingOptions
 from moe.routing.weights import RoutingWeights
+from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training.precision import DTYPES, PrecisionOptions, computing, hold_frozen, precision
-from moe.whisper_moe import WhisperMoE
 
 MEL, N_FRAMES, LABELS = inputs()
 MIXED = torch.tensor([[0.6, 0.4, 0.0, 0.0], [0.0, 0.3, 0.0, 0.7], [0.0, 0.0, 1.0, 0.0]])  # (3, E)

@@ -12,8 +12,8 @@ from toy_models import ALL_LINEARS, CONTEXT, N_EXPERTS, adapter_options, awaken,
 
 from moe.recognition.decoding import DecodingOptions, decode
 from moe.recognition.recognizer import Segment, WaveformSet, WhisperRecognizer, cut_quietly
-from moe.saved_model import SavedModel, build
 from moe.systems.whisper.base_model import load_base, save_base
+from moe.systems.whisper_moe.folder import SavedModel, build
 
 OPTIONS = DecodingOptions(max_tokens_per_s=1.0)
 

@@ -14,9 +14,9 @@ from toy_models import CONTEXT, N_EXPERTS, adapter_options, awaken, dataset, sha
 from moe.experts.routed_lora import AdapterOptions
 from moe.recognition.decoding import DecodingOptions, decode
 from moe.routing.options import RoutingOptions
-from moe.saved_model import MODEL_FILE, ModelRecord, build, load_model, save_model
 from moe.systems.whisper.base_model import load_base, save_base
-from moe.whisper_moe import WhisperMoE
+from moe.systems.whisper_moe.folder import MODEL_FILE, ModelRecord, build, load_model, save_model
+from moe.systems.whisper_moe.model import WhisperMoE
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from moe.audio.augmentation import Augmentation
 from moe.experts.routed_lora import AdapterOptions
 from moe.routing.losses import BalanceOptions
 from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training import loop
 from moe.training.loop import ComputeOptions, fit, updates_per_epoch
 from moe.training.precision import precision
-from moe.whisper_moe import WhisperMoE
 
 N = 8
 UNBALANCED = BalanceOptions(balance="none")

@@ -26,7 +26,7 @@ from moe.routing.losses import BalanceOptions, kl_balance
 from moe.routing.options import RoutingOptions
 from moe.routing.weights import RoutingWeights, one_hot
 from moe.systems.whisper.encoder import pooled_embedding
-from moe.whisper_moe import WhisperMoE
+from moe.systems.whisper_moe.model import WhisperMoE
 
 MEL, N_FRAMES, LABELS = inputs()
 MIXED = torch.tensor([[0.6, 0.4, 0.0, 0.0], [0.0, 0.3, 0.0, 0.7], [0.0, 0.0, 1.0, 0.0]])  # (3, E)

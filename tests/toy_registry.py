@@ -20,8 +20,8 @@ from moe.experts.routed_lora import AdapterOptions
 from moe.files import write_json
 from moe.options import Options, option
 from moe.routing.options import RoutingOptions
-from moe.saved_model import ModelRecord, build, save_model
 from moe.systems.whisper.base_model import load_base, save_base
+from moe.systems.whisper_moe.folder import ModelRecord, build, save_model
 from steps import tracking
 
 WORDS = ("oak", "elm", "fig", "ash", "yew", "bay", "fir", "box")

@@ -14,9 +14,9 @@ from moe.routing.gate import Gate, GateConfig
 from moe.routing.losses import BalanceOptions
 from moe.routing.options import RoutingOptions
 from moe.systems.whisper.base_model import BaseModel, SmallShape, new_base
+from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training.hooks import Stage
 from moe.training.loop import Plan, seed_everything
-from moe.whisper_moe import WhisperMoE
 
 __all__ = ["CONTEXT", "dataset", "tokenizer"]
 

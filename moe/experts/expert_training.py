@@ -19,11 +19,11 @@ from moe.options import Options, option
 from moe.recognition.decoding import DecodingOptions, Hypothesis, decode, word_error_rate
 from moe.routing.weights import one_hot
 from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training.batches import SpeechDataset
 from moe.training.checkpoints import Checkpoints
 from moe.training.hooks import Report, Stage
 from moe.training.loop import Fitted, Plan, fit
-from moe.whisper_moe import WhisperMoE
 
 State = dict[str, Tensor]
 

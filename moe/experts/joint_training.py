@@ -19,11 +19,11 @@ from moe.routing.curriculum import CurriculumOptions, phase
 from moe.routing.losses import BalanceOptions, routing_entropy
 from moe.routing.options import RoutingOptions
 from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training.batches import SpeechDataset
 from moe.training.checkpoints import Checkpoints
 from moe.training.hooks import Report, Stage
 from moe.training.loop import Fitted, Plan, fit
-from moe.whisper_moe import WhisperMoE
 
 START = -1  # among epochs: before the first
 

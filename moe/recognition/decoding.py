@@ -18,15 +18,15 @@ from tqdm import tqdm
 from transformers import WhisperTokenizer
 
 from moe.audio.waveforms import SAMPLE_RATE
-from moe.heard import Heard, Routed
-from moe.logprobs import token_logprobs
 from moe.options import Options, option
 from moe.recognition.hypothesis_store import BatchStore, Hypothesis
 from moe.routing.weights import RoutingWeights
 from moe.systems.whisper.features import AudioContext, valid_frames
 from moe.systems.whisper.tokens import prompt_ids
+from moe.systems.whisper_moe.model import WhisperMoE
+from moe.systems.whisper_moe.passes import Heard, Routed
+from moe.systems.whisper_moe.token_scores import token_logprobs
 from moe.training.batches import SpeechDataset, collator, context_batches, to_device
-from moe.whisper_moe import WhisperMoE
 
 MIN_NEW_TOKENS = 16
 GATE = "gate"  # name of the routing where the gate decides

@@ -17,9 +17,9 @@ from transformers import WhisperProcessor
 
 from moe.audio.waveforms import SAMPLE_RATE
 from moe.recognition.decoding import DecodingOptions, Hypothesis, confidence, decode
-from moe.saved_model import SavedModel, load_model
 from moe.systems.whisper.features import log_mel, valid_frames, window_seconds
 from moe.systems.whisper.tokens import label_ids
+from moe.systems.whisper_moe.folder import SavedModel, load_model
 from moe.text.normalisers import normalise
 from moe.training.precision import PrecisionOptions, fastest_device, precision
 

@@ -24,11 +24,11 @@ from moe.systems.whisper import encoder as whisper_encoder
 from moe.systems.whisper.base_model import BaseModel
 from moe.systems.whisper.features import AudioContext
 from moe.systems.whisper.tokens import IGNORED
+from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training.batches import SpeechDataset
 from moe.training.checkpoints import Checkpoints
 from moe.training.hooks import Report, Stage
 from moe.training.loop import Fitted, Plan, fit
-from moe.whisper_moe import WhisperMoE
 
 SILENCE_WEIGHT = 0.3  # of frames without a phoneme, class 0
 

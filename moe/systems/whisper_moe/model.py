@@ -16,7 +16,6 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from moe.experts.routed_lora import AdapterOptions, attach
-from moe.heard import Heard, Routed
 from moe.routing.curriculum import Phase
 from moe.routing.gate import Gate
 from moe.routing.losses import BalanceOptions, BalanceWindow, routing_loss
@@ -25,6 +24,7 @@ from moe.routing.weights import Routing, RoutingWeights, one_hot, top_k_weights
 from moe.systems.whisper import encoder as whisper_encoder
 from moe.systems.whisper.beams import ProbabilityMixing, beam_cache
 from moe.systems.whisper.head_loss import head_cross_entropy
+from moe.systems.whisper_moe.passes import Heard, Routed
 from moe.training.precision import computing, hold_frozen
 
 

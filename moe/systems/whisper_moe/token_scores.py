@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
-from moe.heard import Heard
-from moe.whisper_moe import WhisperMoE
+from moe.systems.whisper_moe.model import WhisperMoE
+from moe.systems.whisper_moe.passes import Heard
 
 LOGIT_BUDGET = 1 << 26  # logits held at a time: 256 MB
 

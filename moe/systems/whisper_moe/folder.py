@@ -16,7 +16,7 @@ from moe.routing.gate import Gate
 from moe.routing.options import RoutingOptions
 from moe.systems.whisper.base_model import BaseModel, load_base, save_base
 from moe.systems.whisper.features import AudioContext
-from moe.whisper_moe import WhisperMoE
+from moe.systems.whisper_moe.model import WhisperMoE
 
 MODEL_FILE, BASE_DIR, GATE_DIR = "model.json", "base", "gate"
 
