@@ -11,12 +11,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.comparison_figures import comparison_figures
-from analysis.costs import expert_table, systems_table
 from analysis.error_rates import rates_by
 from analysis.groups import groupings
 from analysis.intervals import N_RESAMPLES
 from analysis.pairs import group_tests, pair_tests
 from analysis.report import html_page, markdown_table
+from analysis.system_tables import expert_table, systems_table
 from analysis.systems import BASE, PooledScores, SystemScores, check_comparable, pool
 from analysis.verdict import readable_experts, readable_groups, readable_table, readable_tests, verdict
 

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.costs import expert_table
 from analysis.hypotheses import groups_of
 from analysis.plots.comparison import COST_NAMES, overall_figure, tradeoff_figure
 from analysis.plots.errors import expert_wer_heatmap, forest_figure, systems_figure
 from analysis.plots.routing import load_heatmap
 from analysis.plots.training import overlaid_curves
 from analysis.routing import load_by
+from analysis.system_tables import expert_table
 from analysis.systems import PooledScores
 
 CURVES = ("dev/wer", "dev/loss", "train/loss")

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.calibration import confusion_table, expected_calibration_error, reliability
-from analysis.decisions import decisions_by, speaker_decisions
+from analysis.gate_choices import decisions_by, speaker_decisions
 from analysis.plots.gate import confusion_figure, reliability_figure, speakers_figure
 from analysis.plots.training import training_curves
 from analysis.report import markdown_table

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.calibration import expected_calibration_error, reliability, top_k_accuracy
-from analysis.decisions import speaker_decisions
 from analysis.error_rates import rates_by
+from analysis.gate_choices import speaker_decisions
 from analysis.plots.errors import expert_wer_heatmap
 from analysis.plots.gate import reliability_figure, speakers_figure
 from analysis.plots.profiles import profiles_figure

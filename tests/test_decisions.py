@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.decisions import decisions_by, speaker_decisions
+from analysis.gate_choices import decisions_by, speaker_decisions
 
 PROBABILITIES = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.5, 0.5], [0.0, 1.0]])
 TABLE = pd.DataFrame(

@@ -10,8 +10,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from analysis.calibration import confusion_table, expected_calibration_error, reliability
-from analysis.decisions import speaker_decisions
 from analysis.error_rates import count_errors, rates_by
+from analysis.gate_choices import speaker_decisions
 from analysis.plots import clusters, comparison, corpus, errors, gate, profiles, routing, training
 from analysis.plots.canvas import COLOURS, colour_of, marker_of
 from analysis.profiles import expert_profiles, group_shares, standard_scores
