@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.error_rates import count_errors, rates_by
-from analysis.explorer import explorer_html
 from analysis.intervals import bootstrap_interval
+from analysis.pages.explorer import explorer_html
 from analysis.significance import mapsswe, segment_errors, speaker_difference, word_errors
 
 VOCABULARY = np.array([f"word{number}" for number in range(2000)], object)

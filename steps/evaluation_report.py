@@ -9,11 +9,11 @@ import pandas as pd
 import torch
 
 from analysis.challenge import PLAIN, ChallengeScore, challenge_score
-from analysis.clips import embed_clips
 from analysis.error_rates import rates_by
-from analysis.explorer import explorer_html
 from analysis.flags import flag_counts, flag_hypotheses
 from analysis.groups import EVERY_GROUP, with_groups
+from analysis.pages.clips import embed_clips
+from analysis.pages.explorer import explorer_html
 from analysis.plots.errors import forest_figure
 from analysis.report import markdown_table, percent, percent_interval
 from moe.corpora.manifest import read_utterance

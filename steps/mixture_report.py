@@ -12,8 +12,8 @@ import pandas as pd
 import soundfile
 import torch
 
-from analysis.clips import clip_uri
-from analysis.exemplars_page import exemplars_html
+from analysis.pages.clips import clip_uri
+from analysis.pages.exemplars_page import exemplars_html
 from analysis.plots.profiles import profiles_figure
 from analysis.plots.routing import load_by_epoch, load_heatmap, routing_over_epochs
 from analysis.plots.training import training_curves

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 from mlflow.exceptions import MlflowException
 
-from analysis.card import CardFacts
+from analysis.pages.model_card import CardFacts
 from moe.files import read_json
 from moe.serving.requests import ServiceOptions
 from moe.systems.whisper_moe.folder import BASE_DIR, MODEL_FILE

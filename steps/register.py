@@ -21,7 +21,7 @@ from mlflow.models.model import ModelInfo
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array, Object, Property
 
-from analysis.card import model_card
+from analysis.pages.model_card import model_card
 from analysis.promotion import Decision, decide
 from analysis.systems import MIXTURE, SystemScores
 from moe.audio.waveforms import SAMPLE_RATE

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from toy_registry import toy_hypotheses
 
-from analysis.card import CardFacts, group_table, model_card
+from analysis.pages.model_card import CardFacts, group_table, model_card
 from analysis.systems import SystemScores, counted
 
 FACTS = CardFacts(

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import soundfile
 
-from analysis.clips import clip_order, clip_uri, embed_clips
+from analysis.pages.clips import clip_order, clip_uri, embed_clips
 
 
 def counted(errors):

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.clips import clip_uri
 from analysis.error_rates import count_errors
-from analysis.explorer import alignment_letters, explorer_html
+from analysis.pages.clips import clip_uri
+from analysis.pages.explorer import alignment_letters, explorer_html
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]

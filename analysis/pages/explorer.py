@@ -1,6 +1,6 @@
 """The error explorer: one self-contained HTML page of utterances, reference over hypothesis, to filter, sort and listen to.
 
-Data of the hypotheses table go into `analysis.explorer_page` as JSON; the alignment of each utterance is one letter per position.
+Data of the hypotheses table go into `analysis.pages.explorer_page` as JSON; the alignment of each utterance is one letter per position.
 """
 
 import html
@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 import jiwer
 import pandas as pd
 
-from analysis.explorer_page import PAGE
 from analysis.flags import FLAGS, flag_hypotheses, flag_name
 from analysis.groups import EVERY_GROUP, with_groups
 from analysis.hypotheses import groups_of
+from analysis.pages.explorer_page import PAGE
 from analysis.routing import chosen_experts, routing_weights
 
 LETTERS = {"equal": "=", "substitute": "S", "delete": "D", "insert": "I"}
@@ -31,7 +31,7 @@ def explorer_html(
 
     Args:
         counted: counted hypotheses table; routing weights, `error` and group columns are used where present.
-        audio: utterance_id → relative link, http(s) address or `data:audio/` URI (see `analysis.clips`); without one there is
+        audio: utterance_id → relative link, http(s) address or `data:audio/` URI (see `analysis.pages.clips`); without one there is
             no player.
         group_columns: columns offered for filtering; absent ones are left out.
 

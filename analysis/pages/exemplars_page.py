@@ -20,7 +20,7 @@ def exemplars_html(
 
     Args:
         exemplars, profiles: of `analysis.profiles`; an expert without utterances is named and has no table.
-        audio: utterance_id → `data:audio/` URI (see `analysis.clips`), of every exemplar.
+        audio: utterance_id → `data:audio/` URI (see `analysis.pages.clips`), of every exemplar.
 
     Raises:
         ValueError: an exemplar has no such link.
