@@ -22,7 +22,7 @@ from analysis.error_rates import rates_by
 from analysis.report import markdown_table, percent, percent_interval
 from analysis.significance import speaker_difference
 from analysis.systems import PooledScores, SystemScores, counted, pool
-from benchmarks.speed import RESULTS
+from benchmarks.speed.__main__ import RESULTS
 from benchmarks.table import read, write_both
 from moe.clustering.options import ALGORITHMS
 from moe.files import read_json

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import speed, table, timing, variants
-from benchmarks.reference_way import ReferenceWay, embed_one_by_one, expert_name, mixed_adapters_loss
+from benchmarks import table, timing
+from benchmarks.speed import __main__ as speed
+from benchmarks.speed import variants
+from benchmarks.speed.reference_way import ReferenceWay, embed_one_by_one, expert_name, mixed_adapters_loss
+from benchmarks.speed.workbench import SHAPES, TOY, Step, Workbench, trainable
 from benchmarks.table import Claim
-from benchmarks.workbench import SHAPES, TOY, Step, Workbench, trainable
 from moe.experts.adapter_folders import slots
 from moe.routing.weights import one_hot
 from moe.systems.whisper.encoder import pooled_embedding

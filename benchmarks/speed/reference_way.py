@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
-from benchmarks.workbench import lora_config
+from benchmarks.speed.workbench import lora_config
 from moe.routing.losses import utterance_cross_entropy
 
 GATE_UNITS = 128

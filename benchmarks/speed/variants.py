@@ -1,4 +1,4 @@
-"""What `benchmarks.speed` times: the ways to train, decode and embed, by name, as calls without arguments."""
+"""What `benchmarks.speed.__main__` times: the ways to train, decode and embed, by name, as calls without arguments."""
 
 import dataclasses
 import tempfile
@@ -11,9 +11,9 @@ import soundfile
 import torch
 from transformers import WhisperProcessor
 
-from benchmarks.reference_way import ReferenceWay, embed_one_by_one, mixed_adapters_loss
+from benchmarks.speed.reference_way import ReferenceWay, embed_one_by_one, mixed_adapters_loss
+from benchmarks.speed.workbench import SAMPLE_RATE, TARGETS, Shape, Step, Workbench, trainable
 from benchmarks.timing import Variants, peak_memory
-from benchmarks.workbench import SAMPLE_RATE, TARGETS, Shape, Step, Workbench, trainable
 from moe.audio.waveforms import load_audio
 from moe.routing.embeddings import embed
 from moe.routing.options import LAST, RoutingOptions
