@@ -1,7 +1,7 @@
 """Kill it anywhere, start it again, get the same bits: every training stage, with augmentation and dropout, whatever the workers.
 
 Killed here means that an exception nobody catches leaves the loop and all objects are made anew, as in a new process. Real processes
-under kill -9 are in `benchmarks/torture.py`.
+under kill -9 are in `benchmarks/torture/__main__.py`.
 """
 
 import dataclasses

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks import torture, torture_chain
-from benchmarks.torture import Row, attempt, page
-from benchmarks.torture_arena import assert_same
-from benchmarks.torture_store import NotHere
+from benchmarks.torture import __main__ as torture
+from benchmarks.torture import chain
+from benchmarks.torture.__main__ import Row, attempt, page
+from benchmarks.torture.arena import assert_same
+from benchmarks.torture.store import NotHere
 
 WHOLE = {"weights": {"a": "1"}, "metrics": [["loss", 1, "0.5"], ["loss", 2, "0.25"]], "statuses": ["FINISHED"]}
 
@@ -23,7 +24,7 @@ ON_A_SMALL_DISK = ("full-checkpoint", "read-only")
 def short_form(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The rows as a process of its own found them: it forks, and this one has opened stores and trained."""
     folder = tmp_path_factory.mktemp("torture")
-    command = [sys.executable, "-m", "benchmarks.torture", "--short", "--only", ",".join(SHORT)]
+    command = [sys.executable, "-m", "benchmarks.torture.__main__", "--short", "--only", ",".join(SHORT)]
     command += ["--folder", str(folder), "--results", str(folder / "torture")]
     done = subprocess.run(command, cwd=torture.ROOT, capture_output=True, text=True, check=False)
     assert (folder / "torture.json").exists(), done.stderr[-2000:]
@@ -119,7 +120,7 @@ def test_an_unknown_row_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
 class Stopped:
     """A chain that a signal has stopped."""
 
-    returncode = torture_chain.TERMINATED
+    returncode = chain.TERMINATED
     moments: list[float] = []
 
     def __init__(self, arena: Any) -> None:
@@ -141,17 +142,17 @@ def test_a_stop_before_there_was_a_run_is_no_trial(n_starts: list[int], said: st
     """What the store holds before and after each start: only a start that had a run of its own counts."""
     held = iter(n_starts)
     monkeypatch.setattr(Stopped, "moments", [])
-    monkeypatch.setattr(torture_chain, "Started", Stopped)
-    monkeypatch.setattr(torture_chain, "undisturbed", lambda folder: ({}, 100.0))
-    monkeypatch.setattr(torture_chain, "_left", lambda arena: {"RUNNING": [], "main": "KILLED", "killed": ["main"], "told": "", "n_starts": next(held)})
-    assert said in torture_chain.terminated_at_random(tmp_path, 0)
+    monkeypatch.setattr(chain, "Started", Stopped)
+    monkeypatch.setattr(chain, "undisturbed", lambda folder: ({}, 100.0))
+    monkeypatch.setattr(chain, "_left", lambda arena: {"RUNNING": [], "main": "KILLED", "killed": ["main"], "told": "", "n_starts": next(held)})
+    assert said in chain.terminated_at_random(tmp_path, 0)
     assert len(Stopped.moments) == len(n_starts) / 2
     assert all(10 * (1 + number) <= moment <= 50 + 10 * number for number, moment in enumerate(Stopped.moments))
 
 
 def test_a_chain_that_never_has_a_run_fails_the_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torture_chain, "Started", Stopped)
-    monkeypatch.setattr(torture_chain, "undisturbed", lambda folder: ({}, 100.0))
-    monkeypatch.setattr(torture_chain, "_left", lambda arena: {"RUNNING": [], "main": None, "n_starts": 0})
+    monkeypatch.setattr(chain, "Started", Stopped)
+    monkeypatch.setattr(chain, "undisturbed", lambda folder: ({}, 100.0))
+    monkeypatch.setattr(chain, "_left", lambda arena: {"RUNNING": [], "main": None, "n_starts": 0})
     with pytest.raises(AssertionError, match="none of 12 starts was stopped in a run"):
-        torture_chain.terminated_at_random(tmp_path, 0)
+        chain.terminated_at_random(tmp_path, 0)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.torture_arena import Arena, assert_same, train
+from benchmarks.torture.arena import Arena, assert_same, train
 from moe import files
 from moe.training import checkpoints
 from moe.training.checkpoints import DAMAGED, PREFIX, DamagedCheckpoint, read_checkpoint
@@ -127,7 +127,7 @@ def _count(arena: Arena, whole: dict[str, Any]) -> list[str]:
 
 
 def _statuses(run_id: str) -> list[str]:
-    from benchmarks.torture_arena import outcome
+    from benchmarks.torture.arena import outcome
 
     return outcome(run_id)["statuses"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.torture_arena import ROOT, Arena, toy_options
+from benchmarks.torture.arena import ROOT, Arena, toy_options
 from moe.recognition.decoding import DecodingOptions
 from moe.systems.whisper_moe.folder import load_model
 from steps import main, tracking

@@ -16,7 +16,7 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from benchmarks.torture_arena import ROOT, TIMES, TOY, Arena
+from benchmarks.torture.arena import ROOT, TIMES, TOY, Arena
 from steps import tracking
 from steps.opening import N_STARTS_TAG
 from steps.store import connect

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.torture_arena import ROOT, Arena, Child, assert_same, train
-from benchmarks.torture_training import undisturbed
+from benchmarks.torture.arena import ROOT, Arena, Child, assert_same, train
+from benchmarks.torture.training import undisturbed
 
 DISK_MB = 24
 STAGE = "experts"

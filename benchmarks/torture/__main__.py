@@ -1,6 +1,6 @@
 """Whether the promise holds: kill it anywhere, start it again, get the same result; a bad sample or a bad disk costs a message.
 
-    python -m benchmarks.torture [--only NAME,NAME] [--seeds 20] [--short] [--again] [--folder DIR]      or: make torture
+    python -m benchmarks.torture.__main__ [--only NAME,NAME] [--seeds 20] [--short] [--again] [--folder DIR]      or: make torture
 
 Real processes on the smallest honest chain. What has passed with the same code is not repeated (`--again` does); the table is written
 to benchmarks/results/torture.md and .json after every trial. Disks are filled in tmpfs mounts, for which one must be root.
@@ -21,9 +21,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import table, torture_chain, torture_data, torture_store, torture_training
-from benchmarks.torture_arena import ROOT, STAGES, Arena
-from benchmarks.torture_store import NotHere
+from benchmarks import table
+from benchmarks.torture import chain as torture_chain
+from benchmarks.torture import data, store, training
+from benchmarks.torture.arena import ROOT, STAGES, Arena
+from benchmarks.torture.store import NotHere
 
 RESULTS = ROOT / "benchmarks" / "results" / "torture"
 CODE = ("moe", "steps", "analysis", "benchmarks")
@@ -52,24 +54,24 @@ def rows(folder: Path, short: bool) -> list[Row]:
     """The table's lines, the quick ones first."""
     arena, away_s = Arena(folder / "stages"), 8.0 if short else 60.0
     found = [
-        Row("nan", "NaN planted in audio, label, gradient", "ids listed, weights finite", _on(torture_data.not_a_number, arena), 3, 3),
-        Row("order", "the test set in another order", "hypotheses bit-identical", _on(torture_data.another_order, arena), 3),
+        Row("nan", "NaN planted in audio, label, gradient", "ids listed, weights finite", _on(data.not_a_number, arena), 3, 3),
+        Row("order", "the test set in another order", "hypotheses bit-identical", _on(data.another_order, arena), 3),
         Row("damage", "newest checkpoint truncated, emptied, one file missing, one byte flipped", "named, kept, fallen back, same bits",
-            _on(torture_training.damaged, arena), 4),
+            _on(training.damaged, arena), 4),
         Row("save", "kill -9 during a save", "resumed from a whole checkpoint, at most one interval lost, same bits",
-            _on(torture_training.killed_while_saving, arena), None),
-        Row("same", "same seed twice; 0 and 2 workers", "weights and metrics bit-identical", _on(torture_training.same_again, arena), 5, 0),
+            _on(training.killed_while_saving, arena), None),
+        Row("same", "same seed twice; 0 and 2 workers", "weights and metrics bit-identical", _on(training.same_again, arena), 5, 0),
         Row("faulty", "5 % of the files faulty, each in another way", "the chain finishes, every file listed",
-            _on(torture_data.faulty_files, arena), 1),
+            _on(data.faulty_files, arena), 1),
         Row("full-checkpoint", "disk full at a checkpoint", "training goes on, says so, same bits",
-            _on(torture_store.disk_full_at_checkpoint, arena), 1),
+            _on(store.disk_full_at_checkpoint, arena), 1),
         Row("full-artifact", "disk full at an artifact", "clear message; goes on in the same run, same bits",
-            _on(torture_store.disk_full_at_artifact, arena), 1, 0),
+            _on(store.disk_full_at_artifact, arena), 1, 0),
         Row("full-database", "disk full at the database", "clear message; goes on in the same run, same bits",
-            _on(torture_store.disk_full_at_database, arena), 1),
-        Row("read-only", "read-only folder", "message names the folder", _on(torture_store.read_only_folder, arena), 1),
+            _on(store.disk_full_at_database, arena), 1),
+        Row("read-only", "read-only folder", "message names the folder", _on(store.read_only_folder, arena), 1),
         Row("server", f"tracking server away for {away_s:.0f} s in training", "training goes on, no metric lost",
-            lambda seed: torture_store.server_away(arena, seed, away_s), 2),
+            lambda seed: store.server_away(arena, seed, away_s), 2),
     ]  # fmt: skip
     for stage in STAGES:
         for n_workers in (0,) if stage == "gate" else (0, 2):
@@ -95,7 +97,7 @@ def _in(trial: Callable[[Path, int], str], folder: Path) -> Callable[[int], str]
 
 
 def _killing(arena: Arena, stage: str, n_workers: int) -> Callable[[int], str]:
-    return lambda seed: torture_training.killed_at_random(arena, stage, n_workers, seed)
+    return lambda seed: training.killed_at_random(arena, stage, n_workers, seed)
 
 
 def attempt(trial: Callable[[int], str], seed: int) -> dict[str, Any]:
@@ -139,7 +141,7 @@ def page(kept: dict[str, Any]) -> str:
         lines.append(f"| {row['test']} | {row['passes']} | {shown} | {sum(trial['seconds'] for trial in trials):.0f} |")
         failures += [f"- {name} {seed}: {trial['seen']}" for seed, trial in row["trials"].items() if trial["passed"] is False]
     dates = sorted({row["date"] for row in kept.values()})
-    notes = ["", f"`python -m benchmarks.torture`, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}, {os.cpu_count()} cores."] if dates else []
+    notes = ["", f"`python -m benchmarks.torture.__main__`, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}, {os.cpu_count()} cores."] if dates else []
     return "\n".join(["# Torture", "", HEADER, *lines, *notes, *(["", "## Failures", "", *failures] if failures else [])]) + "\n"
 
 
