@@ -28,9 +28,9 @@ from moe.clustering.options import ALGORITHMS
 from moe.files import read_json
 from moe.options import NONE, option, parse, to_text
 from steps import baseline, compare, evaluate, main, tracking
-from steps.chain import Chain, n_experts, stage_options
+from steps.chain.reuse import launch
+from steps.chain.stages import Chain, n_experts, stage_options
 from steps.compare import read_scores
-from steps.reuse import launch
 
 CHANGES: dict[str, tuple[Any, ...]] = {
     "clustering_algorithm": ALGORITHMS,

@@ -8,7 +8,7 @@ import pytest
 
 from moe.audio.augmentation import Augmentation
 from steps import asr, baseline, experts, main, pretrain
-from steps.chain_check import augmentation_faults
+from steps.chain.checks import augmentation_faults
 
 OTHER = {
     "n_masks": 0, "mask_mels": 5, "mask_frames": 5, "gain": 0.0, "speed_factors": "0.9,1.1", "noise_share": 0.5, "noise_colour": "white",

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from steps import main
-from steps.chain import NAMES, STAGES, corpus_seed
+from steps.chain.stages import NAMES, STAGES, corpus_seed
 
 
 def test_an_option_that_two_stages_share_has_one_default_and_one_kind() -> None:

@@ -19,8 +19,8 @@ from moe.training.checkpoints import CheckpointOptions
 from moe.training.loop import training_arguments
 from moe.training.precision import precision
 from steps import asr, cluster, embed, experts, main, prepare, pretrain
-from steps.chain import NAMES as STEP_NAMES
-from steps.chain import stage_options
+from steps.chain.stages import NAMES as STEP_NAMES
+from steps.chain.stages import stage_options
 from steps.fingerprint import fingerprint
 from steps.project import ENTRY_POINTS
 from steps.store import project_root

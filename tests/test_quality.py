@@ -10,7 +10,7 @@ import pytest
 from analysis.systems import SystemScores
 from benchmarks.quality import BASE_MODEL, DEFAULT, ONE_LORA, QualityOptions, check, jobs, record, rows, variants
 from steps import experts
-from steps.chain import n_experts, stage_options
+from steps.chain.stages import n_experts, stage_options
 from steps.fingerprint import fingerprint
 
 

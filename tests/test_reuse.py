@@ -12,8 +12,8 @@ import pytest
 from moe.options import Options
 from steps import fingerprint as fingerprint_module
 from steps import tracking
+from steps.chain.reuse import find_reusable, launch
 from steps.fingerprint import code_digests, fingerprint, forget_code, library_versions
-from steps.reuse import find_reusable, launch
 
 Toy = Callable[[str, str], ModuleType]
 

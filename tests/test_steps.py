@@ -19,7 +19,7 @@ from moe.systems.whisper.features import AudioContext
 from moe.training.loop import ComputeOptions
 from steps import asr, baseline, cluster, experts, main, pretrain, register, training_data
 from steps import embed as embed_step
-from steps.chain import STAGES, n_experts, stage_options
+from steps.chain.stages import STAGES, n_experts, stage_options
 from steps.fingerprint import fingerprint
 from steps.prepared import Prepared, majority, path_digests, soft_labels, stage_percent
 from steps.routing_report import diagnosis

@@ -21,7 +21,7 @@ from moe.files import file_digest
 from moe.options import Options
 from moe.training import loop
 from steps import asr, baseline, experts, gate, main, pretrain, tracking
-from steps.chain import Chain, stage_options
+from steps.chain.stages import Chain, stage_options
 from steps.store import connect
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,7 +12,7 @@ from benchmarks.torture.arena import ROOT, Arena, toy_options
 from moe.recognition.decoding import DecodingOptions
 from moe.systems.whisper_moe.folder import load_model
 from steps import main, tracking
-from steps.chain import Chain
+from steps.chain.stages import Chain
 from steps.prepared import Prepared, read_prepared
 from steps.scene import recognise, set_scene
 

@@ -7,8 +7,8 @@ from typing import Any
 from moe.audio.augmentation import Augmentation
 from moe.options import Options
 from steps import asr, baseline, cluster, compare, embed, evaluate, experts, gate, prepare, pretrain, register, synthesize
+from steps.chain.reuse import launch
 from steps.prepare import SYNTHETIC
-from steps.reuse import launch
 from steps.training_data import MixtureStep
 
 STAGES: tuple[ModuleType, ...] = (
