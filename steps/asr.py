@@ -29,10 +29,10 @@ from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training.loop import seed_everything
 from moe.training.precision import precision
 from steps import tracking
+from steps.inputs.corpus import Prepared, majority, read_prepared, soft_labels
+from steps.inputs.training import MixtureStep, checkpoints_of, embeddings_of, plan_of, read_base, reporter, speech_set
 from steps.mixture_report import log_experts, log_training, routed_rows
-from steps.prepared import Prepared, majority, read_prepared, soft_labels
 from steps.step_run import StepRun
-from steps.training_data import MixtureStep, checkpoints_of, embeddings_of, plan_of, read_base, reporter, speech_set
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,9 +24,9 @@ from moe.systems.whisper_moe.folder import MODEL_FILE, ModelRecord, save_model
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training.loop import Plan, seed_everything, updates_per_epoch
 from steps import tracking
-from steps.prepared import Prepared, read_prepared
+from steps.inputs.corpus import Prepared, read_prepared
+from steps.inputs.training import MixtureStep, checkpoints_of, plan_of, read_base, reporter, speech_set
 from steps.step_run import StepRun
-from steps.training_data import MixtureStep, checkpoints_of, plan_of, read_base, reporter, speech_set
 
 SYSTEMS = ("zero_shot", "single_lora")
 

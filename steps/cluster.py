@@ -23,7 +23,7 @@ from moe.files import write_table
 from moe.options import option
 from moe.routing.embeddings import Embeddings, read_embeddings
 from steps import tracking
-from steps.prepared import Prepared, read_prepared, soft_labels
+from steps.inputs.corpus import Prepared, read_prepared, soft_labels
 from steps.run_options import PlotOptions
 from steps.step_run import StepRun
 

@@ -22,7 +22,7 @@ from moe.systems.whisper.features import AudioContext
 from moe.training.batches import SpeechDataset
 from moe.training.precision import PrecisionOptions, precision
 from steps import tracking
-from steps.prepared import Prepared, read_prepared
+from steps.inputs.corpus import Prepared, read_prepared
 from steps.run_options import RunOptions
 from steps.step_run import StepRun
 

@@ -14,9 +14,9 @@ from moe.systems.whisper_moe.folder import load_model
 from moe.training.precision import PrecisionOptions, precision
 from steps import tracking
 from steps.evaluation_report import Evaluation, log_evaluation
-from steps.prepared import read_prepared
+from steps.inputs.corpus import read_prepared
+from steps.inputs.test_set import recognise, recognise_ablations, set_scene
 from steps.run_options import PlotOptions
-from steps.scene import recognise, recognise_ablations, set_scene
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,10 +19,10 @@ from analysis.report import markdown_table, percent, percent_interval
 from moe.corpora.manifest import read_utterance
 from moe.files import write_json
 from steps import tracking
+from steps.inputs.corpus import Prepared
+from steps.inputs.test_set import Scene
 from steps.logged_models import ScoredModel, attach_scores
-from steps.prepared import Prepared
 from steps.routing_report import diagnosis, log_routing
-from steps.scene import Scene
 from steps.step_run import StepRun
 
 KINDS = {"whisper_moe": "moe", "single_lora": "lora", "zero_shot": "base"}

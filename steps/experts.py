@@ -24,9 +24,9 @@ from moe.systems.whisper_moe.folder import save_adapters
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training.loop import seed_everything
 from steps import tracking
-from steps.prepared import Prepared, read_prepared
+from steps.inputs.corpus import Prepared, read_prepared
+from steps.inputs.training import MixtureStep, checkpoints_of, plan_of, read_base, reporter, speech_set
 from steps.step_run import StepRun
-from steps.training_data import MixtureStep, checkpoints_of, plan_of, read_base, reporter, speech_set
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,10 +22,10 @@ from moe.routing.gate import probabilities
 from moe.routing.gate_training import GateOptions, GateResult, train_gate
 from moe.training.checkpoints import CheckpointOptions
 from steps import tracking
-from steps.prepared import SYNTHETIC_NOTE, soft_labels
+from steps.inputs.corpus import SYNTHETIC_NOTE, soft_labels
+from steps.inputs.training import checkpoints_of
 from steps.run_options import PlotOptions
 from steps.step_run import StepRun
-from steps.training_data import checkpoints_of
 
 CALIBRATED_FROM = "dev/ece_uncalibrated"
 TORN = 0.8  # a speaker with a smaller share at one expert is torn between several

@@ -25,7 +25,7 @@ from moe.experts.joint_training import TrainedMixture
 from moe.loudness import loudness_of
 from moe.routing.gate import Gate, probabilities
 from moe.routing.weights import top_k_weights
-from steps.prepared import Prepared
+from steps.inputs.corpus import Prepared
 from steps.step_run import StepRun
 
 N_EXEMPLARS, LONGEST_CLIP_S = 4, 15.0

@@ -20,7 +20,7 @@ from moe.corpora.splits import LeakError
 from moe.files import write_json
 from moe.options import option
 from steps import tracking
-from steps.prepared import CORPUS_FILE, SYNTHETIC_NOTE, path_digests
+from steps.inputs.corpus import CORPUS_FILE, SYNTHETIC_NOTE, path_digests
 from steps.run_options import PlotOptions
 from steps.step_run import StepRun
 

@@ -37,10 +37,10 @@ from moe.training.checkpoints import CheckpointOptions
 from moe.training.loop import ComputeOptions, seed_everything
 from moe.training.precision import precision
 from steps import tracking
-from steps.prepared import Prepared, read_prepared
+from steps.inputs.corpus import Prepared, read_prepared
+from steps.inputs.training import checkpoints_of, reporter
 from steps.run_options import PlotOptions
 from steps.step_run import StepRun
-from steps.training_data import checkpoints_of, reporter
 
 ALIGNMENTS = "alignments.parquet"
 SHIPPED = "base/synthetic-en"

@@ -16,8 +16,8 @@ from moe.systems.whisper.base_model import save_base
 from moe.systems.whisper_moe.folder import ModelRecord, save_model
 from moe.systems.whisper_moe.model import WhisperMoE
 from steps import compare, evaluate, tracking
+from steps.inputs.test_set import recognise, recognise_ablations, set_scene
 from steps.logged_models import MODEL_RUN_TAG
-from steps.scene import recognise, recognise_ablations, set_scene
 
 LENGTHS_S = (0.4, 1.6, 0.7, 1.1, 0.9, 2.7, 1.3, 0.5, 1.8)  # the toy's window is 2 s
 
@@ -121,7 +121,7 @@ def test_batch_size_and_order_change_no_hypothesis(runs, monkeypatch) -> None:
 
 def test_ablations_of_a_sample_stand_beside_the_gates_own_on_the_same_utterances(runs, tmp_path) -> None:
     from moe.systems.whisper_moe.folder import load_model
-    from steps.prepared import read_prepared
+    from steps.inputs.corpus import read_prepared
 
     model_dir = tracking.upstream(runs["asr"], tracking.MODEL)
     scene = set_scene(load_model(model_dir), read_prepared(runs["prepare"]), model_dir, DecodingOptions(), None, tmp_path / "work")

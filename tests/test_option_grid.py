@@ -36,7 +36,7 @@ from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training.batches import SpeechDataset
 from steps import asr, cluster, experts, gate, main
 from steps.chain.stages import stage_options
-from steps.training_data import MixtureStep, plan_of
+from steps.inputs.training import MixtureStep, plan_of
 
 FACTORS: dict[str, tuple[Any, ...]] = {
     "clustering_algorithm": ("balanced", "hdbscan", "spectral", "by_etiology"),

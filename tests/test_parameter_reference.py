@@ -22,9 +22,9 @@ from steps import asr, cluster, embed, experts, main, prepare, pretrain
 from steps.chain.stages import NAMES as STEP_NAMES
 from steps.chain.stages import stage_options
 from steps.fingerprint import fingerprint
+from steps.inputs.training import plan_of
 from steps.project import ENTRY_POINTS
 from steps.store import project_root
-from steps.training_data import plan_of
 
 TABLE = """
 --mode | str | full

@@ -8,7 +8,7 @@ from mlflow.exceptions import MlflowException
 from test_checkpoint import damage, filled, names
 
 from moe.training.checkpoints import CheckpointOptions, Checkpoints
-from steps.training_data import BAD_UPDATES, RunWatch
+from steps.inputs.training import BAD_UPDATES, RunWatch
 
 RECORD = {"update": 3, "epoch": 0, "loss": "nan", "utterance_ids": ["u1", "u2"]}
 

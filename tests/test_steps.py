@@ -17,13 +17,14 @@ from moe.routing.embeddings import Embeddings, embed
 from moe.routing.options import RoutingOptions
 from moe.systems.whisper.features import AudioContext
 from moe.training.loop import ComputeOptions
-from steps import asr, baseline, cluster, experts, main, pretrain, register, training_data
+from steps import asr, baseline, cluster, experts, main, pretrain, register
 from steps import embed as embed_step
 from steps.chain.stages import STAGES, n_experts, stage_options
 from steps.fingerprint import fingerprint
-from steps.prepared import Prepared, majority, path_digests, soft_labels, stage_percent
+from steps.inputs import training
+from steps.inputs.corpus import Prepared, majority, path_digests, soft_labels, stage_percent
+from steps.inputs.training import embeddings_of, plan_of
 from steps.routing_report import diagnosis
-from steps.training_data import embeddings_of, plan_of
 
 
 def prepared(manifest: pd.DataFrame, root: Path) -> Prepared:
@@ -138,16 +139,16 @@ class TestEmbeddings:
         manifest, base = write_corpus(tmp_path), toy_base()
         whole = embed(base.model, dataset(manifest, tmp_path), tmp_path / "all", self.CONTEXT, 0, "mean_std", 32)
         half = Embeddings(whole.utterance_ids[:2], whole.vectors[:2])
-        monkeypatch.setattr(training_data, "read_embeddings", lambda path: half)
-        monkeypatch.setattr(training_data.tracking, "upstream", lambda *_: tmp_path)
+        monkeypatch.setattr(training, "read_embeddings", lambda path: half)
+        monkeypatch.setattr(training.tracking, "upstream", lambda *_: tmp_path)
         found = embeddings_of(prepared(manifest, tmp_path), manifest, base, RoutingOptions(), self.CONTEXT, "an id")
         np.testing.assert_allclose(found.select(manifest["utterance_id"]), whole.vectors, atol=1e-5)
 
     def test_cached_embeddings_are_taken_where_they_are_all_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         manifest = write_corpus(tmp_path)
         cached = Embeddings(tuple(manifest["utterance_id"]), np.zeros((len(manifest), 3), np.float32))
-        monkeypatch.setattr(training_data, "read_embeddings", lambda path: cached)
-        monkeypatch.setattr(training_data.tracking, "upstream", lambda *_: tmp_path)
+        monkeypatch.setattr(training, "read_embeddings", lambda path: cached)
+        monkeypatch.setattr(training.tracking, "upstream", lambda *_: tmp_path)
         assert embeddings_of(prepared(manifest, tmp_path), manifest, toy_base(), RoutingOptions(), self.CONTEXT, "id") is cached
 
     def test_an_utterance_without_embedding_is_an_error(self) -> None:

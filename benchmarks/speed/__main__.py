@@ -24,7 +24,7 @@ from benchmarks.speed.workbench import SHAPES, Workbench, Workload
 from benchmarks.table import Claim
 from benchmarks.timing import Variants, alternate, machine, one_thread
 from moe.options import Options, option, parse
-from steps.training_data import MixtureStep
+from steps.inputs.training import MixtureStep
 
 RESULTS = Path(__file__).parent / "results"
 GATE = "gate training"

@@ -13,8 +13,8 @@ from moe.recognition.decoding import DecodingOptions
 from moe.systems.whisper_moe.folder import load_model
 from steps import main, tracking
 from steps.chain.stages import Chain
-from steps.prepared import Prepared, read_prepared
-from steps.scene import recognise, set_scene
+from steps.inputs.corpus import Prepared, read_prepared
+from steps.inputs.test_set import recognise, set_scene
 
 PLACES = ("audio", "label", "gradient")
 N_UTTERANCES = 300

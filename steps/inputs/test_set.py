@@ -24,7 +24,7 @@ from moe.routing.gate import probabilities
 from moe.systems.whisper_moe.folder import SavedModel
 from moe.text.normalisers import normalise
 from steps import tracking
-from steps.prepared import Prepared
+from steps.inputs.corpus import Prepared
 from steps.routing_report import LEARNED
 
 EMBEDDING_BATCH = 32

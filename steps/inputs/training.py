@@ -25,7 +25,7 @@ from moe.training.loop import ComputeOptions, Plan
 from moe.training.precision import precision
 from steps import tracking
 from steps.embed import StagePercent
-from steps.prepared import Prepared
+from steps.inputs.corpus import Prepared
 from steps.run_options import PlotOptions
 from steps.step_run import StepRun
 
