@@ -14,7 +14,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any, NoReturn, TypeVar
 
-from moe.option_files import read_option_file
+from steps.options.option_files import read_option_file
 
 OPTIONS_FILE = "options_file"
 NONE = "none"  # how None is written on a command line and in MLproject, where `null` would mean "required"

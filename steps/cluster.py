@@ -24,7 +24,7 @@ from moe.options import option
 from moe.routing.embeddings import Embeddings, read_embeddings
 from steps import tracking
 from steps.inputs.corpus import Prepared, read_prepared, soft_labels
-from steps.run_options import PlotOptions
+from steps.options.common import PlotOptions
 from steps.step_run import StepRun
 
 MAP_POINTS = 4000

@@ -25,7 +25,7 @@ from analysis.verdict import readable_table
 from moe.files import read_json
 from moe.options import option
 from steps import tracking
-from steps.run_options import PlotOptions
+from steps.options.common import PlotOptions
 from steps.step_run import StepRun
 from steps.store import connect
 from steps.variants import tell_apart

@@ -23,7 +23,7 @@ from moe.training.batches import SpeechDataset
 from moe.training.precision import PrecisionOptions, precision
 from steps import tracking
 from steps.inputs.corpus import Prepared, read_prepared
-from steps.run_options import RunOptions
+from steps.options.common import RunOptions
 from steps.step_run import StepRun
 
 

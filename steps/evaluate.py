@@ -16,7 +16,7 @@ from steps import tracking
 from steps.evaluation_report import Evaluation, log_evaluation
 from steps.inputs.corpus import read_prepared
 from steps.inputs.test_set import recognise, recognise_ablations, set_scene
-from steps.run_options import PlotOptions
+from steps.options.common import PlotOptions
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,7 @@ from moe.training.checkpoints import CheckpointOptions
 from steps import tracking
 from steps.inputs.corpus import SYNTHETIC_NOTE, soft_labels
 from steps.inputs.training import checkpoints_of
-from steps.run_options import PlotOptions
+from steps.options.common import PlotOptions
 from steps.step_run import StepRun
 
 CALIBRATED_FROM = "dev/ece_uncalibrated"

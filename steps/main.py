@@ -17,13 +17,13 @@ from analysis.report import markdown_table
 from analysis.verdict import readable_table
 from moe.clustering.options import AUTO
 from moe.corpora.formats.table import FORMATS
-from moe.option_files import option_file_text
 from moe.options import NONE, Options, option, to_text
 from steps import asr, cluster, compare, evaluate, prepare, pretrain, register, tracking
 from steps.chain.checks import augmentation_faults, idle_faults, layer_faults, top_k_faults
 from steps.chain.stages import NAMES, STAGES, Chain, corpus_seed, left_out, n_experts, stage_options
+from steps.options.common import PlotOptions
+from steps.options.option_files import option_file_text
 from steps.prepare import SYNTHETIC
-from steps.run_options import PlotOptions
 from steps.step_run import StepRun
 
 OPTIONS = "options.yaml"

@@ -21,7 +21,7 @@ from moe.files import write_json
 from moe.options import option
 from steps import tracking
 from steps.inputs.corpus import CORPUS_FILE, SYNTHETIC_NOTE, path_digests
-from steps.run_options import PlotOptions
+from steps.options.common import PlotOptions
 from steps.step_run import StepRun
 
 SYNTHETIC = "synthetic"

@@ -39,7 +39,7 @@ from moe.training.precision import precision
 from steps import tracking
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.training import checkpoints_of, reporter
-from steps.run_options import PlotOptions
+from steps.options.common import PlotOptions
 from steps.step_run import StepRun
 
 ALIGNMENTS = "alignments.parquet"

@@ -30,7 +30,7 @@ from moe.serving.requests import AUDIO, AUTO, ServiceOptions
 from steps import registry, tracking
 from steps.compare import read_scores
 from steps.model_card import card_facts
-from steps.run_options import RunOptions
+from steps.options.common import RunOptions
 from steps.step_run import StepRun
 from steps.store import connect, project_root
 

@@ -21,7 +21,7 @@ from moe.synthesis.planning import plan
 from moe.synthesis.rendering import Rendering, render
 from moe.systems.whisper.features import log_mel
 from steps import tracking
-from steps.run_options import PlotOptions
+from steps.options.common import PlotOptions
 from steps.step_run import StepRun
 
 FRAME_S = 0.01

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from steps.project import ENTRY_POINTS
+from steps.options.project_files import ENTRY_POINTS
 
 ROOT = Path(__file__).resolve().parents[1]
 FORBIDDEN = {

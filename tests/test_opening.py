@@ -15,7 +15,7 @@ from mlflow.entities import Run
 from moe.options import option
 from steps import opening, stale, tracking
 from steps.opening import CONTINUED_BY_TAG, CONTINUES_TAG, N_STARTS_TAG
-from steps.run_options import RunOptions
+from steps.options.common import RunOptions
 from steps.store import project_root, unfinished_root
 from steps.unfinished import Unfinished
 
@@ -106,7 +106,7 @@ with tracking.step_run("gate", StepOptions()) as run:
 def test_a_killed_process_is_continued_in_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The options lie in a project of their own, so that an edit of this one while the test runs is no other fingerprint."""
     (tmp_path / "toy_steps").mkdir()
-    source = "import dataclasses\nfrom steps.run_options import RunOptions\n@dataclasses.dataclass(frozen=True)\nclass StepOptions(RunOptions): pass\n"
+    source = "import dataclasses\nfrom steps.options.common import RunOptions\n@dataclasses.dataclass(frozen=True)\nclass StepOptions(RunOptions): pass\n"
     (tmp_path / "toy_steps" / "held.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     environment = os.environ | {"PYTHONPATH": f"{project_root()}:{tmp_path}"}

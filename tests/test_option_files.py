@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from moe.option_files import option_file_text, read_option_file
 from moe.options import Options, file_values, option, parse
+from steps.options.option_files import option_file_text, read_option_file
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ from steps.chain.stages import NAMES as STEP_NAMES
 from steps.chain.stages import stage_options
 from steps.fingerprint import fingerprint
 from steps.inputs.training import plan_of
-from steps.project import ENTRY_POINTS
+from steps.options.project_files import ENTRY_POINTS
 from steps.store import project_root
 
 TABLE = """

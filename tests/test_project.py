@@ -13,7 +13,7 @@ from mlflow.exceptions import ExecutionException
 from mlflow.projects import load_project
 
 from moe.options import parse
-from steps import project
+from steps.options import project_files
 from steps.store import project_root
 
 TOY = """
@@ -34,8 +34,8 @@ class StepOptions(Options):
 def toy_project(toy_step: Callable[[str, str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(sys.modules, "toy_steps", ModuleType("toy_steps"))
     toy_step("gate", TOY)
-    (tmp_path / "MLproject").write_text(project.mlproject(("gate",), package="toy_steps"))
-    (tmp_path / "conda.yaml").write_text(project.conda_yaml("torch==2.0\n"))
+    (tmp_path / "MLproject").write_text(project_files.mlproject(("gate",), package="toy_steps"))
+    (tmp_path / "conda.yaml").write_text(project_files.conda_yaml("torch==2.0\n"))
     return tmp_path
 
 
@@ -66,16 +66,16 @@ def test_a_default_that_mlflow_would_log_with_quotes_is_refused(
     monkeypatch.setitem(sys.modules, "toy_steps", ModuleType("toy_steps"))
     toy_step("gate", TOY.replace('option(help="run of `prepare`: the manifest")', f"option({default}, 'x')"))
     with pytest.raises(ValueError, match="gate: prepare_run_id=.*without spaces"):
-        project.mlproject(("gate",), package="toy_steps")
+        project_files.mlproject(("gate",), package="toy_steps")
 
 
 def test_the_committed_files_are_what_would_be_written() -> None:
-    for path, text in project.files(project_root()).items():
-        assert path.read_text(encoding="utf-8") == text, f"{path.name} is old: run `python -m steps.project`"
+    for path, text in project_files.files(project_root()).items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name} is old: run `python -m steps.options.project_files`"
 
 
 def test_every_entry_point_has_its_options_and_run() -> None:
-    for name in project.ENTRY_POINTS:
+    for name in project_files.ENTRY_POINTS:
         module = importlib.import_module(f"steps.{name}")
         assert dataclasses.is_dataclass(module.StepOptions) and callable(module.run) and callable(module.main), name
 
@@ -90,4 +90,4 @@ def test_conda_and_pip_install_the_same() -> None:
 
 def test_a_loose_requirement_is_refused() -> None:
     with pytest.raises(ValueError, match="torch>=2: must be pinned"):
-        project.conda_yaml("numpy==2.0\ntorch>=2\n")
+        project_files.conda_yaml("numpy==2.0\ntorch>=2\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from steps import tracking
-from steps.run_options import PlotOptions
+from steps.options.common import PlotOptions
 from steps.store import connect
 
 

@@ -26,7 +26,7 @@ from moe.training.precision import precision
 from steps import tracking
 from steps.embed import StagePercent
 from steps.inputs.corpus import Prepared
-from steps.run_options import PlotOptions
+from steps.options.common import PlotOptions
 from steps.step_run import StepRun
 
 EMBEDDING_BATCH = 32

@@ -1,6 +1,6 @@
 """Writes MLproject and conda.yaml, so that the options of a step are stated once, in its module.
 
-    python -m steps.project
+    python -m steps.options.project_files
 
 Each entry point gets a parameter for every field of its `StepOptions`, with the same name and default; conda.yaml gets the pins of
 requirements.txt in its own text, because conda takes an environment for unchanged while that text is.
@@ -32,7 +32,7 @@ ENTRY_POINTS = (
     "transcribe",
 )
 PYTHON = "3.11"
-WRITTEN_BY = "# Written by `python -m steps.project`; change the options in steps/, not this file.\n"
+WRITTEN_BY = "# Written by `python -m steps.options.project_files`; change the options in steps/, not this file.\n"
 
 
 def mlproject(entry_points: tuple[str, ...] = ENTRY_POINTS, package: str = "steps") -> str:
