@@ -27,10 +27,11 @@ from analysis.systems import MIXTURE, SystemScores
 from moe.audio.waveforms import SAMPLE_RATE
 from moe.options import from_text, option
 from moe.serving.requests import AUDIO, AUTO, ServiceOptions
-from steps import registry, tracking
+from steps import tracking
 from steps.compare import read_scores
-from steps.model_card import card_facts
 from steps.options.common import RunOptions
+from steps.registry import versions
+from steps.registry.card_facts import card_facts
 from steps.step_run import StepRun
 from steps.store import connect, project_root
 
@@ -91,7 +92,7 @@ def best_system(systems: list[SystemScores], kind: str = MIXTURE) -> SystemScore
 
 def judge(options: StepOptions, best: SystemScores) -> Decision:
     """Compare with the champion on its own evaluation; the first model of a name has none to beat."""
-    champion = registry.champion(options.registered_model)
+    champion = versions.champion(options.registered_model)
     if champion is None:
         return Decision(True, "first: there was no champion", None, pd.DataFrame())
     name = f"version {champion.version}"
@@ -195,10 +196,10 @@ def _tag(step: StepRun, options: StepOptions, best: SystemScores, version: str, 
     tags = {"test_wer": f"{_wer(best):.4f}", "evaluate_run_id": best.run_id, "asr_run_id": parameters.get("asr_run_id", "none")}
     tags |= {"register_run_id": step.run_id, "synthetic": str(bool(best.metadata["note"])).lower(), "system": best.kind}
     tags |= {"promoted": str(decision.promoted).lower(), "promotion_reason": decision.reason[:MAX_TAG]}
-    registry.tag(options.registered_model, version, tags)
-    registry.challenge(options.registered_model, version)
+    versions.tag(options.registered_model, version, tags)
+    versions.challenge(options.registered_model, version)
     if decision.promoted:
-        registry.promote(options.registered_model, version)
+        versions.promote(options.registered_model, version)
     step.set_tags({"moe.registered": f"{options.registered_model}/{version}", "moe.promoted": tags["promoted"]})
 
 
@@ -208,7 +209,7 @@ def _log(step: StepRun, options: StepOptions, best: SystemScores, version: str, 
         metrics["difference_to_champion"] = decision.difference.value
         step.log_table(decision.groups, "tables/groups_against_champion.json")
     step.log_metrics(metrics)
-    alias = registry.CHAMPION if decision.promoted else registry.CHALLENGER
+    alias = versions.CHAMPION if decision.promoted else versions.CHALLENGER
     lineage = "\n".join(f"- {name} `{run_id}`" for run_id, name in tracking.lineage(step.run_id).items())
     print(f"{options.registered_model} version {version} is {alias}: {decision.reason}", flush=True)
     step.describe(

@@ -5,7 +5,8 @@
 import dataclasses
 
 from moe.options import Options, option
-from steps import registry, tracking
+from steps import tracking
+from steps.registry import versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +21,8 @@ def run(options: StepOptions) -> str:
     """Move the alias and return the run id."""
     name = options.registered_model
     with tracking.step_run("rollback", options, f"rollback · {name}") as step:
-        was, now = registry.roll_back(name, options.reason)
-        registry.tag(name, now, {"restored_by": step.run_id})
+        was, now = versions.roll_back(name, options.reason)
+        versions.tag(name, now, {"restored_by": step.run_id})
         step.set_tags({"moe.registered": f"{name}/{now}"})
         step.log_metrics({"from_version": float(was), "to_version": float(now)})
         step.describe(f"## Rolled back {name}\nThe champion was version {was}, and is version {now} again. Reason: {options.reason}.")

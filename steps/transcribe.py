@@ -19,7 +19,8 @@ from moe.recognition.decoding import DecodingOptions
 from moe.recognition.recognizer import WhisperRecognizer
 from moe.recognition.transcript_files import WRITERS
 from moe.recognition.transcription import FAILED, SKIPPED, WRITTEN, Outcome, Transcription, find_recordings
-from steps import registry, tracking
+from steps import tracking
+from steps.registry import versions
 from steps.step_run import StepRun
 
 MOST_LISTED = 20  # failures printed; the run's table has them all
@@ -46,7 +47,7 @@ def run(options: StepOptions) -> str:
     with tracking.step_run("transcribe", options, f"transcribe · {Path(options.audio).name}") as step:
         source = Path(options.audio).expanduser().absolute()
         recordings = find_recordings(source)
-        folder = registry.recognizer_dir(options.model)
+        folder = versions.recognizer_dir(options.model)
         recognizer = WhisperRecognizer.load(folder)
         recognizer.check(options.decoding_top_k, options.language)
         settings = f"{folder_digest(folder)} {options.part(DecodingOptions)} {options.decoding_top_k} {options.language}"

@@ -24,7 +24,8 @@ from moe.audio.waveforms import load_audio
 from moe.recognition.decoding import DecodingOptions
 from moe.recognition.recognizer import WhisperRecognizer
 from steps import register as step
-from steps import registry, rollback, tracking
+from steps import rollback, tracking
+from steps.registry import versions
 from steps.store import connect, project_root
 
 NAME = "toy-moe"
@@ -94,7 +95,7 @@ def quickly(registered: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def model_dir(registered: Registry) -> Path:
-    return registry.recognizer_dir(f"models:/{NAME}/1").parents[1]
+    return versions.recognizer_dir(f"models:/{NAME}/1").parents[1]
 
 
 def test_better_is_promoted_worse_and_unfair_stay_challengers_and_rollback_goes_back(registered: Registry, quickly: None) -> None:
@@ -128,7 +129,7 @@ def test_better_is_promoted_worse_and_unfair_stay_challengers_and_rollback_goes_
 
 def test_a_rollback_without_a_champion_says_so(registered: Registry) -> None:
     with pytest.raises(ValueError, match="nobody has no champion"):
-        registry.roll_back("nobody", "")
+        versions.roll_back("nobody", "")
 
 
 def test_a_champion_made_by_hand_is_remembered_and_one_that_was_deleted_is_skipped(registered: Registry, quickly: None) -> None:
@@ -137,10 +138,10 @@ def test_a_champion_made_by_hand_is_remembered_and_one_that_was_deleted_is_skipp
     registered.register("h2", WORSE, name)
     registered.register("h3", WORSE, name)
     client.set_registered_model_alias(name, "champion", "2")
-    registry.promote(name, "3")
-    assert registry.champions(name) == ["1", "2", "3"]
+    versions.promote(name, "3")
+    assert versions.champions(name) == ["1", "2", "3"]
     client.delete_model_version(name, "2")
-    assert registry.roll_back(name, "") == ("3", "1")
+    assert versions.roll_back(name, "") == ("3", "1")
 
 
 def test_a_champion_whose_evaluation_is_gone_is_not_beaten(registered: Registry, quickly: None) -> None:
@@ -224,10 +225,10 @@ def test_bad_requests_are_refused_in_python_too(registered: Registry) -> None:
 @pytest.mark.parametrize("reference", ["models:/nobody@champion", f"models:/{NAME}@nobody", f"models:/{NAME}/99"])
 def test_a_model_that_is_not_registered_is_named(registered: Registry, reference: str) -> None:
     with pytest.raises(ValueError, match=f"model={reference}: not in the registry"):
-        registry.recognizer_dir(reference)
+        versions.recognizer_dir(reference)
 
 
 def test_a_recogniser_is_found_by_name_run_or_folder(registered: Registry) -> None:
     folder = tracking.upstream(registered.asr, "model")
-    assert registry.recognizer_dir(registered.asr) == folder == registry.recognizer_dir(str(folder))
-    assert (registry.recognizer_dir(f"models:/{NAME}@champion") / "model.json").read_bytes() == (folder / "model.json").read_bytes()
+    assert versions.recognizer_dir(registered.asr) == folder == versions.recognizer_dir(str(folder))
+    assert (versions.recognizer_dir(f"models:/{NAME}@champion") / "model.json").read_bytes() == (folder / "model.json").read_bytes()
