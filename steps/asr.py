@@ -31,7 +31,7 @@ from moe.training.precision import precision
 from steps import tracking
 from steps.inputs.corpus import Prepared, majority, read_prepared, soft_labels
 from steps.inputs.training import MixtureStep, checkpoints_of, embeddings_of, plan_of, read_base, reporter, speech_set
-from steps.mixture_report import log_experts, log_training, routed_rows
+from steps.reports.mixture import log_experts, log_training, routed_rows
 from steps.step_run import StepRun
 
 

@@ -13,10 +13,10 @@ from moe.recognition.decoding import DecodingOptions
 from moe.systems.whisper_moe.folder import load_model
 from moe.training.precision import PrecisionOptions, precision
 from steps import tracking
-from steps.evaluation_report import Evaluation, log_evaluation
 from steps.inputs.corpus import read_prepared
 from steps.inputs.test_set import recognise, recognise_ablations, set_scene
 from steps.options.common import PlotOptions
+from steps.reports.evaluation import Evaluation, log_evaluation
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from toy_models import toy_gate, write_corpus
 
-from steps.mixture_report import clip_names, loads_by_epoch, routed_rows
+from steps.reports.mixture import clip_names, loads_by_epoch, routed_rows
 
 
 def test_loads_by_epoch_keep_the_experts_in_their_own_order() -> None:

@@ -24,7 +24,7 @@ from steps.fingerprint import fingerprint
 from steps.inputs import training
 from steps.inputs.corpus import Prepared, majority, path_digests, soft_labels, stage_percent
 from steps.inputs.training import embeddings_of, plan_of
-from steps.routing_report import diagnosis
+from steps.reports.routing import diagnosis
 
 
 def prepared(manifest: pd.DataFrame, root: Path) -> Prepared:

@@ -9,7 +9,7 @@ import pandas as pd
 from analysis.systems import SystemScores
 from moe.options import Options, option
 from steps import tracking
-from steps.variants import choices, tell_apart
+from steps.reports.system_names import choices, tell_apart
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,7 @@ from moe.systems.whisper_moe.folder import SavedModel
 from moe.text.normalisers import normalise
 from steps import tracking
 from steps.inputs.corpus import Prepared
-from steps.routing_report import LEARNED
+from steps.reports.routing import LEARNED
 
 EMBEDDING_BATCH = 32
 FACTS = ("utterance_id", "speaker", "etiology", "severity", "duration_s", "language", "reference")

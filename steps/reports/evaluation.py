@@ -22,7 +22,7 @@ from steps import tracking
 from steps.inputs.corpus import Prepared
 from steps.inputs.test_set import Scene
 from steps.logged_models import ScoredModel, attach_scores
-from steps.routing_report import diagnosis, log_routing
+from steps.reports.routing import diagnosis, log_routing
 from steps.step_run import StepRun
 
 KINDS = {"whisper_moe": "moe", "single_lora": "lora", "zero_shot": "base"}
