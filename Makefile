@@ -9,7 +9,7 @@ BIN := $(CURDIR)/.venv/bin
 STAMP := .venv/.installed
 STORE = $(or $(MLFLOW_TRACKING_URI),sqlite:///$(CURDIR)/mlflow.db)
 MLFLOW_RUN = mlflow run . --env-manager local --experiment-name $(EXPERIMENT)
-EXPERIMENT_ID = $$(python -c "from steps.store import connect; print(connect().experiment_id)" | tail -n 1)
+EXPERIMENT_ID = $$(python -c "from steps.tracking.store import connect; print(connect().experiment_id)" | tail -n 1)
 
 # `mlflow run --env-manager local` starts the first `python` on the path
 export PATH := $(BIN):$(PATH)
@@ -33,7 +33,7 @@ $(STAMP): requirements.txt
 
 # the store is made first, under a lock: two `mlflow run` at once on a fresh store would break each other
 demo: install
-	@python -c "from steps.store import connect; connect()"
+	@python -c "from steps.tracking.store import connect; connect()"
 	$(MLFLOW_RUN)
 	@echo; echo "The runs, with their plots: make ui"
 

@@ -27,10 +27,11 @@ from benchmarks.table import read, write_both
 from moe.clustering.options import ALGORITHMS
 from moe.files import read_json
 from moe.options import NONE, option, parse, to_text
-from steps import baseline, compare, evaluate, main, tracking
+from steps import baseline, compare, evaluate, main
 from steps.chain.reuse import launch
 from steps.chain.stages import Chain, n_experts, stage_options
 from steps.compare import read_scores
+from steps.tracking import runs
 
 CHANGES: dict[str, tuple[Any, ...]] = {
     "clustering_algorithm": ALGORITHMS,
@@ -129,7 +130,7 @@ def run(options: QualityOptions, path: Path) -> str:
 
 def verdict_of(compare_run_id: str) -> str:
     """What a comparison says in words."""
-    report = tracking.upstream(compare_run_id, "comparison.md").read_text(encoding="utf-8")
+    report = runs.upstream(compare_run_id, "comparison.md").read_text(encoding="utf-8")
     return report.partition("# Comparison")[2].partition("\n## ")[0].strip()
 
 

@@ -23,10 +23,10 @@ from moe.systems.whisper.features import AudioContext
 from moe.systems.whisper_moe.folder import MODEL_FILE, ModelRecord, save_model
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training.loop import Plan, seed_everything, updates_per_epoch
-from steps import tracking
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.training import MixtureStep, checkpoints_of, plan_of, read_base, reporter, speech_set
-from steps.step_run import StepRun
+from steps.tracking import runs
+from steps.tracking.step_run import StepRun
 
 SYSTEMS = ("zero_shot", "single_lora")
 
@@ -50,7 +50,7 @@ class StepOptions(MixtureStep):
 
 def run(options: StepOptions) -> str:
     """Make the baseline, log the model and return the run id."""
-    with tracking.step_run("baseline", options, f"baseline · {options.system} · seed {options.seed}") as step:
+    with runs.step_run("baseline", options, f"baseline · {options.system} · seed {options.seed}") as step:
         prepared = read_prepared(options.prepare_run_id)
         if options.system == "zero_shot":
             _zero_shot(step, options, prepared)
@@ -71,7 +71,7 @@ def _zero_shot(step: StepRun, options: StepOptions, prepared: Prepared) -> None:
 
 
 def _single_lora(step: StepRun, options: StepOptions, prepared: Prepared) -> None:
-    mixture = read_json(tracking.upstream(options.asr_run_id, tracking.MODEL) / MODEL_FILE)["information"]
+    mixture = read_json(runs.upstream(options.asr_run_id, runs.MODEL) / MODEL_FILE)["information"]
     base, base_dir = read_base(options.pretrain_run_id)
     train = prepared.train(options.asr_percent, options.data_percent, options.stage_floor, options.seed)
     dev = prepared.dev(len(train), options.eval_share, options.seed)
@@ -133,8 +133,8 @@ def _record(options: StepOptions, prepared: Prepared, adapters: AdapterOptions, 
 
 def _log_model(step: StepRun, model: WhisperMoE, processor: WhisperProcessor, record: ModelRecord, base_dir: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:
-        save_model(Path(temporary) / tracking.MODEL, model, processor, record, base_dir)
-        step.log_folder(Path(temporary) / tracking.MODEL, tracking.MODEL)
+        save_model(Path(temporary) / runs.MODEL, model, processor, record, base_dir)
+        step.log_folder(Path(temporary) / runs.MODEL, runs.MODEL)
 
 
 def _report(
@@ -160,7 +160,7 @@ def _label(prepared: Prepared) -> str:
 
 def main() -> None:
     """Command line."""
-    tracking.command(run, StepOptions)
+    runs.command(run, StepOptions)
 
 
 if __name__ == "__main__":

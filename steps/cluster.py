@@ -22,10 +22,10 @@ from moe.clustering import ClusteringOptions, UtteranceClusters
 from moe.files import write_table
 from moe.options import option
 from moe.routing.embeddings import Embeddings, read_embeddings
-from steps import tracking
 from steps.inputs.corpus import Prepared, read_prepared, soft_labels
 from steps.options.common import PlotOptions
-from steps.step_run import StepRun
+from steps.tracking import runs
+from steps.tracking.step_run import StepRun
 
 MAP_POINTS = 4000
 COUNTS = ("min_cluster_size", "n_clusters", "n_noise", "relative_validity")  # of an attempt
@@ -52,9 +52,9 @@ class StepOptions(ClusteringOptions, PlotOptions):
 def run(options: StepOptions) -> str:
     """Cluster, log the fitted object and the labels, and return the run id."""
     name = f"cluster · {options.clustering_algorithm} · {options.cluster_unit} · {options.num_experts} experts"
-    with tracking.step_run("cluster", options, name) as step, tempfile.TemporaryDirectory() as temporary:
+    with runs.step_run("cluster", options, name) as step, tempfile.TemporaryDirectory() as temporary:
         prepared = read_prepared(options.prepare_run_id)
-        embeddings = read_embeddings(tracking.upstream(options.embed_run_id, tracking.EMBEDDINGS))
+        embeddings = read_embeddings(runs.upstream(options.embed_run_id, runs.EMBEDDINGS))
         known = prepared.manifest[prepared.manifest["utterance_id"].isin(set(embeddings.utterance_ids))]
         fitted = prepared.train(options.embed_percent, options.data_percent, options.stage_floor, options.seed)
         prepared.log_input(step, fitted, "training")
@@ -62,10 +62,10 @@ def run(options: StepOptions) -> str:
             embeddings.select(fitted["utterance_id"]), fitted["utterance_id"], fitted["speaker"], fitted["etiology"]
         )
         labels = label_all(clusters, fitted, known, embeddings)
-        folder = Path(temporary) / tracking.CLUSTERS
+        folder = Path(temporary) / runs.CLUSTERS
         clusters.save(folder)
-        write_table(folder / Path(tracking.LABELS).name, labels)
-        step.log_folder(folder, tracking.CLUSTERS)
+        write_table(folder / Path(runs.LABELS).name, labels)
+        step.log_folder(folder, runs.CLUSTERS)
         _report(step, options, prepared, clusters, labels, embeddings)
     return step.run_id
 
@@ -169,7 +169,7 @@ def _description(
 
 def main() -> None:
     """Command line."""
-    tracking.command(run, StepOptions)
+    runs.command(run, StepOptions)
 
 
 if __name__ == "__main__":

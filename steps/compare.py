@@ -24,11 +24,11 @@ from analysis.systems import SystemScores
 from analysis.verdict import readable_table
 from moe.files import read_json
 from moe.options import option
-from steps import tracking
 from steps.options.common import PlotOptions
 from steps.reports.system_names import tell_apart
-from steps.step_run import StepRun
-from steps.store import connect
+from steps.tracking import runs as tracking
+from steps.tracking.step_run import StepRun
+from steps.tracking.store import connect
 
 NAMES = {"whisper_moe": "Whisper-MoE", "single_lora": "one LoRA, same size", "zero_shot": "base model"}
 CURVES = ("dev/wer", "dev/loss", "train/loss")

@@ -21,10 +21,10 @@ from moe.systems.whisper.encoder import layer_index
 from moe.systems.whisper.features import AudioContext
 from moe.training.batches import SpeechDataset
 from moe.training.precision import PrecisionOptions, precision
-from steps import tracking
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.options.common import RunOptions
-from steps.step_run import StepRun
+from steps.tracking import runs
+from steps.tracking.step_run import StepRun
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,15 +48,15 @@ class StepOptions(StagePercent, ViewOptions, PrecisionOptions, RunOptions):
 
 def run(options: StepOptions) -> str:
     """Embed, log the store and return the run id."""
-    with tracking.step_run("embed", options, f"embed · layer {options.gate_layer} · {options.pooling}") as step:
+    with runs.step_run("embed", options, f"embed · layer {options.gate_layer} · {options.pooling}") as step:
         prepared = read_prepared(options.prepare_run_id)
-        base = load_base(str(tracking.upstream(options.pretrain_run_id, tracking.BASE)))
+        base = load_base(str(runs.upstream(options.pretrain_run_id, runs.BASE)))
         layer_index(base.model.model.encoder, options.layer)
         train = prepared.train(options.asr_percent, options.data_percent, options.stage_floor, options.seed)
         rows = pd.concat([train, prepared.rows("dev")]).sort_values("utterance_id", ignore_index=True)
         prepared.log_input(step, rows, "training")
         dataset = SpeechDataset(rows, Path(prepared.root), base.processor)
-        folder = tracking.work_dir(step) / tracking.EMBEDDINGS
+        folder = runs.work_dir(step) / runs.EMBEDDINGS
         started = time.perf_counter()
         context, batch_size, computed_in = options.part(AudioContext), options.embedding_batch_size, precision(options)
         embeddings = embed(base.model, dataset, folder, context, options.layer, options.pooling, batch_size, computed_in)
@@ -67,7 +67,7 @@ def run(options: StepOptions) -> str:
 def _log(
     step: StepRun, options: StepOptions, prepared: Prepared, embeddings: Embeddings, folder: Path, seconds: float, audio_s: float
 ) -> None:
-    step.log_folder(folder, tracking.EMBEDDINGS)
+    step.log_folder(folder, runs.EMBEDDINGS)
     n, size = embeddings.vectors.shape
     bytes_each = sum(file.stat().st_size for file in folder.iterdir()) / n
     step.log_metrics({"n_utterances": n, "n_dimensions": size, "seconds": seconds, "bytes_per_utterance": bytes_each})
@@ -84,7 +84,7 @@ def _log(
 
 def main() -> None:
     """Command line."""
-    tracking.command(run, StepOptions)
+    runs.command(run, StepOptions)
 
 
 if __name__ == "__main__":

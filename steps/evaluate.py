@@ -12,11 +12,11 @@ from moe.options import option
 from moe.recognition.decoding import DecodingOptions
 from moe.systems.whisper_moe.folder import load_model
 from moe.training.precision import PrecisionOptions, precision
-from steps import tracking
 from steps.inputs.corpus import read_prepared
 from steps.inputs.test_set import recognise, recognise_ablations, set_scene
 from steps.options.common import PlotOptions
 from steps.reports.evaluation import Evaluation, log_evaluation
+from steps.tracking import runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +47,14 @@ class StepOptions(DecodingOptions, PrecisionOptions, PlotOptions):
 
 def run(options: StepOptions) -> str:
     """Score the recogniser, log hypotheses and figures, and return the run id."""
-    model_dir = tracking.upstream(options.model_run_id, tracking.MODEL)
+    model_dir = runs.upstream(options.model_run_id, runs.MODEL)
     saved = load_model(model_dir)
     saved.model.use_precision(precision(options))
     name = f"evaluate · {saved.record.system} · seed {saved.record.information.get('seed', options.seed)}"
-    with tracking.step_run("evaluate", options, name) as step:
+    with runs.step_run("evaluate", options, name) as step:
         prepared = read_prepared(options.prepare_run_id)
         decoding = options.part(DecodingOptions)
-        scene = set_scene(saved, prepared, model_dir, decoding, options.decoding_top_k, tracking.work_dir(step))
+        scene = set_scene(saved, prepared, model_dir, decoding, options.decoding_top_k, runs.work_dir(step))
         prepared.log_input(step, scene.rows, "test")
         counted, seconds = recognise(scene)
         ablated = {}
@@ -67,7 +67,7 @@ def run(options: StepOptions) -> str:
 
 def main() -> None:
     """Command line."""
-    tracking.command(run, StepOptions)
+    runs.command(run, StepOptions)
 
 
 if __name__ == "__main__":

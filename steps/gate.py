@@ -21,11 +21,11 @@ from moe.routing.embeddings import read_embeddings
 from moe.routing.gate import probabilities
 from moe.routing.gate_training import GateOptions, GateResult, train_gate
 from moe.training.checkpoints import CheckpointOptions
-from steps import tracking
 from steps.inputs.corpus import SYNTHETIC_NOTE, soft_labels
 from steps.inputs.training import checkpoints_of
 from steps.options.common import PlotOptions
-from steps.step_run import StepRun
+from steps.tracking import runs
+from steps.tracking.step_run import StepRun
 
 CALIBRATED_FROM = "dev/ece_uncalibrated"
 TORN = 0.8  # a speaker with a smaller share at one expert is torn between several
@@ -41,9 +41,9 @@ class StepOptions(GateOptions, CheckpointOptions, PlotOptions):
 
 def run(options: StepOptions) -> str:
     """Train the gate, log it and return the run id."""
-    with tracking.step_run("gate", options, f"gate · hidden {options.gating_hidden} · seed {options.seed}") as step:
-        embeddings = read_embeddings(tracking.upstream(options.embed_run_id, tracking.EMBEDDINGS))
-        labels = pd.read_parquet(tracking.upstream(options.cluster_run_id, tracking.LABELS))
+    with runs.step_run("gate", options, f"gate · hidden {options.gating_hidden} · seed {options.seed}") as step:
+        embeddings = read_embeddings(runs.upstream(options.embed_run_id, runs.EMBEDDINGS))
+        labels = pd.read_parquet(runs.upstream(options.cluster_run_id, runs.LABELS))
         train, dev = (labels[labels["split"] == split] for split in ("train", "dev"))
         if not len(dev):
             raise ValueError(f"cluster run {options.cluster_run_id} has no dev utterances to select the gate by")
@@ -56,8 +56,8 @@ def run(options: StepOptions) -> str:
             checkpoints=checkpoints_of(step, options),
         )
         with tempfile.TemporaryDirectory() as temporary:
-            result.gate.save(Path(temporary) / tracking.GATE)
-            step.log_folder(Path(temporary) / tracking.GATE, tracking.GATE)
+            result.gate.save(Path(temporary) / runs.GATE)
+            step.log_folder(Path(temporary) / runs.GATE, runs.GATE)
         _report(step, options, result, dev.reset_index(drop=True), embeddings.select(dev["utterance_id"]))
     return step.run_id
 
@@ -119,13 +119,13 @@ def _description(result: GateResult, by_etiology: pd.DataFrame, speakers: pd.Dat
 
 def _note(step: StepRun) -> str:
     """Synthetic speech is labelled wherever it is shown; the corpus run at the end of the lineage says what it is."""
-    lineage = tracking.lineage(step.run_id)
+    lineage = runs.lineage(step.run_id)
     return SYNTHETIC_NOTE if "synthesize" in lineage.values() else ""
 
 
 def main() -> None:
     """Command line."""
-    tracking.command(run, StepOptions)
+    runs.command(run, StepOptions)
 
 
 if __name__ == "__main__":

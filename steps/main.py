@@ -18,13 +18,14 @@ from analysis.verdict import readable_table
 from moe.clustering.options import AUTO
 from moe.corpora.formats.table import FORMATS
 from moe.options import NONE, Options, option, to_text
-from steps import asr, cluster, compare, evaluate, prepare, pretrain, register, tracking
+from steps import asr, cluster, compare, evaluate, prepare, pretrain, register
 from steps.chain.checks import augmentation_faults, idle_faults, layer_faults, top_k_faults
 from steps.chain.stages import NAMES, STAGES, Chain, corpus_seed, left_out, n_experts, stage_options
 from steps.options.common import PlotOptions
 from steps.options.option_files import option_file_text
 from steps.prepare import SYNTHETIC
-from steps.step_run import StepRun
+from steps.tracking import runs
+from steps.tracking.step_run import StepRun
 
 OPTIONS = "options.yaml"
 PENDING = "pending"  # stands for the id of a run that does not exist yet, when options are checked before any work
@@ -77,7 +78,7 @@ def run(options: Options) -> str:
     """Run the chain and return its run id."""
     options = small(options) if options.mode == "quick" else options
     check_stages(options)
-    with tracking.step_run("main", options, f"main · seed {options.seed} · {options.corpus}") as step:
+    with runs.step_run("main", options, f"main · seed {options.seed} · {options.corpus}") as step:
         step.log_text(option_file_text(_as_file(options)), OPTIONS)
         chain = Chain(options)
         chain.run()
@@ -145,8 +146,8 @@ def _report(step: StepRun, chain: Chain) -> None:
     stages = "\n".join(f"- {name}: `{run_id}`" for name, run_id in chain.run_ids.items())
     result = ""
     if "compare" in chain.run_ids:
-        table = pd.read_parquet(tracking.upstream(chain.run_ids["compare"], tracking.COMPARISON))
-        report = tracking.upstream(chain.run_ids["compare"], "comparison.md").read_text(encoding="utf-8")
+        table = pd.read_parquet(runs.upstream(chain.run_ids["compare"], runs.COMPARISON))
+        report = runs.upstream(chain.run_ids["compare"], "comparison.md").read_text(encoding="utf-8")
         step.log_text(report, "comparison.md")
         step.log_metrics({f"wer/{row.system}": row.wer for row in table.itertuples()})
         result = markdown_table(readable_table(table))
@@ -156,7 +157,7 @@ def _report(step: StepRun, chain: Chain) -> None:
 
 def main() -> None:
     """Command line."""
-    tracking.command(run, StepOptions)
+    runs.command(run, StepOptions)
 
 
 if __name__ == "__main__":

@@ -36,11 +36,11 @@ from moe.training.batches import SpeechDataset
 from moe.training.checkpoints import CheckpointOptions
 from moe.training.loop import ComputeOptions, seed_everything
 from moe.training.precision import precision
-from steps import tracking
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.training import checkpoints_of, reporter
 from steps.options.common import PlotOptions
-from steps.step_run import StepRun
+from steps.tracking import runs
+from steps.tracking.step_run import StepRun
 
 ALIGNMENTS = "alignments.parquet"
 SHIPPED = "base/synthetic-en"
@@ -113,13 +113,13 @@ def is_taken(options: Options) -> bool:
 def run(options: StepOptions) -> str:
     """Make the base model, log it and return the run id."""
     name = f"pretrain · {'from scratch' if options.source == SCRATCH else Path(options.source).name}"
-    with tracking.step_run("pretrain", options, name) as step, tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / tracking.BASE
+    with runs.step_run("pretrain", options, name) as step, tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / runs.BASE
         if is_taken(options):
             _take(step, options, folder)
         else:
             _train(step, options, read_prepared(options.prepare_run_id), folder)
-        step.log_folder(folder, tracking.BASE)
+        step.log_folder(folder, runs.BASE)
         if options.export_dir:
             with write_whole_dir(Path(options.export_dir)) as aside:
                 shutil.copytree(folder, aside, dirs_exist_ok=True)
@@ -249,7 +249,7 @@ def _record(step: StepRun, options: StepOptions, prepared: Prepared, pretrained:
 
 def main() -> None:
     """Command line."""
-    tracking.command(run, StepOptions)
+    runs.command(run, StepOptions)
 
 
 if __name__ == "__main__":

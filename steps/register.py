@@ -27,13 +27,13 @@ from analysis.systems import MIXTURE, SystemScores
 from moe.audio.waveforms import SAMPLE_RATE
 from moe.options import from_text, option
 from moe.serving.requests import AUDIO, AUTO, ServiceOptions
-from steps import tracking
 from steps.compare import read_scores
 from steps.options.common import RunOptions
 from steps.registry import versions
 from steps.registry.card_facts import card_facts
-from steps.step_run import StepRun
-from steps.store import connect, project_root
+from steps.tracking import runs
+from steps.tracking.step_run import StepRun
+from steps.tracking.store import connect, project_root
 
 CODE = ("moe",)
 CARD = "model_card.md"
@@ -64,7 +64,7 @@ class StepOptions(RunOptions):
 
 def run(options: StepOptions) -> str:
     """Register the best system, promote it or not, and return the run id."""
-    with tracking.step_run("register", options, f"register · {options.registered_model}") as step:
+    with runs.step_run("register", options, f"register · {options.registered_model}") as step:
         best = best_system([read_scores(run_id) for run_id in options.run_ids], options.register_kind)
         decision = judge(options, best)
         card = _card(step, options, best, decision)
@@ -127,7 +127,7 @@ def log_model(model_run_id: str, policy: ServiceOptions, card: str, registered_m
         return mlflow.pyfunc.log_model(
             name="recognizer",
             python_model=str(project_root() / "steps" / "pyfunc_model.py"),
-            artifacts={"model": str(tracking.upstream(model_run_id, tracking.MODEL)), "card": str(card_path)},
+            artifacts={"model": str(runs.upstream(model_run_id, runs.MODEL)), "card": str(card_path)},
             code_paths=[str(project_root() / name) for name in CODE],
             signature=signature(),
             input_example=(pd.DataFrame({AUDIO: [example_audio()]}), {"top_k": 0}),
@@ -183,9 +183,9 @@ def _scores_of(version: ModelVersion) -> SystemScores:
 
 def _card(step: StepRun, options: StepOptions, best: SystemScores, decision: Decision) -> str:
     run_id = model_run_of(best)
-    lineage = tracking.lineage(step.run_id)
+    lineage = runs.lineage(step.run_id)
     said = f"{'Champion' if decision.promoted else 'Challenger'}: {decision.reason}."
-    model_dir = tracking.upstream(run_id, tracking.MODEL)
+    model_dir = runs.upstream(run_id, runs.MODEL)
     facts = card_facts(options.registered_model, run_id, model_dir, decoding_policy(best), lineage, said)
     return model_card(facts, best)
 
@@ -210,7 +210,7 @@ def _log(step: StepRun, options: StepOptions, best: SystemScores, version: str, 
         step.log_table(decision.groups, "tables/groups_against_champion.json")
     step.log_metrics(metrics)
     alias = versions.CHAMPION if decision.promoted else versions.CHALLENGER
-    lineage = "\n".join(f"- {name} `{run_id}`" for run_id, name in tracking.lineage(step.run_id).items())
+    lineage = "\n".join(f"- {name} `{run_id}`" for run_id, name in runs.lineage(step.run_id).items())
     print(f"{options.registered_model} version {version} is {alias}: {decision.reason}", flush=True)
     step.describe(
         f"## Registered {options.registered_model} version {version}\n{'SYNTHETIC speech only. ' if best.metadata['note'] else ''}"
@@ -220,7 +220,7 @@ def _log(step: StepRun, options: StepOptions, best: SystemScores, version: str, 
 
 def main() -> None:
     """Command line."""
-    tracking.command(run, StepOptions)
+    runs.command(run, StepOptions)
 
 
 if __name__ == "__main__":

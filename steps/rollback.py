@@ -5,8 +5,8 @@
 import dataclasses
 
 from moe.options import Options, option
-from steps import tracking
 from steps.registry import versions
+from steps.tracking import runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class StepOptions(Options):
 def run(options: StepOptions) -> str:
     """Move the alias and return the run id."""
     name = options.registered_model
-    with tracking.step_run("rollback", options, f"rollback · {name}") as step:
+    with runs.step_run("rollback", options, f"rollback · {name}") as step:
         was, now = versions.roll_back(name, options.reason)
         versions.tag(name, now, {"restored_by": step.run_id})
         step.set_tags({"moe.registered": f"{name}/{now}"})
@@ -32,7 +32,7 @@ def run(options: StepOptions) -> str:
 
 def main() -> None:
     """Command line."""
-    tracking.command(run, StepOptions)
+    runs.command(run, StepOptions)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,9 @@ from moe.synthesis.grammar import GRAMMARS_PATH
 from moe.synthesis.planning import plan
 from moe.synthesis.rendering import Rendering, render
 from moe.systems.whisper.features import log_mel
-from steps import tracking
 from steps.options.common import PlotOptions
-from steps.step_run import StepRun
+from steps.tracking import runs
+from steps.tracking.step_run import StepRun
 
 FRAME_S = 0.01
 FOOT = "synthetic speech (espeak-ng), simulated styles"
@@ -42,11 +42,11 @@ class StepOptions(SynthesisOptions, PlotOptions):
 def run(options: StepOptions) -> str:
     """Make the corpus, log it and return the run id."""
     name = f"synthesize · {options.purpose} · {options.synthetic_language} · seed {options.seed}"
-    with tracking.step_run("synthesize", options, name) as step, tempfile.TemporaryDirectory() as temporary:
+    with runs.step_run("synthesize", options, name) as step, tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "corpus"
         summary = synthesize(options, folder)
         manifest = pd.read_csv(folder / "manifest.csv")
-        step.log_folder(folder, tracking.CORPUS)
+        step.log_folder(folder, runs.CORPUS)
         step.log_metrics({name: value for name, value in dataclasses.asdict(summary).items() if name != "digest"})
         step.set_tags({"moe.synthetic": "true", "moe.corpus_digest": summary.digest})
         statistics = corpus_statistics(manifest)
@@ -124,7 +124,7 @@ def _markdown(table: pd.DataFrame) -> str:
 
 def main() -> None:
     """Command line."""
-    tracking.command(run, StepOptions)
+    runs.command(run, StepOptions)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ from moe.recognition.decoding import DecodingOptions
 from moe.recognition.recognizer import WhisperRecognizer
 from moe.recognition.transcript_files import WRITERS
 from moe.recognition.transcription import FAILED, SKIPPED, WRITTEN, Outcome, Transcription, find_recordings
-from steps import tracking
 from steps.registry import versions
-from steps.step_run import StepRun
+from steps.tracking import runs
+from steps.tracking.step_run import StepRun
 
 MOST_LISTED = 20  # failures printed; the run's table has them all
 
@@ -44,7 +44,7 @@ class StepOptions(DecodingOptions):
 
 def run(options: StepOptions) -> str:
     """Transcribe, log the table of results and return the run id."""
-    with tracking.step_run("transcribe", options, f"transcribe · {Path(options.audio).name}") as step:
+    with runs.step_run("transcribe", options, f"transcribe · {Path(options.audio).name}") as step:
         source = Path(options.audio).expanduser().absolute()
         recordings = find_recordings(source)
         folder = versions.recognizer_dir(options.model)
@@ -91,7 +91,7 @@ def _log(step: StepRun, options: StepOptions, outcomes: list[Outcome], seconds: 
 
 def main() -> None:
     """Command line."""
-    tracking.command(run, StepOptions)
+    runs.command(run, StepOptions)
 
 
 if __name__ == "__main__":

@@ -29,20 +29,20 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sqlite store with schema and experiment, to be copied."""
-    from steps import tracking
+    from steps.tracking import runs
 
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     with pytest.MonkeyPatch.context() as patch:
         _forget_environment(patch)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
-        tracking.connect()
+        runs.connect()
         _let_go()
     return path
 
 
 @pytest.fixture
 def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Folder of a tracking store of the test's own; `steps.tracking.connect()` connects to it, artifacts lie below it."""
+    """Folder of a tracking store of the test's own; `steps.tracking.runs.connect()` connects to it, artifacts lie below it."""
     folder = tmp_path / "store"
     folder.mkdir()
     with (
@@ -62,7 +62,7 @@ def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 def toy_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], ModuleType]:
     """Writes source as `steps/NAME.py` of a project of its own, imports it afresh and returns the module."""
-    from steps.fingerprint import forget_code
+    from steps.tracking.fingerprint import forget_code
 
     folder = tmp_path / "project" / "steps"
     folder.mkdir(parents=True)

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import audit
 from benchmarks.audit import is_affected, normal, pinned
-from steps.store import project_root
+from steps.tracking.store import project_root
 
 RANGE = {"ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "1.2"}, {"fixed": "1.5"}, {"introduced": "2.0"}, {"last_affected": "2.3"}]}]}
 

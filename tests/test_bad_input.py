@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 import toy_corpora as toys
 
-from steps import baseline, compare, embed, evaluate, main, prepare, pretrain, register, tracking
-from steps.store import connect, project_root
+from steps import baseline, compare, embed, evaluate, main, prepare, pretrain, register
+from steps.tracking import runs as tracking
+from steps.tracking.store import connect, project_root
 
 Refuse = Callable[..., str]
 

@@ -16,8 +16,9 @@ from toy_registry import toy_store
 from moe.audio.waveforms import load_audio
 from moe.files import read_json
 from moe.recognition.recognizer import WhisperRecognizer
-from steps import evaluate, experts, main, tracking
-from steps.store import connect, project_root
+from steps import evaluate, experts, main
+from steps.tracking import runs as tracking
+from steps.tracking.store import connect, project_root
 
 TINY = {
     "mode": "quick", "styles": "typical,parkinsons,als", "num_experts": 3, "n_train_speakers": 2, "n_dev_speakers": 1,

@@ -15,9 +15,10 @@ from moe.recognition.decoding import DecodingOptions
 from moe.systems.whisper.base_model import save_base
 from moe.systems.whisper_moe.folder import ModelRecord, save_model
 from moe.systems.whisper_moe.model import WhisperMoE
-from steps import compare, evaluate, tracking
+from steps import compare, evaluate
 from steps.inputs.test_set import recognise, recognise_ablations, set_scene
-from steps.logged_models import MODEL_RUN_TAG
+from steps.tracking import runs as tracking
+from steps.tracking.logged_models import MODEL_RUN_TAG
 
 LENGTHS_S = (0.4, 1.6, 0.7, 1.1, 0.9, 2.7, 1.3, 0.5, 1.8)  # the toy's window is 2 s
 

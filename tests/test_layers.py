@@ -154,10 +154,10 @@ class TestTheseChecks:
         }  # fmt: skip
 
     def test_order_of_steps(self) -> None:
-        assert later_steps("steps/gate.py", {"steps.cluster", "steps.tracking"}) == []
+        assert later_steps("steps/gate.py", {"steps.cluster", "steps.tracking.runs"}) == []
         assert later_steps("steps/gate.py", {"steps.asr"}) == ["steps.asr"]
         assert later_steps("steps/main.py", {"steps.gate", "steps.register"}) == []
-        assert later_steps("steps/tracking.py", {"steps.main"}) == ["steps.main"]
+        assert later_steps("steps/tracking/runs.py", {"steps.main"}) == ["steps.main"]
 
     def test_work_at_import(self) -> None:
         source = '"""doc"""\nimport a\nX = 1\nprint(X)\nfor i in X: pass\nif __name__ == "__main__":\n    f()\n'

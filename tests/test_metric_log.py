@@ -9,9 +9,9 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
 
-from steps import metric_log
-from steps.metric_log import MetricLog, read_metrics
-from steps.patience import PatientClient
+from steps.tracking import metric_log
+from steps.tracking.metric_log import MetricLog, read_metrics
+from steps.tracking.retries import PatientClient
 
 AWAY = MlflowException("API request to http://127.0.0.1:1/api failed with exception refused")
 LOCKED = MlflowException("(sqlite3.OperationalError) database is locked", TEMPORARILY_UNAVAILABLE)
@@ -120,7 +120,7 @@ def test_before_a_checkpoint_everything_waiting_is_on_the_disk_or_it_is_an_error
 
 
 def test_the_end_waits_for_the_store_and_says_what_it_has_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("steps.patience.FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("steps.tracking.retries.FIRST_WAIT_S", 0.01)
     store, n_asked = Store(), []
 
     def back_at_the_third(run_id: str, metrics: list[Metric]) -> None:

@@ -13,11 +13,11 @@ import pytest
 from mlflow.entities import Run
 
 from moe.options import option
-from steps import opening, stale, tracking
-from steps.opening import CONTINUED_BY_TAG, CONTINUES_TAG, N_STARTS_TAG
 from steps.options.common import RunOptions
-from steps.store import project_root, unfinished_root
-from steps.unfinished import Unfinished
+from steps.tracking import dead_runs, resuming, runs
+from steps.tracking.resuming import CONTINUED_BY_TAG, CONTINUES_TAG, N_STARTS_TAG
+from steps.tracking.store import project_root, unfinished_root
+from steps.tracking.work_folders import Unfinished
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -34,18 +34,18 @@ class Interrupted(Exception):
 
 
 def held(run_id: str) -> Run:
-    return tracking.connect().client.get_run(run_id)
+    return runs.connect().client.get_run(run_id)
 
 
 def all_runs() -> list[Run]:
-    found = tracking.connect()
+    found = runs.connect()
     return list(found.client.search_runs([found.experiment_id]))
 
 
 def interrupted(error: type[BaseException] = Interrupted, options: StepOptions = StepOptions(), step: str = "gate") -> str:
     """Id of a run that logged updates 0 to 4 and was interrupted."""
-    with pytest.raises(error), tracking.step_run(step, options) as run:
-        (tracking.work_dir(run) / "half").touch()
+    with pytest.raises(error), runs.step_run(step, options) as run:
+        (runs.work_dir(run) / "half").touch()
         for update in range(5):
             run.log_metrics({"train/loss": update / 2}, update)
         raise error
@@ -54,15 +54,15 @@ def interrupted(error: type[BaseException] = Interrupted, options: StepOptions =
 
 def finish(options: StepOptions = StepOptions()) -> tuple[str, bool]:
     """Id of a run that logs updates 3 to 6, as from a checkpoint after update 2, and whether it found the work."""
-    with tracking.step_run("gate", options) as run:
-        found = (tracking.work_dir(run) / "half").exists()
+    with runs.step_run("gate", options) as run:
+        found = (runs.work_dir(run) / "half").exists()
         for update in range(3, 7):
             run.log_metrics({"train/loss": update / 2}, update)
     return run.run_id, found
 
 
 def losses(run_id: str) -> list[tuple[int, float]]:
-    return sorted((metric.step, metric.value) for metric in tracking.connect().client.get_metric_history(run_id, "train/loss"))
+    return sorted((metric.step, metric.value) for metric in runs.connect().client.get_metric_history(run_id, "train/loss"))
 
 
 WHOLE = [(update, update / 2) for update in range(7)]
@@ -71,7 +71,7 @@ WHOLE = [(update, update / 2) for update in range(7)]
 def test_a_run_made_and_not_noted_before_the_kill_is_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as killed, pytest.raises(Interrupted):
         killed.setattr(Unfinished, "belongs_to", lambda self, run_id: (_ for _ in ()).throw(Interrupted))
-        with tracking.step_run("gate", StepOptions()):
+        with runs.step_run("gate", StepOptions()):
             pass
     mlflow.end_run("KILLED")
     (made,) = all_runs()
@@ -135,22 +135,22 @@ def test_other_options_go_on_with_nothing() -> None:
 
 def test_a_run_that_was_deleted_is_not_continued() -> None:
     run_id = interrupted()
-    tracking.connect().client.delete_run(run_id)
+    runs.connect().client.delete_run(run_id)
     again, found = finish()
     assert again != run_id and not found
 
 
 def test_a_run_that_finished_as_its_process_died_is_left_alone() -> None:
     run_id = interrupted()
-    tracking.connect().client.set_terminated(run_id, "FINISHED")
+    runs.connect().client.set_terminated(run_id, "FINISHED")
     again, found = finish()
     assert again != run_id and not found and losses(run_id) == WHOLE[:5]
 
 
 def test_a_run_of_another_machine_that_may_be_alive_is_left_alone() -> None:
     run_id = interrupted()
-    client = tracking.connect().client
-    client.set_tag(run_id, stale.HOST_TAG, "elsewhere")
+    client = runs.connect().client
+    client.set_tag(run_id, dead_runs.HOST_TAG, "elsewhere")
     client.update_run(run_id, status="RUNNING")
     again, found = finish()
     assert again != run_id and not found and held(run_id).info.status == "RUNNING" and losses(run_id) == WHOLE[:5]
@@ -158,7 +158,7 @@ def test_a_run_of_another_machine_that_may_be_alive_is_left_alone() -> None:
 
 def test_a_run_that_mlflow_run_made_takes_over_the_metrics_and_both_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     run_id = interrupted()
-    store = tracking.connect()
+    store = runs.connect()
     made = store.client.create_run(store.experiment_id).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", made)
     assert finish() == (made, True)
@@ -174,17 +174,17 @@ def test_mlflow_run_with_run_id_goes_on_in_that_run(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_chain_and_its_stage_both_go_on() -> None:
-    main, gate = (tracking.step_run(step, StepOptions()) for step in ("main", "gate"))
+    main, gate = (runs.step_run(step, StepOptions()) for step in ("main", "gate"))
     with pytest.raises(KeyboardInterrupt), main as parent, gate as child:
         raise KeyboardInterrupt
-    with tracking.step_run("main", StepOptions()) as again, tracking.step_run("gate", StepOptions()) as stage:
+    with runs.step_run("main", StepOptions()) as again, runs.step_run("gate", StepOptions()) as stage:
         assert (again.run_id, stage.run_id) == (parent.run_id, child.run_id)
     assert len(all_runs()) == 2 and {run.info.status for run in all_runs()} == {"FINISHED"}
 
 
 def test_a_stage_that_another_chain_continues_is_nested_in_that_chain() -> None:
     run_id = interrupted()
-    with tracking.step_run("main", StepOptions()) as parent:
+    with runs.step_run("main", StepOptions()) as parent:
         finish()
     assert held(run_id).data.tags["mlflow.parentRunId"] == parent.run_id
 
@@ -199,26 +199,26 @@ def test_a_stop_while_the_run_is_made_leaves_none_running(monkeypatch: pytest.Mo
         raise KeyboardInterrupt
 
     def run(options: StepOptions) -> None:
-        with tracking.step_run("gate", options):
+        with runs.step_run("gate", options):
             pytest.fail("must not begin")
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(opening.mlflow, "start_run", made_and_stopped)
+    monkeypatch.setattr(resuming.mlflow, "start_run", made_and_stopped)
     with pytest.raises(SystemExit):
-        tracking.command(run, StepOptions, [])
+        runs.command(run, StepOptions, [])
     signal.signal(signal.SIGTERM, before)
     assert [run.info.status for run in all_runs()] == ["KILLED"]
 
 
 def test_of_two_at_once_each_has_a_run_of_its_own() -> None:
-    with tracking.step_run("gate", StepOptions()) as first, tracking.step_run("gate", StepOptions()) as second:
-        assert first.run_id != second.run_id and tracking.work_dir(first) != tracking.work_dir(second)
+    with runs.step_run("gate", StepOptions()) as first, runs.step_run("gate", StepOptions()) as second:
+        assert first.run_id != second.run_id and runs.work_dir(first) != runs.work_dir(second)
     assert {run.info.status for run in all_runs()} == {"FINISHED"}
 
 
 def test_metrics_that_waited_when_the_process_died_are_logged_at_the_next_start() -> None:
     """The store went away, a checkpoint was saved, the process died: the next one begins after those updates."""
-    with pytest.raises(Interrupted), tracking.step_run("gate", StepOptions()) as run:
+    with pytest.raises(Interrupted), runs.step_run("gate", StepOptions()) as run:
         run.log_metrics({"train/loss": 0.0}, 0)
         log = run.opened.metrics
         log.client, client = type("Away", (), {"log_batch": _refuse})(), log.client

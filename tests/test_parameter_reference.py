@@ -21,10 +21,10 @@ from moe.training.precision import precision
 from steps import asr, cluster, embed, experts, main, prepare, pretrain
 from steps.chain.stages import NAMES as STEP_NAMES
 from steps.chain.stages import stage_options
-from steps.fingerprint import fingerprint
 from steps.inputs.training import plan_of
 from steps.options.project_files import ENTRY_POINTS
-from steps.store import project_root
+from steps.tracking.fingerprint import fingerprint
+from steps.tracking.store import project_root
 
 TABLE = """
 --mode | str | full

@@ -14,7 +14,7 @@ from mlflow.projects import load_project
 
 from moe.options import parse
 from steps.options import project_files
-from steps.store import project_root
+from steps.tracking.store import project_root
 
 TOY = """
 import dataclasses

@@ -11,7 +11,7 @@ from analysis.systems import SystemScores
 from benchmarks.quality import BASE_MODEL, DEFAULT, ONE_LORA, QualityOptions, check, jobs, record, rows, variants
 from steps import experts
 from steps.chain.stages import n_experts, stage_options
-from steps.fingerprint import fingerprint
+from steps.tracking.fingerprint import fingerprint
 
 
 def scored(name: str, seed: int, wrong: dict[str, int]) -> SystemScores:

@@ -10,10 +10,10 @@ import mlflow
 import pytest
 
 from moe.options import Options
-from steps import fingerprint as fingerprint_module
-from steps import tracking
 from steps.chain.reuse import find_reusable, launch
-from steps.fingerprint import code_digests, fingerprint, forget_code, library_versions
+from steps.tracking import fingerprint as fingerprint_module
+from steps.tracking import runs
+from steps.tracking.fingerprint import code_digests, fingerprint, forget_code, library_versions
 
 Toy = Callable[[str, str], ModuleType]
 
@@ -162,7 +162,7 @@ def test_many_differences_are_counted(gate: ModuleType, tmp_path: Path) -> None:
 @pytest.mark.parametrize("status", ["FAILED", "KILLED"])
 def test_a_run_that_did_not_finish_is_not_taken_over(gate: ModuleType, status: str) -> None:
     run_id = launch(gate, gate.StepOptions())
-    tracking.connect().client.set_terminated(run_id, status)
+    runs.connect().client.set_terminated(run_id, status)
     assert found(gate) == (None, f"the same run {run_id[:8]} is {status}")
 
 
@@ -174,8 +174,8 @@ def test_a_failed_step_is_no_hit_and_the_failure_passes_through(gate: ModuleType
 
 def test_a_run_that_lost_its_artifact_is_not_taken_over(gate: ModuleType) -> None:
     run_id = launch(gate, gate.StepOptions())
-    tracking.upstream(run_id, "gate/gate.txt").unlink()
-    tracking.upstream(run_id, "gate").rmdir()
+    runs.upstream(run_id, "gate/gate.txt").unlink()
+    runs.upstream(run_id, "gate").rmdir()
     assert found(gate) == (None, f"the same run {run_id[:8]} lost gate")
 
 
@@ -186,9 +186,9 @@ def test_the_parent_keeps_the_ids_of_what_it_ran_and_reused(gate: ModuleType) ->
 
     tags = []
     for _ in range(2):
-        with tracking.step_run("main", MainOptions()) as parent:
+        with runs.step_run("main", MainOptions()) as parent:
             run_id = launch(gate, gate.StepOptions())
-        tags.append(tracking.connect().client.get_run(parent.run_id).data.tags)
+        tags.append(runs.connect().client.get_run(parent.run_id).data.tags)
     assert tags[0]["moe.ran.gate"] == tags[1]["moe.reused.gate"] == run_id
     assert mlflow.active_run() is None
 
@@ -206,7 +206,7 @@ def test_imports_are_followed_as_python_follows_them(tmp_path: Path) -> None:
     files = {
         "steps/__init__.py": "",
         "steps/gate.py": "import os\nfrom moe import gate\nfrom . import tracking\ndef f():\n    import moe.deep.layer\n",
-        "steps/tracking.py": "",
+        "steps/tracking/runs.py": "",
         "steps/other.py": "",
         "moe/__init__.py": "from .version import X\n",
         "moe/version.py": "X = 1\n",

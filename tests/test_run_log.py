@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from steps import tracking
 from steps.options.common import PlotOptions
-from steps.store import connect
+from steps.tracking import runs
+from steps.tracking.store import connect
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,16 +22,16 @@ class Toy(PlotOptions):
 @pytest.fixture(autouse=True)
 def alone(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No fingerprint of the tests themselves."""
-    monkeypatch.setattr("steps.fingerprint.code_digests", lambda *_: {})
+    monkeypatch.setattr("steps.tracking.fingerprint.code_digests", lambda *_: {})
 
 
 def kept(run_id: str, name: str) -> str:
-    return tracking.upstream(run_id, f"log/{name}").read_text(encoding="utf-8")
+    return runs.upstream(run_id, f"log/{name}").read_text(encoding="utf-8")
 
 
 def test_everything_said_is_in_the_file_and_the_run_keeps_a_copy(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "training.log"
-    with tracking.step_run("toy", Toy(log_file=str(path))) as run:
+    with runs.step_run("toy", Toy(log_file=str(path))) as run:
         logging.getLogger("moe.anything").info("a detail of ours")
         logging.getLogger("elsewhere").warning("another library's warning")
         logging.getLogger("elsewhere").info("its chatter")
@@ -45,7 +45,7 @@ def test_everything_said_is_in_the_file_and_the_run_keeps_a_copy(tmp_path: Path)
 
 def test_what_is_said_before_and_after_is_not_in_it(tmp_path: Path) -> None:
     path = tmp_path / "training.log"
-    with tracking.step_run("toy", Toy(log_file=str(path))):
+    with runs.step_run("toy", Toy(log_file=str(path))):
         pass
     logging.getLogger("moe.anything").warning("afterwards")
     assert "afterwards" not in path.read_text(encoding="utf-8")
@@ -54,7 +54,7 @@ def test_what_is_said_before_and_after_is_not_in_it(tmp_path: Path) -> None:
 
 def test_a_run_that_fails_leaves_its_traceback(tmp_path: Path) -> None:
     path = tmp_path / "training.log"
-    with pytest.raises(ValueError, match="no such thing"), tracking.step_run("toy", Toy(log_file=str(path))) as run:
+    with pytest.raises(ValueError, match="no such thing"), runs.step_run("toy", Toy(log_file=str(path))) as run:
         raise ValueError("no such thing")
     said = path.read_text(encoding="utf-8")
     assert "ends with ValueError" in said and "Traceback" in said and "no such thing" in said
@@ -64,7 +64,7 @@ def test_a_run_that_fails_leaves_its_traceback(tmp_path: Path) -> None:
 
 def test_a_stage_within_a_chain_is_in_the_chains_file_once(tmp_path: Path) -> None:
     path = tmp_path / "training.log"
-    with tracking.step_run("main", Toy(log_file=str(path))) as outer, tracking.step_run("toy", Toy(log_file=str(path), resume=False)):
+    with runs.step_run("main", Toy(log_file=str(path))) as outer, runs.step_run("toy", Toy(log_file=str(path), resume=False)):
         logging.getLogger("moe.anything").info("said once")
     assert path.read_text(encoding="utf-8").count("said once") == 1 and "said once" in kept(outer.run_id, "training.log")
 
@@ -72,13 +72,13 @@ def test_a_stage_within_a_chain_is_in_the_chains_file_once(tmp_path: Path) -> No
 def test_a_second_start_adds_to_the_file(tmp_path: Path) -> None:
     path = tmp_path / "training.log"
     for word in ("first", "second"):
-        with tracking.step_run("toy", Toy(log_file=str(path))):
+        with runs.step_run("toy", Toy(log_file=str(path))):
             logging.getLogger("moe.anything").info(word)
     said = path.read_text(encoding="utf-8")
     assert said.index("first") < said.index("second")
 
 
 def test_without_a_file_nothing_is_written(tmp_path: Path) -> None:
-    with tracking.step_run("toy", Toy()) as run:
+    with runs.step_run("toy", Toy()) as run:
         logging.getLogger("moe.anything").info("unheard")
     assert connect().client.list_artifacts(run.run_id, "log") == []

@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 
 from moe.options import Options, option
-from steps import tracking
-from steps.fingerprint import fingerprint
 from steps.main import StepOptions as MainOptions
-from steps.secrets import HIDDEN, public, without_secrets
+from steps.tracking import runs
+from steps.tracking.fingerprint import fingerprint
+from steps.tracking.secrets import HIDDEN, public, without_secrets
 
 TOKEN = "hf_" + "a1B2" * 8
 
@@ -51,17 +51,17 @@ def test_no_option_of_the_chain_is_hidden_by_mistake() -> None:
 @pytest.mark.usefixtures("store")
 def test_a_run_holds_no_secret_anywhere() -> None:
     options = StepOptions(dataset_root="s3://key:word@bucket", hf_token=TOKEN)
-    with tracking.step_run("prepare", options) as run:
+    with runs.step_run("prepare", options) as run:
         pass
-    data = tracking.connect().client.get_run(run.run_id).data
+    data = runs.connect().client.get_run(run.run_id).data
     assert data.params == {"dataset_root": "s3://***@bucket", "hf_token": HIDDEN}
-    written = tracking.upstream(run.run_id, tracking.FINGERPRINT).read_text()
+    written = runs.upstream(run.run_id, runs.FINGERPRINT).read_text()
     assert TOKEN not in written and "key:word" not in written
     assert fingerprint("prepare", options).digest == fingerprint("prepare", dataclasses.replace(options, hf_token=TOKEN[::-1])).digest
 
 
 @pytest.mark.usefixtures("store")
 def test_a_message_holds_no_secret() -> None:
-    with pytest.raises(ValueError), tracking.step_run("prepare", StepOptions()) as run:
+    with pytest.raises(ValueError), runs.step_run("prepare", StepOptions()) as run:
         raise ValueError("s3://key:word@bucket: no such bucket")
-    assert tracking.connect().client.get_run(run.run_id).data.tags["moe.message"] == "prepare: s3://***@bucket: no such bucket"
+    assert runs.connect().client.get_run(run.run_id).data.tags["moe.message"] == "prepare: s3://***@bucket: no such bucket"

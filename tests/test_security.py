@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from steps.store import project_root
+from steps.tracking.store import project_root
 
 FOLDERS = ("steps", "moe", "analysis", "benchmarks", "tests")
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"}

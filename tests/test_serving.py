@@ -20,7 +20,8 @@ from benchmarks.bad_requests import BOUNDS, bad_requests
 from moe.audio.waveforms import load_audio
 from moe.recognition.decoding import DecodingOptions
 from moe.recognition.recognizer import WhisperRecognizer
-from steps import register, tracking
+from steps import register
+from steps.tracking import runs
 
 pytestmark = pytest.mark.slow
 WRONG = {"als": 0.5, "stroke": 0.4, "typical": 0.2}
@@ -76,7 +77,7 @@ def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         with open(folder / "server.log", "w") as log, subprocess.Popen(
             command, cwd=folder, env=environment(), stdout=log, stderr=log, start_new_session=True
         ) as process:
-            found = Server(port, process, tracking.upstream(asr, "model"))
+            found = Server(port, process, runs.upstream(asr, "model"))
             try:
                 wait_for(found, folder / "server.log")
                 yield found

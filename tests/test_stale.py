@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from steps import stale, tracking
+from steps.tracking import dead_runs, runs
 
-pytestmark = pytest.mark.skipif(not stale.PROC.is_dir(), reason="needs /proc")
+pytestmark = pytest.mark.skipif(not dead_runs.PROC.is_dir(), reason="needs /proc")
 
 
 @pytest.fixture
@@ -22,26 +22,26 @@ def sleeper() -> Iterator[subprocess.Popen]:
 
 
 def tags_of(process_id: int) -> dict[str, str]:
-    start = stale.process_start(process_id)
+    start = dead_runs.process_start(process_id)
     assert start is not None
-    return stale.process_tags() | {stale.PID_TAG: str(process_id), stale.START_TAG: start}
+    return dead_runs.process_tags() | {dead_runs.PID_TAG: str(process_id), dead_runs.START_TAG: start}
 
 
 def running_run(tags: dict[str, str]) -> tuple[MlflowClient, str]:
-    found = tracking.connect()
+    found = runs.connect()
     return found.client, found.client.create_run(found.experiment_id, tags=tags).info.run_id
 
 
 @pytest.mark.usefixtures("store")
 def test_a_run_whose_process_was_killed_is_marked_and_says_so(sleeper: subprocess.Popen) -> None:
     client, run_id = running_run(tags_of(sleeper.pid))
-    assert stale.close_stale(client) == []
+    assert dead_runs.close_stale(client) == []
     sleeper.kill()
     sleeper.wait()
-    assert stale.close_stale(client) == [run_id]
+    assert dead_runs.close_stale(client) == [run_id]
     run = client.get_run(run_id)
-    assert run.info.status == "KILLED" and "process was gone" in run.data.tags[stale.MESSAGE_TAG]
-    assert stale.close_stale(client) == []
+    assert run.info.status == "KILLED" and "process was gone" in run.data.tags[dead_runs.MESSAGE_TAG]
+    assert dead_runs.close_stale(client) == []
 
 
 @pytest.mark.usefixtures("store")
@@ -51,34 +51,34 @@ def test_a_zombie_counts_as_gone(sleeper: subprocess.Popen) -> None:
     sleeper.kill()
     while Path(f"/proc/{sleeper.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
         pass
-    assert stale.close_stale(client) == [run_id]
+    assert dead_runs.close_stale(client) == [run_id]
 
 
 @pytest.mark.usefixtures("store")
 def test_a_new_process_with_a_recycled_id_is_not_the_old_one() -> None:
-    client, run_id = running_run(stale.process_tags() | {stale.START_TAG: "another-boot/1"})
-    assert stale.close_stale(client) == [run_id]
+    client, run_id = running_run(dead_runs.process_tags() | {dead_runs.START_TAG: "another-boot/1"})
+    assert dead_runs.close_stale(client) == [run_id]
 
 
 @pytest.mark.usefixtures("store")
 @pytest.mark.parametrize(("stopped", "status"), [("true", "KILLED"), ("false", "FAILED")])
 def test_a_stopped_run_that_mlflow_run_calls_failed_is_killed_again(stopped: str, status: str) -> None:
     """`mlflow run` sets FAILED over the KILLED of a step that was stopped in it."""
-    client, run_id = running_run(stale.process_tags() | {stale.STOPPED_TAG: stopped})
+    client, run_id = running_run(dead_runs.process_tags() | {dead_runs.STOPPED_TAG: stopped})
     client.set_terminated(run_id, "FAILED")
-    stale.close_stale(client)
+    dead_runs.close_stale(client)
     assert client.get_run(run_id).info.status == status
 
 
 @pytest.mark.usefixtures("store")
 @pytest.mark.parametrize(
     "tags",
-    [{}, {stale.HOST_TAG: "elsewhere", stale.PID_TAG: "1", stale.START_TAG: "x"}, stale.process_tags()],
+    [{}, {dead_runs.HOST_TAG: "elsewhere", dead_runs.PID_TAG: "1", dead_runs.START_TAG: "x"}, dead_runs.process_tags()],
     ids=["none", "host", "own"],
 )
 def test_runs_that_may_be_alive_are_left_running(tags: dict[str, str]) -> None:
     client, run_id = running_run(tags)
-    assert stale.close_stale(client) == []
+    assert dead_runs.close_stale(client) == []
     assert client.get_run(run_id).info.status == "RUNNING"
 
 
@@ -87,7 +87,7 @@ def test_a_command_name_with_brackets_and_spaces_is_read_right(tmp_path: Path) -
     script.symlink_to("/bin/sleep")
     process = subprocess.Popen([str(script), "60"])
     try:
-        assert stale.process_start(process.pid).rpartition("/")[2].isdigit()
+        assert dead_runs.process_start(process.pid).rpartition("/")[2].isdigit()
     finally:
         process.kill()
         process.wait()

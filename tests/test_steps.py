@@ -20,11 +20,11 @@ from moe.training.loop import ComputeOptions
 from steps import asr, baseline, cluster, experts, main, pretrain, register
 from steps import embed as embed_step
 from steps.chain.stages import STAGES, n_experts, stage_options
-from steps.fingerprint import fingerprint
 from steps.inputs import training
 from steps.inputs.corpus import Prepared, majority, path_digests, soft_labels, stage_percent
 from steps.inputs.training import embeddings_of, plan_of
 from steps.reports.routing import diagnosis
+from steps.tracking.fingerprint import fingerprint
 
 
 def prepared(manifest: pd.DataFrame, root: Path) -> Prepared:

@@ -21,9 +21,9 @@ from mlflow.entities import Param, Run
 from mlflow.utils.validation import _validate_metric_name
 
 from moe.options import Options, option
-from steps import step_run, tracking
-from steps import store as store_module
-from steps.step_run import metric_name
+from steps.tracking import runs, step_run
+from steps.tracking import store as store_module
+from steps.tracking.step_run import metric_name
 
 Capture = pytest.CaptureFixture[str]
 
@@ -38,16 +38,16 @@ class StepOptions(Options):
 
 
 def held(run_id: str) -> Run:
-    return tracking.connect().client.get_run(run_id)
+    return runs.connect().client.get_run(run_id)
 
 
 def all_runs() -> list[Run]:
-    client = tracking.connect().client
+    client = runs.connect().client
     return list(client.search_runs([experiment.experiment_id for experiment in client.search_experiments()]))
 
 
-def finished(step: str = "prepare", options: Options | None = None, artifact: str = tracking.MANIFEST) -> str:
-    with tracking.step_run(step, options or StepOptions()) as run:
+def finished(step: str = "prepare", options: Options | None = None, artifact: str = runs.MANIFEST) -> str:
+    with runs.step_run(step, options or StepOptions()) as run:
         run.log_text("text", artifact)
     return run.run_id
 
@@ -55,28 +55,28 @@ def finished(step: str = "prepare", options: Options | None = None, artifact: st
 @pytest.mark.usefixtures("store")
 class TestRun:
     def test_a_finished_run_says_what_it_was_started_with(self) -> None:
-        with tracking.step_run("gate", StepOptions(seed=3, note="a b")) as run:
+        with runs.step_run("gate", StepOptions(seed=3, note="a b")) as run:
             run.log_metrics({"dev/kl": 0.5}, update=2)
         data = held(run.run_id).data
         assert data.params == {"seed": "3", "note": "a b", "prepare_run_id": "none"}
         assert data.tags["mlflow.runName"] == "gate · seed 3" and data.tags["moe.step"] == "gate"
         assert data.tags["moe.pid"] == str(os.getpid()) and len(data.tags["moe.fingerprint"]) == 64
         assert held(run.run_id).info.status == "FINISHED" and mlflow.active_run() is None
-        history = tracking.connect().client.get_metric_history(run.run_id, "dev/kl")
+        history = runs.connect().client.get_metric_history(run.run_id, "dev/kl")
         assert [(metric.step, metric.value) for metric in history] == [(2, 0.5)]
 
     def test_the_experiment_has_a_name_and_a_note(self) -> None:
-        found = tracking.connect()
+        found = runs.connect()
         experiment = found.client.get_experiment(found.experiment_id)
         assert experiment.name == "whisper-moe" and "moe.step" in experiment.tags["mlflow.note.content"]
 
     def test_joins_the_run_that_mlflow_run_made_and_keeps_its_quoted_text(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """`mlflow run` logs shell-quoted text first; logging the plain text again is refused by the store (mlflow.md §2)."""
-        found = tracking.connect()
+        found = runs.connect()
         made = found.client.create_run(found.experiment_id)
         found.client.log_batch(made.info.run_id, params=[Param("note", "'a b'"), Param("seed", "1e0")])
         monkeypatch.setenv("MLFLOW_RUN_ID", made.info.run_id)
-        with tracking.step_run("gate", StepOptions(seed=1, note="a b"), "gate · toy") as run:
+        with runs.step_run("gate", StepOptions(seed=1, note="a b"), "gate · toy") as run:
             pass
         assert run.run_id == made.info.run_id and held(run.run_id).info.status == "FINISHED"
         assert held(run.run_id).data.params == {"note": "'a b'", "seed": "1e0", "prepare_run_id": "none"}
@@ -84,27 +84,27 @@ class TestRun:
 
     def test_a_nested_step_does_not_join_its_parents_run(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Pitfall (stack): MLFLOW_RUN_ID in the environment wins over the parent's id."""
-        found = tracking.connect()
+        found = runs.connect()
         made = found.client.create_run(found.experiment_id)
         monkeypatch.setenv("MLFLOW_RUN_ID", made.info.run_id)
-        with tracking.step_run("main", StepOptions()) as parent, tracking.step_run("gate", StepOptions()) as child:
+        with runs.step_run("main", StepOptions()) as parent, runs.step_run("gate", StepOptions()) as child:
             pass
         assert parent.run_id == made.info.run_id != child.run_id
         assert held(child.run_id).data.tags["mlflow.parentRunId"] == parent.run_id
 
     def test_a_failure_ends_run_and_parent_failed_with_the_traceback(self) -> None:
-        main, gate = (tracking.step_run(step, StepOptions()) for step in ("main", "gate"))
+        main, gate = (runs.step_run(step, StepOptions()) for step in ("main", "gate"))
         with pytest.raises(ValueError), main as parent, gate as child:
             raise ValueError("num_experts=0: must be at least 1")
         for run_id, message in ((child.run_id, "gate: num_experts=0"), (parent.run_id, "main: gate: num_experts=0")):
             assert held(run_id).info.status == "FAILED"
             assert held(run_id).data.tags["moe.message"].startswith(message)
-            text = mlflow.artifacts.load_text(f"{held(run_id).info.artifact_uri}/{tracking.TRACEBACK}")
+            text = mlflow.artifacts.load_text(f"{held(run_id).info.artifact_uri}/{runs.TRACEBACK}")
             assert "ValueError: num_experts=0" in text and "test_tracking.py" in text
         assert mlflow.active_run() is None
 
     def test_ctrl_c_ends_run_and_parent_killed(self) -> None:
-        main, gate = (tracking.step_run(step, StepOptions()) for step in ("main", "gate"))
+        main, gate = (runs.step_run(step, StepOptions()) for step in ("main", "gate"))
         with pytest.raises(KeyboardInterrupt), main as parent, gate as child:
             raise KeyboardInterrupt
         assert [held(run.run_id).info.status for run in (parent, child)] == ["KILLED", "KILLED"]
@@ -115,7 +115,7 @@ class TestRun:
             def data_digests(self) -> dict[str, str]:
                 raise ValueError("dataset_root=/nowhere: no such folder")
 
-        with pytest.raises(ValueError, match="/nowhere"), tracking.step_run("prepare", Missing()):
+        with pytest.raises(ValueError, match="/nowhere"), runs.step_run("prepare", Missing()):
             pytest.fail("the step must not start")
         assert all_runs() == []
 
@@ -123,40 +123,40 @@ class TestRun:
 @pytest.mark.usefixtures("store")
 class TestUpstream:
     def test_is_the_stores_own_file_not_a_copy(self, store: Path) -> None:
-        path = tracking.upstream(finished(), tracking.MANIFEST)
+        path = runs.upstream(finished(), runs.MANIFEST)
         assert path.read_text() == "text" and path.is_relative_to(store / "mlruns")
 
     def test_is_fetched_once_where_the_store_is_elsewhere(self, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         run_id = finished(artifact="corpus/shards/a.txt")
-        monkeypatch.setattr(tracking, "LocalArtifactRepository", type("Elsewhere", (), {}))
-        folder = tracking.upstream(run_id, tracking.CORPUS)
+        monkeypatch.setattr(runs, "LocalArtifactRepository", type("Elsewhere", (), {}))
+        folder = runs.upstream(run_id, runs.CORPUS)
         assert (folder / "shards/a.txt").read_text() == "text" and not folder.is_relative_to(store)
-        assert tracking.upstream(run_id, tracking.CORPUS) == folder
+        assert runs.upstream(run_id, runs.CORPUS) == folder
         with pytest.raises(RuntimeError, match="holds no 'gate'"):
-            tracking.upstream(run_id, tracking.GATE)
+            runs.upstream(run_id, runs.GATE)
 
     @pytest.mark.parametrize(("status", "word"), [("FAILED", "FAILED"), ("KILLED", "KILLED"), (None, "RUNNING")])
     def test_refuses_a_run_that_did_not_finish(self, status: str | None, word: str) -> None:
-        run_id, client = finished(), tracking.connect().client
+        run_id, client = finished(), runs.connect().client
         client.set_terminated(run_id, status) if status else client.update_run(run_id, status="RUNNING")
         with pytest.raises(RuntimeError, match=rf"{run_id}.*step prepare.*{word}.*'manifest.parquet'"):
-            tracking.upstream(run_id, tracking.MANIFEST)
+            runs.upstream(run_id, runs.MANIFEST)
 
     def test_names_run_step_and_artifact_that_is_not_there(self) -> None:
         run_id = finished()
         with pytest.raises(RuntimeError, match=rf"{run_id} \(step prepare, FINISHED\) holds no 'gate'"):
-            tracking.upstream(run_id, tracking.GATE)
+            runs.upstream(run_id, runs.GATE)
 
     @pytest.mark.parametrize("run_id", ["none", "", "0123456789abcdef0123456789abcdef"])
     def test_refuses_an_id_without_a_run(self, run_id: str) -> None:
         with pytest.raises(RuntimeError, match="no run"):
-            tracking.upstream(run_id, tracking.MANIFEST)
+            runs.upstream(run_id, runs.MANIFEST)
 
     def test_lineage_walks_back_to_the_first_run(self) -> None:
         first = finished("synthesize")
         second = finished("prepare", StepOptions(prepare_run_id=first))
         third = finished("gate", StepOptions(prepare_run_id=second))
-        assert list(tracking.lineage(third).items()) == [(third, "gate"), (second, "prepare"), (first, "synthesize")]
+        assert list(runs.lineage(third).items()) == [(third, "gate"), (second, "prepare"), (first, "synthesize")]
 
 
 @pytest.mark.usefixtures("store")
@@ -169,14 +169,14 @@ class TestLogging:
             calls.append(len(batch.get("metrics", ())))
             real(self, run_id, **batch)
 
-        with tracking.step_run("gate", StepOptions()) as run:
+        with runs.step_run("gate", StepOptions()) as run:
             monkeypatch.setattr(mlflow.MlflowClient, "log_batch", counted)
             run.log_history((epoch, {"train/loss": 1.0 / epoch, "dev/loss": 2.0 / epoch}) for epoch in range(1, 751))
         assert calls == [1000, 500]
-        assert len(tracking.connect().client.get_metric_history(run.run_id, "dev/loss")) == 750
+        assert len(runs.connect().client.get_metric_history(run.run_id, "dev/loss")) == 750
 
     def test_a_loss_that_is_not_a_number_is_logged_as_such(self) -> None:
-        with tracking.step_run("gate", StepOptions()) as run:
+        with runs.step_run("gate", StepOptions()) as run:
             run.log_metrics({"train/loss": float("nan"), "dev/loss": np.float32(1.5)})
         assert np.isnan(held(run.run_id).data.metrics["train/loss"]) and held(run.run_id).data.metrics["dev/loss"] == 1.5
 
@@ -191,32 +191,32 @@ class TestLogging:
 
     def test_tables_are_kept_in_forms_the_ui_shows(self) -> None:
         table = pd.DataFrame({"etiology": ["ALS", "Down"], "wer": [0.25, np.nan]})
-        with tracking.step_run("evaluate", StepOptions()) as run:
+        with runs.step_run("evaluate", StepOptions()) as run:
             for ending in ("json", "csv", "parquet", "json"):  # a second one replaces the first
                 run.log_table(table, f"tables/wer.{ending}")
             with pytest.raises(ValueError, match="'tables/wer.txt'.*json"):
                 run.log_table(table, "tables/wer.txt")
-        shown = json.loads(tracking.upstream(run.run_id, "tables/wer.json").read_text())
+        shown = json.loads(runs.upstream(run.run_id, "tables/wer.json").read_text())
         assert shown == {"columns": ["etiology", "wer"], "data": [["ALS", 0.25], ["Down", None]]}
         assert held(run.run_id).data.tags["mlflow.loggedArtifacts"] == '[{"path": "tables/wer.json", "type": "table"}]'
         for ending, read in (("csv", pd.read_csv), ("parquet", pd.read_parquet)):
-            pd.testing.assert_frame_equal(read(tracking.upstream(run.run_id, f"tables/wer.{ending}")), table)
+            pd.testing.assert_frame_equal(read(runs.upstream(run.run_id, f"tables/wer.{ending}")), table)
 
     def test_files_folders_and_figures_lie_where_named(self, tmp_path: Path) -> None:
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "a.json").write_text("{}")
-        with tracking.step_run("gate", StepOptions()) as run:
-            run.log_folder(tmp_path / "out", tracking.GATE)
+        with runs.step_run("gate", StepOptions()) as run:
+            run.log_folder(tmp_path / "out", runs.GATE)
             run.log_file(tmp_path / "out" / "a.json", "tables")
             run.log_figure(plt.figure(), "plots/x.png")
             assert run.artifacts() == ["gate", "plots", "tables"]
         for artifact in ("gate/a.json", "tables/a.json", "plots/x.png"):
-            assert tracking.upstream(run.run_id, artifact).is_file()
+            assert runs.upstream(run.run_id, artifact).is_file()
         assert plt.get_fignums() == []
 
     def test_inputs_carry_our_own_digest(self) -> None:
         """Pitfall (stack): MLflow's own dataset digests read only 10 000 rows; two long tables that differ below look equal."""
-        with tracking.step_run("gate", StepOptions()) as run:
+        with runs.step_run("gate", StepOptions()) as run:
             run.log_input("manifest", "0123456789abcdef" * 4, "run 1, manifest.parquet", "training", n_rows=20_000)
         (logged,) = held(run.run_id).inputs.dataset_inputs
         assert logged.dataset.digest == ("0123456789abcdef" * 4)[:36] and json.loads(logged.dataset.profile) == {
@@ -225,7 +225,7 @@ class TestLogging:
         assert [(tag.key, tag.value) for tag in logged.tags] == [("mlflow.data.context", "training")]
 
     def test_a_description_too_long_is_cut_and_says_so(self) -> None:
-        with tracking.step_run("gate", StepOptions()) as run:
+        with runs.step_run("gate", StepOptions()) as run:
             run.describe("ä" * 20_000)
         note = held(run.run_id).data.tags["mlflow.note.content"]
         assert len(note) == step_run.MAX_NOTE and note.endswith(step_run.CUT)
@@ -246,36 +246,36 @@ class TestCommand:
     )
     def test_bad_options_end_with_code_2_and_leave_no_run(self, arguments: list[str], word: str, capsys: Capture) -> None:
         with pytest.raises(SystemExit) as end:
-            tracking.command(lambda options: pytest.fail("must not run"), StepOptions, arguments)
+            runs.command(lambda options: pytest.fail("must not run"), StepOptions, arguments)
         assert end.value.code == 2 and word in capsys.readouterr().err and all_runs() == []
 
     @pytest.mark.parametrize("error", [ValueError("a=0: must be\n at least 1"), RuntimeError("a=0: must be at least 1")])
     def test_a_failed_step_ends_with_code_1_and_one_line(self, error: Exception, capsys: Capture) -> None:
         def run(options: StepOptions) -> None:
-            with tracking.step_run("gate", options):
+            with runs.step_run("gate", options):
                 raise error
 
         with pytest.raises(SystemExit) as end:
-            tracking.command(run, StepOptions, [])
+            runs.command(run, StepOptions, [])
         assert end.value.code == 1
         assert capsys.readouterr().err == "test_tracking: gate: a=0: must be at least 1\n"
 
     def test_a_defect_shows_its_traceback(self) -> None:
         def run(options: StepOptions) -> None:
-            with tracking.step_run("gate", options):
+            with runs.step_run("gate", options):
                 raise KeyError("a defect")
 
         with pytest.raises(KeyError):
-            tracking.command(run, StepOptions, [])
+            runs.command(run, StepOptions, [])
         assert [run.info.status for run in all_runs()] == ["FAILED"]
 
     def test_sigterm_ends_the_run_killed_and_says_how_to_continue(self, capsys: Capture) -> None:
         def run(options: StepOptions) -> None:
-            with tracking.step_run("gate", options):
+            with runs.step_run("gate", options):
                 os.kill(os.getpid(), signal.SIGTERM)
 
         with pytest.raises(SystemExit) as end:
-            tracking.command(run, StepOptions, [])
+            runs.command(run, StepOptions, [])
         assert end.value.code == 143 and [run.info.status for run in all_runs()] == ["KILLED"]
         assert "SIGTERM" in (said := capsys.readouterr().err) and "start the same command again" in said
 
@@ -296,10 +296,10 @@ class TestStore:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
         monkeypatch.setattr(store_module, "SCHEMA_WAIT_S", 0.0)
         with pytest.raises(RuntimeError, match="mlflow.db cannot be used"):
-            tracking.connect()
+            runs.connect()
 
     def test_writers_wait_little(self, store: Path) -> None:
-        tracking.connect()
+        runs.connect()
         with sqlite3.connect(store / "mlflow.db") as database:
             assert database.execute("pragma journal_mode").fetchone() == ("wal",)
 
@@ -310,15 +310,15 @@ class TestStore:
         (tmp_path / ".mlflow.db.making-journal").write_bytes(b"half a schema")
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(store_module.os, "link", _interrupt)
-            tracking.connect()
+            runs.connect()
         assert not (tmp_path / "mlflow.db").exists()
-        tracking.connect()
+        runs.connect()
         assert (tmp_path / "mlflow.db").exists() and not list(tmp_path.glob(".*making*"))
 
     def test_two_processes_at_once_make_a_fresh_store(self, tmp_path: Path) -> None:
         """Pitfall (stack): two processes that make the schema at once break each other (2 of 3 crashed without the lock)."""
         environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"}
-        code = "from steps.store import connect; print(connect().experiment_id)"
+        code = "from steps.tracking.store import connect; print(connect().experiment_id)"
         begun = [
             subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=store_module.project_root(), stdout=-1, text=True)
             for _ in range(2)

@@ -12,14 +12,14 @@ from typing import IO
 import pytest
 
 from moe.files import write_json
-from steps import unfinished
-from steps.store import project_root
-from steps.unfinished import DAMAGED, DAY_S, MAX_AGE_DAYS, RUN, _locked_as_it_is, claim
+from steps.tracking import work_folders
+from steps.tracking.store import project_root
+from steps.tracking.work_folders import DAMAGED, DAY_S, MAX_AGE_DAYS, RUN, _locked_as_it_is, claim
 
 HOLDER = """
 import multiprocessing, os, sys, time
 from pathlib import Path
-from steps.unfinished import claim
+from steps.tracking.work_folders import claim
 found = claim(Path(sys.argv[1]), "gate", "d" * 64)
 found.belongs_to("run-of-holder")
 (found.work_dir / "kept").touch()
@@ -147,7 +147,7 @@ def test_a_young_folder_is_not_locked_and_one_that_became_young_meanwhile_stays(
         (folder / RUN).touch()
         return _locked_as_it_is(folder)
 
-    monkeypatch.setattr(unfinished, "_locked_as_it_is", after_another)
+    monkeypatch.setattr(work_folders, "_locked_as_it_is", after_another)
     claim(tmp_path, "gate", "new").close(finished=True)
     assert locked == [own, old] and old.is_dir()
 

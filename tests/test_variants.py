@@ -8,8 +8,8 @@ import pandas as pd
 
 from analysis.systems import SystemScores
 from moe.options import Options, option
-from steps import tracking
 from steps.reports.system_names import choices, tell_apart
+from steps.tracking import runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Stage(Options):
 
 
 def ran(step: str, **options) -> str:
-    with tracking.step_run(step, Stage(**options)) as run:
+    with runs.step_run(step, Stage(**options)) as run:
         pass
     mlflow.end_run()
     return run.run_id

@@ -22,7 +22,7 @@ from moe.options import Options, option
 from moe.routing.options import RoutingOptions
 from moe.systems.whisper.base_model import load_base, save_base
 from moe.systems.whisper_moe.folder import ModelRecord, build, save_model
-from steps import tracking
+from steps.tracking import runs
 
 WORDS = ("oak", "elm", "fig", "ash", "yew", "bay", "fir", "box")
 GROUPS = ("als", "stroke", "typical")
@@ -74,8 +74,8 @@ def write_toy_model(folder: Path, n_experts: int = N_EXPERTS) -> Path:
 
 def log_toy_asr(folder: Path) -> str:
     """A finished run that holds the toy mixture as artifact `model`: its id."""
-    with tracking.step_run("asr", ToyOptions()) as step:
-        step.log_folder(write_toy_model(folder / "model"), tracking.MODEL)
+    with runs.step_run("asr", ToyOptions()) as step:
+        step.log_folder(write_toy_model(folder / "model"), runs.MODEL)
     mlflow.end_run()
     return step.run_id
 
@@ -86,10 +86,10 @@ def log_toy_evaluation(asr_run_id: str, wrong: Mapping[str, float], seed: int = 
         "system": "whisper_moe", "kind": kind, "normaliser": "basic-1", "test_set_digest": digest, "prepare_run_id": "none", "note": "toy",
         "expert_wer": {"expert_0": 0.4}, "ablations": {}, "n_trainable": 1234, "seed": seed,
     } | changes  # fmt: skip
-    with tracking.step_run("evaluate", ToyOptions(asr_run_id=asr_run_id)) as step, tempfile.TemporaryDirectory() as temporary:
-        write_json(Path(temporary) / tracking.SCORES, scores)
-        step.log_file(Path(temporary) / tracking.SCORES)
-        step.log_table(count_errors(toy_hypotheses(wrong, seed)), tracking.HYPOTHESES)
+    with runs.step_run("evaluate", ToyOptions(asr_run_id=asr_run_id)) as step, tempfile.TemporaryDirectory() as temporary:
+        write_json(Path(temporary) / runs.SCORES, scores)
+        step.log_file(Path(temporary) / runs.SCORES)
+        step.log_table(count_errors(toy_hypotheses(wrong, seed)), runs.HYPOTHESES)
     mlflow.end_run()
     return step.run_id
 

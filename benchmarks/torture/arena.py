@@ -20,9 +20,10 @@ from mlflow.entities import Run
 from moe.files import file_digest
 from moe.options import Options
 from moe.training import loop
-from steps import asr, baseline, experts, gate, main, pretrain, tracking
+from steps import asr, baseline, experts, gate, main, pretrain
 from steps.chain.stages import Chain, stage_options
-from steps.store import connect
+from steps.tracking import runs as tracking
+from steps.tracking.store import connect
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMES = ("seconds", "real_time_factor", "training_seconds", "seconds_per_utterance", "peak_memory_mb", "peak_memory_gb")

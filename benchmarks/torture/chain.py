@@ -17,9 +17,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from benchmarks.torture.arena import ROOT, TIMES, TOY, Arena
-from steps import tracking
-from steps.opening import N_STARTS_TAG
-from steps.store import connect
+from steps.tracking import runs as tracking
+from steps.tracking.resuming import N_STARTS_TAG
+from steps.tracking.store import connect
 
 GRACE_S = 30.0
 N_STARTS = 12

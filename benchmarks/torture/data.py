@@ -11,10 +11,11 @@ import pandas as pd
 from benchmarks.torture.arena import ROOT, Arena, toy_options
 from moe.recognition.decoding import DecodingOptions
 from moe.systems.whisper_moe.folder import load_model
-from steps import main, tracking
+from steps import main
 from steps.chain.stages import Chain
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.test_set import recognise, set_scene
+from steps.tracking import runs
 
 PLACES = ("audio", "label", "gradient")
 N_UTTERANCES = 300
@@ -67,11 +68,11 @@ def _run_on_faulty() -> dict[str, Any]:
         planted = _write_faulty(root)
         own = {"corpus": "folder", "dataset_root": str(root), "until": "embed", "max_samples": 2 * N_UTTERANCES}
         options = main.small(toy_options(**own, max_duration_s=5.0, ctc_frames_per_s=50.0))
-        with tracking.step_run("main", options) as step:
+        with runs.step_run("main", options) as step:
             chain = Chain(options)
             chain.run()
-        quarantine = pd.read_parquet(tracking.upstream(chain.run_ids["prepare"], tracking.QUARANTINE))
-        client = tracking.connect().client
+        quarantine = pd.read_parquet(runs.upstream(chain.run_ids["prepare"], runs.QUARANTINE))
+        client = runs.connect().client
         by_path = dict(zip(quarantine["audio"], quarantine["reason"], strict=True))
         return {
             "status": client.get_run(step.run_id).info.status,
@@ -84,7 +85,7 @@ def _run_on_faulty() -> dict[str, Any]:
 
 
 def _n_test(prepare_run_id: str) -> int:
-    return int((pd.read_parquet(tracking.upstream(prepare_run_id, tracking.MANIFEST))["split"] == "test").sum())
+    return int((pd.read_parquet(runs.upstream(prepare_run_id, runs.MANIFEST))["split"] == "test").sum())
 
 
 def _write_faulty(root: Path) -> dict[str, str]:
@@ -116,7 +117,7 @@ def _recognise_twice(ids: dict[str, str], seed: int) -> dict[str, Any]:
 
 def _recognised(ids: dict[str, str], seed: int | None) -> dict[str, str]:
     """Every figure of every test utterance, its rows in the corpus's order or in one drawn from the seed."""
-    folder, rows = tracking.upstream(ids["asr"], tracking.MODEL), Prepared.rows
+    folder, rows = runs.upstream(ids["asr"], runs.MODEL), Prepared.rows
     if seed is not None:
         Prepared.rows = lambda self, split: rows(self, split).sample(frac=1, random_state=seed).reset_index(drop=True)
     try:

@@ -1,6 +1,6 @@
 """Run a step, or take over the finished run of an earlier one that would come out the same, and say which and why.
 
-Two runs come out the same where their fingerprints are equal (see `steps.fingerprint`). A run is taken over only if it FINISHED and
+Two runs come out the same where their fingerprints are equal (see `steps.tracking.fingerprint`). A run is taken over only if it FINISHED and
 everything it logged is still there. `main` starts every step through `launch`.
 """
 
@@ -17,11 +17,11 @@ from mlflow.exceptions import MlflowException
 
 from moe.files import read_json
 from moe.options import Options
-from steps.fingerprint import Fingerprint, fingerprint
-from steps.opening import PARENT_TAG
-from steps.step_run import ARTIFACTS_TAG
-from steps.store import connect
-from steps.tracking import FINGERPRINT, FINGERPRINT_TAG, STEP_TAG, upstream
+from steps.tracking.fingerprint import Fingerprint, fingerprint
+from steps.tracking.resuming import PARENT_TAG
+from steps.tracking.runs import FINGERPRINT, FINGERPRINT_TAG, STEP_TAG, upstream
+from steps.tracking.step_run import ARTIFACTS_TAG
+from steps.tracking.store import connect
 
 N_EARLIER = 30  # earlier runs looked at to find the nearest one on a miss
 N_DIFFERENCES = 3  # told on a miss, the rest counted

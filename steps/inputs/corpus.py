@@ -10,8 +10,8 @@ import pandas as pd
 from moe.corpora.manifest import read_manifest
 from moe.corpora.subsets import at_most, subset
 from moe.files import file_digest, folder_digest, read_json
-from steps import tracking
-from steps.step_run import StepRun
+from steps.tracking import runs
+from steps.tracking.step_run import StepRun
 
 CORPUS_FILE = "corpus.json"
 SYNTHETIC_NOTE = "synthetic speech (espeak-ng), simulated styles"
@@ -62,14 +62,14 @@ class Prepared:
 
     def log_input(self, run: StepRun, rows: pd.DataFrame, context: str) -> None:
         """Record the utterances that a step read."""
-        run.log_input(f"{context} manifest", self.digest, f"runs:/{self.run_id}/{tracking.MANIFEST}", context, len(rows))
+        run.log_input(f"{context} manifest", self.digest, f"runs:/{self.run_id}/{runs.MANIFEST}", context, len(rows))
 
 
 def read_prepared(prepare_run_id: str) -> Prepared:
     """The corpus that a `prepare` run made."""
-    path = tracking.upstream(prepare_run_id, tracking.MANIFEST)
-    corpus = read_json(tracking.upstream(prepare_run_id, CORPUS_FILE))
-    root = corpus["root"] or str(tracking.upstream(corpus["synthesize_run_id"], tracking.CORPUS))
+    path = runs.upstream(prepare_run_id, runs.MANIFEST)
+    corpus = read_json(runs.upstream(prepare_run_id, CORPUS_FILE))
+    root = corpus["root"] or str(runs.upstream(corpus["synthesize_run_id"], runs.CORPUS))
     note = SYNTHETIC_NOTE if corpus["synthetic"] else ""
     return Prepared(
         prepare_run_id, read_manifest(path), root, corpus["normaliser"], corpus["normaliser_version"], corpus["language"], note,

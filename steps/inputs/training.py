@@ -23,11 +23,11 @@ from moe.training.checkpoints import CheckpointOptions, Checkpoints, Watch
 from moe.training.hooks import Report
 from moe.training.loop import ComputeOptions, Plan
 from moe.training.precision import precision
-from steps import tracking
 from steps.embed import StagePercent
 from steps.inputs.corpus import Prepared
 from steps.options.common import PlotOptions
-from steps.step_run import StepRun
+from steps.tracking import runs
+from steps.tracking.step_run import StepRun
 
 EMBEDDING_BATCH = 32
 CHECKPOINTS, DAMAGED, BAD_UPDATES = "checkpoints", "damaged_checkpoints", "tables/bad_updates.json"
@@ -58,7 +58,7 @@ def idle_augmentation(options: Options) -> list[str]:
 
 def read_base(pretrain_run_id: str) -> tuple[BaseModel, Path]:
     """The base model of a `pretrain` run, and its folder."""
-    folder = tracking.upstream(pretrain_run_id, tracking.BASE)
+    folder = runs.upstream(pretrain_run_id, runs.BASE)
     return load_base(str(folder)), folder
 
 
@@ -87,7 +87,7 @@ def embeddings_of(
 ) -> Embeddings:
     """Cached embeddings where a run has them all; otherwise they are computed now, never skipped."""
     if embed_run_id not in (None, "none"):
-        cached = read_embeddings(tracking.upstream(embed_run_id, tracking.EMBEDDINGS))
+        cached = read_embeddings(runs.upstream(embed_run_id, runs.EMBEDDINGS))
         if set(rows["utterance_id"]) <= set(cached.utterance_ids):
             return cached
     with tempfile.TemporaryDirectory() as folder:
@@ -142,7 +142,7 @@ class RunWatch(Watch):
 
 def checkpoints_of(step: StepRun, options: CheckpointOptions) -> Checkpoints:
     """Where a step's training keeps its state until the run is FINISHED."""
-    return Checkpoints(tracking.work_dir(step) / CHECKPOINTS, options.part(CheckpointOptions), RunWatch(step))
+    return Checkpoints(runs.work_dir(step) / CHECKPOINTS, options.part(CheckpointOptions), RunWatch(step))
 
 
 def reporter(step: StepRun) -> Report:

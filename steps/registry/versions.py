@@ -17,8 +17,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
-from steps import tracking
-from steps.store import connect
+from steps.tracking import runs
+from steps.tracking.store import connect
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 CHAMPIONS_TAG = "champions"
@@ -94,7 +94,7 @@ def recognizer_dir(reference: str) -> Path:
         return _registered_dir(reference)
     if Path(reference).is_dir():
         return Path(reference)
-    return tracking.upstream(reference, tracking.MODEL)
+    return runs.upstream(reference, runs.MODEL)
 
 
 @functools.cache

@@ -18,12 +18,12 @@ from analysis.plots.errors import forest_figure
 from analysis.report import markdown_table, percent, percent_interval
 from moe.corpora.manifest import read_utterance
 from moe.files import write_json
-from steps import tracking
 from steps.inputs.corpus import Prepared
 from steps.inputs.test_set import Scene
-from steps.logged_models import ScoredModel, attach_scores
 from steps.reports.routing import diagnosis, log_routing
-from steps.step_run import StepRun
+from steps.tracking import runs
+from steps.tracking.logged_models import ScoredModel, attach_scores
+from steps.tracking.step_run import StepRun
 
 KINDS = {"whisper_moe": "moe", "single_lora": "lora", "zero_shot": "base"}
 RATES = ("wer", "low", "high", "wer_clipped", "cer", "cer_low", "cer_high", "cer_clipped")
@@ -57,7 +57,7 @@ class Evaluation:
 def log_evaluation(step: StepRun, evaluation: Evaluation, audio_mb: float, seed: int) -> None:
     """Log everything that one evaluation found."""
     counted = evaluation.counted
-    step.log_table(counted, tracking.HYPOTHESES)
+    step.log_table(counted, runs.HYPOTHESES)
     step.log_table(counted[list(SHOWN)].sort_values("word_errors", ascending=False), "tables/hypotheses.json")
     overall = rates_by(counted, None)
     step.log_table(overall, "tables/wer.json")
@@ -70,8 +70,8 @@ def log_evaluation(step: StepRun, evaluation: Evaluation, audio_mb: float, seed:
         routing = log_routing(step, counted, evaluation.ablated, evaluation.scene.saved.model.phase.top_k, evaluation.note)
     _log_explorer(step, evaluation, audio_mb, seed)
     with tempfile.TemporaryDirectory() as temporary:
-        write_json(Path(temporary) / tracking.SCORES, _scores(evaluation, routing, challenge))
-        step.log_file(Path(temporary) / tracking.SCORES)
+        write_json(Path(temporary) / runs.SCORES, _scores(evaluation, routing, challenge))
+        step.log_file(Path(temporary) / runs.SCORES)
     attach_scores(step, _scored_model(evaluation), metrics | routing)
     step.describe(_description(evaluation, overall, challenge))
 

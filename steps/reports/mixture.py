@@ -26,7 +26,7 @@ from moe.loudness import loudness_of
 from moe.routing.gate import Gate, probabilities
 from moe.routing.weights import top_k_weights
 from steps.inputs.corpus import Prepared
-from steps.step_run import StepRun
+from steps.tracking.step_run import StepRun
 
 N_EXEMPLARS, LONGEST_CLIP_S = 4, 15.0
 FACTS = ("utterance_id", "speaker", "etiology", "severity", "duration_s", "reference")

@@ -14,7 +14,7 @@ from analysis.plots.profiles import profiles_figure
 from analysis.plots.routing import ablation_figure, load_heatmap
 from analysis.profiles import exemplars, expert_profiles, group_shares, standard_scores
 from analysis.routing import collapse, expert_load, load_by, load_entropy, regret, routing_entropy, routing_weights
-from steps.step_run import StepRun
+from steps.tracking.step_run import StepRun
 
 LEARNED = "learned"
 

@@ -14,11 +14,11 @@ import mlflow
 from mlflow.entities import Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from steps.metric_log import N_METRICS_PER_CALL, MetricLog, history
-from steps.patience import patiently
-from steps.stale import MESSAGE_TAG, STOPPED_TAG, is_gone, is_here, process_tags
-from steps.store import Store, unfinished_root
-from steps.unfinished import Unfinished, claim
+from steps.tracking.dead_runs import MESSAGE_TAG, STOPPED_TAG, is_gone, is_here, process_tags
+from steps.tracking.metric_log import N_METRICS_PER_CALL, MetricLog, history
+from steps.tracking.retries import patiently
+from steps.tracking.store import Store, unfinished_root
+from steps.tracking.work_folders import Unfinished, claim
 
 CONTINUES_TAG, CONTINUED_BY_TAG, N_STARTS_TAG = "moe.continues", "moe.continued_by", "moe.n_starts"
 WORK_TAG = "moe.work"  # the token of the folder that the run was made for

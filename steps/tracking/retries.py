@@ -1,7 +1,7 @@
 """A tracking store that does not answer is waited for: a server that is away, a database that another process keeps locked.
 
 What a step asks of its store is asked again, ever more slowly, for PATIENCE_S seconds (ten minutes) on top of what MLflow itself waits;
-then the step fails. Metrics do not wait at all: see `steps.metric_log`. A full disk and wrong input are not waited for.
+then the step fails. Metrics do not wait at all: see `steps.tracking.metric_log`. A full disk and wrong input are not waited for.
 """
 
 import contextlib

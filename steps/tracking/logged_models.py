@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 from mlflow.entities import LoggedModel, LoggedModelInput, LoggedModelStatus, Metric
 
-from steps.metric_log import N_METRICS_PER_CALL
-from steps.step_run import MAX_DIGEST, StepRun, metric_name
-from steps.store import connect
+from steps.tracking.metric_log import N_METRICS_PER_CALL
+from steps.tracking.step_run import MAX_DIGEST, StepRun, metric_name
+from steps.tracking.store import connect
 
 MODEL_RUN_TAG = "moe.model_run_id"
 RANKED = ("test/wer", "test/cer", "test/low", "test/high", "test/wer_clipped", "test/gating_accuracy", "real_time_factor")

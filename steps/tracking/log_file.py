@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 
-from steps.step_run import StepRun
+from steps.tracking.step_run import StepRun
 
 PROJECT = ("moe", "steps", "analysis")
 LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"

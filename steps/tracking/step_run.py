@@ -1,6 +1,6 @@
 """What a step may do to its MLflow run: log numbers, files, tables, pictures and inputs under names the project agrees on.
 
-`steps.tracking.step_run` opens the run and gives one of these.
+`steps.tracking.runs.step_run` opens the run and gives one of these.
 """
 
 import dataclasses
@@ -17,9 +17,9 @@ from typing import Any
 import pandas as pd
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
-from steps.opening import Opened
-from steps.patience import PatientClient
-from steps.secrets import public
+from steps.tracking.resuming import Opened
+from steps.tracking.retries import PatientClient
+from steps.tracking.secrets import public
 
 ARTIFACTS_TAG = "moe.artifacts"
 SHOWN_TABLES_TAG = "mlflow.loggedArtifacts"
@@ -51,7 +51,7 @@ class StepRun:
         self.log_history([(update, values)])
 
     def log_history(self, history: Iterable[tuple[int, Mapping[str, float]]]) -> None:
-        """Log many (update or epoch, numbers) pairs together, in as few calls as the store allows; see `steps.metric_log`."""
+        """Log many (update or epoch, numbers) pairs together, in as few calls as the store allows; see `steps.tracking.metric_log`."""
         now, history = int(time.time() * 1000), list(history)
         for update, values in history:
             log.info("%s, %d: %s", self.step, update, ", ".join(f"{name} {value:.6g}" for name, value in values.items()))

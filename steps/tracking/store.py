@@ -25,9 +25,9 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.telemetry import set_telemetry_client
 from sqlalchemy.exc import SQLAlchemyError
 
-from steps import stale
-from steps.patience import PatientClient
-from steps.secrets import without_secrets
+from steps.tracking import dead_runs
+from steps.tracking.retries import PatientClient
+from steps.tracking.secrets import without_secrets
 
 EXPERIMENT = "whisper-moe"
 NOTE_TAG = "mlflow.note.content"
@@ -88,7 +88,7 @@ def _prepare(uri: str, experiment: tuple[str, str]) -> str:
         client = _first_client(uri)
         experiment_id = _experiment_id(client, uri, *experiment)
         _write_ahead(uri)
-    stale.close_stale(client)
+    dead_runs.close_stale(client)
     return experiment_id
 
 

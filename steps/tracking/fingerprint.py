@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from moe.options import Options
-from steps.secrets import public
+from steps.tracking.secrets import public
 
 PARTS = ("parameters", "code", "libraries", "data")
 

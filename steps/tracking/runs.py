@@ -23,14 +23,14 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from moe.options import Options, parse
-from steps.fingerprint import fingerprint
-from steps.opening import close_run, open_run
-from steps.patience import first_line, impatient
-from steps.run_log import written_to
-from steps.secrets import without_secrets
-from steps.stale import MESSAGE_TAG, STOPPED_TAG, close_own
-from steps.step_run import StepRun
-from steps.store import Store, connect
+from steps.tracking.dead_runs import MESSAGE_TAG, STOPPED_TAG, close_own
+from steps.tracking.fingerprint import fingerprint
+from steps.tracking.log_file import written_to
+from steps.tracking.resuming import close_run, open_run
+from steps.tracking.retries import first_line, impatient
+from steps.tracking.secrets import without_secrets
+from steps.tracking.step_run import StepRun
+from steps.tracking.store import Store, connect
 
 __all__ = ["StepRun", "command", "connect", "lineage", "step_run", "upstream", "work_dir"]
 
@@ -66,7 +66,7 @@ class Terminated(KeyboardInterrupt):
 def step_run(step: str, options: Options, name: str | None = None) -> Iterator[StepRun]:
     """Open the run of a step, log what it was started with, and end it FINISHED, FAILED or KILLED.
 
-    Goes on in the run that an earlier start with the same fingerprint left unfinished (see `steps.opening`), or joins the one that
+    Goes on in the run that an earlier start with the same fingerprint left unfinished (see `steps.tracking.resuming`), or joins the one that
     `mlflow run` made for this process, or opens one, nested in a run that is open already.
 
     Args:

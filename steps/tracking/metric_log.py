@@ -18,7 +18,7 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
 from moe.files import write_whole
-from steps.patience import FIRST_WAIT_S, LONGEST_WAIT_S, PatientClient, first_line, impatient, is_away, is_full
+from steps.tracking.retries import FIRST_WAIT_S, LONGEST_WAIT_S, PatientClient, first_line, impatient, is_away, is_full
 
 N_METRICS_PER_CALL = 1000  # the store takes no more at once
 
