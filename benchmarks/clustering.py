@@ -33,7 +33,8 @@ def clustering(n_utterances: int, algorithm: str, unit: str) -> str:
     """Fit on a stratified sample, assign the rest."""
     from sklearn.metrics import adjusted_rand_score
 
-    from moe.clustering import ClusteringOptions, UtteranceClusters
+    from moe.clustering.clusters import UtteranceClusters
+    from moe.clustering.options import ClusteringOptions
 
     embeddings, ids, speakers, etiologies = corpus(n_utterances)
     options = ClusteringOptions(clustering_algorithm=algorithm, cluster_unit=unit, num_experts=N_STYLES)

@@ -18,7 +18,8 @@ from sklearn.decomposition import PCA
 from analysis.clusters import ClusterScores, cluster_scores, cluster_sizes
 from analysis.plots.clusters import cluster_heatmap, embedding_map, sweep_figure
 from analysis.report import markdown_table
-from moe.clustering import ClusteringOptions, UtteranceClusters
+from moe.clustering.clusters import UtteranceClusters
+from moe.clustering.options import ClusteringOptions
 from moe.files import write_table
 from moe.options import option
 from moe.routing.embeddings import Embeddings, read_embeddings

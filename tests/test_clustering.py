@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 from threadpoolctl import threadpool_limits
 
-from moe.clustering import ClusteringOptions, UtteranceClusters
+from moe.clustering.clusters import UtteranceClusters
+from moe.clustering.options import ClusteringOptions
 
 N_DIMS = 12
 

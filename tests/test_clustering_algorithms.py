@@ -6,13 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from moe.clustering import ClusteringOptions, UtteranceClusters, sweep
 from moe.clustering.assigner import Assigner, nearness
 from moe.clustering.balanced import balanced_labels, size_bounds
+from moe.clustering.clusters import UtteranceClusters
 from moe.clustering.density import density_partition, falling_sizes
-from moe.clustering.expert_count import best_number
+from moe.clustering.expert_count import best_number, sweep
 from moe.clustering.noise import settle_noise
 from moe.clustering.numbering import final_order
+from moe.clustering.options import ClusteringOptions
 from moe.clustering.partition import Partition, agreeing, entropy, merged, sharpened, soft_from_distances
 from moe.clustering.spectral import spectral_partition
 from moe.clustering.units import make_units, stratified_sample

@@ -6,8 +6,8 @@ import warnings
 import numpy as np
 import pytest
 
-from moe.clustering import ClusteringOptions, UtteranceClusters
-from moe.clustering.options import ALGORITHMS, AUTO, CLUSTER_UNITS, HDBSCAN_BACKENDS, METRICS, NOISE_FATES
+from moe.clustering.clusters import UtteranceClusters
+from moe.clustering.options import ALGORITHMS, AUTO, CLUSTER_UNITS, HDBSCAN_BACKENDS, METRICS, NOISE_FATES, ClusteringOptions
 
 GRID = [
     *itertools.product(ALGORITHMS, METRICS, ("none", "pca"), CLUSTER_UNITS, NOISE_FATES, (2,)),

@@ -17,7 +17,8 @@ from toy_corpora import RATE, tone
 from toy_models import toy_base, write_corpus
 
 from moe.audio.augmentation import Augmentation
-from moe.clustering import ClusteringOptions, UtteranceClusters
+from moe.clustering.clusters import UtteranceClusters
+from moe.clustering.options import ClusteringOptions
 from moe.experts.expert_training import ExpertOptions, train_experts
 from moe.experts.joint_training import JointOptions, train_jointly
 from moe.experts.routed_lora import AdapterOptions

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moe.clustering import ClusteringOptions, UtteranceClusters
+from moe.clustering.clusters import UtteranceClusters
 from moe.clustering.density import density_partition
+from moe.clustering.options import ClusteringOptions
 from moe.clustering.reduction import fitted_points
 from moe.options import file_values, from_text
 from moe.systems.whisper.base_model import resolve

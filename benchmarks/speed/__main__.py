@@ -26,7 +26,7 @@ from benchmarks.timing import Variants, alternate, machine, one_thread
 from moe.options import Options, option, parse
 from steps.inputs.training import MixtureStep
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 GATE = "gate training"
 Measured = dict[str, list[float]]
 

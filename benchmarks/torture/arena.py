@@ -25,7 +25,7 @@ from steps.chain.stages import Chain, stage_options
 from steps.tracking import runs as tracking
 from steps.tracking.store import connect
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TIMES = ("seconds", "real_time_factor", "training_seconds", "seconds_per_utterance", "peak_memory_mb", "peak_memory_gb")
 LONGEST_S = 3600.0
 TOY = {

@@ -7,7 +7,7 @@ Each is a named, versioned function, the same for reference and hypothesis. A fa
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from moe.text.normalisers import basic, devanagari, korean, sap, whisper_english
+from moe.text import basic, devanagari, korean, sap, whisper_english
 
 
 @dataclass(frozen=True)

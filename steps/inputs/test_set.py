@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from analysis.error_rates import count_errors
-from moe.clustering import UtteranceClusters
+from moe.clustering.clusters import UtteranceClusters
 from moe.corpora.leaks import seen_sentences
 from moe.corpora.subsets import subset
 from moe.loudness import loudness_of

@@ -62,7 +62,7 @@ def files(root: Path) -> dict[Path, str]:
 
 def main() -> None:
     """Write both files."""
-    for path, text in files(Path(__file__).resolve().parents[1]).items():
+    for path, text in files(Path(__file__).resolve().parents[2]).items():
         with write_whole(path) as aside:
             aside.write_text(text, encoding="utf-8")
         print(f"wrote {path.name}")

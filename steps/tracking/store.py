@@ -51,7 +51,7 @@ class Store:
 
 def project_root() -> Path:
     """The folder that holds `steps/`."""
-    return Path(__file__).resolve().parents[1]
+    return Path(__file__).resolve().parents[2]
 
 
 def unfinished_root() -> Path:
