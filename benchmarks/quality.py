@@ -31,7 +31,7 @@ from steps import baseline, compare, evaluate, main
 from steps.chain.reuse import launch
 from steps.chain.stages import Chain, n_experts, stage_options
 from steps.compare import read_scores
-from steps.tracking import runs
+from steps.tracking import artifacts
 
 CHANGES: dict[str, tuple[Any, ...]] = {
     "clustering_algorithm": ALGORITHMS,
@@ -130,7 +130,7 @@ def run(options: QualityOptions, path: Path) -> str:
 
 def verdict_of(compare_run_id: str) -> str:
     """What a comparison says in words."""
-    report = runs.upstream(compare_run_id, "comparison.md").read_text(encoding="utf-8")
+    report = artifacts.upstream(compare_run_id, "comparison.md").read_text(encoding="utf-8")
     return report.partition("# Comparison")[2].partition("\n## ")[0].strip()
 
 

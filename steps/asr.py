@@ -31,7 +31,7 @@ from moe.training.precision import precision
 from steps.inputs.corpus import Prepared, majority, read_prepared, soft_labels
 from steps.inputs.training import MixtureStep, checkpoints_of, embeddings_of, plan_of, read_base, reporter, speech_set
 from steps.reports.mixture import log_experts, log_training, routed_rows
-from steps.tracking import runs
+from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
 
@@ -129,9 +129,9 @@ def initial_mixture(options: StepOptions, base: BaseModel, train_embeddings: np.
         gate = Gate(GateConfig(train_embeddings.shape[1], options.num_experts), options.seed)
         gate.set_statistics(torch.from_numpy(train_embeddings))
         return WhisperMoE(base.model, options.num_experts, adapters, routing, gate, balance)
-    experts_dir = runs.upstream(options.experts_run_id, runs.EXPERTS)
-    gate = Gate.load(runs.upstream(options.gate_run_id, runs.GATE))
-    n_experts = read_json(runs.upstream(options.experts_run_id, runs.EXPERTS_RECORD))["n_experts"]
+    experts_dir = artifacts.upstream(options.experts_run_id, artifacts.EXPERTS)
+    gate = Gate.load(artifacts.upstream(options.gate_run_id, artifacts.GATE))
+    n_experts = read_json(artifacts.upstream(options.experts_run_id, artifacts.EXPERTS_RECORD))["n_experts"]
     if faults := options.experts_faults(n_experts):
         raise ValueError("; ".join(faults))
     if gate.gate_config.n_experts != n_experts:
@@ -150,7 +150,7 @@ def read_by_gate(options: StepOptions, rows: pd.DataFrame, embeddings: Embedding
 def _targets(options: StepOptions, train: pd.DataFrame) -> dict[str, np.ndarray]:
     if not (options.alignment_coefficient and options.cluster_run_id):
         return {}
-    labels = pd.read_parquet(runs.upstream(options.cluster_run_id, runs.LABELS)).set_index("utterance_id")
+    labels = pd.read_parquet(artifacts.upstream(options.cluster_run_id, artifacts.LABELS)).set_index("utterance_id")
     return {"cluster_weights": soft_labels(labels.loc[train["utterance_id"]])}
 
 
@@ -162,7 +162,7 @@ def _record(
     routed: pd.DataFrame,
 ) -> ModelRecord:
     n_trainable = sum(parameter.numel() for parameter in model.trainable_parameters().values())
-    earlier = read_json(runs.upstream(options.experts_run_id, runs.EXPERTS_RECORD)) if options.experts_run_id else {}
+    earlier = read_json(artifacts.upstream(options.experts_run_id, artifacts.EXPERTS_RECORD)) if options.experts_run_id else {}
     return ModelRecord(
         system="whisper_moe",
         n_experts=model.n_experts,
@@ -188,7 +188,7 @@ def _record(
 def _oracle(options: StepOptions, routed: pd.DataFrame) -> dict[str, int]:
     """The expert of each etiology: its training speakers' cluster, or, without clusters, the gate's choice on dev."""
     if options.cluster_run_id:
-        labels = pd.read_parquet(runs.upstream(options.cluster_run_id, runs.LABELS))
+        labels = pd.read_parquet(artifacts.upstream(options.cluster_run_id, artifacts.LABELS))
         labels = labels[labels["split"] == "train"]
         return majority(labels["cluster"].to_numpy(), labels["etiology"])
     return majority(routed["expert"].to_numpy(), routed["etiology"])
@@ -198,11 +198,11 @@ def _log_model(
     step: StepRun, options: StepOptions, model: WhisperMoE, base: BaseModel, base_dir: Path, record: ModelRecord
 ) -> None:
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / runs.MODEL
+        folder = Path(temporary) / artifacts.MODEL
         save_model(folder, model, base.processor, record, base_dir)
         if options.cluster_run_id:
-            shutil.copytree(runs.upstream(options.cluster_run_id, runs.CLUSTERS), folder / runs.CLUSTERS)
-        step.log_folder(folder, runs.MODEL)
+            shutil.copytree(artifacts.upstream(options.cluster_run_id, artifacts.CLUSTERS), folder / artifacts.CLUSTERS)
+        step.log_folder(folder, artifacts.MODEL)
 
 
 def _report(step: StepRun, options: StepOptions, prepared: Prepared, trained: TrainedMixture, record: ModelRecord) -> None:

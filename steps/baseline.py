@@ -25,7 +25,7 @@ from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training.loop import Plan, seed_everything, updates_per_epoch
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.training import MixtureStep, checkpoints_of, plan_of, read_base, reporter, speech_set
-from steps.tracking import runs
+from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
 SYSTEMS = ("zero_shot", "single_lora")
@@ -71,7 +71,7 @@ def _zero_shot(step: StepRun, options: StepOptions, prepared: Prepared) -> None:
 
 
 def _single_lora(step: StepRun, options: StepOptions, prepared: Prepared) -> None:
-    mixture = read_json(runs.upstream(options.asr_run_id, runs.MODEL) / MODEL_FILE)["information"]
+    mixture = read_json(artifacts.upstream(options.asr_run_id, artifacts.MODEL) / MODEL_FILE)["information"]
     base, base_dir = read_base(options.pretrain_run_id)
     train = prepared.train(options.asr_percent, options.data_percent, options.stage_floor, options.seed)
     dev = prepared.dev(len(train), options.eval_share, options.seed)
@@ -133,8 +133,8 @@ def _record(options: StepOptions, prepared: Prepared, adapters: AdapterOptions, 
 
 def _log_model(step: StepRun, model: WhisperMoE, processor: WhisperProcessor, record: ModelRecord, base_dir: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:
-        save_model(Path(temporary) / runs.MODEL, model, processor, record, base_dir)
-        step.log_folder(Path(temporary) / runs.MODEL, runs.MODEL)
+        save_model(Path(temporary) / artifacts.MODEL, model, processor, record, base_dir)
+        step.log_folder(Path(temporary) / artifacts.MODEL, artifacts.MODEL)
 
 
 def _report(

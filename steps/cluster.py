@@ -25,7 +25,7 @@ from moe.options import option
 from moe.routing.embeddings import Embeddings, read_embeddings
 from steps.inputs.corpus import Prepared, read_prepared, soft_labels
 from steps.options.common import PlotOptions
-from steps.tracking import runs
+from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
 MAP_POINTS = 4000
@@ -55,7 +55,7 @@ def run(options: StepOptions) -> str:
     name = f"cluster · {options.clustering_algorithm} · {options.cluster_unit} · {options.num_experts} experts"
     with runs.step_run("cluster", options, name) as step, tempfile.TemporaryDirectory() as temporary:
         prepared = read_prepared(options.prepare_run_id)
-        embeddings = read_embeddings(runs.upstream(options.embed_run_id, runs.EMBEDDINGS))
+        embeddings = read_embeddings(artifacts.upstream(options.embed_run_id, artifacts.EMBEDDINGS))
         known = prepared.manifest[prepared.manifest["utterance_id"].isin(set(embeddings.utterance_ids))]
         fitted = prepared.train(options.embed_percent, options.data_percent, options.stage_floor, options.seed)
         prepared.log_input(step, fitted, "training")
@@ -63,10 +63,10 @@ def run(options: StepOptions) -> str:
             embeddings.select(fitted["utterance_id"]), fitted["utterance_id"], fitted["speaker"], fitted["etiology"]
         )
         labels = label_all(clusters, fitted, known, embeddings)
-        folder = Path(temporary) / runs.CLUSTERS
+        folder = Path(temporary) / artifacts.CLUSTERS
         clusters.save(folder)
-        write_table(folder / Path(runs.LABELS).name, labels)
-        step.log_folder(folder, runs.CLUSTERS)
+        write_table(folder / Path(artifacts.LABELS).name, labels)
+        step.log_folder(folder, artifacts.CLUSTERS)
         _report(step, options, prepared, clusters, labels, embeddings)
     return step.run_id
 

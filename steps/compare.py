@@ -26,6 +26,7 @@ from moe.files import read_json
 from moe.options import option
 from steps.options.common import PlotOptions
 from steps.reports.system_names import tell_apart
+from steps.tracking import artifacts
 from steps.tracking import runs as tracking
 from steps.tracking.step_run import StepRun
 from steps.tracking.store import connect
@@ -98,7 +99,7 @@ def find_runs(text: str) -> list[str]:
         ValueError: fewer than two do.
     """
     store = connect()
-    wanted = f"tags.`{tracking.STEP_TAG}` = 'evaluate' and attributes.status = 'FINISHED' and {text}"
+    wanted = f"tags.`{artifacts.STEP_TAG}` = 'evaluate' and attributes.status = 'FINISHED' and {text}"
     found = store.client.search_runs([store.experiment_id], wanted, order_by=["attributes.start_time ASC"], max_results=1000)
     if len(found) < 2:
         raise ValueError(f"evaluate_filter={text!r}: {len(found)} finished evaluate run(s) match, at least two are needed")
@@ -107,8 +108,8 @@ def find_runs(text: str) -> list[str]:
 
 def read_scores(evaluate_run_id: str) -> SystemScores:
     """What an evaluation run found, ready to compare."""
-    scores = read_json(tracking.upstream(evaluate_run_id, tracking.SCORES))
-    hypotheses = pd.read_parquet(tracking.upstream(evaluate_run_id, tracking.HYPOTHESES))
+    scores = read_json(artifacts.upstream(evaluate_run_id, artifacts.SCORES))
+    hypotheses = pd.read_parquet(artifacts.upstream(evaluate_run_id, artifacts.HYPOTHESES))
     return SystemScores(
         name=NAMES.get(scores["system"], scores["system"]),
         run_id=evaluate_run_id,
@@ -171,7 +172,7 @@ def _log(step: StepRun, found: Comparison, ablations: pd.DataFrame) -> None:
         (folder / "comparison.html").write_text(found.html(), encoding="utf-8")
         for name in ("comparison.md", "comparison.html"):
             step.log_file(folder / name)
-    step.log_table(found.table, tracking.COMPARISON)
+    step.log_table(found.table, artifacts.COMPARISON)
     for name in ("table", "by_group", "tests", "group_tests", "experts"):
         step.log_table(getattr(found, name), f"tables/{name}.csv")
     step.log_table(readable_table(found.table), "tables/table.json")

@@ -23,7 +23,7 @@ from moe.training.batches import SpeechDataset
 from moe.training.precision import PrecisionOptions, precision
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.options.common import RunOptions
-from steps.tracking import runs
+from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
 
@@ -50,13 +50,13 @@ def run(options: StepOptions) -> str:
     """Embed, log the store and return the run id."""
     with runs.step_run("embed", options, f"embed · layer {options.gate_layer} · {options.pooling}") as step:
         prepared = read_prepared(options.prepare_run_id)
-        base = load_base(str(runs.upstream(options.pretrain_run_id, runs.BASE)))
+        base = load_base(str(artifacts.upstream(options.pretrain_run_id, artifacts.BASE)))
         layer_index(base.model.model.encoder, options.layer)
         train = prepared.train(options.asr_percent, options.data_percent, options.stage_floor, options.seed)
         rows = pd.concat([train, prepared.rows("dev")]).sort_values("utterance_id", ignore_index=True)
         prepared.log_input(step, rows, "training")
         dataset = SpeechDataset(rows, Path(prepared.root), base.processor)
-        folder = runs.work_dir(step) / runs.EMBEDDINGS
+        folder = runs.work_dir(step) / artifacts.EMBEDDINGS
         started = time.perf_counter()
         context, batch_size, computed_in = options.part(AudioContext), options.embedding_batch_size, precision(options)
         embeddings = embed(base.model, dataset, folder, context, options.layer, options.pooling, batch_size, computed_in)
@@ -67,7 +67,7 @@ def run(options: StepOptions) -> str:
 def _log(
     step: StepRun, options: StepOptions, prepared: Prepared, embeddings: Embeddings, folder: Path, seconds: float, audio_s: float
 ) -> None:
-    step.log_folder(folder, runs.EMBEDDINGS)
+    step.log_folder(folder, artifacts.EMBEDDINGS)
     n, size = embeddings.vectors.shape
     bytes_each = sum(file.stat().st_size for file in folder.iterdir()) / n
     step.log_metrics({"n_utterances": n, "n_dimensions": size, "seconds": seconds, "bytes_per_utterance": bytes_each})

@@ -16,7 +16,7 @@ from steps.inputs.corpus import read_prepared
 from steps.inputs.test_set import recognise, recognise_ablations, set_scene
 from steps.options.common import PlotOptions
 from steps.reports.evaluation import Evaluation, log_evaluation
-from steps.tracking import runs
+from steps.tracking import artifacts, runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class StepOptions(DecodingOptions, PrecisionOptions, PlotOptions):
 
 def run(options: StepOptions) -> str:
     """Score the recogniser, log hypotheses and figures, and return the run id."""
-    model_dir = runs.upstream(options.model_run_id, runs.MODEL)
+    model_dir = artifacts.upstream(options.model_run_id, artifacts.MODEL)
     saved = load_model(model_dir)
     saved.model.use_precision(precision(options))
     name = f"evaluate · {saved.record.system} · seed {saved.record.information.get('seed', options.seed)}"

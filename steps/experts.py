@@ -25,7 +25,7 @@ from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training.loop import seed_everything
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.training import MixtureStep, checkpoints_of, plan_of, read_base, reporter, speech_set
-from steps.tracking import runs
+from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
 
@@ -53,7 +53,7 @@ def run(options: StepOptions) -> str:
     with runs.step_run("experts", options, f"experts · r {options.lora_r} · seed {options.seed}") as step:
         prepared = read_prepared(options.prepare_run_id)
         base, base_dir = read_base(options.pretrain_run_id)
-        labels = pd.read_parquet(runs.upstream(options.cluster_run_id, runs.LABELS))
+        labels = pd.read_parquet(artifacts.upstream(options.cluster_run_id, artifacts.LABELS))
         train = prepared.train(options.experts_percent, options.data_percent, options.stage_floor, options.seed)
         dev = prepared.dev(len(train), options.eval_share, options.seed)
         prepared.log_input(step, train, "training")
@@ -102,7 +102,7 @@ def _refuse_empty(clusters: np.ndarray, n_experts: int) -> None:
 
 def _log_experts(step: StepRun, options: StepOptions, model: WhisperMoE, trained: TrainedExperts, base_dir: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / runs.EXPERTS
+        folder = Path(temporary) / artifacts.EXPERTS
         folder.mkdir()
         save_adapters(folder, model, options.shared_rank)
         record = {
@@ -115,8 +115,8 @@ def _log_experts(step: StepRun, options: StepOptions, model: WhisperMoE, trained
             "n_updates": trained.fitted.n_updates,
             "seconds": trained.fitted.seconds,
         }
-        write_json(folder / Path(runs.EXPERTS_RECORD).name, record)
-        step.log_folder(folder, runs.EXPERTS)
+        write_json(folder / Path(artifacts.EXPERTS_RECORD).name, record)
+        step.log_folder(folder, artifacts.EXPERTS)
 
 
 def _report(

@@ -24,7 +24,7 @@ from moe.training.checkpoints import CheckpointOptions
 from steps.inputs.corpus import SYNTHETIC_NOTE, soft_labels
 from steps.inputs.training import checkpoints_of
 from steps.options.common import PlotOptions
-from steps.tracking import runs
+from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
 CALIBRATED_FROM = "dev/ece_uncalibrated"
@@ -42,8 +42,8 @@ class StepOptions(GateOptions, CheckpointOptions, PlotOptions):
 def run(options: StepOptions) -> str:
     """Train the gate, log it and return the run id."""
     with runs.step_run("gate", options, f"gate · hidden {options.gating_hidden} · seed {options.seed}") as step:
-        embeddings = read_embeddings(runs.upstream(options.embed_run_id, runs.EMBEDDINGS))
-        labels = pd.read_parquet(runs.upstream(options.cluster_run_id, runs.LABELS))
+        embeddings = read_embeddings(artifacts.upstream(options.embed_run_id, artifacts.EMBEDDINGS))
+        labels = pd.read_parquet(artifacts.upstream(options.cluster_run_id, artifacts.LABELS))
         train, dev = (labels[labels["split"] == split] for split in ("train", "dev"))
         if not len(dev):
             raise ValueError(f"cluster run {options.cluster_run_id} has no dev utterances to select the gate by")
@@ -56,8 +56,8 @@ def run(options: StepOptions) -> str:
             checkpoints=checkpoints_of(step, options),
         )
         with tempfile.TemporaryDirectory() as temporary:
-            result.gate.save(Path(temporary) / runs.GATE)
-            step.log_folder(Path(temporary) / runs.GATE, runs.GATE)
+            result.gate.save(Path(temporary) / artifacts.GATE)
+            step.log_folder(Path(temporary) / artifacts.GATE, artifacts.GATE)
         _report(step, options, result, dev.reset_index(drop=True), embeddings.select(dev["utterance_id"]))
     return step.run_id
 
@@ -119,7 +119,7 @@ def _description(result: GateResult, by_etiology: pd.DataFrame, speakers: pd.Dat
 
 def _note(step: StepRun) -> str:
     """Synthetic speech is labelled wherever it is shown; the corpus run at the end of the lineage says what it is."""
-    lineage = runs.lineage(step.run_id)
+    lineage = artifacts.lineage(step.run_id)
     return SYNTHETIC_NOTE if "synthesize" in lineage.values() else ""
 
 

@@ -24,7 +24,7 @@ from steps.chain.stages import NAMES, STAGES, Chain, corpus_seed, left_out, n_ex
 from steps.options.common import PlotOptions
 from steps.options.option_files import option_file_text
 from steps.prepare import SYNTHETIC
-from steps.tracking import runs
+from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
 OPTIONS = "options.yaml"
@@ -146,8 +146,8 @@ def _report(step: StepRun, chain: Chain) -> None:
     stages = "\n".join(f"- {name}: `{run_id}`" for name, run_id in chain.run_ids.items())
     result = ""
     if "compare" in chain.run_ids:
-        table = pd.read_parquet(runs.upstream(chain.run_ids["compare"], runs.COMPARISON))
-        report = runs.upstream(chain.run_ids["compare"], "comparison.md").read_text(encoding="utf-8")
+        table = pd.read_parquet(artifacts.upstream(chain.run_ids["compare"], artifacts.COMPARISON))
+        report = artifacts.upstream(chain.run_ids["compare"], "comparison.md").read_text(encoding="utf-8")
         step.log_text(report, "comparison.md")
         step.log_metrics({f"wer/{row.system}": row.wer for row in table.itertuples()})
         result = markdown_table(readable_table(table))

@@ -21,7 +21,7 @@ from moe.files import write_json
 from moe.options import option
 from steps.inputs.corpus import CORPUS_FILE, SYNTHETIC_NOTE, path_digests
 from steps.options.common import PlotOptions
-from steps.tracking import runs
+from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
 SYNTHETIC = "synthetic"
@@ -61,7 +61,7 @@ def run(options: StepOptions) -> str:
     """Prepare the corpus, log the manifest and return the run id."""
     synthetic = options.corpus == SYNTHETIC
     with runs.step_run("prepare", options, f"prepare · {options.corpus} · seed {options.seed}") as step:
-        root = str(runs.upstream(options.synthesize_run_id, runs.CORPUS)) if synthetic else options.folder
+        root = str(artifacts.upstream(options.synthesize_run_id, artifacts.CORPUS)) if synthetic else options.folder
         try:
             prepared = prepare(options, root)
         except LeakError as leak:
@@ -89,7 +89,7 @@ def corpus_digest(manifest: pd.DataFrame) -> str:
 
 def _log_manifest(step: StepRun, options: StepOptions, prepared: PreparedCorpus, folder: Path) -> None:
     synthetic = options.corpus == SYNTHETIC
-    write_manifest(folder / runs.MANIFEST, prepared.manifest)
+    write_manifest(folder / artifacts.MANIFEST, prepared.manifest)
     corpus = {
         "root": None if synthetic else prepared.root,
         "synthesize_run_id": options.synthesize_run_id,
@@ -99,7 +99,7 @@ def _log_manifest(step: StepRun, options: StepOptions, prepared: PreparedCorpus,
         "synthetic": synthetic,
     }
     write_json(folder / CORPUS_FILE, corpus)
-    step.log_file(folder / runs.MANIFEST)
+    step.log_file(folder / artifacts.MANIFEST)
     step.log_file(folder / CORPUS_FILE)
     step.log_metrics(prepared.counts)
     n_by_split = prepared.manifest["split"].value_counts()
@@ -109,7 +109,7 @@ def _log_manifest(step: StepRun, options: StepOptions, prepared: PreparedCorpus,
 def _log_tables(step: StepRun, prepared: PreparedCorpus) -> None:
     step.log_table(prepared.manifest.head(200).astype(str), "tables/manifest_head.json")
     step.log_table(prepared.quarantine.astype(str), "tables/quarantine.json")
-    step.log_table(prepared.quarantine.astype(str), runs.QUARANTINE)
+    step.log_table(prepared.quarantine.astype(str), artifacts.QUARANTINE)
     step.log_table(prepared.files, "tables/bad_files.json")
     step.log_table(prepared.left_out, "tables/left_out.json")
     step.log_table(prepared.leaks.counts.reset_index(), "tables/leak_report.json")

@@ -39,7 +39,7 @@ from moe.training.precision import precision
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.training import checkpoints_of, reporter
 from steps.options.common import PlotOptions
-from steps.tracking import runs
+from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
 ALIGNMENTS = "alignments.parquet"
@@ -114,12 +114,12 @@ def run(options: StepOptions) -> str:
     """Make the base model, log it and return the run id."""
     name = f"pretrain · {'from scratch' if options.source == SCRATCH else Path(options.source).name}"
     with runs.step_run("pretrain", options, name) as step, tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / runs.BASE
+        folder = Path(temporary) / artifacts.BASE
         if is_taken(options):
             _take(step, options, folder)
         else:
             _train(step, options, read_prepared(options.prepare_run_id), folder)
-        step.log_folder(folder, runs.BASE)
+        step.log_folder(folder, artifacts.BASE)
         if options.export_dir:
             with write_whole_dir(Path(options.export_dir)) as aside:
                 shutil.copytree(folder, aside, dirs_exist_ok=True)

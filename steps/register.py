@@ -31,7 +31,7 @@ from steps.compare import read_scores
 from steps.options.common import RunOptions
 from steps.registry import versions
 from steps.registry.card_facts import card_facts
-from steps.tracking import runs
+from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 from steps.tracking.store import connect, project_root
 
@@ -127,7 +127,7 @@ def log_model(model_run_id: str, policy: ServiceOptions, card: str, registered_m
         return mlflow.pyfunc.log_model(
             name="recognizer",
             python_model=str(project_root() / "steps" / "pyfunc_model.py"),
-            artifacts={"model": str(runs.upstream(model_run_id, runs.MODEL)), "card": str(card_path)},
+            artifacts={"model": str(artifacts.upstream(model_run_id, artifacts.MODEL)), "card": str(card_path)},
             code_paths=[str(project_root() / name) for name in CODE],
             signature=signature(),
             input_example=(pd.DataFrame({AUDIO: [example_audio()]}), {"top_k": 0}),
@@ -183,9 +183,9 @@ def _scores_of(version: ModelVersion) -> SystemScores:
 
 def _card(step: StepRun, options: StepOptions, best: SystemScores, decision: Decision) -> str:
     run_id = model_run_of(best)
-    lineage = runs.lineage(step.run_id)
+    lineage = artifacts.lineage(step.run_id)
     said = f"{'Champion' if decision.promoted else 'Challenger'}: {decision.reason}."
-    model_dir = runs.upstream(run_id, runs.MODEL)
+    model_dir = artifacts.upstream(run_id, artifacts.MODEL)
     facts = card_facts(options.registered_model, run_id, model_dir, decoding_policy(best), lineage, said)
     return model_card(facts, best)
 
@@ -210,7 +210,7 @@ def _log(step: StepRun, options: StepOptions, best: SystemScores, version: str, 
         step.log_table(decision.groups, "tables/groups_against_champion.json")
     step.log_metrics(metrics)
     alias = versions.CHAMPION if decision.promoted else versions.CHALLENGER
-    lineage = "\n".join(f"- {name} `{run_id}`" for run_id, name in runs.lineage(step.run_id).items())
+    lineage = "\n".join(f"- {name} `{run_id}`" for run_id, name in artifacts.lineage(step.run_id).items())
     print(f"{options.registered_model} version {version} is {alias}: {decision.reason}", flush=True)
     step.describe(
         f"## Registered {options.registered_model} version {version}\n{'SYNTHETIC speech only. ' if best.metadata['note'] else ''}"

@@ -21,7 +21,7 @@ from moe.synthesis.planning import plan
 from moe.synthesis.rendering import Rendering, render
 from moe.systems.whisper.features import log_mel
 from steps.options.common import PlotOptions
-from steps.tracking import runs
+from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
 FRAME_S = 0.01
@@ -46,7 +46,7 @@ def run(options: StepOptions) -> str:
         folder = Path(temporary) / "corpus"
         summary = synthesize(options, folder)
         manifest = pd.read_csv(folder / "manifest.csv")
-        step.log_folder(folder, runs.CORPUS)
+        step.log_folder(folder, artifacts.CORPUS)
         step.log_metrics({name: value for name, value in dataclasses.asdict(summary).items() if name != "digest"})
         step.set_tags({"moe.synthetic": "true", "moe.corpus_digest": summary.digest})
         statistics = corpus_statistics(manifest)

@@ -29,20 +29,20 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sqlite store with schema and experiment, to be copied."""
-    from steps.tracking import runs
+    from steps.tracking.store import connect
 
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     with pytest.MonkeyPatch.context() as patch:
         _forget_environment(patch)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
-        runs.connect()
+        connect()
         _let_go()
     return path
 
 
 @pytest.fixture
 def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Folder of a tracking store of the test's own; `steps.tracking.runs.connect()` connects to it, artifacts lie below it."""
+    """Folder of a tracking store of the test's own; `steps.tracking.store.connect()` connects to it, artifacts lie below it."""
     folder = tmp_path / "store"
     folder.mkdir()
     with (

@@ -17,7 +17,7 @@ from moe.audio.waveforms import load_audio
 from moe.files import read_json
 from moe.recognition.recognizer import WhisperRecognizer
 from steps import evaluate, experts, main
-from steps.tracking import runs as tracking
+from steps.tracking import artifacts
 from steps.tracking.store import connect, project_root
 
 TINY = {
@@ -62,7 +62,7 @@ class Chain:
         return [run for run in self.runs if run.data.tags["moe.step"] == step][number]
 
     def path(self, step: str, artifact: str, number: int = 0) -> Path:
-        return tracking.upstream(self.of(step, number).info.run_id, artifact)
+        return artifacts.upstream(self.of(step, number).info.run_id, artifact)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_every_run_says_what_it_did_and_holds_its_artifacts(chain: Chain) -> Non
         assert run.data.tags["mlflow.note.content"].startswith("##"), step
         assert "SYNTHETIC" in run.data.tags["mlflow.note.content"] or step in ("pretrain", "compare"), step
         for artifact in [*wanted[step], "fingerprint.json"]:
-            assert tracking.upstream(run.info.run_id, artifact).exists(), (step, artifact)
+            assert artifacts.upstream(run.info.run_id, artifact).exists(), (step, artifact)
     read_nothing = ("synthesize", "cluster_only", "pretrain", "gate", "register", "baseline")
     assert all(run.inputs.dataset_inputs for run in chain.runs if run.data.tags["moe.step"] not in read_nothing)
 
@@ -161,9 +161,9 @@ def test_a_registered_version_leads_back_to_the_corpus(chain: Chain) -> None:
     """Design 1."""
     version = connect().client.get_model_version_by_alias("whisper-moe", "champion")
     assert version.tags["synthetic"] == "true" and version.run_id == chain.of("register").info.run_id
-    assert set(tracking.lineage(version.run_id).values()) == set(CHAIN) - {"compare"}
+    assert set(artifacts.lineage(version.run_id).values()) == set(CHAIN) - {"compare"}
     assert version.tags["asr_run_id"] == chain.of("asr").info.run_id
-    assert chain.of("asr").info.run_id in tracking.lineage(version.run_id)
+    assert chain.of("asr").info.run_id in artifacts.lineage(version.run_id)
 
 
 def test_the_registered_model_hears_what_the_recogniser_hears(chain: Chain) -> None:
@@ -220,9 +220,9 @@ def test_without_pretraining_gate_and_experts_start_random(chain: Chain) -> None
     main_id, lines = run_main(skip_pretraining=True, gating_epochs=60, until="asr")  # 60: the default, since there is no gate run
     assert [(step, word) for step, word, _ in lines] == [(step, "reused") for step in CHAIN[:3]] + [("asr", "ran")]
     asr = children(main_id)[0].info.run_id
-    assert not (tracking.upstream(asr, "model") / "clusters").exists()
+    assert not (artifacts.upstream(asr, "model") / "clusters").exists()
     options = evaluate.StepOptions(prepare_run_id=chain.of("prepare").info.run_id, asr_run_id=asr, ablations=False)
-    scores = read_json(tracking.upstream(evaluate.run(options), "scores.json"))
+    scores = read_json(artifacts.upstream(evaluate.run(options), "scores.json"))
     assert scores["gating_accuracy"] is None and scores["system"] == "whisper_moe" and scores["n_utterances_seen"] == N_TRAIN
 
 

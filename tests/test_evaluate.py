@@ -17,8 +17,10 @@ from moe.systems.whisper_moe.folder import ModelRecord, save_model
 from moe.systems.whisper_moe.model import WhisperMoE
 from steps import compare, evaluate
 from steps.inputs.test_set import recognise, recognise_ablations, set_scene
+from steps.tracking import artifacts
 from steps.tracking import runs as tracking
 from steps.tracking.logged_models import MODEL_RUN_TAG
+from steps.tracking.store import connect
 
 LENGTHS_S = (0.4, 1.6, 0.7, 1.1, 0.9, 2.7, 1.3, 0.5, 1.8)  # the toy's window is 2 s
 
@@ -66,12 +68,12 @@ def options(runs: dict[str, str], model: str = "asr", **changes) -> evaluate.Ste
 
 
 def hypotheses_of(run_id: str) -> pd.DataFrame:
-    return pd.read_parquet(tracking.upstream(run_id, tracking.HYPOTHESES))
+    return pd.read_parquet(artifacts.upstream(run_id, artifacts.HYPOTHESES))
 
 
 def test_an_evaluation_says_everything_by_group_and_in_the_explorer(runs) -> None:
     run_id = evaluate.run(options(runs, scoring="sapc2"))
-    metrics = tracking.connect().client.get_run(run_id).data.metrics
+    metrics = connect().client.get_run(run_id).data.metrics
     table = hypotheses_of(run_id)
     assert table["utterance_id"].tolist() == [f"u{number}" for number in range(1, 9)]
     assert metrics["test/wer"] == pytest.approx(table["word_errors"].sum() / table["n_words"].sum())
@@ -81,12 +83,12 @@ def test_an_evaluation_says_everything_by_group_and_in_the_explorer(runs) -> Non
               "test/load/expert_3", "test/wer/routing/uniform", "real_time_factor", "tokens_per_s", "utterances_per_s"}  # fmt: skip
     assert wanted <= set(metrics)
     assert (table["mean_logprob"] < 0).all() and (table["n_tokens"] > 0).all() and (table["reference_fluent"] == "oak").all()
-    scores = read_json(tracking.upstream(run_id, tracking.SCORES))
+    scores = read_json(artifacts.upstream(run_id, artifacts.SCORES))
     assert scores["challenge"]["two_references"] and scores["scoring"] == "sapc2" and set(scores["expert_wer"]) == {f"expert_{e}" for e in range(4)}
-    page = tracking.upstream(run_id, "explorer.html").read_text()
+    page = artifacts.upstream(run_id, "explorer.html").read_text()
     assert page.count("data:audio/mpeg;base64,") > 1 and len(page) < 100_000
     for name in ("flags", "regret", "wer_by_language", "challenge"):
-        assert tracking.upstream(run_id, f"tables/{name}.json").exists()
+        assert artifacts.upstream(run_id, f"tables/{name}.json").exists()
 
 
 @pytest.mark.parametrize("n_before", [2, 7])
@@ -124,7 +126,7 @@ def test_ablations_of_a_sample_stand_beside_the_gates_own_on_the_same_utterances
     from moe.systems.whisper_moe.folder import load_model
     from steps.inputs.corpus import read_prepared
 
-    model_dir = tracking.upstream(runs["asr"], tracking.MODEL)
+    model_dir = artifacts.upstream(runs["asr"], artifacts.MODEL)
     scene = set_scene(load_model(model_dir), read_prepared(runs["prepare"]), model_dir, DecodingOptions(), None, tmp_path / "work")
     counted, seconds = recognise(scene)
     some, whole = (recognise_ablations(scene, counted, n, seed=4) for n in (4, 0))
@@ -145,11 +147,11 @@ def test_models_are_ranked_by_their_metrics_with_the_test_set(runs) -> None:
     ids = {name: evaluate.run(options(runs, name, ablations=False)) for name in ("asr", "baseline")}
     again = evaluate.run(options(runs, "baseline", seed=9))
     order = [{"field_name": "metrics.test/wer", "dataset_name": "test manifest", "ascending": True}]
-    found = mlflow.search_logged_models([tracking.connect().experiment_id], order_by=order, output_format="list")
+    found = mlflow.search_logged_models([connect().experiment_id], order_by=order, output_format="list")
     assert {model.tags[MODEL_RUN_TAG] for model in found} == {runs["asr"], runs["baseline"]}  # two evaluations, one model
     wer = [next(m.value for m in model.metrics if m.key == "test/wer") for model in found]
     assert wer == sorted(wer) and {model.name for model in found} == {"whisper_moe", "zero_shot"}
-    better = mlflow.search_logged_models([tracking.connect().experiment_id], filter_string=f"metrics.`test/wer` <= {wer[0]}", output_format="list")
+    better = mlflow.search_logged_models([connect().experiment_id], filter_string=f"metrics.`test/wer` <= {wer[0]}", output_format="list")
     assert found[0].model_id in [model.model_id for model in better]
     metric = next(m for m in found[0].metrics if m.key == "test/wer")
     assert metric.dataset_name == "test manifest" and metric.dataset_digest and metric.run_id in {*ids.values(), again}
@@ -163,8 +165,8 @@ def test_compare_takes_ids_or_a_filter_in_a_run_or_in_a_notebook(runs) -> None:
     wanted = f"params.prepare_run_id = '{runs['prepare']}'"
     pd.testing.assert_frame_equal(compare.compare(wanted, n_resamples=200, plots=False).table, found.table)
     run_id = compare.run(compare.StepOptions(evaluate_filter=wanted, n_resamples=200, no_plot=True))
-    assert set(ids) <= set(tracking.lineage(run_id))
-    text = tracking.upstream(run_id, "comparison.md").read_text()
+    assert set(ids) <= set(artifacts.lineage(run_id))
+    text = artifacts.upstream(run_id, "comparison.md").read_text()
     assert "WER of each expert alone" in text and "7.2" not in text and "0.002 CPU h" in text
     with pytest.raises(ValueError, match="0 finished evaluate"):
         compare.compare("params.prepare_run_id = 'nothing'")

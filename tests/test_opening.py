@@ -16,7 +16,7 @@ from moe.options import option
 from steps.options.common import RunOptions
 from steps.tracking import dead_runs, resuming, runs
 from steps.tracking.resuming import CONTINUED_BY_TAG, CONTINUES_TAG, N_STARTS_TAG
-from steps.tracking.store import project_root, unfinished_root
+from steps.tracking.store import connect, project_root, unfinished_root
 from steps.tracking.work_folders import Unfinished
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -34,11 +34,11 @@ class Interrupted(Exception):
 
 
 def held(run_id: str) -> Run:
-    return runs.connect().client.get_run(run_id)
+    return connect().client.get_run(run_id)
 
 
 def all_runs() -> list[Run]:
-    found = runs.connect()
+    found = connect()
     return list(found.client.search_runs([found.experiment_id]))
 
 
@@ -62,7 +62,7 @@ def finish(options: StepOptions = StepOptions()) -> tuple[str, bool]:
 
 
 def losses(run_id: str) -> list[tuple[int, float]]:
-    return sorted((metric.step, metric.value) for metric in runs.connect().client.get_metric_history(run_id, "train/loss"))
+    return sorted((metric.step, metric.value) for metric in connect().client.get_metric_history(run_id, "train/loss"))
 
 
 WHOLE = [(update, update / 2) for update in range(7)]
@@ -135,21 +135,21 @@ def test_other_options_go_on_with_nothing() -> None:
 
 def test_a_run_that_was_deleted_is_not_continued() -> None:
     run_id = interrupted()
-    runs.connect().client.delete_run(run_id)
+    connect().client.delete_run(run_id)
     again, found = finish()
     assert again != run_id and not found
 
 
 def test_a_run_that_finished_as_its_process_died_is_left_alone() -> None:
     run_id = interrupted()
-    runs.connect().client.set_terminated(run_id, "FINISHED")
+    connect().client.set_terminated(run_id, "FINISHED")
     again, found = finish()
     assert again != run_id and not found and losses(run_id) == WHOLE[:5]
 
 
 def test_a_run_of_another_machine_that_may_be_alive_is_left_alone() -> None:
     run_id = interrupted()
-    client = runs.connect().client
+    client = connect().client
     client.set_tag(run_id, dead_runs.HOST_TAG, "elsewhere")
     client.update_run(run_id, status="RUNNING")
     again, found = finish()
@@ -158,7 +158,7 @@ def test_a_run_of_another_machine_that_may_be_alive_is_left_alone() -> None:
 
 def test_a_run_that_mlflow_run_made_takes_over_the_metrics_and_both_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     run_id = interrupted()
-    store = runs.connect()
+    store = connect()
     made = store.client.create_run(store.experiment_id).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", made)
     assert finish() == (made, True)

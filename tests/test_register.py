@@ -26,7 +26,7 @@ from moe.recognition.recognizer import WhisperRecognizer
 from steps import register as step
 from steps import rollback
 from steps.registry import versions
-from steps.tracking import runs
+from steps.tracking import artifacts
 from steps.tracking.store import connect, project_root
 
 NAME = "toy-moe"
@@ -113,7 +113,7 @@ def test_better_is_promoted_worse_and_unfair_stay_challengers_and_rollback_goes_
         tags = registered.tags(name)
         assert registered.alias("champion") == registered.versions["better"] and registered.alias("challenger") == registered.versions[name]
         assert tags["promoted"] == "false" and said in tags["promotion_reason"]
-        assert (runs.upstream(run_id, "tables/groups_against_champion.json")).exists()
+        assert (artifacts.upstream(run_id, "tables/groups_against_champion.json")).exists()
     assert "worse by more than 2 points for etiology typical by" in registered.tags("unfair")["promotion_reason"]
     registered.register("elsewhere", BETTER, digest="another test set")
     assert "cannot be compared with version 2" in registered.tags("elsewhere")["promotion_reason"] and registered.alias("champion") == "2"
@@ -185,7 +185,7 @@ def test_loaded_elsewhere_offline_with_nothing_but_what_it_requires_it_says_the_
     done = subprocess.run(command, cwd=tmp_path, env=environment | {"MLFLOW_DISABLE_TELEMETRY": "true"}, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.strip().splitlines()[-1])
-    expected = WhisperRecognizer.load(runs.upstream(registered.asr, "model")).transcribe(
+    expected = WhisperRecognizer.load(artifacts.upstream(registered.asr, "model")).transcribe(
         [load_audio(path) for path in paths], DecodingOptions(max_tokens_per_s=2.0), top_k=1
     )
     assert [row["text"] for row in found["rows"]] == [each.text for each in expected]
@@ -230,6 +230,6 @@ def test_a_model_that_is_not_registered_is_named(registered: Registry, reference
 
 
 def test_a_recogniser_is_found_by_name_run_or_folder(registered: Registry) -> None:
-    folder = runs.upstream(registered.asr, "model")
+    folder = artifacts.upstream(registered.asr, "model")
     assert versions.recognizer_dir(registered.asr) == folder == versions.recognizer_dir(str(folder))
     assert (versions.recognizer_dir(f"models:/{NAME}@champion") / "model.json").read_bytes() == (folder / "model.json").read_bytes()

@@ -11,9 +11,10 @@ import pytest
 
 from moe.options import Options
 from steps.chain.reuse import find_reusable, launch
+from steps.tracking import artifacts, runs
 from steps.tracking import fingerprint as fingerprint_module
-from steps.tracking import runs
 from steps.tracking.fingerprint import code_digests, fingerprint, forget_code, library_versions
+from steps.tracking.store import connect
 
 Toy = Callable[[str, str], ModuleType]
 
@@ -162,7 +163,7 @@ def test_many_differences_are_counted(gate: ModuleType, tmp_path: Path) -> None:
 @pytest.mark.parametrize("status", ["FAILED", "KILLED"])
 def test_a_run_that_did_not_finish_is_not_taken_over(gate: ModuleType, status: str) -> None:
     run_id = launch(gate, gate.StepOptions())
-    runs.connect().client.set_terminated(run_id, status)
+    connect().client.set_terminated(run_id, status)
     assert found(gate) == (None, f"the same run {run_id[:8]} is {status}")
 
 
@@ -174,8 +175,8 @@ def test_a_failed_step_is_no_hit_and_the_failure_passes_through(gate: ModuleType
 
 def test_a_run_that_lost_its_artifact_is_not_taken_over(gate: ModuleType) -> None:
     run_id = launch(gate, gate.StepOptions())
-    runs.upstream(run_id, "gate/gate.txt").unlink()
-    runs.upstream(run_id, "gate").rmdir()
+    artifacts.upstream(run_id, "gate/gate.txt").unlink()
+    artifacts.upstream(run_id, "gate").rmdir()
     assert found(gate) == (None, f"the same run {run_id[:8]} lost gate")
 
 
@@ -188,7 +189,7 @@ def test_the_parent_keeps_the_ids_of_what_it_ran_and_reused(gate: ModuleType) ->
     for _ in range(2):
         with runs.step_run("main", MainOptions()) as parent:
             run_id = launch(gate, gate.StepOptions())
-        tags.append(runs.connect().client.get_run(parent.run_id).data.tags)
+        tags.append(connect().client.get_run(parent.run_id).data.tags)
     assert tags[0]["moe.ran.gate"] == tags[1]["moe.reused.gate"] == run_id
     assert mlflow.active_run() is None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from steps.options.common import PlotOptions
-from steps.tracking import runs
+from steps.tracking import artifacts, runs
 from steps.tracking.store import connect
 
 
@@ -26,7 +26,7 @@ def alone(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def kept(run_id: str, name: str) -> str:
-    return runs.upstream(run_id, f"log/{name}").read_text(encoding="utf-8")
+    return artifacts.upstream(run_id, f"log/{name}").read_text(encoding="utf-8")
 
 
 def test_everything_said_is_in_the_file_and_the_run_keeps_a_copy(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ import pytest
 
 from moe.options import Options, option
 from steps.main import StepOptions as MainOptions
-from steps.tracking import runs
+from steps.tracking import artifacts, runs
 from steps.tracking.fingerprint import fingerprint
 from steps.tracking.secrets import HIDDEN, public, without_secrets
+from steps.tracking.store import connect
 
 TOKEN = "hf_" + "a1B2" * 8
 
@@ -53,9 +54,9 @@ def test_a_run_holds_no_secret_anywhere() -> None:
     options = StepOptions(dataset_root="s3://key:word@bucket", hf_token=TOKEN)
     with runs.step_run("prepare", options) as run:
         pass
-    data = runs.connect().client.get_run(run.run_id).data
+    data = connect().client.get_run(run.run_id).data
     assert data.params == {"dataset_root": "s3://***@bucket", "hf_token": HIDDEN}
-    written = runs.upstream(run.run_id, runs.FINGERPRINT).read_text()
+    written = artifacts.upstream(run.run_id, artifacts.FINGERPRINT).read_text()
     assert TOKEN not in written and "key:word" not in written
     assert fingerprint("prepare", options).digest == fingerprint("prepare", dataclasses.replace(options, hf_token=TOKEN[::-1])).digest
 
@@ -64,4 +65,4 @@ def test_a_run_holds_no_secret_anywhere() -> None:
 def test_a_message_holds_no_secret() -> None:
     with pytest.raises(ValueError), runs.step_run("prepare", StepOptions()) as run:
         raise ValueError("s3://key:word@bucket: no such bucket")
-    assert runs.connect().client.get_run(run.run_id).data.tags["moe.message"] == "prepare: s3://***@bucket: no such bucket"
+    assert connect().client.get_run(run.run_id).data.tags["moe.message"] == "prepare: s3://***@bucket: no such bucket"

@@ -21,7 +21,7 @@ from moe.audio.waveforms import load_audio
 from moe.recognition.decoding import DecodingOptions
 from moe.recognition.recognizer import WhisperRecognizer
 from steps import register
-from steps.tracking import runs
+from steps.tracking import artifacts
 
 pytestmark = pytest.mark.slow
 WRONG = {"als": 0.5, "stroke": 0.4, "typical": 0.2}
@@ -77,7 +77,7 @@ def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         with open(folder / "server.log", "w") as log, subprocess.Popen(
             command, cwd=folder, env=environment(), stdout=log, stderr=log, start_new_session=True
         ) as process:
-            found = Server(port, process, runs.upstream(asr, "model"))
+            found = Server(port, process, artifacts.upstream(asr, "model"))
             try:
                 wait_for(found, folder / "server.log")
                 yield found

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from steps.tracking import dead_runs, runs
+from steps.tracking import dead_runs
+from steps.tracking.store import connect
 
 pytestmark = pytest.mark.skipif(not dead_runs.PROC.is_dir(), reason="needs /proc")
 
@@ -28,7 +29,7 @@ def tags_of(process_id: int) -> dict[str, str]:
 
 
 def running_run(tags: dict[str, str]) -> tuple[MlflowClient, str]:
-    found = runs.connect()
+    found = connect()
     return found.client, found.client.create_run(found.experiment_id, tags=tags).info.run_id
 
 

@@ -358,10 +358,11 @@ def test_no_style_changes_its_input(style):
 
 def test_the_step_logs_a_labelled_corpus_with_pictures_and_examples(store):
     from steps import synthesize as step
-    from steps.tracking import runs
+    from steps.tracking import artifacts
+    from steps.tracking.store import connect
 
     run_id = step.run(step.StepOptions(**TOY | {"styles": "typical,als", "n_utterances": 1}))
-    corpus = runs.upstream(run_id, runs.CORPUS)
+    corpus = artifacts.upstream(run_id, artifacts.CORPUS)
     manifest = pd.read_csv(corpus / "manifest.csv")
     assert all((corpus / path).is_file() for path in manifest["path"])
     for artifact in (
@@ -371,6 +372,6 @@ def test_the_step_logs_a_labelled_corpus_with_pictures_and_examples(store):
         "tables/statistics.json",
         "examples/synthetic_als.wav",
     ):
-        assert runs.upstream(run_id, artifact).stat().st_size > 300
-    run = runs.connect().client.get_run(run_id)
+        assert artifacts.upstream(run_id, artifact).stat().st_size > 300
+    run = connect().client.get_run(run_id)
     assert "SYNTHETIC" in run.data.tags["mlflow.note.content"] and run.data.metrics["n_utterances"] == len(manifest)

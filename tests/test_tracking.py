@@ -21,9 +21,10 @@ from mlflow.entities import Param, Run
 from mlflow.utils.validation import _validate_metric_name
 
 from moe.options import Options, option
-from steps.tracking import runs, step_run
+from steps.tracking import artifacts, runs, step_run
 from steps.tracking import store as store_module
 from steps.tracking.step_run import metric_name
+from steps.tracking.store import connect
 
 Capture = pytest.CaptureFixture[str]
 
@@ -38,15 +39,15 @@ class StepOptions(Options):
 
 
 def held(run_id: str) -> Run:
-    return runs.connect().client.get_run(run_id)
+    return connect().client.get_run(run_id)
 
 
 def all_runs() -> list[Run]:
-    client = runs.connect().client
+    client = connect().client
     return list(client.search_runs([experiment.experiment_id for experiment in client.search_experiments()]))
 
 
-def finished(step: str = "prepare", options: Options | None = None, artifact: str = runs.MANIFEST) -> str:
+def finished(step: str = "prepare", options: Options | None = None, artifact: str = artifacts.MANIFEST) -> str:
     with runs.step_run(step, options or StepOptions()) as run:
         run.log_text("text", artifact)
     return run.run_id
@@ -62,17 +63,17 @@ class TestRun:
         assert data.tags["mlflow.runName"] == "gate · seed 3" and data.tags["moe.step"] == "gate"
         assert data.tags["moe.pid"] == str(os.getpid()) and len(data.tags["moe.fingerprint"]) == 64
         assert held(run.run_id).info.status == "FINISHED" and mlflow.active_run() is None
-        history = runs.connect().client.get_metric_history(run.run_id, "dev/kl")
+        history = connect().client.get_metric_history(run.run_id, "dev/kl")
         assert [(metric.step, metric.value) for metric in history] == [(2, 0.5)]
 
     def test_the_experiment_has_a_name_and_a_note(self) -> None:
-        found = runs.connect()
+        found = connect()
         experiment = found.client.get_experiment(found.experiment_id)
         assert experiment.name == "whisper-moe" and "moe.step" in experiment.tags["mlflow.note.content"]
 
     def test_joins_the_run_that_mlflow_run_made_and_keeps_its_quoted_text(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """`mlflow run` logs shell-quoted text first; logging the plain text again is refused by the store (mlflow.md §2)."""
-        found = runs.connect()
+        found = connect()
         made = found.client.create_run(found.experiment_id)
         found.client.log_batch(made.info.run_id, params=[Param("note", "'a b'"), Param("seed", "1e0")])
         monkeypatch.setenv("MLFLOW_RUN_ID", made.info.run_id)
@@ -84,7 +85,7 @@ class TestRun:
 
     def test_a_nested_step_does_not_join_its_parents_run(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Pitfall (stack): MLFLOW_RUN_ID in the environment wins over the parent's id."""
-        found = runs.connect()
+        found = connect()
         made = found.client.create_run(found.experiment_id)
         monkeypatch.setenv("MLFLOW_RUN_ID", made.info.run_id)
         with runs.step_run("main", StepOptions()) as parent, runs.step_run("gate", StepOptions()) as child:
@@ -99,7 +100,7 @@ class TestRun:
         for run_id, message in ((child.run_id, "gate: num_experts=0"), (parent.run_id, "main: gate: num_experts=0")):
             assert held(run_id).info.status == "FAILED"
             assert held(run_id).data.tags["moe.message"].startswith(message)
-            text = mlflow.artifacts.load_text(f"{held(run_id).info.artifact_uri}/{runs.TRACEBACK}")
+            text = mlflow.artifacts.load_text(f"{held(run_id).info.artifact_uri}/{artifacts.TRACEBACK}")
             assert "ValueError: num_experts=0" in text and "test_tracking.py" in text
         assert mlflow.active_run() is None
 
@@ -123,40 +124,40 @@ class TestRun:
 @pytest.mark.usefixtures("store")
 class TestUpstream:
     def test_is_the_stores_own_file_not_a_copy(self, store: Path) -> None:
-        path = runs.upstream(finished(), runs.MANIFEST)
+        path = artifacts.upstream(finished(), artifacts.MANIFEST)
         assert path.read_text() == "text" and path.is_relative_to(store / "mlruns")
 
     def test_is_fetched_once_where_the_store_is_elsewhere(self, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         run_id = finished(artifact="corpus/shards/a.txt")
-        monkeypatch.setattr(runs, "LocalArtifactRepository", type("Elsewhere", (), {}))
-        folder = runs.upstream(run_id, runs.CORPUS)
+        monkeypatch.setattr(artifacts, "LocalArtifactRepository", type("Elsewhere", (), {}))
+        folder = artifacts.upstream(run_id, artifacts.CORPUS)
         assert (folder / "shards/a.txt").read_text() == "text" and not folder.is_relative_to(store)
-        assert runs.upstream(run_id, runs.CORPUS) == folder
+        assert artifacts.upstream(run_id, artifacts.CORPUS) == folder
         with pytest.raises(RuntimeError, match="holds no 'gate'"):
-            runs.upstream(run_id, runs.GATE)
+            artifacts.upstream(run_id, artifacts.GATE)
 
     @pytest.mark.parametrize(("status", "word"), [("FAILED", "FAILED"), ("KILLED", "KILLED"), (None, "RUNNING")])
     def test_refuses_a_run_that_did_not_finish(self, status: str | None, word: str) -> None:
-        run_id, client = finished(), runs.connect().client
+        run_id, client = finished(), connect().client
         client.set_terminated(run_id, status) if status else client.update_run(run_id, status="RUNNING")
         with pytest.raises(RuntimeError, match=rf"{run_id}.*step prepare.*{word}.*'manifest.parquet'"):
-            runs.upstream(run_id, runs.MANIFEST)
+            artifacts.upstream(run_id, artifacts.MANIFEST)
 
     def test_names_run_step_and_artifact_that_is_not_there(self) -> None:
         run_id = finished()
         with pytest.raises(RuntimeError, match=rf"{run_id} \(step prepare, FINISHED\) holds no 'gate'"):
-            runs.upstream(run_id, runs.GATE)
+            artifacts.upstream(run_id, artifacts.GATE)
 
     @pytest.mark.parametrize("run_id", ["none", "", "0123456789abcdef0123456789abcdef"])
     def test_refuses_an_id_without_a_run(self, run_id: str) -> None:
         with pytest.raises(RuntimeError, match="no run"):
-            runs.upstream(run_id, runs.MANIFEST)
+            artifacts.upstream(run_id, artifacts.MANIFEST)
 
     def test_lineage_walks_back_to_the_first_run(self) -> None:
         first = finished("synthesize")
         second = finished("prepare", StepOptions(prepare_run_id=first))
         third = finished("gate", StepOptions(prepare_run_id=second))
-        assert list(runs.lineage(third).items()) == [(third, "gate"), (second, "prepare"), (first, "synthesize")]
+        assert list(artifacts.lineage(third).items()) == [(third, "gate"), (second, "prepare"), (first, "synthesize")]
 
 
 @pytest.mark.usefixtures("store")
@@ -173,7 +174,7 @@ class TestLogging:
             monkeypatch.setattr(mlflow.MlflowClient, "log_batch", counted)
             run.log_history((epoch, {"train/loss": 1.0 / epoch, "dev/loss": 2.0 / epoch}) for epoch in range(1, 751))
         assert calls == [1000, 500]
-        assert len(runs.connect().client.get_metric_history(run.run_id, "dev/loss")) == 750
+        assert len(connect().client.get_metric_history(run.run_id, "dev/loss")) == 750
 
     def test_a_loss_that_is_not_a_number_is_logged_as_such(self) -> None:
         with runs.step_run("gate", StepOptions()) as run:
@@ -196,22 +197,22 @@ class TestLogging:
                 run.log_table(table, f"tables/wer.{ending}")
             with pytest.raises(ValueError, match="'tables/wer.txt'.*json"):
                 run.log_table(table, "tables/wer.txt")
-        shown = json.loads(runs.upstream(run.run_id, "tables/wer.json").read_text())
+        shown = json.loads(artifacts.upstream(run.run_id, "tables/wer.json").read_text())
         assert shown == {"columns": ["etiology", "wer"], "data": [["ALS", 0.25], ["Down", None]]}
         assert held(run.run_id).data.tags["mlflow.loggedArtifacts"] == '[{"path": "tables/wer.json", "type": "table"}]'
         for ending, read in (("csv", pd.read_csv), ("parquet", pd.read_parquet)):
-            pd.testing.assert_frame_equal(read(runs.upstream(run.run_id, f"tables/wer.{ending}")), table)
+            pd.testing.assert_frame_equal(read(artifacts.upstream(run.run_id, f"tables/wer.{ending}")), table)
 
     def test_files_folders_and_figures_lie_where_named(self, tmp_path: Path) -> None:
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "a.json").write_text("{}")
         with runs.step_run("gate", StepOptions()) as run:
-            run.log_folder(tmp_path / "out", runs.GATE)
+            run.log_folder(tmp_path / "out", artifacts.GATE)
             run.log_file(tmp_path / "out" / "a.json", "tables")
             run.log_figure(plt.figure(), "plots/x.png")
             assert run.artifacts() == ["gate", "plots", "tables"]
         for artifact in ("gate/a.json", "tables/a.json", "plots/x.png"):
-            assert runs.upstream(run.run_id, artifact).is_file()
+            assert artifacts.upstream(run.run_id, artifact).is_file()
         assert plt.get_fignums() == []
 
     def test_inputs_carry_our_own_digest(self) -> None:
@@ -296,10 +297,10 @@ class TestStore:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
         monkeypatch.setattr(store_module, "SCHEMA_WAIT_S", 0.0)
         with pytest.raises(RuntimeError, match="mlflow.db cannot be used"):
-            runs.connect()
+            connect()
 
     def test_writers_wait_little(self, store: Path) -> None:
-        runs.connect()
+        connect()
         with sqlite3.connect(store / "mlflow.db") as database:
             assert database.execute("pragma journal_mode").fetchone() == ("wal",)
 
@@ -310,9 +311,9 @@ class TestStore:
         (tmp_path / ".mlflow.db.making-journal").write_bytes(b"half a schema")
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(store_module.os, "link", _interrupt)
-            runs.connect()
+            connect()
         assert not (tmp_path / "mlflow.db").exists()
-        runs.connect()
+        connect()
         assert (tmp_path / "mlflow.db").exists() and not list(tmp_path.glob(".*making*"))
 
     def test_two_processes_at_once_make_a_fresh_store(self, tmp_path: Path) -> None:

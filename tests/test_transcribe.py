@@ -12,7 +12,7 @@ from moe.audio.waveforms import load_audio
 from moe.recognition.decoding import DecodingOptions
 from moe.recognition.recognizer import WhisperRecognizer
 from steps import transcribe
-from steps.tracking import runs
+from steps.tracking import artifacts
 from steps.tracking.store import connect
 
 
@@ -33,8 +33,8 @@ def test_a_folder_is_transcribed_as_the_recogniser_does_and_a_second_run_skips(s
     assert {name: run.data.metrics[name] for name in ("n_recordings", "n_written", "n_skipped", "n_failed")} == {
         "n_recordings": 5, "n_written": 3, "n_skipped": 0, "n_failed": 2,
     }  # fmt: skip
-    recognizer = WhisperRecognizer.load(runs.upstream(asr, "model"))
-    table = pd.read_csv(runs.upstream(run.info.run_id, "tables/transcripts.csv")).set_index("audio")
+    recognizer = WhisperRecognizer.load(artifacts.upstream(asr, "model"))
+    table = pd.read_csv(artifacts.upstream(run.info.run_id, "tables/transcripts.csv")).set_index("audio")
     for name in ("a.wav", "in/b.flac", "in/c.mp3"):
         (expected,) = recognizer.transcribe([load_audio(corpus / name)], DecodingOptions(beam_size=2, max_tokens_per_s=2.0), 1, "en")
         kept = json.loads((tmp_path / "out" / table.loc[name, "output"]).read_text())

@@ -22,7 +22,7 @@ from moe.options import Options, option
 from moe.routing.options import RoutingOptions
 from moe.systems.whisper.base_model import load_base, save_base
 from moe.systems.whisper_moe.folder import ModelRecord, build, save_model
-from steps.tracking import runs
+from steps.tracking import artifacts, runs
 
 WORDS = ("oak", "elm", "fig", "ash", "yew", "bay", "fir", "box")
 GROUPS = ("als", "stroke", "typical")
@@ -75,7 +75,7 @@ def write_toy_model(folder: Path, n_experts: int = N_EXPERTS) -> Path:
 def log_toy_asr(folder: Path) -> str:
     """A finished run that holds the toy mixture as artifact `model`: its id."""
     with runs.step_run("asr", ToyOptions()) as step:
-        step.log_folder(write_toy_model(folder / "model"), runs.MODEL)
+        step.log_folder(write_toy_model(folder / "model"), artifacts.MODEL)
     mlflow.end_run()
     return step.run_id
 
@@ -87,9 +87,9 @@ def log_toy_evaluation(asr_run_id: str, wrong: Mapping[str, float], seed: int = 
         "expert_wer": {"expert_0": 0.4}, "ablations": {}, "n_trainable": 1234, "seed": seed,
     } | changes  # fmt: skip
     with runs.step_run("evaluate", ToyOptions(asr_run_id=asr_run_id)) as step, tempfile.TemporaryDirectory() as temporary:
-        write_json(Path(temporary) / runs.SCORES, scores)
-        step.log_file(Path(temporary) / runs.SCORES)
-        step.log_table(count_errors(toy_hypotheses(wrong, seed)), runs.HYPOTHESES)
+        write_json(Path(temporary) / artifacts.SCORES, scores)
+        step.log_file(Path(temporary) / artifacts.SCORES)
+        step.log_table(count_errors(toy_hypotheses(wrong, seed)), artifacts.HYPOTHESES)
     mlflow.end_run()
     return step.run_id
 

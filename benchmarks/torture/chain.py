@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from benchmarks.torture.arena import ROOT, TIMES, TOY, Arena
-from steps.tracking import runs as tracking
+from steps.tracking import artifacts
 from steps.tracking.resuming import N_STARTS_TAG
 from steps.tracking.store import connect
 
@@ -151,7 +151,7 @@ def table() -> dict[str, Any]:
     """The final table without times and ids, the statuses of all runs, and how many runs `main` has."""
     runs = _runs()
     newest = next(run for run in runs if run.data.tags.get("moe.step") == "compare" and run.info.status == "FINISHED")
-    frame = pd.read_parquet(tracking.upstream(newest.info.run_id, tracking.COMPARISON))
+    frame = pd.read_parquet(artifacts.upstream(newest.info.run_id, artifacts.COMPARISON))
     kept = [name for name in frame.columns if name not in LEFT_OUT and not TIMED.search(name)]
     return {
         "rows": json.loads(frame[kept].to_json(orient="split", double_precision=15)),

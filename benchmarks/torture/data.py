@@ -15,7 +15,8 @@ from steps import main
 from steps.chain.stages import Chain
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.test_set import recognise, set_scene
-from steps.tracking import runs
+from steps.tracking import artifacts, runs
+from steps.tracking.store import connect
 
 PLACES = ("audio", "label", "gradient")
 N_UTTERANCES = 300
@@ -71,8 +72,8 @@ def _run_on_faulty() -> dict[str, Any]:
         with runs.step_run("main", options) as step:
             chain = Chain(options)
             chain.run()
-        quarantine = pd.read_parquet(runs.upstream(chain.run_ids["prepare"], runs.QUARANTINE))
-        client = runs.connect().client
+        quarantine = pd.read_parquet(artifacts.upstream(chain.run_ids["prepare"], artifacts.QUARANTINE))
+        client = connect().client
         by_path = dict(zip(quarantine["audio"], quarantine["reason"], strict=True))
         return {
             "status": client.get_run(step.run_id).info.status,
@@ -85,7 +86,7 @@ def _run_on_faulty() -> dict[str, Any]:
 
 
 def _n_test(prepare_run_id: str) -> int:
-    return int((pd.read_parquet(runs.upstream(prepare_run_id, runs.MANIFEST))["split"] == "test").sum())
+    return int((pd.read_parquet(artifacts.upstream(prepare_run_id, artifacts.MANIFEST))["split"] == "test").sum())
 
 
 def _write_faulty(root: Path) -> dict[str, str]:
@@ -117,7 +118,7 @@ def _recognise_twice(ids: dict[str, str], seed: int) -> dict[str, Any]:
 
 def _recognised(ids: dict[str, str], seed: int | None) -> dict[str, str]:
     """Every figure of every test utterance, its rows in the corpus's order or in one drawn from the seed."""
-    folder, rows = runs.upstream(ids["asr"], runs.MODEL), Prepared.rows
+    folder, rows = artifacts.upstream(ids["asr"], artifacts.MODEL), Prepared.rows
     if seed is not None:
         Prepared.rows = lambda self, split: rows(self, split).sample(frac=1, random_state=seed).reset_index(drop=True)
     try:

@@ -17,9 +17,9 @@ from mlflow.exceptions import MlflowException
 
 from moe.files import read_json
 from moe.options import Options
+from steps.tracking.artifacts import FINGERPRINT, FINGERPRINT_TAG, STEP_TAG, upstream
 from steps.tracking.fingerprint import Fingerprint, fingerprint
 from steps.tracking.resuming import PARENT_TAG
-from steps.tracking.runs import FINGERPRINT, FINGERPRINT_TAG, STEP_TAG, upstream
 from steps.tracking.step_run import ARTIFACTS_TAG
 from steps.tracking.store import connect
 

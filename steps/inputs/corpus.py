@@ -10,7 +10,7 @@ import pandas as pd
 from moe.corpora.manifest import read_manifest
 from moe.corpora.subsets import at_most, subset
 from moe.files import file_digest, folder_digest, read_json
-from steps.tracking import runs
+from steps.tracking import artifacts
 from steps.tracking.step_run import StepRun
 
 CORPUS_FILE = "corpus.json"
@@ -62,14 +62,14 @@ class Prepared:
 
     def log_input(self, run: StepRun, rows: pd.DataFrame, context: str) -> None:
         """Record the utterances that a step read."""
-        run.log_input(f"{context} manifest", self.digest, f"runs:/{self.run_id}/{runs.MANIFEST}", context, len(rows))
+        run.log_input(f"{context} manifest", self.digest, f"runs:/{self.run_id}/{artifacts.MANIFEST}", context, len(rows))
 
 
 def read_prepared(prepare_run_id: str) -> Prepared:
     """The corpus that a `prepare` run made."""
-    path = runs.upstream(prepare_run_id, runs.MANIFEST)
-    corpus = read_json(runs.upstream(prepare_run_id, CORPUS_FILE))
-    root = corpus["root"] or str(runs.upstream(corpus["synthesize_run_id"], runs.CORPUS))
+    path = artifacts.upstream(prepare_run_id, artifacts.MANIFEST)
+    corpus = read_json(artifacts.upstream(prepare_run_id, CORPUS_FILE))
+    root = corpus["root"] or str(artifacts.upstream(corpus["synthesize_run_id"], artifacts.CORPUS))
     note = SYNTHETIC_NOTE if corpus["synthetic"] else ""
     return Prepared(
         prepare_run_id, read_manifest(path), root, corpus["normaliser"], corpus["normaliser_version"], corpus["language"], note,

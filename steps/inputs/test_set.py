@@ -25,7 +25,7 @@ from moe.systems.whisper_moe.folder import SavedModel
 from moe.text.normalisers import normalise
 from steps.inputs.corpus import Prepared
 from steps.reports.routing import LEARNED
-from steps.tracking import runs
+from steps.tracking import artifacts
 
 EMBEDDING_BATCH = 32
 FACTS = ("utterance_id", "speaker", "etiology", "severity", "duration_s", "language", "reference")
@@ -66,13 +66,13 @@ def set_scene(
     dataset, clusters, beliefs = PieceSet(pieces, Path(prepared.root), saved.processor), None, None
     if record.n_experts:
         routing, rows = record.routing, rows.assign(loudness_db=loudness_of(rows, Path(prepared.root)))
-        folder = work_dir / runs.EMBEDDINGS
+        folder = work_dir / artifacts.EMBEDDINGS
         found = embed(model.base, dataset, folder, record.context, routing.layer, routing.pooling, EMBEDDING_BATCH, model.precision)
         vectors = found.select(dataset.utterance_ids)
         read = speaker_means(vectors, pieces.rows["speaker"]) if routing.gate_unit == "speaker" else vectors
         dataset.extras["embedding"] = torch.as_tensor(read)
         beliefs = pieces.pool(probabilities(model.gate, read))
-        clusters = _clusters(model_dir / runs.CLUSTERS, pieces.pool(vectors), rows)
+        clusters = _clusters(model_dir / artifacts.CLUSTERS, pieces.pool(vectors), rows)
     return Scene(saved, prepared, rows, pieces, dataset, clusters, beliefs, decoding, work_dir)
 
 

@@ -26,7 +26,7 @@ from moe.training.precision import precision
 from steps.embed import StagePercent
 from steps.inputs.corpus import Prepared
 from steps.options.common import PlotOptions
-from steps.tracking import runs
+from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
 EMBEDDING_BATCH = 32
@@ -58,7 +58,7 @@ def idle_augmentation(options: Options) -> list[str]:
 
 def read_base(pretrain_run_id: str) -> tuple[BaseModel, Path]:
     """The base model of a `pretrain` run, and its folder."""
-    folder = runs.upstream(pretrain_run_id, runs.BASE)
+    folder = artifacts.upstream(pretrain_run_id, artifacts.BASE)
     return load_base(str(folder)), folder
 
 
@@ -87,7 +87,7 @@ def embeddings_of(
 ) -> Embeddings:
     """Cached embeddings where a run has them all; otherwise they are computed now, never skipped."""
     if embed_run_id not in (None, "none"):
-        cached = read_embeddings(runs.upstream(embed_run_id, runs.EMBEDDINGS))
+        cached = read_embeddings(artifacts.upstream(embed_run_id, artifacts.EMBEDDINGS))
         if set(rows["utterance_id"]) <= set(cached.utterance_ids):
             return cached
     with tempfile.TemporaryDirectory() as folder:

@@ -9,7 +9,7 @@ from analysis.pages.model_card import CardFacts
 from moe.files import read_json
 from moe.serving.requests import ServiceOptions
 from moe.systems.whisper_moe.folder import BASE_DIR, MODEL_FILE
-from steps.tracking import runs
+from steps.tracking import artifacts
 from steps.tracking.store import connect
 
 LICENCE = "LICENSE"
@@ -43,7 +43,7 @@ def _base(pretrain_run_id: str) -> tuple[str, str]:
     named = source.get("init_from", "none")
     name = source.get("whisper_model", "") if named == "none" else named
     try:
-        text = runs.upstream(pretrain_run_id, f"{runs.BASE}/{LICENCE}").read_text(encoding="utf-8")
+        text = artifacts.upstream(pretrain_run_id, f"{artifacts.BASE}/{LICENCE}").read_text(encoding="utf-8")
     except RuntimeError:
         return name, ""
     return name, next((line.strip() for line in text.splitlines() if line.strip()), "")
@@ -52,7 +52,7 @@ def _base(pretrain_run_id: str) -> tuple[str, str]:
 def _corpus(prepare_run_id: str, record: dict) -> dict[str, str]:
     """Amount of data by split, and how its transcripts were normalised."""
     try:
-        manifest = pd.read_parquet(runs.upstream(prepare_run_id, runs.MANIFEST), columns=["split", "speaker", "duration_s"])
+        manifest = pd.read_parquet(artifacts.upstream(prepare_run_id, artifacts.MANIFEST), columns=["split", "speaker", "duration_s"])
     except RuntimeError:
         return {"normaliser": record["normaliser"]}
     rows = manifest.groupby("split").agg(n=("speaker", "size"), speakers=("speaker", "nunique"), seconds=("duration_s", "sum"))

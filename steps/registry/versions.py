@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
-from steps.tracking import runs
+from steps.tracking import artifacts
 from steps.tracking.store import connect
 
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -94,7 +94,7 @@ def recognizer_dir(reference: str) -> Path:
         return _registered_dir(reference)
     if Path(reference).is_dir():
         return Path(reference)
-    return runs.upstream(reference, runs.MODEL)
+    return artifacts.upstream(reference, artifacts.MODEL)
 
 
 @functools.cache

@@ -21,7 +21,7 @@ from moe.files import write_json
 from steps.inputs.corpus import Prepared
 from steps.inputs.test_set import Scene
 from steps.reports.routing import diagnosis, log_routing
-from steps.tracking import runs
+from steps.tracking import artifacts
 from steps.tracking.logged_models import ScoredModel, attach_scores
 from steps.tracking.step_run import StepRun
 
@@ -57,7 +57,7 @@ class Evaluation:
 def log_evaluation(step: StepRun, evaluation: Evaluation, audio_mb: float, seed: int) -> None:
     """Log everything that one evaluation found."""
     counted = evaluation.counted
-    step.log_table(counted, runs.HYPOTHESES)
+    step.log_table(counted, artifacts.HYPOTHESES)
     step.log_table(counted[list(SHOWN)].sort_values("word_errors", ascending=False), "tables/hypotheses.json")
     overall = rates_by(counted, None)
     step.log_table(overall, "tables/wer.json")
@@ -70,8 +70,8 @@ def log_evaluation(step: StepRun, evaluation: Evaluation, audio_mb: float, seed:
         routing = log_routing(step, counted, evaluation.ablated, evaluation.scene.saved.model.phase.top_k, evaluation.note)
     _log_explorer(step, evaluation, audio_mb, seed)
     with tempfile.TemporaryDirectory() as temporary:
-        write_json(Path(temporary) / runs.SCORES, _scores(evaluation, routing, challenge))
-        step.log_file(Path(temporary) / runs.SCORES)
+        write_json(Path(temporary) / artifacts.SCORES, _scores(evaluation, routing, challenge))
+        step.log_file(Path(temporary) / artifacts.SCORES)
     attach_scores(step, _scored_model(evaluation), metrics | routing)
     step.describe(_description(evaluation, overall, challenge))
 

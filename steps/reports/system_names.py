@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from analysis.systems import MIXTURE, SINGLE_LORA, SystemScores
 from moe.files import read_json
 from moe.routing.options import RoutingOptions
-from steps.tracking import runs
+from steps.tracking import artifacts
 
 Choice = tuple[str, str]  # step, option
 SHARED_STEPS = ("synthesize", "prepare", "pretrain", "evaluate")  # that every system comes from; a mixture comes from all
@@ -35,9 +35,9 @@ def tell_apart(systems: Sequence[SystemScores]) -> list[SystemScores]:
 def choices(system: SystemScores) -> dict[Choice, str]:
     """Every option that made an evaluated model and its hypotheses, by step and name."""
     found: dict[Choice, str] = {}
-    for run_id, step in runs.lineage(system.run_id).items():
+    for run_id, step in artifacts.lineage(system.run_id).items():
         if system.kind == MIXTURE or step in SHARED_STEPS or (step == "baseline" and system.kind == SINGLE_LORA):
-            parameters = read_json(runs.upstream(run_id, runs.FINGERPRINT))["parameters"]
+            parameters = read_json(artifacts.upstream(run_id, artifacts.FINGERPRINT))["parameters"]
             untold = UNTOLD | UNTOLD_OF_LORA if step == "baseline" else UNTOLD
             kept = {name: value for name, value in parameters.items() if name not in untold and not name.endswith(("_run_id", "_run_ids"))}
             found = {(step, name): value for name, value in kept.items()} | found  # the nearest run of a step is the one that counts

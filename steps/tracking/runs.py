@@ -1,28 +1,21 @@
 """How a step meets MLflow: open its run, read what an earlier run left, and end well or badly.
 
-A step is `with step_run("gate", options) as run:` around its work, `upstream(run_id, NAME)` for what it reads, and
-`command(run, StepOptions)` as its `main`. Artifact names are below, once, for the step that writes and the steps that read.
+A step is `with step_run("gate", options) as run:` around its work, and
+`command(run, StepOptions)` as its `main`. What earlier runs left is in `steps.tracking.artifacts`.
 """
 
-import atexit
 import contextlib
-import functools
-import shutil
 import signal
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-import mlflow
-from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from moe.options import Options, parse
+from steps.tracking.artifacts import FINGERPRINT, FINGERPRINT_TAG, STEP_TAG, TRACEBACK
 from steps.tracking.dead_runs import MESSAGE_TAG, STOPPED_TAG, close_own
 from steps.tracking.fingerprint import fingerprint
 from steps.tracking.log_file import written_to
@@ -32,27 +25,6 @@ from steps.tracking.secrets import without_secrets
 from steps.tracking.step_run import StepRun
 from steps.tracking.store import Store, connect
 
-__all__ = ["StepRun", "command", "connect", "lineage", "step_run", "upstream", "work_dir"]
-
-MANIFEST = "manifest.parquet"
-QUARANTINE = "tables/quarantine.parquet"
-CORPUS = "corpus"
-BASE = "base"
-EMBEDDINGS = "embeddings"
-CLUSTERS = "clusters"
-LABELS = "clusters/labels.parquet"
-GATE = "gate"
-EXPERTS = "experts"
-EXPERTS_RECORD = "experts/experts.json"
-MODEL = "model"
-SCORES = "scores.json"
-HYPOTHESES = "hypotheses.parquet"
-COMPARISON = "comparison.parquet"
-FINGERPRINT = "fingerprint.json"
-TRACEBACK = "traceback.txt"
-
-STEP_TAG, FINGERPRINT_TAG, NAME_TAG = "moe.step", "moe.fingerprint", "mlflow.runName"
-NONE_GIVEN = ("", "none")
 MAX_MESSAGE = 600
 CONTINUE = "start the same command again: finished steps are reused, this one goes on where it was"
 STATUS_OF_SIGNAL = {signal.SIGINT: 130, signal.SIGTERM: 143}  # what a shell expects: 128 + signal number
@@ -98,35 +70,8 @@ def work_dir(run: StepRun) -> Path:
     return run.opened.unfinished.work_dir
 
 
-def upstream(run_id: str, artifact: str) -> Path:
-    """Local path of an artifact of a finished run; copied only where the store is not on this machine.
-
-    Raises:
-        RuntimeError: no such run, it did not finish, or it holds no such artifact.
-    """
-    run = _finished(run_id, artifact)
-    repository = get_artifact_repository(run.info.artifact_uri)
-    if isinstance(repository, LocalArtifactRepository):
-        path = Path(repository.artifact_dir) / artifact
-        if path.exists():
-            return path
-    elif _is_listed(run, artifact):
-        return _download(run.info.artifact_uri, artifact)
-    raise RuntimeError(f"{_words(run)} holds no {artifact!r} (expected at {run.info.artifact_uri})")
 
 
-def lineage(run_id: str) -> dict[str, str]:
-    """Run id → step of a run and of every run it was made from, nearest first, read from the logged `…_run_id(s)` parameters."""
-    client, found, waiting = connect().client, {}, [run_id]
-    while waiting:
-        current = waiting.pop(0)
-        if current in found:
-            continue
-        run = client.get_run(current)
-        found[current] = run.data.tags.get(STEP_TAG, "?")
-        named = [value for key, value in sorted(run.data.params.items()) if key.endswith(("_run_id", "_run_ids"))]
-        waiting += [part.strip() for value in named for part in value.split(",") if part.strip() not in NONE_GIVEN]
-    return found
 
 
 def command(run: Callable[[Options], str], options_type: type[Options], arguments: Sequence[str] | None = None) -> None:
@@ -195,29 +140,9 @@ def _one_line(step: str, error: BaseException) -> str:
     return without_secrets(f"{': '.join(names)}: {text}")[:MAX_MESSAGE]
 
 
-def _finished(run_id: str, artifact: str) -> Run:
-    if run_id in NONE_GIVEN:
-        raise RuntimeError(f"no run id given for the run that holds {artifact!r}")
-    try:
-        run = connect().client.get_run(run_id)
-    except MlflowException as error:
-        raise RuntimeError(f"no run {run_id!r} in {without_secrets(mlflow.get_tracking_uri())} (asked for its {artifact!r})") from error
-    if run.info.status != "FINISHED":
-        raise RuntimeError(f"{_words(run)} is {run.info.status}, not FINISHED; its {artifact!r} is not used")
-    return run
 
 
-def _words(run: Run) -> str:
-    return f"run {run.info.run_id} (step {run.data.tags.get(STEP_TAG, 'unknown')}, {run.info.status})"
 
 
-def _is_listed(run: Run, artifact: str) -> bool:
-    folder = artifact.rpartition("/")[0]
-    return any(file.path == artifact for file in connect().client.list_artifacts(run.info.run_id, folder or None))
 
 
-@functools.cache
-def _download(artifact_uri: str, artifact: str) -> Path:
-    folder = tempfile.mkdtemp(prefix="whisper-moe-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(get_artifact_repository(artifact_uri).download_artifacts(artifact, folder))

@@ -1,0 +1,94 @@
+"""What earlier runs left: artifact names, once for the step that writes and the steps that read, and the way to them by run id."""
+
+import atexit
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+
+import mlflow
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
+from steps.tracking.secrets import without_secrets
+from steps.tracking.store import connect
+
+MANIFEST = "manifest.parquet"
+QUARANTINE = "tables/quarantine.parquet"
+CORPUS = "corpus"
+BASE = "base"
+EMBEDDINGS = "embeddings"
+CLUSTERS = "clusters"
+LABELS = "clusters/labels.parquet"
+GATE = "gate"
+EXPERTS = "experts"
+EXPERTS_RECORD = "experts/experts.json"
+MODEL = "model"
+SCORES = "scores.json"
+HYPOTHESES = "hypotheses.parquet"
+COMPARISON = "comparison.parquet"
+FINGERPRINT = "fingerprint.json"
+TRACEBACK = "traceback.txt"
+STEP_TAG, FINGERPRINT_TAG, NAME_TAG = "moe.step", "moe.fingerprint", "mlflow.runName"
+NONE_GIVEN = ("", "none")
+
+
+def upstream(run_id: str, artifact: str) -> Path:
+    """Local path of an artifact of a finished run; copied only where the store is not on this machine.
+
+    Raises:
+        RuntimeError: no such run, it did not finish, or it holds no such artifact.
+    """
+    run = _finished(run_id, artifact)
+    repository = get_artifact_repository(run.info.artifact_uri)
+    if isinstance(repository, LocalArtifactRepository):
+        path = Path(repository.artifact_dir) / artifact
+        if path.exists():
+            return path
+    elif _is_listed(run, artifact):
+        return _download(run.info.artifact_uri, artifact)
+    raise RuntimeError(f"{_words(run)} holds no {artifact!r} (expected at {run.info.artifact_uri})")
+
+
+def lineage(run_id: str) -> dict[str, str]:
+    """Run id → step of a run and of every run it was made from, nearest first, read from the logged `…_run_id(s)` parameters."""
+    client, found, waiting = connect().client, {}, [run_id]
+    while waiting:
+        current = waiting.pop(0)
+        if current in found:
+            continue
+        run = client.get_run(current)
+        found[current] = run.data.tags.get(STEP_TAG, "?")
+        named = [value for key, value in sorted(run.data.params.items()) if key.endswith(("_run_id", "_run_ids"))]
+        waiting += [part.strip() for value in named for part in value.split(",") if part.strip() not in NONE_GIVEN]
+    return found
+
+
+def _finished(run_id: str, artifact: str) -> Run:
+    if run_id in NONE_GIVEN:
+        raise RuntimeError(f"no run id given for the run that holds {artifact!r}")
+    try:
+        run = connect().client.get_run(run_id)
+    except MlflowException as error:
+        raise RuntimeError(f"no run {run_id!r} in {without_secrets(mlflow.get_tracking_uri())} (asked for its {artifact!r})") from error
+    if run.info.status != "FINISHED":
+        raise RuntimeError(f"{_words(run)} is {run.info.status}, not FINISHED; its {artifact!r} is not used")
+    return run
+
+
+def _words(run: Run) -> str:
+    return f"run {run.info.run_id} (step {run.data.tags.get(STEP_TAG, 'unknown')}, {run.info.status})"
+
+
+def _is_listed(run: Run, artifact: str) -> bool:
+    folder = artifact.rpartition("/")[0]
+    return any(file.path == artifact for file in connect().client.list_artifacts(run.info.run_id, folder or None))
+
+
+@functools.cache
+def _download(artifact_uri: str, artifact: str) -> Path:
+    folder = tempfile.mkdtemp(prefix="whisper-moe-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(get_artifact_repository(artifact_uri).download_artifacts(artifact, folder))
