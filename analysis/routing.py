@@ -173,3 +173,6 @@ def _cluster_share(table: pd.DataFrame, expert: int) -> float:
     if "cluster" not in table.columns:
         return 0.0
     return float((table["cluster"] == expert).mean())
+
+
+LEARNED = "learned"

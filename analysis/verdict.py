@@ -1,11 +1,14 @@
 """A comparison in plain words and readable tables: what is better than what, by how much, how sure, and where it is worse."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
 from analysis.challenge import RULES
 from analysis.error_rates import SMALL_SPEAKERS
 from analysis.report import cell, percent, percent_interval
+from analysis.routing import LEARNED
 from analysis.systems import MIXTURE, SINGLE_LORA
 
 ALPHA = 0.05
@@ -140,7 +143,11 @@ def _groups_clause(groups: pd.DataFrame) -> str:
     if len(groups) == 0:
         return ""
     best = groups.loc[groups["difference"].idxmin()]
-    gained = f" Most gained: {_group_name(best['column'], best['group'])}, {-100 * best['difference']:.1f} points." if best["difference"] < 0 else ""
+    gained = (
+        f" Most gained: {_group_name(best['column'], best['group'])}, {-100 * best['difference']:.1f} points."
+        if best["difference"] < 0
+        else ""
+    )
     worse = groups[groups["difference"] > 0].sort_values("difference", ascending=False, kind="stable")
     if len(worse) == 0:
         return f" No group is worse.{gained}"
@@ -188,3 +195,19 @@ def _training(hours: float, device: str) -> str:
 
 def _p_cell(p_value: float) -> str:
     return "–" if np.isnan(p_value) else p_words(p_value).removeprefix("p ").removeprefix("= ")
+
+
+def diagnosis(wer: Mapping[str, float]) -> str:
+    """In words: does routing earn its keep, and if not, is it the gate, the clusters or the capacity?"""
+    said = ", ".join(f"{name} {100 * value:.1f} %" for name, value in sorted(wer.items(), key=lambda pair: pair[1]))
+    parts = [f"Routing: {said}."]
+    best_fixed = min(value for name, value in wer.items() if name in ("oracle", "cluster", "uniform", "random"))
+    if wer[LEARNED] <= min(wer["random"], wer["uniform"]) - 0.005:
+        parts.append(
+            "The learned routing beats random and uniform routing: the experts differ and the gate knows whom to send where."
+        )
+    else:
+        parts.append("The learned routing does not clearly beat random or uniform routing: the experts hardly differ.")
+    if wer[LEARNED] - best_fixed > 0.01:
+        parts.append("A better gate would gain: the best fixed routing is more than a point below the learned one.")
+    return " ".join(parts)

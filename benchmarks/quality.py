@@ -26,11 +26,12 @@ from benchmarks.speed.__main__ import RESULTS
 from benchmarks.table import read, write_both
 from moe.clustering.options import ALGORITHMS
 from moe.files import read_json
-from moe.options import NONE, option, parse, to_text
+from moe.options import NONE, option, to_text
 from steps import baseline, compare, evaluate, main
 from steps.chain.reuse import launch
 from steps.chain.stages import Chain, n_experts, stage_options
-from steps.compare import read_scores
+from steps.options.command_line import parse
+from steps.reports.scores import read_scores
 from steps.tracking import artifacts
 
 CHANGES: dict[str, tuple[Any, ...]] = {

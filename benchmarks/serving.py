@@ -36,8 +36,9 @@ from benchmarks.bad_requests import BOUNDS, JSON_TYPE, bad_requests, wav
 from benchmarks.table import write_both
 from benchmarks.timing import machine
 from moe.audio.waveforms import SAMPLE_RATE, load_audio
-from moe.options import Options, option, parse
+from moe.options import Options, option
 from moe.recognition.transcription import find_recordings
+from steps.options.command_line import parse
 
 RESULTS = Path(__file__).parent / "results"
 CONTAINERS = {"wav": "PCM_16", "flac": "PCM_16", "mp3": "MPEG_LAYER_III"}

@@ -17,8 +17,9 @@ from moe.experts.joint_training import JointOptions, TrainedMixture, experts_fau
 from moe.experts.routed_lora import AdapterOptions
 from moe.files import read_json
 from moe.options import option
+from moe.routing.ablations import majority
 from moe.routing.curriculum import CurriculumOptions
-from moe.routing.embeddings import Embeddings, speaker_means
+from moe.routing.embeddings import read_by_gate
 from moe.routing.gate import Gate, GateConfig
 from moe.routing.losses import BalanceOptions
 from moe.routing.options import RoutingOptions
@@ -28,8 +29,9 @@ from moe.systems.whisper_moe.folder import ModelRecord, load_adapters, save_mode
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training.loop import seed_everything
 from moe.training.precision import precision
-from steps.inputs.corpus import Prepared, majority, read_prepared, soft_labels
-from steps.inputs.training import MixtureStep, checkpoints_of, embeddings_of, plan_of, read_base, reporter, speech_set
+from steps.inputs.corpus import Prepared, read_prepared, soft_labels
+from steps.inputs.training import checkpoints_of, embeddings_of, plan_of, read_base, reporter, speech_set
+from steps.options.common import MixtureStep
 from steps.reports.mixture import log_experts, log_training, routed_rows
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
@@ -58,7 +60,9 @@ class StepOptions(JointOptions, CurriculumOptions, BalanceOptions, MixtureStep):
         if self.skip_pretraining and self.freeze_gate:
             found.append("freeze_gate=true: skip_pretraining=true starts with a random gate, which would stay random")
         if self.skip_pretraining and self.alignment_coefficient:
-            found.append(f"alignment_coefficient={self.alignment_coefficient:g}: skip_pretraining=true has no clusters to align the gate to")
+            found.append(
+                f"alignment_coefficient={self.alignment_coefficient:g}: skip_pretraining=true has no clusters to align the gate to"
+            )
         if self.skip_pretraining and any(getattr(self, name) for name in upstream):
             found.append(f"skip_pretraining=true reads none of {', '.join(upstream)}")
         if not self.skip_pretraining:
@@ -98,7 +102,7 @@ def run(options: StepOptions) -> str:
         routing, context = options.part(RoutingOptions), options.part(AudioContext)
         rows = pd.concat([train, dev])
         embeddings = embeddings_of(prepared, rows, base, routing, context, options.embed_run_id, precision(options))
-        vectors = {"train": read_by_gate(options, train, embeddings), "dev": read_by_gate(options, dev, embeddings)}
+        vectors = {"train": read_by_gate(options.gate_unit, train, embeddings), "dev": read_by_gate(options.gate_unit, dev, embeddings)}
         scored_vectors = vectors["dev"][dev["utterance_id"].isin(scored["utterance_id"]).to_numpy()]
         seed_everything(options.seed)
         model = initial_mixture(options, base, vectors["train"])
@@ -135,16 +139,12 @@ def initial_mixture(options: StepOptions, base: BaseModel, train_embeddings: np.
     if faults := options.experts_faults(n_experts):
         raise ValueError("; ".join(faults))
     if gate.gate_config.n_experts != n_experts:
-        raise ValueError(f"gate run {options.gate_run_id} has {gate.gate_config.n_experts} experts, experts run {options.experts_run_id} {n_experts}")
+        raise ValueError(
+            f"gate run {options.gate_run_id} has {gate.gate_config.n_experts} experts, experts run {options.experts_run_id} {n_experts}"
+        )
     model = WhisperMoE(base.model, n_experts, adapters, routing, gate, balance)
     load_adapters(experts_dir, model, adapters.shared_rank)
     return model
-
-
-def read_by_gate(options: StepOptions, rows: pd.DataFrame, embeddings: Embeddings) -> np.ndarray:
-    """What the gate reads of each row, (N, n_dims): the utterance's own embedding, or the mean of its speaker's."""
-    vectors = embeddings.select(rows["utterance_id"])
-    return speaker_means(vectors, rows["speaker"]) if options.gate_unit == "speaker" else vectors
 
 
 def _targets(options: StepOptions, train: pd.DataFrame) -> dict[str, np.ndarray]:

@@ -22,17 +22,14 @@ from analysis.intervals import N_RESAMPLES
 from analysis.report import markdown_table, percent
 from analysis.systems import SystemScores
 from analysis.verdict import readable_table
-from moe.files import read_json
 from moe.options import option
 from steps.options.common import PlotOptions
+from steps.reports.scores import find_runs, read_scores
 from steps.reports.system_names import tell_apart
 from steps.tracking import artifacts
 from steps.tracking import runs as tracking
 from steps.tracking.step_run import StepRun
-from steps.tracking.store import connect
 
-NAMES = {"whisper_moe": "Whisper-MoE", "single_lora": "one LoRA, same size", "zero_shot": "base model"}
-CURVES = ("dev/wer", "dev/loss", "train/loss")
 NO_IDS = "none"
 
 
@@ -92,35 +89,6 @@ def compare(
     return _compare(tell_apart([read_scores(run_id) for run_id in run_ids]), base, n_resamples, seed, plots)
 
 
-def find_runs(text: str) -> list[str]:
-    """Ids of the finished `evaluate` runs of the experiment that match an MLflow filter, oldest first.
-
-    Raises:
-        ValueError: fewer than two do.
-    """
-    store = connect()
-    wanted = f"tags.`{artifacts.STEP_TAG}` = 'evaluate' and attributes.status = 'FINISHED' and {text}"
-    found = store.client.search_runs([store.experiment_id], wanted, order_by=["attributes.start_time ASC"], max_results=1000)
-    if len(found) < 2:
-        raise ValueError(f"evaluate_filter={text!r}: {len(found)} finished evaluate run(s) match, at least two are needed")
-    return [run.info.run_id for run in found]
-
-
-def read_scores(evaluate_run_id: str) -> SystemScores:
-    """What an evaluation run found, ready to compare."""
-    scores = read_json(artifacts.upstream(evaluate_run_id, artifacts.SCORES))
-    hypotheses = pd.read_parquet(artifacts.upstream(evaluate_run_id, artifacts.HYPOTHESES))
-    return SystemScores(
-        name=NAMES.get(scores["system"], scores["system"]),
-        run_id=evaluate_run_id,
-        kind=scores["kind"],
-        hypotheses=hypotheses,
-        metadata=scores,
-        expert_wer=scores["expert_wer"],
-        history=_history(evaluate_run_id),
-    )
-
-
 def ablation_table(systems: list[SystemScores]) -> pd.DataFrame:
     """WER of each mixture under each routing, lowest first."""
     rows = [
@@ -142,21 +110,6 @@ def ablation_table(systems: list[SystemScores]) -> pd.DataFrame:
 def _compare(systems: list[SystemScores], base: str | None, n_resamples: int, seed: int, plots: bool) -> Comparison:
     notes = sorted({system.metadata["note"] for system in systems} - {""})
     return comparison.compare(systems, base, n_resamples=n_resamples, seed=seed, note=", ".join(notes), plots=plots)
-
-
-def _history(evaluate_run_id: str) -> pd.DataFrame | None:
-    """Learning curves of the run whose model was scored: dev metrics by epoch, training loss by update; None where it has none."""
-    client = connect().client
-    parameters = client.get_run(evaluate_run_id).data.params
-    named = [parameters.get(name, "none") for name in ("asr_run_id", "baseline_run_id")]
-    model_run_id = next(run_id for run_id in named if run_id != "none")
-    curves = []
-    for name in CURVES:
-        points = client.get_metric_history(model_run_id, name)
-        at = "update" if name.startswith("train/") else "epoch"
-        curves.append(pd.DataFrame([{at: point.step, name: point.value} for point in points]))
-    curves = [curve for curve in curves if len(curve)]
-    return pd.concat(curves, ignore_index=True) if curves else None
 
 
 def _log(step: StepRun, found: Comparison, ablations: pd.DataFrame) -> None:

@@ -19,22 +19,12 @@ from moe.routing.options import ViewOptions
 from moe.systems.whisper.base_model import load_base
 from moe.systems.whisper.encoder import layer_index
 from moe.systems.whisper.features import AudioContext
-from moe.training.batches import SpeechDataset
+from moe.training.dataset import SpeechDataset
 from moe.training.precision import PrecisionOptions, precision
 from steps.inputs.corpus import Prepared, read_prepared
-from steps.options.common import RunOptions
+from steps.options.common import RunOptions, StagePercent
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
-
-
-@dataclasses.dataclass(frozen=True)
-class StagePercent(AudioContext):
-    """Which part of the train split a stage works on; the parts of one seed nest."""
-
-    data_percent: float = option(100.0, "scales every stage's part of the train split", above=0, high=100)
-    stage_floor: int = option(2000, "a stage gets at least so many utterances where there are so many, scaled by data_percent", low=1)
-    asr_percent: float = option(100.0, "part of the train split for joint training, percent", above=0, high=100)
-    seed: int = option(42, "seed of everything drawn", low=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +61,9 @@ def _log(
     n, size = embeddings.vectors.shape
     bytes_each = sum(file.stat().st_size for file in folder.iterdir()) / n
     step.log_metrics({"n_utterances": n, "n_dimensions": size, "seconds": seconds, "bytes_per_utterance": bytes_each})
-    mapping = pd.DataFrame({"utterance_id": embeddings.utterance_ids, "norm": np.linalg.norm(embeddings.vectors, axis=1).round(4)})
+    mapping = pd.DataFrame(
+        {"utterance_id": embeddings.utterance_ids, "norm": np.linalg.norm(embeddings.vectors, axis=1).round(4)}
+    )
     step.log_table(mapping.reset_index(names="row").head(200), "tables/mapping_head.json")
     step.set_tags({"moe.embeddings_digest": file_digest(folder / "embeddings.safetensors")})
     step.describe(

@@ -32,8 +32,8 @@ from moe.systems.whisper.features import AudioContext
 from moe.systems.whisper.phonemes import align
 from moe.systems.whisper.pretraining import Pretrained, PretrainingOptions, pretrain, pretraining_plan
 from moe.systems.whisper.tokens import TOKENIZERS, train_tokenizer
-from moe.training.batches import SpeechDataset
 from moe.training.checkpoints import CheckpointOptions
+from moe.training.dataset import SpeechDataset
 from moe.training.loop import ComputeOptions, seed_everything
 from moe.training.precision import precision
 from steps.inputs.corpus import Prepared, read_prepared

@@ -7,42 +7,26 @@ its tags say why. Example:
 """
 
 import dataclasses
-import io
-import tempfile
-from pathlib import Path
 
-import mlflow
-import numpy as np
 import pandas as pd
-import soundfile
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.models import ModelSignature
-from mlflow.models.model import ModelInfo
-from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-from mlflow.types.schema import Array, Object, Property
 
 from analysis.pages.model_card import model_card
 from analysis.promotion import Decision, decide
 from analysis.systems import MIXTURE, SystemScores
-from moe.audio.waveforms import SAMPLE_RATE
 from moe.options import from_text, option
-from moe.serving.requests import AUDIO, AUTO, ServiceOptions
-from steps.compare import read_scores
+from moe.serving.requests import ServiceOptions
 from steps.options.common import RunOptions
 from steps.registry import versions
 from steps.registry.card_facts import card_facts
+from steps.registry.signature import CARD, log_model
+from steps.reports.scores import read_scores
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
-from steps.tracking.store import connect, project_root
+from steps.tracking.store import connect
 
-CODE = ("moe",)
-CARD = "model_card.md"
 ANY = "any"
 MAX_TAG, MAX_DESCRIPTION = 4900, 4900  # characters that every registry keeps
-SERVING = (
-    "mlflow", "torch", "transformers", "tokenizers", "safetensors", "peft", "numpy", "pandas", "soundfile", "soxr", "av", "tqdm",
-    "jiwer", "pyarrow", "scipy", "scikit-learn", "fsspec", "accelerate", "joblib", "hdbscan",
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,53 +100,6 @@ def decoding_policy(scores: SystemScores) -> ServiceOptions:
     taken = {"beam_size": "beam_size", "max_tokens_per_s": "max_tokens_per_s", "decoding_top_k": "top_k"}
     kinds = {field.name: field.type for field in dataclasses.fields(ServiceOptions)}
     return ServiceOptions(**{ours: from_text(logged[name], kinds[ours]) for name, ours in taken.items() if name in logged})
-
-
-def log_model(model_run_id: str, policy: ServiceOptions, card: str, registered_model: str) -> ModelInfo:
-    """Log a run's recogniser to the active run as a pyfunc model, and register it."""
-    pins = (project_root() / "requirements.txt").read_text(encoding="utf-8").split()
-    with tempfile.TemporaryDirectory() as temporary:
-        card_path = Path(temporary) / CARD
-        card_path.write_text(card, encoding="utf-8")
-        return mlflow.pyfunc.log_model(
-            name="recognizer",
-            python_model=str(project_root() / "steps" / "pyfunc_model.py"),
-            artifacts={"model": str(artifacts.upstream(model_run_id, artifacts.MODEL)), "card": str(card_path)},
-            code_paths=[str(project_root() / name) for name in CODE],
-            signature=signature(),
-            input_example=(pd.DataFrame({AUDIO: [example_audio()]}), {"top_k": 0}),
-            model_config=dataclasses.asdict(policy),
-            pip_requirements=[pin for pin in pins if pin.split("==")[0] in SERVING],
-            registered_model_name=registered_model,
-        )
-
-
-def signature() -> ModelSignature:
-    """Audio bytes in; text, confidence, expert weights, segments and timing out. Parameters 0 and `auto`: as evaluated."""
-    numbers = {name: Property(name, DataType.double) for name in ("start_s", "end_s", "confidence", "audio_s", "seconds")}
-    segment = Object([numbers["start_s"], numbers["end_s"], Property("text", DataType.string), numbers["confidence"]])
-    outputs = [
-        ColSpec(DataType.string, "text"),
-        ColSpec(DataType.double, "confidence"),
-        ColSpec(Array(DataType.double), "expert_weights"),
-        ColSpec(Array(segment), "segments"),
-        ColSpec(Object([numbers["audio_s"], numbers["seconds"]]), "timing"),
-    ]
-    params = [
-        ParamSpec("top_k", DataType.long, 0),
-        ParamSpec("language", DataType.string, AUTO),
-        ParamSpec("return_routing", DataType.boolean, True),
-        ParamSpec("beam_size", DataType.long, 0),
-    ]
-    return ModelSignature(Schema([ColSpec(DataType.binary, AUDIO)]), Schema(outputs), ParamSchema(params))
-
-
-def example_audio() -> bytes:
-    """Half a second of a rising tone as wav: an example that is nobody's voice."""
-    seconds = np.arange(SAMPLE_RATE // 2) / SAMPLE_RATE
-    file = io.BytesIO()
-    soundfile.write(file, 0.3 * np.sin(2 * np.pi * (200 + 400 * seconds) * seconds), SAMPLE_RATE, format="WAV", subtype="PCM_16")
-    return file.getvalue()
 
 
 def _wer(system: SystemScores) -> float:

@@ -14,7 +14,8 @@ from moe.audio.augmentation import Augmentation
 from moe.systems.whisper.features import AudioContext
 from moe.systems.whisper.tokens import IGNORED, label_ids
 from moe.training import batches
-from moe.training.batches import Draw, LengthGroupedSampler, collator
+from moe.training.batches import LengthGroupedSampler, collator
+from moe.training.dataset import Draw
 
 
 @pytest.fixture(scope="module")

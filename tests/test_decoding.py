@@ -16,7 +16,6 @@ from moe.recognition.decoding import (
     decode,
     decode_routings,
     decoder_prompt,
-    word_error_rate,
 )
 from moe.recognition.hypothesis_store import BatchStore, Hypothesis
 from moe.routing.options import RoutingOptions
@@ -24,6 +23,7 @@ from moe.routing.weights import RoutingWeights, one_hot
 from moe.systems.whisper.features import AudioContext
 from moe.systems.whisper.tokens import END, label_ids, prompt_ids
 from moe.systems.whisper_moe.model import WhisperMoE
+from moe.text.word_errors import word_error_rate
 from moe.training.batches import collator, context_batches
 
 FULL = AudioContext(audio_context="full")

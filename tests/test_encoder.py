@@ -6,7 +6,8 @@ import torch
 from torch.nn import functional as F
 from toy_models import inputs, shared_base, toy_wave
 
-from moe.systems.whisper.encoder import add_positions, conv_stem, encode, layer_index, pool, pooled_embedding, run_layers
+from moe.routing.pooling import pool
+from moe.systems.whisper.encoder import add_positions, conv_stem, encode, layer_index, pooled_embedding, run_layers
 from moe.systems.whisper.features import log_mel, pad_silence, valid_frames, window_frames
 
 ENCODER = shared_base().model.model.encoder

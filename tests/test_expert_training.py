@@ -8,11 +8,13 @@ import torch
 from toy_training import CONTEXT, N_EXPERTS, Notes, dataset, one_hot_rows, plan, toy_base, toy_mixture, write_corpus
 
 from moe.experts.adapter_folders import SHARED, adapter_names, expert_name, experts_from_shared
-from moe.experts.expert_training import ExpertOptions, ExpertStage, TrainedExperts, adapter_state, train_experts
+from moe.experts.best_adapters import adapter_state
+from moe.experts.expert_training import ExpertOptions, ExpertStage, TrainedExperts, train_experts
 from moe.experts.routed_lora import AdapterOptions, routed_layers
-from moe.recognition.decoding import DecodingOptions, decode, word_error_rate
+from moe.recognition.decoding import DecodingOptions, decode
 from moe.routing.weights import one_hot
 from moe.systems.whisper_moe.model import WhisperMoE
+from moe.text.word_errors import word_error_rate
 from moe.training import loop
 
 N = 12

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from moe.options import Options, file_values, option, parse
+from moe.options import Options, option
+from steps.options.command_line import file_values, parse
 from steps.options.option_files import option_file_text, read_option_file
 
 

@@ -34,10 +34,11 @@ from moe.routing.weights import one_hot
 from moe.systems.whisper.base_model import BaseModel
 from moe.systems.whisper.features import AudioContext
 from moe.systems.whisper_moe.model import WhisperMoE
-from moe.training.batches import SpeechDataset
+from moe.training.dataset import SpeechDataset
 from steps import asr, cluster, experts, gate, main
 from steps.chain.stages import stage_options
-from steps.inputs.training import MixtureStep, plan_of
+from steps.inputs.training import plan_of
+from steps.options.common import MixtureStep
 
 FACTORS: dict[str, tuple[Any, ...]] = {
     "clustering_algorithm": ("balanced", "hdbscan", "spectral", "by_etiology"),

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe.options import Options, from_text, option, parse, to_text
+from moe.options import Options, from_text, option, to_text
+from steps.options.command_line import parse
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from moe.clustering.clusters import UtteranceClusters
 from moe.clustering.density import density_partition
 from moe.clustering.options import ClusteringOptions
 from moe.clustering.reduction import fitted_points
-from moe.options import file_values, from_text
+from moe.options import from_text
 from moe.systems.whisper.base_model import resolve
 from moe.training.checkpoints import CheckpointOptions
 from moe.training.loop import training_arguments
@@ -23,6 +23,7 @@ from steps import asr, cluster, embed, experts, main, prepare, pretrain
 from steps.chain.stages import NAMES as STEP_NAMES
 from steps.chain.stages import stage_options
 from steps.inputs.training import plan_of
+from steps.options.command_line import file_values
 from steps.options.project_files import ENTRY_POINTS
 from steps.tracking.fingerprint import fingerprint
 from steps.tracking.store import project_root

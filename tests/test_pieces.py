@@ -11,7 +11,7 @@ from moe.recognition.decoding import DecodingOptions, decode
 from moe.recognition.hypothesis_store import Hypothesis
 from moe.recognition.recognizer import WhisperRecognizer
 from moe.systems.whisper_moe.folder import ModelRecord, SavedModel
-from moe.training.batches import SpeechDataset
+from moe.training.dataset import SpeechDataset
 
 WINDOW_S = 2.0  # of the toy
 

@@ -12,8 +12,8 @@ import yaml
 from mlflow.exceptions import ExecutionException
 from mlflow.projects import load_project
 
-from moe.options import parse
 from steps.options import project_files
+from steps.options.command_line import parse
 from steps.tracking.store import project_root
 
 TOY = """

@@ -10,8 +10,9 @@ from test_saved_model import record_of
 from toy_corpora import RATE
 from toy_models import ALL_LINEARS, CONTEXT, N_EXPERTS, adapter_options, awaken, shared_base, toy_gate, toy_wave
 
+from moe.audio.cutting import cut_quietly
 from moe.recognition.decoding import DecodingOptions, decode
-from moe.recognition.recognizer import Segment, WaveformSet, WhisperRecognizer, cut_quietly
+from moe.recognition.recognizer import Segment, WaveformSet, WhisperRecognizer
 from moe.systems.whisper.base_model import load_base, save_base
 from moe.systems.whisper_moe.folder import SavedModel, build
 

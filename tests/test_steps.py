@@ -12,7 +12,9 @@ from toy_models import dataset, toy_base, write_corpus
 from toy_training import plan
 
 from analysis.systems import SystemScores
-from moe.corpora.subsets import subset
+from analysis.verdict import diagnosis
+from moe.corpora.subsets import stage_percent, subset
+from moe.routing.ablations import majority
 from moe.routing.embeddings import Embeddings, embed
 from moe.routing.options import RoutingOptions
 from moe.systems.whisper.features import AudioContext
@@ -21,9 +23,8 @@ from steps import asr, baseline, cluster, experts, main, pretrain, register
 from steps import embed as embed_step
 from steps.chain.stages import STAGES, n_experts, stage_options
 from steps.inputs import training
-from steps.inputs.corpus import Prepared, majority, path_digests, soft_labels, stage_percent
+from steps.inputs.corpus import Prepared, path_digests, soft_labels
 from steps.inputs.training import embeddings_of, plan_of
-from steps.reports.routing import diagnosis
 from steps.tracking.fingerprint import fingerprint
 
 

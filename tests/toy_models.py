@@ -25,7 +25,8 @@ from moe.systems.whisper.base_model import BaseModel, SmallShape, new_base
 from moe.systems.whisper.features import AudioContext
 from moe.systems.whisper.tokens import train_tokenizer
 from moe.systems.whisper_moe.model import WhisperMoE
-from moe.training.batches import SpeechDataset, collator
+from moe.training.batches import collator
+from moe.training.dataset import SpeechDataset
 
 SHAPE = SmallShape(d_model=32, encoder_layers=2, decoder_layers=2, heads=2, dropout=0.1, window_s=2, n_mels=16, max_target_positions=32)
 CONTEXT = AudioContext(context_floor_s=1.0, context_silence_s=0.2, context_bucket_s=0.25)

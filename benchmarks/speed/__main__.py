@@ -23,8 +23,9 @@ from benchmarks.speed import variants as v
 from benchmarks.speed.workbench import SHAPES, Workbench, Workload
 from benchmarks.table import Claim
 from benchmarks.timing import Variants, alternate, machine, one_thread
-from moe.options import Options, option, parse
-from steps.inputs.training import MixtureStep
+from moe.options import Options, option
+from steps.options.command_line import parse
+from steps.options.common import MixtureStep
 
 RESULTS = Path(__file__).parents[1] / "results"
 GATE = "gate training"

@@ -21,7 +21,7 @@ from moe.systems.whisper.features import AudioContext
 from moe.systems.whisper.tokens import train_tokenizer
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.systems.whisper_moe.token_scores import token_logprobs
-from moe.training.batches import SpeechDataset
+from moe.training.dataset import SpeechDataset
 
 SINGLE, NAMES, LOOP = "PEFT single LoRA", "PEFT adapter_names, top-1", "expert-by-expert loop, top-2"
 NO_ADAPTERS = "the frozen base alone"

@@ -66,3 +66,8 @@ def _places(manifest: pd.DataFrame, seed: int) -> tuple[pd.Series, pd.Series]:
 def _hash(seed: int, name: str) -> int:
     digest = hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 11  # 53 bits: a rank goes through float64 without ties
+
+
+def stage_percent(percent: float, data_percent: float, floor: int, n_utterances: int) -> float:
+    """Percentage of the train split that a stage gets: its own, but never fewer than `floor` utterances, all scaled by data_percent."""
+    return min(100.0, max(percent, 100.0 * floor / n_utterances)) * data_percent / 100.0

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from moe.options import Options, option
-from moe.recognition.decoding import DecodingOptions, Hypothesis, decode, word_error_rate
+from moe.recognition.decoding import DecodingOptions, Hypothesis, decode
 from moe.routing.curriculum import CurriculumOptions, phase
 from moe.routing.losses import BalanceOptions, routing_entropy
 from moe.routing.options import RoutingOptions
 from moe.systems.whisper.features import AudioContext
 from moe.systems.whisper_moe.model import WhisperMoE
-from moe.training.batches import SpeechDataset
+from moe.text.word_errors import word_error_rate
 from moe.training.checkpoints import Checkpoints
+from moe.training.dataset import SpeechDataset
 from moe.training.hooks import Report, Stage
 from moe.training.loop import Fitted, Plan, fit
 

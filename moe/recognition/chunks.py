@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 from transformers import WhisperProcessor
 
+from moe.audio.cutting import cut_quietly
 from moe.audio.waveforms import SAMPLE_RATE
 from moe.corpora.manifest import read_utterance
 from moe.recognition.hypothesis_store import Hypothesis
-from moe.recognition.recognizer import cut_quietly
 from moe.systems.whisper.features import window_seconds
-from moe.training.batches import SpeechDataset
+from moe.training.dataset import SpeechDataset
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jiwer
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,7 +25,8 @@ from moe.systems.whisper.tokens import prompt_ids
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.systems.whisper_moe.passes import Heard, Routed
 from moe.systems.whisper_moe.token_scores import token_logprobs
-from moe.training.batches import SpeechDataset, collator, context_batches, to_device
+from moe.training.batches import collator, context_batches, to_device
+from moe.training.dataset import SpeechDataset
 
 MIN_NEW_TOKENS = 16
 GATE = "gate"  # name of the routing where the gate decides
@@ -95,13 +95,6 @@ def decode_routings(
                     found[name][index] = hypothesis
             bar.update(len(indices))
     return found
-
-
-def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float:
-    """Errors over reference words, both summed over the utterances; for selecting, not for reporting."""
-    scores = jiwer.process_words(list(references), list(hypotheses))
-    n_words = scores.hits + scores.substitutions + scores.deletions
-    return (scores.substitutions + scores.deletions + scores.insertions) / max(1, n_words)
 
 
 def confidence(hypotheses: Sequence[Hypothesis]) -> float:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from transformers import WhisperProcessor
 
+from moe.audio.cutting import Span, cut_quietly
 from moe.audio.waveforms import SAMPLE_RATE
 from moe.recognition.decoding import DecodingOptions, Hypothesis, confidence, decode
 from moe.systems.whisper.features import log_mel, valid_frames, window_seconds
@@ -22,11 +23,6 @@ from moe.systems.whisper.tokens import label_ids
 from moe.systems.whisper_moe.folder import SavedModel, load_model
 from moe.text.normalisers import normalise
 from moe.training.precision import PrecisionOptions, fastest_device, precision
-
-QUIET_S = 0.2  # loudness is averaged over so much when a place to cut is sought
-CUT_SHARE = 0.5  # a piece is at least this share of the window
-
-Span = tuple[int, int]  # start and stop in samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,24 +177,3 @@ class WaveformSet:
         mel = log_mel(self.waveforms[index], self.processor.feature_extractor)
         n_frames = min(valid_frames(len(self.waveforms[index]), self.processor.feature_extractor), mel.shape[1])
         return {"utterance_id": str(index), "mel": mel, "n_frames": n_frames, "labels": label_ids(self.processor.tokenizer, "")}
-
-
-def cut_quietly(waveform: np.ndarray, longest: int) -> list[Span]:
-    """Spans (start, stop) in samples that cover a waveform, none longer than `longest`, cut where it is quietest."""
-    spans, start = [], 0
-    width = int(QUIET_S * SAMPLE_RATE)
-    while len(waveform) - start > longest:
-        earliest = start + int(CUT_SHARE * longest)
-        loudness = _loudness(waveform[earliest : start + longest], width)
-        stop = earliest + int(loudness.argmin()) + 1
-        spans.append((start, stop))
-        start = stop
-    return [*spans, (start, len(waveform))]
-
-
-def _loudness(region: np.ndarray, width: int) -> np.ndarray:
-    """Sum of magnitudes over `width` samples around each sample (fewer at the ends), (n_samples,) both."""
-    sums = np.concatenate([[0.0], np.cumsum(np.abs(region), dtype=np.float64)])
-    middle = np.arange(len(region))
-    first, last = np.maximum(middle - width // 2, 0), np.minimum(middle + width // 2 + 1, len(region))
-    return (sums[last] - sums[first]) / (last - first)

@@ -45,3 +45,9 @@ def choices(
 def looked_up(decoded: Mapping[str, Sequence[Hypothesis]], experts: np.ndarray) -> list[Hypothesis]:
     """Hypotheses of a routing to one expert each, (N,), from those of every expert alone."""
     return [decoded[f"expert_{expert}"][index] for index, expert in enumerate(experts.tolist())]
+
+
+def majority(labels: np.ndarray, groups: Sequence[str]) -> dict[str, int]:
+    """The most frequent label of each group; ties go to the smaller label."""
+    table = pd.crosstab(pd.Series(list(groups), name="group"), pd.Series(labels, name="label"))
+    return {group: int(row.idxmax()) for group, row in table.iterrows()}

@@ -21,7 +21,8 @@ from transformers import WhisperForConditionalGeneration
 from moe.files import file_digest, read_json, write_json, write_table, write_whole
 from moe.systems.whisper.encoder import pooled_embedding
 from moe.systems.whisper.features import AudioContext
-from moe.training.batches import SpeechDataset, collator, context_batches, to_device
+from moe.training.batches import collator, context_batches, to_device
+from moe.training.dataset import SpeechDataset
 from moe.training.precision import computing, fastest_device
 
 MATRIX, INDEX = "embeddings.safetensors", "index.parquet"
@@ -143,3 +144,9 @@ def _finish(folder: Path, utterance_ids: Sequence[str], vectors: dict[str, np.nd
     for path in folder.glob("part_*"):
         path.unlink()
     return Embeddings(tuple(utterance_ids), matrix.astype(np.float32))
+
+
+def read_by_gate(gate_unit: str, rows: pd.DataFrame, embeddings: Embeddings) -> np.ndarray:
+    """What the gate reads of each row, (N, D): the utterance's own embedding, or with `gate_unit` speaker the mean of its speaker's."""
+    vectors = embeddings.select(rows["utterance_id"])
+    return speaker_means(vectors, rows["speaker"]) if gate_unit == "speaker" else vectors

@@ -3,7 +3,7 @@
 import dataclasses
 
 from moe.options import Options, option
-from moe.systems.whisper.encoder import POOLINGS, UNPOOLED
+from moe.routing.pooling import POOLINGS, UNPOOLED
 
 LAST = "last"
 

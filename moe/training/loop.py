@@ -18,8 +18,9 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 
 from moe.options import option
 from moe.systems.whisper.features import AudioContext
-from moe.training.batches import LengthGroupedSampler, SpeechDataset, collator
+from moe.training.batches import LengthGroupedSampler, collator
 from moe.training.checkpoints import Checkpoint, Checkpoints, Watch
+from moe.training.dataset import SpeechDataset
 from moe.training.hooks import Stage
 from moe.training.precision import PrecisionOptions
 from moe.training.trainer import ResumableTrainer

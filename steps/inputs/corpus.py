@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from moe.corpora.manifest import read_manifest
-from moe.corpora.subsets import at_most, subset
+from moe.corpora.subsets import at_most, stage_percent, subset
 from moe.files import file_digest, folder_digest, read_json
 from steps.tracking import artifacts
 from steps.tracking.step_run import StepRun
@@ -75,17 +75,6 @@ def read_prepared(prepare_run_id: str) -> Prepared:
         prepare_run_id, read_manifest(path), root, corpus["normaliser"], corpus["normaliser_version"], corpus["language"], note,
         file_digest(path),
     )  # fmt: skip
-
-
-def stage_percent(percent: float, data_percent: float, floor: int, n_utterances: int) -> float:
-    """Percentage of the train split that a stage gets: its own, but never fewer than `floor` utterances, all scaled by data_percent."""
-    return min(100.0, max(percent, 100.0 * floor / n_utterances)) * data_percent / 100.0
-
-
-def majority(labels: np.ndarray, groups: Sequence[str]) -> dict[str, int]:
-    """The most frequent label of each group; ties go to the smaller label."""
-    table = pd.crosstab(pd.Series(list(groups), name="group"), pd.Series(labels, name="label"))
-    return {group: int(row.idxmax()) for group, row in table.iterrows()}
 
 
 def soft_labels(labels: pd.DataFrame) -> np.ndarray:

@@ -11,20 +11,20 @@ import pandas as pd
 import torch
 
 from analysis.error_rates import count_errors
+from analysis.routing import LEARNED
 from moe.clustering.clusters import UtteranceClusters
 from moe.corpora.leaks import seen_sentences
 from moe.corpora.subsets import subset
-from moe.loudness import loudness_of
+from moe.corpora.summaries import loudness_of
 from moe.recognition.chunks import Pieces, PieceSet, cut_rows
 from moe.recognition.decoding import GATE, DecodingOptions, RoutingPolicy, decode_routings
 from moe.recognition.hypothesis_store import BatchStore, Hypothesis
 from moe.routing import ablations
-from moe.routing.embeddings import embed, speaker_means
+from moe.routing.embeddings import embed, read_by_gate
 from moe.routing.gate import probabilities
 from moe.systems.whisper_moe.folder import SavedModel
 from moe.text.normalisers import normalise
 from steps.inputs.corpus import Prepared
-from steps.reports.routing import LEARNED
 from steps.tracking import artifacts
 
 EMBEDDING_BATCH = 32
@@ -68,8 +68,7 @@ def set_scene(
         routing, rows = record.routing, rows.assign(loudness_db=loudness_of(rows, Path(prepared.root)))
         folder = work_dir / artifacts.EMBEDDINGS
         found = embed(model.base, dataset, folder, record.context, routing.layer, routing.pooling, EMBEDDING_BATCH, model.precision)
-        vectors = found.select(dataset.utterance_ids)
-        read = speaker_means(vectors, pieces.rows["speaker"]) if routing.gate_unit == "speaker" else vectors
+        vectors, read = found.select(dataset.utterance_ids), read_by_gate(routing.gate_unit, pieces.rows, found)
         dataset.extras["embedding"] = torch.as_tensor(read)
         beliefs = pieces.pool(probabilities(model.gate, read))
         clusters = _clusters(model_dir / artifacts.CLUSTERS, pieces.pool(vectors), rows)

@@ -1,7 +1,6 @@
 """What the training steps share: datasets with cached embeddings, a fresh mixture, and how training is told to MLflow."""
 
 import contextlib
-import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,48 +11,23 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 
 from moe.audio.augmentation import Augmentation
-from moe.experts.routed_lora import AdapterOptions
-from moe.options import Options, option, to_text
 from moe.routing.embeddings import Embeddings, embed, read_embeddings
 from moe.routing.options import RoutingOptions
 from moe.systems.whisper.base_model import BaseModel, load_base
 from moe.systems.whisper.features import AudioContext
-from moe.training.batches import SpeechDataset
 from moe.training.checkpoints import CheckpointOptions, Checkpoints, Watch
+from moe.training.dataset import SpeechDataset
 from moe.training.hooks import Report
-from moe.training.loop import ComputeOptions, Plan
+from moe.training.loop import Plan
 from moe.training.precision import precision
-from steps.embed import StagePercent
 from steps.inputs.corpus import Prepared
-from steps.options.common import PlotOptions
+from steps.options.common import MixtureStep
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
 EMBEDDING_BATCH = 32
 CHECKPOINTS, DAMAGED, BAD_UPDATES = "checkpoints", "damaged_checkpoints", "tables/bad_updates.json"
 MAX_TAG = 4000
-
-
-@dataclasses.dataclass(frozen=True)
-class MixtureStep(AdapterOptions, RoutingOptions, StagePercent, Augmentation, ComputeOptions, CheckpointOptions, PlotOptions):
-    """Options that every step training adapters has."""
-
-    prepare_run_id: str = option("none", "run that made the manifest")
-    pretrain_run_id: str = option("none", "run that holds the base model")
-    eval_share: float = option(0.5, "dev utterances scored after an epoch, as a share of its own: scoring one costs 1.3 of training on it", above=0)
-    augment: bool = option(False, "all augmentation in adapter training too (on the demo SpecAugment cost both systems WER)")
-
-    not_in_fingerprint = frozenset({"num_workers"})
-
-    def faults(self) -> list[str]:
-        """Faults between fields."""
-        return RoutingOptions.faults(self) + ComputeOptions.faults(self) + Augmentation.faults(self) + idle_augmentation(self)
-
-
-def idle_augmentation(options: Options) -> list[str]:
-    """Augmentation that is not as by default where adapters are trained without any."""
-    changed = [field.name for field in dataclasses.fields(Augmentation) if options.is_changed(field.name)]
-    return [] if options.augment else [f"{name}={to_text(getattr(options, name))}: needs augment=true" for name in changed]
 
 
 def read_base(pretrain_run_id: str) -> tuple[BaseModel, Path]:

@@ -2,7 +2,13 @@
 
 import dataclasses
 
-from moe.options import Options, option
+from moe.audio.augmentation import Augmentation
+from moe.experts.routed_lora import AdapterOptions
+from moe.options import Options, option, to_text
+from moe.routing.options import RoutingOptions
+from moe.systems.whisper.features import AudioContext
+from moe.training.checkpoints import CheckpointOptions
+from moe.training.loop import ComputeOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,3 +28,42 @@ class PlotOptions(RunOptions):
     no_plot: bool = option(False, "make no plots; a run that is reused keeps those it has")
 
     not_in_fingerprint = frozenset({"no_plot"})
+
+
+@dataclasses.dataclass(frozen=True)
+class StagePercent(AudioContext):
+    """Which part of the train split a stage works on; the parts of one seed nest."""
+
+    data_percent: float = option(100.0, "scales every stage's part of the train split", above=0, high=100)
+    stage_floor: int = option(
+        2000, "a stage gets at least so many utterances where there are so many, scaled by data_percent", low=1
+    )
+    asr_percent: float = option(100.0, "part of the train split for joint training, percent", above=0, high=100)
+    seed: int = option(42, "seed of everything drawn", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class MixtureStep(AdapterOptions, RoutingOptions, StagePercent, Augmentation, ComputeOptions, CheckpointOptions, PlotOptions):
+    """Options that every step training adapters has."""
+
+    prepare_run_id: str = option("none", "run that made the manifest")
+    pretrain_run_id: str = option("none", "run that holds the base model")
+    eval_share: float = option(
+        0.5, "dev utterances scored after an epoch, as a share of its own: scoring one costs 1.3 of training on it", above=0
+    )
+    augment: bool = option(False, "all augmentation in adapter training too (on the demo SpecAugment cost both systems WER)")
+
+    not_in_fingerprint = frozenset({"num_workers"})
+
+    def faults(self) -> list[str]:
+        """Faults between fields."""
+        return RoutingOptions.faults(self) + ComputeOptions.faults(self) + Augmentation.faults(self) + idle_augmentation(self)
+
+
+def idle_augmentation(options: Options) -> list[str]:
+    """Augmentation that is not as by default where adapters are trained without any."""
+    changed = [field.name for field in dataclasses.fields(Augmentation) if options.is_changed(field.name)]
+    return [] if options.augment else [f"{name}={to_text(getattr(options, name))}: needs augment=true" for name in changed]
+
+
+SYNTHETIC = "synthetic"

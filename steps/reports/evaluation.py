@@ -16,11 +16,12 @@ from analysis.pages.clips import embed_clips
 from analysis.pages.explorer import explorer_html
 from analysis.plots.errors import forest_figure
 from analysis.report import markdown_table, percent, percent_interval
+from analysis.verdict import diagnosis
 from moe.corpora.manifest import read_utterance
 from moe.files import write_json
 from steps.inputs.corpus import Prepared
 from steps.inputs.test_set import Scene
-from steps.reports.routing import diagnosis, log_routing
+from steps.reports.routing import log_routing
 from steps.tracking import artifacts
 from steps.tracking.logged_models import ScoredModel, attach_scores
 from steps.tracking.step_run import StepRun

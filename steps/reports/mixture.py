@@ -21,8 +21,8 @@ from analysis.profiles import exemplars, expert_profiles, group_shares, standard
 from analysis.routing import load_by
 from moe.audio.waveforms import SAMPLE_RATE
 from moe.corpora.manifest import read_utterance
+from moe.corpora.summaries import loudness_of
 from moe.experts.joint_training import TrainedMixture
-from moe.loudness import loudness_of
 from moe.routing.gate import Gate, probabilities
 from moe.routing.weights import top_k_weights
 from steps.inputs.corpus import Prepared

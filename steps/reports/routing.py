@@ -13,10 +13,8 @@ from analysis.plots.gate import reliability_figure, speakers_figure
 from analysis.plots.profiles import profiles_figure
 from analysis.plots.routing import ablation_figure, load_heatmap
 from analysis.profiles import exemplars, expert_profiles, group_shares, standard_scores
-from analysis.routing import collapse, expert_load, load_by, load_entropy, regret, routing_entropy, routing_weights
+from analysis.routing import LEARNED, collapse, expert_load, load_by, load_entropy, regret, routing_entropy, routing_weights
 from steps.tracking.step_run import StepRun
-
-LEARNED = "learned"
 
 
 def log_routing(
@@ -66,7 +64,9 @@ def _log_ablations(step: StepRun, ablations: Mapping[str, pd.DataFrame], note: s
         step.log_figure(ablation_figure(table, title, note), "plots/ablations.png")
         step.log_figure(expert_wer_heatmap(pd.DataFrame(by_etiology).T, note=note), "plots/expert_wer.png")
     found = regret(ablations[LEARNED], singles)
-    worst = found.per_utterance.assign(lost=lambda rows: rows["gate_errors"] - rows["best_errors"]).sort_values("lost", ascending=False)
+    worst = found.per_utterance.assign(lost=lambda rows: rows["gate_errors"] - rows["best_errors"]).sort_values(
+        "lost", ascending=False
+    )
     step.log_table(worst, "tables/regret.json")
     metrics = {f"test/wer/routing/{row.routing}": row.wer for row in table.itertuples()}
     return metrics | {"test/regret": found.regret, "test/best_expert_wer": found.best_wer}
@@ -81,24 +81,12 @@ def _gating(step: StepRun, counted: pd.DataFrame, top_k: int, note: str) -> dict
     speakers = speaker_decisions(counted, believed)
     step.log_table(speakers, "tables/expert_by_speaker.json")
     if step.plots:
-        step.log_figure(speakers_figure(speakers, "Where the gate sends test speakers, none of whom it knows", note), "plots/speakers.png")
+        step.log_figure(
+            speakers_figure(speakers, "Where the gate sends test speakers, none of whom it knows", note), "plots/speakers.png"
+        )
         step.log_figure(reliability_figure(reliability(believed, clusters), error, note=note), "plots/calibration.png")
     return {
         "test/gating_accuracy": top_k_accuracy(believed, clusters, 1),
         "test/gating_top_k_accuracy": top_k_accuracy(believed, clusters, min(top_k, believed.shape[1])),
         "test/calibration_error": error,
     }
-
-
-def diagnosis(wer: Mapping[str, float]) -> str:
-    """In words: does routing earn its keep, and if not, is it the gate, the clusters or the capacity?"""
-    said = ", ".join(f"{name} {100 * value:.1f} %" for name, value in sorted(wer.items(), key=lambda pair: pair[1]))
-    parts = [f"Routing: {said}."]
-    best_fixed = min(value for name, value in wer.items() if name in ("oracle", "cluster", "uniform", "random"))
-    if wer[LEARNED] <= min(wer["random"], wer["uniform"]) - 0.005:
-        parts.append("The learned routing beats random and uniform routing: the experts differ and the gate knows whom to send where.")
-    else:
-        parts.append("The learned routing does not clearly beat random or uniform routing: the experts hardly differ.")
-    if wer[LEARNED] - best_fixed > 0.01:
-        parts.append("A better gate would gain: the best fixed routing is more than a point below the learned one.")
-    return " ".join(parts)

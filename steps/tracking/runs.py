@@ -14,7 +14,8 @@ from types import FrameType
 
 from mlflow.exceptions import MlflowException
 
-from moe.options import Options, parse
+from moe.options import Options
+from steps.options.command_line import parse
 from steps.tracking.artifacts import FINGERPRINT, FINGERPRINT_TAG, STEP_TAG, TRACEBACK
 from steps.tracking.dead_runs import MESSAGE_TAG, STOPPED_TAG, close_own
 from steps.tracking.fingerprint import fingerprint

@@ -17,7 +17,7 @@ from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from moe.experts.routed_lora import AdapterOptions
 from moe.options import Options, option
-from moe.recognition.decoding import DecodingOptions, decode, word_error_rate
+from moe.recognition.decoding import DecodingOptions, decode
 from moe.routing.losses import utterance_cross_entropy
 from moe.routing.options import RoutingOptions
 from moe.systems.whisper import encoder as whisper_encoder
@@ -25,8 +25,9 @@ from moe.systems.whisper.base_model import BaseModel
 from moe.systems.whisper.features import AudioContext
 from moe.systems.whisper.tokens import IGNORED
 from moe.systems.whisper_moe.model import WhisperMoE
-from moe.training.batches import SpeechDataset
+from moe.text.word_errors import word_error_rate
 from moe.training.checkpoints import Checkpoints
+from moe.training.dataset import SpeechDataset
 from moe.training.hooks import Report, Stage
 from moe.training.loop import Fitted, Plan, fit
 

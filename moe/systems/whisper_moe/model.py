@@ -16,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from moe.experts.routed_lora import AdapterOptions, attach
+from moe.routing import pooling
 from moe.routing.curriculum import Phase
 from moe.routing.gate import Gate
 from moe.routing.losses import BalanceOptions, BalanceWindow, routing_loss
@@ -185,7 +186,7 @@ class WhisperMoE(nn.Module):
                 with _evaluating(encoder):
                     return whisper_encoder.pooled_embedding(encoder, mel, n_frames, None, self.routing_options.pooling)
             window = self.base.config.max_source_positions
-            return whisper_encoder.pool(view, n_frames, self.routing_options.pooling, window)
+            return pooling.pool(view, n_frames, self.routing_options.pooling, window)
 
     def _gate_logits(self, embedding: Tensor) -> Tensor:
         if self.gate is None:

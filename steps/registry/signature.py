@@ -1,0 +1,74 @@
+"""What a served model is asked and answers: its signature, and how it is logged."""
+
+import dataclasses
+import io
+import tempfile
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import soundfile
+from mlflow.models import ModelSignature
+from mlflow.models.model import ModelInfo
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types.schema import Array, Object, Property
+
+from moe.audio.waveforms import SAMPLE_RATE
+from moe.serving.requests import AUDIO, AUTO, ServiceOptions
+from steps.tracking import artifacts
+from steps.tracking.store import project_root
+
+CODE = ("moe",)
+CARD = "model_card.md"
+SERVING = (
+    "mlflow", "torch", "transformers", "tokenizers", "safetensors", "peft", "numpy", "pandas", "soundfile", "soxr", "av", "tqdm",
+    "jiwer", "pyarrow", "scipy", "scikit-learn", "fsspec", "accelerate", "joblib", "hdbscan",
+)  # fmt: skip
+
+
+def log_model(model_run_id: str, policy: ServiceOptions, card: str, registered_model: str) -> ModelInfo:
+    """Log a run's recogniser to the active run as a pyfunc model, and register it."""
+    pins = (project_root() / "requirements.txt").read_text(encoding="utf-8").split()
+    with tempfile.TemporaryDirectory() as temporary:
+        card_path = Path(temporary) / CARD
+        card_path.write_text(card, encoding="utf-8")
+        return mlflow.pyfunc.log_model(
+            name="recognizer",
+            python_model=str(project_root() / "steps" / "registry" / "pyfunc_model.py"),
+            artifacts={"model": str(artifacts.upstream(model_run_id, artifacts.MODEL)), "card": str(card_path)},
+            code_paths=[str(project_root() / name) for name in CODE],
+            signature=signature(),
+            input_example=(pd.DataFrame({AUDIO: [example_audio()]}), {"top_k": 0}),
+            model_config=dataclasses.asdict(policy),
+            pip_requirements=[pin for pin in pins if pin.split("==")[0] in SERVING],
+            registered_model_name=registered_model,
+        )
+
+
+def signature() -> ModelSignature:
+    """Audio bytes in; text, confidence, expert weights, segments and timing out. Parameters 0 and `auto`: as evaluated."""
+    numbers = {name: Property(name, DataType.double) for name in ("start_s", "end_s", "confidence", "audio_s", "seconds")}
+    segment = Object([numbers["start_s"], numbers["end_s"], Property("text", DataType.string), numbers["confidence"]])
+    outputs = [
+        ColSpec(DataType.string, "text"),
+        ColSpec(DataType.double, "confidence"),
+        ColSpec(Array(DataType.double), "expert_weights"),
+        ColSpec(Array(segment), "segments"),
+        ColSpec(Object([numbers["audio_s"], numbers["seconds"]]), "timing"),
+    ]
+    params = [
+        ParamSpec("top_k", DataType.long, 0),
+        ParamSpec("language", DataType.string, AUTO),
+        ParamSpec("return_routing", DataType.boolean, True),
+        ParamSpec("beam_size", DataType.long, 0),
+    ]
+    return ModelSignature(Schema([ColSpec(DataType.binary, AUDIO)]), Schema(outputs), ParamSchema(params))
+
+
+def example_audio() -> bytes:
+    """Half a second of a rising tone as wav: an example that is nobody's voice."""
+    seconds = np.arange(SAMPLE_RATE // 2) / SAMPLE_RATE
+    file = io.BytesIO()
+    soundfile.write(file, 0.3 * np.sin(2 * np.pi * (200 + 400 * seconds) * seconds), SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    return file.getvalue()
