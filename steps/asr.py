@@ -31,7 +31,7 @@ from moe.training.loop import seed_everything
 from moe.training.precision import precision
 from steps.inputs.corpus import Prepared, read_prepared, soft_labels
 from steps.inputs.training import checkpoints_of, embeddings_of, plan_of, read_base, reporter, speech_set
-from steps.options.common import MixtureStep
+from steps.options.step_options import MixtureStep
 from steps.reports.mixture import log_experts, log_training, routed_rows
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun

@@ -25,7 +25,7 @@ from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training.loop import Plan, seed_everything, updates_per_epoch
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.training import checkpoints_of, plan_of, read_base, reporter, speech_set
-from steps.options.common import MixtureStep
+from steps.options.step_options import MixtureStep
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 

@@ -24,7 +24,7 @@ from moe.files import write_table
 from moe.options import option
 from moe.routing.embeddings import Embeddings, read_embeddings
 from steps.inputs.corpus import Prepared, read_prepared, soft_labels
-from steps.options.common import PlotOptions
+from steps.options.step_options import PlotOptions
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 

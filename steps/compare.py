@@ -23,7 +23,7 @@ from analysis.report import markdown_table, percent
 from analysis.systems import SystemScores
 from analysis.verdict import readable_table
 from moe.options import option
-from steps.options.common import PlotOptions
+from steps.options.step_options import PlotOptions
 from steps.reports.scores import find_runs, read_scores
 from steps.reports.system_names import tell_apart
 from steps.tracking import artifacts

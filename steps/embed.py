@@ -22,7 +22,7 @@ from moe.systems.whisper.features import AudioContext
 from moe.training.dataset import SpeechDataset
 from moe.training.precision import PrecisionOptions, precision
 from steps.inputs.corpus import Prepared, read_prepared
-from steps.options.common import RunOptions, StagePercent
+from steps.options.step_options import RunOptions, StagePercent
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 

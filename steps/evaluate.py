@@ -14,7 +14,7 @@ from moe.systems.whisper_moe.folder import load_model
 from moe.training.precision import PrecisionOptions, precision
 from steps.inputs.corpus import read_prepared
 from steps.inputs.test_set import recognise, recognise_ablations, set_scene
-from steps.options.common import PlotOptions
+from steps.options.step_options import PlotOptions
 from steps.reports.evaluation import Evaluation, log_evaluation
 from steps.tracking import artifacts, runs
 

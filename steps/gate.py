@@ -23,7 +23,7 @@ from moe.routing.gate_training import GateOptions, GateResult, train_gate
 from moe.training.checkpoints import CheckpointOptions
 from steps.inputs.corpus import SYNTHETIC_NOTE, soft_labels
 from steps.inputs.training import checkpoints_of
-from steps.options.common import PlotOptions
+from steps.options.step_options import PlotOptions
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 

@@ -21,8 +21,8 @@ from moe.options import NONE, Options, option, to_text
 from steps import asr, cluster, compare, evaluate, prepare, pretrain, register
 from steps.chain.checks import augmentation_faults, idle_faults, layer_faults, top_k_faults
 from steps.chain.stages import NAMES, STAGES, Chain, corpus_seed, left_out, n_experts, stage_options
-from steps.options.common import SYNTHETIC, PlotOptions
 from steps.options.option_files import option_file_text
+from steps.options.step_options import SYNTHETIC, PlotOptions
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 

@@ -20,7 +20,7 @@ from moe.corpora.splits import LeakError
 from moe.files import write_json
 from moe.options import option
 from steps.inputs.corpus import CORPUS_FILE, SYNTHETIC_NOTE, path_digests
-from steps.options.common import SYNTHETIC, PlotOptions
+from steps.options.step_options import SYNTHETIC, PlotOptions
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 

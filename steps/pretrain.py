@@ -38,7 +38,7 @@ from moe.training.loop import ComputeOptions, seed_everything
 from moe.training.precision import precision
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.training import checkpoints_of, reporter
-from steps.options.common import PlotOptions
+from steps.options.step_options import PlotOptions
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 

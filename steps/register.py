@@ -16,7 +16,7 @@ from analysis.promotion import Decision, decide
 from analysis.systems import MIXTURE, SystemScores
 from moe.options import from_text, option
 from moe.serving.requests import ServiceOptions
-from steps.options.common import RunOptions
+from steps.options.step_options import RunOptions
 from steps.registry import versions
 from steps.registry.card_facts import card_facts
 from steps.registry.signature import CARD, log_model

@@ -20,7 +20,7 @@ from moe.synthesis.grammar import GRAMMARS_PATH
 from moe.synthesis.planning import plan
 from moe.synthesis.rendering import Rendering, render
 from moe.systems.whisper.features import log_mel
-from steps.options.common import PlotOptions
+from steps.options.step_options import PlotOptions
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 

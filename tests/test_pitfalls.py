@@ -1,6 +1,6 @@
 """The sixteen defects of the published Whisper-MoE code, each with the tests that rule it out; the ones tested nowhere else are here.
 
-A row names files and functions; a function that is renamed or dropped makes its row fail.
+A row names files below `tests/` and functions; a function that is renamed or dropped makes its row fail.
 """
 
 import ast
@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from toy_models import CONTEXT, batch_of, dataset, toy_base, toy_mixture, write_corpus
 from transformers.models.whisper.modeling_whisper import WhisperDecoder, WhisperEncoder
 
 from moe.corpora.subsets import at_most, subset
@@ -23,60 +22,61 @@ from moe.routing.weights import one_hot
 from moe.systems.whisper import encoder as whisper_encoder
 from moe.systems.whisper.features import AudioContext
 from moe.systems.whisper_moe.model import WhisperMoE
+from tests.toys.models import CONTEXT, batch_of, dataset, toy_base, toy_mixture, write_corpus
 
 HERE = Path(__file__).parent
 PITFALLS: dict[int, tuple[str, list[str]]] = {
     1: ("joint training trained no expert", [
-        "test_expert_training.test_one_update_on_a_mixed_batch_changes_every_expert",
-        "test_joint_training.test_one_update_on_a_mixed_batch_changes_every_chosen_expert_and_the_gate",
-        "test_joint_training.test_the_optimizer_holds_every_expert_the_shared_adapter_and_the_gate",
-        "test_whisper_moe.test_after_one_update_on_a_mixed_batch_every_expert_with_an_utterance_has_changed"]),
+        "moe/experts/test_expert_training.test_one_update_on_a_mixed_batch_changes_every_expert",
+        "moe/experts/test_joint_training.test_one_update_on_a_mixed_batch_changes_every_chosen_expert_and_the_gate",
+        "moe/experts/test_joint_training.test_the_optimizer_holds_every_expert_the_shared_adapter_and_the_gate",
+        "moe/systems/whisper_moe/test_model.test_after_one_update_on_a_mixed_batch_every_expert_with_an_utterance_has_changed"]),
     2: ("all routing collapsed to one expert, unseen and without a baseline beside it", [
-        "test_joint_training.test_load_and_entropy_are_told_after_each_epoch",
-        "test_joint_training.test_a_collapsed_gate_shows_as_a_load_of_one", "test_routing.test_collapse_is_seen",
-        "test_chain.test_the_mixture_has_all_the_rows_it_must_be_seen_beside"]),
+        "moe/experts/test_joint_training.test_load_and_entropy_are_told_after_each_epoch",
+        "moe/experts/test_joint_training.test_a_collapsed_gate_shows_as_a_load_of_one", "analysis/test_routing.test_collapse_is_seen",
+        "steps/chain/test_chain.test_the_mixture_has_all_the_rows_it_must_be_seen_beside"]),
     3: ("the curriculum never advanced", [
-        "test_joint_training.test_the_curriculum_advances_with_the_epochs", "test_training.test_every_epoch_is_told_once",
-        "test_curriculum.test_the_phase_decides_how_many_experts_an_utterance_gets"]),
+        "moe/experts/test_joint_training.test_the_curriculum_advances_with_the_epochs", "moe/training/test_loop.test_every_epoch_is_told_once",
+        "moe/routing/test_curriculum.test_the_phase_decides_how_many_experts_an_utterance_gets"]),
     4: ("dev was trained on and then was the benchmark, splits were random by utterance", [
-        "test_splits.test_by_speaker_is_disjoint_whole_and_never_empty", "test_splits.test_a_planted_speaker_leak_is_named_and_refused",
-        "test_bad_input.test_a_speaker_in_two_splits", "test_chain.test_counts_add_up_from_corpus_to_hypotheses"]),
+        "moe/corpora/test_splits.test_by_speaker_is_disjoint_whole_and_never_empty", "moe/corpora/test_splits.test_a_planted_speaker_leak_is_named_and_refused",
+        "steps/test_bad_input.test_a_speaker_in_two_splits", "steps/chain/test_chain.test_counts_add_up_from_corpus_to_hypotheses"]),
     5: ("end of text was never learnt, the prompt differed between training and decoding", [
-        "test_tokens.test_end_of_text_is_scored_although_it_is_the_padding_token_too",
-        "test_decoding.test_decoding_starts_from_the_prompt_that_training_teaches"]),
+        "moe/systems/whisper/test_tokens.test_end_of_text_is_scored_although_it_is_the_padding_token_too",
+        "moe/systems/whisper_moe/test_decoding.test_decoding_starts_from_the_prompt_that_training_teaches"]),
     6: ("transcripts were trained on and scored with their marks", [
-        "test_text.test_sap_has_two_reference_forms_and_no_marks"]),
+        "moe/text/test_normalisers.test_sap_has_two_reference_forms_and_no_marks"]),
     7: ("most utterances were skipped because their embeddings were missing", [
-        "test_subsets.test_a_smaller_percentage_lies_within_a_larger", "test_steps.TestParts.test_embed_lies_in_experts_lies_in_asr",
-        "test_steps.TestEmbeddings.test_missing_embeddings_are_computed_never_skipped",
-        "test_chain.test_counts_add_up_from_corpus_to_hypotheses"]),
+        "moe/corpora/test_subsets.test_a_smaller_percentage_lies_within_a_larger", "steps/test_steps.TestParts.test_embed_lies_in_experts_lies_in_asr",
+        "steps/test_steps.TestEmbeddings.test_missing_embeddings_are_computed_never_skipped",
+        "steps/chain/test_chain.test_counts_add_up_from_corpus_to_hypotheses"]),
     8: ("embeddings were stored unpooled and averaged over padding", [
-        "test_encoder.test_pooling_ignores_what_is_in_the_padding", "test_pitfalls.test_an_embedding_takes_a_vector_not_a_film_of_them"]),
+        "moe/systems/whisper/test_encoder.test_pooling_ignores_what_is_in_the_padding", "test_pitfalls.test_an_embedding_takes_a_vector_not_a_film_of_them"]),
     9: ("two copies of Whisper, two encoder passes, decoding ran the encoder for every token", [
         "test_pitfalls.test_there_is_one_base_model", "test_pitfalls.test_an_update_takes_one_encoder_pass",
         "test_pitfalls.test_decoding_runs_the_encoder_once_and_the_decoder_on_new_tokens_only"]),
     10: ("balance was asked of batches of two", [
-        "test_losses.test_balance_over_the_window_leaves_specialised_micro_batches_alone"]),
+        "moe/routing/test_losses.test_balance_over_the_window_leaves_specialised_micro_batches_alone"]),
     11: ("resume skipped stages that were not done and lost what was", [
-        "test_chain.test_the_same_seed_in_another_store_gives_the_same_metrics_even_after_a_kill",
-        "test_embeddings.test_a_killed_run_goes_on_where_it_was", "test_reuse.test_a_run_that_did_not_finish_is_not_taken_over",
-        "test_saved_model.test_a_recogniser_read_back_recognises_bit_for_bit_the_same"]),
+        "steps/chain/test_chain.test_the_same_seed_in_another_store_gives_the_same_metrics_even_after_a_kill",
+        "moe/routing/test_embeddings.test_a_killed_run_goes_on_where_it_was", "steps/chain/test_reuse.test_a_run_that_did_not_finish_is_not_taken_over",
+        "moe/systems/whisper_moe/test_folder.test_a_recogniser_read_back_recognises_bit_for_bit_the_same"]),
     12: ("the best checkpoint was not the best", [
-        "test_expert_training.test_the_best_of_each_expert_is_restored_never_the_last",
-        "test_expert_training.test_validation_every_second_epoch_and_after_the_last",
-        "test_joint_training.test_the_best_epoch_by_wer_is_restored_never_the_last"]),
+        "moe/experts/test_expert_training.test_the_best_of_each_expert_is_restored_never_the_last",
+        "moe/experts/test_expert_training.test_validation_every_second_epoch_and_after_the_last",
+        "moe/experts/test_joint_training.test_the_best_epoch_by_wer_is_restored_never_the_last"]),
     13: ("files were sampled in the order of the directory", [
-        "test_subsets.test_row_order_does_not_matter", "test_splits.test_the_seed_decides_and_row_order_does_not",
+        "moe/corpora/test_subsets.test_row_order_does_not_matter", "moe/corpora/test_splits.test_the_seed_decides_and_row_order_does_not",
         "test_pitfalls.test_a_shuffled_manifest_gives_every_stage_the_same_utterances"]),
     14: ("noise became confident targets, other targets were flat", [
-        "test_clustering_algorithms.test_own_expert_noise_is_a_cluster_and_its_probability_a_column",
-        "test_clustering.test_soft_labels_are_sharp_even_in_many_dimensions"]),
+        "moe/clustering/test_algorithms.test_own_expert_noise_is_a_cluster_and_its_probability_a_column",
+        "moe/clustering/test_clustering.test_soft_labels_are_sharp_even_in_many_dimensions"]),
     15: ("options that were offered crashed", [
-        "test_clustering_options.test_the_grid_runs_or_is_refused_up_front", "test_joint_training.test_every_k_and_mixing_trains_and_scores",
-        "test_bad_input.test_more_unreadable_recordings_than_allowed"]),
+        "moe/clustering/test_options.test_the_grid_runs_or_is_refused_up_front", "moe/experts/test_joint_training.test_every_k_and_mixing_trains_and_scores",
+        "steps/test_bad_input.test_more_unreadable_recordings_than_allowed"]),
     16: ("embedding one by one took half an hour, the gate re-read files every epoch", [
         "test_pitfalls.test_embedding_a_batch_is_embedding_one_by_one_in_a_few_calls",
-        "test_gate_training.test_the_gate_learns_the_clusters"]),
+        "moe/routing/test_gate_training.test_the_gate_learns_the_clusters"]),
 }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from benchmarks.table import Claim
 from benchmarks.timing import Variants, alternate, machine, one_thread
 from moe.options import Options, option
 from steps.options.command_line import parse
-from steps.options.common import MixtureStep
+from steps.options.step_options import MixtureStep
 
 RESULTS = Path(__file__).parents[1] / "results"
 GATE = "gate training"

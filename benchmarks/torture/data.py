@@ -49,10 +49,10 @@ def another_order(arena: Arena, seed: int) -> str:
 def _train_spoilt(where: str) -> dict[str, Any]:
     sys.path.insert(0, str(ROOT / "tests"))
     import torch
-    from test_resume import Spoilt
-    from toy_training import CONTEXT, Diary, dataset, plan, toy_base, toy_mixture, write_corpus
 
     from moe.training.loop import fit
+    from tests.moe.training.test_resume import Spoilt
+    from tests.toys.training import CONTEXT, Diary, dataset, plan, toy_base, toy_mixture, write_corpus
 
     model = toy_mixture(toy_base(), n_experts=0)
     with tempfile.TemporaryDirectory() as folder:
@@ -92,7 +92,7 @@ def _n_test(prepare_run_id: str) -> int:
 def _write_faulty(root: Path) -> dict[str, str]:
     """A folder corpus in which every way of being faulty occurs; path → reason of the faulty ones."""
     sys.path.insert(0, str(ROOT / "tests"))
-    from test_quarantine import PLANTED, wav
+    from tests.moe.corpora.test_quarantine import PLANTED, wav
 
     (root / "wav").mkdir(parents=True)
     places = np.random.default_rng(5).permutation(np.arange(10, N_UTTERANCES))[: len(PLANTED)]

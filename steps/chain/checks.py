@@ -12,7 +12,7 @@ from types import ModuleType
 from moe.files import read_json
 from moe.options import Options, to_text
 from moe.systems.whisper.base_model import SCRATCH, SmallShape
-from steps.options.common import idle_augmentation
+from steps.options.step_options import idle_augmentation
 from steps.pretrain import is_taken
 
 SIZES = ("gating_batch_size", "expert_batch_size", "embedding_batch_size")  # of the machine: option files name them for every chain

@@ -8,7 +8,7 @@ from moe.audio.augmentation import Augmentation
 from moe.options import Options
 from steps import asr, baseline, cluster, compare, embed, evaluate, experts, gate, prepare, pretrain, register, synthesize
 from steps.chain.reuse import launch
-from steps.options.common import SYNTHETIC, MixtureStep
+from steps.options.step_options import SYNTHETIC, MixtureStep
 
 STAGES: tuple[ModuleType, ...] = (
     synthesize, prepare, pretrain, embed, cluster, gate, experts, asr, baseline, evaluate, compare, register,

@@ -21,7 +21,7 @@ from moe.training.hooks import Report
 from moe.training.loop import Plan
 from moe.training.precision import precision
 from steps.inputs.corpus import Prepared
-from steps.options.common import MixtureStep
+from steps.options.step_options import MixtureStep
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 

@@ -1,0 +1,116 @@
+"""Served transcripts are those of the recogniser alone, whoever else is asking."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moe.audio.waveforms import load_audio
+from moe.recognition.decoding import DecodingOptions
+from moe.serving.requests import Asked, RequestError, ServiceOptions
+from moe.serving.service import Service
+from tests.moe.recognition.test_recognizer import recognizer
+from tests.toys.corpora import RATE
+from tests.toys.models import N_EXPERTS, toy_wave
+from tests.toys.registry import toy_recording
+
+OPTIONS = ServiceOptions(max_audio_s=8.0, max_tokens_per_s=2.0, max_inputs=3)
+PLAIN = OPTIONS.part(DecodingOptions)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Service:
+    return Service(recognizer(tmp_path_factory.mktemp("base")), OPTIONS)
+
+
+def test_concurrent_requests_get_what_each_alone_would_get(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lengths, beams and top-k differ; answers must not depend on the company, and passes must be shared."""
+    jobs = [(toy_recording(n, (0.5, 0.6, 3.1)[n % 3]), Asked(1 + n % 2, (None, 1)[n // 4 % 2])) for n in range(16)]
+    alone = [
+        service.recognizer.transcribe([load_audio(data)], DecodingOptions(**vars(PLAIN) | {"beam_size": asked.beam_size}), asked.top_k)[0]
+        for data, asked in jobs
+    ]
+    sizes, plain = [], service.recognizer.recognise
+    monkeypatch.setattr(service.recognizer, "recognise", lambda pieces, *rest: sizes.append(len(pieces)) or plain(pieces, *rest))
+    barrier = threading.Barrier(len(jobs))
+
+    def ask(job: tuple[bytes, Asked]) -> object:
+        barrier.wait()
+        return service.answer([job[0]], job[1])[0].transcript
+
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        together = list(pool.map(ask, jobs))
+    assert [each.text for each in together] == [each.text for each in alone]
+    assert [len(each.segments) for each in together] == [len(each.segments) for each in alone]
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one.routing_weights, other.routing_weights, atol=1e-5)
+        assert one.confidence == pytest.approx(other.confidence, abs=1e-4)
+    assert max(sizes) > 1 and len(sizes) < sum(sizes)
+
+
+def test_an_answer_holds_text_confidence_weights_segments_and_timing(service: Service) -> None:
+    (answer,) = service.answer([toy_recording(1, 5.0)], Asked())
+    row = answer.as_row(True)
+    assert set(row) == {"text", "confidence", "expert_weights", "segments", "timing"}
+    assert 0 < row["confidence"] <= 1 and len(row["expert_weights"]) == N_EXPERTS and sum(row["expert_weights"]) == pytest.approx(1)
+    assert row["timing"]["audio_s"] == 5.0 and row["timing"]["seconds"] > 0
+    assert len(row["segments"]) >= 3 and row["segments"][0]["start_s"] == 0 and row["segments"][-1]["end_s"] == 5.0
+    assert all(set(segment) == {"start_s", "end_s", "text", "confidence"} for segment in row["segments"])
+    assert answer.as_row(False)["expert_weights"] == []
+
+
+def test_several_recordings_in_one_request_come_back_in_order(service: Service) -> None:
+    found = service.answer([toy_recording(n, s) for n, s in ((1, 0.5), (2, 1.5), (3, 0.7))], Asked())
+    assert [answer.audio_s for answer in found] == [0.5, 1.5, 0.7]
+
+
+@pytest.mark.parametrize(
+    ("recordings", "asked", "said"),
+    [
+        ([], Asked(), "0 recordings"),
+        ([toy_recording()] * 4, Asked(), "4 recordings"),
+        ([b"noise"], Asked(), "audio 0 cannot be used: unreadable"),
+        ([toy_recording(), b""], Asked(), "audio 1 is empty"),
+        ([toy_recording(0, 8.5)], Asked(), "too long"),
+        ([toy_recording(0, 5.0)] * 2, Asked(), "audio 1 cannot be used: too long"),
+        ([toy_recording(0, 8.0)] * 2, Asked(), "too long together"),
+        ([toy_recording()], Asked(top_k=N_EXPERTS + 1), f"between 1 and {N_EXPERTS}"),
+        ([toy_recording()], Asked(language="xx"), "language='xx': the model knows en"),
+        (["/etc/passwd"], Asked(), "paths and addresses are not opened"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_served_is_refused(service: Service, recordings: list, asked: Asked, said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        service.answer(recordings, asked)
+
+
+def test_a_request_that_is_refused_leaves_the_next_alone(service: Service) -> None:
+    before = service.answer([toy_recording(4)], Asked())[0].transcript
+    with pytest.raises(RequestError):
+        service.answer([b"x" * 1000], Asked())
+    assert service.answer([toy_recording(4)], Asked())[0].transcript == before
+
+
+def test_the_body_is_checked_against_the_model_too(service: Service) -> None:
+    with pytest.raises(RequestError, match="the number of experts"):
+        service.check(b'{"dataframe_records": [{"audio": "AAAA"}], "params": {"top_k": 99}}')
+
+
+def test_the_language_asked_for_is_in_the_prompt_and_only_for_that_call(tmp_path: Path) -> None:
+    """A second language token is given to the toy: asking for it changes what the decoder starts from."""
+    one = recognizer(tmp_path)
+    config = one.saved.model.base.generation_config
+    config.lang_to_id = {"<|en|>": config.lang_to_id["<|en|>"], "<|nl|>": 65}
+    assert one.languages == ("en", "nl")
+    fed = []
+    hook = one.saved.model.base.model.decoder.register_forward_pre_hook(
+        lambda module, args, names: fed.append(names["input_ids"][0].tolist()), with_kwargs=True
+    )
+    for language in (None, "en", "nl", None):
+        one.transcribe([toy_wave(1, 0.5)[: RATE // 2]], PLAIN, language=language)
+    hook.remove()
+    prompts = [tokens[1] for tokens in fed if len(tokens) in (4,) and tokens[0] == config.decoder_start_token_id]
+    assert len(set(prompts)) == 2 and prompts[0] == prompts[-1] and 65 in prompts
+    assert one.saved.model.base.generation_config is config and config.language == "en"

@@ -1,0 +1,152 @@
+"""A real `mlflow models serve`: it answers, it refuses in one sentence, and it outlives whatever it is sent."""
+
+import base64
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from benchmarks.bad_requests import BOUNDS, bad_requests
+from moe.audio.waveforms import load_audio
+from moe.recognition.decoding import DecodingOptions
+from moe.recognition.recognizer import WhisperRecognizer
+from steps import register
+from steps.tracking import artifacts
+from tests.toys.registry import log_toy_asr, log_toy_evaluation, toy_recording, toy_store
+
+pytestmark = pytest.mark.slow
+WRONG = {"als": 0.5, "stroke": 0.4, "typical": 0.2}
+URI = "models:/whisper-moe@champion"
+HEADERS = {"Content-Type": "application/json"}
+
+
+class Server:
+    """A served model and what it takes to ask it."""
+
+    def __init__(self, port: int, process: subprocess.Popen, model: Path) -> None:
+        self.place, self.process, self.recognizer = f"http://127.0.0.1:{port}", process, WhisperRecognizer.load(model)
+
+    def post(self, body: bytes, headers: dict[str, str] = HEADERS) -> tuple[int, dict]:
+        request = urllib.request.Request(f"{self.place}/invocations", body, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read())
+
+    def ask(self, audio: bytes, **params: object) -> tuple[int, dict]:
+        return self.post(json.dumps(request_of(audio, **params)).encode())
+
+    def lives(self) -> bool:
+        with urllib.request.urlopen(f"{self.place}/ping", timeout=60) as answer:
+            return answer.status == 200 and self.process.poll() is None
+
+    def expected(self, audio: bytes, options: DecodingOptions = DecodingOptions(max_tokens_per_s=2.0)) -> str:
+        return self.recognizer.transcribe([load_audio(audio)], options)[0].text
+
+
+def request_of(audio: bytes, **params: object) -> dict:
+    return {"dataframe_records": [{"audio": base64.b64encode(audio).decode()}], "params": params}
+
+
+def environment() -> dict[str, str]:
+    """`--env-manager local` starts the first python on the path."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "SERVING_MODEL_CONFIG": json.dumps(BOUNDS)}
+
+
+@pytest.fixture(scope="module")
+def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("serving")
+    with toy_store(empty_store, folder / "store"):
+        asr = log_toy_asr(folder)
+        register.run(register.StepOptions(evaluate_run_ids=log_toy_evaluation(asr, WRONG), n_resamples=100))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", URI, "--env-manager", "local", "-h", "127.0.0.1", "-p", str(port)]
+        with open(folder / "server.log", "w") as log, subprocess.Popen(
+            command, cwd=folder, env=environment(), stdout=log, stderr=log, start_new_session=True
+        ) as process:
+            found = Server(port, process, artifacts.upstream(asr, "model"))
+            try:
+                wait_for(found, folder / "server.log")
+                yield found
+            finally:
+                os.killpg(process.pid, 15)
+
+
+def wait_for(server: Server, log: Path) -> None:
+    for _ in range(600):
+        assert server.process.poll() is None, log.read_text()[-3000:]
+        try:
+            if server.lives():
+                return
+        except OSError:
+            time.sleep(0.5)
+    raise TimeoutError(log.read_text()[-3000:])
+
+
+@pytest.mark.parametrize("container", ["wav", "flac", "mp3", "ogg"])
+def test_a_recording_comes_back_as_the_recogniser_alone_has_it(server: Server, container: str) -> None:
+    audio = toy_recording(3, 2.6, container)
+    status, answer = server.ask(audio)
+    assert status == 200, answer
+    (row,) = answer["predictions"]
+    assert row["text"] == server.expected(audio) and len(row["segments"]) == 2
+    assert 0 < row["confidence"] <= 1 and sum(row["expert_weights"]) == pytest.approx(1, abs=1e-5) and row["timing"]["audio_s"] > 2.5
+
+
+def test_parameters_reach_the_model(server: Server) -> None:
+    status, answer = server.ask(toy_recording(2), top_k=1, beam_size=3, language="en", return_routing=True)
+    assert status == 200 and max(answer["predictions"][0]["expert_weights"]) == 1.0
+    status, answer = server.ask(toy_recording(2), return_routing=False)
+    assert status == 200 and answer["predictions"][0]["expert_weights"] == []
+
+
+def test_clients_at_once_get_their_own_answers(server: Server) -> None:
+    recordings = [toy_recording(number, 0.4 + 0.3 * (number % 4)) for number in range(12)]
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(server.ask, recordings))
+    assert [status for status, _ in answers] == [200] * 12
+    assert [answer["predictions"][0]["text"] for _, answer in answers] == [server.expected(audio) for audio in recordings]
+
+
+def refused(server: Server, body: bytes, said: str, headers: dict[str, str] = HEADERS) -> None:
+    status, answer = server.post(body, headers)
+    assert status == 400 and set(answer) >= {"error_code", "message"}, answer
+    assert said in answer["message"] and "\n" not in answer["message"] and len(answer["message"]) < 300 and "Traceback" not in str(answer)
+
+
+def test_every_bad_request_is_a_400_in_one_sentence_and_the_server_lives(server: Server) -> None:
+    for data, kind, said in bad_requests().values():
+        refused(server, data, said, {"Content-Type": kind})
+    assert server.lives() and server.ask(toy_recording())[0] == 200
+
+
+def test_a_client_that_hangs_up_disturbs_nobody(server: Server) -> None:
+    host, _, port = server.place.removeprefix("http://").partition(":")
+    for sent in (b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n{", b"\x00\xff" * 50):
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(sent)
+    assert server.lives() and server.ask(toy_recording())[0] == 200
+
+
+def test_mlflow_models_predict_gives_the_same(server: Server, tmp_path: Path) -> None:
+    audio = toy_recording(5, 1.2)
+    (tmp_path / "request.json").write_text(json.dumps(request_of(audio, top_k=1)))
+    command = [sys.executable, "-m", "mlflow", "models", "predict", "-m", URI, "--env-manager", "local", "-i", str(tmp_path / "request.json"),
+               "-t", "json", "-o", str(tmp_path / "answer.json")]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    answer = json.loads((tmp_path / "answer.json").read_text())
+    assert answer["predictions"][0]["text"] == server.ask(audio, top_k=1)[1]["predictions"][0]["text"]

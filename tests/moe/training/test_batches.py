@@ -1,0 +1,130 @@
+"""Manifest rows become batches: nothing lost, in an order and with a sound that (seed, epoch) decide."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moe.audio.augmentation import Augmentation
+from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper.tokens import IGNORED, label_ids
+from moe.training import batches
+from moe.training.batches import LengthGroupedSampler, collator
+from moe.training.dataset import Draw
+from tests.toys.models import CONTEXT, LENGTHS_S, dataset, shared_base, tokenizer, write_corpus
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, Path]:
+    root = tmp_path_factory.mktemp("corpus")
+    return write_corpus(root), root
+
+
+lengths = st.lists(st.floats(0.1, 30), min_size=1, max_size=120)
+
+
+def drawn(durations: list[float], batch_size: int, seed: int, epoch: int) -> list[Draw]:
+    sampler = LengthGroupedSampler(np.array(durations), batch_size, seed)
+    sampler.set_epoch(epoch)
+    return list(sampler)
+
+
+@given(lengths, st.integers(1, 9), st.integers(0, 99), st.integers(0, 9))
+def test_every_epoch_is_a_permutation_that_knows_its_epoch(durations: list[float], batch_size: int, seed: int, epoch: int) -> None:
+    draws = drawn(durations, batch_size, seed, epoch)
+    assert sorted(draw.index for draw in draws) == list(range(len(durations)))
+    assert {draw.epoch for draw in draws} == {epoch}
+
+
+def test_the_order_is_a_function_of_seed_and_epoch() -> None:
+    durations = np.random.default_rng(0).uniform(1, 5, 64).tolist()
+    first = drawn(durations, 4, 1, 2)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    assert drawn(durations, 4, 1, 2) == first
+    orders = {tuple(draw.index for draw in drawn(durations, 4, *key)) for key in ((1, 2), (1, 3), (2, 2), (2, 1), (12, 0))}
+    assert len(orders) == 5
+
+
+def test_a_sampler_that_skipped_epochs_goes_on_as_one_that_ran_them() -> None:
+    sampler = LengthGroupedSampler(np.arange(20.0), 4, 3)
+    ran = []
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        ran.append([draw.index for draw in sampler])
+    assert ran[2] == [draw.index for draw in drawn(np.arange(20.0).tolist(), 4, 3, 2)]
+
+
+def test_batches_hold_similar_lengths_and_only_the_last_is_short() -> None:
+    durations = np.random.default_rng(0).uniform(1, 30, 259)
+    order = [draw.index for draw in drawn(durations.tolist(), 8, 0, 0)]
+    spreads = [np.ptp(durations[order[start : start + 8]]) for start in range(0, 256, 8)]
+    assert np.mean(spreads) < 2 and len(order) == 259  # by chance it would be about 22
+    firsts = [durations[order[start]] for start in range(0, 256, 8)]
+    assert np.any(np.diff(firsts) < 0) and np.any(np.diff(firsts) > 0)  # the batches themselves are shuffled
+
+
+def test_an_item_is_the_utterances_audio_labels_and_extras(corpus) -> None:
+    manifest, root = corpus
+    extras = {"embedding": np.arange(12, dtype=np.float32).reshape(6, 2)}
+    item = dataset(manifest, root, extras=extras)[3]
+    assert item["utterance_id"] == "u3" and item["embedding"].tolist() == [6.0, 7.0]
+    assert item["labels"] == label_ids(tokenizer(), manifest["reference"][3])
+    assert item["n_frames"] == round(LENGTHS_S[3] * 50) <= item["mel"].shape[1]
+
+
+def test_a_batch_by_hand(corpus) -> None:
+    manifest, root = corpus
+    data = dataset(manifest, root)
+    batch = collator(data.processor, CONTEXT)([data[0], data[2]])
+    assert batch["mel"].shape == (2, 16, 50)  # 0.7 s + 0.2 s of silence: the next quarter is 1 s, 50 frames
+    assert batch["n_frames"].tolist() == [20, 35] and batch["utterance_ids"] == ["u0", "u2"]
+    n_labels = [len(data.labels[index]) for index in (0, 2)]
+    assert (batch["labels"] != IGNORED).sum(1).tolist() == n_labels and batch["labels"].shape[1] == max(n_labels)
+    full = collator(data.processor, AudioContext(audio_context="full"))([data[0]])
+    assert full["mel"].shape == (1, 16, 100)
+
+
+def test_augmentation_is_keyed_by_seed_epoch_and_utterance_not_by_place_or_order(corpus) -> None:
+    manifest, root = corpus
+    data, again = (dataset(manifest, root, augmentation=Augmentation(), seed=4) for _ in range(2))
+    heard = data[Draw(2, 5)]["mel"]
+    for other in (Draw(0, 5), Draw(2, 4)):
+        again[other]
+    assert np.array_equal(again[Draw(2, 5)]["mel"], heard)
+    assert not np.array_equal(again[Draw(2, 4)]["mel"], heard)
+    assert not np.array_equal(dataset(manifest, root, augmentation=Augmentation(), seed=5)[Draw(2, 5)]["mel"], heard)
+    part = dataset(manifest.iloc[2:].reset_index(drop=True), root, augmentation=Augmentation(), seed=4)
+    assert np.array_equal(part[Draw(0, 5)]["mel"], heard)
+
+
+def test_the_cache_changes_nothing_and_is_bounded(corpus, monkeypatch) -> None:
+    manifest, root = corpus
+    data = dataset(manifest, root, augmentation=Augmentation())
+    first = data[Draw(1, 0)]["mel"]
+    assert np.array_equal(data[Draw(1, 0)]["mel"], first) and 1 in data._cache
+    monkeypatch.setattr(batches, "CACHE_BYTES", data._cached_bytes + 1)
+    assert data.mel(4).shape[0] == 16 and 4 not in data._cache
+    monkeypatch.setattr(batches, "CACHE_BYTES", 0)
+    assert np.array_equal(dataset(manifest, root, augmentation=Augmentation())[Draw(1, 0)]["mel"], first)
+
+
+def test_utterances_longer_than_the_window_are_refused_by_name_before_anything_is_read(corpus) -> None:
+    manifest, _ = corpus
+    with pytest.raises(ValueError, match=r"2 utterances are longer than .* window of 2 s, e.g. \['u1', 'u3'\]; .*max_duration_s=2"):
+        dataset(manifest.assign(duration_s=[1, 2.1, 2, 9, 1, 1]), Path("nowhere"))
+
+
+def test_references_longer_than_the_decoder_are_refused_by_name(corpus) -> None:
+    manifest, root = corpus
+    wordy = manifest.assign(reference=["oak " * 40, *manifest["reference"][1:]])
+    n_positions = shared_base().model.config.max_target_positions
+    with pytest.raises(ValueError, match=rf"references of 1 utterances have more than the decoder's {n_positions} tokens, e.g. \['u0'\]"):
+        dataset(wordy, root, max_labels=n_positions)
+    assert len(dataset(wordy, root)) == 6  # where labels are not used
+    longest = max(map(len, dataset(manifest, root).labels))
+    assert len(dataset(manifest, root, max_labels=longest)) == 6

@@ -1,0 +1,34 @@
+"""Training in two processes under torchrun: every parameter gets a gradient, the ranks stay equal, and it resumes with the same bits."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from moe.files import read_json
+
+SCRIPT = Path(__file__).resolve().parents[2] / "toys" / "two_processes.py"
+
+
+def launch(folder: Path, stop_at: int, name: str) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}", SCRIPT, folder, stop_at, name]
+    root = SCRIPT.parents[2]
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_two_processes_train_one_model_and_resume_it_exactly(tmp_path: Path) -> None:
+    launch(tmp_path, 0, "undisturbed")
+    launch(tmp_path, 3, "stopped")
+    launch(tmp_path, 0, "stopped")
+    found = [load_file(tmp_path / f"{name}_{rank}.safetensors") for name in ("undisturbed", "stopped") for rank in (0, 1)]
+    assert all(torch.equal(value, other[name]) for other in found[1:] for name, value in found[0].items())
+    assert read_json(tmp_path / "undisturbed_0.json") == read_json(tmp_path / "undisturbed_1.json") == []

@@ -1,0 +1,266 @@
+"""The whole chain on a very small synthetic corpus: nested, finished, traceable, reused where it can be, and repeatable."""
+
+import contextlib
+import dataclasses
+import io
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+from mlflow.entities import Run
+
+from moe.audio.waveforms import load_audio
+from moe.files import read_json
+from moe.recognition.recognizer import WhisperRecognizer
+from steps import evaluate, experts, main
+from steps.tracking import artifacts
+from steps.tracking.store import connect, project_root
+from tests.toys.registry import toy_store
+
+TINY = {
+    "mode": "quick", "styles": "typical,parkinsons,als", "num_experts": 3, "n_train_speakers": 2, "n_dev_speakers": 1,
+    "n_test_speakers": 1, "n_utterances": 4, "n_dev_utterances": 3, "n_test_utterances": 4, "gating_epochs": 5,
+    "n_resamples": 100, "n_workers": 1, "seed": 7,
+}  # fmt: skip
+pytestmark = pytest.mark.slow
+N_TRAIN, N_DEV, N_TEST = 3 * 2 * 4, 3 * 3, 3 * 4
+CHAIN = (
+    ["synthesize", "prepare", "pretrain", "embed", "cluster", "gate", "experts", "asr", "baseline", "baseline"]
+    + ["evaluate"] * 3 + ["compare", "register"]
+)  # fmt: skip
+TIMES = ("seconds", "real_time_factor", "training_seconds", "seconds_per_utterance")
+Lines = list[tuple[str, str, str]]  # step, `ran` or `reused`, why
+
+
+def run_main(**changes) -> tuple[str, Lines]:
+    """Run `main`: its run id, and what it said of each stage."""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        run_id = main.run(main.StepOptions(**TINY | changes))
+    words = [line.split(maxsplit=5) for line in said.getvalue().splitlines()]
+    return run_id, [(line[0], line[1], line[5].strip("()")) for line in words if len(line) == 6 and line[1] in ("ran", "reused")]
+
+
+@contextlib.contextmanager
+def own_store(empty_store: Path, folder: Path) -> Iterator[Path]:
+    """As the fixture `store`, for longer than one test, and in the project's folder."""
+    with toy_store(empty_store, folder) as found, contextlib.chdir(project_root()):  # where the shipped base model lies
+        yield found
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """A finished `main`: its run, what it said, and its stages' runs in order."""
+
+    main_id: str
+    lines: Lines
+    runs: list[Run]
+
+    def of(self, step: str, number: int = 0) -> Run:
+        return [run for run in self.runs if run.data.tags["moe.step"] == step][number]
+
+    def path(self, step: str, artifact: str, number: int = 0) -> Path:
+        return artifacts.upstream(self.of(step, number).info.run_id, artifact)
+
+
+@pytest.fixture(scope="module")
+def chain(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    with own_store(empty_store, tmp_path_factory.mktemp("chain") / "store"):
+        main_id, lines = run_main()
+        yield Chain(main_id, lines, children(main_id))
+
+
+def children(main_id: str) -> list[Run]:
+    """Runs nested in a run, oldest first."""
+    store = connect()
+    return store.client.search_runs([store.experiment_id], f"tags.mlflow.parentRunId = '{main_id}'", order_by=["attributes.start_time ASC"])
+
+
+def test_every_stage_is_a_finished_run_nested_in_main(chain: Chain) -> None:
+    assert [run.data.tags["moe.step"] for run in chain.runs] == CHAIN == [step for step, _, _ in chain.lines]
+    assert {run.info.status for run in chain.runs} == {"FINISHED"} == {connect().client.get_run(chain.main_id).info.status}
+    assert all(word == "ran" for _, word, _ in chain.lines)
+    names = [run.info.run_name for run in chain.runs]
+    assert all("·" in name for name in names) and len({*names}) == len(names)
+
+
+def test_every_run_says_what_it_did_and_holds_its_artifacts(chain: Chain) -> None:
+    wanted = {
+        "synthesize": ["corpus/manifest.csv", "plots/styles.png"], "prepare": ["manifest.parquet", "tables/quarantine.parquet"],
+        "pretrain": ["base/model.safetensors", "base/training.json"], "embed": ["embeddings/embeddings.safetensors"],
+        "cluster": ["clusters/labels.parquet", "plots/embeddings.png", "plots/cluster_by_etiology.png"],
+        "gate": ["gate/gate.safetensors", "plots/confusion.png"], "experts": ["experts/expert_2/adapter_config.json", "experts/shared"],
+        "asr": ["model/model.json", "model/expert_0", "model/gate", "plots/load_by_epoch.png"], "baseline": ["model/model.json"],
+        "evaluate": ["scores.json", "hypotheses.parquet", "tables/hypotheses.json"], "compare": ["comparison.parquet", "comparison.md"],
+        "register": [],
+    }  # fmt: skip
+    for run in chain.runs:
+        step = run.data.tags["moe.step"]
+        assert run.data.tags["mlflow.note.content"].startswith("##"), step
+        assert "SYNTHETIC" in run.data.tags["mlflow.note.content"] or step in ("pretrain", "compare"), step
+        for artifact in [*wanted[step], "fingerprint.json"]:
+            assert artifacts.upstream(run.info.run_id, artifact).exists(), (step, artifact)
+    read_nothing = ("synthesize", "cluster_only", "pretrain", "gate", "register", "baseline")
+    assert all(run.inputs.dataset_inputs for run in chain.runs if run.data.tags["moe.step"] not in read_nothing)
+
+
+def test_no_pickle_is_written_anywhere(chain: Chain, empty_store: Path) -> None:
+    """Design 12. The registered model is code and safetensors."""
+    root = Path(connect().client.get_run(chain.main_id).info.artifact_uri.removeprefix("file://")).parents[1]
+    written = [path for path in root.rglob("*") if path.is_file()]
+    assert len(written) > 100
+    assert [path for path in written if path.suffix in (".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".npy")] == []
+
+
+def test_counts_add_up_from_corpus_to_hypotheses(chain: Chain) -> None:
+    """Design 5, pitfall 7: most utterances were skipped because a stage had not embedded them."""
+    prepared = chain.of("prepare").data.metrics
+    assert prepared["n_listed"] == N_TRAIN + N_DEV + N_TEST
+    assert prepared["n_listed"] == prepared["n_used"] + prepared["n_quarantined"] + prepared["n_beyond_max_samples"]
+    manifest = pd.read_parquet(chain.path("prepare", "manifest.parquet"))
+    embedded = set(pd.read_parquet(chain.path("embed", "embeddings/index.parquet"))["utterance_id"])
+    labelled = set(pd.read_parquet(chain.path("cluster", "clusters/labels.parquet"))["utterance_id"])
+    assert embedded == labelled == set(manifest.loc[manifest["split"] != "test", "utterance_id"])  # the test split is not read
+    assert chain.of("experts").data.metrics["n_utterances_seen"] == N_TRAIN
+    asr, lora = chain.of("asr").data.metrics, chain.of("baseline", 1).data.metrics
+    assert asr["n_utterances_seen"] == 2 * N_TRAIN  # experts and joint training, an epoch each
+    assert lora["n_utterances_seen"] == asr["n_utterances_seen"] and lora["n_updates"] == asr["n_updates"]
+    assert lora["n_trainable"] == pytest.approx(asr["n_trainable"], rel=0.05)
+
+
+def test_every_test_utterance_is_scored_by_every_system(chain: Chain) -> None:
+    manifest = pd.read_parquet(chain.path("prepare", "manifest.parquet"))
+    wanted = manifest.loc[manifest["split"] == "test", "utterance_id"].tolist()
+    found = []
+    for number in range(3):
+        hypotheses = pd.read_parquet(chain.path("evaluate", "hypotheses.parquet", number))
+        scores = read_json(chain.path("evaluate", "scores.json", number))
+        assert hypotheses["utterance_id"].tolist() == wanted and hypotheses["hypothesis"].notna().all()
+        wer = hypotheses["word_errors"].sum() / hypotheses["n_words"].sum()
+        assert chain.of("evaluate", number).data.metrics["test/wer"] == pytest.approx(wer)
+        found.append((scores["system"], scores["test_set_digest"]))
+    assert [system for system, _ in found] == ["zero_shot", "single_lora", "whisper_moe"] and len({digest for _, digest in found}) == 1
+
+
+def test_the_mixture_has_all_the_rows_it_must_be_seen_beside(chain: Chain) -> None:
+    """Pitfall 2: a collapsed mixture's WER was reported without a baseline."""
+    ablations = read_json(chain.path("evaluate", "scores.json", 2))["ablations"]
+    assert set(ablations) == {"learned", "random", "oracle", "cluster", "uniform", "expert_0", "expert_1", "expert_2"}
+    assert set(pd.read_parquet(chain.path("compare", "comparison.parquet"))["system"]) == {"base model", "one LoRA, same size", "Whisper-MoE"}
+    hypotheses = pd.read_parquet(chain.path("evaluate", "hypotheses.parquet", 2))
+    weights = hypotheses[["weight_0", "weight_1", "weight_2"]]
+    assert weights.sum(axis=1).to_numpy() == pytest.approx(1) and ((weights > 0).sum(axis=1) <= 2).all()
+    for name in ("dev/routing_entropy", "dev/load/expert_0", "dev/load/als/expert_1", "curriculum/top_k"):
+        assert name in chain.of("asr").data.metrics, name
+    assert "moe.collapse" in chain.of("evaluate", 2).data.tags
+
+
+def test_a_registered_version_leads_back_to_the_corpus(chain: Chain) -> None:
+    """Design 1."""
+    version = connect().client.get_model_version_by_alias("whisper-moe", "champion")
+    assert version.tags["synthetic"] == "true" and version.run_id == chain.of("register").info.run_id
+    assert set(artifacts.lineage(version.run_id).values()) == set(CHAIN) - {"compare"}
+    assert version.tags["asr_run_id"] == chain.of("asr").info.run_id
+    assert chain.of("asr").info.run_id in artifacts.lineage(version.run_id)
+
+
+def test_the_registered_model_hears_what_the_recogniser_hears(chain: Chain) -> None:
+    """The model in the registry is loaded from there, given the bytes of three recordings, and beams and top-k as parameters."""
+    model = mlflow.pyfunc.load_model("models:/whisper-moe@champion")
+    paths = sorted((chain.path("synthesize", "corpus/audio")).glob("*.flac"))[:3]
+    table = pd.DataFrame({"audio": [path.read_bytes() for path in paths]})
+    recognizer = WhisperRecognizer.load(chain.path("asr", "model"))
+    expected = recognizer.transcribe([load_audio(path) for path in paths])
+    said = model.predict(table)
+    assert said["text"].tolist() == [each.text for each in expected] and any(said["text"])
+    assert said["expert_weights"].tolist() == [pytest.approx(list(each.routing_weights), abs=1e-6) for each in expected]
+    single = model.predict(table, params={"top_k": 1})
+    assert all(max(weights) == 1.0 for weights in single["expert_weights"])
+
+
+def test_the_registered_model_says_what_was_evaluated(chain: Chain) -> None:
+    """Every utterance of the test split, sent as a client would: the transcripts that the WER was counted on."""
+    hypotheses = pd.read_parquet(chain.path("evaluate", "hypotheses.parquet", 2)).set_index("utterance_id")["hypothesis"]
+    manifest = pd.read_parquet(chain.path("prepare", "manifest.parquet")).set_index("utterance_id").loc[hypotheses.index]
+    corpus = chain.path("synthesize", "corpus")
+    audio = pd.DataFrame({"audio": [(corpus / name).read_bytes() for name in manifest["audio"]]})
+    said = mlflow.pyfunc.load_model("models:/whisper-moe@champion").predict(audio)
+    assert said["text"].tolist() == hypotheses.tolist() and len(audio) == N_TEST and any(hypotheses)
+
+
+def test_a_second_main_reuses_everything_and_is_quick(chain: Chain) -> None:
+    started = time.process_time()
+    main_id, lines = run_main()
+    assert time.process_time() - started < 10
+    assert [step for step, _, _ in lines] == CHAIN
+    assert {(word, why) for _, word, why in lines} == {("reused", "same parameters, code and inputs")}
+    assert children(main_id) == [] and connect().client.get_run(main_id).info.status == "FINISHED"
+
+
+def test_a_changed_parameter_re_runs_its_stage_and_what_follows(chain: Chain) -> None:
+    _, lines = run_main(expert_epochs=2, until="baseline")
+    words = [(step, word) for step, word, _ in lines]
+    assert words == [(step, "reused") for step in CHAIN[:6]] + [
+        ("experts", "ran"), ("asr", "ran"), ("baseline", "reused"), ("baseline", "ran"),
+    ]  # fmt: skip
+    assert "expert_epochs 1 → 2" in lines[6][2] and "experts_run_id" in lines[7][2] and "asr_run_id" in lines[9][2]
+
+
+def test_force_runs_one_stage_and_until_ends_after_one(chain: Chain) -> None:
+    main_id, lines = run_main(force="gate", until="gate")
+    assert [(step, word) for step, word, _ in lines] == [(step, "reused") for step in CHAIN[:5]] + [("gate", "ran")]
+    assert lines[-1][2] == "forced" and [run.data.tags["moe.step"] for run in children(main_id)] == ["gate"]
+    forced = children(main_id)[0]
+    assert timeless(forced) == timeless(chain.of("gate"))  # the same seed, the same gate
+
+
+def test_without_pretraining_gate_and_experts_start_random(chain: Chain) -> None:
+    main_id, lines = run_main(skip_pretraining=True, gating_epochs=60, until="asr")  # 60: the default, since there is no gate run
+    assert [(step, word) for step, word, _ in lines] == [(step, "reused") for step in CHAIN[:3]] + [("asr", "ran")]
+    asr = children(main_id)[0].info.run_id
+    assert not (artifacts.upstream(asr, "model") / "clusters").exists()
+    options = evaluate.StepOptions(prepare_run_id=chain.of("prepare").info.run_id, asr_run_id=asr, ablations=False)
+    scores = read_json(artifacts.upstream(evaluate.run(options), "scores.json"))
+    assert scores["gating_accuracy"] is None and scores["system"] == "whisper_moe" and scores["n_utterances_seen"] == N_TRAIN
+
+
+def timeless(run: Run) -> dict[str, float]:
+    """The metrics of a run that are not times."""
+    return {name: value for name, value in run.data.metrics.items() if name not in TIMES}
+
+
+def test_the_same_seed_in_another_store_gives_the_same_metrics_even_after_a_kill(
+    chain: Chain, empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pitfall 11 and design 11: a stage that is stopped is not taken for done, what was done is kept, the result is the same."""
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    outer = mlflow.get_tracking_uri()
+    with own_store(empty_store, tmp_path / "other"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(experts, "train_experts", stopped)
+            run_main(until="asr")
+        store = connect()
+        killed = store.client.search_runs([store.experiment_id], "attributes.status = 'KILLED'")
+        assert {run.data.tags["moe.step"] for run in killed} == {"main", "experts"}
+        main_id, lines = run_main(until="asr")
+        assert [word for _, word, _ in lines] == ["reused"] * 6 + ["ran"] * 2 and "is KILLED" in lines[6][2]
+        again = {run.data.tags["moe.step"]: timeless(run) for run in store.client.search_runs([store.experiment_id], "attributes.status = 'FINISHED'")}
+    mlflow.set_tracking_uri(outer)
+    for step in CHAIN[:8]:
+        assert again[step] == timeless(chain.of(step)), step
+    assert again["asr"]["dev/wer_kept"] >= 0 and "dev/loss" in again["asr"]
+
+
+def test_the_shipped_base_says_that_it_is_synthetic(chain: Chain) -> None:
+    assert "SYNTHETIC" in chain.of("pretrain").data.tags["mlflow.note.content"]
+    assert (chain.path("pretrain", "base") / "LICENSE").exists()
+
+
+def test_the_chain_leaves_its_pictures(chain: Chain) -> None:
+    plots = [path for run in chain.runs for path in Path(run.info.artifact_uri.removeprefix("file://")).glob("plots/*.png")]
+    assert len(plots) >= 20 and all(path.stat().st_size > 5000 for path in plots)

@@ -1,0 +1,182 @@
+"""The step `evaluate` on toys: what it logs, that a killed one goes on, ablations of a sample, long recordings, and `compare` after it."""
+
+import dataclasses
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+
+from moe.files import read_json, write_json, write_table
+from moe.options import Options, option
+from moe.recognition.decoding import DecodingOptions
+from moe.systems.whisper.base_model import save_base
+from moe.systems.whisper_moe.folder import ModelRecord, save_model
+from moe.systems.whisper_moe.model import WhisperMoE
+from steps import compare, evaluate
+from steps.inputs.test_set import recognise, recognise_ablations, set_scene
+from steps.tracking import artifacts
+from steps.tracking import runs as tracking
+from steps.tracking.logged_models import MODEL_RUN_TAG
+from steps.tracking.store import connect
+from tests.toys.models import CONTEXT, N_EXPERTS, shared_base, toy_mixture, write_corpus
+
+LENGTHS_S = (0.4, 1.6, 0.7, 1.1, 0.9, 2.7, 1.3, 0.5, 1.8)  # the toy's window is 2 s
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions(Options):
+    """Of a step that only leaves files."""
+
+    seed: int = option(0, "seed", low=0)
+
+
+def left_by(step: str, folder: Path) -> str:
+    """A finished run that holds the files of a folder."""
+    with tracking.step_run(step, StepOptions()) as run:
+        for path in sorted(folder.iterdir()):
+            run.log_folder(path, path.name) if path.is_dir() else run.log_file(path)
+    return run.run_id
+
+
+@pytest.fixture
+def runs(store: Path, tmp_path: Path) -> dict[str, str]:
+    """Runs of prepare, asr (four experts) and baseline (the base as it is)."""
+    corpus, prepared = tmp_path / "audio", tmp_path / "prepared"
+    corpus.mkdir()
+    manifest = write_corpus(corpus, LENGTHS_S).assign(sex=["f", "m", "m"] * 3, reference_fluent="oak")
+    manifest.loc[1:, "split"] = "test"
+    write_table(prepared / "manifest.parquet", manifest)
+    facts = {"root": str(corpus), "normaliser": "basic", "normaliser_version": "basic/1", "language": "en", "synthetic": True}
+    write_json(prepared / "corpus.json", facts)
+    ids = {"prepare": left_by("prepare", prepared)}
+    for name, system, n_experts in (("asr", "whisper_moe", N_EXPERTS), ("baseline", "zero_shot", 0)):
+        folder, base = tmp_path / name, tmp_path / f"base_{name}"
+        save_base(shared_base(), base)
+        model = toy_mixture(n_experts)
+        record = ModelRecord(system, n_experts, model.adapter_options, model.routing_options, CONTEXT, "basic", "en",
+                             {"als": 1, "typical": 2}, {"seed": 3, "n_trainable": 10, "training_seconds": 7.2})  # fmt: skip
+        save_model(folder / "model", model, shared_base().processor, record, base)
+        ids[name] = left_by(name, folder)
+    return ids
+
+
+def options(runs: dict[str, str], model: str = "asr", **changes) -> evaluate.StepOptions:
+    given = {"prepare_run_id": runs["prepare"], f"{model}_run_id": runs[model], "decoding_batch_size": 2, "no_plot": True}
+    return evaluate.StepOptions(**given | {"explorer_audio_mb": 0.02} | changes)
+
+
+def hypotheses_of(run_id: str) -> pd.DataFrame:
+    return pd.read_parquet(artifacts.upstream(run_id, artifacts.HYPOTHESES))
+
+
+def test_an_evaluation_says_everything_by_group_and_in_the_explorer(runs) -> None:
+    run_id = evaluate.run(options(runs, scoring="sapc2"))
+    metrics = connect().client.get_run(run_id).data.metrics
+    table = hypotheses_of(run_id)
+    assert table["utterance_id"].tolist() == [f"u{number}" for number in range(1, 9)]
+    assert metrics["test/wer"] == pytest.approx(table["word_errors"].sum() / table["n_words"].sum())
+    groups = ("etiology/als", "severity_group/0.5", "speaker/s1", "sex/female", "language/en", "sentence_seen/no", "duration_group/under 2 s")
+    assert {f"test/wer/{group}" for group in groups} <= set(metrics)
+    wanted = {"test/cer", "test/wer_clipped", "test/sapc2/cer", "test/flags/loop", "test/mean_logprob", "test/regret", "test/routing_entropy",
+              "test/load/expert_3", "test/wer/routing/uniform", "real_time_factor", "tokens_per_s", "utterances_per_s"}  # fmt: skip
+    assert wanted <= set(metrics)
+    assert (table["mean_logprob"] < 0).all() and (table["n_tokens"] > 0).all() and (table["reference_fluent"] == "oak").all()
+    scores = read_json(artifacts.upstream(run_id, artifacts.SCORES))
+    assert scores["challenge"]["two_references"] and scores["scoring"] == "sapc2" and set(scores["expert_wer"]) == {f"expert_{e}" for e in range(4)}
+    page = artifacts.upstream(run_id, "explorer.html").read_text()
+    assert page.count("data:audio/mpeg;base64,") > 1 and len(page) < 100_000
+    for name in ("flags", "regret", "wer_by_language", "challenge"):
+        assert artifacts.upstream(run_id, f"tables/{name}.json").exists()
+
+
+@pytest.mark.parametrize("n_before", [2, 7])
+def test_a_killed_evaluation_goes_on_and_ends_bit_identical(runs, monkeypatch, n_before: int) -> None:
+    """Killed in the gate's own decoding, and in the ablations; batches that are done are not decoded again."""
+    undisturbed = hypotheses_of(evaluate.run(options(runs, seed=1)))
+    calls, search = [], WhisperMoE.search
+
+    def counting(self, heard, **kwargs):
+        if len(calls) == n_before:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return search(self, heard, **kwargs)
+
+    monkeypatch.setattr(WhisperMoE, "search", counting)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.run(options(runs))
+    monkeypatch.setattr(WhisperMoE, "search", lambda self, heard, **kwargs: calls.append(1) or search(self, heard, **kwargs))
+    run_id = evaluate.run(options(runs))
+    pd.testing.assert_frame_equal(hypotheses_of(run_id), undisturbed, check_exact=True)
+    n_batches = len({round(s) for s in LENGTHS_S})  # at least; the whole is what one undisturbed evaluation decodes
+    monkeypatch.setattr(WhisperMoE, "search", lambda self, heard, **kwargs: n_whole.append(1) or search(self, heard, **kwargs))
+    n_whole: list[int] = []
+    evaluate.run(options(runs, seed=2))
+    n_ablations_again = len(calls) - len(n_whole)
+    assert n_whole and len(calls) >= n_batches and 0 <= n_ablations_again < N_EXPERTS + 1  # at most the batch that was cut off
+
+
+def test_batch_size_and_order_change_no_hypothesis(runs, monkeypatch) -> None:
+    small, large = (hypotheses_of(evaluate.run(options(runs, ablations=False, decoding_batch_size=size))) for size in (1, 8))
+    assert small["hypothesis"].tolist() == large["hypothesis"].tolist()
+
+
+def test_ablations_of_a_sample_stand_beside_the_gates_own_on_the_same_utterances(runs, tmp_path) -> None:
+    from moe.systems.whisper_moe.folder import load_model
+    from steps.inputs.corpus import read_prepared
+
+    model_dir = artifacts.upstream(runs["asr"], artifacts.MODEL)
+    scene = set_scene(load_model(model_dir), read_prepared(runs["prepare"]), model_dir, DecodingOptions(), None, tmp_path / "work")
+    counted, seconds = recognise(scene)
+    some, whole = (recognise_ablations(scene, counted, n, seed=4) for n in (4, 0))
+    scene.work_dir.exists()
+    assert set(some) == {"learned", "random", "oracle", "uniform", *(f"expert_{e}" for e in range(N_EXPERTS))} and seconds > 0
+    chosen = some["learned"]["utterance_id"].tolist()
+    assert 4 <= len(chosen) < 8 and all(table["utterance_id"].tolist() == chosen for table in some.values())
+    for name in ("learned", "uniform", "expert_2", "oracle"):
+        ours = whole[name].set_index("utterance_id").loc[chosen, "hypothesis"].tolist()
+        assert some[name]["hypothesis"].tolist() == ours, name
+    oracle = whole["oracle"].set_index("utterance_id")
+    for utterance_id, etiology in zip(counted["utterance_id"], counted["etiology"], strict=True):
+        expert = whole[f"expert_{ {'als': 1, 'typical': 2}[etiology] }"].set_index("utterance_id")
+        assert oracle.loc[utterance_id, "hypothesis"] == expert.loc[utterance_id, "hypothesis"]
+
+
+def test_models_are_ranked_by_their_metrics_with_the_test_set(runs) -> None:
+    ids = {name: evaluate.run(options(runs, name, ablations=False)) for name in ("asr", "baseline")}
+    again = evaluate.run(options(runs, "baseline", seed=9))
+    order = [{"field_name": "metrics.test/wer", "dataset_name": "test manifest", "ascending": True}]
+    found = mlflow.search_logged_models([connect().experiment_id], order_by=order, output_format="list")
+    assert {model.tags[MODEL_RUN_TAG] for model in found} == {runs["asr"], runs["baseline"]}  # two evaluations, one model
+    wer = [next(m.value for m in model.metrics if m.key == "test/wer") for model in found]
+    assert wer == sorted(wer) and {model.name for model in found} == {"whisper_moe", "zero_shot"}
+    better = mlflow.search_logged_models([connect().experiment_id], filter_string=f"metrics.`test/wer` <= {wer[0]}", output_format="list")
+    assert found[0].model_id in [model.model_id for model in better]
+    metric = next(m for m in found[0].metrics if m.key == "test/wer")
+    assert metric.dataset_name == "test manifest" and metric.dataset_digest and metric.run_id in {*ids.values(), again}
+
+
+def test_compare_takes_ids_or_a_filter_in_a_run_or_in_a_notebook(runs) -> None:
+    ids = [evaluate.run(options(runs, name, ablation_utterances=3)) for name in ("baseline", "asr")]
+    found = compare.compare(ids, n_resamples=200)
+    assert found.table["system"].tolist() == ["base model", "Whisper-MoE"] and len(found.experts) == N_EXPERTS
+    assert {"wer_by_system", "wer_by_etiology", "expert_wer", "load_whisper_moe"} <= set(found.figures) and "<table>" in found._repr_html_()
+    wanted = f"params.prepare_run_id = '{runs['prepare']}'"
+    pd.testing.assert_frame_equal(compare.compare(wanted, n_resamples=200, plots=False).table, found.table)
+    run_id = compare.run(compare.StepOptions(evaluate_filter=wanted, n_resamples=200, no_plot=True))
+    assert set(ids) <= set(artifacts.lineage(run_id))
+    text = artifacts.upstream(run_id, "comparison.md").read_text()
+    assert "WER of each expert alone" in text and "7.2" not in text and "0.002 CPU h" in text
+    with pytest.raises(ValueError, match="0 finished evaluate"):
+        compare.compare("params.prepare_run_id = 'nothing'")
+    with pytest.raises(ValueError, match="one of evaluate_run_ids and evaluate_filter"):
+        compare.StepOptions(evaluate_run_ids="a,b", evaluate_filter=wanted)
+
+
+def test_a_model_of_no_test_speech_or_of_two_is_refused() -> None:
+    with pytest.raises(ValueError, match="exactly one of asr_run_id and baseline_run_id"):
+        evaluate.StepOptions(prepare_run_id="p", asr_run_id="a", baseline_run_id="b")
+    with pytest.raises(ValueError, match="scoring='sapc3'"):
+        evaluate.StepOptions(prepare_run_id="p", asr_run_id="a", scoring="sapc3")
+    assert np.isfinite(evaluate.StepOptions(prepare_run_id="p", asr_run_id="a").explorer_audio_mb)

@@ -1,0 +1,230 @@
+"""What the steps do beside training: options of the chain, parts of the train split, routing ablations, words of a diagnosis."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.systems import SystemScores
+from analysis.verdict import diagnosis
+from moe.corpora.subsets import stage_percent, subset
+from moe.routing.ablations import majority
+from moe.routing.embeddings import Embeddings, embed
+from moe.routing.options import RoutingOptions
+from moe.systems.whisper.features import AudioContext
+from moe.training.loop import ComputeOptions
+from steps import asr, baseline, cluster, experts, main, pretrain, register
+from steps import embed as embed_step
+from steps.chain.stages import STAGES, n_experts, stage_options
+from steps.inputs import training
+from steps.inputs.corpus import Prepared, path_digests, soft_labels
+from steps.inputs.training import embeddings_of, plan_of
+from steps.tracking.fingerprint import fingerprint
+from tests.toys.models import dataset, toy_base, write_corpus
+from tests.toys.training import plan
+
+
+def prepared(manifest: pd.DataFrame, root: Path) -> Prepared:
+    return Prepared("run", manifest, str(root), "basic", "basic-1", "en", "", "digest")
+
+
+def a_manifest(n: int = 60) -> pd.DataFrame:
+    split = np.array(["train"] * 8 + ["dev", "test"])[np.arange(n) % 10]
+    etiology = np.array(["als", "stroke", "typical"])[np.arange(n) % 3]
+    return pd.DataFrame({"utterance_id": [f"u{k:03d}" for k in range(n)], "split": split, "etiology": etiology})
+
+
+class TestChainOptions:
+    def test_every_option_of_every_stage_is_mains_too_but_run_ids_and_what_main_decides(self) -> None:
+        """Design 2: one name. A stage's option that `main` lacked could not be set for the chain."""
+        ours = {field.name for field in dataclasses.fields(main.StepOptions)}
+        for stage in STAGES:
+            names = {field.name for field in dataclasses.fields(stage.StepOptions)}
+            assert {name for name in names if "_run_id" not in name} - {"system"} <= ours, stage.__name__
+
+    def test_an_option_of_two_stages_has_one_default(self) -> None:
+        """Else `main` would start a stage with another value than the stage alone has."""
+        own = {field.name for field in dataclasses.fields(main.ChainOptions)}
+        defaults: dict[str, set] = {}
+        for stage in STAGES:
+            for field in dataclasses.fields(stage.StepOptions):
+                if "_run_id" not in field.name and field.name not in own:
+                    defaults.setdefault(field.name, set()).add(field.default)
+        assert {name: found for name, found in defaults.items() if len(found) > 1} == {}
+
+    def test_quick_makes_small_what_was_left_alone(self) -> None:
+        small = main.small(main.StepOptions(mode="quick", n_utterances=17))
+        assert small.n_utterances == 17 and small.expert_epochs == main.SMALL["expert_epochs"] and small.max_samples == 240
+
+    def test_every_stage_gets_the_value_that_main_was_given(self) -> None:
+        options = main.StepOptions(top_k=1, pooling="mean", seed=9, asr_epochs=2, num_experts=5)
+        for stage in (experts, baseline, cluster, embed_step):
+            given_options = stage_options(stage, options, **main._pending(stage, options))
+            names = {field.name for field in dataclasses.fields(given_options)}
+            assert {name: getattr(given_options, name) for name in {"top_k", "pooling", "seed", "asr_epochs", "num_experts"} & names} == {
+                name: getattr(options, name) for name in {"top_k", "pooling", "seed", "asr_epochs", "num_experts"} & names
+            }
+
+    def test_experts_by_default_one_a_style_or_eight(self) -> None:
+        assert n_experts(main.StepOptions()) == 6
+        assert n_experts(main.StepOptions(corpus="folder", dataset_root="x")) == 8
+        assert n_experts(main.StepOptions(num_experts=3)) == 3
+
+    def test_faults_of_several_stages_are_told_together(self) -> None:
+        options = main.StepOptions(noise="uniform", dev_share=0.8, test_share=0.8)
+        with pytest.raises(ValueError, match="dev_share=0.8 and test_share=0.8.*noise=uniform"):
+            main.check_stages(options)
+
+
+class TestParts:
+    @given(st.floats(1, 100), st.integers(1, 3000), st.integers(1, 3000))
+    def test_a_stage_gets_its_share_or_the_floor_and_never_more_than_all(self, percent, floor, n) -> None:
+        found = stage_percent(percent, 100.0, floor, n)
+        assert found <= 100 and found >= min(100.0, percent) - 1e-9
+        assert found * n / 100 >= min(floor, n) - 1e-6
+
+    @given(st.integers(1, 40), st.floats(5, 100))
+    def test_embed_lies_in_experts_lies_in_asr(self, floor: int, data_percent: float) -> None:
+        """Pitfall 7, design 6: unequal percentages left utterances without embedding."""
+        corpus = prepared(a_manifest(), Path())
+        parts = [set(corpus.train(percent, data_percent, floor, 3)["utterance_id"]) for percent in (5.0, 15.0, 100.0)]
+        assert parts[0] <= parts[1] <= parts[2] and parts[0]
+
+    def test_the_rows_order_changes_no_part(self) -> None:
+        """Pitfall 13: a seeded sample of an unsorted listing."""
+        table = a_manifest()
+        shuffled = table.sample(frac=1.0, random_state=1)
+        assert subset(table, 30, 5) == subset(shuffled, 30, 5)
+
+    @given(st.integers(1, 400), st.floats(0.01, 1.0))
+    def test_scoring_an_epoch_takes_no_more_of_dev_than_its_share_and_every_etiology(self, n_train: int, share: float) -> None:
+        corpus = prepared(a_manifest(), Path())
+        dev, all_dev = corpus.dev(n_train, share, 3), corpus.rows("dev")
+        assert len(dev) == min(len(all_dev), max(int(share * n_train), all_dev["etiology"].nunique()))
+        assert set(dev["etiology"]) == set(all_dev["etiology"])
+        assert all_dev["utterance_id"][all_dev["utterance_id"].isin(dev["utterance_id"])].tolist() == dev["utterance_id"].tolist()
+
+    def test_an_empty_split_is_named(self) -> None:
+        corpus = prepared(a_manifest().query("split != 'dev'"), Path())
+        with pytest.raises(ValueError, match="prepare run run has no dev utterances"):
+            corpus.rows("dev")
+
+    def test_majority_by_hand(self) -> None:
+        assert majority(np.array([1, 1, 0, 2, 2, 0]), ["a", "a", "a", "b", "b", "c"]) == {"a": 1, "b": 2, "c": 0}
+        assert majority(np.array([2, 1]), ["a", "a"]) == {"a": 1}
+
+    def test_soft_labels_come_in_the_experts_order(self) -> None:
+        table = pd.DataFrame({"cluster": [0], "soft_0": [0.7], "soft_1": [0.3]})
+        assert soft_labels(table).tolist() == [[pytest.approx(0.7), pytest.approx(0.3)]]
+
+    def test_every_byte_of_a_local_corpus_counts(self, tmp_path: Path) -> None:
+        (tmp_path / "wav").mkdir()
+        (tmp_path / "wav" / "a.wav").write_bytes(b"1")
+        (tmp_path / "manifest.csv").write_text("x")
+        before = path_digests(str(tmp_path))
+        (tmp_path / "wav" / "a.wav").write_bytes(b"2")
+        after = path_digests(str(tmp_path))
+        assert {name for name in before if before[name] != after[name]} == {"corpus/wav"}
+        assert path_digests("hf://somewhere") == {}
+
+
+class TestEmbeddings:
+    CONTEXT = AudioContext(context_floor_s=1.0, context_silence_s=0.2, context_bucket_s=0.25)
+
+    def test_missing_embeddings_are_computed_never_skipped(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Pitfall 7: 4157 of 4823 utterances were skipped because their embeddings were missing."""
+        manifest, base = write_corpus(tmp_path), toy_base()
+        whole = embed(base.model, dataset(manifest, tmp_path), tmp_path / "all", self.CONTEXT, 0, "mean_std", 32)
+        half = Embeddings(whole.utterance_ids[:2], whole.vectors[:2])
+        monkeypatch.setattr(training, "read_embeddings", lambda path: half)
+        monkeypatch.setattr(training.tracking, "upstream", lambda *_: tmp_path)
+        found = embeddings_of(prepared(manifest, tmp_path), manifest, base, RoutingOptions(), self.CONTEXT, "an id")
+        np.testing.assert_allclose(found.select(manifest["utterance_id"]), whole.vectors, atol=1e-5)
+
+    def test_cached_embeddings_are_taken_where_they_are_all_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        manifest = write_corpus(tmp_path)
+        cached = Embeddings(tuple(manifest["utterance_id"]), np.zeros((len(manifest), 3), np.float32))
+        monkeypatch.setattr(training, "read_embeddings", lambda path: cached)
+        monkeypatch.setattr(training.tracking, "upstream", lambda *_: tmp_path)
+        assert embeddings_of(prepared(manifest, tmp_path), manifest, toy_base(), RoutingOptions(), self.CONTEXT, "id") is cached
+
+    def test_an_utterance_without_embedding_is_an_error(self) -> None:
+        with pytest.raises(ValueError, match=r"1 utterances have no embedding, e.g. \['b'\]"):
+            Embeddings(("a",), np.zeros((1, 2), np.float32)).select(["a", "b"])
+
+
+class TestTraining:
+    def test_the_plan_says_what_the_options_say(self) -> None:
+        options = asr.StepOptions(
+            cluster_run_id="a", gate_run_id="b", experts_run_id="c", seed=9, gradient_accumulation_steps=3, num_workers=2, no_fp16=True
+        )
+        found = plan_of(options, 4, 8, 0.5)
+        assert (found.epochs, found.batch_size, found.learning_rate) == (4, 8, 0.5)
+        assert (found.seed, found.accumulation, found.num_workers, found.precision) == (9, 3, 2, "fp32")
+
+    def test_workers_and_plots_change_no_result_and_are_not_in_the_fingerprint(self) -> None:
+        for name, options in (("experts", experts.StepOptions()), ("baseline", baseline.StepOptions())):
+            changed = dataclasses.replace(options, num_workers=3, no_plot=True)
+            assert fingerprint(name, options).digest == fingerprint(name, changed).digest
+        assert "gradient_accumulation_steps" in {field.name for field in dataclasses.fields(ComputeOptions)}
+
+    @pytest.mark.parametrize(
+        ("n_seen", "n_utterances", "expected"), [(48, 24, 4), (24, 24, 2), (60, 24, 5), (16, 24, 1), (1, 24, 1), (2000, 1000, 126)]
+    )
+    def test_one_lora_sees_as_many_utterances_as_the_mixture(self, n_seen: int, n_utterances: int, expected: int) -> None:
+        """Batches of 16; an epoch of 24 takes two updates, the second of which is short."""
+        assert baseline.updates_for(n_seen, n_utterances, plan(batch_size=16)) == expected
+
+    def test_clusters_of_unknown_utterances_and_empty_experts_are_refused(self) -> None:
+        labels, rows = pd.DataFrame({"utterance_id": ["a"], "cluster": [1]}), pd.DataFrame({"utterance_id": ["a", "b"]})
+        with pytest.raises(ValueError, match=r"1 utterances have no cluster, e.g. \['b'\]"):
+            experts._clusters(labels, rows)
+        with pytest.raises(ValueError, match=r"experts \[0, 2\] have no training utterance among 2"):
+            experts._refuse_empty(np.array([1, 1]), 3)
+
+    def test_asr_says_which_runs_it_lacks(self) -> None:
+        with pytest.raises(ValueError, match="cluster_run_id is missing; gate_run_id is missing; experts_run_id is missing"):
+            asr.StepOptions()
+        with pytest.raises(ValueError, match="num_experts is missing"):
+            asr.StepOptions(skip_pretraining=True)
+        with pytest.raises(ValueError, match="skip_pretraining=true reads none of"):
+            asr.StepOptions(skip_pretraining=True, num_experts=2, gate_run_id="a")
+
+
+class TestEvaluation:
+    WER = {"learned": 0.20, "random": 0.30, "uniform": 0.25, "oracle": 0.20, "cluster": 0.21, "expert_0": 0.4}
+
+    @pytest.mark.parametrize(
+        ("changes", "earns_its_keep", "gate_at_fault"),
+        [({}, True, False), ({"learned": 0.25}, False, True), ({"oracle": 0.15}, True, True)],
+    )
+    def test_the_diagnosis_says_what_is_at_fault(self, changes: dict, earns_its_keep: bool, gate_at_fault: bool) -> None:
+        said = diagnosis(self.WER | changes)
+        assert said.startswith("Routing: ")
+        assert ("beats random and uniform" in said) == earns_its_keep
+        assert ("does not clearly beat random or uniform" in said) == (not earns_its_keep)
+        assert ("A better gate would gain" in said) == gate_at_fault
+
+    def test_the_best_mixture_is_the_one_with_the_fewest_errors(self) -> None:
+        systems = [a_system("lora", 1, "a"), a_system("moe", 4, "b"), a_system("moe", 3, "c")]
+        assert register.best_system(systems).run_id == "c"
+        with pytest.raises(ValueError, match="none of the 1 evaluate runs scored a mixture"):
+            register.best_system(systems[:1])
+
+
+def a_system(kind: str, n_errors: int, run_id: str) -> SystemScores:
+    hypotheses = pd.DataFrame({"word_errors": [n_errors], "n_words": [10]})
+    return SystemScores(kind, run_id, kind, hypotheses, {}, {}, None)
+
+
+def test_the_base_is_trained_on_the_etiologies_named_and_on_no_other() -> None:
+    rows = pd.DataFrame({"utterance_id": ["a", "b"], "split": ["train"] * 2, "etiology": ["adult", "child"]})
+    corpus = prepared(rows, Path("root"))
+    chosen = pretrain._chosen(corpus, "train", pretrain.StepOptions(init_from="scratch", tokenizer="characters", pretrain_etiologies="adult"))
+    assert chosen["utterance_id"].tolist() == ["a"]
+    with pytest.raises(ValueError, match="pretrain_etiologies=stroke: not in the train split, which has adult, child"):
+        pretrain._chosen(corpus, "train", pretrain.StepOptions(init_from="scratch", tokenizer="characters", pretrain_etiologies="adult, stroke"))

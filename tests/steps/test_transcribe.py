@@ -1,0 +1,65 @@
+"""The step: a folder in, files and a run's table out."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import tests.toys.corpora as toys
+from moe.audio.waveforms import load_audio
+from moe.recognition.decoding import DecodingOptions
+from moe.recognition.recognizer import WhisperRecognizer
+from steps import transcribe
+from steps.tracking import artifacts
+from steps.tracking.store import connect
+from tests.toys.registry import log_toy_asr, toy_recording
+
+
+def test_a_folder_is_transcribed_as_the_recogniser_does_and_a_second_run_skips(store: Path, tmp_path: Path, capsys) -> None:
+    asr = log_toy_asr(tmp_path)
+    corpus = tmp_path / "corpus"
+    (corpus / "in").mkdir(parents=True)
+    for number, (name, container) in enumerate([("a.wav", "wav"), ("in/b.flac", "flac"), ("in/c.mp3", "mp3")]):
+        (corpus / name).write_bytes(toy_recording(number, 0.5 + 2 * number, container))
+    (corpus / "bad.wav").write_bytes(b"no sound at all")
+    (corpus / "empty.flac").write_bytes(toys.encode(toys.tone(1)[:0], "flac"))
+    options = transcribe.StepOptions(
+        audio=str(corpus), model=asr, output_dir=str(tmp_path / "out"), max_tokens_per_s=2.0, decoding_top_k=1, beam_size=2, language="en"
+    )
+    run = connect().client.get_run(transcribe.run(options))
+    said = capsys.readouterr().out
+    assert "failed: bad.wav: unreadable" in said and "5 recordings: 3 written, 0 skipped, 2 failed" in said
+    assert {name: run.data.metrics[name] for name in ("n_recordings", "n_written", "n_skipped", "n_failed")} == {
+        "n_recordings": 5, "n_written": 3, "n_skipped": 0, "n_failed": 2,
+    }  # fmt: skip
+    recognizer = WhisperRecognizer.load(artifacts.upstream(asr, "model"))
+    table = pd.read_csv(artifacts.upstream(run.info.run_id, "tables/transcripts.csv")).set_index("audio")
+    for name in ("a.wav", "in/b.flac", "in/c.mp3"):
+        (expected,) = recognizer.transcribe([load_audio(corpus / name)], DecodingOptions(beam_size=2, max_tokens_per_s=2.0), 1, "en")
+        kept = json.loads((tmp_path / "out" / table.loc[name, "output"]).read_text())
+        assert kept["text"] == expected.text and len(kept["segments"]) == len(expected.segments) == table.loc[name, "n_segments"]
+        assert kept["routing_weights"] == pytest.approx(expected.routing_weights, abs=1e-5) and max(kept["routing_weights"]) == 1.0
+    again = connect().client.get_run(transcribe.run(options))
+    assert again.data.metrics["n_skipped"] == 3 and again.data.metrics["n_failed"] == 2 and "real_time_factor" not in again.data.metrics
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"audio": "gone"}, "gone: no such file or folder"),
+        ({"model": "0123"}, "no run '0123'"),
+        ({"model": "models:/nobody@champion"}, "model=models:/nobody@champion: not in the registry"),
+    ],
+)
+def test_what_is_missing_is_named(store: Path, tmp_path: Path, changes: dict[str, str], said: str) -> None:
+    (tmp_path / "a.wav").write_bytes(toy_recording())
+    with pytest.raises((ValueError, RuntimeError), match=said):
+        transcribe.run(transcribe.StepOptions(**{"audio": str(tmp_path), "model": "none"} | changes))
+
+
+def test_options_are_checked_before_anything() -> None:
+    with pytest.raises(ValueError, match="audio is missing"):
+        transcribe.StepOptions()
+    with pytest.raises(ValueError, match="format='doc': must be one of json, srt, vtt, csv"):
+        transcribe.StepOptions(audio="x", format="doc")

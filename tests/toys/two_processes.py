@@ -1,0 +1,51 @@
+"""One training in two processes: each writes down its weights and which parameters got a gradient. Started by `test_processes.py`."""
+
+import os
+import sys
+from pathlib import Path
+
+import torch.distributed
+from safetensors.torch import save_file
+
+from moe.files import write_json
+from moe.training.checkpoints import CheckpointOptions, Checkpoints
+from moe.training.loop import fit
+from moe.training.trainer import ResumableTrainer
+from tests.moe.training.test_checkpoints import Heard
+from tests.toys.training import CONTEXT, Diary, dataset, plan, toy_base, toy_mixture, weights, write_corpus
+
+
+class Stopped(BaseException):
+    """As if the process had gone."""
+
+
+def main(folder: Path, stop_at: int, name: str) -> None:
+    """Train, to `stop_at` updates or, with 0, to the end."""
+    rank = int(os.environ["RANK"])
+    corpus = folder / f"corpus_{rank}"
+    corpus.mkdir(exist_ok=True)
+    model = toy_mixture(toy_base(dropout=0.1))
+    touched: set[str] = set()
+    for parameter_name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(lambda _, parameter_name=parameter_name: touched.add(parameter_name))
+    ends = ResumableTrainer.update_ends
+
+    def update_ends(trainer: ResumableTrainer) -> None:
+        ends(trainer)
+        if trainer.state.global_step == stop_at:
+            raise Stopped
+
+    ResumableTrainer.update_ends = update_ends
+    checkpoints = Checkpoints(folder / f"{name}_checkpoints", CheckpointOptions(save_every_n_updates=2), Heard())
+    try:
+        fit(model, dataset(write_corpus(corpus, 12), corpus), plan(batch_size=2), CONTEXT, Diary(), checkpoints=checkpoints)
+    except Stopped:
+        torch.distributed.destroy_process_group()
+        return
+    save_file(weights(model), folder / f"{name}_{rank}.safetensors")
+    write_json(folder / f"{name}_{rank}.json", sorted(set(model.trainable_parameters()) - touched))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
