@@ -54,13 +54,13 @@ def main() -> None:
 
 def hypotheses(n_utterances: int, n_speakers: int, seed: int) -> pd.DataFrame:
     """A hypotheses table of about eight words an utterance, one word in five wrong; references are the same for every seed."""
-    spoken, heard = np.random.default_rng(0), np.random.default_rng(seed)
+    spoken, recognised = np.random.default_rng(0), np.random.default_rng(seed)
     lengths = spoken.integers(3, 14, n_utterances)
     references = [VOCABULARY[spoken.integers(0, len(VOCABULARY), length)] for length in lengths]
     rows = []
     for number, words in enumerate(references):
-        draw = heard.random(len(words))
-        kept = np.where(draw < 0.13, VOCABULARY[heard.integers(0, len(VOCABULARY), len(words))], words)[draw > 0.05]
+        draw = recognised.random(len(words))
+        kept = np.where(draw < 0.13, VOCABULARY[recognised.integers(0, len(VOCABULARY), len(words))], words)[draw > 0.05]
         rows.append((" ".join(words), " ".join(kept), number % n_speakers))
     table = pd.DataFrame(rows, columns=["reference", "hypothesis", "number"])
     return table.assign(

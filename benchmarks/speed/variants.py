@@ -158,9 +158,9 @@ def _evaluation(bench: Workbench) -> Callable[[], None]:
 
     def evaluate() -> None:
         with torch.no_grad(), bench.precision():
-            heard = model.hear(model.route(mel, n_frames, embedding))
-            token_logprobs(model, heard, model.search(heard, max_new_tokens=n_new, min_new_tokens=n_new))
-            model.heard_loss(heard, labels)
+            encoded = model.encode(model.route(mel, n_frames, embedding))
+            token_logprobs(model, encoded, model.search(encoded, max_new_tokens=n_new, min_new_tokens=n_new))
+            model.decoder_loss(encoded, labels)
 
     return evaluate
 

@@ -23,7 +23,7 @@ from moe.routing.weights import RoutingWeights
 from moe.systems.whisper.features import AudioContext, valid_frames
 from moe.systems.whisper.tokens import prompt_ids
 from moe.systems.whisper_moe.model import WhisperMoE
-from moe.systems.whisper_moe.passes import Heard, Routed
+from moe.systems.whisper_moe.passes import Encoded, Routed
 from moe.systems.whisper_moe.token_scores import token_logprobs
 from moe.training.batches import collator, context_batches, to_device
 from moe.training.dataset import SpeechDataset
@@ -145,16 +145,16 @@ class _Search:
 
     def _one(self, batch: dict[str, Any], routed: Routed, limit: int) -> list[Hypothesis]:
         tokenizer, ids = self.dataset.processor.tokenizer, batch["utterance_ids"]
-        heard = self.model.hear(routed)
-        tokens = self.model.search(heard, num_beams=self.options.beam_size, max_length=limit)
-        means, counts = self._sureness(heard, tokens, limit)
-        losses = self.model.heard_loss(heard, batch["labels"]).tolist() if self.with_loss else [math.nan] * len(ids)
+        encoded = self.model.encode(routed)
+        tokens = self.model.search(encoded, num_beams=self.options.beam_size, max_length=limit)
+        means, counts = self._sureness(encoded, tokens, limit)
+        losses = self.model.decoder_loss(encoded, batch["labels"]).tolist() if self.with_loss else [math.nan] * len(ids)
         rows = _rows(None if routed.weights is None else routed.weights.shares(), len(ids))
         gate = _rows(routed.probabilities, len(ids))
         values = zip(ids, clean_texts(tokenizer, tokens), rows, losses, means, counts, gate, strict=True)
         return [Hypothesis(*each) for each in values]
 
-    def _sureness(self, heard: Heard, tokens: Tensor, limit: int) -> tuple[list[float], list[int]]:
+    def _sureness(self, encoded: Encoded, tokens: Tensor, limit: int) -> tuple[list[float], list[int]]:
         """Mean log-probability and number of the tokens of each row, its end of text among them unless the bound cut it off."""
         prompt = decoder_prompt(self.model, self.dataset.processor.tokenizer)
         end = self.model.base.config.eos_token_id
@@ -162,7 +162,7 @@ class _Search:
         ended = torch.cat([tokens, tokens.new_full((len(tokens), 1), end)], dim=1)[:, :n_most]
         n_tokens = ((ended != end).cumprod(1).sum(1) + 1).clamp(max=ended.shape[1])  # up to the first end of text
         rows = torch.cat([tokens.new_tensor(prompt).expand(len(tokens), -1), ended], dim=1)
-        logprobs = token_logprobs(self.model, heard, rows)[:, len(prompt) - 1 :]  # (B, n)
+        logprobs = token_logprobs(self.model, encoded, rows)[:, len(prompt) - 1 :]  # (B, n)
         said = torch.arange(ended.shape[1], device=tokens.device) < n_tokens[:, None]
         means = (logprobs.double() * said).sum(1) / n_tokens
         return means.tolist(), n_tokens.tolist()

@@ -70,7 +70,7 @@ class SpeechDataset(Dataset):
     def __getitem__(self, draw: Draw | int) -> dict[str, Any]:
         draw = draw if isinstance(draw, Draw) else Draw(draw, 0)
         row = self.rows[draw.index]
-        mel, n_samples = self._heard(draw)
+        mel, n_samples = self._augmented(draw)
         n_valid = valid_frames(n_samples, self.processor.feature_extractor)
         extras = {name: values[draw.index] for name, values in self.extras.items()}
         return {
@@ -85,7 +85,7 @@ class SpeechDataset(Dataset):
         """Unpadded log-mel of an utterance, (n_mels, n_frames), from the cache where it is."""
         return self._kept(self._cache, index, lambda: log_mel(self.waveform(index), self.processor.feature_extractor))
 
-    def _heard(self, draw: Draw) -> tuple[np.ndarray, int]:
+    def _augmented(self, draw: Draw) -> tuple[np.ndarray, int]:
         """Log-mel of an utterance as it sounds in an epoch, and how many samples of audio are in it."""
         row, options, extractor = self.rows[draw.index], self.augmentation, self.processor.feature_extractor
         n_samples = round(row["duration_s"] * SAMPLE_RATE)

@@ -11,7 +11,7 @@ from moe.files import write_json
 from moe.training.checkpoints import CheckpointOptions, Checkpoints
 from moe.training.loop import fit
 from moe.training.trainer import ResumableTrainer
-from tests.moe.training.test_checkpoints import Heard
+from tests.moe.training.test_checkpoints import Recorded
 from tests.toys.training import CONTEXT, Diary, dataset, plan, toy_base, toy_mixture, weights, write_corpus
 
 
@@ -37,7 +37,7 @@ def main(folder: Path, stop_at: int, name: str) -> None:
             raise Stopped
 
     ResumableTrainer.update_ends = update_ends
-    checkpoints = Checkpoints(folder / f"{name}_checkpoints", CheckpointOptions(save_every_n_updates=2), Heard())
+    checkpoints = Checkpoints(folder / f"{name}_checkpoints", CheckpointOptions(save_every_n_updates=2), Recorded())
     try:
         fit(model, dataset(write_corpus(corpus, 12), corpus), plan(batch_size=2), CONTEXT, Diary(), checkpoints=checkpoints)
     except Stopped:

@@ -25,7 +25,7 @@ from moe.routing.weights import Routing, RoutingWeights, one_hot, top_k_weights
 from moe.systems.whisper import encoder as whisper_encoder
 from moe.systems.whisper.beams import ProbabilityMixing, beam_cache
 from moe.systems.whisper.head_loss import head_cross_entropy
-from moe.systems.whisper_moe.passes import Heard, Routed
+from moe.systems.whisper_moe.passes import Encoded, Routed
 from moe.training.precision import computing, hold_frozen
 
 
@@ -128,9 +128,9 @@ class WhisperMoE(nn.Module):
     @torch.no_grad()
     def generate(self, routed: Routed, **options: Any) -> Tensor:
         """Token ids (B, N) of a routed batch; `options` go to transformers' `generate` (num_beams, max_new_tokens …)."""
-        return self.search(self.hear(routed), **options)
+        return self.search(self.encode(routed), **options)
 
-    def hear(self, routed: Routed) -> Heard:
+    def encode(self, routed: Routed) -> Encoded:
         """Run the encoder above the gate, with the chosen experts."""
         values = None
         if self._mixes_losses(routed):
@@ -138,16 +138,16 @@ class WhisperMoE(nn.Module):
             routed = self._replicated(routed)
         weights = routed.weights
         with self.experts(weights):
-            return Heard(self._above(routed.hidden), weights, values)
+            return Encoded(self._above(routed.hidden), weights, values)
 
     @torch.no_grad()
-    def search(self, heard: Heard, **options: Any) -> Tensor:
+    def search(self, encoded: Encoded, **options: Any) -> Tensor:
         """Token ids (B, N) of a batch that the encoder has heard; options as for `generate`."""
-        processors = LogitsProcessorList([ProbabilityMixing(heard.values)] if heard.values is not None else [])
-        with self.experts(heard.weights):
-            options |= {"past_key_values": beam_cache(self.base, heard.states, options.get("num_beams", 1)), "logits_processor": processors}
-            tokens = self.base.generate(encoder_outputs=BaseModelOutput(last_hidden_state=heard.states), **options)
-        return tokens.view(*heard.values.shape, -1)[:, 0] if processors else tokens
+        processors = LogitsProcessorList([ProbabilityMixing(encoded.values)] if encoded.values is not None else [])
+        with self.experts(encoded.weights):
+            options |= {"past_key_values": beam_cache(self.base, encoded.states, options.get("num_beams", 1)), "logits_processor": processors}
+            tokens = self.base.generate(encoder_outputs=BaseModelOutput(last_hidden_state=encoded.states), **options)
+        return tokens.view(*encoded.values.shape, -1)[:, 0] if processors else tokens
 
     @contextmanager
     def experts(self, weights: RoutingWeights | None) -> Iterator[None]:
@@ -213,15 +213,15 @@ class WhisperMoE(nn.Module):
 
     def transcription_loss(self, routed: Routed, labels: Tensor) -> Tensor:
         """Cross-entropy of each utterance under its routing: labels (B, N) → (B,)."""
-        return self.heard_loss(self.hear(routed), labels)
+        return self.decoder_loss(self.encode(routed), labels)
 
-    def heard_loss(self, heard: Heard, labels: Tensor) -> Tensor:
+    def decoder_loss(self, encoded: Encoded, labels: Tensor) -> Tensor:
         """The same of a batch that the encoder has heard."""
-        config, values = self.base.config, heard.values
+        config, values = self.base.config, encoded.values
         labels = labels if values is None else labels.repeat_interleave(values.shape[1], 0)
         inputs = shift_tokens_right(labels, config.pad_token_id, config.decoder_start_token_id)
-        with self.experts(heard.weights):
-            said = self.base.model.decoder(input_ids=inputs, encoder_hidden_states=heard.states, use_cache=False).last_hidden_state
+        with self.experts(encoded.weights):
+            said = self.base.model.decoder(input_ids=inputs, encoder_hidden_states=encoded.states, use_cache=False).last_hidden_state
             losses = head_cross_entropy(said, self.base.proj_out.weight, labels)  # (B·k,)
         return losses if values is None else (losses.view_as(values) * values).sum(-1)
 

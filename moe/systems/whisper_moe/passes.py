@@ -18,7 +18,7 @@ class Routed:
 
 
 @dataclasses.dataclass(frozen=True)
-class Heard:
+class Encoded:
     """A batch that the encoder has heard: states (R, T, D), R = B, or B·k with weights `values` (B, k) where losses are mixed."""
 
     states: Tensor
@@ -30,4 +30,4 @@ class Heard:
         k = 1 if self.values is None else self.values.shape[1]
         inner = slice(chosen.start * k, chosen.stop * k)
         weights = None if self.weights is None else RoutingWeights(self.weights.weights[inner], self.weights.top_k)
-        return Heard(self.states[inner], weights, None if self.values is None else self.values[chosen])
+        return Encoded(self.states[inner], weights, None if self.values is None else self.values[chosen])

@@ -9,25 +9,25 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 from moe.systems.whisper_moe.model import WhisperMoE
-from moe.systems.whisper_moe.passes import Heard
+from moe.systems.whisper_moe.passes import Encoded
 
 LOGIT_BUDGET = 1 << 26  # logits held at a time: 256 MB
 
 
 @torch.no_grad()
-def token_logprobs(model: WhisperMoE, heard: Heard, tokens: Tensor) -> Tensor:
+def token_logprobs(model: WhisperMoE, encoded: Encoded, tokens: Tensor) -> Tensor:
     """Natural log-probability of every token after the first, given those before it: tokens (B, N) → (B, N − 1)."""
-    k = 1 if heard.values is None else heard.values.shape[1]
+    k = 1 if encoded.values is None else encoded.values.shape[1]
     n_rows = max(1, LOGIT_BUDGET // (k * tokens.shape[1] * model.base.config.vocab_size))
     starts = range(0, len(tokens), n_rows)
-    return torch.cat([_logprobs(model, heard.rows(slice(at, at + n_rows)), tokens[at : at + n_rows], k) for at in starts])
+    return torch.cat([_logprobs(model, encoded.rows(slice(at, at + n_rows)), tokens[at : at + n_rows], k) for at in starts])
 
 
-def _logprobs(model: WhisperMoE, heard: Heard, tokens: Tensor, k: int) -> Tensor:
+def _logprobs(model: WhisperMoE, encoded: Encoded, tokens: Tensor, k: int) -> Tensor:
     inputs, targets = tokens[:, :-1].repeat_interleave(k, 0), tokens[:, 1:, None].repeat_interleave(k, 0)  # (B·k, N − 1)
-    with model.experts(heard.weights):
-        logits = model.base(encoder_outputs=BaseModelOutput(heard.states), decoder_input_ids=inputs, use_cache=False).logits
+    with model.experts(encoded.weights):
+        logits = model.base(encoder_outputs=BaseModelOutput(encoded.states), decoder_input_ids=inputs, use_cache=False).logits
     logprobs = logits.float().log_softmax(-1).gather(-1, targets)[..., 0]  # (B·k, N − 1)
-    if heard.values is None:
+    if encoded.values is None:
         return logprobs
-    return torch.logsumexp(logprobs.unflatten(0, (-1, k)) + heard.values.float().log()[..., None], dim=1)
+    return torch.logsumexp(logprobs.unflatten(0, (-1, k)) + encoded.values.float().log()[..., None], dim=1)

@@ -16,12 +16,12 @@ class Hearing:
     """Says how long each recording is; counts the recordings it was given, and fails on silence."""
 
     def __init__(self) -> None:
-        self.heard: list[int] = []
+        self.encoded: list[int] = []
 
     def __call__(self, waveforms: Sequence[np.ndarray]) -> list[Transcript]:
         if any(not wave.any() for wave in waveforms):
             raise RuntimeError("silence")
-        self.heard += [len(wave) for wave in waveforms]
+        self.encoded += [len(wave) for wave in waveforms]
         return [Transcript(f"{len(wave)}", (Segment(0.0, 1.0, f"{len(wave)}", 0.5),), (0.3, 0.7), 0.5) for wave in waveforms]
 
 
@@ -61,7 +61,7 @@ def test_every_recording_gets_a_file_in_its_place(corpus: Path, tmp_path: Path) 
 def test_a_second_run_does_nothing_and_says_the_same(corpus: Path, tmp_path: Path) -> None:
     first, hearing = run(corpus, tmp_path / "out"), Hearing()
     again = run(corpus, tmp_path / "out", hearing=hearing)
-    assert hearing.heard == [] and statuses(again) == {SKIPPED}
+    assert hearing.encoded == [] and statuses(again) == {SKIPPED}
     assert {name: outcome.text for name, outcome in again.items()} == {name: outcome.text for name, outcome in first.items()}
 
 
@@ -92,7 +92,7 @@ def test_interrupted_anywhere_it_goes_on(corpus: Path, tmp_path: Path, monkeypat
     record.write_text(record.read_text()[:-20])
     hearing = Hearing()
     again = run(corpus, tmp_path / "out", hearing=hearing)
-    assert [again[name].status for name in ("a.wav", "b.flac")] == [SKIPPED, WRITTEN] and len(hearing.heard) == 4
+    assert [again[name].status for name in ("a.wav", "b.flac")] == [SKIPPED, WRITTEN] and len(hearing.encoded) == 4
     assert statuses(run(corpus, tmp_path / "out")) == {SKIPPED}
 
 

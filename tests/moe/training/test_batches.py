@@ -92,14 +92,14 @@ def test_a_batch_by_hand(corpus) -> None:
 def test_augmentation_is_keyed_by_seed_epoch_and_utterance_not_by_place_or_order(corpus) -> None:
     manifest, root = corpus
     data, again = (dataset(manifest, root, augmentation=Augmentation(), seed=4) for _ in range(2))
-    heard = data[Draw(2, 5)]["mel"]
+    augmented = data[Draw(2, 5)]["mel"]
     for other in (Draw(0, 5), Draw(2, 4)):
         again[other]
-    assert np.array_equal(again[Draw(2, 5)]["mel"], heard)
-    assert not np.array_equal(again[Draw(2, 4)]["mel"], heard)
-    assert not np.array_equal(dataset(manifest, root, augmentation=Augmentation(), seed=5)[Draw(2, 5)]["mel"], heard)
+    assert np.array_equal(again[Draw(2, 5)]["mel"], augmented)
+    assert not np.array_equal(again[Draw(2, 4)]["mel"], augmented)
+    assert not np.array_equal(dataset(manifest, root, augmentation=Augmentation(), seed=5)[Draw(2, 5)]["mel"], augmented)
     part = dataset(manifest.iloc[2:].reset_index(drop=True), root, augmentation=Augmentation(), seed=4)
-    assert np.array_equal(part[Draw(0, 5)]["mel"], heard)
+    assert np.array_equal(part[Draw(0, 5)]["mel"], augmented)
 
 
 def test_the_cache_changes_nothing_and_is_bounded(corpus, monkeypatch) -> None:

@@ -24,7 +24,7 @@ from moe.training.checkpoints import (
 from moe.training.random_state import generators, set_generators
 
 
-class Heard(Watch):
+class Recorded(Watch):
     """Writes down what it is told."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ def state(number: int) -> Checkpoint:
 
 
 def kept(folder: Path, **options) -> Checkpoints:
-    return Checkpoints(folder, CheckpointOptions(**options), Heard())
+    return Checkpoints(folder, CheckpointOptions(**options), Recorded())
 
 
 def names(folder: Path, prefix: str = PREFIX) -> list[str]:

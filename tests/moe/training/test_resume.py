@@ -27,7 +27,7 @@ from moe.training.bad_updates import TooManyBadUpdates
 from moe.training.checkpoints import PREFIX, CheckpointOptions, Checkpoints
 from moe.training.loop import fit
 from moe.training.trainer import ResumableTrainer
-from tests.moe.training.test_checkpoints import Heard
+from tests.moe.training.test_checkpoints import Recorded
 from tests.toys.training import (
     CONTEXT,
     N_EXPERTS,
@@ -141,7 +141,7 @@ class Killer:
 
 
 def often(folder: Path | None) -> Checkpoints:
-    return Checkpoints(folder, CheckpointOptions(save_every_n_updates=2, save_every_n_epochs=2), Heard())
+    return Checkpoints(folder, CheckpointOptions(save_every_n_updates=2, save_every_n_epochs=2), Recorded())
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -264,7 +264,7 @@ def test_an_update_that_is_not_finite_is_stepped_over_and_its_utterances_named(c
     """Stack pitfall: one NaN label, and all logged losses stayed finite while all weights became NaN."""
     monkeypatch.setattr(training, "LOG_EVERY", 1)
     model, data = lora_and_data(corpus)
-    watch, diary = Heard(), Diary()
+    watch, diary = Recorded(), Diary()
     fitted = fit(Spoilt(model, "u5", where), data, plan(epochs=2), CONTEXT, diary, checkpoints=Checkpoints(watch=watch))
     assert finite(model) and fitted.n_updates == 6 and len(fitted.bad_updates) == 2
     for record in fitted.bad_updates:
@@ -286,7 +286,7 @@ def test_a_bad_update_leaves_weights_and_buffers_as_they_were(corpus) -> None:
 
 def test_too_many_bad_updates_fail_by_name(corpus) -> None:
     model, data = lora_and_data(corpus)
-    checkpoints = Checkpoints(None, CheckpointOptions(max_bad_updates=1), Heard())
+    checkpoints = Checkpoints(None, CheckpointOptions(max_bad_updates=1), Recorded())
     with pytest.raises(TooManyBadUpdates, match="2 updates was not finite, max_bad_updates=1; their utterances: u5"):
         fit(Spoilt(model, "u5", "audio"), data, plan(epochs=4), CONTEXT, Diary(), checkpoints=checkpoints)
 
@@ -314,7 +314,7 @@ ERRORS = [lambda: torch.OutOfMemoryError("CUDA out of memory"), MemoryError, lam
 def test_out_of_memory_halves_the_batch_once_and_goes_on_with_the_same_updates(corpus, error) -> None:
     roomy, data = lora_and_data(corpus)
     fit(roomy, data, plan(epochs=2), CONTEXT, Diary())
-    tight, watch = lora_and_data(corpus)[0], Heard()
+    tight, watch = lora_and_data(corpus)[0], Recorded()
     hungry = Hungry(tight, 2, error)
     fitted = fit(hungry, data, plan(epochs=2), CONTEXT, Diary(), checkpoints=Checkpoints(watch=watch))
     assert fitted.n_updates == 6 and "each batch of 4 is now 2 of 2" in watch.of("out_of_memory")[0]
@@ -326,7 +326,7 @@ def test_out_of_memory_halves_the_batch_once_and_goes_on_with_the_same_updates(c
 def test_out_of_memory_a_second_time_is_an_error_that_says_so(corpus) -> None:
     model, data = lora_and_data(corpus)
     with pytest.raises(RuntimeError, match="out of memory with batches of 2"):
-        fit(Hungry(model, 0, MemoryError), data, plan(epochs=2), CONTEXT, Diary(), checkpoints=Checkpoints(watch=Heard()))
+        fit(Hungry(model, 0, MemoryError), data, plan(epochs=2), CONTEXT, Diary(), checkpoints=Checkpoints(watch=Recorded()))
 
 
 def test_halved_batches_stay_halved_after_an_interruption(corpus, tmp_path: Path, monkeypatch) -> None:
@@ -336,7 +336,7 @@ def test_halved_batches_stay_halved_after_an_interruption(corpus, tmp_path: Path
         fit(hungry, data, plan(epochs=3), CONTEXT, Diary(), checkpoints=checkpoints)
         return model, hungry
 
-    undisturbed, _ = run(Checkpoints(watch=Heard()))
+    undisturbed, _ = run(Checkpoints(watch=Recorded()))
     killer = Killer(monkeypatch)
     killer.left = 22
     with pytest.raises(Killed):
@@ -349,7 +349,7 @@ def test_halved_batches_stay_halved_after_an_interruption(corpus, tmp_path: Path
 
 def test_a_checkpoint_of_another_model_is_refused(corpus, tmp_path: Path) -> None:
     model, data = lora_and_data(corpus)
-    fit(model, data, plan(epochs=1), CONTEXT, Diary(), checkpoints=Checkpoints(tmp_path, watch=Heard()))
+    fit(model, data, plan(epochs=1), CONTEXT, Diary(), checkpoints=Checkpoints(tmp_path, watch=Recorded()))
     other = toy_mixture(toy_base(), n_experts=0, adapters=dataclasses.replace(DROPOUT, lora_targets="q_proj"))
     with pytest.raises(ValueError, match="the checkpoint is of another training"):
-        fit(other, data, plan(epochs=1), CONTEXT, Diary(), checkpoints=Checkpoints(tmp_path, watch=Heard()))
+        fit(other, data, plan(epochs=1), CONTEXT, Diary(), checkpoints=Checkpoints(tmp_path, watch=Recorded()))

@@ -149,10 +149,10 @@ def test_the_phoneme_loss_trains_its_head_and_fades(corpus) -> None:
         patch.setattr(BaseTraining, "forward", listening)
         run(toy_base(), corpus, options, n_phonemes=3, phonemes=frames)
     assert seen == pytest.approx([1.0, 0.8, 0.6, 0.4])
-    bare, heard = toy_base(), toy_base()
+    bare, encoded = toy_base(), toy_base()
     run(bare, corpus, FAST)
-    run(heard, corpus, FAST, n_phonemes=3, phonemes=frames)
-    assert changed(weights(bare.model), heard.model)
+    run(encoded, corpus, FAST, n_phonemes=3, phonemes=frames)
+    assert changed(weights(bare.model), encoded.model)
     assert BaseTraining(bare.model, 3).phoneme_weight.tolist() == pytest.approx([SILENCE_WEIGHT, 1, 1])
 
 

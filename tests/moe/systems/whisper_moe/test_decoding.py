@@ -190,8 +190,8 @@ def test_mean_log_probability_equals_a_teacher_forced_rescoring(
     model = toy_mixture(n_experts, adapter_options(ALL_LINEARS), RoutingOptions(mixing=mixing))
     end, found_tokens, search = tokenizer().convert_tokens_to_ids(END), [], model.search
 
-    def shortened(heard, **options):
-        tokens = search(heard, **options)
+    def shortened(encoded, **options):
+        tokens = search(encoded, **options)
         tokens[0, 3:] = end  # an utterance that ended by itself, padded as transformers pads
         found_tokens.extend(tokens.tolist())
         return tokens
@@ -264,11 +264,11 @@ def test_a_killed_decoding_goes_on_with_the_batches_it_has_and_ends_the_same(dat
     undisturbed = decode(model, data, CONTEXT, options, with_loss=True)
     search, n_done = model.search, []
 
-    def killed(heard, **kwargs):
+    def killed(encoded, **kwargs):
         if len(n_done) == 3:
             raise KeyboardInterrupt
         n_done.append(1)
-        return search(heard, **kwargs)
+        return search(encoded, **kwargs)
 
     monkeypatch.setattr(model, "search", killed)
     with pytest.raises(KeyboardInterrupt):

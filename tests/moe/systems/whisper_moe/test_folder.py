@@ -47,7 +47,7 @@ def made(base_dir: Path, record: ModelRecord) -> WhisperMoE:
     return model.eval()
 
 
-def heard(model: WhisperMoE, data) -> list[tuple]:
+def encoded(model: WhisperMoE, data) -> list[tuple]:
     found = decode(model, data, CONTEXT, DecodingOptions(beam_size=2), with_loss=True)
     rows = [None if h.routing_weights is None else h.routing_weights.tolist() for h in found]
     return [(h.utterance_id, h.text, h.utterance_loss, row) for h, row in zip(found, rows, strict=True)]
@@ -68,7 +68,7 @@ def test_a_recogniser_read_back_recognises_bit_for_bit_the_same(record: ModelRec
     save_model(tmp_path / "model", model, shared_base().processor, record, base_dir)
     saved = load_model(tmp_path / "model")
     assert saved.record == record and not saved.model.training
-    assert heard(saved.model, data) == heard(model, data)
+    assert encoded(saved.model, data) == encoded(model, data)
     assert {path.name for path in (tmp_path / "model").iterdir()} == {"base", MODEL_FILE} | _parts(record)
 
 
@@ -81,7 +81,7 @@ def test_a_moved_folder_is_still_enough(base_dir: Path, data, tmp_path: Path) ->
     model = made(base_dir, record_of())
     save_model(tmp_path / "here", model, shared_base().processor, record_of(), base_dir)
     shutil.move(tmp_path / "here", tmp_path / "there")
-    assert heard(load_model(tmp_path / "there").model, data) == heard(model, data)
+    assert encoded(load_model(tmp_path / "there").model, data) == encoded(model, data)
 
 
 def test_an_expert_of_the_folder_loads_into_peft(base_dir: Path, tmp_path: Path) -> None:
