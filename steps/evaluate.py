@@ -13,7 +13,7 @@ from moe.recognition.decoding import DecodingOptions
 from moe.systems.whisper_moe.folder import load_model
 from moe.training.precision import PrecisionOptions, precision
 from steps.inputs.corpus import read_prepared
-from steps.inputs.test_set import recognise, recognise_ablations, set_scene
+from steps.inputs.test_set import prepare_test_set, recognise, recognise_ablations
 from steps.options.step_options import PlotOptions
 from steps.reports.evaluation import Evaluation, log_evaluation
 from steps.tracking import artifacts, runs
@@ -54,13 +54,13 @@ def run(options: StepOptions) -> str:
     with runs.step_run("evaluate", options, name) as step:
         prepared = read_prepared(options.prepare_run_id)
         decoding = options.part(DecodingOptions)
-        scene = set_scene(saved, prepared, model_dir, decoding, options.decoding_top_k, runs.work_dir(step))
-        prepared.log_input(step, scene.rows, "test")
-        counted, seconds = recognise(scene)
+        test_set = prepare_test_set(saved, prepared, model_dir, decoding, options.decoding_top_k, runs.work_dir(step))
+        prepared.log_input(step, test_set.rows, "test")
+        counted, seconds = recognise(test_set)
         ablated = {}
         if options.ablations and saved.record.n_experts:
-            ablated = recognise_ablations(scene, counted, options.ablation_utterances, options.seed)
-        evaluation = Evaluation(scene, counted, ablated, seconds, options.scoring, options.model_run_id)
+            ablated = recognise_ablations(test_set, counted, options.ablation_utterances, options.seed)
+        evaluation = Evaluation(test_set, counted, ablated, seconds, options.scoring, options.model_run_id)
         log_evaluation(step, evaluation, options.explorer_audio_mb, options.seed)
     return step.run_id
 

@@ -14,7 +14,7 @@ from moe.systems.whisper_moe.folder import load_model
 from steps import main
 from steps.chain.stages import Chain
 from steps.inputs.corpus import Prepared, read_prepared
-from steps.inputs.test_set import recognise, set_scene
+from steps.inputs.test_set import prepare_test_set, recognise
 from steps.tracking import artifacts, runs
 from steps.tracking.store import connect
 
@@ -124,8 +124,8 @@ def _recognised(ids: dict[str, str], seed: int | None) -> dict[str, str]:
     try:
         with tempfile.TemporaryDirectory() as work:
             decoding = DecodingOptions(decoding_batch_size=4)
-            scene = set_scene(load_model(folder), read_prepared(ids["prepare"]), folder, decoding, None, Path(work))
-            table = recognise(scene)[0]
+            test_set = prepare_test_set(load_model(folder), read_prepared(ids["prepare"]), folder, decoding, None, Path(work))
+            table = recognise(test_set)[0]
     finally:
         Prepared.rows = rows
     return {row["utterance_id"]: repr(sorted(row.items())) for row in table.to_dict("records")}

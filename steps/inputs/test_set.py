@@ -33,7 +33,7 @@ FURTHER_FACTS = ("sex", "gender", "age", "reference_fluent", "loudness_db")  # w
 
 
 @dataclasses.dataclass(frozen=True)
-class Scene:
+class TestSet:
     """What all decodings of one evaluation share.
 
     Attributes:
@@ -54,9 +54,9 @@ class Scene:
     work_dir: Path
 
 
-def set_scene(
+def prepare_test_set(
     saved: SavedModel, prepared: Prepared, model_dir: Path, decoding: DecodingOptions, top_k: int | None, work_dir: Path
-) -> Scene:
+) -> TestSet:
     """The test split as inputs, with embeddings and clusters where the model has experts."""
     model, record, rows = saved.model, saved.record, prepared.rows("test")
     model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -72,32 +72,32 @@ def set_scene(
         dataset.extras["embedding"] = torch.as_tensor(read)
         beliefs = pieces.pool(probabilities(model.gate, read))
         clusters = _clusters(model_dir / artifacts.CLUSTERS, pieces.pool(vectors), rows)
-    return Scene(saved, prepared, rows, pieces, dataset, clusters, beliefs, decoding, work_dir)
+    return TestSet(saved, prepared, rows, pieces, dataset, clusters, beliefs, decoding, work_dir)
 
 
-def recognise(scene: Scene) -> tuple[pd.DataFrame, float]:
+def recognise(test_set: TestSet) -> tuple[pd.DataFrame, float]:
     """Counted hypotheses of the test split as the recogniser routes it, and the seconds that decoding took, resumed or not."""
-    store = BatchStore(scene.work_dir / GATE)
-    found = _decode(scene, scene.dataset, {GATE: None}, "test", store)[GATE]
-    return count_errors(_table(scene, scene.pieces.join(found, scene.rows["utterance_id"]))), store.seconds
+    store = BatchStore(test_set.work_dir / GATE)
+    found = _decode(test_set, test_set.dataset, {GATE: None}, "test", store)[GATE]
+    return count_errors(_table(test_set, test_set.pieces.join(found, test_set.rows["utterance_id"]))), store.seconds
 
 
-def recognise_ablations(scene: Scene, learned: pd.DataFrame, n_utterances: int, seed: int) -> dict[str, pd.DataFrame]:
+def recognise_ablations(test_set: TestSet, learned: pd.DataFrame, n_utterances: int, seed: int) -> dict[str, pd.DataFrame]:
     """Counted hypotheses of some test utterances under every other routing, and `learned`, the gate's own, of the same utterances.
 
     Args:
         n_utterances: how many, stratified by etiology and the same for every model of a corpus; 0 or too many: all.
     """
-    chosen = _sample(scene.rows, n_utterances, seed)  # (n_utterances,) bool
-    of_pieces = np.flatnonzero(chosen[scene.pieces.owner])
-    record, store = scene.saved.record, BatchStore(scene.work_dir / "ablations")
+    chosen = _sample(test_set.rows, n_utterances, seed)  # (n_utterances,) bool
+    of_pieces = np.flatnonzero(chosen[test_set.pieces.owner])
+    record, store = test_set.saved.record, BatchStore(test_set.work_dir / "ablations")
     policies = ablations.lone_experts(record.n_experts)
-    decoded = _decode(scene, scene.dataset.select(of_pieces), policies, "test, other routings", store)
-    pieces = scene.pieces.rows.iloc[of_pieces]
-    clusters = None if scene.clusters is None else scene.clusters[scene.pieces.owner[of_pieces]]
+    decoded = _decode(test_set, test_set.dataset.select(of_pieces), policies, "test, other routings", store)
+    pieces = test_set.pieces.rows.iloc[of_pieces]
+    clusters = None if test_set.clusters is None else test_set.clusters[test_set.pieces.owner[of_pieces]]
     for name, experts in ablations.choices(pieces, record.n_experts, record.expert_of_etiology, clusters, seed).items():
         decoded[name] = ablations.looked_up(decoded, experts)
-    part = _part(scene, chosen, of_pieces)
+    part = _part(test_set, chosen, of_pieces)
     joined = {name: part.pieces.join(found, part.rows["utterance_id"]) for name, found in decoded.items()}
     return {LEARNED: learned[chosen].reset_index(drop=True)} | {name: count_errors(_table(part, found)) for name, found in joined.items()}
 
@@ -107,10 +107,10 @@ def _clusters(folder: Path, vectors: np.ndarray, rows: pd.DataFrame) -> np.ndarr
 
 
 def _decode(
-    scene: Scene, dataset: PieceSet, policies: dict[str, RoutingPolicy | None], title: str, store: BatchStore
+    test_set: TestSet, dataset: PieceSet, policies: dict[str, RoutingPolicy | None], title: str, store: BatchStore
 ) -> dict[str, list[Hypothesis]]:
-    saved = scene.saved
-    return decode_routings(saved.model, dataset, saved.record.context, scene.decoding, policies, title=title, store=store)
+    saved = test_set.saved
+    return decode_routings(saved.model, dataset, saved.record.context, test_set.decoding, policies, title=title, store=store)
 
 
 def _sample(rows: pd.DataFrame, n_utterances: int, seed: int) -> np.ndarray:
@@ -119,31 +119,31 @@ def _sample(rows: pd.DataFrame, n_utterances: int, seed: int) -> np.ndarray:
     return rows["utterance_id"].isin(set(subset(rows, 100 * n_utterances / len(rows), seed))).to_numpy()
 
 
-def _part(scene: Scene, chosen: np.ndarray, of_pieces: np.ndarray) -> Scene:
+def _part(test_set: TestSet, chosen: np.ndarray, of_pieces: np.ndarray) -> TestSet:
     """The scene of some of its utterances."""
-    owner = (np.cumsum(chosen) - 1)[scene.pieces.owner[of_pieces]]
-    clusters = None if scene.clusters is None else scene.clusters[chosen]
-    pieces, rows = Pieces(scene.pieces.rows.iloc[of_pieces], owner), scene.rows[chosen].reset_index(drop=True)
-    return dataclasses.replace(scene, rows=rows, pieces=pieces, clusters=clusters, beliefs=scene.beliefs[chosen])
+    owner = (np.cumsum(chosen) - 1)[test_set.pieces.owner[of_pieces]]
+    clusters = None if test_set.clusters is None else test_set.clusters[chosen]
+    pieces, rows = Pieces(test_set.pieces.rows.iloc[of_pieces], owner), test_set.rows[chosen].reset_index(drop=True)
+    return dataclasses.replace(test_set, rows=rows, pieces=pieces, clusters=clusters, beliefs=test_set.beliefs[chosen])
 
 
-def _table(scene: Scene, hypotheses: list[Hypothesis]) -> pd.DataFrame:
+def _table(test_set: TestSet, hypotheses: list[Hypothesis]) -> pd.DataFrame:
     """One row per test utterance: reference and hypothesis by the corpus's normaliser, who spoke, how it was routed, how sure it is."""
-    manifest = scene.prepared.manifest
-    table = scene.rows[[*FACTS, *(name for name in FURTHER_FACTS if name in scene.rows)]].reset_index(drop=True)
+    manifest = test_set.prepared.manifest
+    table = test_set.rows[[*FACTS, *(name for name in FURTHER_FACTS if name in test_set.rows)]].reset_index(drop=True)
     seen = pd.Series(seen_sentences(manifest)).set_axis(manifest["utterance_id"])
     table["sentence_seen"] = seen.loc[table["utterance_id"]].to_numpy()
-    table["hypothesis"] = [normalise(scene.prepared.normaliser, hypothesis.text) for hypothesis in hypotheses]
+    table["hypothesis"] = [normalise(test_set.prepared.normaliser, hypothesis.text) for hypothesis in hypotheses]
     table["mean_logprob"] = [hypothesis.mean_logprob for hypothesis in hypotheses]
     table["n_tokens"] = [hypothesis.n_tokens for hypothesis in hypotheses]
     table["error"] = None
-    if scene.saved.record.n_experts:
+    if test_set.saved.record.n_experts:
         weights = np.stack([hypothesis.routing_weights for hypothesis in hypotheses])
         weights = weights / weights.sum(1, keepdims=True)  # shares, also where the gate's probabilities scale the experts
-        table = table.join(_numbered("weight", weights)).join(_numbered("probability", scene.beliefs))
+        table = table.join(_numbered("weight", weights)).join(_numbered("probability", test_set.beliefs))
         table["expert"] = weights.argmax(1)
-        if scene.clusters is not None:
-            table["cluster"] = scene.clusters
+        if test_set.clusters is not None:
+            table["cluster"] = test_set.clusters
     return table
 
 

@@ -20,7 +20,7 @@ from analysis.verdict import diagnosis
 from moe.corpora.manifest import read_utterance
 from moe.files import write_json
 from steps.inputs.corpus import Prepared
-from steps.inputs.test_set import Scene
+from steps.inputs.test_set import TestSet
 from steps.reports.routing import log_routing
 from steps.tracking import artifacts
 from steps.tracking.logged_models import ScoredModel, attach_scores
@@ -42,7 +42,7 @@ class Evaluation:
         model_run_id: the run whose model it is.
     """
 
-    scene: Scene
+    test_set: TestSet
     counted: pd.DataFrame
     ablated: dict[str, pd.DataFrame]
     seconds: float
@@ -52,7 +52,7 @@ class Evaluation:
     @property
     def note(self) -> str:
         """Stands under every picture."""
-        return self.scene.prepared.note
+        return self.test_set.prepared.note
 
 
 def log_evaluation(step: StepRun, evaluation: Evaluation, audio_mb: float, seed: int) -> None:
@@ -67,8 +67,8 @@ def log_evaluation(step: StepRun, evaluation: Evaluation, audio_mb: float, seed:
     challenge = _log_challenge(step, evaluation)
     metrics |= {f"test/{challenge.rule}/{name}": getattr(challenge, name) for name in ("wer", "cer")} if challenge else {}
     routing = {}
-    if evaluation.scene.saved.record.n_experts:
-        routing = log_routing(step, counted, evaluation.ablated, evaluation.scene.saved.model.phase.top_k, evaluation.note)
+    if evaluation.test_set.saved.record.n_experts:
+        routing = log_routing(step, counted, evaluation.ablated, evaluation.test_set.saved.model.phase.top_k, evaluation.note)
     _log_explorer(step, evaluation, audio_mb, seed)
     with tempfile.TemporaryDirectory() as temporary:
         write_json(Path(temporary) / artifacts.SCORES, _scores(evaluation, routing, challenge))
@@ -119,16 +119,16 @@ def _log_challenge(step: StepRun, evaluation: Evaluation) -> ChallengeScore | No
 
 
 def _log_explorer(step: StepRun, evaluation: Evaluation, audio_mb: float, seed: int) -> None:
-    rows = {row["utterance_id"]: row for row in evaluation.scene.rows.to_dict("records")}
-    root = Path(evaluation.scene.prepared.root)
+    rows = {row["utterance_id"]: row for row in evaluation.test_set.rows.to_dict("records")}
+    root = Path(evaluation.test_set.prepared.root)
     audio = embed_clips(evaluation.counted, lambda name: read_utterance(root, rows[name]), audio_mb, seed)
-    title = f"{evaluation.scene.saved.record.system}: utterances and their errors"
+    title = f"{evaluation.test_set.saved.record.system}: utterances and their errors"
     step.log_text(explorer_html(evaluation.counted, title, audio, note=evaluation.note), "explorer.html")
 
 
 def _scores(evaluation: Evaluation, routing: dict[str, float], challenge: ChallengeScore | None) -> dict:
     """What `compare` needs beside the hypotheses."""
-    record, prepared = evaluation.scene.saved.record, evaluation.scene.prepared
+    record, prepared = evaluation.test_set.saved.record, evaluation.test_set.prepared
     ablations = {name: float(rates_by(part, None, n_resamples=1).iloc[0]["wer"]) for name, part in evaluation.ablated.items()}
     return {
         "system": record.system,
@@ -153,7 +153,7 @@ def _scores(evaluation: Evaluation, routing: dict[str, float], challenge: Challe
 
 
 def _scored_model(evaluation: Evaluation) -> ScoredModel:
-    record, prepared = evaluation.scene.saved.record, evaluation.scene.prepared
+    record, prepared = evaluation.test_set.saved.record, evaluation.test_set.prepared
     facts = {name: str(value) for name, value in record.information.items()}
     facts |= {"n_experts": str(record.n_experts), "normaliser": prepared.normaliser_version}
     return ScoredModel(record.system, evaluation.model_run_id, facts, *_test_set(prepared))
@@ -174,7 +174,7 @@ def _device() -> str:
 
 
 def _description(evaluation: Evaluation, overall: pd.DataFrame, challenge: ChallengeScore | None) -> str:
-    row, record = overall.iloc[0], evaluation.scene.saved.record
+    row, record = overall.iloc[0], evaluation.test_set.saved.record
     by_etiology = rates_by(evaluation.counted, "etiology")
     lines = [
         f"## Test of {record.system}{', SYNTHETIC speech' if evaluation.note else ''}",

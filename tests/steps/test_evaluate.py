@@ -15,7 +15,7 @@ from moe.systems.whisper.base_model import save_base
 from moe.systems.whisper_moe.folder import ModelRecord, save_model
 from moe.systems.whisper_moe.model import WhisperMoE
 from steps import compare, evaluate
-from steps.inputs.test_set import recognise, recognise_ablations, set_scene
+from steps.inputs.test_set import prepare_test_set, recognise, recognise_ablations
 from steps.tracking import artifacts
 from steps.tracking import runs as tracking
 from steps.tracking.logged_models import MODEL_RUN_TAG
@@ -127,10 +127,10 @@ def test_ablations_of_a_sample_stand_beside_the_gates_own_on_the_same_utterances
     from steps.inputs.corpus import read_prepared
 
     model_dir = artifacts.upstream(runs["asr"], artifacts.MODEL)
-    scene = set_scene(load_model(model_dir), read_prepared(runs["prepare"]), model_dir, DecodingOptions(), None, tmp_path / "work")
-    counted, seconds = recognise(scene)
-    some, whole = (recognise_ablations(scene, counted, n, seed=4) for n in (4, 0))
-    scene.work_dir.exists()
+    test_set = prepare_test_set(load_model(model_dir), read_prepared(runs["prepare"]), model_dir, DecodingOptions(), None, tmp_path / "work")
+    counted, seconds = recognise(test_set)
+    some, whole = (recognise_ablations(test_set, counted, n, seed=4) for n in (4, 0))
+    test_set.work_dir.exists()
     assert set(some) == {"learned", "random", "oracle", "uniform", *(f"expert_{e}" for e in range(N_EXPERTS))} and seconds > 0
     chosen = some["learned"]["utterance_id"].tolist()
     assert 4 <= len(chosen) < 8 and all(table["utterance_id"].tolist() == chosen for table in some.values())
