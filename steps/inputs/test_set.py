@@ -39,7 +39,7 @@ class TestSet:
     Attributes:
         rows: the test utterances; `pieces` the same cut to the model's window, `dataset` the pieces as inputs.
         clusters: (n_utterances,) the cluster that the fitted clustering gives each; None where there is none.
-        beliefs: (n_utterances, E) the gate's probabilities, before top-k; None without experts.
+        gate_probabilities: (n_utterances, E) the gate's probabilities, before top-k; None without experts.
         work_dir: where batches are kept while the run is unfinished.
     """
 
@@ -49,7 +49,7 @@ class TestSet:
     pieces: Pieces
     dataset: PieceSet
     clusters: np.ndarray | None
-    beliefs: np.ndarray | None
+    gate_probabilities: np.ndarray | None
     decoding: DecodingOptions
     work_dir: Path
 
@@ -63,16 +63,16 @@ def prepare_test_set(
     if top_k and record.n_experts:
         model.phase = dataclasses.replace(model.phase, top_k=min(top_k, record.n_experts))
     pieces = cut_rows(rows, prepared.root, saved.processor)
-    dataset, clusters, beliefs = PieceSet(pieces, Path(prepared.root), saved.processor), None, None
+    dataset, clusters, gate_probabilities = PieceSet(pieces, Path(prepared.root), saved.processor), None, None
     if record.n_experts:
         routing, rows = record.routing, rows.assign(loudness_db=loudness_of(rows, Path(prepared.root)))
         folder = work_dir / artifacts.EMBEDDINGS
         found = embed(model.base, dataset, folder, record.context, routing.layer, routing.pooling, EMBEDDING_BATCH, model.precision)
         vectors, read = found.select(dataset.utterance_ids), read_by_gate(routing.gate_unit, pieces.rows, found)
         dataset.extras["embedding"] = torch.as_tensor(read)
-        beliefs = pieces.pool(probabilities(model.gate, read))
+        gate_probabilities = pieces.pool(probabilities(model.gate, read))
         clusters = _clusters(model_dir / artifacts.CLUSTERS, pieces.pool(vectors), rows)
-    return TestSet(saved, prepared, rows, pieces, dataset, clusters, beliefs, decoding, work_dir)
+    return TestSet(saved, prepared, rows, pieces, dataset, clusters, gate_probabilities, decoding, work_dir)
 
 
 def recognise(test_set: TestSet) -> tuple[pd.DataFrame, float]:
@@ -124,7 +124,7 @@ def _part(test_set: TestSet, chosen: np.ndarray, of_pieces: np.ndarray) -> TestS
     owner = (np.cumsum(chosen) - 1)[test_set.pieces.owner[of_pieces]]
     clusters = None if test_set.clusters is None else test_set.clusters[chosen]
     pieces, rows = Pieces(test_set.pieces.rows.iloc[of_pieces], owner), test_set.rows[chosen].reset_index(drop=True)
-    return dataclasses.replace(test_set, rows=rows, pieces=pieces, clusters=clusters, beliefs=test_set.beliefs[chosen])
+    return dataclasses.replace(test_set, rows=rows, pieces=pieces, clusters=clusters, gate_probabilities=test_set.gate_probabilities[chosen])
 
 
 def _table(test_set: TestSet, hypotheses: list[Hypothesis]) -> pd.DataFrame:
@@ -140,7 +140,7 @@ def _table(test_set: TestSet, hypotheses: list[Hypothesis]) -> pd.DataFrame:
     if test_set.saved.record.n_experts:
         weights = np.stack([hypothesis.routing_weights for hypothesis in hypotheses])
         weights = weights / weights.sum(1, keepdims=True)  # shares, also where the gate's probabilities scale the experts
-        table = table.join(_numbered("weight", weights)).join(_numbered("probability", test_set.beliefs))
+        table = table.join(_numbered("weight", weights)).join(_numbered("probability", test_set.gate_probabilities))
         table["expert"] = weights.argmax(1)
         if test_set.clusters is not None:
             table["cluster"] = test_set.clusters

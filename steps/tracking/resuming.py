@@ -27,7 +27,7 @@ MLFLOW_RUN_ID = "MLFLOW_RUN_ID"
 
 
 @dataclasses.dataclass(frozen=True)
-class Opened:
+class OpenRun:
     """A run that MLflow takes as active, the step's folder, and the metrics on their way."""
 
     run_id: str
@@ -35,7 +35,7 @@ class Opened:
     metrics: MetricLog
 
 
-def open_run(store: Store, step: str, digest: str, name: str, tags: dict[str, str], resume: bool) -> Opened:
+def open_run(store: Store, step: str, digest: str, name: str, tags: dict[str, str], resume: bool) -> OpenRun:
     """Open the run of a step.
 
     Args:
@@ -59,7 +59,7 @@ def open_run(store: Store, step: str, digest: str, name: str, tags: dict[str, st
             _go_on(store, earlier, run_id, held)
         unfinished.belongs_to(run_id)
         points = frozenset((metric.key, metric.step) for metric in held)
-        return Opened(run_id, unfinished, MetricLog(store.client, run_id, unfinished.pending_path, points))
+        return OpenRun(run_id, unfinished, MetricLog(store.client, run_id, unfinished.pending_path, points))
     except BaseException:
         unfinished.close(finished=False)
         raise

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
-from steps.tracking.resuming import Opened
+from steps.tracking.resuming import OpenRun
 from steps.tracking.retries import PatientClient
 from steps.tracking.secrets import public
 
@@ -37,7 +37,7 @@ class StepRun:
     """An open run of one step."""
 
     client: PatientClient
-    opened: Opened
+    opened: OpenRun
     step: str
     plots: bool = True  # whether this run is to have pictures
 

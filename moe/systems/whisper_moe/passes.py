@@ -25,7 +25,7 @@ class Encoded:
     weights: RoutingWeights | None
     values: Tensor | None = None
 
-    def rows(self, chosen: slice) -> "Heard":
+    def rows(self, chosen: slice) -> "Encoded":
         """Some of the utterances."""
         k = 1 if self.values is None else self.values.shape[1]
         inner = slice(chosen.start * k, chosen.stop * k)
