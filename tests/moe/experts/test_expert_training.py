@@ -26,7 +26,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory):
     return write_corpus(root, N), root
 
 
-def scene(corpus, awake: bool = True):
+def mixture_and_data(corpus, awake: bool = True):
     """A mixture, its train set with one-hot weights, and a dev set of the same utterances with their clusters."""
     manifest, root = corpus
     base = toy_base()
@@ -35,8 +35,8 @@ def scene(corpus, awake: bool = True):
     return model, train_set, dataset(manifest, root), np.arange(N) % N_EXPERTS
 
 
-def train(scene, options: ExpertOptions = ExpertOptions(), report=None, eval_every: int = 1, **changes) -> TrainedExperts:
-    model, train_set, dev_set, clusters = scene
+def train(mixture_and_data, options: ExpertOptions = ExpertOptions(), report=None, eval_every: int = 1, **changes) -> TrainedExperts:
+    model, train_set, dev_set, clusters = mixture_and_data
     return train_experts(model, train_set, dev_set, clusters, options, plan(**changes), CONTEXT, report or Notes(), eval_every)
 
 
@@ -62,7 +62,7 @@ def trainers(monkeypatch: pytest.MonkeyPatch) -> list:
 
 def test_one_update_on_a_mixed_batch_changes_every_expert(corpus, trainers) -> None:
     """Pitfall 1: activating one adapter froze the others, and the optimizer held the first one only."""
-    toys = scene(corpus)
+    toys = mixture_and_data(corpus)
     model, before = toys[0], matrices(toys[0])
     train(toys, batch_size=N, epochs=1)
     assert trainers[0].state.global_step == 1
@@ -76,7 +76,7 @@ def test_one_update_on_a_mixed_batch_changes_every_expert(corpus, trainers) -> N
 
 def test_fresh_experts_all_learn_although_their_b_is_zero(corpus) -> None:
     """Pitfall 1, from the start: B moves in the first update, A from the second on."""
-    toys = scene(corpus, awake=False)
+    toys = mixture_and_data(corpus, awake=False)
     before = matrices(toys[0])
     train(toys, batch_size=N, epochs=2, eval_every=9)  # the last epoch alone is scored, so it is kept
     after = matrices(toys[0])
@@ -86,7 +86,7 @@ def test_fresh_experts_all_learn_although_their_b_is_zero(corpus) -> None:
 def test_an_expert_nobody_is_sent_to_stays_as_it_is(corpus) -> None:
     """Weight decay or momentum must not move what has no utterance; the others move."""
     manifest, root = corpus
-    model, _, dev_set, clusters = scene(corpus)
+    model, _, dev_set, clusters = mixture_and_data(corpus)
     rows = one_hot_rows(N)
     rows[rows[:, 2] == 1] = (1, 0, 0)
     train_set = dataset(manifest, root, extras={"routing_weights": rows})
@@ -100,7 +100,7 @@ def test_in_the_shared_epochs_the_shared_adapter_trains_alone(corpus) -> None:
     options = ExpertOptions(shared_epochs=1, expert_epochs=2)
     moved = {}
     for epochs in (1, 2):
-        toys = scene(corpus, awake=False)
+        toys = mixture_and_data(corpus, awake=False)
         model, before = toys[0], matrices(toys[0])
         shared = adapter_state(model, SHARED)
         train(toys, options, epochs=epochs, eval_every=9)
@@ -110,7 +110,7 @@ def test_in_the_shared_epochs_the_shared_adapter_trains_alone(corpus) -> None:
 
 
 def test_experts_copied_from_the_shared_adapter_change_nothing_of_what_is_computed(corpus) -> None:
-    model, train_set, *_ = scene(corpus)
+    model, train_set, *_ = mixture_and_data(corpus)
     with torch.no_grad():
         for _, layer in routed_layers(model.base):
             layer.lora_B.zero_()
@@ -124,7 +124,7 @@ def test_experts_copied_from_the_shared_adapter_change_nothing_of_what_is_comput
 
 
 def test_the_copy_is_made_once_where_the_shared_epochs_end(corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    toys, copied = scene(corpus, awake=False), []
+    toys, copied = mixture_and_data(corpus, awake=False), []
     monkeypatch.setattr("moe.experts.expert_training.experts_from_shared", lambda base: copied.append(experts_from_shared(base)))
     train(toys, ExpertOptions(shared_epochs=2, expert_epochs=4, experts_init="shared"), epochs=4, eval_every=9)
     assert len(copied) == 1
@@ -151,7 +151,7 @@ def test_a_start_that_makes_no_sense_is_refused(options: dict, message: str) -> 
 
 
 def test_each_expert_is_scored_on_its_own_cluster(corpus) -> None:
-    model, _, dev_set, clusters = scene(corpus)
+    model, _, dev_set, clusters = mixture_and_data(corpus)
     stage = ExpertStage(model, dev_set, clusters, ExpertOptions(), CONTEXT, Notes(), 1)
     found = stage.score()
     ids = [row["utterance_id"] for row in dev_set.rows]
@@ -201,7 +201,7 @@ def same(left: dict, right: dict) -> bool:
 def test_the_best_of_each_expert_is_restored_never_the_last(corpus, planned) -> None:
     """Pitfall 12: experts were saved last, not best; the metric is WER, and the losses here contradict it."""
     planned((0.5, 0.1, 0.9, 0.9), (0.4, 0.5, 0.2, 0.9), (0.6, 0.6, 0.6, 0.6), (0.9, 0.9, 0.9, 0.9), (0.3, 0.3, 0.3, 0.3))
-    toys = scene(corpus)
+    toys = mixture_and_data(corpus)
     trained = train(toys, epochs=4)
     model, states = toys[0], Planned.last.states
     assert trained.kept == "best of each expert" and trained.wer == 0.3
@@ -213,7 +213,7 @@ def test_the_best_of_each_expert_is_restored_never_the_last(corpus, planned) -> 
 def test_the_best_epoch_is_kept_where_the_assembled_experts_are_worse(corpus, planned) -> None:
     """Pitfall 12."""
     planned((0.5, 0.1, 0.9, 0.9), (0.4, 0.5, 0.2, 0.9), (0.6, 0.6, 0.6, 0.6), (0.41, 0.3, 0.3, 0.3))
-    toys = scene(corpus)
+    toys = mixture_and_data(corpus)
     trained = train(toys, epochs=3)
     assert (trained.kept, trained.wer) == ("epoch 1", 0.4)
     assert all(same(state, adapter_state(toys[0], name)) for name, state in Planned.last.states[1].items())
@@ -221,15 +221,15 @@ def test_the_best_epoch_is_kept_where_the_assembled_experts_are_worse(corpus, pl
 
 def test_training_ends_when_every_expert_has_stopped(corpus, planned) -> None:
     planned(*itertools.repeat((0.5, 0.5, 0.5, 0.5), 9))
-    assert len(train(scene(corpus), ExpertOptions(expert_patience=2), epochs=8).history) == 3
+    assert len(train(mixture_and_data(corpus), ExpertOptions(expert_patience=2), epochs=8).history) == 3
     planned((0.5, 0.5, 0.5, 0.5), (0.5, 0.5, 0.5, 0.5), (0.5, 0.5, 0.5, 0.4), *itertools.repeat((0.5, 0.5, 0.5, 0.5), 9))
-    assert len(train(scene(corpus), ExpertOptions(expert_patience=2), epochs=8).history) == 5
+    assert len(train(mixture_and_data(corpus), ExpertOptions(expert_patience=2), epochs=8).history) == 5
 
 
 def test_validation_every_second_epoch_and_after_the_last(corpus, planned) -> None:
     """Pitfall 12: epochs without evaluation overwrote the best."""
     planned((0.2,) * 4, (0.3,) * 4, (0.25,) * 4, (0.2,) * 4)
-    toys, report = scene(corpus), Notes()
+    toys, report = mixture_and_data(corpus), Notes()
     train(toys, eval_every=2, epochs=5, report=report)
     assert report.of("dev/wer") == [(1, 0.2), (3, 0.3), (4, 0.25)]
     assert all(same(state, adapter_state(toys[0], name)) for name, state in Planned.last.states[0].items())
@@ -239,7 +239,7 @@ def test_the_same_seed_trains_the_same_experts(corpus) -> None:
     """Design 11."""
     runs = []
     for _ in range(2):
-        toys, report = scene(corpus), Notes()
+        toys, report = mixture_and_data(corpus), Notes()
         trained = train(toys, epochs=2, report=report)
         runs.append(({name: adapter_state(toys[0], name) for name in ("expert_0", SHARED)}, trained.history, report.told))
     assert runs[0][1:] == runs[1][1:] and all(same(runs[0][0][name], runs[1][0][name]) for name in runs[0][0])
@@ -247,7 +247,7 @@ def test_the_same_seed_trains_the_same_experts(corpus) -> None:
 
 def test_every_epoch_tells_wer_and_loss_of_every_expert(corpus) -> None:
     report = Notes()
-    trained = train(scene(corpus), epochs=2, report=report)
+    trained = train(mixture_and_data(corpus), epochs=2, report=report)
     for expert in range(N_EXPERTS):
         for name in ("wer", "loss"):
             assert [epoch for epoch, _ in report.of(f"dev/{name}/expert_{expert}")] == [0, 1]

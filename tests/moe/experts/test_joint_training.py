@@ -33,7 +33,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory):
     return write_corpus(root, N), root
 
 
-def scene(corpus, with_clusters: bool = False, **options):
+def mixture_and_data(corpus, with_clusters: bool = False, **options):
     manifest, root = corpus
     base = toy_base()
     model = toy_mixture(base, **options)
@@ -42,14 +42,14 @@ def scene(corpus, with_clusters: bool = False, **options):
 
 
 def train(
-    scene,
+    mixture_and_data,
     options: JointOptions = JointOptions(asr_learning_rate=1e-2, gate_learning_rate=1e-2),
     curriculum: CurriculumOptions = CurriculumOptions(),
     report=None,
     eval_every: int = 1,
     **changes,
 ) -> TrainedMixture:
-    model, train_set, dev_set = scene
+    model, train_set, dev_set = mixture_and_data
     return train_jointly(model, train_set, dev_set, options, curriculum, plan(**changes), CONTEXT, report or Notes(), eval_every)
 
 
@@ -59,7 +59,7 @@ def gate_names(model: WhisperMoE) -> set[str]:
 
 def test_one_update_on_a_mixed_batch_changes_every_chosen_expert_and_the_gate(corpus) -> None:
     """Pitfall 1: joint training trained no expert. Here every utterance goes to all, so all are chosen."""
-    model, *data = scene(corpus, routing=RoutingOptions(top_k=N_EXPERTS))
+    model, *data = mixture_and_data(corpus, routing=RoutingOptions(top_k=N_EXPERTS))
     before = weights(model)
     train((model, *data), batch_size=N, epochs=1)
     after = dict(model.named_parameters())
@@ -71,7 +71,7 @@ def test_one_update_on_a_mixed_batch_changes_every_chosen_expert_and_the_gate(co
 
 def test_the_optimizer_holds_every_expert_the_shared_adapter_and_the_gate(corpus) -> None:
     """Pitfall 1: the optimizer was built with one expert's parameters only."""
-    model, *_ = scene(corpus)
+    model, *_ = mixture_and_data(corpus)
     groups = parameter_groups(model, JointOptions(asr_learning_rate=0.5, gate_learning_rate=0.25))
     rate = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
     for _, layer in routed_layers(model.base):
@@ -83,7 +83,7 @@ def test_the_optimizer_holds_every_expert_the_shared_adapter_and_the_gate(corpus
 
 def test_the_gates_rate_is_its_own_in_the_trainer_too(corpus) -> None:
     """Document 002's pitfall: rates per group were defined and never passed on. A rate of nearly 0 leaves the gate where it was."""
-    model, *data = scene(corpus)
+    model, *data = mixture_and_data(corpus)
     before = weights(model)
     train((model, *data), JointOptions(asr_learning_rate=1e-2, gate_learning_rate=1e-12), epochs=1)
     for name, parameter in model.named_parameters():
@@ -93,7 +93,7 @@ def test_the_gates_rate_is_its_own_in_the_trainer_too(corpus) -> None:
 
 
 def test_a_frozen_gate_stays_as_it_was_to_the_bit(corpus) -> None:
-    model, *data = scene(corpus, balance=BalanceOptions(balance_coefficient=1.0))
+    model, *data = mixture_and_data(corpus, balance=BalanceOptions(balance_coefficient=1.0))
     before = weights(model)
     train((model, *data), JointOptions(asr_learning_rate=1e-2, freeze_gate=True))
     assert not gate_names(model) & changed(before, model) and changed(before, model)
@@ -101,7 +101,7 @@ def test_a_frozen_gate_stays_as_it_was_to_the_bit(corpus) -> None:
 
 def test_the_curriculum_advances_with_the_epochs(corpus) -> None:
     """Pitfall 3: the epoch was not passed, so every expert ran on every batch for ever."""
-    model, *data = scene(corpus)
+    model, *data = mixture_and_data(corpus)
     report, used = Notes(), []
     forward = model.forward
 
@@ -120,7 +120,7 @@ def test_the_curriculum_advances_with_the_epochs(corpus) -> None:
 def test_dev_is_scored_as_it_will_decode_whatever_the_phase(corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     report, seen, measure = Notes(), [], JointStage._routing_metrics
     monkeypatch.setattr(JointStage, "_routing_metrics", lambda stage, weights: (seen.append(weights), measure(stage, weights))[1])
-    trained = train(scene(corpus), curriculum=CurriculumOptions(soft_epochs=9), report=report, epochs=1)
+    trained = train(mixture_and_data(corpus), curriculum=CurriculumOptions(soft_epochs=9), report=report, epochs=1)
     loads = trained.history[0]
     assert all(np.count_nonzero(row > 0) <= N_EXPERTS for row in trained.loads)
     assert seen and all(np.count_nonzero(row) <= 2 for row in seen[0])  # two experts at most, though training was soft
@@ -130,7 +130,7 @@ def test_dev_is_scored_as_it_will_decode_whatever_the_phase(corpus, monkeypatch:
 def test_load_and_entropy_are_told_after_each_epoch(corpus) -> None:
     """Pitfall 2: a complete collapse went unseen."""
     report = Notes()
-    trained = train(scene(corpus), report=report, epochs=3)
+    trained = train(mixture_and_data(corpus), report=report, epochs=3)
     for name in ("routing_entropy", *(f"load/expert_{e}" for e in range(N_EXPERTS)), "load/als/expert_0"):
         assert [epoch for epoch, _ in report.of(f"dev/{name}")] == [0, 1, 2]
     for row in trained.history:
@@ -142,7 +142,7 @@ def test_load_and_entropy_are_told_after_each_epoch(corpus) -> None:
 
 def test_the_entropy_is_the_gates_own_and_not_that_of_the_weights_it_leads_to(corpus) -> None:
     """With one expert per utterance the weights are certain, whatever the gate thinks."""
-    model, *data = scene(corpus, routing=RoutingOptions(top_k=1))
+    model, *data = mixture_and_data(corpus, routing=RoutingOptions(top_k=1))
     with torch.no_grad():
         model.gate.output.weight.zero_()
     row = train((model, *data), JointOptions(freeze_gate=True), epochs=1).history[0]
@@ -152,7 +152,7 @@ def test_the_entropy_is_the_gates_own_and_not_that_of_the_weights_it_leads_to(co
 def test_the_gate_is_watched_in_training_too_under_the_epochs_temperature(corpus) -> None:
     report = Notes()
     curriculum = CurriculumOptions(soft_epochs=2, temperature_start=50.0)
-    model, *data = scene(corpus, balance=BalanceOptions(balance="none"))
+    model, *data = mixture_and_data(corpus, balance=BalanceOptions(balance="none"))
     with torch.no_grad():
         model.gate.output.bias[1] = 4.0
     trained = train((model, *data), JointOptions(freeze_gate=True), curriculum=curriculum, report=report, epochs=3, eval_every=2)
@@ -165,7 +165,7 @@ def test_the_gate_is_watched_in_training_too_under_the_epochs_temperature(corpus
 def test_an_expert_below_its_minimum_is_pulled_up(corpus) -> None:
     shares = []
     for balance in (BalanceOptions(balance="none"), BalanceOptions(balance="none", minimum_usage=0.3, minimum_usage_coefficient=5.0)):
-        model, *data = scene(corpus, balance=balance)
+        model, *data = mixture_and_data(corpus, balance=balance)
         with torch.no_grad():
             model.gate.output.bias[0] = -3.0
         train((model, *data), JointOptions(asr_learning_rate=1e-2, gate_learning_rate=0.1), epochs=2)
@@ -190,7 +190,7 @@ def test_what_so_many_experts_leave_without_effect_is_told(n_experts, routing, c
 
 def test_a_collapsed_gate_shows_as_a_load_of_one(corpus) -> None:
     """Pitfall 2."""
-    model, *data = scene(corpus, routing=RoutingOptions(top_k=1))
+    model, *data = mixture_and_data(corpus, routing=RoutingOptions(top_k=1))
     with torch.no_grad():
         model.gate.output.bias[1] = 100.0
     row = train((model, *data), epochs=1).history[0]
@@ -220,7 +220,7 @@ def planned_wer(monkeypatch: pytest.MonkeyPatch):
 def test_the_best_epoch_by_wer_is_restored_never_the_last(corpus, planned_wer) -> None:
     """Pitfall 12: a loss with auxiliary terms in it chose the checkpoint."""
     states = planned_wer(0.5, 0.3, 0.3, 0.9)
-    model, *data = scene(corpus)
+    model, *data = mixture_and_data(corpus)
     trained = train((model, *data), epochs=4)
     assert (trained.epoch, trained.wer) == (1, 0.3)  # of equals the earlier
     assert not changed(states[1], model) and changed(states[3], model) and changed(states[2], model)
@@ -230,7 +230,7 @@ def test_the_best_epoch_by_wer_is_restored_never_the_last(corpus, planned_wer) -
 def test_the_start_is_kept_where_every_epoch_is_worse(corpus, planned_wer) -> None:
     """Three epochs of joint training took a mixture of few data from 47.3 to 48.7 % of test WER, and the best of them was kept."""
     planned_wer(0.5, 0.3, start=0.2)
-    model, *data = scene(corpus)
+    model, *data = mixture_and_data(corpus)
     before = weights(model)
     trained = train((model, *data), epochs=2)
     assert (trained.epoch, trained.wer, trained.start_wer) == (None, 0.2, 0.2)
@@ -240,14 +240,14 @@ def test_the_start_is_kept_where_every_epoch_is_worse(corpus, planned_wer) -> No
 
 def test_an_epoch_as_good_as_the_start_is_kept(corpus, planned_wer) -> None:
     states = planned_wer(0.5, 0.2, 0.2, start=0.2)
-    model, *data = scene(corpus)
+    model, *data = mixture_and_data(corpus)
     trained = train((model, *data), epochs=3)
     assert (trained.epoch, trained.wer) == (1, 0.2) and not changed(states[1], model)
 
 
 def test_no_epoch_of_joint_training_leaves_the_mixture_as_it_came_and_says_how_good_it_is(corpus) -> None:
     """Its dev WER was the largest float there is."""
-    model, *data = scene(corpus)
+    model, *data = mixture_and_data(corpus)
     before = weights(model)
     trained = train((model, *data), epochs=0)
     assert trained.kept == "The start (there was no epoch)" and trained.history == () and 0 < trained.wer == trained.start_wer < 10
@@ -257,7 +257,7 @@ def test_no_epoch_of_joint_training_leaves_the_mixture_as_it_came_and_says_how_g
 def test_training_ends_after_patience(corpus, planned_wer) -> None:
     planned_wer(0.5, 0.4, 0.4, 0.4, 0.4, 0.4)
     options = JointOptions(asr_patience=2, asr_learning_rate=1e-2)
-    assert [row["epoch"] for row in train(scene(corpus), options, epochs=6).history] == [0, 1, 2, 3]
+    assert [row["epoch"] for row in train(mixture_and_data(corpus), options, epochs=6).history] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_every_term_of_the_gates_loss_changes_what_is_learnt(corpus, balance: Ba
     """Most keys of a document's configuration were ignored; here each one moves the gate elsewhere than without it."""
     gates = []
     for terms in (BalanceOptions(balance="none"), balance):
-        model, *data = scene(corpus, with_clusters=True, balance=terms)
+        model, *data = mixture_and_data(corpus, with_clusters=True, balance=terms)
         train((model, *data), epochs=1, batch_size=N)
         gates.append(torch.cat([parameter.detach().flatten() for parameter in model.gate.parameters()]))
     assert not torch.equal(*gates)
@@ -286,7 +286,7 @@ def test_alignment_pulls_the_gate_towards_the_clusters(corpus) -> None:
     found = []
     for coefficient in (0.0, 5.0):
         balance = BalanceOptions(balance="none", alignment_coefficient=coefficient)
-        model, train_set, dev_set = scene(corpus, with_clusters=True, balance=balance)
+        model, train_set, dev_set = mixture_and_data(corpus, with_clusters=True, balance=balance)
         batch = {name: torch.stack([torch.as_tensor(train_set[k][name]) for k in range(N)]) for name in ("cluster_weights",)}
         train((model, train_set, dev_set), epochs=6, batch_size=N)
         items = [train_set[k] for k in range(N)]
@@ -299,7 +299,7 @@ def test_alignment_pulls_the_gate_towards_the_clusters(corpus) -> None:
 
 def test_router_noise_is_in_training_only_and_from_the_seed(corpus) -> None:
     curriculum = CurriculumOptions(router_noise=2.0)
-    runs = [scene(corpus), scene(corpus), scene(corpus)]
+    runs = [mixture_and_data(corpus), mixture_and_data(corpus), mixture_and_data(corpus)]
     for toys, noisy in zip(runs, (curriculum, curriculum, CurriculumOptions()), strict=True):
         train(toys, curriculum=noisy, epochs=1)
     noisy, again, quiet = (weights(toys[0]) for toys in runs)
@@ -311,7 +311,7 @@ def test_router_noise_is_in_training_only_and_from_the_seed(corpus) -> None:
 @pytest.mark.parametrize("mixing", ["delta", "loss"])
 @pytest.mark.parametrize("top_k", [1, 2, 3])
 def test_every_k_and_mixing_trains_and_scores(corpus, top_k: int, mixing: str) -> None:
-    model, *data = scene(corpus, routing=RoutingOptions(top_k=top_k, mixing=mixing))
+    model, *data = mixture_and_data(corpus, routing=RoutingOptions(top_k=top_k, mixing=mixing))
     before = weights(model)
     trained = train((model, *data), epochs=1)
     assert any(name.endswith("lora_B") for name in changed(before, model))
@@ -333,8 +333,8 @@ def test_without_experts_it_trains_one_lora(corpus) -> None:
 def test_cached_embeddings_train_the_same_mixture_as_computed_ones(corpus) -> None:
     """Design 7, one routing space: the cache is what the model would have computed."""
     manifest, root = corpus
-    computed = scene(corpus)
-    model, _, dev_set = scene(corpus)
+    computed = mixture_and_data(corpus)
+    model, _, dev_set = mixture_and_data(corpus)
     items = [dev_set[k] for k in range(N)]
     views = [(model._below(torch.as_tensor(item["mel"])[None])[1], torch.tensor([item["n_frames"]])) for item in items]
     vectors = torch.cat([model._embed(None, n_frames, view) for view, n_frames in views]).detach().numpy()
@@ -346,7 +346,7 @@ def test_the_same_seed_gives_the_same_mixture(corpus) -> None:
     """Design 11."""
     runs = []
     for _ in range(2):
-        toys, report = scene(corpus), Notes()
+        toys, report = mixture_and_data(corpus), Notes()
         trained = train(toys, report=report)
         runs.append((weights(toys[0]), trained.history, report.told))
     assert runs[0][1:] == runs[1][1:] and all(torch.equal(runs[0][0][name], runs[1][0][name]) for name in runs[0][0])
