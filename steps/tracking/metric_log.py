@@ -18,7 +18,7 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
 from moe.files import write_whole
-from steps.tracking.retries import FIRST_WAIT_S, LONGEST_WAIT_S, PatientClient, first_line, impatient, is_away, is_full
+from steps.tracking.retries import FIRST_WAIT_S, LONGEST_WAIT_S, RetryingClient, first_line, is_away, is_full, no_retries
 
 N_METRICS_PER_CALL = 1000  # the store takes no more at once
 
@@ -35,7 +35,7 @@ class MetricLog:
         held: what the store held when the run was opened.
     """
 
-    client: PatientClient
+    client: RetryingClient
     run_id: str
     path: Path | None = None
     held: frozenset[Point] = frozenset()
@@ -86,7 +86,7 @@ class MetricLog:
 
     def _offer(self) -> None:
         try:
-            with impatient():
+            with no_retries():
                 self._send()
         except MlflowException as error:
             if not (is_away(error) or is_full(error)):
@@ -128,7 +128,7 @@ def read_metrics(path: Path | None) -> list[Metric]:
     return metrics
 
 
-def history(client: PatientClient, run_id: str) -> list[Metric]:
+def history(client: RetryingClient, run_id: str) -> list[Metric]:
     """Every metric that a run holds."""
     names = sorted(client.get_run(run_id).data.metrics)
     return [metric for name in names for metric in client.get_metric_history(run_id, name)]

@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 
 from steps.tracking.dead_runs import MESSAGE_TAG, STOPPED_TAG, is_gone, is_here, process_tags
 from steps.tracking.metric_log import N_METRICS_PER_CALL, MetricLog, history
-from steps.tracking.retries import patiently
+from steps.tracking.retries import with_retries
 from steps.tracking.store import Store, unfinished_root
 from steps.tracking.work_folders import Unfinished, claim
 
@@ -85,7 +85,7 @@ def _start(store: Store, earlier: Run | None, name: str, tags: dict[str, str]) -
         if run_id is not None:  # before it is RUNNING again, or another start would take it for a dead one
             store.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
         nested = active is not None
-        run = patiently(mlflow.start_run, run_id, run_name=name, experiment_id=store.experiment_id, nested=nested, tags=tags)
+        run = with_retries(mlflow.start_run, run_id, run_name=name, experiment_id=store.experiment_id, nested=nested, tags=tags)
     except MlflowException as error:
         raise RuntimeError(f"the run {run_id or name} cannot be opened: {error}") from error
     return run.info.run_id

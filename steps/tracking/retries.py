@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 _patience: ContextVar[float] = ContextVar("patience", default=PATIENCE_S)
 
 
-class PatientClient:
+class RetryingClient:
     """A MlflowClient every call of which is asked again while the store is away."""
 
     def __init__(self, client: MlflowClient) -> None:
@@ -37,10 +37,10 @@ class PatientClient:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._client, name)
-        return functools.partial(patiently, found) if callable(found) else found
+        return functools.partial(with_retries, found) if callable(found) else found
 
 
-def patiently(function: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
+def with_retries(function: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
     """The function's result; its error where the store is still away when patience ends, and any other error at once."""
     wait_s, end = FIRST_WAIT_S, time.monotonic() + _patience.get()
     while True:
@@ -55,7 +55,7 @@ def patiently(function: Callable[..., Result], *arguments: Any, **named: Any) ->
 
 
 @contextlib.contextmanager
-def impatient() -> Iterator[None]:
+def no_retries() -> Iterator[None]:
     """In this block a store that does not answer fails the call within seconds (sqlite: its own 20 s)."""
     token, before = _patience.set(0.0), {name: os.environ.get(name) for name in QUICK}
     os.environ.update(QUICK)

@@ -21,7 +21,7 @@ from steps.tracking.dead_runs import MESSAGE_TAG, STOPPED_TAG, close_own
 from steps.tracking.fingerprint import fingerprint
 from steps.tracking.log_file import written_to
 from steps.tracking.resuming import close_run, open_run
-from steps.tracking.retries import first_line, impatient
+from steps.tracking.retries import first_line, no_retries
 from steps.tracking.secrets import without_secrets
 from steps.tracking.step_run import StepRun
 from steps.tracking.store import Store, connect
@@ -97,7 +97,7 @@ def command(run: Callable[[Options], str], options_type: type[Options], argument
 
 
 def _close_own() -> None:
-    with impatient(), contextlib.suppress(MlflowException, RuntimeError):
+    with no_retries(), contextlib.suppress(MlflowException, RuntimeError):
         close_own(connect().client)
 
 
@@ -126,7 +126,7 @@ def _end_badly(run: StepRun, store: Store, error: BaseException) -> None:
         _ignore_signals()
     message = f"stopped; {CONTINUE}" if killed else _one_line(run.step, error)
     try:
-        with impatient():
+        with no_retries():
             close_run(run.run_id, store, "KILLED" if killed else "FAILED")
             run.set_tags({MESSAGE_TAG: message, STOPPED_TAG: str(killed).lower()})
             run.client.log_text(run.run_id, "".join(traceback.format_exception(error)), TRACEBACK)

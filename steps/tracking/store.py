@@ -26,7 +26,7 @@ from mlflow.telemetry import set_telemetry_client
 from sqlalchemy.exc import SQLAlchemyError
 
 from steps.tracking import dead_runs
-from steps.tracking.retries import PatientClient
+from steps.tracking.retries import RetryingClient
 from steps.tracking.secrets import without_secrets
 
 EXPERIMENT = "whisper-moe"
@@ -45,7 +45,7 @@ Each run is one step of the chain `prepare → embed → cluster → gate → ex
 class Store:
     """A connected tracking store."""
 
-    client: PatientClient
+    client: RetryingClient
     experiment_id: str
 
 
@@ -74,7 +74,7 @@ def connect() -> Store:
     mlflow.set_tracking_uri(uri)
     try:
         experiment_id = _prepare(uri, _experiment_name())
-        return Store(PatientClient(MlflowClient(tracking_uri=uri)), experiment_id)
+        return Store(RetryingClient(MlflowClient(tracking_uri=uri)), experiment_id)
     except (MlflowException, OSError, sqlite3.Error, SQLAlchemyError) as error:
         raise RuntimeError(without_secrets(f"tracking store {uri} cannot be used: {error}")) from error
 

@@ -11,7 +11,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UN
 
 from steps.tracking import metric_log
 from steps.tracking.metric_log import MetricLog, read_metrics
-from steps.tracking.retries import PatientClient
+from steps.tracking.retries import RetryingClient
 
 AWAY = MlflowException("API request to http://127.0.0.1:1/api failed with exception refused")
 LOCKED = MlflowException("(sqlite3.OperationalError) database is locked", TEMPORARILY_UNAVAILABLE)
@@ -51,7 +51,7 @@ def taken(*steps: int) -> list[tuple[str, int, float]]:
 @pytest.mark.parametrize("error", [AWAY, LOCKED, FULL])
 def test_a_store_that_takes_nothing_costs_no_metric_and_no_order(tmp_path: Path, clock: list[float], error: Exception) -> None:
     store = Store()
-    metrics = MetricLog(PatientClient(store), "r", tmp_path / "pending.jsonl")
+    metrics = MetricLog(RetryingClient(store), "r", tmp_path / "pending.jsonl")
     metrics.add(points(0))
     store.error = error
     for step in range(1, 6):
@@ -66,7 +66,7 @@ def test_a_store_that_takes_nothing_costs_no_metric_and_no_order(tmp_path: Path,
 def test_a_store_that_is_away_is_asked_ever_more_seldom(tmp_path: Path, clock: list[float]) -> None:
     store, asked = Store(), []
     store.log_batch = lambda run_id, metrics: asked.append(clock[0]) or (_ for _ in ()).throw(AWAY)
-    metrics = MetricLog(PatientClient(store), "r", tmp_path / "pending.jsonl")
+    metrics = MetricLog(RetryingClient(store), "r", tmp_path / "pending.jsonl")
     for step in range(120):
         metrics.add(points(step))
         clock[0] += 1
@@ -77,12 +77,12 @@ def test_wrong_input_is_an_error_at_once(tmp_path: Path) -> None:
     store = Store()
     store.error = WRONG
     with pytest.raises(MlflowException, match="Invalid metric"):
-        MetricLog(PatientClient(store), "r", tmp_path / "pending.jsonl").add(points(0))
+        MetricLog(RetryingClient(store), "r", tmp_path / "pending.jsonl").add(points(0))
 
 
 def test_what_the_run_holds_is_not_logged_again(tmp_path: Path) -> None:
     store = Store()
-    metrics = MetricLog(PatientClient(store), "r", tmp_path / "p", frozenset({("loss", 1), ("wer", 2)}))
+    metrics = MetricLog(RetryingClient(store), "r", tmp_path / "p", frozenset({("loss", 1), ("wer", 2)}))
     metrics.add(points(0, 1, 2))
     assert store.taken == taken(0, 2)
 
@@ -92,7 +92,7 @@ def test_metrics_that_waited_outlive_the_process_once_each(tmp_path_factory, siz
     """A process dies while the store is away, at any byte of its last write; the next one logs the rest again, none twice."""
     path, store = tmp_path_factory.mktemp("m") / "pending.jsonl", Store()
     store.error = AWAY
-    first, step = MetricLog(PatientClient(store), "r", path), 0
+    first, step = MetricLog(RetryingClient(store), "r", path), 0
     for size in sizes:
         first.add(points(*range(step, step + size)))
         step += size
@@ -101,7 +101,7 @@ def test_metrics_that_waited_outlive_the_process_once_each(tmp_path_factory, siz
         path.write_bytes(path.read_bytes()[:-cut])
     n_whole = len(read_metrics(path))
     store.error = None
-    second = MetricLog(PatientClient(store), "r", path)
+    second = MetricLog(RetryingClient(store), "r", path)
     second.add(points(*range(n_whole, step)))
     assert store.taken == taken(*range(step))
 
@@ -109,7 +109,7 @@ def test_metrics_that_waited_outlive_the_process_once_each(tmp_path_factory, siz
 def test_before_a_checkpoint_everything_waiting_is_on_the_disk_or_it_is_an_error(tmp_path: Path) -> None:
     store = Store()
     store.error = AWAY
-    metrics = MetricLog(PatientClient(store), "r", tmp_path / "gone" / "pending.jsonl")
+    metrics = MetricLog(RetryingClient(store), "r", tmp_path / "gone" / "pending.jsonl")
     (tmp_path / "gone").write_text("a file, so that no folder can be made there")
     metrics.add(points(1, 2))  # goes on in memory
     with pytest.raises(OSError):
@@ -130,7 +130,7 @@ def test_the_end_waits_for_the_store_and_says_what_it_has_not_taken(tmp_path: Pa
         Store.log_batch(store, run_id, metrics)
 
     store.log_batch = back_at_the_third
-    metrics = MetricLog(PatientClient(store), "r", tmp_path / "p")
+    metrics = MetricLog(RetryingClient(store), "r", tmp_path / "p")
     metrics.add(points(1))
     metrics.finish()
     assert store.taken == taken(1)
