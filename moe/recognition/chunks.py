@@ -1,6 +1,6 @@
-"""Utterances longer than the model's window: cut at their quietest places, recognised piece by piece and joined; nothing is lost.
+"""Utterances longer than the model's window: cut at their quietest places, recognised chunk by chunk and joined; nothing is lost.
 
-Where every utterance fits, the pieces are the utterances.
+Where every utterance fits, the chunks are the utterances.
 """
 
 import copy
@@ -21,12 +21,12 @@ from moe.training.dataset import SpeechDataset
 
 
 @dataclasses.dataclass(frozen=True)
-class Pieces:
-    """Utterances in pieces.
+class Chunks:
+    """Utterances in chunks.
 
     Attributes:
-        rows: manifest rows of the pieces, in order, with `start` and `stop` in samples (−1: to the end).
-        owner: (n_pieces,) number of the utterance that each belongs to, rising.
+        rows: manifest rows of the chunks, in order, with `start` and `stop` in samples (−1: to the end).
+        owner: (n_chunks,) number of the utterance that each belongs to, rising.
     """
 
     rows: pd.DataFrame
@@ -34,18 +34,18 @@ class Pieces:
 
     @property
     def n_utterances(self) -> int:
-        """Utterances that the pieces make up."""
+        """Utterances that the chunks make up."""
         return int(self.owner[-1]) + 1
 
     def join(self, hypotheses: Sequence[Hypothesis], utterance_ids: Sequence[str]) -> list[Hypothesis]:
-        """The pieces' hypotheses as those of their utterances: texts in a row, weights by duration, log-probabilities by tokens."""
+        """The chunks' hypotheses as those of their utterances: texts in a row, weights by duration, log-probabilities by tokens."""
         parts = [[] for _ in utterance_ids]
         for owner, seconds, hypothesis in zip(self.owner, self.rows["duration_s"], hypotheses, strict=True):
             parts[owner].append((seconds, hypothesis))
         return [part[0][1] if len(part) == 1 else _joined(name, part) for name, part in zip(utterance_ids, parts, strict=True)]
 
     def pool(self, vectors: np.ndarray) -> np.ndarray:
-        """Vectors of pieces (n_pieces, D) → means by duration (n_utterances, D)."""
+        """Vectors of chunks (n_chunks, D) → means by duration (n_utterances, D)."""
         seconds = self.rows["duration_s"].to_numpy(float)
         if len(self.owner) == self.n_utterances:
             return vectors
@@ -54,20 +54,20 @@ class Pieces:
         return (sums / np.bincount(self.owner, seconds)[:, None]).astype(vectors.dtype)
 
 
-class PieceSet(SpeechDataset):
-    """Pieces as model inputs."""
+class ChunkSet(SpeechDataset):
+    """Chunks as model inputs."""
 
-    def __init__(self, pieces: Pieces, root: Path, processor: WhisperProcessor) -> None:
-        super().__init__(pieces.rows, root, processor)
+    def __init__(self, chunks: Chunks, root: Path, processor: WhisperProcessor) -> None:
+        super().__init__(chunks.rows, root, processor)
 
     def waveform(self, index: int) -> np.ndarray:
-        """Samples of a piece, (n_samples,)."""
+        """Samples of a chunk, (n_samples,)."""
         row = self.rows[index]
         whole = super().waveform(index)
         return whole if row["stop"] < 0 else whole[row["start"] : row["stop"]]
 
-    def select(self, indices: np.ndarray) -> "PieceSet":
-        """Some of the pieces, with what is known of them."""
+    def select(self, indices: np.ndarray) -> "ChunkSet":
+        """Some of the chunks, with what is known of them."""
         chosen = copy.copy(self)
         chosen.rows, chosen.labels = ([values[index] for index in indices] for values in (self.rows, self.labels))
         chosen.extras = {name: values[indices] for name, values in self.extras.items()}
@@ -76,8 +76,8 @@ class PieceSet(SpeechDataset):
         return chosen
 
 
-def cut_rows(rows: pd.DataFrame, root: str, processor: WhisperProcessor) -> Pieces:
-    """The pieces of a manifest's utterances; only those longer than the window are read."""
+def cut_rows(rows: pd.DataFrame, root: str, processor: WhisperProcessor) -> Chunks:
+    """The chunks of a manifest's utterances; only those longer than the window are read."""
     window = window_seconds(processor.feature_extractor)
     found, owner = [], []
     for number, row in enumerate(rows.to_dict("records")):
@@ -86,7 +86,7 @@ def cut_rows(rows: pd.DataFrame, root: str, processor: WhisperProcessor) -> Piec
             name = row["utterance_id"] if stop < 0 else f"{row['utterance_id']}#{place}"
             found.append({**row, "utterance_id": name, "duration_s": seconds, "start": start, "stop": stop})
             owner.append(number)
-    return Pieces(pd.DataFrame(found), np.array(owner))
+    return Chunks(pd.DataFrame(found), np.array(owner))
 
 
 def _spans(row: dict, root: str, window_s: float) -> list[tuple[int, int]]:

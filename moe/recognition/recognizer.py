@@ -1,6 +1,6 @@
 """Waveforms → text with a saved recogniser: what serving, notebooks and the command line use.
 
-Audio longer than the model's window is cut at its quietest places, recognised piece by piece and joined; nothing is dropped. A piece
+Audio longer than the model's window is cut at its quietest places, recognised chunk by chunk and joined; nothing is dropped. A chunk
 is heard in a context of its own length, so that what is recognised in it does not depend on the recordings beside it.
 """
 
@@ -27,7 +27,7 @@ from moe.training.precision import PrecisionOptions, fastest_device, precision
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """A recognised piece of a recording: start and end in seconds, its text, and exp of its mean token log-probability."""
+    """A recognised chunk of a recording: start and end in seconds, its text, and exp of its mean token log-probability."""
 
     start_s: float
     end_s: float
@@ -39,7 +39,7 @@ class Segment:
 class Transcript:
     """What was recognised in a recording.
 
-    `routing_weights` are those of its pieces, averaged by duration (empty without experts); `confidence` is exp of the mean
+    `routing_weights` are those of its chunks, averaged by duration (empty without experts); `confidence` is exp of the mean
     log-probability of all its tokens.
     """
 
@@ -86,7 +86,7 @@ class WhisperRecognizer:
         top_k: int | None = None,
         language: str | None = None,
     ) -> list[Transcript]:
-        """Transcripts of waveforms, all pieces of all recordings batched together.
+        """Transcripts of waveforms, all chunks of all recordings batched together.
 
         Raises:
             ValueError: an empty waveform, `top_k` outside 1 … number of experts, or a language that the model has no token for.
@@ -95,8 +95,8 @@ class WhisperRecognizer:
         if empty:
             raise ValueError(f"recording {empty[0]} holds no audio")
         cuts = [self.cut(waveform) for waveform in waveforms]
-        pieces = [waveform[start:stop] for waveform, spans in zip(waveforms, cuts, strict=True) for start, stop in spans]
-        hypotheses = iter(self.recognise(pieces, options, top_k, language))
+        chunks = [waveform[start:stop] for waveform, spans in zip(waveforms, cuts, strict=True) for start, stop in spans]
+        hypotheses = iter(self.recognise(chunks, options, top_k, language))
         return [self.join(spans, [next(hypotheses) for _ in spans]) for spans in cuts]
 
     def check(self, top_k: int | None, language: str | None) -> None:
@@ -116,24 +116,24 @@ class WhisperRecognizer:
         return cut_quietly(waveform, int(window_seconds(self.saved.processor.feature_extractor) * SAMPLE_RATE))
 
     def context_frames(self, n_samples: int) -> int:
-        """Mel frames that the encoder hears for a piece of so many samples; pieces of the same number share a pass."""
+        """Mel frames that the encoder hears for a chunk of so many samples; chunks of the same number share a pass."""
         extractor = self.saved.processor.feature_extractor
         return self.saved.record.context.n_frames(valid_frames(n_samples, extractor), extractor)
 
     def recognise(
-        self, pieces: Sequence[np.ndarray], options: DecodingOptions, top_k: int | None = None, language: str | None = None
+        self, chunks: Sequence[np.ndarray], options: DecodingOptions, top_k: int | None = None, language: str | None = None
     ) -> list[Hypothesis]:
-        """Hypotheses of pieces that fit the window, in their order.
+        """Hypotheses of chunks that fit the window, in their order.
 
         Raises:
             ValueError: see `check`.
         """
         self.check(top_k, language)
         with self._turn, self._asked(top_k, language):
-            return decode(self.saved.model, WaveformSet(pieces, self.saved.processor), self.saved.record.context, options)
+            return decode(self.saved.model, WaveformSet(chunks, self.saved.processor), self.saved.record.context, options)
 
     def join(self, spans: Sequence[Span], hypotheses: Sequence[Hypothesis]) -> Transcript:
-        """The hypotheses of a recording's pieces as one transcript."""
+        """The hypotheses of a recording's chunks as one transcript."""
         segments = tuple(self._segment(span, hypothesis) for span, hypothesis in zip(spans, hypotheses, strict=True))
         text = " ".join(segment.text for segment in segments if segment.text)
         weights = ()

@@ -18,7 +18,7 @@ def to_json(transcript: Transcript, facts: Mapping[str, Any]) -> str:
 
 
 def to_srt(transcript: Transcript, facts: Mapping[str, Any]) -> str:
-    """SubRip: numbered cues; pieces in which nothing was recognised are left out."""
+    """SubRip: numbered cues; chunks in which nothing was recognised are left out."""
     return "".join(
         f"{number}\n{clock(segment.start_s, ',')} --> {clock(segment.end_s, ',')}\n{segment.text}\n\n"
         for number, segment in enumerate(_spoken(transcript), start=1)
@@ -32,7 +32,7 @@ def to_vtt(transcript: Transcript, facts: Mapping[str, Any]) -> str:
 
 
 def to_csv(transcript: Transcript, facts: Mapping[str, Any]) -> str:
-    """One row per piece."""
+    """One row per chunk."""
     text = io.StringIO()
     writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()

@@ -1,6 +1,6 @@
 """A recogniser that serves many clients at once: recordings in, transcripts with confidence, routing and timing out.
 
-Pieces of all requests that are waiting share a pass through all experts, where they ask for the same decoding and are heard in the
+Chunks of all requests that are waiting share a pass through all experts, where they ask for the same decoding and are heard in the
 same context; so an answer does not depend on who else was asking.
 """
 
@@ -99,11 +99,11 @@ class Service:
             left_s -= len(waveforms[-1]) / SAMPLE_RATE
         return waveforms
 
-    def _submit(self, piece: np.ndarray, asked: Asked) -> Any:
-        key = (asked.beam_size, asked.top_k, asked.language, self.recognizer.context_frames(len(piece)))
-        return self._batcher.submit(key, piece)
+    def _submit(self, chunk: np.ndarray, asked: Asked) -> Any:
+        key = (asked.beam_size, asked.top_k, asked.language, self.recognizer.context_frames(len(chunk)))
+        return self._batcher.submit(key, chunk)
 
-    def _recognise(self, key: tuple, pieces: list[np.ndarray]) -> list[Hypothesis]:
+    def _recognise(self, key: tuple, chunks: list[np.ndarray]) -> list[Hypothesis]:
         beam_size, top_k, language, _ = key
         options = dataclasses.replace(self.options.part(DecodingOptions), beam_size=beam_size)
-        return self.recognizer.recognise(pieces, options, top_k, language)
+        return self.recognizer.recognise(chunks, options, top_k, language)

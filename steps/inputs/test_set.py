@@ -16,7 +16,7 @@ from moe.clustering.clusters import UtteranceClusters
 from moe.corpora.leaks import seen_sentences
 from moe.corpora.subsets import subset
 from moe.corpora.summaries import loudness_of
-from moe.recognition.chunks import Pieces, PieceSet, cut_rows
+from moe.recognition.chunks import Chunks, ChunkSet, cut_rows
 from moe.recognition.decoding import GATE, DecodingOptions, RoutingPolicy, decode_routings
 from moe.recognition.hypothesis_store import BatchStore, Hypothesis
 from moe.routing import ablations
@@ -37,7 +37,7 @@ class TestSet:
     """What all decodings of one evaluation share.
 
     Attributes:
-        rows: the test utterances; `pieces` the same cut to the model's window, `dataset` the pieces as inputs.
+        rows: the test utterances; `chunks` the same cut to the model's window, `dataset` the chunks as inputs.
         clusters: (n_utterances,) the cluster that the fitted clustering gives each; None where there is none.
         gate_probabilities: (n_utterances, E) the gate's probabilities, before top-k; None without experts.
         work_dir: where batches are kept while the run is unfinished.
@@ -46,8 +46,8 @@ class TestSet:
     saved: SavedModel
     prepared: Prepared
     rows: pd.DataFrame
-    pieces: Pieces
-    dataset: PieceSet
+    chunks: Chunks
+    dataset: ChunkSet
     clusters: np.ndarray | None
     gate_probabilities: np.ndarray | None
     decoding: DecodingOptions
@@ -62,24 +62,24 @@ def prepare_test_set(
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     if top_k and record.n_experts:
         model.phase = dataclasses.replace(model.phase, top_k=min(top_k, record.n_experts))
-    pieces = cut_rows(rows, prepared.root, saved.processor)
-    dataset, clusters, gate_probabilities = PieceSet(pieces, Path(prepared.root), saved.processor), None, None
+    chunks = cut_rows(rows, prepared.root, saved.processor)
+    dataset, clusters, gate_probabilities = ChunkSet(chunks, Path(prepared.root), saved.processor), None, None
     if record.n_experts:
         routing, rows = record.routing, rows.assign(loudness_db=loudness_of(rows, Path(prepared.root)))
         folder = work_dir / artifacts.EMBEDDINGS
         found = embed(model.base, dataset, folder, record.context, routing.layer, routing.pooling, EMBEDDING_BATCH, model.precision)
-        vectors, read = found.select(dataset.utterance_ids), read_by_gate(routing.gate_unit, pieces.rows, found)
+        vectors, read = found.select(dataset.utterance_ids), read_by_gate(routing.gate_unit, chunks.rows, found)
         dataset.extras["embedding"] = torch.as_tensor(read)
-        gate_probabilities = pieces.pool(probabilities(model.gate, read))
-        clusters = _clusters(model_dir / artifacts.CLUSTERS, pieces.pool(vectors), rows)
-    return TestSet(saved, prepared, rows, pieces, dataset, clusters, gate_probabilities, decoding, work_dir)
+        gate_probabilities = chunks.pool(probabilities(model.gate, read))
+        clusters = _clusters(model_dir / artifacts.CLUSTERS, chunks.pool(vectors), rows)
+    return TestSet(saved, prepared, rows, chunks, dataset, clusters, gate_probabilities, decoding, work_dir)
 
 
 def recognise(test_set: TestSet) -> tuple[pd.DataFrame, float]:
     """Counted hypotheses of the test split as the recogniser routes it, and the seconds that decoding took, resumed or not."""
     store = BatchStore(test_set.work_dir / GATE)
     found = _decode(test_set, test_set.dataset, {GATE: None}, "test", store)[GATE]
-    return count_errors(_table(test_set, test_set.pieces.join(found, test_set.rows["utterance_id"]))), store.seconds
+    return count_errors(_table(test_set, test_set.chunks.join(found, test_set.rows["utterance_id"]))), store.seconds
 
 
 def recognise_ablations(test_set: TestSet, learned: pd.DataFrame, n_utterances: int, seed: int) -> dict[str, pd.DataFrame]:
@@ -89,16 +89,16 @@ def recognise_ablations(test_set: TestSet, learned: pd.DataFrame, n_utterances: 
         n_utterances: how many, stratified by etiology and the same for every model of a corpus; 0 or too many: all.
     """
     chosen = _sample(test_set.rows, n_utterances, seed)  # (n_utterances,) bool
-    of_pieces = np.flatnonzero(chosen[test_set.pieces.owner])
+    of_chunks = np.flatnonzero(chosen[test_set.chunks.owner])
     record, store = test_set.saved.record, BatchStore(test_set.work_dir / "ablations")
     policies = ablations.lone_experts(record.n_experts)
-    decoded = _decode(test_set, test_set.dataset.select(of_pieces), policies, "test, other routings", store)
-    pieces = test_set.pieces.rows.iloc[of_pieces]
-    clusters = None if test_set.clusters is None else test_set.clusters[test_set.pieces.owner[of_pieces]]
-    for name, experts in ablations.choices(pieces, record.n_experts, record.expert_of_etiology, clusters, seed).items():
+    decoded = _decode(test_set, test_set.dataset.select(of_chunks), policies, "test, other routings", store)
+    chunks = test_set.chunks.rows.iloc[of_chunks]
+    clusters = None if test_set.clusters is None else test_set.clusters[test_set.chunks.owner[of_chunks]]
+    for name, experts in ablations.choices(chunks, record.n_experts, record.expert_of_etiology, clusters, seed).items():
         decoded[name] = ablations.looked_up(decoded, experts)
-    part = _part(test_set, chosen, of_pieces)
-    joined = {name: part.pieces.join(found, part.rows["utterance_id"]) for name, found in decoded.items()}
+    part = _part(test_set, chosen, of_chunks)
+    joined = {name: part.chunks.join(found, part.rows["utterance_id"]) for name, found in decoded.items()}
     return {LEARNED: learned[chosen].reset_index(drop=True)} | {name: count_errors(_table(part, found)) for name, found in joined.items()}
 
 
@@ -107,7 +107,7 @@ def _clusters(folder: Path, vectors: np.ndarray, rows: pd.DataFrame) -> np.ndarr
 
 
 def _decode(
-    test_set: TestSet, dataset: PieceSet, policies: dict[str, RoutingPolicy | None], title: str, store: BatchStore
+    test_set: TestSet, dataset: ChunkSet, policies: dict[str, RoutingPolicy | None], title: str, store: BatchStore
 ) -> dict[str, list[Hypothesis]]:
     saved = test_set.saved
     return decode_routings(saved.model, dataset, saved.record.context, test_set.decoding, policies, title=title, store=store)
@@ -119,12 +119,12 @@ def _sample(rows: pd.DataFrame, n_utterances: int, seed: int) -> np.ndarray:
     return rows["utterance_id"].isin(set(subset(rows, 100 * n_utterances / len(rows), seed))).to_numpy()
 
 
-def _part(test_set: TestSet, chosen: np.ndarray, of_pieces: np.ndarray) -> TestSet:
+def _part(test_set: TestSet, chosen: np.ndarray, of_chunks: np.ndarray) -> TestSet:
     """The scene of some of its utterances."""
-    owner = (np.cumsum(chosen) - 1)[test_set.pieces.owner[of_pieces]]
+    owner = (np.cumsum(chosen) - 1)[test_set.chunks.owner[of_chunks]]
     clusters = None if test_set.clusters is None else test_set.clusters[chosen]
-    pieces, rows = Pieces(test_set.pieces.rows.iloc[of_pieces], owner), test_set.rows[chosen].reset_index(drop=True)
-    return dataclasses.replace(test_set, rows=rows, pieces=pieces, clusters=clusters, gate_probabilities=test_set.gate_probabilities[chosen])
+    chunks, rows = Chunks(test_set.chunks.rows.iloc[of_chunks], owner), test_set.rows[chosen].reset_index(drop=True)
+    return dataclasses.replace(test_set, rows=rows, chunks=chunks, clusters=clusters, gate_probabilities=test_set.gate_probabilities[chosen])
 
 
 def _table(test_set: TestSet, hypotheses: list[Hypothesis]) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """A tracking store that does not answer is waited for: a server that is away, a database that another process keeps locked.
 
-What a step asks of its store is asked again, ever more slowly, for PATIENCE_S seconds (ten minutes) on top of what MLflow itself waits;
+What a step asks of its store is asked again, ever more slowly, for LONGEST_S seconds (ten minutes) on top of what MLflow itself waits;
 then the step fails. Metrics do not wait at all: see `steps.tracking.metric_log`. A full disk and wrong input are not waited for.
 """
 
@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import OperationalError
 
-PATIENCE_S, FIRST_WAIT_S, LONGEST_WAIT_S = 600.0, 1.0, 30.0
+LONGEST_S, FIRST_WAIT_S, LONGEST_WAIT_S = 600.0, 1.0, 30.0
 QUICK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 AWAY_CODES = ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
 AWAY_WORDS = ("api request to", "database is locked", "503 server error", "502 server error", "504 server error")
@@ -26,7 +26,7 @@ FULL_WORDS = ("disk is full", "no space left", "readonly database", "read-only f
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
-_patience: ContextVar[float] = ContextVar("patience", default=PATIENCE_S)
+_longest_s: ContextVar[float] = ContextVar("longest_s", default=LONGEST_S)
 
 
 class RetryingClient:
@@ -41,8 +41,8 @@ class RetryingClient:
 
 
 def with_retries(function: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
-    """The function's result; its error where the store is still away when patience ends, and any other error at once."""
-    wait_s, end = FIRST_WAIT_S, time.monotonic() + _patience.get()
+    """The function's result; its error where the store is still away when the retries end, and any other error at once."""
+    wait_s, end = FIRST_WAIT_S, time.monotonic() + _longest_s.get()
     while True:
         try:
             return function(*arguments, **named)
@@ -57,12 +57,12 @@ def with_retries(function: Callable[..., Result], *arguments: Any, **named: Any)
 @contextlib.contextmanager
 def no_retries() -> Iterator[None]:
     """In this block a store that does not answer fails the call within seconds (sqlite: its own 20 s)."""
-    token, before = _patience.set(0.0), {name: os.environ.get(name) for name in QUICK}
+    token, before = _longest_s.set(0.0), {name: os.environ.get(name) for name in QUICK}
     os.environ.update(QUICK)
     try:
         yield
     finally:
-        _patience.reset(token)
+        _longest_s.reset(token)
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
 

@@ -1,11 +1,11 @@
-"""Utterances longer than the window: cut, recognised in pieces and joined, with nothing lost; short ones are left alone."""
+"""Utterances longer than the window: cut, recognised in chunks and joined, with nothing lost; short ones are left alone."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from moe.audio.waveforms import SAMPLE_RATE
-from moe.recognition.chunks import Pieces, PieceSet, cut_rows
+from moe.recognition.chunks import Chunks, ChunkSet, cut_rows
 from moe.recognition.decoding import DecodingOptions, decode
 from moe.recognition.hypothesis_store import Hypothesis
 from moe.recognition.recognizer import WhisperRecognizer
@@ -24,20 +24,20 @@ def corpus(tmp_path_factory: pytest.TempPathFactory):
 
 def test_short_utterances_are_their_own_piece(corpus) -> None:
     manifest, root = corpus
-    pieces = cut_rows(manifest.iloc[[0, 2]], str(root), shared_base().processor)
-    assert pieces.rows["utterance_id"].tolist() == ["u0", "u2"] and pieces.owner.tolist() == [0, 1]
+    chunks = cut_rows(manifest.iloc[[0, 2]], str(root), shared_base().processor)
+    assert chunks.rows["utterance_id"].tolist() == ["u0", "u2"] and chunks.owner.tolist() == [0, 1]
     vectors = np.random.default_rng(0).random((2, 3), np.float32)
-    assert pieces.pool(vectors) is vectors
+    assert chunks.pool(vectors) is vectors
 
 
 def test_pieces_cover_the_recording_and_fit_the_window(corpus) -> None:
     manifest, root = corpus
-    pieces = cut_rows(manifest, str(root), shared_base().processor)
-    long = pieces.rows[pieces.owner == 1]
+    chunks = cut_rows(manifest, str(root), shared_base().processor)
+    long = chunks.rows[chunks.owner == 1]
     assert long["start"].iloc[0] == 0 and long["stop"].iloc[-1] == round(5.3 * SAMPLE_RATE)
     assert long["start"].tolist()[1:] == long["stop"].tolist()[:-1] and (long["duration_s"] <= WINDOW_S).all()
-    data = PieceSet(pieces, root, shared_base().processor)
-    joined = np.concatenate([data.waveform(index) for index in np.flatnonzero(pieces.owner == 1)])
+    data = ChunkSet(chunks, root, shared_base().processor)
+    joined = np.concatenate([data.waveform(index) for index in np.flatnonzero(chunks.owner == 1)])
     np.testing.assert_array_equal(joined, SpeechDataset.waveform(data, 1))
     assert len(joined) == round(5.3 * SAMPLE_RATE)
 
@@ -46,12 +46,12 @@ def test_a_long_utterance_is_recognised_as_serving_recognises_it(corpus) -> None
     """The same cuts, the same joining: what evaluate scores is what a user gets."""
     manifest, root = corpus
     model = toy_mixture()
-    pieces = cut_rows(manifest, str(root), shared_base().processor)
-    data = PieceSet(pieces, root, shared_base().processor)
-    found = pieces.join(decode(model, data, CONTEXT, DecodingOptions()), manifest["utterance_id"])
+    chunks = cut_rows(manifest, str(root), shared_base().processor)
+    data = ChunkSet(chunks, root, shared_base().processor)
+    found = chunks.join(decode(model, data, CONTEXT, DecodingOptions()), manifest["utterance_id"])
     record = ModelRecord("whisper_moe", N_EXPERTS, model.adapter_options, model.routing_options, CONTEXT, "basic", "en")
     recognizer = WhisperRecognizer(SavedModel(model, shared_base().processor, record))
-    waveforms = [SpeechDataset.waveform(data, int(np.flatnonzero(pieces.owner == number)[0])) for number in range(3)]
+    waveforms = [SpeechDataset.waveform(data, int(np.flatnonzero(chunks.owner == number)[0])) for number in range(3)]
     served = recognizer.transcribe(waveforms, DecodingOptions())
     assert [each.utterance_id for each in found] == ["u0", "u1", "u2"]
     for ours, theirs in zip(found, served, strict=True):
@@ -64,15 +64,15 @@ def test_joining_by_hand() -> None:
     rows = pd.DataFrame({"duration_s": [3.0, 1.0, 2.0]})
     parts = [Hypothesis("a#0", "x y", np.float32([1, 0]), mean_logprob=-1.0, n_tokens=2),
              Hypothesis("a#1", "", np.float32([0, 1]), mean_logprob=-4.0, n_tokens=1), Hypothesis("b", "z")]  # fmt: skip
-    first, second = Pieces(rows, np.array([0, 0, 1])).join(parts, ["a", "b"])
+    first, second = Chunks(rows, np.array([0, 0, 1])).join(parts, ["a", "b"])
     assert (first.utterance_id, first.text, first.n_tokens, first.mean_logprob) == ("a", "x y", 3, -2.0)
     assert first.routing_weights.tolist() == [0.75, 0.25] and second is parts[2]
-    assert Pieces(rows, np.array([0, 0, 1])).pool(np.array([[1.0], [5.0], [7.0]])).tolist() == [[2.0], [7.0]]
+    assert Chunks(rows, np.array([0, 0, 1])).pool(np.array([[1.0], [5.0], [7.0]])).tolist() == [[2.0], [7.0]]
 
 
 def test_a_selection_keeps_features_labels_and_extras(corpus) -> None:
     manifest, root = corpus
-    data = PieceSet(cut_rows(manifest, str(root), shared_base().processor), root, shared_base().processor)
+    data = ChunkSet(cut_rows(manifest, str(root), shared_base().processor), root, shared_base().processor)
     data.extras["mark"] = shared_base().model.get_input_embeddings().weight[: len(data), :1].detach()
     last = len(data) - 1
     whole, part = data[last], data.select(np.array([last, 0]))

@@ -59,12 +59,12 @@ def test_a_long_recording_is_recognised_to_its_end(mixture) -> None:
     assert found.segments[0].start_s == 0 and found.segments[-1].end_s == len(wave) / RATE
     assert all(a.end_s == b.start_s for a, b in zip(found.segments, found.segments[1:], strict=False))
     assert len(found.segments) >= 3 and found.text == " ".join(segment.text for segment in found.segments if segment.text)
-    pieces = [wave[round(s.start_s * RATE) : round(s.end_s * RATE)] for s in found.segments]
-    alone = [mixture.transcribe([piece], OPTIONS)[0] for piece in pieces]
-    assert sum(map(len, pieces)) == len(wave) and all(len(each.segments) == 1 for each in alone)
+    chunks = [wave[round(s.start_s * RATE) : round(s.end_s * RATE)] for s in found.segments]
+    alone = [mixture.transcribe([chunk], OPTIONS)[0] for chunk in chunks]
+    assert sum(map(len, chunks)) == len(wave) and all(len(each.segments) == 1 for each in alone)
     assert [s.confidence for s in found.segments] == pytest.approx([each.confidence for each in alone], abs=1e-4)
     assert min(s.confidence for s in found.segments) <= found.confidence <= max(s.confidence for s in found.segments)
-    lengths = [len(piece) for piece in pieces]
+    lengths = [len(chunk) for chunk in chunks]
     expected = np.average([each.routing_weights for each in alone], axis=0, weights=lengths)
     np.testing.assert_allclose(found.routing_weights, expected, atol=1e-4)
 

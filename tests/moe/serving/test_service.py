@@ -33,7 +33,7 @@ def test_concurrent_requests_get_what_each_alone_would_get(service: Service, mon
         for data, asked in jobs
     ]
     sizes, plain = [], service.recognizer.recognise
-    monkeypatch.setattr(service.recognizer, "recognise", lambda pieces, *rest: sizes.append(len(pieces)) or plain(pieces, *rest))
+    monkeypatch.setattr(service.recognizer, "recognise", lambda chunks, *rest: sizes.append(len(chunks)) or plain(chunks, *rest))
     barrier = threading.Barrier(len(jobs))
 
     def ask(job: tuple[bytes, Asked]) -> object:
