@@ -18,7 +18,7 @@ from steps.tracking.dead_runs import MESSAGE_TAG, STOPPED_TAG, is_gone, is_here,
 from steps.tracking.metric_log import N_METRICS_PER_CALL, MetricLog, history
 from steps.tracking.retries import with_retries
 from steps.tracking.store import Store, unfinished_root
-from steps.tracking.work_folders import Unfinished, claim
+from steps.tracking.work_folders import WorkFolder, claim
 
 CONTINUES_TAG, CONTINUED_BY_TAG, N_STARTS_TAG = "moe.continues", "moe.continued_by", "moe.n_starts"
 WORK_TAG = "moe.work"  # the token of the folder that the run was made for
@@ -31,7 +31,7 @@ class OpenRun:
     """A run that MLflow takes as active, the step's folder, and the metrics on their way."""
 
     run_id: str
-    unfinished: Unfinished
+    work_folder: WorkFolder
     metrics: MetricLog
 
 
@@ -47,21 +47,21 @@ def open_run(store: Store, step: str, digest: str, name: str, tags: dict[str, st
     Raises:
         RuntimeError: the run cannot be opened, or the folder for unfinished work cannot be written.
     """
-    unfinished = claim(unfinished_root(), step, digest, lambda found: _may_be_alive(store, found.run_id))
+    work_folder = claim(unfinished_root(), step, digest, lambda found: _may_be_alive(store, found.run_id))
     try:
-        earlier = _earlier(store, unfinished) if resume else None
+        earlier = _earlier(store, work_folder) if resume else None
         if earlier is None:
-            unfinished.discard()
-            tags = tags | {WORK_TAG: unfinished.announce()}
+            work_folder.discard()
+            tags = tags | {WORK_TAG: work_folder.announce()}
         run_id = _start(store, earlier, name, tags | process_tags())
         held = history(store.client, earlier.info.run_id) if earlier is not None else []
         if earlier is not None:
             _go_on(store, earlier, run_id, held)
-        unfinished.belongs_to(run_id)
+        work_folder.belongs_to(run_id)
         points = frozenset((metric.key, metric.step) for metric in held)
-        return OpenRun(run_id, unfinished, MetricLog(store.client, run_id, unfinished.pending_path, points))
+        return OpenRun(run_id, work_folder, MetricLog(store.client, run_id, work_folder.pending_path, points))
     except BaseException:
-        unfinished.close(finished=False)
+        work_folder.close(finished=False)
         raise
 
 
@@ -91,9 +91,9 @@ def _start(store: Store, earlier: Run | None, name: str, tags: dict[str, str]) -
     return run.info.run_id
 
 
-def _earlier(store: Store, unfinished: Unfinished) -> Run | None:
+def _earlier(store: Store, work_folder: WorkFolder) -> Run | None:
     """The run that an earlier start left; None where there is none, it is FINISHED or was deleted."""
-    run = _run(store, unfinished.run_id) or _announced(store, unfinished.token)
+    run = _run(store, work_folder.run_id) or _announced(store, work_folder.token)
     return None if run is None or run.info.status == "FINISHED" or run.info.lifecycle_stage == "deleted" else run
 
 

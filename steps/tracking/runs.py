@@ -61,14 +61,14 @@ def step_run(step: str, options: Options, name: str | None = None) -> Iterator[S
         close_run(run.run_id, store, "FINISHED")
     except BaseException as error:
         _end_badly(run, store, error)
-        opened.unfinished.close(finished=False)
+        opened.work_folder.close(finished=False)
         raise
-    opened.unfinished.close(finished=True)
+    opened.work_folder.close(finished=True)
 
 
 def work_dir(run: StepRun) -> Path:
     """A step's own folder for unfinished work: the same at the next start with the same fingerprint, gone when the run is FINISHED."""
-    return run.opened.unfinished.work_dir
+    return run.opened.work_folder.work_dir
 
 
 

@@ -29,7 +29,7 @@ _CLAIMED: set[Path] = set()  # a process's own locks do not stop itself
 
 
 @dataclasses.dataclass(frozen=True)
-class Unfinished:
+class WorkFolder:
     """A claimed folder; `close` lets go of it and `discard` of what is in it."""
 
     folder: Path
@@ -94,7 +94,7 @@ class Unfinished:
                 shutil.move(path, kept / path.name)
 
 
-def claim(root: Path, step: str, digest: str, is_taken: Callable[["Unfinished"], bool] = lambda found: False) -> Unfinished:
+def claim(root: Path, step: str, digest: str, is_taken: Callable[["Unfinished"], bool] = lambda found: False) -> WorkFolder:
     """The first folder of this step and fingerprint that no live process has claimed.
 
     Args:
@@ -113,7 +113,7 @@ def claim(root: Path, step: str, digest: str, is_taken: Callable[["Unfinished"],
         if lock is None:
             continue
         _CLAIMED.add(folder)
-        found = Unfinished(folder, lock)
+        found = WorkFolder(folder, lock)
         if not is_taken(found):
             _prune(root, step, stem)
             return found

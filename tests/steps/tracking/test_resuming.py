@@ -17,7 +17,7 @@ from steps.options.step_options import RunOptions
 from steps.tracking import dead_runs, resuming, runs
 from steps.tracking.resuming import CONTINUED_BY_TAG, CONTINUES_TAG, N_STARTS_TAG
 from steps.tracking.store import connect, project_root, unfinished_root
-from steps.tracking.work_folders import Unfinished
+from steps.tracking.work_folders import WorkFolder
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -70,7 +70,7 @@ WHOLE = [(update, update / 2) for update in range(7)]
 
 def test_a_run_made_and_not_noted_before_the_kill_is_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as killed, pytest.raises(Interrupted):
-        killed.setattr(Unfinished, "belongs_to", lambda self, run_id: (_ for _ in ()).throw(Interrupted))
+        killed.setattr(WorkFolder, "belongs_to", lambda self, run_id: (_ for _ in ()).throw(Interrupted))
         with runs.step_run("gate", StepOptions()):
             pass
     mlflow.end_run("KILLED")
