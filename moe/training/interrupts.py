@@ -9,16 +9,16 @@ from types import FrameType
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Stop:
-    """A wish to stop.
+class Interrupt:
+    """A request to stop the training.
 
     Attributes:
-        wished: the signal that came; None while nobody wishes to stop.
+        wished: the signal that came; None while there is none.
         may_interrupt: whether a signal takes effect at once, as where there is no update to be finished.
     """
 
     def __init__(self) -> None:
-        self.wished: int | None = None
+        self.requested: int | None = None
         self.may_interrupt = False
         self._before: dict[int, object] = {}
 
@@ -40,21 +40,21 @@ class Stop:
         """In this block a signal takes effect at once."""
         self.may_interrupt = True
         try:
-            if self.wished is not None:
-                self.obey()
+            if self.requested is not None:
+                self.raise_now()
             yield
         finally:
             self.may_interrupt = False
 
-    def obey(self) -> None:
+    def raise_now(self) -> None:
         """Do what the signal would have done, usually to raise; returns where it would have done nothing."""
         self._release()
-        signal.raise_signal(self.wished or signal.SIGTERM)
+        signal.raise_signal(self.requested or signal.SIGTERM)
 
     def _came(self, number: int, frame: FrameType | None) -> None:
-        again, self.wished = self.wished is not None, number
-        if again or self.may_interrupt:  # who asks twice does not want to wait
-            self.obey()
+        again, self.requested = self.requested is not None, number
+        if again or self.may_interrupt:  # a second signal does not wait
+            self.raise_now()
 
     def _release(self) -> None:
         for number, handler in self._before.items():

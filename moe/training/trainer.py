@@ -18,7 +18,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from moe.training.bad_updates import CarefulTrainer
 from moe.training.checkpoints import Checkpoint, Checkpoints
 from moe.training.hooks import Stage
-from moe.training.interrupts import Stop
+from moe.training.interrupts import Interrupt
 from moe.training.random_state import generators, set_generators
 
 STOP = 2  # after an update: 0 goes on, 1 saves
@@ -41,7 +41,7 @@ class ResumableTrainer(CarefulTrainer):
         self.start, self.notes = start, notes or {}
         self.rest, self.whole, self.finished = start, False, False  # nothing is whole before training begins
         self.n_in_epoch = 0  # updates done in the epoch
-        self._stop, self._stops = Stop(), False
+        self._interrupt, self._stops = Interrupt(), False
         self._earlier_s, self._began, self._saved_at = 0.0, time.monotonic(), time.monotonic()
         self._generators_due = start is not None
         self.add_callback(_Moments(self))
@@ -57,7 +57,7 @@ class ResumableTrainer(CarefulTrainer):
             self._restore(self.start)
         if self.finished:
             return
-        with self._stop.held():
+        with self._interrupt.held():
             try:
                 self.train(resume_from_checkpoint=self._marker())
             except BaseException:
@@ -92,7 +92,7 @@ class ResumableTrainer(CarefulTrainer):
         sampler = getattr(self, "sampler", None)
         if sampler is not None:
             sampler.set_epoch(self.epoch)  # accelerate does not reach it where batches are skipped and shared among processes
-        with self._stop.interruptible():
+        with self._interrupt.interruptible():
             self.stage.epoch_begins(self.epoch)
 
     def optimizer_steps(self) -> None:
@@ -111,7 +111,7 @@ class ResumableTrainer(CarefulTrainer):
         if self._generators_due:  # all updates of the epoch were done before the interruption
             self._load_rng_state(None)
         is_last = self.state.global_step >= self.state.max_steps
-        with self._stop.interruptible():
+        with self._interrupt.interruptible():
             stops = self.stage.epoch_ends(self.epoch, is_last)
         self.whole = False
         self.stage.epoch_ended(self.epoch)
@@ -172,7 +172,7 @@ class ResumableTrainer(CarefulTrainer):
             self._write(checkpoint)
         self.accelerator.wait_for_everyone()
         if self._stops:
-            self._stop.obey()
+            self._interrupt.raise_now()
 
     # The state.
 
@@ -221,7 +221,7 @@ class ResumableTrainer(CarefulTrainer):
     def _is_time_to_save(self, is_due: bool) -> bool:
         minutes = (time.monotonic() - self._saved_at) / 60
         is_due = self.checkpoints.folder is not None and (is_due or minutes >= self.checkpoints.options.save_every_minutes)
-        answer = self.most(STOP if self._stop.wished is not None else int(is_due))
+        answer = self.most(STOP if self._interrupt.requested is not None else int(is_due))
         self._stops = answer == STOP
         return answer > 0
 
@@ -233,11 +233,11 @@ class ResumableTrainer(CarefulTrainer):
 
     def _save_after_stop(self) -> None:
         """A signal took effect in an evaluation, or ended a loader's process: what the last moment of rest left is whole."""
-        if self._stop.wished is None or self._stops:
+        if self._interrupt.requested is None or self._stops:
             return
         if self.whole and self.args.world_size == 1:
             self._write(self.checkpoint())
-        self._stop.obey()
+        self._interrupt.raise_now()
 
 
 class _Moments(TrainerCallback):
