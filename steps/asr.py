@@ -176,10 +176,10 @@ def _record(
             "synthetic": bool(prepared.note),
             "n_trainable": n_trainable,
             "n_total": sum(parameter.numel() for parameter in model.parameters()),
-            "n_utterances_seen": trained.fitted.n_utterances + earlier.get("n_utterances_seen", 0),
-            "n_updates": trained.fitted.n_updates + earlier.get("n_updates", 0),
-            "n_bad_updates": len(trained.fitted.bad_updates),
-            "training_seconds": trained.fitted.seconds + earlier.get("seconds", 0.0),
+            "n_utterances_seen": trained.summary.n_utterances + earlier.get("n_utterances_seen", 0),
+            "n_updates": trained.summary.n_updates + earlier.get("n_updates", 0),
+            "n_bad_updates": len(trained.summary.bad_updates),
+            "training_seconds": trained.summary.seconds + earlier.get("seconds", 0.0),
             "seed": options.seed,
         },
     )
@@ -222,7 +222,7 @@ def _description(options: StepOptions, prepared: Prepared, trained: TrainedMixtu
         f"## Mixture{' on SYNTHETIC speech' if prepared.note else ''}\nJoint training from {start}: {record.n_experts} experts, top "
         f"{top_k}, mixing `{options.mixing}`, gate at layer `{options.gate_layer}`. {info['n_trainable']:,} trainable of "
         f"{info['n_total']:,} parameters; {info['n_utterances_seen']:,} utterances seen in all. {trained.kept} is kept by dev WER, "
-        f"{100 * trained.wer:.1f} % (at the start {100 * trained.start_wer:.1f} %). Training took {trained.fitted.seconds:.0f} s. "
+        f"{100 * trained.wer:.1f} % (at the start {100 * trained.start_wer:.1f} %). Training took {trained.summary.seconds:.0f} s. "
         f"`model/` rebuilds the recogniser by itself; `exemplars.html` lets each expert's dev utterances be heard.{deaf}"
     )
 

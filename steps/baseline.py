@@ -111,10 +111,10 @@ def _counts(options: StepOptions, model: WhisperMoE, trained: TrainedMixture) ->
     return {
         "n_trainable": sum(parameter.numel() for parameter in model.trainable_parameters().values()),
         "n_total": sum(parameter.numel() for parameter in model.parameters()),
-        "n_utterances_seen": trained.fitted.n_utterances,
-        "n_updates": trained.fitted.n_updates,
-        "n_bad_updates": len(trained.fitted.bad_updates),
-        "training_seconds": trained.fitted.seconds,
+        "n_utterances_seen": trained.summary.n_utterances,
+        "n_updates": trained.summary.n_updates,
+        "n_bad_updates": len(trained.summary.bad_updates),
+        "training_seconds": trained.summary.seconds,
         "seed": options.seed,
     }
 

@@ -112,9 +112,9 @@ def _log_experts(step: StepRun, options: StepOptions, model: WhisperMoE, trained
             "routing": dataclasses.asdict(options.part(RoutingOptions)),
             "context": dataclasses.asdict(options.part(AudioContext)),
             "kept": trained.kept,
-            "n_utterances_seen": trained.fitted.n_utterances,
-            "n_updates": trained.fitted.n_updates,
-            "seconds": trained.fitted.seconds,
+            "n_utterances_seen": trained.summary.n_utterances,
+            "n_updates": trained.summary.n_updates,
+            "seconds": trained.summary.seconds,
         }
         write_json(folder / Path(artifacts.EXPERTS_RECORD).name, record)
         step.log_folder(folder, artifacts.EXPERTS)
@@ -128,10 +128,10 @@ def _report(
         {
             "dev/wer_kept": trained.wer,
             "n_trainable": n_trainable,
-            "n_updates": trained.fitted.n_updates,
-            "n_utterances_seen": trained.fitted.n_utterances,
-            "n_bad_updates": len(trained.fitted.bad_updates),
-            "seconds": trained.fitted.seconds,
+            "n_updates": trained.summary.n_updates,
+            "n_utterances_seen": trained.summary.n_utterances,
+            "n_bad_updates": len(trained.summary.bad_updates),
+            "seconds": trained.summary.seconds,
         }
     )
     history = pd.DataFrame(trained.history)
@@ -144,9 +144,9 @@ def _report(
     step.describe(
         f"## Experts{' on SYNTHETIC speech' if prepared.note else ''}\n{model.n_experts} experts of rank {options.lora_r}"
         f"{f' above a shared adapter of rank {options.shared_rank}' if options.shared_rank else ''}, {n_trainable:,} trainable parameters, "
-        f"{_start(options)}trained together in {trained.fitted.n_updates} updates over clusters of {', '.join(map(str, sizes))} utterances. "
+        f"{_start(options)}trained together in {trained.summary.n_updates} updates over clusters of {', '.join(map(str, sizes))} utterances. "
         f"Kept: {trained.kept}, dev WER {100 * trained.wer:.1f} % with each utterance on its cluster's expert. Each adapter is an ordinary "
-        f"PEFT folder in `experts/`. It took {trained.fitted.seconds:.0f} s."
+        f"PEFT folder in `experts/`. It took {trained.summary.seconds:.0f} s."
     )
 
 

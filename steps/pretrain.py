@@ -219,7 +219,7 @@ def _phonemes(prepared: Prepared, train: pd.DataFrame, base: BaseModel, options:
 
 
 def _record(step: StepRun, options: StepOptions, prepared: Prepared, pretrained: Pretrained, folder: Path) -> None:
-    wer, seconds = pretrained.history[-1]["wer"], sum(fitted.seconds for fitted in pretrained.fitted)
+    wer, seconds = pretrained.history[-1]["wer"], sum(summary.seconds for summary in pretrained.summary)
     trained = sum(parameter.numel() for parameter in pretrained.base.model.parameters() if parameter.requires_grad)
     record = {
         "synthetic": bool(prepared.note),
@@ -227,7 +227,7 @@ def _record(step: StepRun, options: StepOptions, prepared: Prepared, pretrained:
         "missing": list(pretrained.base.missing) if options.source != SCRATCH else "everything",
         "dev_wer": wer,
         "n_train_utterances": len(_chosen(prepared, "train", options)),
-        "n_updates": sum(fitted.n_updates for fitted in pretrained.fitted),
+        "n_updates": sum(summary.n_updates for summary in pretrained.summary),
         "seconds": round(seconds, 1),
         "options": {name: text for name, text in options.as_parameters().items() if name not in ("prepare_run_id", "export_dir")},
         "weights_sha256": file_digest(folder / "model.safetensors"),
@@ -237,7 +237,7 @@ def _record(step: StepRun, options: StepOptions, prepared: Prepared, pretrained:
     history = pd.DataFrame(pretrained.history)
     if not options.no_plot:
         step.log_figure(training_curves(history, {"dev WER": ["wer"]}, "Pretraining", note=prepared.note), "plots/training.png")
-    n_bad = sum(len(fitted.bad_updates) for fitted in pretrained.fitted)
+    n_bad = sum(len(summary.bad_updates) for summary in pretrained.summary)
     step.log_metrics({"dev/wer_final": wer, "n_trained": trained, "n_bad_updates": n_bad, "seconds": seconds})
     missing = "everything" if options.source == SCRATCH else f"{len(pretrained.base.missing)} tensors ({', '.join(pretrained.base.missing[:4])})"
     step.describe(

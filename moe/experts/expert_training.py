@@ -24,7 +24,7 @@ from moe.text.word_errors import word_error_rate
 from moe.training.checkpoints import Checkpoints
 from moe.training.dataset import SpeechDataset
 from moe.training.hooks import Report, Stage
-from moe.training.loop import Fitted, Plan, fit
+from moe.training.loop import Plan, TrainingSummary, fit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class TrainedExperts:
         history: per epoch: wer, loss, and `wer/expert_<e>`, `loss/expert_<e>`.
     """
 
-    fitted: Fitted
+    summary: TrainingSummary
     kept: str
     wer: float
     history: tuple[dict[str, float], ...]
@@ -87,9 +87,9 @@ def train_experts(
     """
     stage = ExpertStage(model, dev_set, dev_clusters, options, context, report, eval_every)
     model.use_precision(plan.precision)
-    fitted = fit(model, train_set, plan, context, stage, checkpoints=checkpoints)
+    summary = fit(model, train_set, plan, context, stage, checkpoints=checkpoints)
     kept, wer = stage.keep_best()
-    return TrainedExperts(fitted, kept, wer, tuple(stage.history))
+    return TrainedExperts(summary, kept, wer, tuple(stage.history))
 
 
 class ExpertStage(Stage):

@@ -24,7 +24,7 @@ from moe.text.word_errors import word_error_rate
 from moe.training.checkpoints import Checkpoints
 from moe.training.dataset import SpeechDataset
 from moe.training.hooks import Report, Stage
-from moe.training.loop import Fitted, Plan, fit
+from moe.training.loop import Plan, TrainingSummary, fit
 
 START = -1  # among epochs: before the first
 
@@ -54,7 +54,7 @@ class TrainedMixture:
     A row of a mixture also holds `temperature` and `top_k`, with which the epoch was trained, and the entropy of the gate then.
     """
 
-    fitted: Fitted
+    summary: TrainingSummary
     epoch: int | None
     wer: float
     start_wer: float
@@ -84,11 +84,11 @@ def train_jointly(
     """Train `model` in place and leave it at its best epoch, or as it was."""
     stage = JointStage(model, dev_set, options, curriculum, context, report, eval_every)
     model.use_precision(plan.precision)
-    fitted = fit(model, train_set, plan, context, stage, parameter_groups(model, options), checkpoints)
+    summary = fit(model, train_set, plan, context, stage, parameter_groups(model, options), checkpoints)
     stage.judge_start()  # where there was no epoch to begin
     stage.restore_best()
     epoch = None if stage.best_epoch == START else stage.best_epoch
-    return TrainedMixture(fitted, epoch, stage.best_wer, stage.start_wer, tuple(stage.history), tuple(stage.loads))
+    return TrainedMixture(summary, epoch, stage.best_wer, stage.start_wer, tuple(stage.history), tuple(stage.loads))
 
 
 def experts_faults(

@@ -58,7 +58,7 @@ class ComputeOptions(PrecisionOptions):
 
 
 @dataclasses.dataclass(frozen=True)
-class Fitted:
+class TrainingSummary:
     """What a training run did, interruptions included; `bad_updates` lists those skipped because they were not finite."""
 
     n_updates: int
@@ -76,7 +76,7 @@ def fit(
     stage: Stage,
     groups: list[dict[str, Any]] | None = None,
     checkpoints: Checkpoints | None = None,
-) -> Fitted:
+) -> TrainingSummary:
     """Train `model` in place, from its newest checkpoint where there is one.
 
     Args:
@@ -97,7 +97,7 @@ def fit(
         trainer_from = functools.partial(_trainer, model, train_set, plan, context, stage, groups, checkpoints, output_dir)
         rest = _run(trainer_from, start, plan, checkpoints.watch)
     n_utterances = round(rest["share"] * len(train_set))
-    return Fitted(rest["update"], round(rest["share"]), n_utterances, rest["seconds"], tuple(rest["bad_updates"]))
+    return TrainingSummary(rest["update"], round(rest["share"]), n_utterances, rest["seconds"], tuple(rest["bad_updates"]))
 
 
 def _trainer(

@@ -94,7 +94,7 @@ class WorkFolder:
                 shutil.move(path, kept / path.name)
 
 
-def claim(root: Path, step: str, digest: str, is_taken: Callable[["Unfinished"], bool] = lambda found: False) -> WorkFolder:
+def claim(root: Path, step: str, digest: str, is_taken: Callable[["WorkFolder"], bool] = lambda found: False) -> WorkFolder:
     """The first folder of this step and fingerprint that no live process has claimed.
 
     Args:

@@ -29,7 +29,7 @@ from moe.text.word_errors import word_error_rate
 from moe.training.checkpoints import Checkpoints
 from moe.training.dataset import SpeechDataset
 from moe.training.hooks import Report, Stage
-from moe.training.loop import Fitted, Plan, fit
+from moe.training.loop import Plan, TrainingSummary, fit
 
 SILENCE_WEIGHT = 0.3  # of frames without a phoneme, class 0
 
@@ -90,7 +90,7 @@ class Pretrained:
     """A trained base with its history: one row of metrics per epoch."""
 
     base: BaseModel
-    fitted: tuple[Fitted, ...]
+    summary: tuple[TrainingSummary, ...]
     history: tuple[dict[str, float], ...]
 
 
@@ -111,15 +111,15 @@ def pretrain(
     model = BaseTraining(base.model, n_phonemes)
     from_scratch = len(base.missing) == len(list(base.model.named_parameters()))
     stage = _PretrainingStage(model, len(train_set), dev_set, options, context, report, eval_every)
-    fitted = []
+    summary = []
     if not from_scratch and options.missing_updates:
-        fitted.append(_train_missing(model, base.missing, train_set, options, plan, context, stage, checkpoints.below("missing")))
-        stage.phase_ends(fitted[0])
+        summary.append(_train_missing(model, base.missing, train_set, options, plan, context, stage, checkpoints.below("missing")))
+        stage.phase_ends(summary[0])
     if options.pretrain_updates:
         full = dataclasses.replace(plan, learning_rate=options.pretrain_learning_rate, max_updates=options.pretrain_updates)
         groups = None if from_scratch else _loaded_groups(model.base, base.missing, options)
-        fitted.append(fit(model, train_set, full, context, stage, groups, checkpoints.below("all")))
-    return Pretrained(dataclasses.replace(base, model=model.base.eval()), tuple(fitted), tuple(stage.history))
+        summary.append(fit(model, train_set, full, context, stage, groups, checkpoints.below("all")))
+    return Pretrained(dataclasses.replace(base, model=model.base.eval()), tuple(summary), tuple(stage.history))
 
 
 def _train_missing(
@@ -131,17 +131,17 @@ def _train_missing(
     context: AudioContext,
     stage: Stage,
     checkpoints: Checkpoints,
-) -> Fitted:
+) -> TrainingSummary:
     trainable = {name for name, parameter in model.base.named_parameters() if parameter.requires_grad}
     for name, parameter in model.base.named_parameters():
         parameter.requires_grad_(name in missing)
     alone = dataclasses.replace(
         plan, learning_rate=options.missing_learning_rate, max_updates=options.missing_updates, decay_share=0.0
     )
-    fitted = fit(model, train_set, alone, context, stage, checkpoints=checkpoints)
+    summary = fit(model, train_set, alone, context, stage, checkpoints=checkpoints)
     for name, parameter in model.base.named_parameters():
         parameter.requires_grad_(name in trainable)
-    return fitted
+    return summary
 
 
 def _loaded_groups(
@@ -188,9 +188,9 @@ class _PretrainingStage(Stage):
         self.n_ended = epoch + 1
         return False
 
-    def phase_ends(self, fitted: Fitted) -> None:
+    def phase_ends(self, summary: TrainingSummary) -> None:
         """The next phase counts on from here."""
-        self.first_epoch, self.first_update = self.first_epoch + self.n_ended, self.first_update + fitted.n_updates
+        self.first_epoch, self.first_update = self.first_epoch + self.n_ended, self.first_update + summary.n_updates
 
     def metrics(self, values: dict[str, float], update: int) -> None:
         self.report(self.first_update + update, {f"train/{name}": value for name, value in values.items()})

@@ -138,16 +138,16 @@ def test_every_epoch_is_told_once(corpus, changes, epochs, n_updates) -> None:
     """Pitfall 3: the epoch was not passed on. An epoch that `max_updates` cuts short counts as one too."""
     model, data = mixture_and_data(corpus)
     diary = Diary()
-    fitted = fit(model, data, plan(**changes), CONTEXT, diary)
+    summary = fit(model, data, plan(**changes), CONTEXT, diary)
     assert diary.begun == epochs and diary.ended == epochs
-    assert fitted.n_updates == n_updates
+    assert summary.n_updates == n_updates
 
 
 def test_a_stage_may_end_the_training(corpus) -> None:
     model, data = mixture_and_data(corpus)
     diary = Diary(stop_after=1)
-    fitted = fit(model, data, plan(epochs=5), CONTEXT, diary)
-    assert diary.ended == [0, 1] and (fitted.n_epochs, fitted.n_updates, fitted.n_utterances) == (2, 4, 2 * N)
+    summary = fit(model, data, plan(epochs=5), CONTEXT, diary)
+    assert diary.ended == [0, 1] and (summary.n_epochs, summary.n_updates, summary.n_utterances) == (2, 4, 2 * N)
 
 
 def test_each_epoch_serves_everyone_once_in_an_order_of_its_own(corpus) -> None:

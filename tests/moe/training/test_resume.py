@@ -80,7 +80,7 @@ def experts(corpus, report, checkpoints, num_workers, options=ExpertOptions()):
     train_set, dev_set = sets(corpus, routing_weights=one_hot_rows(N))
     loop = plan(epochs=3, num_workers=num_workers)
     done = train_experts(model, train_set, dev_set, np.arange(4) % N_EXPERTS, options, loop, CONTEXT, report, 1, checkpoints)
-    return model, (done.history, done.kept, done.wer, done.fitted.n_updates)
+    return model, (done.history, done.kept, done.wer, done.summary.n_updates)
 
 
 def copied_experts(corpus, report, checkpoints, num_workers):
@@ -104,7 +104,7 @@ def single_lora(corpus, report, checkpoints, num_workers):
     loop = plan(max_updates=8, num_workers=num_workers, warmup_share=0.3)
     options = JointOptions(asr_learning_rate=1e-2, asr_patience=8)
     done = train_jointly(model, train_set, dev_set, options, CurriculumOptions(), loop, CONTEXT, report, 1, checkpoints)
-    return model, (done.history, done.epoch, done.fitted.n_utterances, done.fitted.n_epochs)
+    return model, (done.history, done.epoch, done.summary.n_utterances, done.summary.n_epochs)
 
 
 def base(corpus, report, checkpoints, num_workers):
@@ -115,7 +115,7 @@ def base(corpus, report, checkpoints, num_workers):
     options = PretrainingOptions(pretrain_updates=5, missing_updates=4, pretrain_batch_size=4)
     loop = pretraining_plan(options, seed=5, num_workers=num_workers, precision="fp32")
     done = pretrain(made, train_set, dataset(manifest.head(2), root), options, loop, CONTEXT, report, 3, 2, checkpoints)
-    return done.base.model, (done.history, [(fitted.n_updates, fitted.n_epochs) for fitted in done.fitted])
+    return done.base.model, (done.history, [(summary.n_updates, summary.n_epochs) for summary in done.summary])
 
 
 STAGES = {"gate": gate, "experts": experts, "copied_experts": copied_experts, "joint": joint, "single_lora": single_lora, "base": base}
@@ -265,9 +265,9 @@ def test_an_update_that_is_not_finite_is_stepped_over_and_its_utterances_named(c
     monkeypatch.setattr(training, "LOG_EVERY", 1)
     model, data = lora_and_data(corpus)
     watch, diary = Recorded(), Diary()
-    fitted = fit(Spoilt(model, "u5", where), data, plan(epochs=2), CONTEXT, diary, checkpoints=Checkpoints(watch=watch))
-    assert finite(model) and fitted.n_updates == 6 and len(fitted.bad_updates) == 2
-    for record in fitted.bad_updates:
+    summary = fit(Spoilt(model, "u5", where), data, plan(epochs=2), CONTEXT, diary, checkpoints=Checkpoints(watch=watch))
+    assert finite(model) and summary.n_updates == 6 and len(summary.bad_updates) == 2
+    for record in summary.bad_updates:
         assert record["utterance_ids"] == ["u5"] if where != "gradient" else "u5" in record["utterance_ids"] and len(record["utterance_ids"]) == 4
     assert [value for _, values in diary.logged for name, value in values.items() if name == "n_bad_updates"] == [1, 2]
     losses = diary.values("loss")
@@ -279,8 +279,8 @@ def test_a_bad_update_leaves_weights_and_buffers_as_they_were(corpus) -> None:
     model = toy_mixture(toy_base())
     manifest, root = corpus
     before, window = weights(model), model.window.recent.clone()
-    fitted = fit(Spoilt(model, "u5", "audio"), dataset(manifest, root), plan(batch_size=N, max_updates=1), CONTEXT, Diary())
-    assert len(fitted.bad_updates) == 1 and torch.equal(window, model.window.recent)
+    summary = fit(Spoilt(model, "u5", "audio"), dataset(manifest, root), plan(batch_size=N, max_updates=1), CONTEXT, Diary())
+    assert len(summary.bad_updates) == 1 and torch.equal(window, model.window.recent)
     assert all(torch.equal(value, weights(model)[name]) for name, value in before.items())
 
 
@@ -316,8 +316,8 @@ def test_out_of_memory_halves_the_batch_once_and_goes_on_with_the_same_updates(c
     fit(roomy, data, plan(epochs=2), CONTEXT, Diary())
     tight, watch = lora_and_data(corpus)[0], Recorded()
     hungry = Hungry(tight, 2, error)
-    fitted = fit(hungry, data, plan(epochs=2), CONTEXT, Diary(), checkpoints=Checkpoints(watch=watch))
-    assert fitted.n_updates == 6 and "each batch of 4 is now 2 of 2" in watch.of("out_of_memory")[0]
+    summary = fit(hungry, data, plan(epochs=2), CONTEXT, Diary(), checkpoints=Checkpoints(watch=watch))
+    assert summary.n_updates == 6 and "each batch of 4 is now 2 of 2" in watch.of("out_of_memory")[0]
     assert [len(ids) for ids in hungry.served] == [4] * 4 + [2] * 4
     for name, value in weights(roomy).items():
         torch.testing.assert_close(dict(tight.named_parameters())[name], value, atol=1e-4, rtol=1e-3)
