@@ -22,7 +22,7 @@ from moe.routing.options import RoutingOptions
 from moe.systems.whisper.features import AudioContext
 from moe.systems.whisper_moe.folder import MODEL_FILE, ModelRecord, save_model
 from moe.systems.whisper_moe.model import WhisperMoE
-from moe.training.loop import Plan, seed_everything, updates_per_epoch
+from moe.training.loop import TrainingPlan, seed_everything, updates_per_epoch
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.training import checkpoints_of, plan_of, read_base, reporter, speech_set
 from steps.options.step_options import MixtureStep
@@ -101,7 +101,7 @@ def _single_lora(step: StepRun, options: StepOptions, prepared: Prepared) -> Non
     _report(step, options, prepared, trained, record, mixture)
 
 
-def updates_for(n_seen: int, n_utterances: int, plan: Plan) -> int:
+def updates_for(n_seen: int, n_utterances: int, plan: TrainingPlan) -> int:
     """Updates in which a run over `n_utterances` sees `n_seen`: whole epochs, whose last batch may be short, and the rest."""
     n_epochs, rest = divmod(n_seen, n_utterances)
     return max(1, n_epochs * updates_per_epoch(plan, n_utterances) + (updates_per_epoch(plan, rest) if rest else 0))

@@ -24,7 +24,7 @@ from moe.text.word_errors import word_error_rate
 from moe.training.checkpoints import Checkpoints
 from moe.training.dataset import SpeechDataset
 from moe.training.hooks import Report, Stage
-from moe.training.loop import Plan, TrainingSummary, fit
+from moe.training.loop import TrainingPlan, TrainingSummary, fit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ def train_experts(
     dev_set: SpeechDataset,
     dev_clusters: np.ndarray,
     options: ExpertOptions,
-    plan: Plan,
+    plan: TrainingPlan,
     context: AudioContext,
     report: Report,
     eval_every: int = 1,

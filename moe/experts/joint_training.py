@@ -24,7 +24,7 @@ from moe.text.word_errors import word_error_rate
 from moe.training.checkpoints import Checkpoints
 from moe.training.dataset import SpeechDataset
 from moe.training.hooks import Report, Stage
-from moe.training.loop import Plan, TrainingSummary, fit
+from moe.training.loop import TrainingPlan, TrainingSummary, fit
 
 START = -1  # among epochs: before the first
 
@@ -75,7 +75,7 @@ def train_jointly(
     dev_set: SpeechDataset,
     options: JointOptions,
     curriculum: CurriculumOptions,
-    plan: Plan,
+    plan: TrainingPlan,
     context: AudioContext,
     report: Report,
     eval_every: int = 1,

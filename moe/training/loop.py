@@ -30,7 +30,7 @@ OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """How long, how fast and how much at once."""
 
     epochs: int
@@ -71,7 +71,7 @@ class TrainingSummary:
 def fit(
     model: nn.Module,
     train_set: SpeechDataset,
-    plan: Plan,
+    plan: TrainingPlan,
     context: AudioContext,
     stage: Stage,
     groups: list[dict[str, Any]] | None = None,
@@ -103,7 +103,7 @@ def fit(
 def _trainer(
     model: nn.Module,
     train_set: SpeechDataset,
-    plan: Plan,
+    plan: TrainingPlan,
     context: AudioContext,
     stage: Stage,
     groups: list[dict[str, Any]],
@@ -128,7 +128,7 @@ def _trainer(
 
 
 def _run(
-    trainer_from: Callable[[Checkpoint | None], "SpeechTrainer"], start: Checkpoint | None, plan: Plan, watch: Watch
+    trainer_from: Callable[[Checkpoint | None], "SpeechTrainer"], start: Checkpoint | None, plan: TrainingPlan, watch: Watch
 ) -> dict[str, Any]:
     """Run a trainer to its end; where memory is short, go on once with every batch in parts: the same utterances in an update."""
     trainer = trainer_from(start)
@@ -162,7 +162,7 @@ def smallest_divisor(number: int) -> int:
     return next((divisor for divisor in range(2, number + 1) if number % divisor == 0), 1)
 
 
-def training_arguments(plan: Plan, n_utterances: int, output_dir: str, n_parts: int = 1) -> TrainingArguments:
+def training_arguments(plan: TrainingPlan, n_utterances: int, output_dir: str, n_parts: int = 1) -> TrainingArguments:
     """The Trainer's arguments for a plan: warm-up, constant, linear decay; nothing reported but through the stage.
 
     Args:
@@ -200,7 +200,7 @@ def training_arguments(plan: Plan, n_utterances: int, output_dir: str, n_parts: 
     )
 
 
-def updates_per_epoch(plan: Plan, n_utterances: int) -> int:
+def updates_per_epoch(plan: TrainingPlan, n_utterances: int) -> int:
     """Optimizer updates in one pass over the data."""
     n_batches = -(-n_utterances // plan.batch_size)
     return -(-n_batches // plan.accumulation)

@@ -18,7 +18,7 @@ from moe.systems.whisper.features import AudioContext
 from moe.training.checkpoints import CheckpointOptions, Checkpoints, Watch
 from moe.training.dataset import SpeechDataset
 from moe.training.hooks import Report
-from moe.training.loop import Plan
+from moe.training.loop import TrainingPlan
 from moe.training.precision import precision
 from steps.inputs.corpus import Prepared
 from steps.options.step_options import MixtureStep
@@ -69,9 +69,9 @@ def embeddings_of(
         return embed(base.model, dataset, Path(folder), context, routing.layer, routing.pooling, EMBEDDING_BATCH, computed_in)
 
 
-def plan_of(options: MixtureStep, epochs: int, batch_size: int, learning_rate: float) -> Plan:
+def plan_of(options: MixtureStep, epochs: int, batch_size: int, learning_rate: float) -> TrainingPlan:
     """The training loop's plan from a step's options."""
-    return Plan(
+    return TrainingPlan(
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,

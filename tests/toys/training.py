@@ -15,7 +15,7 @@ from moe.routing.options import RoutingOptions
 from moe.systems.whisper.base_model import BaseModel, SmallShape, new_base
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training.hooks import Stage
-from moe.training.loop import Plan, seed_everything
+from moe.training.loop import TrainingPlan, seed_everything
 from tests.toys.models import CONTEXT, dataset, tokenizer
 
 __all__ = ["CONTEXT", "dataset", "tokenizer"]
@@ -58,9 +58,9 @@ def toy_mixture(
     return model
 
 
-def plan(**changes) -> Plan:
+def plan(**changes) -> TrainingPlan:
     """Two epochs of four utterances an update."""
-    return Plan(**{"epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "seed": 3, "warmup_share": 0.0, "decay_share": 0.0} | changes)
+    return TrainingPlan(**{"epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "seed": 3, "warmup_share": 0.0, "decay_share": 0.0} | changes)
 
 
 def weights(model: torch.nn.Module) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ from moe.text.word_errors import word_error_rate
 from moe.training.checkpoints import Checkpoints
 from moe.training.dataset import SpeechDataset
 from moe.training.hooks import Report, Stage
-from moe.training.loop import Plan, TrainingSummary, fit
+from moe.training.loop import TrainingPlan, TrainingSummary, fit
 
 SILENCE_WEIGHT = 0.3  # of frames without a phoneme, class 0
 
@@ -99,7 +99,7 @@ def pretrain(
     train_set: SpeechDataset,
     dev_set: SpeechDataset,
     options: PretrainingOptions,
-    plan: Plan,
+    plan: TrainingPlan,
     context: AudioContext,
     report: Report,
     n_phonemes: int = 0,
@@ -127,7 +127,7 @@ def _train_missing(
     missing: Sequence[str],
     train_set: SpeechDataset,
     options: PretrainingOptions,
-    plan: Plan,
+    plan: TrainingPlan,
     context: AudioContext,
     stage: Stage,
     checkpoints: Checkpoints,
@@ -212,9 +212,9 @@ def base_wer(base: WhisperForConditionalGeneration, dataset: SpeechDataset, cont
     return word_error_rate([row["reference"] for row in dataset.rows], [hypothesis.text for hypothesis in hypotheses])
 
 
-def pretraining_plan(options: PretrainingOptions, seed: int, num_workers: int, precision: str) -> Plan:
+def pretraining_plan(options: PretrainingOptions, seed: int, num_workers: int, precision: str) -> TrainingPlan:
     """The loop's plan; learning rate and updates are set per phase."""
-    return Plan(
+    return TrainingPlan(
         epochs=1,
         batch_size=options.pretrain_batch_size,
         learning_rate=options.pretrain_learning_rate,
