@@ -68,7 +68,7 @@ class CarefulTrainer(Trainer):
         record = {"update": self.state.global_step + 1, "epoch": self.epoch, "loss": str(loss), "utterance_ids": self._culprits()}
         self.bad_updates.append(record)
         self.stage.metrics({"n_bad_updates": len(self.bad_updates)}, record["update"])
-        self.checkpoints.watch.bad_updates(self.bad_updates)
+        self.checkpoints.events.bad_updates(self.bad_updates)
         most = self.checkpoints.options.max_bad_updates
         if len(self.bad_updates) > most:
             names = sorted({name for record in self.bad_updates for name in record["utterance_ids"]})

@@ -51,20 +51,20 @@ class DamagedCheckpoint(ValueError):
     """A checkpoint that is not what was written."""
 
 
-class Watch:
+class TrainingEvents:
     """Is told what happens to a training beside its metrics; a step overrides this, here it goes to the log."""
 
-    def tell(self, event: str, text: str) -> None:
+    def report(self, event: str, text: str) -> None:
         """An event (`resumed`, `damaged_checkpoint`, `checkpoint_not_written`, `out_of_memory`, `bad_update`) in words."""
         LOG.warning("%s: %s", event, text)
 
     def damaged(self, path: Path, text: str) -> None:
         """A checkpoint that was found damaged and lies at `path` now."""
-        self.tell("damaged_checkpoint", text)
+        self.report("damaged_checkpoint", text)
 
     def bad_updates(self, records: Sequence[dict[str, Any]]) -> None:
         """All updates skipped so far, each with update, epoch, loss and utterance_ids."""
-        self.tell("bad_update", f"update {records[-1]['update']} skipped: {', '.join(records[-1]['utterance_ids'])}")
+        self.report("bad_update", f"update {records[-1]['update']} skipped: {', '.join(records[-1]['utterance_ids'])}")
 
     def saving(self) -> None:
         """Before a checkpoint is written: what was reported until now must survive, since a resumed training will not report it again."""
@@ -73,12 +73,12 @@ class Watch:
 class Checkpoints:
     """The checkpoints of one training stage in a folder; without a folder nothing is kept."""
 
-    def __init__(self, folder: Path | None = None, options: CheckpointOptions = CheckpointOptions(), watch: Watch | None = None) -> None:
-        self.folder, self.options, self.watch = folder and Path(folder), options, watch or Watch()
+    def __init__(self, folder: Path | None = None, options: CheckpointOptions = CheckpointOptions(), events: TrainingEvents | None = None) -> None:
+        self.folder, self.options, self.events = folder and Path(folder), options, events or TrainingEvents()
 
     def below(self, name: str) -> "Checkpoints":
         """Those of one phase of a stage."""
-        return Checkpoints(self.folder and self.folder / name, self.options, self.watch)
+        return Checkpoints(self.folder and self.folder / name, self.options, self.events)
 
     def newest(self) -> Checkpoint | None:
         """The newest whole checkpoint, or None."""
@@ -94,10 +94,10 @@ class Checkpoints:
         if path.exists():
             return  # where an interruption came before the first update
         try:
-            self.watch.saving()
+            self.events.saving()
             write_checkpoint(path, checkpoint, is_best)
         except (OSError, SafetensorError) as error:
-            self.watch.tell("checkpoint_not_written", f"{path.name} could not be written, the earlier ones stay as they are: {error}")
+            self.events.report("checkpoint_not_written", f"{path.name} could not be written, the earlier ones stay as they are: {error}")
         else:
             self._drop_old()
 
@@ -109,9 +109,9 @@ class Checkpoints:
                 aside = _unused(path.with_name(DAMAGED + path.name))
                 with contextlib.suppress(OSError):  # where nothing can be moved, nothing else is lost
                     path.rename(aside)
-                self.watch.damaged(aside, str(error))
+                self.events.damaged(aside, str(error))
             else:
-                self.watch.tell("resumed", f"from checkpoint {path.name}")
+                self.events.report("resumed", f"from checkpoint {path.name}")
                 yield checkpoint
 
     def _drop_old(self) -> None:

@@ -19,7 +19,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from moe.options import option
 from moe.systems.whisper.features import AudioContext
 from moe.training.batches import LengthGroupedSampler, collator
-from moe.training.checkpoints import Checkpoint, Checkpoints, Watch
+from moe.training.checkpoints import Checkpoint, Checkpoints, TrainingEvents
 from moe.training.dataset import SpeechDataset
 from moe.training.hooks import Stage
 from moe.training.precision import PrecisionOptions
@@ -95,7 +95,7 @@ def fit(
         with training_arguments(plan, len(train_set), output_dir).main_process_first(local=False):
             start = checkpoints.newest()
         trainer_from = functools.partial(_trainer, model, train_set, plan, context, stage, groups, checkpoints, output_dir)
-        rest = _run(trainer_from, start, plan, checkpoints.watch)
+        rest = _run(trainer_from, start, plan, checkpoints.events)
     n_utterances = round(rest["share"] * len(train_set))
     return TrainingSummary(rest["update"], round(rest["share"]), n_utterances, rest["seconds"], tuple(rest["bad_updates"]))
 
@@ -128,7 +128,7 @@ def _trainer(
 
 
 def _run(
-    trainer_from: Callable[[Checkpoint | None], "SpeechTrainer"], start: Checkpoint | None, plan: TrainingPlan, watch: Watch
+    trainer_from: Callable[[Checkpoint | None], "SpeechTrainer"], start: Checkpoint | None, plan: TrainingPlan, events: TrainingEvents
 ) -> dict[str, Any]:
     """Run a trainer to its end; where memory is short, go on once with every batch in parts: the same utterances in an update."""
     trainer = trainer_from(start)
@@ -141,14 +141,14 @@ def _run(
             raise
         if n_parts == 1 or trainer.notes["n_parts"] > 1 or not trainer.whole or trainer.args.world_size > 1:
             raise RuntimeError(f"out of memory with batches of {trainer.args.per_device_train_batch_size}: {error}") from error
-        watch.tell("out_of_memory", f"each batch of {plan.batch_size} is now {n_parts} of {plan.batch_size // n_parts}, accumulated: {error}")
+        events.report("out_of_memory", f"each batch of {plan.batch_size} is now {n_parts} of {plan.batch_size // n_parts}, accumulated: {error}")
         start = trainer.checkpoint()
     start.values["n_parts"] = n_parts
     del trainer
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return _run(trainer_from, start, plan, watch)
+    return _run(trainer_from, start, plan, events)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

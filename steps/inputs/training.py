@@ -15,7 +15,7 @@ from moe.routing.embeddings import Embeddings, embed, read_embeddings
 from moe.routing.options import RoutingOptions
 from moe.systems.whisper.base_model import BaseModel, load_base
 from moe.systems.whisper.features import AudioContext
-from moe.training.checkpoints import CheckpointOptions, Checkpoints, Watch
+from moe.training.checkpoints import CheckpointOptions, Checkpoints, TrainingEvents
 from moe.training.dataset import SpeechDataset
 from moe.training.hooks import Report
 from moe.training.loop import TrainingPlan
@@ -82,19 +82,19 @@ def plan_of(options: MixtureStep, epochs: int, batch_size: int, learning_rate: f
     )
 
 
-class RunWatch(Watch):
+class RunEvents(TrainingEvents):
     """What happens to a training, as tags and tables of its run and in the log."""
 
     def __init__(self, step: StepRun) -> None:
         self.step = step
-        self.told: dict[str, list[str]] = {}
+        self.reported: dict[str, list[str]] = {}
 
-    def tell(self, event: str, text: str) -> None:
+    def report(self, event: str, text: str) -> None:
         """Add to the tag `moe.<event>`; a store that does not answer must not end the training."""
-        super().tell(event, text)
-        self.told.setdefault(event, []).append(text)
+        super().report(event, text)
+        self.reported.setdefault(event, []).append(text)
         with contextlib.suppress(MlflowException):
-            self.step.set_tags({f"moe.{event}": "; ".join(self.told[event])[-MAX_TAG:]})
+            self.step.set_tags({f"moe.{event}": "; ".join(self.reported[event])[-MAX_TAG:]})
 
     def damaged(self, path: Path, text: str) -> None:
         """Keep it for inspection: the folder it lies in goes when the run is FINISHED."""
@@ -116,7 +116,7 @@ class RunWatch(Watch):
 
 def checkpoints_of(step: StepRun, options: CheckpointOptions) -> Checkpoints:
     """Where a step's training keeps its state until the run is FINISHED."""
-    return Checkpoints(runs.work_dir(step) / CHECKPOINTS, options.part(CheckpointOptions), RunWatch(step))
+    return Checkpoints(runs.work_dir(step) / CHECKPOINTS, options.part(CheckpointOptions), RunEvents(step))
 
 
 def reporter(step: StepRun) -> Report:

@@ -101,14 +101,14 @@ class Notes:
     """A `Report` that keeps what it is told."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[int, dict[str, float]]] = []
+        self.reported: list[tuple[int, dict[str, float]]] = []
 
     def __call__(self, number: int, values: dict[str, float]) -> None:
-        self.told.append((number, values))
+        self.reported.append((number, values))
 
     def of(self, name: str) -> list[tuple[int, float]]:
         """(update or epoch, value) of one metric."""
-        return [(number, values[name]) for number, values in self.told if name in values]
+        return [(number, values[name]) for number, values in self.reported if name in values]
 
 
 def one_hot_rows(n: int, n_experts: int = N_EXPERTS) -> np.ndarray:

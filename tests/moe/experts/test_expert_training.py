@@ -241,7 +241,7 @@ def test_the_same_seed_trains_the_same_experts(corpus) -> None:
     for _ in range(2):
         toys, report = mixture_and_data(corpus), Notes()
         trained = train(toys, epochs=2, report=report)
-        runs.append(({name: adapter_state(toys[0], name) for name in ("expert_0", SHARED)}, trained.history, report.told))
+        runs.append(({name: adapter_state(toys[0], name) for name in ("expert_0", SHARED)}, trained.history, report.reported))
     assert runs[0][1:] == runs[1][1:] and all(same(runs[0][0][name], runs[1][0][name]) for name in runs[0][0])
 
 

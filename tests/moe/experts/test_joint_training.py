@@ -348,5 +348,5 @@ def test_the_same_seed_gives_the_same_mixture(corpus) -> None:
     for _ in range(2):
         toys, report = mixture_and_data(corpus), Notes()
         trained = train(toys, report=report)
-        runs.append((weights(toys[0]), trained.history, report.told))
+        runs.append((weights(toys[0]), trained.history, report.reported))
     assert runs[0][1:] == runs[1][1:] and all(torch.equal(runs[0][0][name], runs[1][0][name]) for name in runs[0][0])

@@ -18,23 +18,23 @@ from moe.training.checkpoints import (
     CheckpointOptions,
     Checkpoints,
     DamagedCheckpoint,
-    Watch,
+    TrainingEvents,
     read_checkpoint,
 )
 from moe.training.random_state import generators, set_generators
 
 
-class Recorded(Watch):
+class Recorded(TrainingEvents):
     """Writes down what it is told."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, str]] = []
+        self.reported: list[tuple[str, str]] = []
 
-    def tell(self, event: str, text: str) -> None:
-        self.told.append((event, text))
+    def report(self, event: str, text: str) -> None:
+        self.reported.append((event, text))
 
     def of(self, event: str) -> list[str]:
-        return [text for name, text in self.told if name == event]
+        return [text for name, text in self.reported if name == event]
 
 
 def state(number: int) -> Checkpoint:
@@ -101,7 +101,7 @@ def test_a_damaged_newest_one_is_named_kept_aside_and_the_one_before_is_taken(tm
     newest = names(tmp_path)[-1]
     damage(tmp_path / newest, how)
     assert checkpoints.newest().values["update"] == 2
-    assert newest in checkpoints.watch.of("damaged_checkpoint")[0]
+    assert newest in checkpoints.events.of("damaged_checkpoint")[0]
     assert names(tmp_path, DAMAGED) == [DAMAGED + newest] and newest not in names(tmp_path)
 
 
@@ -127,7 +127,7 @@ def test_all_damaged_means_none(tmp_path: Path) -> None:
     checkpoints = filled(tmp_path, 2)
     for name in names(tmp_path):
         damage(tmp_path / name, "emptied")
-    assert checkpoints.newest() is None and len(checkpoints.watch.of("damaged_checkpoint")) == 2
+    assert checkpoints.newest() is None and len(checkpoints.events.of("damaged_checkpoint")) == 2
     assert len(names(tmp_path, DAMAGED)) == 2
 
 
@@ -160,7 +160,7 @@ def test_a_full_disk_costs_the_checkpoint_and_a_message(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(checkpoint, "save_file", full)
     checkpoints.save(state(3), 3, 0)
-    assert "No space left" in checkpoints.watch.of("checkpoint_not_written")[0]
+    assert "No space left" in checkpoints.events.of("checkpoint_not_written")[0]
     assert checkpoints.newest().values["update"] == 2
 
 

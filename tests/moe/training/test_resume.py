@@ -160,13 +160,13 @@ def test_killed_again_and_again_it_ends_with_the_same_bits_and_metrics(corpus, t
     assert n_lives > 2, "never killed"
     assert reached == outcome
     assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(model).items())
-    assert told(lives) == told(undisturbed)
+    assert reported(lives) == reported(undisturbed)
 
 
-def told(notes: Notes) -> dict[tuple[str, int], float]:
+def reported(notes: Notes) -> dict[tuple[str, int], float]:
     """Every metric by (name, update); what a life before told again must be the same."""
     found: dict[tuple[str, int], float] = {}
-    for number, values in notes.told:
+    for number, values in notes.reported:
         for name, value in values.items():
             assert found.setdefault((name, number), value) == value, (name, number)
     return found
@@ -264,8 +264,8 @@ def test_an_update_that_is_not_finite_is_stepped_over_and_its_utterances_named(c
     """Stack pitfall: one NaN label, and all logged losses stayed finite while all weights became NaN."""
     monkeypatch.setattr(training, "LOG_EVERY", 1)
     model, data = lora_and_data(corpus)
-    watch, diary = Recorded(), Diary()
-    summary = fit(Spoilt(model, "u5", where), data, plan(epochs=2), CONTEXT, diary, checkpoints=Checkpoints(watch=watch))
+    events, diary = Recorded(), Diary()
+    summary = fit(Spoilt(model, "u5", where), data, plan(epochs=2), CONTEXT, diary, checkpoints=Checkpoints(events=events))
     assert finite(model) and summary.n_updates == 6 and len(summary.bad_updates) == 2
     for record in summary.bad_updates:
         assert record["utterance_ids"] == ["u5"] if where != "gradient" else "u5" in record["utterance_ids"] and len(record["utterance_ids"]) == 4
@@ -314,10 +314,10 @@ ERRORS = [lambda: torch.OutOfMemoryError("CUDA out of memory"), MemoryError, lam
 def test_out_of_memory_halves_the_batch_once_and_goes_on_with_the_same_updates(corpus, error) -> None:
     roomy, data = lora_and_data(corpus)
     fit(roomy, data, plan(epochs=2), CONTEXT, Diary())
-    tight, watch = lora_and_data(corpus)[0], Recorded()
+    tight, events = lora_and_data(corpus)[0], Recorded()
     hungry = Hungry(tight, 2, error)
-    summary = fit(hungry, data, plan(epochs=2), CONTEXT, Diary(), checkpoints=Checkpoints(watch=watch))
-    assert summary.n_updates == 6 and "each batch of 4 is now 2 of 2" in watch.of("out_of_memory")[0]
+    summary = fit(hungry, data, plan(epochs=2), CONTEXT, Diary(), checkpoints=Checkpoints(events=events))
+    assert summary.n_updates == 6 and "each batch of 4 is now 2 of 2" in events.of("out_of_memory")[0]
     assert [len(ids) for ids in hungry.served] == [4] * 4 + [2] * 4
     for name, value in weights(roomy).items():
         torch.testing.assert_close(dict(tight.named_parameters())[name], value, atol=1e-4, rtol=1e-3)
@@ -326,7 +326,7 @@ def test_out_of_memory_halves_the_batch_once_and_goes_on_with_the_same_updates(c
 def test_out_of_memory_a_second_time_is_an_error_that_says_so(corpus) -> None:
     model, data = lora_and_data(corpus)
     with pytest.raises(RuntimeError, match="out of memory with batches of 2"):
-        fit(Hungry(model, 0, MemoryError), data, plan(epochs=2), CONTEXT, Diary(), checkpoints=Checkpoints(watch=Recorded()))
+        fit(Hungry(model, 0, MemoryError), data, plan(epochs=2), CONTEXT, Diary(), checkpoints=Checkpoints(events=Recorded()))
 
 
 def test_halved_batches_stay_halved_after_an_interruption(corpus, tmp_path: Path, monkeypatch) -> None:
@@ -336,7 +336,7 @@ def test_halved_batches_stay_halved_after_an_interruption(corpus, tmp_path: Path
         fit(hungry, data, plan(epochs=3), CONTEXT, Diary(), checkpoints=checkpoints)
         return model, hungry
 
-    undisturbed, _ = run(Checkpoints(watch=Recorded()))
+    undisturbed, _ = run(Checkpoints(events=Recorded()))
     killer = Killer(monkeypatch)
     killer.left = 22
     with pytest.raises(Killed):
@@ -349,7 +349,7 @@ def test_halved_batches_stay_halved_after_an_interruption(corpus, tmp_path: Path
 
 def test_a_checkpoint_of_another_model_is_refused(corpus, tmp_path: Path) -> None:
     model, data = lora_and_data(corpus)
-    fit(model, data, plan(epochs=1), CONTEXT, Diary(), checkpoints=Checkpoints(tmp_path, watch=Recorded()))
+    fit(model, data, plan(epochs=1), CONTEXT, Diary(), checkpoints=Checkpoints(tmp_path, events=Recorded()))
     other = toy_mixture(toy_base(), n_experts=0, adapters=dataclasses.replace(DROPOUT, lora_targets="q_proj"))
     with pytest.raises(ValueError, match="the checkpoint is of another training"):
-        fit(other, data, plan(epochs=1), CONTEXT, Diary(), checkpoints=Checkpoints(tmp_path, watch=Recorded()))
+        fit(other, data, plan(epochs=1), CONTEXT, Diary(), checkpoints=Checkpoints(tmp_path, events=Recorded()))
