@@ -215,15 +215,15 @@ def _report(step: StepRun, options: StepOptions, prepared: Prepared, trained: Tr
 def _description(options: StepOptions, prepared: Prepared, trained: TrainedMixture, record: ModelRecord) -> str:
     info = record.information
     start = "random gate and experts" if options.skip_pretraining else "the trained gate and experts"
-    top_k, deaf = min(options.top_k, record.n_experts), ""
+    top_k, note = min(options.top_k, record.n_experts), ""
     if top_k == 1 < record.n_experts and options.gate_scaling == "renormalised" and not options.freeze_gate:
-        deaf = " With one expert per utterance and renormalised weights the gate learnt from the routing losses alone."
+        note = " With one expert per utterance and renormalised weights the gate learnt from the routing losses alone."
     return (
         f"## Mixture{' on SYNTHETIC speech' if prepared.note else ''}\nJoint training from {start}: {record.n_experts} experts, top "
         f"{top_k}, mixing `{options.mixing}`, gate at layer `{options.gate_layer}`. {info['n_trainable']:,} trainable of "
         f"{info['n_total']:,} parameters; {info['n_utterances_seen']:,} utterances seen in all. {trained.kept} is kept by dev WER, "
         f"{100 * trained.wer:.1f} % (at the start {100 * trained.start_wer:.1f} %). Training took {trained.summary.seconds:.0f} s. "
-        f"`model/` rebuilds the recogniser by itself; `exemplars.html` lets each expert's dev utterances be heard.{deaf}"
+        f"`model/` rebuilds the recogniser by itself; `exemplars.html` lets each expert's dev utterances be heard.{note}"
     )
 
 

@@ -147,14 +147,14 @@ class _Search:
         tokenizer, ids = self.dataset.processor.tokenizer, batch["utterance_ids"]
         encoded = self.model.encode(routed)
         tokens = self.model.search(encoded, num_beams=self.options.beam_size, max_length=limit)
-        means, counts = self._sureness(encoded, tokens, limit)
+        means, counts = self._token_scores(encoded, tokens, limit)
         losses = self.model.decoder_loss(encoded, batch["labels"]).tolist() if self.with_loss else [math.nan] * len(ids)
         rows = _rows(None if routed.weights is None else routed.weights.shares(), len(ids))
         gate = _rows(routed.probabilities, len(ids))
         values = zip(ids, clean_texts(tokenizer, tokens), rows, losses, means, counts, gate, strict=True)
         return [Hypothesis(*each) for each in values]
 
-    def _sureness(self, encoded: Encoded, tokens: Tensor, limit: int) -> tuple[list[float], list[int]]:
+    def _token_scores(self, encoded: Encoded, tokens: Tensor, limit: int) -> tuple[list[float], list[int]]:
         """Mean log-probability and number of the tokens of each row, its end of text among them unless the bound cut it off."""
         prompt = decoder_prompt(self.model, self.dataset.processor.tokenizer)
         end = self.model.base.config.eos_token_id

@@ -122,12 +122,12 @@ class SpeechDataset(Dataset):
         return np.array([row["duration_s"] for row in self.rows])
 
     def _refuse_too_long(self, max_labels: int | None) -> None:
-        wordy = [
+        too_long = [
             row["utterance_id"] for row, ids in zip(self.rows, self.labels, strict=True) if len(ids) > (max_labels or math.inf)
         ]
-        if wordy:
+        if too_long:
             raise ValueError(
-                f"the references of {len(wordy)} utterances have more than the decoder's {max_labels} tokens, e.g. {wordy[:3]}"
+                f"the references of {len(too_long)} utterances have more than the decoder's {max_labels} tokens, e.g. {too_long[:3]}"
             )
         window = window_seconds(self.processor.feature_extractor)
         too_long = [row["utterance_id"] for row in self.rows if row["duration_s"] > window]

@@ -116,8 +116,8 @@ class WhisperMoE(nn.Module):
             return Routed(hidden, None)
         if routing_weights is not None:
             n_used = int((routing_weights > 0).sum(-1).max())
-            asleep = self.training and not self.phase.experts
-            return Routed(hidden, RoutingWeights(routing_weights * 0 if asleep else routing_weights, n_used))
+            muted = self.training and not self.phase.experts
+            return Routed(hidden, RoutingWeights(routing_weights * 0 if muted else routing_weights, n_used))
         if embedding is None:
             embedding = self._embed(mel, n_frames, view)
         logits = self._gate_logits(embedding)

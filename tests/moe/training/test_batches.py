@@ -121,10 +121,10 @@ def test_utterances_longer_than_the_window_are_refused_by_name_before_anything_i
 
 def test_references_longer_than_the_decoder_are_refused_by_name(corpus) -> None:
     manifest, root = corpus
-    wordy = manifest.assign(reference=["oak " * 40, *manifest["reference"][1:]])
+    too_long = manifest.assign(reference=["oak " * 40, *manifest["reference"][1:]])
     n_positions = shared_base().model.config.max_target_positions
     with pytest.raises(ValueError, match=rf"references of 1 utterances have more than the decoder's {n_positions} tokens, e.g. \['u0'\]"):
-        dataset(wordy, root, max_labels=n_positions)
-    assert len(dataset(wordy, root)) == 6  # where labels are not used
+        dataset(too_long, root, max_labels=n_positions)
+    assert len(dataset(too_long, root)) == 6  # where labels are not used
     longest = max(map(len, dataset(manifest, root).labels))
     assert len(dataset(manifest, root, max_labels=longest)) == 6

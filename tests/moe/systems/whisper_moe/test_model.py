@@ -232,15 +232,15 @@ def test_sleeping_experts_neither_speak_nor_learn_and_the_shared_adapter_does_bo
     weights = one_hot(torch.tensor([0, 1, 2]), N_EXPERTS).weights
     awake = model(MEL, N_FRAMES, LABELS, routing_weights=weights)["utterance_loss"]
     model.phase = Phase(1, experts=False)
-    asleep = model(MEL, N_FRAMES, LABELS, routing_weights=weights)
-    found = gradients(model, asleep["loss"])
+    muted = model(MEL, N_FRAMES, LABELS, routing_weights=weights)
+    found = gradients(model, muted["loss"])
     assert not any(gradient.abs().any() for name, gradient in found.items() if "lora_" in name)
     assert all(gradient.abs().any() for name, gradient in found.items() if name.endswith("shared_B"))
     torch.testing.assert_close(model.eval()(MEL, N_FRAMES, LABELS, routing_weights=weights)["utterance_loss"], awake)  # decoding wakes them
     for _, layer in routed_layers(model.base):
         layer.lora_B.data.zero_()
     alone = model(MEL, N_FRAMES, LABELS, routing_weights=weights)["utterance_loss"]
-    torch.testing.assert_close(asleep["utterance_loss"], alone)
+    torch.testing.assert_close(muted["utterance_loss"], alone)
     assert (alone - awake).abs().max() > 1e-3
 
 
