@@ -24,21 +24,21 @@ from moe.routing.gate import Gate, GateConfig
 from moe.routing.losses import BalanceOptions
 from moe.routing.options import RoutingOptions
 from moe.systems.whisper.base_model import BaseModel
-from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper_moe.folder import ModelRecord, load_adapters, save_model
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training.loop import seed_everything
 from moe.training.precision import precision
 from steps.inputs.corpus import Prepared, read_prepared, soft_labels
 from steps.inputs.training import checkpoints_of, embeddings_of, plan_of, read_base, reporter, speech_set
-from steps.options.step_options import MixtureStep
+from steps.options.step_options import MixtureStepOptions
 from steps.reports.mixture import log_experts, log_training, routed_rows
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(JointOptions, CurriculumOptions, BalanceOptions, MixtureStep):
+class StepOptions(JointOptions, CurriculumOptions, BalanceOptions, MixtureStepOptions):
     """Train gate and experts jointly."""
 
     embed_run_id: str | None = option(None, "run that made the embeddings (none: computed here)")
@@ -50,7 +50,7 @@ class StepOptions(JointOptions, CurriculumOptions, BalanceOptions, MixtureStep):
 
     def faults(self) -> list[str]:
         """Faults between fields."""
-        found, upstream = MixtureStep.faults(self), ("cluster_run_id", "gate_run_id", "experts_run_id")
+        found, upstream = MixtureStepOptions.faults(self), ("cluster_run_id", "gate_run_id", "experts_run_id")
         if self.skip_pretraining and self.num_experts is None:
             found.append("num_experts is missing: skip_pretraining=true has no clusters to count")
         if not self.skip_pretraining and self.num_experts is not None:
@@ -99,7 +99,7 @@ def run(options: StepOptions) -> str:
         scored = prepared.dev(len(train), options.eval_share, options.seed)
         prepared.log_input(step, train, "training")
         prepared.log_input(step, scored, "validation")
-        routing, context = options.part(RoutingOptions), options.part(AudioContext)
+        routing, context = options.part(RoutingOptions), options.part(AudioContextOptions)
         rows = pd.concat([train, dev])
         embeddings = embeddings_of(prepared, rows, base, routing, context, options.embed_run_id, precision(options))
         vectors = {"train": read_by_gate(options.gate_unit, train, embeddings), "dev": read_by_gate(options.gate_unit, dev, embeddings)}
@@ -113,7 +113,7 @@ def run(options: StepOptions) -> str:
             options.part(JointOptions),
             options.part(CurriculumOptions),
             plan_of(options, options.asr_epochs, options.asr_batch_size, options.asr_learning_rate),
-            options.part(AudioContext),
+            options.part(AudioContextOptions),
             reporter(step),
             options.eval_every_n_epochs,
             checkpoints_of(step, options),
@@ -168,7 +168,7 @@ def _record(
         n_experts=model.n_experts,
         adapters=options.part(AdapterOptions),
         routing=options.part(RoutingOptions),
-        context=options.part(AudioContext),
+        context=options.part(AudioContextOptions),
         normaliser=prepared.normaliser,
         language=prepared.language,
         expert_of_etiology=_oracle(options, routed),

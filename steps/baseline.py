@@ -19,13 +19,13 @@ from moe.files import read_json
 from moe.options import option
 from moe.routing.curriculum import CurriculumOptions
 from moe.routing.options import RoutingOptions
-from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper_moe.folder import MODEL_FILE, ModelRecord, save_model
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training.loop import TrainingPlan, seed_everything, updates_per_epoch
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.training import checkpoints_of, plan_of, read_base, reporter, speech_set
-from steps.options.step_options import MixtureStep
+from steps.options.step_options import MixtureStepOptions
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
@@ -33,7 +33,7 @@ SYSTEMS = ("zero_shot", "single_lora")
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(MixtureStep):
+class StepOptions(MixtureStepOptions):
     """Make a baseline."""
 
     system: str = option("zero_shot", "which baseline", choices=SYSTEMS)
@@ -91,7 +91,7 @@ def _single_lora(step: StepRun, options: StepOptions, prepared: Prepared) -> Non
         JointOptions(asr_learning_rate=options.expert_learning_rate, asr_patience=n_updates),  # never early: the same utterances
         CurriculumOptions(),
         dataclasses.replace(plan, max_updates=n_updates),
-        options.part(AudioContext),
+        options.part(AudioContextOptions),
         reporter(step),
         options.eval_every_n_epochs,
         checkpoints_of(step, options),
@@ -125,7 +125,7 @@ def _record(options: StepOptions, prepared: Prepared, adapters: AdapterOptions, 
         n_experts=0,
         adapters=adapters,
         routing=options.part(RoutingOptions),
-        context=options.part(AudioContext),
+        context=options.part(AudioContextOptions),
         normaliser=prepared.normaliser,
         language=prepared.language,
         information={"synthetic": bool(prepared.note), **information},

@@ -18,17 +18,17 @@ from moe.routing.embeddings import Embeddings, embed
 from moe.routing.options import ViewOptions
 from moe.systems.whisper.base_model import load_base
 from moe.systems.whisper.encoder import layer_index
-from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper.features import AudioContextOptions
 from moe.training.dataset import SpeechDataset
 from moe.training.precision import PrecisionOptions, precision
 from steps.inputs.corpus import Prepared, read_prepared
-from steps.options.step_options import RunOptions, StagePercent
+from steps.options.step_options import RunOptions, StagePercentOptions
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(StagePercent, ViewOptions, PrecisionOptions, RunOptions):
+class StepOptions(StagePercentOptions, ViewOptions, PrecisionOptions, RunOptions):
     """Embed the corpus."""
 
     prepare_run_id: str = option("none", "run that made the manifest")
@@ -48,7 +48,7 @@ def run(options: StepOptions) -> str:
         dataset = SpeechDataset(rows, Path(prepared.root), base.processor)
         folder = runs.work_dir(step) / artifacts.EMBEDDINGS
         started = time.perf_counter()
-        context, batch_size, computed_in = options.part(AudioContext), options.embedding_batch_size, precision(options)
+        context, batch_size, computed_in = options.part(AudioContextOptions), options.embedding_batch_size, precision(options)
         embeddings = embed(base.model, dataset, folder, context, options.layer, options.pooling, batch_size, computed_in)
         _log(step, options, prepared, embeddings, folder, time.perf_counter() - started, float(dataset.durations.sum()))
     return step.run_id

@@ -19,29 +19,29 @@ from moe.files import write_json
 from moe.options import option
 from moe.routing.options import RoutingOptions
 from moe.routing.weights import one_hot
-from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper_moe.folder import save_adapters
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training.loop import seed_everything
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.training import checkpoints_of, plan_of, read_base, reporter, speech_set
-from steps.options.step_options import MixtureStep
+from steps.options.step_options import MixtureStepOptions
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(ExpertOptions, MixtureStep):
+class StepOptions(ExpertOptions, MixtureStepOptions):
     """Train the experts."""
 
     cluster_run_id: str = option("none", "run that made the clusters")
     experts_percent: float = option(15.0, "part of the train split for expert training, percent", above=0, high=100)
 
-    not_in_fingerprint = MixtureStep.not_in_fingerprint | {"top_k", "mixing", "gate_unit", "gate_scaling"}  # here each utterance has one expert
+    not_in_fingerprint = MixtureStepOptions.not_in_fingerprint | {"top_k", "mixing", "gate_unit", "gate_scaling"}  # here each utterance has one expert
 
     def faults(self) -> list[str]:
         """Faults between fields."""
-        found = MixtureStep.faults(self)
+        found = MixtureStepOptions.faults(self)
         if self.shared_epochs and not self.shared_expert:
             found.append(f"shared_epochs={self.shared_epochs}: shared_expert=false leaves nothing to train in them")
         elif self.experts_init == "shared" and self.shared_rank != self.lora_r:
@@ -72,7 +72,7 @@ def run(options: StepOptions) -> str:
             clusters["dev"],
             options.part(ExpertOptions),
             plan_of(options, options.expert_epochs, options.expert_batch_size, options.expert_learning_rate),
-            options.part(AudioContext),
+            options.part(AudioContextOptions),
             reporter(step),
             options.eval_every_n_epochs,
             checkpoints_of(step, options),
@@ -110,7 +110,7 @@ def _log_experts(step: StepRun, options: StepOptions, model: WhisperMoE, trained
             "n_experts": model.n_experts,
             "adapters": dataclasses.asdict(options.part(AdapterOptions)),
             "routing": dataclasses.asdict(options.part(RoutingOptions)),
-            "context": dataclasses.asdict(options.part(AudioContext)),
+            "context": dataclasses.asdict(options.part(AudioContextOptions)),
             "kept": trained.kept,
             "n_utterances_seen": trained.summary.n_utterances,
             "n_updates": trained.summary.n_updates,

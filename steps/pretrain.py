@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.plots.training import training_curves
-from moe.audio.augmentation import Augmentation
+from moe.audio.augmentation import AugmentationOptions
 from moe.files import file_digest, folder_digest, write_json, write_whole_dir
 from moe.options import Options, option, to_text
 from moe.systems.whisper.base_model import (
@@ -28,7 +28,7 @@ from moe.systems.whisper.base_model import (
     resolve,
     save_base,
 )
-from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper.phonemes import align
 from moe.systems.whisper.pretraining import Pretrained, PretrainingOptions, pretrain, pretraining_plan
 from moe.systems.whisper.tokens import TOKENIZERS, train_tokenizer
@@ -48,7 +48,7 @@ LICENCE = "LICENSE"
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(PretrainingOptions, AudioContext, Augmentation, ComputeOptions, CheckpointOptions, PlotOptions):
+class StepOptions(PretrainingOptions, AudioContextOptions, AugmentationOptions, ComputeOptions, CheckpointOptions, PlotOptions):
     """Make or take the base model."""
 
     prepare_run_id: str = option("none", "run whose train split the base is trained on")
@@ -64,7 +64,7 @@ class StepOptions(PretrainingOptions, AudioContext, Augmentation, ComputeOptions
 
     def faults(self) -> list[str]:
         """What cannot be trained as asked."""
-        found = ComputeOptions.faults(self) + Augmentation.faults(self)
+        found = ComputeOptions.faults(self) + AugmentationOptions.faults(self)
         if self.init_from is not None and self.whisper_model != SHIPPED:
             found.append(f"whisper_model={self.whisper_model} and init_from={self.init_from}: the base is taken or made, not both")
         if self.init_from == SCRATCH and self.tokenizer == "checkpoint":
@@ -88,7 +88,7 @@ class StepOptions(PretrainingOptions, AudioContext, Augmentation, ComputeOptions
 
     def _idle_faults(self) -> list[str]:
         """What only a base that is trained would use."""
-        names = [field.name for part in (PretrainingOptions, Augmentation) for field in dataclasses.fields(part)]
+        names = [field.name for part in (PretrainingOptions, AugmentationOptions) for field in dataclasses.fields(part)]
         changed = [name for name in [*names, "tokenizer", "pretrain_etiologies", "n_merges"] if self.is_changed(name)]
         why = f"the base {self.source} is complete and taken as it is"
         return [f"{name}={to_text(getattr(self, name))}: {why}" for name in changed] if is_taken(self) else []
@@ -153,7 +153,7 @@ def _train(step: StepRun, options: StepOptions, prepared: Prepared, folder: Path
     prepared.log_input(step, train, "training")
     prepared.log_input(step, dev, "validation")
     extras, n_phonemes = _phonemes(prepared, train, base, options)
-    train_set = SpeechDataset(train, Path(prepared.root), base.processor, options.part(Augmentation), options.seed, extras)
+    train_set = SpeechDataset(train, Path(prepared.root), base.processor, options.part(AugmentationOptions), options.seed, extras)
     dev_set = SpeechDataset(dev, Path(prepared.root), base.processor)
     plan = pretraining_plan(options, options.seed, options.num_workers, precision(options))
     plan = dataclasses.replace(plan, accumulation=options.gradient_accumulation_steps)
@@ -163,7 +163,7 @@ def _train(step: StepRun, options: StepOptions, prepared: Prepared, folder: Path
         dev_set,
         options,
         plan,
-        options.part(AudioContext),
+        options.part(AudioContextOptions),
         reporter(step),
         n_phonemes,
         options.eval_every_n_epochs,

@@ -20,7 +20,7 @@ from moe.recognition.decoding import DecodingOptions, decode
 from moe.routing.options import RoutingOptions
 from moe.routing.weights import one_hot
 from moe.systems.whisper import encoder as whisper_encoder
-from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper_moe.model import WhisperMoE
 from tests.toys.models import CONTEXT, batch_of, dataset, toy_base, toy_mixture, write_corpus
 
@@ -184,7 +184,7 @@ def test_a_shuffled_manifest_gives_every_stage_the_same_utterances() -> None:
 @pytest.mark.parametrize("layer", [0, 1, None])
 def test_embedding_a_batch_is_embedding_one_by_one_in_a_few_calls(data, layer: int | None) -> None:
     """Pitfall 16: 35 minutes at batch 1. All in the full window, where an upper layer hears the same silence in any company."""
-    encoder, full = toy_base().model.eval().model.encoder, AudioContext(audio_context="full")
+    encoder, full = toy_base().model.eval().model.encoder, AudioContextOptions(audio_context="full")
     everyone = list(range(len(data)))
     batch = batch_of(data, everyone, full)
     together = whisper_encoder.pooled_embedding(encoder, batch["mel"], batch["n_frames"], layer, "mean_std")

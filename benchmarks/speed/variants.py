@@ -17,7 +17,7 @@ from benchmarks.timing import Variants, peak_memory
 from moe.audio.waveforms import load_audio
 from moe.routing.embeddings import embed
 from moe.routing.options import LAST, RoutingOptions
-from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper.tokens import train_tokenizer
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.systems.whisper_moe.token_scores import token_logprobs
@@ -236,7 +236,7 @@ def _embed(
     processor = WhisperProcessor(bench.extractor, train_tokenizer(["a"], "characters", 0, "en"))
     dataset = SpeechDataset(manifest, root, processor)
     batch_size = bench.workload.batch_size * (2 if bench.device == "cuda" else 1) // 2  # on a CPU few utterances stay in its cache
-    embed(model, dataset, store, AudioContext(), layer, RoutingOptions().pooling, batch_size, dtype)
+    embed(model, dataset, store, AudioContextOptions(), layer, RoutingOptions().pooling, batch_size, dtype)
 
 
 def _store_size(bench: Workbench) -> float:

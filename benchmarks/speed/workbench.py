@@ -17,7 +17,7 @@ from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForCondi
 from moe.experts.routed_lora import AdapterOptions
 from moe.routing.gate import Gate, GateConfig
 from moe.routing.options import RoutingOptions
-from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper_moe.model import WhisperMoE
 
 R, ALPHA, TARGETS = 16, 32, ("q_proj", "v_proj")  # of every adapter of every variant
@@ -145,7 +145,7 @@ class Workbench:
     def short_mel(self) -> tuple[Tensor, Tensor]:
         """Short utterances in their bucketed context, and their valid frames (B,)."""
         n_valid = round(self.workload.short_s * FRAMES_PER_S)
-        n_frames = AudioContext().n_frames(n_valid, self.extractor)
+        n_frames = AudioContextOptions().n_frames(n_valid, self.extractor)
         return self.mel(n_frames / FRAMES_PER_S), self.n_frames(n_valid)
 
     def n_frames(self, n_valid: int) -> Tensor:

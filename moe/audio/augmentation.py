@@ -19,7 +19,7 @@ FASTEST, SLOWEST = 2.0, 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Augmentation(Options):
+class AugmentationOptions(Options):
     """Speed, noise, SpecAugment masks and loudness; all off at none and zero."""
 
     n_masks: int = option(2, "SpecAugment masks in time and in frequency, each (0 = off)", low=0)
@@ -59,7 +59,7 @@ def generator(seed: int, epoch: int, utterance_id: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(key))
 
 
-def augment_waveform(waveform: np.ndarray, options: Augmentation, random: np.random.Generator, max_samples: int) -> np.ndarray:
+def augment_waveform(waveform: np.ndarray, options: AugmentationOptions, random: np.random.Generator, max_samples: int) -> np.ndarray:
     """A faster or slower and noisier copy of a waveform (n_samples,); not slower where that would be more than `max_samples`."""
     if options.speeds:
         speed = options.speeds[int(random.integers(len(options.speeds)))]
@@ -79,7 +79,7 @@ def noise(n_samples: int, colour: str, random: np.random.Generator) -> np.ndarra
     return wave / max(_level(wave), np.finfo(np.float32).tiny)
 
 
-def augment(mel: np.ndarray, options: Augmentation, random: np.random.Generator) -> np.ndarray:
+def augment(mel: np.ndarray, options: AugmentationOptions, random: np.random.Generator) -> np.ndarray:
     """A masked and louder or softer copy of a log-mel, (n_mels, n_frames)."""
     mel = mel + np.float32(random.uniform(-options.gain, options.gain))
     fill = mel.mean()

@@ -18,7 +18,7 @@ from moe.experts.best_adapters import BestAdapters
 from moe.options import Options, option
 from moe.recognition.decoding import DecodingOptions, Hypothesis, decode
 from moe.routing.weights import one_hot
-from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.text.word_errors import word_error_rate
 from moe.training.checkpoints import Checkpoints
@@ -74,7 +74,7 @@ def train_experts(
     dev_clusters: np.ndarray,
     options: ExpertOptions,
     plan: TrainingPlan,
-    context: AudioContext,
+    context: AudioContextOptions,
     report: Report,
     eval_every: int = 1,
     checkpoints: Checkpoints | None = None,
@@ -101,7 +101,7 @@ class ExpertStage(Stage):
         dev_set: SpeechDataset,
         dev_clusters: np.ndarray,
         options: ExpertOptions,
-        context: AudioContext,
+        context: AudioContextOptions,
         report: Report,
         eval_every: int,
     ) -> None:

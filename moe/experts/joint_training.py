@@ -18,7 +18,7 @@ from moe.recognition.decoding import DecodingOptions, Hypothesis, decode
 from moe.routing.curriculum import CurriculumOptions, phase
 from moe.routing.losses import BalanceOptions, routing_entropy
 from moe.routing.options import RoutingOptions
-from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.text.word_errors import word_error_rate
 from moe.training.checkpoints import Checkpoints
@@ -76,7 +76,7 @@ def train_jointly(
     options: JointOptions,
     curriculum: CurriculumOptions,
     plan: TrainingPlan,
-    context: AudioContext,
+    context: AudioContextOptions,
     report: Report,
     eval_every: int = 1,
     checkpoints: Checkpoints | None = None,
@@ -125,7 +125,7 @@ class JointStage(Stage):
         dev_set: SpeechDataset,
         options: JointOptions,
         curriculum: CurriculumOptions,
-        context: AudioContext,
+        context: AudioContextOptions,
         report: Report,
         eval_every: int,
     ) -> None:

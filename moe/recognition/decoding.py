@@ -20,7 +20,7 @@ from moe.audio.waveforms import SAMPLE_RATE
 from moe.options import Options, option
 from moe.recognition.hypothesis_store import BatchStore, Hypothesis
 from moe.routing.weights import RoutingWeights
-from moe.systems.whisper.features import AudioContext, valid_frames
+from moe.systems.whisper.features import AudioContextOptions, valid_frames
 from moe.systems.whisper.tokens import prompt_ids
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.systems.whisper_moe.passes import Encoded, Routed
@@ -47,7 +47,7 @@ RoutingPolicy = Callable[[Sequence[str]], Tensor]  # utterance ids → routing w
 def decode(
     model: WhisperMoE,
     dataset: SpeechDataset,
-    context: AudioContext,
+    context: AudioContextOptions,
     options: DecodingOptions,
     policy: RoutingPolicy | None = None,
     with_loss: bool = False,
@@ -62,7 +62,7 @@ def decode(
 def decode_routings(
     model: WhisperMoE,
     dataset: SpeechDataset,
-    context: AudioContext,
+    context: AudioContextOptions,
     options: DecodingOptions,
     policies: Mapping[str, RoutingPolicy | None],
     with_loss: bool = False,
@@ -129,7 +129,7 @@ class _Search:
     """What the batches of one decoding share."""
 
     def __init__(
-        self, model: WhisperMoE, dataset: SpeechDataset, context: AudioContext, options: DecodingOptions, with_loss: bool
+        self, model: WhisperMoE, dataset: SpeechDataset, context: AudioContextOptions, options: DecodingOptions, with_loss: bool
     ) -> None:
         self.model, self.dataset, self.options, self.with_loss = model, dataset, options, with_loss
         self.context, self.collate, self.durations = context, collator(dataset.processor, context), dataset.durations

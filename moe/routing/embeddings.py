@@ -20,7 +20,7 @@ from transformers import WhisperForConditionalGeneration
 
 from moe.files import file_digest, read_json, write_json, write_table, write_whole
 from moe.systems.whisper.encoder import pooled_embedding
-from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper.features import AudioContextOptions
 from moe.training.batches import collator, context_batches, to_device
 from moe.training.dataset import SpeechDataset
 from moe.training.precision import computing, fastest_device
@@ -70,7 +70,7 @@ def embed(
     base: WhisperForConditionalGeneration,
     dataset: SpeechDataset,
     folder: Path,
-    context: AudioContext,
+    context: AudioContextOptions,
     layer: int | None,
     pooling: str,
     batch_size: int,
@@ -96,7 +96,7 @@ def _embed_batches(
     base: WhisperForConditionalGeneration,
     dataset: SpeechDataset,
     batches: Sequence[np.ndarray],
-    context: AudioContext,
+    context: AudioContextOptions,
     layer: int | None,
     pooling: str,
     precision: str,

@@ -10,7 +10,7 @@ from torch.utils.data import Sampler
 from transformers import WhisperProcessor
 
 from moe.audio.waveforms import SAMPLE_RATE
-from moe.systems.whisper.features import AudioContext, pad_silence, valid_frames
+from moe.systems.whisper.features import AudioContextOptions, pad_silence, valid_frames
 from moe.systems.whisper.tokens import label_batch
 from moe.training.dataset import Draw, SpeechDataset
 
@@ -42,7 +42,7 @@ class LengthGroupedSampler(Sampler):
         return iter([Draw(int(index), self.epoch) for batch in [*full, *rest] for index in batch])
 
 
-def context_batches(dataset: SpeechDataset, context: AudioContext, batch_size: int) -> list[np.ndarray]:
+def context_batches(dataset: SpeechDataset, context: AudioContextOptions, batch_size: int) -> list[np.ndarray]:
     """Indices of utterances that hear the same context, long ones first; the same batches whatever the dataset's order.
 
     For decoding and embedding: what comes out for an utterance then depends neither on its neighbours nor on the batch size. Under a
@@ -57,7 +57,7 @@ def context_batches(dataset: SpeechDataset, context: AudioContext, batch_size: i
     return [np.array(group[at : at + batch_size]) for group in groups.values() for at in range(0, len(group), batch_size)]
 
 
-def collator(processor: WhisperProcessor, context: AudioContext) -> Callable[[Sequence[dict[str, Any]]], dict[str, Any]]:
+def collator(processor: WhisperProcessor, context: AudioContextOptions) -> Callable[[Sequence[dict[str, Any]]], dict[str, Any]]:
     """A function that makes a batch of a dataset's items: mel (B, n_mels, F), n_frames (B,), labels (B, N), extras, utterance_ids."""
     extractor = processor.feature_extractor
 

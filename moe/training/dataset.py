@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import WhisperProcessor
 
-from moe.audio.augmentation import Augmentation, augment, augment_waveform, generator
+from moe.audio.augmentation import AugmentationOptions, augment, augment_waveform, generator
 from moe.audio.waveforms import SAMPLE_RATE
 from moe.corpora.manifest import read_utterance
 from moe.systems.whisper.features import log_mel, valid_frames, window_seconds
@@ -50,7 +50,7 @@ class SpeechDataset(Dataset):
         manifest: pd.DataFrame,
         root: Path,
         processor: WhisperProcessor,
-        augmentation: Augmentation | None = None,
+        augmentation: AugmentationOptions | None = None,
         seed: int = 0,
         extras: Mapping[str, np.ndarray] | None = None,
         max_labels: int | None = None,

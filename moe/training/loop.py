@@ -17,7 +17,7 @@ from transformers import TrainingArguments, set_seed
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from moe.options import option
-from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper.features import AudioContextOptions
 from moe.training.batches import LengthGroupedSampler, collator
 from moe.training.checkpoints import Checkpoint, Checkpoints, TrainingEvents
 from moe.training.dataset import SpeechDataset
@@ -72,7 +72,7 @@ def fit(
     model: nn.Module,
     train_set: SpeechDataset,
     plan: TrainingPlan,
-    context: AudioContext,
+    context: AudioContextOptions,
     stage: Stage,
     groups: list[dict[str, Any]] | None = None,
     checkpoints: Checkpoints | None = None,
@@ -104,7 +104,7 @@ def _trainer(
     model: nn.Module,
     train_set: SpeechDataset,
     plan: TrainingPlan,
-    context: AudioContext,
+    context: AudioContextOptions,
     stage: Stage,
     groups: list[dict[str, Any]],
     checkpoints: Checkpoints,

@@ -4,11 +4,11 @@ import dataclasses
 from types import ModuleType
 from typing import Any
 
-from moe.audio.augmentation import Augmentation
+from moe.audio.augmentation import AugmentationOptions
 from moe.options import Options
 from steps import asr, baseline, cluster, compare, embed, evaluate, experts, gate, prepare, pretrain, register, synthesize
 from steps.chain.reuse import launch
-from steps.options.step_options import SYNTHETIC, MixtureStep
+from steps.options.step_options import SYNTHETIC, MixtureStepOptions
 
 STAGES: tuple[ModuleType, ...] = (
     synthesize, prepare, pretrain, embed, cluster, gate, experts, asr, baseline, evaluate, compare, register,
@@ -27,8 +27,8 @@ def left_out(options: Options) -> dict[ModuleType, str]:
 def stage_options(stage: ModuleType, options: Options, **given: Any) -> Options:
     """The options of one stage: those of `main` it has, and `given`. Augmentation goes to those that use it."""
     names = {field.name for field in dataclasses.fields(stage.StepOptions)}
-    if (not options.augment and issubclass(stage.StepOptions, MixtureStep)) or (stage is pretrain and pretrain.is_taken(options)):
-        names -= {field.name for field in dataclasses.fields(Augmentation)}
+    if (not options.augment and issubclass(stage.StepOptions, MixtureStepOptions)) or (stage is pretrain and pretrain.is_taken(options)):
+        names -= {field.name for field in dataclasses.fields(AugmentationOptions)}
     ours = {field.name for field in dataclasses.fields(options)} & names
     return stage.StepOptions(**{name: getattr(options, name) for name in ours} | given)
 

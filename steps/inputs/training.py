@@ -10,18 +10,18 @@ import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
 
-from moe.audio.augmentation import Augmentation
+from moe.audio.augmentation import AugmentationOptions
 from moe.routing.embeddings import Embeddings, embed, read_embeddings
 from moe.routing.options import RoutingOptions
 from moe.systems.whisper.base_model import BaseModel, load_base
-from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper.features import AudioContextOptions
 from moe.training.checkpoints import CheckpointOptions, Checkpoints, TrainingEvents
 from moe.training.dataset import SpeechDataset
 from moe.training.hooks import Report
 from moe.training.loop import TrainingPlan
 from moe.training.precision import precision
 from steps.inputs.corpus import Prepared
-from steps.options.step_options import MixtureStep
+from steps.options.step_options import MixtureStepOptions
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
@@ -40,11 +40,11 @@ def speech_set(
     prepared: Prepared,
     rows: pd.DataFrame,
     base: BaseModel,
-    options: MixtureStep | None = None,
+    options: MixtureStepOptions | None = None,
     extras: Mapping[str, np.ndarray] | None = None,
 ) -> SpeechDataset:
     """A dataset of manifest rows; augmented where options ask for it."""
-    augmentation = options.part(Augmentation) if options is not None and options.augment else None
+    augmentation = options.part(AugmentationOptions) if options is not None and options.augment else None
     seed = options.seed if options is not None else 0
     longest = base.model.config.max_target_positions if options is not None else None  # what is trained on must fit the decoder
     return SpeechDataset(rows, Path(prepared.root), base.processor, augmentation, seed, extras, longest)
@@ -55,7 +55,7 @@ def embeddings_of(
     rows: pd.DataFrame,
     base: BaseModel,
     routing: RoutingOptions,
-    context: AudioContext,
+    context: AudioContextOptions,
     embed_run_id: str | None,
     computed_in: str = "fp32",
 ) -> Embeddings:
@@ -69,7 +69,7 @@ def embeddings_of(
         return embed(base.model, dataset, Path(folder), context, routing.layer, routing.pooling, EMBEDDING_BATCH, computed_in)
 
 
-def plan_of(options: MixtureStep, epochs: int, batch_size: int, learning_rate: float) -> TrainingPlan:
+def plan_of(options: MixtureStepOptions, epochs: int, batch_size: int, learning_rate: float) -> TrainingPlan:
     """The training loop's plan from a step's options."""
     return TrainingPlan(
         epochs=epochs,

@@ -2,11 +2,11 @@
 
 import dataclasses
 
-from moe.audio.augmentation import Augmentation
+from moe.audio.augmentation import AugmentationOptions
 from moe.experts.routed_lora import AdapterOptions
 from moe.options import Options, option, to_text
 from moe.routing.options import RoutingOptions
-from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper.features import AudioContextOptions
 from moe.training.checkpoints import CheckpointOptions
 from moe.training.loop import ComputeOptions
 
@@ -31,7 +31,7 @@ class PlotOptions(RunOptions):
 
 
 @dataclasses.dataclass(frozen=True)
-class StagePercent(AudioContext):
+class StagePercentOptions(AudioContextOptions):
     """Which part of the train split a stage works on; the parts of one seed nest."""
 
     data_percent: float = option(100.0, "scales every stage's part of the train split", above=0, high=100)
@@ -43,7 +43,7 @@ class StagePercent(AudioContext):
 
 
 @dataclasses.dataclass(frozen=True)
-class MixtureStep(AdapterOptions, RoutingOptions, StagePercent, Augmentation, ComputeOptions, CheckpointOptions, PlotOptions):
+class MixtureStepOptions(AdapterOptions, RoutingOptions, StagePercentOptions, AugmentationOptions, ComputeOptions, CheckpointOptions, PlotOptions):
     """Options that every step training adapters has."""
 
     prepare_run_id: str = option("none", "run that made the manifest")
@@ -57,12 +57,12 @@ class MixtureStep(AdapterOptions, RoutingOptions, StagePercent, Augmentation, Co
 
     def faults(self) -> list[str]:
         """Faults between fields."""
-        return RoutingOptions.faults(self) + ComputeOptions.faults(self) + Augmentation.faults(self) + idle_augmentation(self)
+        return RoutingOptions.faults(self) + ComputeOptions.faults(self) + AugmentationOptions.faults(self) + idle_augmentation(self)
 
 
 def idle_augmentation(options: Options) -> list[str]:
     """Augmentation that is not as by default where adapters are trained without any."""
-    changed = [field.name for field in dataclasses.fields(Augmentation) if options.is_changed(field.name)]
+    changed = [field.name for field in dataclasses.fields(AugmentationOptions) if options.is_changed(field.name)]
     return [] if options.augment else [f"{name}={to_text(getattr(options, name))}: needs augment=true" for name in changed]
 
 

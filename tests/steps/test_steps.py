@@ -15,7 +15,7 @@ from moe.corpora.subsets import stage_percent, subset
 from moe.routing.ablations import majority
 from moe.routing.embeddings import Embeddings, embed
 from moe.routing.options import RoutingOptions
-from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper.features import AudioContextOptions
 from moe.training.loop import ComputeOptions
 from steps import asr, baseline, cluster, experts, main, pretrain, register
 from steps import embed as embed_step
@@ -133,7 +133,7 @@ class TestParts:
 
 
 class TestEmbeddings:
-    CONTEXT = AudioContext(context_floor_s=1.0, context_silence_s=0.2, context_bucket_s=0.25)
+    CONTEXT = AudioContextOptions(context_floor_s=1.0, context_silence_s=0.2, context_bucket_s=0.25)
 
     def test_missing_embeddings_are_computed_never_skipped(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Pitfall 7: 4157 of 4823 utterances were skipped because their embeddings were missing."""

@@ -21,7 +21,7 @@ from moe.routing.losses import BalanceOptions
 from moe.routing.options import RoutingOptions
 from moe.routing.weights import RoutingWeights
 from moe.systems.whisper.base_model import BaseModel, SmallShape, new_base
-from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper.tokens import train_tokenizer
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training.batches import collator
@@ -29,7 +29,7 @@ from moe.training.dataset import SpeechDataset
 from tests.toys.corpora import RATE, tone
 
 SHAPE = SmallShape(d_model=32, encoder_layers=2, decoder_layers=2, heads=2, dropout=0.1, window_s=2, n_mels=16, max_target_positions=32)
-CONTEXT = AudioContext(context_floor_s=1.0, context_silence_s=0.2, context_bucket_s=0.25)
+CONTEXT = AudioContextOptions(context_floor_s=1.0, context_silence_s=0.2, context_bucket_s=0.25)
 QV, ALL_LINEARS = "q_proj,v_proj", "q_proj,k_proj,v_proj,out_proj,fc1,fc2"
 WORDS = ("oak", "elm", "fig", "ash", "yew")
 N_EXPERTS = 4
@@ -124,7 +124,7 @@ def dataset(manifest: pd.DataFrame, root: Path, **options) -> SpeechDataset:
     return SpeechDataset(manifest, root, shared_base().processor, **options)
 
 
-def batch_of(data: SpeechDataset, indices: list[int], context: AudioContext = AudioContext(audio_context="full")) -> dict:
+def batch_of(data: SpeechDataset, indices: list[int], context: AudioContextOptions = AudioContextOptions(audio_context="full")) -> dict:
     """A batch; by default in the full window, so that an utterance hears the same alone and in company."""
     return collator(data.processor, context)([data[index] for index in indices])
 

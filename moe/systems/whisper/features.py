@@ -17,7 +17,7 @@ LOG_MEL_RANGE = 8 / 4  # the extractor clips at 8 decades below the loudest fram
 
 
 @dataclasses.dataclass(frozen=True)
-class AudioContext(Options):
+class AudioContextOptions(Options):
     """How much audio the encoder hears: the whole window, or the utterance with silence after it, in buckets.
 
     Whisper is used to a padded window and repeats itself on very short ones, hence the silence and the floor. Training and

@@ -22,7 +22,7 @@ from moe.routing.losses import utterance_cross_entropy
 from moe.routing.options import RoutingOptions
 from moe.systems.whisper import encoder as whisper_encoder
 from moe.systems.whisper.base_model import BaseModel
-from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper.tokens import IGNORED
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.text.word_errors import word_error_rate
@@ -100,7 +100,7 @@ def pretrain(
     dev_set: SpeechDataset,
     options: PretrainingOptions,
     plan: TrainingPlan,
-    context: AudioContext,
+    context: AudioContextOptions,
     report: Report,
     n_phonemes: int = 0,
     eval_every: int = 1,
@@ -128,7 +128,7 @@ def _train_missing(
     train_set: SpeechDataset,
     options: PretrainingOptions,
     plan: TrainingPlan,
-    context: AudioContext,
+    context: AudioContextOptions,
     stage: Stage,
     checkpoints: Checkpoints,
 ) -> TrainingSummary:
@@ -166,7 +166,7 @@ class _PretrainingStage(Stage):
         n_utterances: int,
         dev_set: SpeechDataset,
         options: PretrainingOptions,
-        context: AudioContext,
+        context: AudioContextOptions,
         report: Report,
         eval_every: int,
     ) -> None:
@@ -202,7 +202,7 @@ class _PretrainingStage(Stage):
         self.history, self.n_ended = list(values["history"]), values["n_ended"]
 
 
-def base_wer(base: WhisperForConditionalGeneration, dataset: SpeechDataset, context: AudioContext) -> float:
+def base_wer(base: WhisperForConditionalGeneration, dataset: SpeechDataset, context: AudioContextOptions) -> float:
     """WER of a base model as it stands."""
     requires_grad = {name: parameter.requires_grad for name, parameter in base.named_parameters()}
     bare = WhisperMoE(base, 0, AdapterOptions(shared_expert=False), RoutingOptions())

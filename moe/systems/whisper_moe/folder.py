@@ -15,7 +15,7 @@ from moe.files import read_json, write_json
 from moe.routing.gate import Gate
 from moe.routing.options import RoutingOptions
 from moe.systems.whisper.base_model import BaseModel, load_base, save_base
-from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper_moe.model import WhisperMoE
 
 MODEL_FILE, BASE_DIR, GATE_DIR = "model.json", "base", "gate"
@@ -36,7 +36,7 @@ class ModelRecord:
     n_experts: int
     adapters: AdapterOptions
     routing: RoutingOptions
-    context: AudioContext
+    context: AudioContextOptions
     normaliser: str
     language: str
     expert_of_etiology: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -98,5 +98,5 @@ def build(base: BaseModel, record: ModelRecord, gate: Gate | None = None, **loss
 
 
 def _record(values: dict[str, Any]) -> ModelRecord:
-    kinds = {"adapters": AdapterOptions, "routing": RoutingOptions, "context": AudioContext}
+    kinds = {"adapters": AdapterOptions, "routing": RoutingOptions, "context": AudioContextOptions}
     return ModelRecord(**{name: kinds[name](**value) if name in kinds else value for name, value in values.items()})

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe.audio.augmentation import SLOPES, Augmentation, augment, augment_waveform, generator, noise
+from moe.audio.augmentation import SLOPES, AugmentationOptions, augment, augment_waveform, generator, noise
 from moe.audio.waveforms import SAMPLE_RATE
 
 MEL = np.random.default_rng(0).normal(size=(16, 50)).astype(np.float32)
 
 
-def heard(seed: int = 1, epoch: int = 0, name: str = "u1", options: Augmentation = Augmentation()) -> np.ndarray:
+def heard(seed: int = 1, epoch: int = 0, name: str = "u1", options: AugmentationOptions = AugmentationOptions()) -> np.ndarray:
     return augment(MEL, options, generator(seed, epoch, name))
 
 
@@ -35,12 +35,12 @@ def test_the_original_is_left_alone_and_float32_stays() -> None:
 
 
 def test_all_off_changes_nothing() -> None:
-    assert np.array_equal(heard(options=Augmentation(n_masks=0, gain=0.0)), MEL)
+    assert np.array_equal(heard(options=AugmentationOptions(n_masks=0, gain=0.0)), MEL)
 
 
 @given(st.integers(0, 10**6), st.integers(0, 16), st.integers(0, 60), st.integers(0, 3))
 def test_masks_are_no_wider_than_asked_and_the_rest_is_only_louder(seed: int, mels: int, frames: int, n_masks: int) -> None:
-    sound = heard(seed, options=Augmentation(n_masks=n_masks, mask_mels=mels, mask_frames=frames, gain=0.2))
+    sound = heard(seed, options=AugmentationOptions(n_masks=n_masks, mask_mels=mels, mask_frames=frames, gain=0.2))
     offset = np.median(sound - MEL)
     changed = ~np.isclose(sound, MEL + offset, atol=1e-5)
     if n_masks * (mels / 16 + min(frames, 50) / 50) < 0.45:  # else the median may be of masked cells
@@ -54,7 +54,7 @@ WAVE = np.sin(2 * np.pi * 440 * np.arange(SAMPLE_RATE) / SAMPLE_RATE).astype(np.
 
 
 def changed(seed: int = 1, max_samples: int = 10**6, wave: np.ndarray = WAVE, **options) -> np.ndarray:
-    return augment_waveform(wave, Augmentation(**options), generator(seed, 0, "u"), max_samples)
+    return augment_waveform(wave, AugmentationOptions(**options), generator(seed, 0, "u"), max_samples)
 
 
 def pitch(wave: np.ndarray) -> float:
@@ -108,4 +108,4 @@ def test_the_share_of_noisy_utterances_is_as_asked_and_silence_stays_silent() ->
 )
 def test_what_cannot_be_played_is_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Augmentation(**options)
+        AugmentationOptions(**options)

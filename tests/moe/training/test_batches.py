@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe.audio.augmentation import Augmentation
-from moe.systems.whisper.features import AudioContext
+from moe.audio.augmentation import AugmentationOptions
+from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper.tokens import IGNORED, label_ids
 from moe.training import batches
 from moe.training.batches import LengthGroupedSampler, collator
@@ -85,32 +85,32 @@ def test_a_batch_by_hand(corpus) -> None:
     assert batch["n_frames"].tolist() == [20, 35] and batch["utterance_ids"] == ["u0", "u2"]
     n_labels = [len(data.labels[index]) for index in (0, 2)]
     assert (batch["labels"] != IGNORED).sum(1).tolist() == n_labels and batch["labels"].shape[1] == max(n_labels)
-    full = collator(data.processor, AudioContext(audio_context="full"))([data[0]])
+    full = collator(data.processor, AudioContextOptions(audio_context="full"))([data[0]])
     assert full["mel"].shape == (1, 16, 100)
 
 
 def test_augmentation_is_keyed_by_seed_epoch_and_utterance_not_by_place_or_order(corpus) -> None:
     manifest, root = corpus
-    data, again = (dataset(manifest, root, augmentation=Augmentation(), seed=4) for _ in range(2))
+    data, again = (dataset(manifest, root, augmentation=AugmentationOptions(), seed=4) for _ in range(2))
     augmented = data[Draw(2, 5)]["mel"]
     for other in (Draw(0, 5), Draw(2, 4)):
         again[other]
     assert np.array_equal(again[Draw(2, 5)]["mel"], augmented)
     assert not np.array_equal(again[Draw(2, 4)]["mel"], augmented)
-    assert not np.array_equal(dataset(manifest, root, augmentation=Augmentation(), seed=5)[Draw(2, 5)]["mel"], augmented)
-    part = dataset(manifest.iloc[2:].reset_index(drop=True), root, augmentation=Augmentation(), seed=4)
+    assert not np.array_equal(dataset(manifest, root, augmentation=AugmentationOptions(), seed=5)[Draw(2, 5)]["mel"], augmented)
+    part = dataset(manifest.iloc[2:].reset_index(drop=True), root, augmentation=AugmentationOptions(), seed=4)
     assert np.array_equal(part[Draw(0, 5)]["mel"], augmented)
 
 
 def test_the_cache_changes_nothing_and_is_bounded(corpus, monkeypatch) -> None:
     manifest, root = corpus
-    data = dataset(manifest, root, augmentation=Augmentation())
+    data = dataset(manifest, root, augmentation=AugmentationOptions())
     first = data[Draw(1, 0)]["mel"]
     assert np.array_equal(data[Draw(1, 0)]["mel"], first) and 1 in data._cache
     monkeypatch.setattr(batches, "CACHE_BYTES", data._cached_bytes + 1)
     assert data.mel(4).shape[0] == 16 and 4 not in data._cache
     monkeypatch.setattr(batches, "CACHE_BYTES", 0)
-    assert np.array_equal(dataset(manifest, root, augmentation=Augmentation())[Draw(1, 0)]["mel"], first)
+    assert np.array_equal(dataset(manifest, root, augmentation=AugmentationOptions())[Draw(1, 0)]["mel"], first)
 
 
 def test_utterances_longer_than_the_window_are_refused_by_name_before_anything_is_read(corpus) -> None:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from moe.audio.augmentation import Augmentation
+from moe.audio.augmentation import AugmentationOptions
 from moe.experts.routed_lora import AdapterOptions
 from moe.routing.losses import BalanceOptions
-from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training import loop
 from moe.training.loop import ComputeOptions, fit, updates_per_epoch
@@ -42,7 +42,7 @@ def mixture_and_data(corpus, dropout: float = 0.0, **options):
 def trained(corpus, **changes) -> tuple[WhisperMoE, Diary]:
     model, data = mixture_and_data(corpus)
     diary = Diary()
-    fit(model, data, plan(**changes), AudioContext(audio_context="full"), diary)
+    fit(model, data, plan(**changes), AudioContextOptions(audio_context="full"), diary)
     return model, diary
 
 
@@ -79,7 +79,7 @@ def test_the_same_seed_gives_the_same_bits_whatever_the_workers(corpus, every_up
     """Design 11; augmentation and dropout on, since those are what draws."""
     results = []
     for seed, num_workers in ((3, 0), (3, 1), (3, 0), (4, 0)):
-        model, data = mixture_and_data(corpus, dropout=0.2, augmentation=Augmentation(), seed=seed)
+        model, data = mixture_and_data(corpus, dropout=0.2, augmentation=AugmentationOptions(), seed=seed)
         diary = Diary()
         fit(model, data, plan(seed=seed, num_workers=num_workers), CONTEXT, diary)
         results.append((weights(model), diary.logged))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from moe.audio.augmentation import Augmentation
+from moe.audio.augmentation import AugmentationOptions
 from moe.experts.expert_training import ExpertOptions, train_experts
 from moe.experts.joint_training import JointOptions, train_jointly
 from moe.experts.routed_lora import AdapterOptions
@@ -43,7 +43,7 @@ from tests.toys.training import (
 )
 
 N = 12
-AUGMENTED = Augmentation(speed_factors="0.9,1.0,1.1", noise_share=0.5)
+AUGMENTED = AugmentationOptions(speed_factors="0.9,1.0,1.1", noise_share=0.5)
 DROPOUT = AdapterOptions(lora_r=2, lora_alpha=4.0, lora_dropout=0.2)
 
 
@@ -111,7 +111,7 @@ def base(corpus, report, checkpoints, num_workers):
     made = toy_base(dropout=0.1)
     made = BaseModel(made.model, made.processor, (TOKEN_TABLE, "model.decoder.layer_norm.bias"))
     manifest, root = corpus
-    train_set = dataset(manifest, root, augmentation=Augmentation(), seed=3, extras={"phonemes": np.ones((N, 50), np.int64)})
+    train_set = dataset(manifest, root, augmentation=AugmentationOptions(), seed=3, extras={"phonemes": np.ones((N, 50), np.int64)})
     options = PretrainingOptions(pretrain_updates=5, missing_updates=4, pretrain_batch_size=4)
     loop = pretraining_plan(options, seed=5, num_workers=num_workers, precision="fp32")
     done = pretrain(made, train_set, dataset(manifest.head(2), root), options, loop, CONTEXT, report, 3, 2, checkpoints)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from moe.audio.augmentation import Augmentation
+from moe.audio.augmentation import AugmentationOptions
 from steps import asr, baseline, experts, main, pretrain
 from steps.chain.checks import augmentation_faults
 
@@ -18,7 +18,7 @@ ADAPTER_STEPS: dict[ModuleType, dict[str, Any]] = {experts: {}, asr: {"skip_pret
 
 
 def test_every_option_of_augmentation_is_tried() -> None:
-    assert set(OTHER) == {field.name for field in dataclasses.fields(Augmentation)}
+    assert set(OTHER) == {field.name for field in dataclasses.fields(AugmentationOptions)}
 
 
 @pytest.mark.parametrize("name", OTHER)

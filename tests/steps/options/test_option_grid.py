@@ -14,7 +14,7 @@ import pytest
 import soundfile
 import torch
 
-from moe.audio.augmentation import Augmentation
+from moe.audio.augmentation import AugmentationOptions
 from moe.clustering.clusters import UtteranceClusters
 from moe.clustering.options import ClusteringOptions
 from moe.experts.expert_training import ExpertOptions, train_experts
@@ -30,13 +30,13 @@ from moe.routing.losses import BalanceOptions
 from moe.routing.options import RoutingOptions
 from moe.routing.weights import one_hot
 from moe.systems.whisper.base_model import BaseModel
-from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training.dataset import SpeechDataset
 from steps import asr, cluster, experts, gate, main
 from steps.chain.stages import stage_options
 from steps.inputs.training import plan_of
-from steps.options.step_options import MixtureStep
+from steps.options.step_options import MixtureStepOptions
 from tests.toys.corpora import RATE, tone
 from tests.toys.models import toy_base, write_corpus
 
@@ -204,7 +204,7 @@ class Toy:
         options = chain_options(settings)
         main.check_stages(options)
         joint = stage_options(asr, options, **main._pending(asr, options))
-        base, context = toy_base(), joint.part(AudioContext)
+        base, context = toy_base(), joint.part(AudioContextOptions)
         vectors = self.embeddings(base, joint, context, folder)
         train, dev = vectors.select(self.train["utterance_id"]), vectors.select(self.dev["utterance_id"])
         if options.skip_pretraining:
@@ -217,7 +217,7 @@ class Toy:
             model, extras = self.experts(options, base, clusters, dev_labels), {"cluster_weights": clusters.soft_labels_.astype(np.float32)}
         self.join(joint, model, trained_gate, base, context, {"embedding": train} | extras, dev)
 
-    def embeddings(self, base: BaseModel, options: asr.StepOptions, context: AudioContext, folder: Path) -> Embeddings:
+    def embeddings(self, base: BaseModel, options: asr.StepOptions, context: AudioContextOptions, folder: Path) -> Embeddings:
         routing = options.part(RoutingOptions)
         key = (routing.layer, routing.pooling, context)
         if key not in self.embedded:
@@ -244,16 +244,16 @@ class Toy:
         train_experts(
             model, self.heard(chosen, base, {"routing_weights": weights}),
             SpeechDataset(self.dev, self.root, base.processor), dev_labels, chosen.part(ExpertOptions),
-            plan_of(chosen, chosen.expert_epochs, chosen.expert_batch_size, chosen.expert_learning_rate), chosen.part(AudioContext), _silent,
+            plan_of(chosen, chosen.expert_epochs, chosen.expert_batch_size, chosen.expert_learning_rate), chosen.part(AudioContextOptions), _silent,
         )  # fmt: skip
         return model
 
-    def heard(self, options: MixtureStep, base: BaseModel, extras: dict[str, np.ndarray]) -> SpeechDataset:
-        augmentation = options.part(Augmentation) if options.augment else None
+    def heard(self, options: MixtureStepOptions, base: BaseModel, extras: dict[str, np.ndarray]) -> SpeechDataset:
+        augmentation = options.part(AugmentationOptions) if options.augment else None
         return SpeechDataset(self.train, self.root, base.processor, augmentation, extras=extras)
 
     def join(
-        self, options: asr.StepOptions, model: WhisperMoE, gate: Gate, base: BaseModel, context: AudioContext, extras: dict, dev: np.ndarray
+        self, options: asr.StepOptions, model: WhisperMoE, gate: Gate, base: BaseModel, context: AudioContextOptions, extras: dict, dev: np.ndarray
     ) -> None:
         model.gate, model.balance = gate.train(), options.part(BalanceOptions)
         dev_set = SpeechDataset(self.dev, self.root, base.processor, extras={"embedding": dev})

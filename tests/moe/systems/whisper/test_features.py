@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import WhisperFeatureExtractor
 
-from moe.systems.whisper.features import AudioContext, log_mel, pad_silence, valid_frames, window_frames, window_seconds
+from moe.systems.whisper.features import AudioContextOptions, log_mel, pad_silence, valid_frames, window_frames, window_seconds
 from tests.toys.corpora import RATE
 from tests.toys.models import toy_wave
 
@@ -52,21 +52,21 @@ def test_valid_frames_by_hand(n_samples: int, n: int) -> None:
 @pytest.mark.parametrize(("n_valid", "expected"), [(1, 200), (99, 200), (100, 200), (101, 300), (150, 300), (1000, 1100), (2950, 3000)])
 def test_contexts_by_hand(n_valid: int, expected: int) -> None:
     """Whisper's 100 frames a second: 1 s of silence after the audio, up to the next second, at least 2 s, at most the window."""
-    assert AudioContext().n_frames(n_valid, WHISPERS) == expected
+    assert AudioContextOptions().n_frames(n_valid, WHISPERS) == expected
 
 
 def test_the_full_context_is_the_window() -> None:
-    assert AudioContext(audio_context="full").n_frames(7, WHISPERS) == 3000 == window_frames(WHISPERS)
+    assert AudioContextOptions(audio_context="full").n_frames(7, WHISPERS) == 3000 == window_frames(WHISPERS)
     assert window_seconds(OURS) == 4 and window_frames(OURS) == 200
 
 
 contexts = st.builds(
-    AudioContext, context_silence_s=st.floats(0, 3), context_bucket_s=st.floats(0.01, 3), context_floor_s=st.floats(0.01, 5)
+    AudioContextOptions, context_silence_s=st.floats(0, 3), context_bucket_s=st.floats(0.01, 3), context_floor_s=st.floats(0.01, 5)
 )
 
 
 @given(contexts, st.integers(1, 3000))
-def test_every_context_holds_the_audio_its_silence_and_its_floor(context: AudioContext, n_valid: int) -> None:
+def test_every_context_holds_the_audio_its_silence_and_its_floor(context: AudioContextOptions, n_valid: int) -> None:
     n_frames = context.n_frames(n_valid, WHISPERS)
     assert n_frames % 2 == 0 and n_frames <= 3000
     assert n_frames >= min(3000, n_valid + round(100 * context.context_silence_s) - 1)

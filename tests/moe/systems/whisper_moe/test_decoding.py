@@ -19,7 +19,7 @@ from moe.recognition.decoding import (
 from moe.recognition.hypothesis_store import BatchStore, Hypothesis
 from moe.routing.options import RoutingOptions
 from moe.routing.weights import RoutingWeights, one_hot
-from moe.systems.whisper.features import AudioContext
+from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper.tokens import END, label_ids, prompt_ids
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.text.word_errors import word_error_rate
@@ -36,7 +36,7 @@ from tests.toys.models import (
     write_corpus,
 )
 
-FULL = AudioContext(audio_context="full")
+FULL = AudioContextOptions(audio_context="full")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def model() -> WhisperMoE:
     return toy_mixture(adapters=adapter_options(ALL_LINEARS))
 
 
-ONE_BUCKET = AudioContext(context_floor_s=1.0, context_silence_s=0.2, context_bucket_s=2.0)
+ONE_BUCKET = AudioContextOptions(context_floor_s=1.0, context_silence_s=0.2, context_bucket_s=2.0)
 
 
 def decoder_inputs(model: WhisperMoE, run) -> list[torch.Tensor]:
