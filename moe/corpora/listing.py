@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from moe.corpora.formats.table import FORMATS, CorpusOptions, Fault, Found, corpus_root
+from moe.corpora.formats.table import FORMATS, CorpusOptions, Fault, FoundUtterance, corpus_root
 from moe.corpora.manifest import UNKNOWN
 
 PIECE_ROWS = 1 << 16
@@ -28,7 +28,7 @@ class Listing:
 
     Attributes:
         root: what the paths are relative to.
-        utterances: columns of `Found` (reason and detail in place of its fault) and the corpus's further columns, sorted by id.
+        utterances: columns of `FoundUtterance` (reason and detail in place of its fault) and the corpus's further columns, sorted by id.
         faults: file, reason, detail of what could not be read, sorted.
     """
 
@@ -53,7 +53,7 @@ def list_corpus(corpus: str, location: str, options: CorpusOptions) -> Listing:
     return Listing(root, _in_order(_fill(utterances, options)), _fault_table(faults))
 
 
-def _without_faults(found: Iterable[Found | Fault], faults: list[Fault]) -> Iterator[Found]:
+def _without_faults(found: Iterable[FoundUtterance | Fault], faults: list[Fault]) -> Iterator[FoundUtterance]:
     for item in found:
         if isinstance(item, Fault):
             faults.append(Fault(*map(_as_unicode, (item.file, item.reason, item.detail))))
@@ -61,7 +61,7 @@ def _without_faults(found: Iterable[Found | Fault], faults: list[Fault]) -> Iter
             yield item if _is_unicode(item) else _made_unicode(item)
 
 
-def _is_unicode(item: Found) -> bool:
+def _is_unicode(item: FoundUtterance) -> bool:
     """Whether all texts can be written as UTF-8; JSON and file names may hold lone surrogates."""
     texts = (item.utterance_id, item.audio, item.member, item.transcript, item.speaker, item.etiology, item.split, item.language)
     try:
@@ -73,7 +73,7 @@ def _is_unicode(item: Found) -> bool:
     return True
 
 
-def _made_unicode(item: Found) -> Found:
+def _made_unicode(item: FoundUtterance) -> FoundUtterance:
     cleaned = {name: _as_unicode(getattr(item, name)) for name in TEXT}
     further = {_as_unicode(name): _as_unicode(value) for name, value in item.further.items()}
     return dataclasses.replace(
@@ -85,14 +85,14 @@ def _as_unicode(value: Any) -> Any:
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
-def _table(found: Iterator[Found]) -> pd.DataFrame:
+def _table(found: Iterator[FoundUtterance]) -> pd.DataFrame:
     pieces = []
     while piece := list(itertools.islice(found, PIECE_ROWS)):
         pieces.append(_piece(piece))
     return _one_type_per_column(pd.concat(pieces, ignore_index=True)) if pieces else pd.DataFrame()
 
 
-def _piece(found: list[Found]) -> pd.DataFrame:
+def _piece(found: list[FoundUtterance]) -> pd.DataFrame:
     columns = {name: pd.array([getattr(item, name) for item in found], dtype="str") for name in TEXT}
     columns["severity"] = pd.array([item.severity for item in found], dtype="float64")
     for place, name in enumerate(("reason", "detail")):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from moe.corpora.formats.interface import CorpusOptions, Found
+from moe.corpora.formats.interface import CorpusOptions, FoundUtterance
 
 NAMES = {
     "audio": ("path", "file_name", "audio"),
@@ -56,13 +56,13 @@ class Columns:
         utterance_id: str,
         split: str = "",
         fault: tuple[str, str] | None = None,
-    ) -> Found:
+    ) -> FoundUtterance:
         """One row as an utterance; `utterance_id` and `split` stand where the row has none."""
         if self.classes:
             row = {name: _class_name(value, self.classes.get(name)) for name, value in row.items()}
         own = {role: row.get(column) if column else None for role, column in self.roles.items()}
         used = set(self.roles.values())
-        return Found(
+        return FoundUtterance(
             utterance_id=_text(own["utterance_id"]) or utterance_id,
             audio=audio,
             member=member,

@@ -8,14 +8,14 @@ import posixpath
 from collections.abc import Iterator
 
 from moe.corpora.formats.columns import Columns
-from moe.corpora.formats.interface import CorpusOptions, Fault, Found
+from moe.corpora.formats.interface import CorpusOptions, Fault, FoundUtterance
 from moe.corpora.formats.split_names import split_of_folder
 from moe.corpora.locations import find_files, open_file
 
 TABLES = ("manifest.csv", "metadata.csv")
 
 
-def read_folder(root: str, options: CorpusOptions) -> Iterator[Found | Fault]:
+def read_folder(root: str, options: CorpusOptions) -> Iterator[FoundUtterance | Fault]:
     """Read every table of a folder corpus.
 
     Raises:
@@ -30,7 +30,7 @@ def read_folder(root: str, options: CorpusOptions) -> Iterator[Found | Fault]:
         yield from _read_table(root, table, options)
 
 
-def _read_table(root: str, table: str, options: CorpusOptions) -> Iterator[Found | Fault]:
+def _read_table(root: str, table: str, options: CorpusOptions) -> Iterator[FoundUtterance | Fault]:
     folder = posixpath.dirname(table)
     with open_file(root, table) as file:
         lines = (line.decode("utf-8", errors="surrogateescape") for line in file)
@@ -54,7 +54,7 @@ def _header(reader: csv.DictReader, table: str) -> list[str]:
         raise ValueError(f"{table}: the first line is no header ({error})") from error
 
 
-def _read_row(row: dict[str | None, str | None], columns: Columns, folder: str, place: str) -> Found | Fault:
+def _read_row(row: dict[str | None, str | None], columns: Columns, folder: str, place: str) -> FoundUtterance | Fault:
     if None in row:
         return Fault(place, "bad_row", "more fields than the header names")
     path = row[columns.roles["audio"]]

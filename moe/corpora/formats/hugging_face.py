@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from moe.corpora.formats.columns import Columns, class_names
-from moe.corpora.formats.interface import CorpusOptions, Fault, Found
+from moe.corpora.formats.interface import CorpusOptions, Fault, FoundUtterance
 from moe.corpora.formats.split_names import split_of_folder
 from moe.corpora.shards import arrow_table
 
@@ -28,7 +28,7 @@ def hf_root(location: str) -> str:
     return str(datasets.config.HF_DATASETS_CACHE)
 
 
-def read_hf(location: str, options: CorpusOptions) -> Iterator[Found | Fault]:
+def read_hf(location: str, options: CorpusOptions) -> Iterator[FoundUtterance | Fault]:
     """Read a saved dataset or one by name.
 
     Raises:
@@ -57,7 +57,7 @@ def _load(location: str, options: CorpusOptions) -> dict[str, Any]:
     return dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"": loaded}
 
 
-def _read_file(path: str, root: str, split: str, options: CorpusOptions) -> Iterator[Found]:
+def _read_file(path: str, root: str, split: str, options: CorpusOptions) -> Iterator[FoundUtterance]:
     table, shard = arrow_table(path), os.path.relpath(path, root)
     columns = Columns.of(table.column_names, options, shard, class_names(table.schema))
     audio = columns.roles["audio"]

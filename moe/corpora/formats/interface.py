@@ -1,10 +1,7 @@
-(
-    """What a corpus format is asked and what it gives.
+"""What a corpus format is asked and what it gives.
 
-One `Found` per utterance, one `Fault` per file that could not be read, in any order.
+One `FoundUtterance` per utterance, one `Fault` per file that could not be read, in any order.
 """
-    ""
-)
 
 import math
 from dataclasses import dataclass, field
@@ -16,7 +13,7 @@ UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundUtterance:
     """An utterance as the corpus lists it, before any audio is read.
 
     Attributes:

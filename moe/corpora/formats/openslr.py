@@ -4,14 +4,14 @@ import posixpath
 import re
 from collections.abc import Iterator
 
-from moe.corpora.formats.interface import CorpusOptions, Fault, Found
+from moe.corpora.formats.interface import CorpusOptions, Fault, FoundUtterance
 from moe.corpora.locations import find_files, open_file
 
 TABLE = "utt_spk_text.tsv"
 _TABS = re.compile(r"\t+")  # some rows repeat them
 
 
-def read_openslr(root: str, options: CorpusOptions) -> Iterator[Found | Fault]:
+def read_openslr(root: str, options: CorpusOptions) -> Iterator[FoundUtterance | Fault]:
     """Read FileID, UserID and text of every row; the language is `options.language`.
 
     Raises:
@@ -27,7 +27,7 @@ def read_openslr(root: str, options: CorpusOptions) -> Iterator[Found | Fault]:
                     yield _read_row(line, table, f"{table}:{number}")
 
 
-def _read_row(line: bytes, table: str, place: str) -> Found | Fault:
+def _read_row(line: bytes, table: str, place: str) -> FoundUtterance | Fault:
     try:
         fields = _TABS.split(line.decode("utf-8-sig").strip("\r\n"), maxsplit=2)
     except UnicodeDecodeError as error:
@@ -36,4 +36,4 @@ def _read_row(line: bytes, table: str, place: str) -> Found | Fault:
         return Fault(place, "bad_row", "needs FileID, UserID and text, divided by tabs")
     name, speaker = fields[0].strip(), fields[1].strip()
     audio = posixpath.join(posixpath.dirname(table), "data", name[:2], f"{name}.flac")
-    return Found(name, audio, transcript=fields[2].strip() if len(fields) > 2 else None, speaker=speaker)
+    return FoundUtterance(name, audio, transcript=fields[2].strip() if len(fields) > 2 else None, speaker=speaker)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from moe.corpora.formats.columns import Columns, class_names
-from moe.corpora.formats.interface import CorpusOptions, Fault, Found
+from moe.corpora.formats.interface import CorpusOptions, Fault, FoundUtterance
 from moe.corpora.formats.links import linked_away
 from moe.corpora.formats.split_names import split_of_folder
 from moe.corpora.locations import find_files, open_file
@@ -19,7 +19,7 @@ from moe.corpora.locations import find_files, open_file
 PIECE_ROWS = 4096
 
 
-def read_parquet(root: str, options: CorpusOptions) -> Iterator[Found | Fault]:
+def read_parquet(root: str, options: CorpusOptions) -> Iterator[FoundUtterance | Fault]:
     """Read every Parquet file below the root. One that cannot be read is a fault.
 
     Raises:
@@ -37,7 +37,7 @@ def read_parquet(root: str, options: CorpusOptions) -> Iterator[Found | Fault]:
             yield Fault(name, "bad_shard", f"{type(error).__name__}: {error}")
 
 
-def _read_file(file: pq.ParquetFile, name: str, options: CorpusOptions) -> Iterator[Found]:
+def _read_file(file: pq.ParquetFile, name: str, options: CorpusOptions) -> Iterator[FoundUtterance]:
     schema = file.schema_arrow
     columns = Columns.of(schema.names, options, name, class_names(schema))
     audio, split = columns.roles["audio"], split_of_folder(name.removesuffix(".parquet"))
@@ -51,7 +51,7 @@ def _read_file(file: pq.ParquetFile, name: str, options: CorpusOptions) -> Itera
             number += 1
 
 
-def _utterance(row: dict, columns: Columns, name: str, number: int, split: str, by_path: bool) -> Found:
+def _utterance(row: dict, columns: Columns, name: str, number: int, split: str, by_path: bool) -> FoundUtterance:
     audio = columns.roles["audio"]
     given = f"{name}:{number}"
     if not by_path:

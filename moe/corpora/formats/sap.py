@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, BinaryIO
 
-from moe.corpora.formats.interface import CorpusOptions, Fault, Found
+from moe.corpora.formats.interface import CorpusOptions, Fault, FoundUtterance
 from moe.corpora.formats.links import linked_away
 from moe.corpora.formats.split_names import split_of_folder, split_of_name
 from moe.corpora.locations import find_files, open_file, read_file
@@ -21,7 +21,7 @@ from moe.corpora.shards import TAR_ERRORS, TarMember, read_at, tar_members
 INTELLIGIBILITY = ("Intelligibility", "Intelligbility")  # the corpus spells it both ways
 
 
-def read_sap(root: str, options: CorpusOptions) -> Iterator[Found | Fault]:
+def read_sap(root: str, options: CorpusOptions) -> Iterator[FoundUtterance | Fault]:
     """Read every contributor's JSON, extracted or in tars. A JSON or tar that cannot be read is a fault and stops no other.
 
     Raises:
@@ -41,7 +41,7 @@ def read_sap(root: str, options: CorpusOptions) -> Iterator[Found | Fault]:
             yield Fault(name, "bad_shard" if name.lower().endswith(".tar") else "bad_metadata", str(error))
 
 
-def _read_tar(root: str, tar: str) -> Iterator[Found | Fault]:
+def _read_tar(root: str, tar: str) -> Iterator[FoundUtterance | Fault]:
     with open_file(root, tar) as file:
         for member in tar_members(file):
             place = f"{tar}/{member.name}".rstrip("/")
@@ -51,7 +51,7 @@ def _read_tar(root: str, tar: str) -> Iterator[Found | Fault]:
                 yield from _read_tar_member(file, tar, member, place)
 
 
-def _read_tar_member(file: BinaryIO, tar: str, member: TarMember, place: str) -> Iterator[Found | Fault]:
+def _read_tar_member(file: BinaryIO, tar: str, member: TarMember, place: str) -> Iterator[FoundUtterance | Fault]:
     if member.fault:
         yield Fault(place, "outside_root", member.fault)
         return
@@ -67,7 +67,7 @@ def _read_tar_member(file: BinaryIO, tar: str, member: TarMember, place: str) ->
             yield replace(found, audio=tar, member=found.audio, split=found.split or split_of_name(place))
 
 
-def contributor(data: bytes, name: str) -> Iterator[Found | Fault]:
+def contributor(data: bytes, name: str) -> Iterator[FoundUtterance | Fault]:
     """The utterances of one contributor's JSON; `name` is its path, the audio lies beside it."""
     try:
         record = json.loads(data.decode("utf-8-sig"))
@@ -84,13 +84,13 @@ def contributor(data: bytes, name: str) -> Iterator[Found | Fault]:
             yield Fault(f"{name}#{index}", "bad_metadata", f"{type(error).__name__}: {error}")
 
 
-def _utterance(entry: dict[str, Any], record: dict[str, Any], name: str) -> Found:
+def _utterance(entry: dict[str, Any], record: dict[str, Any], name: str) -> FoundUtterance:
     filename, prompt = entry["Filename"], entry.get("Prompt") or {}
     if not isinstance(filename, str) or not filename:
         raise TypeError("Filename is no text")
     folder = posixpath.dirname(name)
     transcript = prompt.get("Transcript")
-    return Found(
+    return FoundUtterance(
         utterance_id=posixpath.splitext(filename)[0],
         audio=posixpath.join(folder, filename),
         transcript=None if transcript is None else str(transcript),

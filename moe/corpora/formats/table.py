@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 
 from moe.corpora.formats.folder import read_folder
 from moe.corpora.formats.hugging_face import hf_root, read_hf
-from moe.corpora.formats.interface import CorpusOptions, Fault, Found
+from moe.corpora.formats.interface import CorpusOptions, Fault, FoundUtterance
 from moe.corpora.formats.openslr import read_openslr
 from moe.corpora.formats.parquet import read_parquet
 from moe.corpora.formats.sap import read_sap
 from moe.corpora.formats.webdataset import read_webdataset
 from moe.corpora.locations import is_address
 
-FORMATS: dict[str, Callable[[str, CorpusOptions], Iterator[Found | Fault]]] = {
+FORMATS: dict[str, Callable[[str, CorpusOptions], Iterator[FoundUtterance | Fault]]] = {
     "folder": read_folder,
     "synthetic": read_folder,  # `synthesize` writes a folder corpus
     "sap": read_sap,
@@ -41,4 +41,4 @@ def corpus_root(corpus: str, location: str) -> str:
     return location
 
 
-__all__ = ["FORMATS", "CorpusOptions", "Fault", "Found", "corpus_root"]
+__all__ = ["FORMATS", "CorpusOptions", "Fault", "FoundUtterance", "corpus_root"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from moe.corpora.formats.columns import OURS
-from moe.corpora.formats.interface import CorpusOptions, Fault, Found
+from moe.corpora.formats.interface import CorpusOptions, Fault, FoundUtterance
 from moe.corpora.formats.links import linked_away
 from moe.corpora.formats.split_names import split_and_domain
 from moe.corpora.locations import find_files, open_file, read_file
@@ -33,7 +33,7 @@ class _Sample:
     fault: tuple[str, str] | None = None
 
 
-def read_webdataset(root: str, options: CorpusOptions) -> Iterator[Found | Fault]:
+def read_webdataset(root: str, options: CorpusOptions) -> Iterator[FoundUtterance | Fault]:
     """Read every shard. A shard that is damaged is a fault, and its utterances before the damage are used.
 
     Raises:
@@ -48,7 +48,7 @@ def read_webdataset(root: str, options: CorpusOptions) -> Iterator[Found | Fault
         try:
             with open_file(root, shard) as file:
                 for found in _read_shard(file, shard):
-                    counts[shard] += isinstance(found, Found)
+                    counts[shard] += isinstance(found, FoundUtterance)
                     yield found
         except (OSError, ValueError) as error:
             yield Fault(shard, "bad_shard", str(error))
@@ -56,7 +56,7 @@ def read_webdataset(root: str, options: CorpusOptions) -> Iterator[Found | Fault
         yield from _check_metadata(root, name, counts)
 
 
-def _read_shard(file: BinaryIO, shard: str) -> Iterator[Found | Fault]:
+def _read_shard(file: BinaryIO, shard: str) -> Iterator[FoundUtterance | Fault]:
     samples: dict[str, _Sample] = {}  # by key: members of a key need not be neighbours
     for member in tar_members(file):
         if member.damaged:
@@ -100,10 +100,10 @@ def _text(member: TarMember, file: BinaryIO) -> str:
     return read_at(file, member).decode("utf-8-sig")
 
 
-def _utterance(shard: str, key: str, sample: _Sample) -> Found:
+def _utterance(shard: str, key: str, sample: _Sample) -> FoundUtterance:
     split, domain = split_and_domain(posixpath.basename(posixpath.dirname(shard)))
     further, fault = _json(sample)
-    return Found(
+    return FoundUtterance(
         utterance_id=f"{shard.removesuffix('.tar')}/{key}",
         audio=shard,
         member=sample.audio.name if sample.audio else None,

@@ -12,7 +12,7 @@ import pytest
 import tests.toys.corpora as toys
 from moe.corpora.formats.sap import contributor
 from moe.corpora.formats.split_names import split_and_domain, split_name, split_of_name
-from moe.corpora.formats.table import CorpusOptions, Fault, Found
+from moe.corpora.formats.table import CorpusOptions, Fault, FoundUtterance
 from moe.corpora.listing import list_corpus
 from moe.corpora.manifest import read_utterance
 from moe.corpora.preparation import PreparationOptions, PreparedCorpus, prepare
@@ -314,7 +314,7 @@ def test_a_new_format_is_one_function(monkeypatch, tmp_path):
     def read_lines(root, options):
         for line in (Path(root) / "list.txt").read_text().splitlines():
             audio, transcript = line.split(" ", 1)
-            yield Found(audio, audio, transcript=transcript)
+            yield FoundUtterance(audio, audio, transcript=transcript)
         yield Fault("list.txt", "bad_row", "as an example")
 
     (tmp_path / "list.txt").write_text("a.wav hello\nb.wav bye\n")
