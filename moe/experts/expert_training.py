@@ -23,7 +23,7 @@ from moe.systems.whisper_moe.model import WhisperMoE
 from moe.text.word_errors import word_error_rate
 from moe.training.checkpoints import Checkpoints
 from moe.training.dataset import SpeechDataset
-from moe.training.hooks import Report, Stage
+from moe.training.hooks import Report, TrainingHooks
 from moe.training.loop import TrainingPlan, TrainingSummary, fit
 
 
@@ -85,14 +85,14 @@ def train_experts(
         train_set: serves `routing_weights` (N, E), one-hot or soft, of each utterance's cluster.
         dev_clusters: (N_dev,) cluster of each dev utterance.
     """
-    stage = ExpertStage(model, dev_set, dev_clusters, options, context, report, eval_every)
+    hooks = ExpertHooks(model, dev_set, dev_clusters, options, context, report, eval_every)
     model.use_precision(plan.precision)
-    summary = fit(model, train_set, plan, context, stage, checkpoints=checkpoints)
-    kept, wer = stage.keep_best()
-    return TrainedExperts(summary, kept, wer, tuple(stage.history))
+    summary = fit(model, train_set, plan, context, hooks, checkpoints=checkpoints)
+    kept, wer = hooks.keep_best()
+    return TrainedExperts(summary, kept, wer, tuple(hooks.history))
 
 
-class ExpertStage(Stage):
+class ExpertHooks(TrainingHooks):
     """Scores every expert after an epoch and keeps the best."""
 
     def __init__(

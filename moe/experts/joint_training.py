@@ -23,7 +23,7 @@ from moe.systems.whisper_moe.model import WhisperMoE
 from moe.text.word_errors import word_error_rate
 from moe.training.checkpoints import Checkpoints
 from moe.training.dataset import SpeechDataset
-from moe.training.hooks import Report, Stage
+from moe.training.hooks import Report, TrainingHooks
 from moe.training.loop import TrainingPlan, TrainingSummary, fit
 
 START = -1  # among epochs: before the first
@@ -82,13 +82,13 @@ def train_jointly(
     checkpoints: Checkpoints | None = None,
 ) -> TrainedMixture:
     """Train `model` in place and leave it at its best epoch, or as it was."""
-    stage = JointStage(model, dev_set, options, curriculum, context, report, eval_every)
+    hooks = JointHooks(model, dev_set, options, curriculum, context, report, eval_every)
     model.use_precision(plan.precision)
-    summary = fit(model, train_set, plan, context, stage, parameter_groups(model, options), checkpoints)
-    stage.judge_start()  # where there was no epoch to begin
-    stage.restore_best()
-    epoch = None if stage.best_epoch == START else stage.best_epoch
-    return TrainedMixture(summary, epoch, stage.best_wer, stage.start_wer, tuple(stage.history), tuple(stage.loads))
+    summary = fit(model, train_set, plan, context, hooks, parameter_groups(model, options), checkpoints)
+    hooks.judge_start()  # where there was no epoch to begin
+    hooks.restore_best()
+    epoch = None if hooks.best_epoch == START else hooks.best_epoch
+    return TrainedMixture(summary, epoch, hooks.best_wer, hooks.start_wer, tuple(hooks.history), tuple(hooks.loads))
 
 
 def experts_faults(
@@ -116,7 +116,7 @@ def parameter_groups(model: WhisperMoE, options: JointOptions) -> list[dict]:
     return groups + ([{"params": gate, "lr": options.gate_learning_rate}] if gate else [])
 
 
-class JointStage(Stage):
+class JointHooks(TrainingHooks):
     """Sets the curriculum's phase before an epoch, scores and selects after it."""
 
     def __init__(

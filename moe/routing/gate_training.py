@@ -18,7 +18,7 @@ from moe.options import Options, option
 from moe.routing.gate import Gate, GateConfig
 from moe.routing.gate_metrics import fitted_temperature, gate_metrics, kl_divergence
 from moe.training.checkpoints import Checkpoint, Checkpoints
-from moe.training.hooks import Stage
+from moe.training.hooks import TrainingHooks
 from moe.training.trainer import ResumableTrainer
 
 SELECTION_METRIC = "dev/kl"
@@ -108,12 +108,12 @@ class GateTrainer(ResumableTrainer):
         gate: Gate,
         arguments: TrainingArguments,
         rows: EmbeddingRows,
-        stage: Stage,
+        hooks: TrainingHooks,
         checkpoints: Checkpoints,
         start: Checkpoint | None,
         smoothing: float,
     ) -> None:
-        super().__init__(stage, checkpoints, start, model=gate, args=arguments, data_collator=dict, train_dataset=rows)
+        super().__init__(hooks, checkpoints, start, model=gate, args=arguments, data_collator=dict, train_dataset=rows)
         self.smoothing = smoothing
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
@@ -126,7 +126,7 @@ class GateTrainer(ResumableTrainer):
         return (loss, logits) if return_outputs else loss
 
 
-class BestEpoch(Stage):
+class BestEpoch(TrainingHooks):
     """Judges train and dev after each epoch, keeps the weights with the lowest dev KL, stops when patience is at an end."""
 
     def __init__(self, gate: Gate, train: EmbeddingRows, dev: EmbeddingRows, options: GateOptions, on_epoch: OnEpoch | None) -> None:

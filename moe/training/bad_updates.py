@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
 from moe.training.checkpoints import Checkpoints
-from moe.training.hooks import Stage
+from moe.training.hooks import TrainingHooks
 
 
 class TooManyBadUpdates(RuntimeError):
@@ -27,9 +27,9 @@ class CarefulTrainer(Trainer):
         bad_updates: of each update skipped: update, epoch, loss, utterance_ids.
     """
 
-    def __init__(self, stage: Stage, checkpoints: Checkpoints, **options: Any) -> None:
+    def __init__(self, hooks: TrainingHooks, checkpoints: Checkpoints, **options: Any) -> None:
         super().__init__(**options)
-        self.stage, self.checkpoints = stage, checkpoints
+        self.hooks, self.checkpoints = hooks, checkpoints
         self.epoch = 0
         self.bad_updates: list[dict[str, Any]] = []
         self._batches: list[tuple[list[str], Tensor | None, Tensor]] = []  # of this update: ids, utterance_loss (B,), loss ()
@@ -67,7 +67,7 @@ class CarefulTrainer(Trainer):
         loss = sum(float(loss) for _, _, loss in self._batches) / max(1, len(self._batches))
         record = {"update": self.state.global_step + 1, "epoch": self.epoch, "loss": str(loss), "utterance_ids": self._culprits()}
         self.bad_updates.append(record)
-        self.stage.metrics({"n_bad_updates": len(self.bad_updates)}, record["update"])
+        self.hooks.metrics({"n_bad_updates": len(self.bad_updates)}, record["update"])
         self.checkpoints.events.bad_updates(self.bad_updates)
         most = self.checkpoints.options.max_bad_updates
         if len(self.bad_updates) > most:

@@ -1,15 +1,15 @@
-"""What a training stage adds to the loop that all stages share: what happens around epochs, and what must survive an interruption."""
+"""What a kind of training adds to the loop that all kinds share: what happens around epochs, and what must survive an interruption."""
 
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
-Report = Callable[[int, dict[str, float]], None]  # told the epoch or update, and its metrics
+Report = Callable[[int, dict[str, float]], None]  # called with the epoch or update, and its metrics
 
 
-class Stage:
-    """What a training stage does around the loop; every hook may be left as it is."""
+class TrainingHooks:
+    """What a kind of training does around the loop; every hook may be left as it is."""
 
     def epoch_begins(self, epoch: int) -> None:
         """Before the first update of an epoch (0-based), and before the first after an interruption."""

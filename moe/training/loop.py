@@ -21,7 +21,7 @@ from moe.systems.whisper.features import AudioContextOptions
 from moe.training.batches import LengthGroupedSampler, collator
 from moe.training.checkpoints import Checkpoint, Checkpoints, TrainingEvents
 from moe.training.dataset import SpeechDataset
-from moe.training.hooks import Stage
+from moe.training.hooks import TrainingHooks
 from moe.training.precision import PrecisionOptions
 from moe.training.trainer import ResumableTrainer
 
@@ -73,7 +73,7 @@ def fit(
     train_set: SpeechDataset,
     plan: TrainingPlan,
     context: AudioContextOptions,
-    stage: Stage,
+    hooks: TrainingHooks,
     groups: list[dict[str, Any]] | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> TrainingSummary:
@@ -94,7 +94,7 @@ def fit(
     with tempfile.TemporaryDirectory() as output_dir:
         with training_arguments(plan, len(train_set), output_dir).main_process_first(local=False):
             start = checkpoints.newest()
-        trainer_from = functools.partial(_trainer, model, train_set, plan, context, stage, groups, checkpoints, output_dir)
+        trainer_from = functools.partial(_trainer, model, train_set, plan, context, hooks, groups, checkpoints, output_dir)
         rest = _run(trainer_from, start, plan, checkpoints.events)
     n_utterances = round(rest["share"] * len(train_set))
     return TrainingSummary(rest["update"], round(rest["share"]), n_utterances, rest["seconds"], tuple(rest["bad_updates"]))
@@ -105,7 +105,7 @@ def _trainer(
     train_set: SpeechDataset,
     plan: TrainingPlan,
     context: AudioContextOptions,
-    stage: Stage,
+    hooks: TrainingHooks,
     groups: list[dict[str, Any]],
     checkpoints: Checkpoints,
     output_dir: str,
@@ -115,7 +115,7 @@ def _trainer(
     copies = [dict(group) for group in groups]  # an optimizer writes into its groups
     optimizer = torch.optim.AdamW(copies, lr=plan.learning_rate, betas=plan.betas, weight_decay=plan.weight_decay)
     return SpeechTrainer(
-        stage,
+        hooks,
         checkpoints,
         start,
         {"n_parts": n_parts},

@@ -17,7 +17,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from moe.training.bad_updates import CarefulTrainer
 from moe.training.checkpoints import Checkpoint, Checkpoints
-from moe.training.hooks import Stage
+from moe.training.hooks import TrainingHooks
 from moe.training.interrupts import Interrupt
 from moe.training.random_state import generators, set_generators
 
@@ -35,9 +35,9 @@ class ResumableTrainer(CarefulTrainer):
     """
 
     def __init__(
-        self, stage: Stage, checkpoints: Checkpoints, start: Checkpoint | None, notes: dict[str, Any] | None = None, **options: Any
+        self, hooks: TrainingHooks, checkpoints: Checkpoints, start: Checkpoint | None, notes: dict[str, Any] | None = None, **options: Any
     ) -> None:
-        super().__init__(stage, checkpoints, **options)
+        super().__init__(hooks, checkpoints, **options)
         self.start, self.notes = start, notes or {}
         self.rest, self.whole, self.finished = start, False, False  # nothing is whole before training begins
         self.n_in_epoch = 0  # updates done in the epoch
@@ -93,7 +93,7 @@ class ResumableTrainer(CarefulTrainer):
         if sampler is not None:
             sampler.set_epoch(self.epoch)  # accelerate does not reach it where batches are skipped and shared among processes
         with self._interrupt.interruptible():
-            self.stage.epoch_begins(self.epoch)
+            self.hooks.epoch_begins(self.epoch)
 
     def optimizer_steps(self) -> None:
         """From here to the update's end weights and optimizer are of different updates."""
@@ -112,9 +112,9 @@ class ResumableTrainer(CarefulTrainer):
             self._load_rng_state(None)
         is_last = self.state.global_step >= self.state.max_steps
         with self._interrupt.interruptible():
-            stops = self.stage.epoch_ends(self.epoch, is_last)
+            stops = self.hooks.epoch_ends(self.epoch, is_last)
         self.whole = False
-        self.stage.epoch_ended(self.epoch)
+        self.hooks.epoch_ended(self.epoch)
         model.train()
         self.finished = self.control.should_training_stop = stops or is_last
         every = self.checkpoints.options.save_every_n_epochs
@@ -127,7 +127,7 @@ class ResumableTrainer(CarefulTrainer):
         values = {LOGGED[name]: float(value) for name, value in logs.items() if name in LOGGED}
         if values:
             self._tr_loss.zero_()  # the Trainer subtracts the sum from itself, which leaves NaN where it was NaN
-            self.stage.metrics(values, self.state.global_step)
+            self.hooks.metrics(values, self.state.global_step)
             self.rest = self._resting()
 
     # What the Trainer does with checkpoints, our way.
@@ -177,7 +177,7 @@ class ResumableTrainer(CarefulTrainer):
     # The state.
 
     def _resting(self) -> Checkpoint:
-        stage_values, stage_tensors = self.stage.state()
+        stage_values, stage_tensors = self.hooks.state()
         values = {
             "update": self.state.global_step,
             "share": self.state.epoch,
@@ -207,7 +207,7 @@ class ResumableTrainer(CarefulTrainer):
             )
         for name, tensor in (trained | buffers).items():
             tensor.copy_(start.tensors["weights" if name in trained else "buffers"][name])
-        self.stage.restore(values["stage"], start.tensors["stage"])
+        self.hooks.restore(values["stage"], start.tensors["stage"])
         self.epoch, self.n_in_epoch, self.finished = values["epoch"], values["n_in_epoch"], values["finished"]
         self.bad_updates, self._earlier_s = list(values["bad_updates"]), values["seconds"]
 
@@ -228,7 +228,7 @@ class ResumableTrainer(CarefulTrainer):
     def _write(self, checkpoint: Checkpoint) -> None:
         if self.checkpoints.folder is not None:
             update, epoch, n_in_epoch = (checkpoint.values[name] for name in ("update", "epoch", "n_in_epoch"))
-            self.checkpoints.save(checkpoint, update, epoch, is_best=n_in_epoch == 0 and self.stage.is_best(epoch - 1))
+            self.checkpoints.save(checkpoint, update, epoch, is_best=n_in_epoch == 0 and self.hooks.is_best(epoch - 1))
         self._saved_at = time.monotonic()
 
     def _save_after_stop(self) -> None:

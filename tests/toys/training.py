@@ -14,7 +14,7 @@ from moe.routing.losses import BalanceOptions
 from moe.routing.options import RoutingOptions
 from moe.systems.whisper.base_model import BaseModel, SmallShape, new_base
 from moe.systems.whisper_moe.model import WhisperMoE
-from moe.training.hooks import Stage
+from moe.training.hooks import TrainingHooks
 from moe.training.loop import TrainingPlan, seed_everything
 from tests.toys.models import CONTEXT, dataset, tokenizer
 
@@ -73,7 +73,7 @@ def changed(before: dict[str, Tensor], model: torch.nn.Module) -> set[str]:
     return {name for name, parameter in model.named_parameters() if not torch.equal(before[name], parameter)}
 
 
-class Diary(Stage):
+class Diary(TrainingHooks):
     """Writes down what the loop tells a stage."""
 
     def __init__(self, stop_after: int | None = None) -> None:

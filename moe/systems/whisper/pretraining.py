@@ -28,7 +28,7 @@ from moe.systems.whisper_moe.model import WhisperMoE
 from moe.text.word_errors import word_error_rate
 from moe.training.checkpoints import Checkpoints
 from moe.training.dataset import SpeechDataset
-from moe.training.hooks import Report, Stage
+from moe.training.hooks import Report, TrainingHooks
 from moe.training.loop import TrainingPlan, TrainingSummary, fit
 
 SILENCE_WEIGHT = 0.3  # of frames without a phoneme, class 0
@@ -110,16 +110,16 @@ def pretrain(
     checkpoints = checkpoints or Checkpoints()
     model = BaseTraining(base.model, n_phonemes)
     from_scratch = len(base.missing) == len(list(base.model.named_parameters()))
-    stage = _PretrainingStage(model, len(train_set), dev_set, options, context, report, eval_every)
+    hooks = _PretrainingHooks(model, len(train_set), dev_set, options, context, report, eval_every)
     summary = []
     if not from_scratch and options.missing_updates:
-        summary.append(_train_missing(model, base.missing, train_set, options, plan, context, stage, checkpoints.below("missing")))
-        stage.phase_ends(summary[0])
+        summary.append(_train_missing(model, base.missing, train_set, options, plan, context, hooks, checkpoints.below("missing")))
+        hooks.phase_ends(summary[0])
     if options.pretrain_updates:
         full = dataclasses.replace(plan, learning_rate=options.pretrain_learning_rate, max_updates=options.pretrain_updates)
         groups = None if from_scratch else _loaded_groups(model.base, base.missing, options)
-        summary.append(fit(model, train_set, full, context, stage, groups, checkpoints.below("all")))
-    return Pretrained(dataclasses.replace(base, model=model.base.eval()), tuple(summary), tuple(stage.history))
+        summary.append(fit(model, train_set, full, context, hooks, groups, checkpoints.below("all")))
+    return Pretrained(dataclasses.replace(base, model=model.base.eval()), tuple(summary), tuple(hooks.history))
 
 
 def _train_missing(
@@ -129,7 +129,7 @@ def _train_missing(
     options: PretrainingOptions,
     plan: TrainingPlan,
     context: AudioContextOptions,
-    stage: Stage,
+    hooks: TrainingHooks,
     checkpoints: Checkpoints,
 ) -> TrainingSummary:
     trainable = {name for name, parameter in model.base.named_parameters() if parameter.requires_grad}
@@ -138,7 +138,7 @@ def _train_missing(
     alone = dataclasses.replace(
         plan, learning_rate=options.missing_learning_rate, max_updates=options.missing_updates, decay_share=0.0
     )
-    summary = fit(model, train_set, alone, context, stage, checkpoints=checkpoints)
+    summary = fit(model, train_set, alone, context, hooks, checkpoints=checkpoints)
     for name, parameter in model.base.named_parameters():
         parameter.requires_grad_(name in trainable)
     return summary
@@ -157,7 +157,7 @@ def _loaded_groups(
     return [{"params": parameters, "lr": rates[kind]} for kind, parameters in groups.items() if parameters]
 
 
-class _PretrainingStage(Stage):
+class _PretrainingHooks(TrainingHooks):
     """Scores the base on dev; epochs and updates are counted through both phases, so that no metric is told twice under one number."""
 
     def __init__(

@@ -8,7 +8,7 @@ import torch
 
 from moe.experts.adapter_folders import SHARED, adapter_names, expert_name, experts_from_shared
 from moe.experts.best_adapters import adapter_state
-from moe.experts.expert_training import ExpertOptions, ExpertStage, TrainedExperts, train_experts
+from moe.experts.expert_training import ExpertHooks, ExpertOptions, TrainedExperts, train_experts
 from moe.experts.routed_lora import AdapterOptions, routed_layers
 from moe.recognition.decoding import DecodingOptions, decode
 from moe.routing.weights import one_hot
@@ -152,8 +152,8 @@ def test_a_start_that_makes_no_sense_is_refused(options: dict, message: str) -> 
 
 def test_each_expert_is_scored_on_its_own_cluster(corpus) -> None:
     model, _, dev_set, clusters = mixture_and_data(corpus)
-    stage = ExpertStage(model, dev_set, clusters, ExpertOptions(), CONTEXT, Notes(), 1)
-    found = stage.score()
+    hooks = ExpertHooks(model, dev_set, clusters, ExpertOptions(), CONTEXT, Notes(), 1)
+    found = hooks.score()
     ids = [row["utterance_id"] for row in dev_set.rows]
     for expert in range(N_EXPERTS):
         weights = one_hot(torch.full((N,), expert), N_EXPERTS).weights
@@ -164,7 +164,7 @@ def test_each_expert_is_scored_on_its_own_cluster(corpus) -> None:
         assert found[f"loss/expert_{expert}"] == pytest.approx(np.mean([alone[k].utterance_loss for k in own]), rel=1e-4)
 
 
-class Planned(ExpertStage):
+class Planned(ExpertHooks):
     """A stage whose scores are given, and which keeps every adapter's state after every epoch."""
 
     plan: list[dict[str, float]] = []
@@ -183,7 +183,7 @@ class Planned(ExpertStage):
 
 @pytest.fixture
 def planned(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("moe.experts.expert_training.ExpertStage", Planned)
+    monkeypatch.setattr("moe.experts.expert_training.ExpertHooks", Planned)
 
     def make(*rows: tuple[float, ...]) -> None:
         """Per epoch: the whole WER, then each expert's; losses say the opposite."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from moe.experts.joint_training import JointOptions, JointStage, TrainedMixture, experts_faults, parameter_groups, train_jointly
+from moe.experts.joint_training import JointHooks, JointOptions, TrainedMixture, experts_faults, parameter_groups, train_jointly
 from moe.experts.routed_lora import AdapterOptions, routed_layers
 from moe.routing.curriculum import CurriculumOptions
 from moe.routing.losses import BalanceOptions
@@ -118,8 +118,8 @@ def test_the_curriculum_advances_with_the_epochs(corpus) -> None:
 
 
 def test_dev_is_scored_as_it_will_decode_whatever_the_phase(corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    report, seen, measure = Notes(), [], JointStage._routing_metrics
-    monkeypatch.setattr(JointStage, "_routing_metrics", lambda stage, weights: (seen.append(weights), measure(stage, weights))[1])
+    report, seen, measure = Notes(), [], JointHooks._routing_metrics
+    monkeypatch.setattr(JointHooks, "_routing_metrics", lambda hooks, weights: (seen.append(weights), measure(hooks, weights))[1])
     trained = train(mixture_and_data(corpus), curriculum=CurriculumOptions(soft_epochs=9), report=report, epochs=1)
     loads = trained.history[0]
     assert all(np.count_nonzero(row > 0) <= N_EXPERTS for row in trained.loads)
@@ -204,14 +204,14 @@ def planned_wer(monkeypatch: pytest.MonkeyPatch):
 
     def make(*wers: float, start: float = 1.0) -> list[dict]:
         values = iter(wers)
-        monkeypatch.setattr(JointStage, "_wer", lambda stage, hypotheses: start)
+        monkeypatch.setattr(JointHooks, "_wer", lambda hooks, hypotheses: start)
 
-        def metrics(stage: JointStage, hypotheses) -> dict[str, float]:
-            states.append(weights(stage.model))
+        def metrics(hooks: JointHooks, hypotheses) -> dict[str, float]:
+            states.append(weights(hooks.model))
             wer = next(values)
             return {"wer": wer, "loss": -wer}
 
-        monkeypatch.setattr(JointStage, "_metrics", metrics)
+        monkeypatch.setattr(JointHooks, "_metrics", metrics)
         return states
 
     return make

@@ -145,15 +145,15 @@ def often(folder: Path | None) -> Checkpoints:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_killed_again_and_again_it_ends_with_the_same_bits_and_metrics(corpus, tmp_path: Path, monkeypatch, stage: str) -> None:
+def test_killed_again_and_again_it_ends_with_the_same_bits_and_metrics(corpus, tmp_path: Path, monkeypatch, hooks: str) -> None:
     """Stack pitfall: resumed in the common Trainer, 22 of 22 later updates differed with augmentation."""
     undisturbed = Notes()
-    model, outcome = STAGES[stage](corpus, undisturbed, None, 0)
-    killer, lives, random = Killer(monkeypatch), Notes(), np.random.default_rng(len(stage))
+    model, outcome = STAGES[hooks](corpus, undisturbed, None, 0)
+    killer, lives, random = Killer(monkeypatch), Notes(), np.random.default_rng(len(hooks))
     for n_lives in range(1, 40):
         killer.left = int(random.integers(6, 14))
         try:
-            resumed, reached = STAGES[stage](corpus, lives, often(tmp_path), 2 * (n_lives % 2))
+            resumed, reached = STAGES[hooks](corpus, lives, often(tmp_path), 2 * (n_lives % 2))
             break
         except Killed:
             continue
