@@ -3,7 +3,6 @@
 All of it is measured on the dev split; the test split is read by `evaluate` alone.
 """
 
-import re
 import tempfile
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from moe.experts.joint_training import TrainedMixture
 from moe.routing.gate import Gate, probabilities
 from moe.routing.weights import top_k_weights
 from steps.inputs.corpus import Prepared
+from steps.tracking.names import file_name
 from steps.tracking.step_run import StepRun
 
 N_EXEMPLARS, LONGEST_CLIP_S = 4, 15.0
@@ -42,7 +42,7 @@ def log_training(step: StepRun, trained: TrainedMixture, note: str) -> None:
         return
     panels = {"dev WER": ["wer"], "dev loss": ["loss"], "gate's entropy (1: undecided)": ["routing_entropy"]}
     step.log_figure(training_curves(history, panels, "Joint training", best=trained.epoch, note=note), "plots/training.png")
-    names = {name: name.removeprefix("load/") for name in history.columns if name.startswith("load/expert_")}
+    names = {name: name.removeprefix("load/") for name in history.columns if name.startswith("load/") and name.count("/") == 1}
     by_epoch = history.rename(columns=names | {"routing_entropy": "entropy"})
     step.log_figure(load_by_epoch(by_epoch, "Expert load on dev by epoch", note), "plots/load_by_epoch.png")
     title = "Routing of dev over the epochs (rows sum to 1; darker: more)"
@@ -51,9 +51,9 @@ def log_training(step: StepRun, trained: TrainedMixture, note: str) -> None:
 
 def loads_by_epoch(history: pd.DataFrame) -> dict[int, pd.DataFrame]:
     """Expert load by etiology for each epoch: rows etiologies, columns `expert_0` … in the order of the experts."""
-    names = [name.split("/") for name in history.columns if name.startswith("load/") and name.count("/") == 2]
-    groups = sorted({group for _, group, _ in names})
-    experts = sorted({expert for _, _, expert in names}, key=lambda name: int(name.rpartition("_")[2]))
+    names = [name.removeprefix("load/").rpartition("/") for name in history.columns if name.startswith("load/")]
+    groups = sorted({group for group, slash, _ in names if slash})  # the name of an etiology may hold slashes itself
+    experts = sorted({expert for _, slash, expert in names if slash}, key=lambda name: int(name.rpartition("_")[2]))
     return {
         int(row["epoch"]): pd.DataFrame([[row[f"load/{group}/{expert}"] for expert in experts] for group in groups], groups, experts)
         for row in history.to_dict("records")
@@ -98,9 +98,9 @@ def routed_rows(gate: Gate, dev: pd.DataFrame, vectors: np.ndarray, top_k: int, 
 
 
 def clip_names(chosen: pd.DataFrame) -> list[str]:
-    """A file for each exemplar: a folder by expert, numbered by rank, with what a file name can hold of the utterance's id."""
+    """A file for each exemplar: a folder by expert, numbered by rank, with the utterance's id."""
     ranks = chosen.groupby("expert").cumcount() + 1
-    ids = [re.sub(r"[^\w.-]+", "_", str(name))[:80] for name in chosen["utterance_id"]]
+    ids = [file_name(str(name)) for name in chosen["utterance_id"]]
     return [f"expert_{expert}/{rank}_{name}.wav" for expert, rank, name in zip(chosen["expert"], ranks, ids, strict=True)]
 
 

@@ -7,16 +7,16 @@ import dataclasses
 import json
 import logging
 import posixpath
-import re
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
+from steps.tracking.names import store_name
 from steps.tracking.resuming import OpenRun
 from steps.tracking.retries import RetryingClient
 from steps.tracking.secrets import public
@@ -25,7 +25,7 @@ ARTIFACTS_TAG = "moe.artifacts"
 SHOWN_TABLES_TAG = "mlflow.loggedArtifacts"
 NOTE_TAG = "mlflow.note.content"
 N_PARAMETERS_PER_CALL = 100  # the store takes no more at once
-MAX_DIGEST, MAX_NAME, MAX_PARAMETER, MAX_NOTE = 36, 250, 6000, 7900
+MAX_DIGEST, MAX_PARAMETER, MAX_NOTE = 36, 6000, 7900
 TABLE_FORMATS = (".json", ".csv", ".parquet")
 CUT = "\n\n… (cut: the store keeps no longer text)"
 
@@ -56,7 +56,7 @@ class StepRun:
         for update, values in history:
             log.info("%s, %d: %s", self.step, update, ", ".join(f"{name} {value:.6g}" for name, value in values.items()))
         self.opened.metrics.add(
-            [Metric(metric_name(name), float(value), now, update) for update, values in history for name, value in values.items()]
+            [Metric(store_name(name), float(value), now, update) for update, values in history for name, value in values.items()]
         )
 
     def keep_metrics(self) -> None:
@@ -79,7 +79,7 @@ class StepRun:
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags in one call."""
-        self.client.log_batch(self.run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
+        self.client.log_batch(self.run_id, tags=[RunTag(store_name(name), str(value)) for name, value in tags.items()])
 
     def describe(self, markdown: str) -> None:
         """Set the run's description: what it read, made and found."""
@@ -170,10 +170,3 @@ def _write_table(table: pd.DataFrame, path: Path) -> None:
         table.to_csv(path, index=False)
     else:
         table.to_parquet(path, index=False)
-
-
-def metric_name(name: str) -> str:
-    """A name the store takes: letters, digits and `_-. :/` in any script, no empty or dotted path parts, at most 250 characters."""
-    allowed = re.sub(r"[^\w\-.:/ ]", "_", name)
-    parts: Sequence[str] = [part for part in allowed.split("/") if part.strip(".")]
-    return "/".join(parts)[:MAX_NAME] or "_"

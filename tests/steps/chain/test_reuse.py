@@ -23,7 +23,7 @@ import dataclasses
 from pathlib import Path
 from moe.files import folder_digest
 from moe.options import Options, option
-from steps import tracking
+from steps.tracking import runs as tracking
 import parts
 
 @dataclasses.dataclass(frozen=True)
@@ -207,11 +207,11 @@ def test_imports_are_followed_as_python_follows_them(tmp_path: Path) -> None:
     files = {
         "steps/__init__.py": "",
         "steps/gate.py": "import os\nfrom moe import gate\nfrom . import tracking\ndef f():\n    import moe.deep.layer\n",
-        "steps/tracking/runs.py": "",
+        "steps/tracking.py": "",
         "steps/other.py": "",
         "moe/__init__.py": "from .version import X\n",
         "moe/version.py": "X = 1\n",
-        "moe/routing/gate.py": "from .deep.maths import softmax\n",
+        "moe/gate.py": "from .deep.maths import softmax\n",
         "moe/notes.txt": "read by some module",
         "moe/deep/__init__.py": "",
         "moe/deep/layer.py": "from ..gate import G\nfrom .. import options as o\n",

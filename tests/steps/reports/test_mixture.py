@@ -36,6 +36,14 @@ def test_rows_hold_the_gates_whole_distribution_beside_the_weights_it_leads_to(t
     assert found["loudness_db"].between(-60, 0).all()
 
 
-def test_files_are_ordered_and_named_without_what_a_path_cannot_hold() -> None:
-    chosen = pd.DataFrame({"expert": [0, 0, 2], "utterance_id": ["a/b c.wav", "../../x", "ü"]})
-    assert clip_names(chosen) == ["expert_0/1_a_b_c.wav.wav", "expert_0/2_.._.._x.wav", "expert_2/1_ü.wav"]
+def test_files_are_ordered_and_named_without_what_a_path_cannot_hold(tmp_path: Path) -> None:
+    chosen = pd.DataFrame({"expert": [0, 0, 2, 2], "utterance_id": ["a/b c.wav", "../../x", "ü", "\U00020000" * 80]})
+    names = clip_names(chosen)
+    assert names[:3] == ["expert_0/1_a:2fb c.wav.wav", "expert_0/2_:2e.:2f..:2fx.wav", "expert_2/1_ü.wav"]
+    (tmp_path / Path(names[3]).name).touch()  # 320 bytes would be more than a file system takes
+
+
+def test_an_etiology_with_slashes_is_in_the_picture_too() -> None:
+    values = {"load/expert_0": 0.5, "load/als/bulbar/expert_0": 0.2, "load/als/expert_0": 0.3, "load/expert_0/expert_0": 0.4}
+    found = loads_by_epoch(pd.DataFrame([{"epoch": 0, **values}]))[0]
+    assert found["expert_0"].to_dict() == {"als": 0.3, "als/bulbar": 0.2, "expert_0": 0.4}

@@ -93,9 +93,9 @@ def test_an_interrupted_step_goes_on_in_its_run(error: type[BaseException], stat
 KILLED = """
 import time
 from toy_steps.held import StepOptions
-from steps import tracking
-with tracking.step_run("gate", StepOptions()) as run:
-    (tracking.work_dir(run) / "half").touch()
+from steps.tracking import runs
+with runs.step_run("gate", StepOptions()) as run:
+    (runs.work_dir(run) / "half").touch()
     for update in range(5):
         run.log_metrics({"train/loss": update / 2}, update)
     print("id", run.run_id, flush=True)
