@@ -59,7 +59,8 @@ def top_k_weights(
     if top_k >= gate_logits.shape[-1]:
         return RoutingWeights(probabilities, gate_logits.shape[-1]), probabilities
     values, indices = probabilities.topk(top_k, dim=-1)  # (B, k)
-    values = values / values.sum(-1, keepdim=True) if renormalise else values
+    if renormalise:  # w / w is the constant 1, but its gradient is 0 only up to rounding, which differs by processor
+        values = torch.ones_like(values) if top_k == 1 else values / values.sum(-1, keepdim=True)
     return RoutingWeights(torch.zeros_like(probabilities).scatter(-1, indices, values), top_k), probabilities
 
 
