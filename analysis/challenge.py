@@ -60,17 +60,12 @@ def challenge_score(table: pd.DataFrame, rule: str) -> ChallengeScore:
     return ChallengeScore(rule, wer if chosen.primary == "wer" else cer, wer, cer, len(table), len(sides) == 2)
 
 
-def forgive_unknown(reference: str, hypothesis: str) -> tuple[str, str]:
-    """Reference and hypothesis with unknown words made harmless.
-
-    In the alignment of words: `unk` for which another word was heard becomes that word, `unk` for which nothing was heard is
-    dropped, and `unk` that the recogniser made up is dropped.
-    """
-    references, hypotheses = _forgiven([reference], [hypothesis])
-    return references[0], hypotheses[0]
-
-
 def _forgiven(references: Sequence[str], hypotheses: Sequence[str]) -> tuple[list[str], list[str]]:
+    """References and hypotheses with unknown words made harmless.
+
+    In the alignment of words: `unk` for which another word was recognised becomes that word, `unk` for which none was recognised
+    is dropped, and `unk` that the recogniser made up is dropped.
+    """
     output = jiwer.process_words(list(references), list(hypotheses))
     kept = [_forgive(*row) for row in zip(output.references, output.hypotheses, output.alignments, strict=True)]
     return [reference for reference, _ in kept], [hypothesis for _, hypothesis in kept]

@@ -111,11 +111,6 @@ def load_by(table: pd.DataFrame, column: str = "etiology") -> pd.DataFrame:
     return means.rename_axis("group")
 
 
-def cluster_table(table: pd.DataFrame, column: str = "etiology") -> pd.DataFrame:
-    """Number of utterances of each cluster (rows, noise −1 first) in each group (columns)."""
-    return pd.crosstab(table["cluster"].rename("cluster"), groups_of(table, column).astype(str).rename("group"))
-
-
 def collapse(table: pd.DataFrame, limit: float = COLLAPSE_SHARE) -> Collapse:
     """Whether an expert wins more than `limit` of the utterances, unless its cluster holds that share of them.
 

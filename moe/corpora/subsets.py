@@ -27,18 +27,6 @@ def subset(manifest: pd.DataFrame, percent: float, seed: int) -> list[str]:
     return sorted(manifest.loc[(place * 100 < percent * size).to_numpy(), "utterance_id"])
 
 
-def stage_subset(manifest: pd.DataFrame, stage_percent: float, data_percent: float, seed: int) -> list[str]:
-    """The ids a stage works on: its own percentage, scaled together with all others by `data_percent`.
-
-    Raises:
-        ValueError: as `subset`, for either percentage.
-    """
-    for name, value in (("stage_percent", stage_percent), ("data_percent", data_percent)):
-        if not 0 < value <= 100:
-            raise ValueError(f"{name}={value}: must be above 0 and at most 100")
-    return subset(manifest, stage_percent * data_percent / 100, seed)
-
-
 def at_most(manifest: pd.DataFrame, max_samples: int, seed: int) -> list[str]:
     """The ids of at most `max_samples` utterances, drawn evenly from all strata, sorted.
 

@@ -127,10 +127,6 @@ class BalanceWindow(nn.Module):
         self.register_buffer("recent", torch.zeros(size, n_experts))
         self.register_buffer("n_seen", torch.zeros((), dtype=torch.long))
 
-    def mean(self, probabilities: Tensor) -> Tensor:
-        """Mean routing over the window with this batch in it, (B, E) → (E,); the batch joins the window."""
-        return self.join(probabilities).mean(0)
-
     def join(self, probabilities: Tensor) -> Tensor:
         """The batch joins the window: (B, E) → (n, E), the batch and what the window holds beside it; gradient through the batch.
 

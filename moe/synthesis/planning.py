@@ -62,23 +62,6 @@ class SpeakerPlan:
     candidates: tuple[tuple[str, ...], ...]
 
 
-def pretraining_options(seed: int = 0) -> SynthesisOptions:
-    """The corpus of the base model: 10 080 typical utterances of 160 speakers; 300 test utterances of known and of reserved voices."""
-    return SynthesisOptions(
-        seed=seed,
-        styles="typical",
-        purpose="pretraining",
-        n_train_speakers=160,
-        n_utterances=63,
-        n_dev_speakers=0,
-        n_test_speakers=12,
-        n_reserved_speakers=12,
-        n_test_utterances=25,
-        seen_share=0.0,
-        alignments=True,
-    )
-
-
 def plan(options: SynthesisOptions) -> list[SpeakerPlan]:
     """All speakers of the corpus with their sentences, sorted by name.
 

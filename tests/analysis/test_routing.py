@@ -64,11 +64,6 @@ def test_load_by_etiology_averages_within_the_group():
     assert table.to_numpy().tolist() == [[0.75, 0.25], [1, 0], [0, 1]]
 
 
-def test_clusters_and_etiologies_are_counted_with_noise_in_its_own_row():
-    table = routing.cluster_table(routed(HALVES, cluster=[0, 0, -1, 1], etiology=["a", "b", "b", "b"]))
-    assert table.index.tolist() == [-1, 0, 1] and table.to_numpy().tolist() == [[0, 1], [1, 1], [0, 1]]
-
-
 def test_collapse_is_seen():
     """Pitfall 2: one expert took all fifty evaluation utterances and nothing said so."""
     found = routing.collapse(routed([[1, 0]] * 50, cluster=[0] * 25 + [1] * 25))

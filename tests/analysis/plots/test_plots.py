@@ -16,7 +16,7 @@ from analysis.plots import clusters, comparison, corpus, errors, gate, profiles,
 from analysis.plots.canvas import COLOURS, colour_of, marker_of
 from analysis.profiles import expert_profiles, group_shares, standard_scores
 from analysis.report import figure_png
-from analysis.routing import cluster_table, load_by
+from analysis.routing import load_by
 
 NOTE = "synthetic speech"
 
@@ -53,7 +53,7 @@ def all_figures(table):
     yield corpus.amounts_figure(table, NOTE)
     yield corpus.spectrograms_figure([np.random.rand(8, 20)] * 4, list("abcd"), 0.01, note=NOTE)
     yield clusters.embedding_map(generator.normal(size=(60, 2)), table["cluster"], table["etiology"], note=NOTE)
-    yield clusters.cluster_heatmap(cluster_table(table), note=NOTE)
+    yield clusters.cluster_heatmap(pd.crosstab(table["cluster"], table["etiology"]), note=NOTE)
     yield clusters.sweep_figure(pd.DataFrame({"n_experts": [2, 3], "silhouette": [0.1, 0.2]}), 3, note=NOTE)
     yield gate.reliability_figure(
         reliability(probabilities, labels), expected_calibration_error(probabilities, labels), note=NOTE

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe.corpora.subsets import at_most, stage_subset, subset
+from moe.corpora.subsets import at_most, stage_percent, subset
 
 
 def manifest(sizes: dict[str, int], splits: tuple[str, ...] = ("train",)) -> pd.DataFrame:
@@ -56,22 +56,16 @@ def test_another_seed_draws_others():
 
 
 def test_stages_scale_together():
-    five = stage_subset(CORPUS, 5, 50, 0)
-    assert five == subset(CORPUS, 2.5, 0)
-    assert (
-        set(five)
-        <= set(stage_subset(CORPUS, 15, 50, 0))
-        <= set(stage_subset(CORPUS, 100, 50, 0))
-        <= set(stage_subset(CORPUS, 100, 60, 0))
-    )
+    n = len(CORPUS)
+    assert stage_percent(5, 50, 0, n) == 2.5 and stage_percent(5, 50, n, n) == 50
+    stages = [set(subset(CORPUS, stage_percent(*percents, 0, n), 0)) for percents in ((5, 50), (15, 50), (100, 50), (100, 60))]
+    assert all(small < large for small, large in zip(stages, stages[1:], strict=False))
 
 
 @pytest.mark.parametrize("percent", [0, -1, 100.1, float("nan")])
 def test_percentages_out_of_range_are_refused_by_name(percent):
     with pytest.raises(ValueError, match="percent=.*above 0 and at most 100"):
         subset(CORPUS, percent, 0)
-    with pytest.raises(ValueError, match="data_percent="):
-        stage_subset(CORPUS, 5, percent, 0)
     with pytest.raises(ValueError, match="without utterances"):
         subset(CORPUS.iloc[:0], 5, 0)
 

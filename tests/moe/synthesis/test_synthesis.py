@@ -4,11 +4,13 @@ import dataclasses
 import functools
 import random
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +21,7 @@ from moe.synthesis.corpus import render_speaker, synthesize
 from moe.synthesis.effects import SAMPLE_RATE, Speech
 from moe.synthesis.espeak import Espeak, Prosody
 from moe.synthesis.grammar import Grammar, grammars, is_held_out
-from moe.synthesis.planning import SynthesisOptions, plan, pretraining_options
+from moe.synthesis.planning import SynthesisOptions, plan
 from moe.synthesis.rendering import render
 from moe.synthesis.styles import STYLES
 from moe.synthesis.voices import RESERVED_VARIANTS, make_speaker
@@ -27,7 +29,16 @@ from moe.synthesis.voices import RESERVED_VARIANTS, make_speaker
 TOY = {"n_train_speakers": 2, "n_dev_speakers": 1, "n_test_speakers": 1, "n_utterances": 2, "n_dev_utterances": 1, "n_test_utterances": 2,
        "seen_share": 0.5, "n_workers": 1}  # fmt: skip
 planned = functools.cache(plan)
+MAKEFILE = Path(__file__).resolve().parents[3] / "Makefile"
 NORMAL = Prosody(rate=170, pitch=50, pitch_range=50)
+
+
+@functools.cache
+def base_corpus() -> SynthesisOptions:
+    """The corpus that `make base` trains the shipped base model on."""
+    target = MAKEFILE.read_text().partition("\nbase: ")[2].partition("\n\n")[0]
+    given = {name: yaml.safe_load(value) for name, value in re.findall(r"-P (\w+)=(\S+)", target)}
+    return SynthesisOptions(**{field.name: given[field.name] for field in dataclasses.fields(SynthesisOptions) if field.name in given})
 
 
 def speaker_of(style: str, language: str = "en", key: object = 0):
@@ -165,7 +176,7 @@ def test_every_style_speaks_every_language(language):
 
 
 def test_speakers_are_in_one_split_and_purposes_share_none():
-    plans, base = planned(SynthesisOptions(seed=0)), planned(pretraining_options(seed=0))
+    plans, base = planned(SynthesisOptions(seed=0)), planned(base_corpus())
     for each in (plans, base):
         assert len({one.speaker.name for one in each}) == len(each)
     own = {dataclasses.replace(one.speaker, name="") for one in plans + base}
@@ -177,7 +188,7 @@ def test_unseen_test_sentences_are_in_no_training_data_not_even_the_base_models(
     options = SynthesisOptions(seen_share=0.0)
     trained = {
         text
-        for each in planned(options) + planned(pretraining_options())
+        for each in planned(options) + planned(base_corpus())
         if each.split == "train"
         for row in each.candidates
         for text in row
@@ -187,7 +198,7 @@ def test_unseen_test_sentences_are_in_no_training_data_not_even_the_base_models(
 
 
 def test_the_pretraining_corpus_has_the_stated_size():
-    plans = planned(pretraining_options())
+    plans = planned(base_corpus())
     sizes = [(each.split, each.is_reserved_voice, len(each.candidates)) for each in plans]
     assert sum(n for split, _, n in sizes if split == "train") == 10_080
     assert sum(n for split, reserved, n in sizes if split == "test" and not reserved) == 300
@@ -195,7 +206,7 @@ def test_the_pretraining_corpus_has_the_stated_size():
 
 
 def test_reserved_variants_are_heard_from_reserved_speakers_only():
-    for each in planned(pretraining_options()) + planned(SynthesisOptions()):
+    for each in planned(base_corpus()) + planned(SynthesisOptions()):
         assert (each.speaker.voice.split("+")[1] in RESERVED_VARIANTS) == each.is_reserved_voice
 
 
