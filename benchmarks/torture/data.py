@@ -1,6 +1,5 @@
 """Torture by data: not-a-numbers planted in training, faulty files in a corpus, and the same test set in another order."""
 
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.torture.arena import ROOT, Arena, toy_options
+from benchmarks.torture.arena import Arena, toy_options
 from moe.recognition.decoding import DecodingOptions
 from moe.systems.whisper_moe.folder import load_model
 from steps import main
@@ -47,12 +46,10 @@ def another_order(arena: Arena, seed: int) -> str:
 
 
 def _train_spoilt(where: str) -> dict[str, Any]:
-    sys.path.insert(0, str(ROOT / "tests"))
     import torch
 
     from moe.training.loop import fit
-    from tests.moe.training.test_resume import Spoilt
-    from tests.toys.training import CONTEXT, Diary, dataset, plan, toy_base, toy_mixture, write_corpus
+    from tests.toys.training import CONTEXT, Diary, Spoilt, dataset, plan, toy_base, toy_mixture, write_corpus
 
     model = toy_mixture(toy_base(), n_experts=0)
     with tempfile.TemporaryDirectory() as folder:
@@ -91,8 +88,7 @@ def _n_test(prepare_run_id: str) -> int:
 
 def _write_faulty(root: Path) -> dict[str, str]:
     """A folder corpus in which every way of being faulty occurs; path → reason of the faulty ones."""
-    sys.path.insert(0, str(ROOT / "tests"))
-    from tests.moe.corpora.test_quarantine import PLANTED, wav
+    from tests.toys.faults import PLANTED, wav
 
     (root / "wav").mkdir(parents=True)
     places = np.random.default_rng(5).permutation(np.arange(10, N_UTTERANCES))[: len(PLANTED)]

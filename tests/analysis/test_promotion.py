@@ -7,11 +7,8 @@ import pytest
 
 from analysis.promotion import decide, regressions
 from analysis.systems import SystemScores, counted
-from tests.toys.registry import toy_hypotheses
+from tests.toys.registry import BETTER, WORSE, WRONG, toy_hypotheses
 
-WRONG = {"als": 0.5, "stroke": 0.4, "typical": 0.2}
-BETTER = {"als": 0.25, "stroke": 0.2, "typical": 0.1}
-WORSE = {"als": 0.7, "stroke": 0.6, "typical": 0.3}
 UNFAIR = {"als": 0.1, "stroke": 0.1, "typical": 0.3}
 
 

@@ -141,7 +141,7 @@ class TestEmbeddings:
         whole = embed(base.model, dataset(manifest, tmp_path), tmp_path / "all", self.CONTEXT, 0, "mean_std", 32)
         half = Embeddings(whole.utterance_ids[:2], whole.vectors[:2])
         monkeypatch.setattr(training, "read_embeddings", lambda path: half)
-        monkeypatch.setattr(training.tracking, "upstream", lambda *_: tmp_path)
+        monkeypatch.setattr(training.artifacts, "upstream", lambda *_: tmp_path)
         found = embeddings_of(prepared(manifest, tmp_path), manifest, base, RoutingOptions(), self.CONTEXT, "an id")
         np.testing.assert_allclose(found.select(manifest["utterance_id"]), whole.vectors, atol=1e-5)
 
@@ -149,7 +149,7 @@ class TestEmbeddings:
         manifest = write_corpus(tmp_path)
         cached = Embeddings(tuple(manifest["utterance_id"]), np.zeros((len(manifest), 3), np.float32))
         monkeypatch.setattr(training, "read_embeddings", lambda path: cached)
-        monkeypatch.setattr(training.tracking, "upstream", lambda *_: tmp_path)
+        monkeypatch.setattr(training.artifacts, "upstream", lambda *_: tmp_path)
         assert embeddings_of(prepared(manifest, tmp_path), manifest, toy_base(), RoutingOptions(), self.CONTEXT, "id") is cached
 
     def test_an_utterance_without_embedding_is_an_error(self) -> None:

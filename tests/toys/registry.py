@@ -27,6 +27,9 @@ from tests.toys.models import CONTEXT, N_EXPERTS, adapter_options, awaken, share
 WORDS = ("oak", "elm", "fig", "ash", "yew", "bay", "fir", "box")
 GROUPS = ("als", "stroke", "typical")
 N_SPEAKERS, N_EACH = 12, 6  # utterances of each speaker
+WRONG = {"als": 0.5, "stroke": 0.4, "typical": 0.2}
+BETTER = {"als": 0.25, "stroke": 0.2, "typical": 0.1}
+WORSE = {"als": 0.7, "stroke": 0.6, "typical": 0.3}
 
 
 @contextlib.contextmanager

@@ -73,6 +73,30 @@ def changed(before: dict[str, Tensor], model: torch.nn.Module) -> set[str]:
     return {name for name, parameter in model.named_parameters() if not torch.equal(before[name], parameter)}
 
 
+class Spoilt(torch.nn.Module):
+    """A model in which one utterance's loss, or the whole gradient, is not a number."""
+
+    accepts_loss_kwargs = False
+
+    def __init__(self, model: torch.nn.Module, utterance_id: str, where: str) -> None:
+        super().__init__()
+        self.model, self.utterance_id, self.where = model, utterance_id, where
+
+    def forward(self, utterance_ids, mel, labels, **batch):
+        if self.utterance_id in utterance_ids:
+            row = utterance_ids.index(self.utterance_id)
+            if self.where == "audio":
+                mel = mel.index_fill(0, torch.tensor([row]), float("nan"))
+            outputs = self.model(utterance_ids=utterance_ids, mel=mel, labels=labels, **batch)
+            if self.where == "label":
+                outputs["utterance_loss"] = outputs["utterance_loss"].index_fill(0, torch.tensor([row]), float("nan"))
+                outputs["loss"] = outputs["loss"] * float("nan")
+            if self.where == "gradient":
+                outputs["loss"].register_hook(lambda gradient: gradient * float("inf"))
+            return outputs
+        return self.model(utterance_ids=utterance_ids, mel=mel, labels=labels, **batch)
+
+
 class Diary(TrainingHooks):
     """Writes down what the loop tells a stage."""
 

@@ -11,7 +11,7 @@ from moe.files import write_json
 from moe.training.checkpoints import CheckpointOptions, Checkpoints
 from moe.training.loop import fit
 from moe.training.trainer import ResumableTrainer
-from tests.moe.training.test_checkpoints import Recorded
+from tests.toys.checkpoints import Recorded
 from tests.toys.training import CONTEXT, Diary, dataset, plan, toy_base, toy_mixture, weights, write_corpus
 
 

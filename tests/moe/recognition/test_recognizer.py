@@ -10,21 +10,11 @@ from hypothesis import strategies as st
 from moe.audio.cutting import cut_quietly
 from moe.recognition.decoding import DecodingOptions, decode
 from moe.recognition.recognizer import Segment, WaveformSet, WhisperRecognizer
-from moe.systems.whisper.base_model import load_base, save_base
-from moe.systems.whisper_moe.folder import SavedModel, build
-from tests.moe.systems.whisper_moe.test_folder import record_of
 from tests.toys.corpora import RATE
-from tests.toys.models import ALL_LINEARS, CONTEXT, N_EXPERTS, adapter_options, awaken, shared_base, toy_gate, toy_wave
+from tests.toys.models import CONTEXT, N_EXPERTS, toy_wave
+from tests.toys.recognizers import recognizer
 
 OPTIONS = DecodingOptions(max_tokens_per_s=1.0)
-
-
-def recognizer(tmp_path: Path, n_experts: int = N_EXPERTS) -> WhisperRecognizer:
-    save_base(shared_base(), tmp_path)
-    base, record = load_base(str(tmp_path)), record_of(n_experts, adapter_options(ALL_LINEARS))
-    model = build(base, record, toy_gate(2 * base.model.config.d_model, n_experts) if n_experts else None)
-    awaken(model.base)
-    return WhisperRecognizer(SavedModel(model.eval(), base.processor, record))
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from moe.audio.waveforms import load_audio
 from moe.recognition.decoding import DecodingOptions
 from moe.serving.requests import Asked, RequestError, ServiceOptions
 from moe.serving.service import Service
-from tests.moe.recognition.test_recognizer import recognizer
 from tests.toys.corpora import RATE
 from tests.toys.models import N_EXPERTS, toy_wave
+from tests.toys.recognizers import recognizer
 from tests.toys.registry import toy_recording
 
 OPTIONS = ServiceOptions(max_audio_s=8.0, max_tokens_per_s=2.0, max_inputs=3)

@@ -21,10 +21,9 @@ from moe.recognition.decoding import DecodingOptions
 from moe.recognition.recognizer import WhisperRecognizer
 from steps import register
 from steps.tracking import artifacts
-from tests.toys.registry import log_toy_asr, log_toy_evaluation, toy_recording, toy_store
+from tests.toys.registry import WRONG, log_toy_asr, log_toy_evaluation, toy_recording, toy_store
 
 pytestmark = pytest.mark.slow
-WRONG = {"als": 0.5, "stroke": 0.4, "typical": 0.2}
 URI = "models:/whisper-moe@champion"
 HEADERS = {"Content-Type": "application/json"}
 

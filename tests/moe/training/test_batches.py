@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from moe.audio.augmentation import AugmentationOptions
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper.tokens import IGNORED, label_ids
-from moe.training import batches
+from moe.training import dataset as dataset_module
 from moe.training.batches import LengthGroupedSampler, collator
 from moe.training.dataset import Draw
 from tests.toys.models import CONTEXT, LENGTHS_S, dataset, shared_base, tokenizer, write_corpus
@@ -107,9 +107,9 @@ def test_the_cache_changes_nothing_and_is_bounded(corpus, monkeypatch) -> None:
     data = dataset(manifest, root, augmentation=AugmentationOptions())
     first = data[Draw(1, 0)]["mel"]
     assert np.array_equal(data[Draw(1, 0)]["mel"], first) and 1 in data._cache
-    monkeypatch.setattr(batches, "CACHE_BYTES", data._cached_bytes + 1)
+    monkeypatch.setattr(dataset_module, "CACHE_BYTES", data._cached_bytes + 1)
     assert data.mel(4).shape[0] == 16 and 4 not in data._cache
-    monkeypatch.setattr(batches, "CACHE_BYTES", 0)
+    monkeypatch.setattr(dataset_module, "CACHE_BYTES", 0)
     assert np.array_equal(dataset(manifest, root, augmentation=AugmentationOptions())[Draw(1, 0)]["mel"], first)
 
 

@@ -15,46 +15,12 @@ from moe.training.checkpoints import (
     DAMAGED,
     PREFIX,
     Checkpoint,
-    CheckpointOptions,
     Checkpoints,
     DamagedCheckpoint,
-    TrainingEvents,
     read_checkpoint,
 )
 from moe.training.random_state import generators, set_generators
-
-
-class Recorded(TrainingEvents):
-    """Writes down what it is told."""
-
-    def __init__(self) -> None:
-        self.reported: list[tuple[str, str]] = []
-
-    def report(self, event: str, text: str) -> None:
-        self.reported.append((event, text))
-
-    def of(self, event: str) -> list[str]:
-        return [text for name, text in self.reported if name == event]
-
-
-def state(number: int) -> Checkpoint:
-    weights = {"a": torch.full((3, 2), float(number)), "n": torch.tensor(number)}
-    return Checkpoint({"update": number, "best": float("inf"), "rate": 0.1 + 0.2}, {"weights": weights, "stage": {}})
-
-
-def kept(folder: Path, **options) -> Checkpoints:
-    return Checkpoints(folder, CheckpointOptions(**options), Recorded())
-
-
-def names(folder: Path, prefix: str = PREFIX) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.name.startswith(prefix))
-
-
-def filled(folder: Path, n: int = 3) -> Checkpoints:
-    found = kept(folder, keep_checkpoints=n)
-    for number in range(1, n + 1):
-        found.save(state(number), number, 0)
-    return found
+from tests.toys.checkpoints import damage, filled, kept, names, state
 
 
 def test_what_is_read_is_what_was_written_to_the_bit(tmp_path: Path) -> None:
@@ -72,26 +38,6 @@ def test_any_number_and_any_bits_survive(tmp_path_factory, value: float, bits: b
     kept(folder).save(Checkpoint({"x": value}, {"t": {"x": tensor.view(torch.float32)}}), 1, 0)
     found = kept(folder).newest()
     assert found.values == {"x": value} and torch.equal(found.tensors["t"]["x"].view(torch.int32), tensor)
-
-
-def damage(path: Path, how: str) -> None:
-    file = path / "weights.safetensors"
-    if how == "truncated":
-        file.write_bytes(file.read_bytes()[:-5])
-    elif how == "emptied":
-        file.write_bytes(b"")
-    elif how == "missing":
-        file.unlink()
-    elif how == "flipped":
-        raw = bytearray(file.read_bytes())
-        raw[-3] ^= 1
-        file.write_bytes(raw)
-    elif how == "added":
-        (path / "more.safetensors").write_bytes(b"")
-    elif how == "no manifest":
-        (path / "manifest.json").unlink()
-    else:
-        (path / "manifest.json").write_text(how)
 
 
 @pytest.mark.parametrize("how", ["truncated", "emptied", "missing", "flipped", "added", "no manifest", "{", "[]", '{"files": {}}'])

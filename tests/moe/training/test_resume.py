@@ -27,12 +27,13 @@ from moe.training.bad_updates import TooManyBadUpdates
 from moe.training.checkpoints import PREFIX, CheckpointOptions, Checkpoints
 from moe.training.loop import fit
 from moe.training.trainer import ResumableTrainer
-from tests.moe.training.test_checkpoints import Recorded
+from tests.toys.checkpoints import Recorded
 from tests.toys.training import (
     CONTEXT,
     N_EXPERTS,
     Diary,
     Notes,
+    Spoilt,
     dataset,
     one_hot_rows,
     plan,
@@ -145,15 +146,15 @@ def often(folder: Path | None) -> Checkpoints:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_killed_again_and_again_it_ends_with_the_same_bits_and_metrics(corpus, tmp_path: Path, monkeypatch, hooks: str) -> None:
+def test_killed_again_and_again_it_ends_with_the_same_bits_and_metrics(corpus, tmp_path: Path, monkeypatch, stage: str) -> None:
     """Stack pitfall: resumed in the common Trainer, 22 of 22 later updates differed with augmentation."""
     undisturbed = Notes()
-    model, outcome = STAGES[hooks](corpus, undisturbed, None, 0)
-    killer, lives, random = Killer(monkeypatch), Notes(), np.random.default_rng(len(hooks))
+    model, outcome = STAGES[stage](corpus, undisturbed, None, 0)
+    killer, lives, random = Killer(monkeypatch), Notes(), np.random.default_rng(len(stage))
     for n_lives in range(1, 40):
         killer.left = int(random.integers(6, 14))
         try:
-            resumed, reached = STAGES[hooks](corpus, lives, often(tmp_path), 2 * (n_lives % 2))
+            resumed, reached = STAGES[stage](corpus, lives, often(tmp_path), 2 * (n_lives % 2))
             break
         except Killed:
             continue
@@ -233,30 +234,6 @@ def lora_and_data(corpus, **changes):
 
 def finite(model: torch.nn.Module) -> bool:
     return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
-
-
-class Spoilt(torch.nn.Module):
-    """A model in which one utterance's loss, or the whole gradient, is not a number."""
-
-    accepts_loss_kwargs = False
-
-    def __init__(self, model: torch.nn.Module, utterance_id: str, where: str) -> None:
-        super().__init__()
-        self.model, self.utterance_id, self.where = model, utterance_id, where
-
-    def forward(self, utterance_ids, mel, labels, **batch):
-        if self.utterance_id in utterance_ids:
-            row = utterance_ids.index(self.utterance_id)
-            if self.where == "audio":
-                mel = mel.index_fill(0, torch.tensor([row]), float("nan"))
-            outputs = self.model(utterance_ids=utterance_ids, mel=mel, labels=labels, **batch)
-            if self.where == "label":
-                outputs["utterance_loss"] = outputs["utterance_loss"].index_fill(0, torch.tensor([row]), float("nan"))
-                outputs["loss"] = outputs["loss"] * float("nan")
-            if self.where == "gradient":
-                outputs["loss"].register_hook(lambda gradient: gradient * float("inf"))
-            return outputs
-        return self.model(utterance_ids=utterance_ids, mel=mel, labels=labels, **batch)
 
 
 @pytest.mark.parametrize("where", ["audio", "label", "gradient"])

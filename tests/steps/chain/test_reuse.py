@@ -23,7 +23,7 @@ import dataclasses
 from pathlib import Path
 from moe.files import folder_digest
 from moe.options import Options, option
-from steps.tracking import runs as tracking
+from steps.tracking import runs
 import parts
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class StepOptions(Options):
         return {"corpus": folder_digest(Path(self.dataset_root))} if self.dataset_root != "none" else {}
 
 def run(options: StepOptions) -> str:
-    with tracking.step_run("gate", options) as run:
+    with runs.step_run("gate", options) as run:
         run.log_text("weights", "gate/gate.txt")
         if options.fail:
             raise ValueError("no")

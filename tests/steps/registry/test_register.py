@@ -26,8 +26,7 @@ from steps import rollback
 from steps.registry import versions
 from steps.tracking import artifacts
 from steps.tracking.store import connect, project_root
-from tests.analysis.test_promotion import BETTER, WORSE, WRONG
-from tests.toys.registry import log_toy_asr, log_toy_evaluation, toy_recording, toy_store
+from tests.toys.registry import BETTER, WORSE, WRONG, log_toy_asr, log_toy_evaluation, toy_recording, toy_store
 
 NAME = "toy-moe"
 ELSEWHERE = """
@@ -155,7 +154,7 @@ def test_a_champion_whose_evaluation_is_gone_is_not_beaten(registered: Registry,
 def test_the_model_is_whole_code_and_safetensors(registered: Registry) -> None:
     files = {path.relative_to(model_dir(registered)).as_posix() for path in model_dir(registered).rglob("*") if path.is_file()}
     assert files >= {
-        "pyfunc_model.py", "code/moe/recognizer.py", "artifacts/model/base/model.safetensors", "artifacts/model/gate/gate.safetensors",
+        "pyfunc_model.py", "code/moe/recognition/recognizer.py", "artifacts/model/base/model.safetensors", "artifacts/model/gate/gate.safetensors",
         "artifacts/model/expert_0/adapter_config.json", "artifacts/model/shared/adapter_model.safetensors", "artifacts/model_card.md",
         "input_example.json", "serving_input_example.json", "requirements.txt",
     }  # fmt: skip

@@ -8,7 +8,7 @@ from mlflow.exceptions import MlflowException
 
 from moe.training.checkpoints import CheckpointOptions, Checkpoints
 from steps.inputs.training import BAD_UPDATES, RunEvents
-from tests.moe.training.test_checkpoints import damage, filled, names
+from tests.toys.checkpoints import damage, filled, names
 
 RECORD = {"update": 3, "epoch": 0, "loss": "nan", "utterance_ids": ["u1", "u2"]}
 

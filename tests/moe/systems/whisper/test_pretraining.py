@@ -61,7 +61,7 @@ def test_from_scratch_it_learns_eight_utterances_by_heart(corpus) -> None:
     tenfold = dataset(pd.concat([manifest] * 10), root, extras={"phonemes": frames})  # scored after each tenth update only
     before = base_wer(base.model, everyone, CONTEXT)
     done = pretrain(base, tenfold, one, options, pretraining_plan(options, 5, 0, "fp32"), CONTEXT, Notes(), n_phonemes=9)
-    assert len(done.fitted) == 1 and done.fitted[0].n_updates == 250 and len(done.history) == 25
+    assert len(done.summary) == 1 and done.summary[0].n_updates == 250 and len(done.history) == 25
     assert before > 0.8 and base_wer(base.model, everyone, CONTEXT) <= 0.05
 
 
@@ -74,7 +74,7 @@ def test_the_first_phase_changes_only_what_was_missing(partial: Path, corpus) ->
     base = complete(partial)
     before = weights(base.model)
     done = run(base, corpus, dataclasses.replace(FAST, pretrain_updates=0))
-    assert changed(before, done.base.model) == set(base.missing) and len(done.fitted) == 1
+    assert changed(before, done.base.model) == set(base.missing) and len(done.summary) == 1
 
 
 def test_the_second_phase_changes_everything_that_can_change(partial: Path, corpus) -> None:
@@ -82,7 +82,7 @@ def test_the_second_phase_changes_everything_that_can_change(partial: Path, corp
     before, frozen = weights(base.model), "model.encoder.embed_positions.weight"  # Whisper's sinusoids are no weights
     done = run(base, corpus, FAST)
     assert set(before) - changed(before, done.base.model) <= {frozen}
-    assert [fitted.n_updates for fitted in done.fitted] == [2, 2]
+    assert [phase.n_updates for phase in done.summary] == [2, 2]
 
 
 def test_a_loaded_part_learns_at_its_own_rate(partial: Path, corpus) -> None:

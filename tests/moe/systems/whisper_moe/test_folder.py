@@ -10,13 +10,12 @@ import pytest
 import torch
 from peft import PeftModel
 
-from moe.experts.routed_lora import AdapterOptions
 from moe.recognition.decoding import DecodingOptions, decode
-from moe.routing.options import RoutingOptions
 from moe.systems.whisper.base_model import load_base, save_base
 from moe.systems.whisper_moe.folder import MODEL_FILE, ModelRecord, build, load_model, save_model
 from moe.systems.whisper_moe.model import WhisperMoE
-from tests.toys.models import CONTEXT, N_EXPERTS, adapter_options, awaken, dataset, shared_base, toy_gate, write_corpus
+from tests.toys.models import CONTEXT, adapter_options, awaken, dataset, shared_base, toy_gate, write_corpus
+from tests.toys.recognizers import record_of
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +29,6 @@ def base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data(tmp_path_factory: pytest.TempPathFactory):
     root = tmp_path_factory.mktemp("corpus")
     return dataset(write_corpus(root), root)
-
-
-def record_of(n_experts: int = N_EXPERTS, adapters: AdapterOptions = adapter_options(shared_r=2), **routing) -> ModelRecord:
-    return ModelRecord(
-        "whisper_moe", n_experts, adapters, RoutingOptions(**routing), CONTEXT, "basic", "en", {"als": 1}, {"note": "toy", "n": 3}
-    )
 
 
 def made(base_dir: Path, record: ModelRecord) -> WhisperMoE:
