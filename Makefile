@@ -7,8 +7,8 @@ EXPERIMENT ?= whisper-moe
 
 BIN := $(CURDIR)/.venv/bin
 STAMP := .venv/.installed
-STORE = $(or $(MLFLOW_TRACKING_URI),sqlite:///$(CURDIR)/mlflow.db)
-MLFLOW_RUN = mlflow run . --env-manager local --experiment-name $(EXPERIMENT)
+STORE = $$(python -c "from steps.tracking.store import tracking_address; print(tracking_address().uri)")
+MLFLOW_RUN = MLFLOW_TRACKING_URI="$(STORE)" mlflow run . --env-manager local --experiment-name "$(EXPERIMENT)"
 EXPERIMENT_ID = $$(python -c "from steps.tracking.store import connect; print(connect().experiment_id)" | tail -n 1)
 
 # `mlflow run --env-manager local` starts the first `python` on the path

@@ -1,13 +1,12 @@
 """Open the run of a step: go on in the one that an earlier start left unfinished, join the one `mlflow run` made, or start a new one.
 
 An unfinished run is RUNNING again, keeps its metrics and gets no second copy of them. The run that `mlflow run` makes for each of its
-starts cannot be exchanged: it takes over the metrics of the one it continues, and each names the other in a tag. Told which run to
-use (`mlflow run --run-id ID`), MLflow itself continues it.
+starts cannot be exchanged: it takes over the metrics of the one it continues, and each names the other in a tag. Any other run that
+`MLFLOW_RUN_ID` names is refused (see `steps.tracking.joining`), but for a KILLED one that this start would continue anyway.
 """
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Sequence
 
 import mlflow
@@ -15,6 +14,7 @@ from mlflow.entities import Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from steps.tracking.dead_runs import MESSAGE_TAG, STOPPED_TAG, is_gone, is_here, process_tags
+from steps.tracking.joining import run_to_join
 from steps.tracking.metric_log import N_METRICS_PER_CALL, MetricLog, history
 from steps.tracking.retries import with_retries
 from steps.tracking.store import Store, unfinished_root
@@ -23,7 +23,6 @@ from steps.tracking.work_folders import WorkFolder, claim
 CONTINUES_TAG, CONTINUED_BY_TAG, N_STARTS_TAG = "moe.continues", "moe.continued_by", "moe.n_starts"
 WORK_TAG = "moe.work"  # the token of the folder that the run was made for
 PARENT_TAG = "mlflow.parentRunId"
-MLFLOW_RUN_ID = "MLFLOW_RUN_ID"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +49,11 @@ def open_run(store: Store, step: str, digest: str, name: str, tags: dict[str, st
     work_folder = claim(unfinished_root(), step, digest, lambda found: _may_be_alive(store, found.run_id))
     try:
         earlier = _earlier(store, work_folder) if resume else None
+        given = run_to_join(store, step, earlier)
         if earlier is None:
             work_folder.discard()
             tags = tags | {WORK_TAG: work_folder.announce()}
-        run_id = _start(store, earlier, name, tags | process_tags())
+        run_id = _start(store, given, earlier, name, tags | process_tags())
         held = history(store.client, earlier.info.run_id) if earlier is not None else []
         if earlier is not None:
             _go_on(store, earlier, run_id, held)
@@ -76,9 +76,9 @@ def close_run(run_id: str, store: Store, status: str) -> None:
                 mlflow.end_run(status)  # takes the run from the stack first, so that asking it again would end the run around this one
 
 
-def _start(store: Store, earlier: Run | None, name: str, tags: dict[str, str]) -> str:
-    made, active = os.environ.pop(MLFLOW_RUN_ID, None), mlflow.active_run()
-    run_id = made or (earlier and earlier.info.run_id)
+def _start(store: Store, given: str | None, earlier: Run | None, name: str, tags: dict[str, str]) -> str:
+    active = mlflow.active_run()
+    run_id = given or (earlier and earlier.info.run_id)
     if earlier is not None and active is not None:
         tags = tags | {PARENT_TAG: active.info.run_id}
     try:

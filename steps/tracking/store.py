@@ -1,4 +1,4 @@
-"""The tracking store and the experiment that every step logs to.
+"""The tracking store that every step logs to.
 
 `MLFLOW_TRACKING_URI` names the store; without it, it is `mlflow.db` in the project root with artifacts under `./mlruns`. A local
 sqlite store is made once, aside and under a file lock (two processes that make the schema at the same moment break each other), and is
@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
+import glob
 import hashlib
 import logging
 import os
@@ -16,6 +17,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import mlflow
 import transformers
@@ -26,19 +28,13 @@ from mlflow.telemetry import set_telemetry_client
 from sqlalchemy.exc import SQLAlchemyError
 
 from steps.tracking import dead_runs
+from steps.tracking.addresses import Address, parse_address, sqlite_address
+from steps.tracking.experiments import asked_experiment, open_experiment
 from steps.tracking.retries import RetryingClient
 from steps.tracking.secrets import without_secrets
 
-EXPERIMENT = "whisper-moe"
-NOTE_TAG = "mlflow.note.content"
-SQLITE = "sqlite:///"
 UNFINISHED = "unfinished"
 N_SCHEMA_TRIES, SCHEMA_WAIT_S = 4, 2.0
-NOTE = """Speech recognition for atypical speech with a mixture of experts on Whisper.
-
-Each run is one step of the chain `prepare → embed → cluster → gate → experts → asr → evaluate → compare → register`; its parameters
-`…_run_id` name the runs it read from. `main` runs the whole chain as nested runs. To list one step, search for
-`tags.moe.step = 'evaluate'`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,50 +52,57 @@ def project_root() -> Path:
 
 def unfinished_root() -> Path:
     """Folder on this machine for the work of steps that have not finished; one for each store, git-ignored where it is the project's."""
-    uri = _tracking_uri()
-    path = _sqlite_path(uri)
-    if path is not None:
-        return path.parent / "mlruns" / UNFINISHED / path.stem
-    return project_root() / "mlruns" / UNFINISHED / hashlib.sha256(uri.encode()).hexdigest()[:8]
+    address = tracking_address()
+    if address.sqlite_path is not None:
+        return address.sqlite_path.parent / "mlruns" / UNFINISHED / address.sqlite_path.stem
+    return project_root() / "mlruns" / UNFINISHED / hashlib.sha256(address.uri.encode()).hexdigest()[:8]
+
+
+def tracking_address() -> Address:
+    """Where the store is: `MLFLOW_TRACKING_URI`, or `mlflow.db` in the project."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    return parse_address(uri) if uri else sqlite_address(project_root() / "mlflow.db")
 
 
 def connect() -> Store:
     """Connect to the tracking store; make schema and experiment where they are missing; close runs whose process is gone.
 
     Raises:
-        RuntimeError: the store or the experiment cannot be reached.
+        RuntimeError: the store or the experiment cannot be used.
     """
     _quiet_transformers()
-    uri = _tracking_uri()
-    mlflow.set_tracking_uri(uri)
+    address = tracking_address()
+    mlflow.set_tracking_uri(address.uri)
     try:
-        experiment_id = _prepare(uri, _experiment_name())
-        return Store(RetryingClient(MlflowClient(tracking_uri=uri)), experiment_id)
+        experiment_id = _prepare(address, asked_experiment())
+        return Store(RetryingClient(MlflowClient(tracking_uri=address.uri)), experiment_id)
     except (MlflowException, OSError, sqlite3.Error, SQLAlchemyError) as error:
-        raise RuntimeError(without_secrets(f"tracking store {uri} cannot be used: {error}")) from error
+        raise RuntimeError(without_secrets(f"tracking store {address.uri} cannot be used: {error}")) from error
 
 
 @functools.cache
-def _prepare(uri: str, experiment: tuple[str, str]) -> str:
+def _prepare(address: Address, experiment: tuple[str, str]) -> str:
     """Done once in a process: schema, experiment (its id is returned), and an end to runs without a process."""
     _no_telemetry()
-    with _one_at_a_time(uri):
-        _make_whole(_sqlite_path(uri))
-        client = _first_client(uri)
-        experiment_id = _experiment_id(client, uri, *experiment)
-        _write_ahead(uri)
+    with _one_at_a_time(address.sqlite_path):
+        _make_whole(address)
+        client = _first_client(address.uri)
+        _remove_encoded_folder(address.sqlite_path)
+        experiment_id = open_experiment(client, address, *experiment)
+        _write_ahead(address.sqlite_path)
     dead_runs.close_stale(client)
     return experiment_id
 
 
-def _make_whole(path: Path | None) -> None:
+def _make_whole(address: Address) -> None:
     """Make a sqlite store's schema aside: what is killed meanwhile leaves no half of it, which MLflow could neither use nor mend."""
+    path = address.sqlite_path
     if path is None or path.exists():
         return
     aside = path.with_name(f".{path.name}.making")
-    for leftover in path.parent.glob(f"{aside.name}*"):
+    for leftover in path.parent.glob(f"{glob.escape(aside.name)}*"):
         leftover.unlink()
-    SqlAlchemyStore(f"{SQLITE}{aside}", (path.parent / "mlruns").as_uri()).engine.dispose()
+    SqlAlchemyStore(sqlite_address(aside).uri, address.artifact_root).engine.dispose()
     with contextlib.suppress(FileExistsError):  # an `mlflow run` made it meanwhile
         os.link(aside, path)
     aside.unlink()
@@ -114,28 +117,9 @@ def _first_client(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri)
 
 
-def _experiment_name() -> tuple[str, str]:
-    """Name and id asked for; the id, which `mlflow run` passes on, wins and is empty otherwise."""
-    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT, os.environ.get("MLFLOW_EXPERIMENT_ID", "")
-
-
-def _tracking_uri() -> str:
-    """The store's address, with the path of a sqlite file made absolute, so that child processes mean the same file."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{project_root() / 'mlflow.db'}"
-    path = _sqlite_path(uri)
-    return uri if path is None else f"{SQLITE}{path}"
-
-
-def _sqlite_path(uri: str) -> Path | None:
-    if not uri.startswith(SQLITE) or uri.removeprefix(SQLITE) in ("", ":memory:"):
-        return None
-    return Path(uri.removeprefix(SQLITE)).absolute()
-
-
 @contextlib.contextmanager
-def _one_at_a_time(uri: str) -> Iterator[None]:
+def _one_at_a_time(path: Path | None) -> Iterator[None]:
     """Hold the lock file beside a sqlite store; other stores look after themselves."""
-    path = _sqlite_path(uri)
     if path is None:
         yield
         return
@@ -162,8 +146,7 @@ def _quiet_schema_log(path: Path) -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _write_ahead(uri: str) -> None:
-    path = _sqlite_path(uri)
+def _write_ahead(path: Path | None) -> None:
     if path is None:
         return
     with contextlib.closing(sqlite3.connect(path, timeout=20)) as database:
@@ -171,19 +154,11 @@ def _write_ahead(uri: str) -> None:
             database.execute("pragma journal_mode=wal")
 
 
-def _experiment_id(client: MlflowClient, uri: str, name: str, given_id: str) -> str:
-    experiment = client.get_experiment(given_id) if given_id else client.get_experiment_by_name(name)
-    if experiment is None:
-        experiment = client.get_experiment(client.create_experiment(name, artifact_location=_artifact_location(uri, name)))
-    if experiment.name == EXPERIMENT and NOTE_TAG not in experiment.tags:
-        client.set_experiment_tag(experiment.experiment_id, NOTE_TAG, NOTE)
-    return experiment.experiment_id
-
-
-def _artifact_location(uri: str, name: str) -> str | None:
-    """Beside a sqlite file, wherever the process was started; a server decides for itself."""
-    path = _sqlite_path(uri)
-    return None if path is None else (path.parent / "mlruns" / name).as_uri()
+def _remove_encoded_folder(path: Path | None) -> None:
+    """An `mlflow run` without an address leaves an empty `my%20project` beside the project `my project`."""
+    if path is not None and (encoded := quote(str(path.parent))) != str(path.parent):
+        with contextlib.suppress(OSError):  # it is not there, or not empty
+            os.removedirs(encoded)
 
 
 def _quiet_transformers() -> None:

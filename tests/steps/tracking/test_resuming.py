@@ -159,15 +159,16 @@ def test_a_run_of_another_machine_that_may_be_alive_is_left_alone() -> None:
 def test_a_run_that_mlflow_run_made_takes_over_the_metrics_and_both_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     run_id = interrupted()
     store = connect()
-    made = store.client.create_run(store.experiment_id).info.run_id
+    tags = {"mlflow.source.type": "PROJECT", "mlflow.project.entryPoint": "gate"}
+    made = store.client.create_run(store.experiment_id, tags=tags).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", made)
     assert finish() == (made, True)
     assert losses(made) == WHOLE and held(made).data.tags[CONTINUES_TAG] == run_id
     assert held(run_id).data.tags[CONTINUED_BY_TAG] == made and held(run_id).info.status == "FAILED"
 
 
-def test_mlflow_run_with_run_id_goes_on_in_that_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    run_id = interrupted()
+def test_mlflow_run_with_run_id_goes_on_in_the_run_that_was_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id = interrupted(KeyboardInterrupt)
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
     assert finish() == (run_id, True) and losses(run_id) == WHOLE
     assert CONTINUES_TAG not in held(run_id).data.tags

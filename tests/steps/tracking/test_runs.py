@@ -20,6 +20,7 @@ from mlflow.entities import Param, Run
 from moe.options import Options, option
 from steps.tracking import artifacts, runs, step_run
 from steps.tracking import store as store_module
+from steps.tracking.addresses import Address
 from steps.tracking.store import connect
 
 Capture = pytest.CaptureFixture[str]
@@ -36,6 +37,11 @@ class StepOptions(Options):
 
 def held(run_id: str) -> Run:
     return connect().client.get_run(run_id)
+
+
+def project_run(entry_point: str) -> dict[str, str]:
+    """Tags of a run that `mlflow run -e ENTRY_POINT` makes."""
+    return {"mlflow.source.type": "PROJECT", "mlflow.project.entryPoint": entry_point}
 
 
 def all_runs() -> list[Run]:
@@ -70,7 +76,7 @@ class TestRun:
     def test_joins_the_run_that_mlflow_run_made_and_keeps_its_quoted_text(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """`mlflow run` logs shell-quoted text first; logging the plain text again is refused by the store (mlflow.md §2)."""
         found = connect()
-        made = found.client.create_run(found.experiment_id)
+        made = found.client.create_run(found.experiment_id, tags=project_run("gate"))
         found.client.log_batch(made.info.run_id, params=[Param("note", "'a b'"), Param("seed", "1e0")])
         monkeypatch.setenv("MLFLOW_RUN_ID", made.info.run_id)
         with runs.step_run("gate", StepOptions(seed=1, note="a b"), "gate · toy") as run:
@@ -82,7 +88,7 @@ class TestRun:
     def test_a_nested_step_does_not_join_its_parents_run(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Pitfall (stack): MLFLOW_RUN_ID in the environment wins over the parent's id."""
         found = connect()
-        made = found.client.create_run(found.experiment_id)
+        made = found.client.create_run(found.experiment_id, tags=project_run("main"))
         monkeypatch.setenv("MLFLOW_RUN_ID", made.info.run_id)
         with runs.step_run("main", StepOptions()) as parent, runs.step_run("gate", StepOptions()) as child:
             pass
@@ -275,9 +281,9 @@ def _interrupt(*arguments: object) -> None:
 class TestStore:
     def test_is_the_projects_own_without_another_word(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        assert store_module._tracking_uri() == f"sqlite:///{store_module.project_root() / 'mlflow.db'}"
+        assert store_module.tracking_address().sqlite_path == store_module.project_root() / "mlflow.db"
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
-        assert store_module._tracking_uri() == "http://127.0.0.1:5000"
+        assert store_module.tracking_address() == Address("http://127.0.0.1:5000")
 
     def test_one_that_cannot_be_used_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "mlflow.db").write_text("this is not a database, and long enough to be read as one: " * 40)

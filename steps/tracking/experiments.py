@@ -1,0 +1,78 @@
+"""The experiment that every step logs to: `MLFLOW_EXPERIMENT_NAME`, or the one that `mlflow run` passes on, or the project's own.
+
+A name is no folder: artifacts lie below the experiment's id, beside those of the store's other experiments.
+"""
+
+import os
+from urllib.parse import unquote, urlsplit
+
+from mlflow import MlflowClient
+from mlflow.entities import Experiment
+from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from mlflow.utils.validation import MAX_EXPERIMENT_NAME_LENGTH
+
+from steps.tracking.addresses import Address
+from steps.tracking.secrets import without_secrets
+
+EXPERIMENT = "whisper-moe"
+NAME, ID = "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"
+NOTE_TAG = "mlflow.note.content"
+NOTE = """Speech recognition for atypical speech with a mixture of experts on Whisper.
+
+Each run is one step of the chain `prepare → embed → cluster → gate → experts → asr → evaluate → compare → register`; its parameters
+`…_run_id` name the runs it read from. `main` runs the whole chain as nested runs. To list one step, search for
+`tags.moe.step = 'evaluate'`."""
+
+
+def asked_experiment() -> tuple[str, str]:
+    """Name and id asked for; the id, which `mlflow run` passes on, wins and is empty otherwise."""
+    return os.environ.get(NAME) or EXPERIMENT, os.environ.get(ID, "")
+
+
+def open_experiment(client: MlflowClient, address: Address, name: str, given_id: str) -> str:
+    """Id of an experiment, which is made where no id is given and none has the name.
+
+    Raises:
+        RuntimeError: it was deleted, there is none of that id, its name is too long, or its artifacts would go astray.
+    """
+    experiment = _of_id(client, address, given_id) if given_id else client.get_experiment_by_name(name)
+    if experiment is None:
+        experiment = client.get_experiment(_make(client, address, name))
+    _check(experiment)
+    if experiment.name == EXPERIMENT and NOTE_TAG not in experiment.tags:
+        client.set_experiment_tag(experiment.experiment_id, NOTE_TAG, NOTE)
+    return experiment.experiment_id
+
+
+def _of_id(client: MlflowClient, address: Address, given_id: str) -> Experiment:
+    try:
+        return client.get_experiment(given_id)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise RuntimeError(
+            f"{ID}={given_id}: no such experiment in {without_secrets(address.uri)}; unset it, and {NAME} or {EXPERIMENT} is used"
+        ) from error
+
+
+def _make(client: MlflowClient, address: Address, name: str) -> str:
+    if len(name) > MAX_EXPERIMENT_NAME_LENGTH:
+        raise RuntimeError(f"{NAME}={name[:40]}…: has {len(name)} characters, at most {MAX_EXPERIMENT_NAME_LENGTH} are allowed")
+    if address.artifact_root is None:
+        return client.create_experiment(name)
+    return SqlAlchemyStore(address.uri, address.artifact_root).create_experiment(name)
+
+
+def _check(experiment: Experiment) -> None:
+    number, location = experiment.experiment_id, experiment.artifact_location
+    if experiment.lifecycle_stage == "deleted":
+        raise RuntimeError(
+            f"the experiment {experiment.name!r} was deleted; restore it with `mlflow experiments restore --experiment-id {number}`, "
+            f"or set {NAME} to another name"
+        )
+    if not urlsplit(location).scheme and unquote(location) != location:
+        raise RuntimeError(
+            f"the experiment {experiment.name!r} keeps its artifacts in {location}, which MLflow reads as {unquote(location)}: "
+            f"start in a fresh clone of the project, in a folder without %"
+        )

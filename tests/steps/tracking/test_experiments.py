@@ -1,0 +1,130 @@
+"""Whatever an experiment is called, its artifacts lie with the store's others; one that was deleted says how to have it back."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from moe.options import Options
+from steps.tracking import artifacts, runs
+from steps.tracking.experiments import EXPERIMENT
+from steps.tracking.store import connect
+
+NAMES = (
+    "/Shared/dysarthria",
+    "..",
+    "../../outside",
+    "a/../../../b",
+    "x" * 300,
+    "unfinished",
+    "0",
+    "50% off",
+    "#?&",
+    "ein name",
+    "\u0939\u093f",
+    ".",
+)
+
+
+def logged(name: str) -> Path:
+    """An artifact of a run in the experiment of that name."""
+    with runs.step_run("gate", Options()) as run:
+        run.log_text(name, "gate/gate.txt")
+    return artifacts.upstream(run.run_id, "gate/gate.txt")
+
+
+def everything(folder: Path) -> set[Path]:
+    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_artifacts_lie_where_the_stores_others_lie_and_nowhere_else(
+    name: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    before = everything(tmp_path)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", name)
+    path, experiment = logged(name), connect().client.get_experiment_by_name(name)
+    assert path.read_text() == name and path.is_relative_to(store / "mlruns" / experiment.experiment_id)
+    new = {found for found in everything(tmp_path) - before if not found.name.startswith("mlflow.db")}
+    assert new and all(found.is_relative_to(Path("store/mlruns", experiment.experiment_id)) for found in new)
+
+
+@pytest.mark.parametrize("folder", ["my project", "my%20project", "50% off", "a?b#c"])
+def test_a_store_in_any_folder_has_schema_lock_and_artifacts_there(folder: str, tmp_path: Path) -> None:
+    """In a process of its own, from another folder, with a plain relative address as MLflow's own is."""
+    (tmp_path / folder).mkdir()
+    code = (
+        "from steps.tracking.store import connect; from steps.tracking.addresses import sqlite_address; import os; from pathlib import Path\n"
+        "os.environ['MLFLOW_TRACKING_URI'] = sqlite_address(Path('mlflow.db')).uri + '?timeout=60'\n"
+        "from tests.steps.tracking.test_experiments import logged\nprint(logged('x'))"
+    )
+    root = Path(__file__).parents[3]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW")} | {"PYTHONPATH": str(root)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert os.listdir(tmp_path) == [folder]
+    held = {path.name for path in (tmp_path / folder).iterdir()} - {"mlflow.db-wal", "mlflow.db-shm"}
+    assert held == {"mlflow.db", "mlflow.db.lock", "mlruns"}
+    path = Path(done.stdout.splitlines()[-1])
+    assert path.read_text() == "x" and path.is_relative_to(tmp_path / folder / "mlruns")
+
+
+@pytest.mark.usefixtures("store")
+class TestRefusals:
+    def test_a_deleted_one_is_restored_as_it_says_or_another_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+        store = connect()
+        store.client.delete_experiment(store.experiment_id)
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", store.experiment_id)  # as a second process finds it, by name or by id
+        with pytest.raises(
+            RuntimeError, match=r"'mine' was deleted; .*`mlflow experiments restore .*set MLFLOW_EXPERIMENT_NAME"
+        ) as refusal:
+            connect()
+        command = str(refusal.value).split("`")[1].split()
+        monkeypatch.delenv("MLFLOW_EXPERIMENT_ID")
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
+        assert connect().experiment_id != store.experiment_id
+        subprocess.run([sys.executable, "-m", *command], check=True, capture_output=True)
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", store.experiment_id)
+        assert logged("x").is_file()
+
+    @pytest.mark.parametrize("number", ["4711", "no id/"])
+    def test_an_id_that_is_none(self, number: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", number)
+        with pytest.raises(RuntimeError, match=f"MLFLOW_EXPERIMENT_ID={number}: no such experiment.*unset it"):
+            connect()
+        monkeypatch.delenv("MLFLOW_EXPERIMENT_ID")
+        found = connect()
+        assert found.client.get_experiment(found.experiment_id).name == EXPERIMENT
+
+    def test_a_name_longer_than_a_store_takes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "x" * 501)
+        with pytest.raises(RuntimeError, match=r"MLFLOW_EXPERIMENT_NAME=x+…: has 501 characters, at most 500"):
+            connect()
+
+    def test_one_whose_artifacts_mlflow_would_put_elsewhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A plain path, as `mlflow run` notes in a fresh store, is decoded when it is read."""
+        connect().client.create_experiment("theirs", artifact_location="/a/my%20project/mlruns/7")
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
+        with pytest.raises(
+            RuntimeError,
+            match="'theirs' keeps its artifacts in /a/my%20project/mlruns/7, which MLflow reads as /a/my project/mlruns/7",
+        ):
+            connect()
+
+
+def test_the_folder_that_mlflow_makes_of_an_encoded_address_is_taken_away_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An `mlflow run` in `my project` without an address makes it before the step starts."""
+    (tmp_path / "my project").mkdir()
+    (tmp_path / "my%20project").mkdir()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "my project" / "mlflow.db").as_uri().replace("file://", "sqlite:///"))
+    connect()
+    assert os.listdir(tmp_path) == ["my project"]
