@@ -16,6 +16,7 @@ from analysis.plots.training import training_curves
 from moe.audio.augmentation import AugmentationOptions
 from moe.files import file_digest, folder_digest, write_json, write_whole_dir
 from moe.options import Options, option, to_text
+from moe.systems.whisper.adapted_base import model_below
 from moe.systems.whisper.base_model import (
     SCRATCH,
     BaseModel,
@@ -27,6 +28,7 @@ from moe.systems.whisper.base_model import (
     read_training_record,
     resolve,
     save_base,
+    whole_fault,
 )
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper.phonemes import align
@@ -81,7 +83,7 @@ class StepOptions(PretrainingOptions, AudioContextOptions, AugmentationOptions, 
         if is_complete(self.source) or self.source == SCRATCH:
             return []
         if self.init_from is None:
-            return [f"whisper_model={self.source}: the checkpoint is partial; name it as init_from, and what it lacks is trained"]
+            return [f"whisper_model={self.source}: {whole_fault(self.source)}"]
         if not (self.pretrain_updates or self.missing_updates):
             return [f"pretrain_updates=0 and missing_updates=0: {self.source} is partial, what it lacks must be trained"]
         return []
@@ -99,9 +101,13 @@ class StepOptions(PretrainingOptions, AudioContextOptions, AugmentationOptions, 
         return self.init_from or self.whisper_model
 
     def data_digests(self) -> dict[str, str]:
-        """Content of a local checkpoint."""
+        """Content of a local checkpoint, and of a local model that it is an adapter of."""
         folder = Path(self.source)
-        return {"base": folder_digest(folder)} if folder.is_dir() else {}
+        if not folder.is_dir():
+            return {}
+        below = Path(model_below(self.source) or folder)
+        digests = {"base": folder_digest(folder)}
+        return digests | {"below": folder_digest(below)} if below.is_dir() and below != folder else digests
 
 
 def is_taken(options: Options) -> bool:

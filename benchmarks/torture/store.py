@@ -12,8 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from mlflow import MlflowClient
+
 from benchmarks.torture.arena import ROOT, Arena, Child, assert_same, train
 from benchmarks.torture.training import undisturbed
+from steps.tracking.addresses import parse_address
+from steps.tracking.experiments import open_experiment
 
 DISK_MB = 24
 STAGE = "experts"
@@ -42,7 +46,8 @@ def disk_full_at_checkpoint(arena: Arena, seed: int) -> str:
 def disk_full_at_artifact(arena: Arena, seed: int) -> str:
     """The step fails with a clear message; with space again it goes on in the same run and ends as undisturbed."""
     whole, name = undisturbed(arena, STAGE, 0)[0], f"full-{time.time_ns()}"
-    with small_disk(arena.folder / "mlruns" / name) as fill:
+    number = open_experiment(MlflowClient(tracking_uri=arena.uri()), parse_address(arena.uri()), name, "")
+    with small_disk(arena.folder / "mlruns" / number) as fill:
         message, found = _failed_and_gone_on(arena, fill, arena.unfinished, MLFLOW_EXPERIMENT_NAME=name)
         assert_same(found, whole)
         assert found["statuses"] == ["FINISHED"]

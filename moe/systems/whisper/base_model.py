@@ -1,7 +1,8 @@
 """The base model: a Whisper checkpoint with its processor, whole, partial, or new.
 
-A partial checkpoint (some tensors missing, or a table that does not fit the tokenizer) is filled in: what is missing is named and
-initialised, for `moe.systems.whisper.pretraining` to train. A hub name is loaded only where a user names one.
+A whole one is taken as it is, in any form that the hub has. A partial one (some tensors missing, or a table that does not fit the
+tokenizer) is filled in: what is missing is named and initialised, for `moe.systems.whisper.pretraining` to train. A hub name is loaded
+only where a user names one.
 """
 
 import dataclasses
@@ -9,22 +10,29 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
+    GenerationConfig,
     WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
     WhisperProcessor,
     WhisperTokenizer,
 )
+from transformers.utils import cached_file
 
+from moe.systems.whisper.adapted_base import adapter_fault, model_below, with_adapter
+from moe.systems.whisper.checkpoint_weights import CONFIG, TIED, WEIGHTS, lacking_tensors, read_weights, weight_files
 from moe.systems.whisper.tokens import END, START, generation_config
 
 SCRATCH = "scratch"
 TOKEN_TABLE = "model.decoder.embed_tokens.weight"
-TIED = "proj_out.weight"  # tied to the token table: never in a checkpoint of its own
-PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")  # transformers 5 writes the first, hub models have the second
+GENERATION = "generation_config.json"
+PROCESSOR_FILES = (
+    "processor_config.json",
+    "preprocessor_config.json",
+)  # transformers 5 writes the first, hub models have the second
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 DOCUMENT_MODELS = {"v2": "openai/whisper-large-v2", "v3": "openai/whisper-large-v3"}
 
 
@@ -58,26 +66,40 @@ def resolve(name: str) -> str:
 
 
 def load_base(name: str) -> BaseModel:
-    """A complete checkpoint: a folder, or a hub model that the user named.
+    """A complete checkpoint: a folder, or a hub model that the user named; an adapter is merged into the model it belongs on.
 
     Raises:
-        ValueError: a folder without model or processor.
+        ValueError: what keeps it from being taken as it is.
     """
     name = resolve(name)
-    if Path(name).is_dir() and not (Path(name) / "model.safetensors").exists():
-        raise ValueError(f"base model {name}: no model.safetensors there")
-    if Path(name).is_dir() and not _has_processor(Path(name)):
-        raise ValueError(f"base model {name}: no processor there ({' or '.join(PROCESSOR_FILES)})")
-    model = WhisperForConditionalGeneration.from_pretrained(name, dtype=torch.float32)
-    return BaseModel(model.eval(), WhisperProcessor.from_pretrained(name))
+    if fault := whole_fault(name):
+        raise ValueError(f"base model {name}: {fault}")
+    below = model_below(name)
+    if below is None:
+        return BaseModel(_read_model(name).eval(), WhisperProcessor.from_pretrained(name))
+    model = _read_model(name) if below == name else load_base(below).model
+    return BaseModel(
+        with_adapter(model, name).eval(), WhisperProcessor.from_pretrained(name if _has_processor(Path(name)) else below)
+    )
+
+
+def whole_fault(name: str) -> str | None:
+    """Why a base cannot be taken as it is; None for hub names and for folders with all weights, or an adapter, and a processor."""
+    folder = Path(resolve(name))
+    if not folder.is_dir():
+        return None
+    try:
+        below = model_below(str(folder))
+        if below is None or below == str(folder):
+            return _folder_fault(folder) or (below and adapter_fault(folder))
+        return adapter_fault(folder) or _below_fault(below)
+    except ValueError as error:
+        return str(error)
 
 
 def is_complete(name: str) -> bool:
-    """Does a base need no training? True for hub names and for folders with a whole model and a processor."""
-    folder = Path(resolve(name))
-    if not folder.is_dir():
-        return True
-    return (folder / "model.safetensors").exists() and _has_processor(folder)
+    """Does a base need no training?"""
+    return whole_fault(name) is None
 
 
 def new_base(tokenizer: WhisperTokenizer, shape: SmallShape, language: str) -> BaseModel:
@@ -107,14 +129,18 @@ def complete_base(folder: Path, tokenizer: WhisperTokenizer | None, language: st
     """A partial checkpoint with its missing tensors initialised and named.
 
     Args:
-        folder: `config.json` and one or more safetensors files.
+        folder: `config.json` and weights in any form (see `moe.systems.whisper.checkpoint_weights`).
         tokenizer: a new tokenizer, whose token table is then missing by definition; None keeps the checkpoint's own.
 
     Raises:
         ValueError: no config, no weights, no tokenizer, or tensors of the wrong shape.
     """
-    weights = _read_weights(folder)
-    config = WhisperConfig.from_json_file(folder / "config.json")
+    if not folder.is_dir():
+        raise ValueError(f"init_from={folder}: no such folder")
+    if not weight_files(folder) or not (folder / CONFIG).exists():
+        raise ValueError(f"init_from={folder}: needs {CONFIG} and weights ({', '.join(WEIGHTS)}, or shards with an index)")
+    weights = read_weights(folder)
+    config = WhisperConfig.from_json_file(folder / CONFIG)
     if tokenizer is None:
         tokenizer = WhisperTokenizer.from_pretrained(folder)
     else:
@@ -136,7 +162,7 @@ def save_base(base: BaseModel, folder: Path, dtype: torch.dtype = torch.float16)
 
 
 def _has_processor(folder: Path) -> bool:
-    return any((folder / name).exists() for name in PROCESSOR_FILES)
+    return all(any((folder / name).exists() for name in names) for names in (PROCESSOR_FILES, TOKENIZER_FILES))
 
 
 def _model(config: WhisperConfig, tokenizer: WhisperTokenizer, language: str) -> WhisperForConditionalGeneration:
@@ -150,14 +176,45 @@ def _model(config: WhisperConfig, tokenizer: WhisperTokenizer, language: str) ->
     return model
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
+def _folder_fault(folder: Path) -> str | None:
+    if not (folder / CONFIG).exists() or not weight_files(folder):
+        return f"no model there: needs {CONFIG} and weights ({', '.join(WEIGHTS)}, or shards with an index)"
+    if lacking := lacking_tensors(folder):
+        shown = ", ".join(lacking[:3])
+        return f"the checkpoint is partial, {len(lacking)} tensors are missing ({shown}); name it as init_from, and what it lacks is trained"
+    if not _has_processor(folder):
+        return f"no processor there ({' or '.join(PROCESSOR_FILES)}, {' or '.join(TOKENIZER_FILES)}): copy it from the model it was made of"
+    return None
+
+
+def _below_fault(below: str) -> str | None:
+    """An adapter in a folder reaches for no hub: the model below it is a folder, or has been downloaded before."""
+    folder = Path(below)
+    if folder.is_dir():
+        return (fault := whole_fault(below)) and f"the model below the adapter, {below}: {fault}"
+    if cached_file(
+        below,
+        CONFIG,
+        local_files_only=True,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    ):
+        return None
+    return f"the adapter belongs on {below}, which is not on this machine: `hf download {below}` brings it"
+
+
+def _read_model(name: str) -> WhisperForConditionalGeneration:
+    """A whole model in float32; a folder's weights in any form, an adapter beside them left alone."""
+    folder = Path(name)
     if not folder.is_dir():
-        raise ValueError(f"init_from={folder}: no such folder")
-    files = sorted(folder.glob("*.safetensors"))
-    if not files or not (folder / "config.json").exists():
-        raise ValueError(f"init_from={folder}: needs config.json and at least one .safetensors file")
-    weights = {name: tensor.float() for file in files for name, tensor in load_file(file).items()}
-    return {name if name.startswith(("model.", "proj_out.")) else f"model.{name}": tensor for name, tensor in weights.items()}
+        return WhisperForConditionalGeneration.from_pretrained(name, dtype=torch.float32)
+    config = WhisperConfig.from_pretrained(folder)
+    model = WhisperForConditionalGeneration.from_pretrained(
+        None, config=config, state_dict=read_weights(folder), dtype=torch.float32
+    )
+    if (folder / GENERATION).exists():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model
 
 
 def _check_shapes(folder: Path, weights: dict[str, Tensor], model: WhisperForConditionalGeneration) -> None:

@@ -89,9 +89,9 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such folder"):
         complete_base(tmp_path / "nowhere", tokenizer(), "en")
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="needs config.json and at least one .safetensors"):
+    with pytest.raises(ValueError, match="needs config.json and weights"):
         complete_base(tmp_path, tokenizer(), "en")
-    with pytest.raises(ValueError, match="no model.safetensors"):
+    with pytest.raises(ValueError, match="no model there"):
         load_base(str(tmp_path))
 
 

@@ -1,0 +1,101 @@
+"""The weights of a checkpoint folder in every form that the Hugging Face hub has: one file or shards with an index, safetensors or torch's own.
+
+Torch's files are read as weights only: nothing in them is run.
+"""
+
+import functools
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+from moe.files import read_json
+
+CONFIG = "config.json"
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+TIED = "proj_out.weight"  # tied to the token table: never in a checkpoint of its own
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+PREFIXES = ("model.", "proj_out.")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files with the weights: those that transformers would read, or any safetensors files of other names.
+
+    Raises:
+        ValueError: the index names a file that is not there.
+    """
+    for name in WEIGHTS:
+        if (folder / name).exists():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.exists():
+            return _shards(index)
+    return sorted(path for path in folder.glob("*.safetensors") if path.name not in ADAPTER_WEIGHTS)
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors by the names of `WhisperForConditionalGeneration`, in float32.
+
+    Raises:
+        ValueError: a file is missing, or cannot be read as weights.
+    """
+    weights = {name: tensor.float() for path in weight_files(folder) for name, tensor in _read(path, "cpu").items()}
+    return {_full_name(name): tensor for name, tensor in weights.items()}
+
+
+def lacking_tensors(folder: Path) -> list[str]:
+    """Names of the tensors that the config asks for and no file holds.
+
+    Raises:
+        ValueError: as `read_weights`, or the config is no Whisper's.
+    """
+    names = (safe_names(path) if path.suffix == ".safetensors" else _read(path, "meta") for path in weight_files(folder))
+    held = {_full_name(name) for part in names for name in part}
+    config = read_json(folder / CONFIG)
+    if config.get("model_type", "whisper") != "whisper":
+        raise ValueError(f"{folder / CONFIG}: model_type={config['model_type']} is no Whisper")
+    return sorted(_expected_names(json.dumps(config)) - held - {TIED})
+
+
+def safe_names(path: Path) -> list[str]:
+    """Names of the tensors of a safetensors file, from its header."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: cannot be read as safetensors ({error})") from error
+
+
+def _shards(index: Path) -> list[Path]:
+    shards = [index.parent / Path(name).name for name in sorted(set(read_json(index)["weight_map"].values()))]
+    if missing := [path.name for path in shards if not path.exists()]:
+        raise ValueError(f"{index}: {', '.join(missing)} of {len(shards)} files missing beside it")
+    return shards
+
+
+def _read(path: Path, device: str) -> Mapping[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path, device=device)
+        weights = torch.load(path, map_location=device, weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path}: cannot be read as weights ({type(error).__name__})") from error
+    if not isinstance(weights, Mapping) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+        raise ValueError(f"{path}: holds other things than weights")
+    return weights
+
+
+def _full_name(name: str) -> str:
+    return name if name.startswith(PREFIXES) else f"model.{name}"
+
+
+@functools.lru_cache(maxsize=8)
+def _expected_names(config: str) -> frozenset[str]:
+    with torch.device("meta"):
+        return frozenset(WhisperForConditionalGeneration(WhisperConfig(**json.loads(config))).state_dict())
