@@ -246,7 +246,6 @@ def check(options: QualityOptions) -> None:
 def command() -> None:
     """Command line."""
     options = parse(QualityOptions)
-    options = main.small(options) if options.mode == "quick" else options
     check(options)
     print(run(options, RESULTS / "quality"))
 

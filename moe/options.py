@@ -1,17 +1,17 @@
 """Options of a step: a frozen dataclass that checks itself and knows how to be a command line.
 
 A field made by `option` carries its help text and what is allowed. Building the dataclass checks every field and reports all
-faults in one `ValueError`, before any model is loaded. `parse` turns `--name value` flags into the dataclass; the flag, the
-MLproject key and the logged parameter are the field's own name. Where there is a field `options_file`, that file gives what flags
-do not.
+faults in one `ValueError`, before any model is loaded. The flag, the MLproject key and the logged parameter are the field's own
+name; `steps.options.command_line` reads them.
 """
 
 import dataclasses
 import math
+import operator
 import types
 import typing
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Self, TypeVar
 
 NONE = "none"  # how None is written on a command line and in MLproject, where `null` would mean "required"
 
@@ -26,18 +26,21 @@ def option(
     above: float | None = None,
     high: float | None = None,
     choices: Sequence[str] | None = None,
+    common: bool = False,
 ) -> Any:
     """A field of an `Options` dataclass.
 
     Args:
         default: value when the flag is absent; without one the flag is required.
-        help: one line, shown by `--help` and in MLproject.
+        help: one line, shown by `--help`, in MLproject and in docs/options.md.
         low, above, high: allowed range: low ≤ value ≤ high, value > above.
         choices: the closed set of allowed strings; of a field `int | str`, the words it takes beside numbers.
+        common: one of the few that people set; `--help` shows these first.
     """
     return dataclasses.field(
         default=default,
-        metadata={"help": help, "low": low, "above": above, "high": high, "choices": choices},
+        kw_only=default is dataclasses.MISSING,  # else a required field could not follow one with a default
+        metadata={"help": help, "low": low, "above": above, "high": high, "choices": choices, "common": common},
     )
 
 
@@ -46,7 +49,7 @@ class Options:
     """Base of every options dataclass."""
 
     def __post_init__(self) -> None:
-        faults = [fault for field in dataclasses.fields(self) for fault in _field_faults(self, field)]
+        faults = [fault for field in dataclasses.fields(self) for fault in value_faults(field, getattr(self, field.name))]
         faults = faults or [
             fault for kind in type(self).__mro__ if "faults" in vars(kind) for fault in vars(kind)["faults"](self)
         ]
@@ -56,6 +59,23 @@ class Options:
     def faults(self) -> list[str]:
         """Faults that concern several fields together; asked, of every class above too, only when each field alone is good."""
         return []
+
+    @classmethod
+    def asked(cls, **given: Any) -> Self:
+        """The options for what was given, by name; a kind of options may have presets that fill in what was not given.
+
+        Raises:
+            ValueError: all faults.
+        """
+        missing = [field.name for field in dataclasses.fields(cls) if is_required(field) and field.name not in given]
+        faults = [f"{name} is missing" for name in missing]
+        try:
+            options = cls(**dict.fromkeys(missing, NONE) | given)
+        except ValueError as error:
+            faults.append(str(error))
+        if faults:
+            raise ValueError("; ".join(faults))
+        return options
 
     def is_changed(self, name: str) -> bool:
         """Whether an option is not as by default."""
@@ -68,6 +88,17 @@ class Options:
     def as_parameters(self) -> dict[str, str]:
         """Every field as the text that is logged and that a command line accepts."""
         return {field.name: to_text(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+
+def is_required(field: dataclasses.Field) -> bool:
+    """Whether an option has no default."""
+    return field.default is dataclasses.MISSING
+
+
+def allowed_text(field: dataclasses.Field) -> str:
+    """What an option takes, in words: `a whole number, at least 1`."""
+    bounds = [text for text, _ in _bounds(field.metadata).values()]
+    return ", ".join([_kind_name(field.type, field.metadata.get("choices")), " and ".join(bounds)]).removesuffix(", ")
 
 
 def to_text(value: Any) -> str:
@@ -128,11 +159,8 @@ def _whole_number(text: str) -> int:
     return int(text) if text.strip().lstrip("+-").isdigit() else int(number)
 
 
-def _field_faults(options: Options, field: dataclasses.Field) -> list[str]:
-    return _value_faults(field, getattr(options, field.name))
-
-
-def _value_faults(field: dataclasses.Field, value: Any) -> list[str]:
+def value_faults(field: dataclasses.Field, value: Any) -> list[str]:
+    """What is wrong with a value of one field; empty where nothing is."""
     name, kinds, allowed = field.name, _kinds(field.type), field.metadata
     if value is None:
         return [] if type(None) in kinds else [f"{name} is missing"]
@@ -153,13 +181,13 @@ def _is_kind(value: Any, annotation: Any) -> bool:
 
 
 def _range_faults(name: str, value: float, allowed: Any) -> list[str]:
-    bounds = []
     if not math.isfinite(value):
         return [f"{name}={value}: must be finite"]
-    if allowed.get("low") is not None and value < allowed["low"]:
-        bounds.append(f"at least {allowed['low']}")
-    if allowed.get("above") is not None and value <= allowed["above"]:
-        bounds.append(f"above {allowed['above']}")
-    if allowed.get("high") is not None and value > allowed["high"]:
-        bounds.append(f"at most {allowed['high']}")
-    return [f"{name}={value}: must be {' and '.join(bounds)}"] if bounds else []
+    broken = [text for word, (text, holds) in _bounds(allowed).items() if not holds(value, allowed[word])]
+    return [f"{name}={value}: must be {' and '.join(broken)}"] if broken else []
+
+
+def _bounds(allowed: Any) -> dict[str, tuple[str, Callable[[float, float], bool]]]:
+    """The bounds a field has, each in words and as a comparison."""
+    known = {"low": ("at least", operator.ge), "above": ("above", operator.gt), "high": ("at most", operator.le)}
+    return {word: (f"{text} {allowed[word]}", holds) for word, (text, holds) in known.items() if allowed.get(word) is not None}

@@ -31,31 +31,27 @@ from moe.training.loop import seed_everything
 from moe.training.precision import precision
 from steps.inputs.corpus import Prepared, read_prepared, soft_labels
 from steps.inputs.training import checkpoints_of, embeddings_of, plan_of, read_base, reporter, speech_set
-from steps.options.step_options import MixtureStepOptions
+from steps.options.step_options import MixtureStepOptions, SkipPretrainingOptions
 from steps.reports.mixture import log_experts, log_training, routed_rows
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(JointOptions, CurriculumOptions, BalanceOptions, MixtureStepOptions):
+class StepOptions(JointOptions, CurriculumOptions, BalanceOptions, SkipPretrainingOptions, MixtureStepOptions):
     """Train gate and experts jointly."""
 
     embed_run_id: str | None = option(None, "run that made the embeddings (none: computed here)")
     cluster_run_id: str | None = option(None, "run that made the clusters (none: with skip_pretraining)")
     gate_run_id: str | None = option(None, "run that trained the gate (none: with skip_pretraining)")
     experts_run_id: str | None = option(None, "run that trained the experts (none: with skip_pretraining)")
-    skip_pretraining: bool = option(False, "gate and experts start random; num_experts is then required")
-    num_experts: int | None = option(None, "number of experts of skip_pretraining (none: as many as clusters)", low=1)
 
     def faults(self) -> list[str]:
         """Faults between fields."""
         found, upstream = MixtureStepOptions.faults(self), ("cluster_run_id", "gate_run_id", "experts_run_id")
-        if self.skip_pretraining and self.num_experts is None:
-            found.append("num_experts is missing: skip_pretraining=true has no clusters to count")
         if not self.skip_pretraining and self.num_experts is not None:
             found.append(f"num_experts={self.num_experts}: only skip_pretraining=true has it, else there are as many as clusters")
-        if self.skip_pretraining and self.num_experts is not None and self.top_k > self.num_experts:
+        if self.skip_pretraining and self.n_asked is not None and self.top_k > self.n_asked:
             found.append(f"top_k={self.top_k}: num_experts={self.num_experts} has no more to mix")
         if self.skip_pretraining and self.freeze_gate:
             found.append("freeze_gate=true: skip_pretraining=true starts with a random gate, which would stay random")
@@ -67,8 +63,8 @@ class StepOptions(JointOptions, CurriculumOptions, BalanceOptions, MixtureStepOp
             found.append(f"skip_pretraining=true reads none of {', '.join(upstream)}")
         if not self.skip_pretraining:
             found += [f"{name} is missing" for name in upstream if getattr(self, name) is None]
-        if self.num_experts is not None:
-            found += self.experts_faults(self.num_experts)
+        if self.n_asked is not None:
+            found += self.experts_faults(self.n_asked)
         return found + self._gate_faults()
 
     def experts_faults(self, n_experts: int) -> list[str]:
@@ -129,10 +125,10 @@ def run(options: StepOptions) -> str:
 def initial_mixture(options: StepOptions, base: BaseModel, train_embeddings: np.ndarray) -> WhisperMoE:
     """Gate and experts as earlier runs left them, or random with skip_pretraining."""
     adapters, routing, balance = options.part(AdapterOptions), options.part(RoutingOptions), options.part(BalanceOptions)
-    if options.skip_pretraining:
-        gate = Gate(GateConfig(train_embeddings.shape[1], options.num_experts), options.seed)
+    if options.skip_pretraining and options.n_asked:
+        gate = Gate(GateConfig(train_embeddings.shape[1], options.n_asked), options.seed)
         gate.set_statistics(torch.from_numpy(train_embeddings))
-        return WhisperMoE(base.model, options.num_experts, adapters, routing, gate, balance)
+        return WhisperMoE(base.model, options.n_asked, adapters, routing, gate, balance)
     experts_dir = artifacts.upstream(options.experts_run_id, artifacts.EXPERTS)
     gate = Gate.load(artifacts.upstream(options.gate_run_id, artifacts.GATE))
     n_experts = read_json(artifacts.upstream(options.experts_run_id, artifacts.EXPERTS_RECORD))["n_experts"]

@@ -21,10 +21,10 @@ from analysis.report import markdown_table
 from moe.clustering.clusters import UtteranceClusters
 from moe.clustering.options import ClusteringOptions
 from moe.files import write_table
-from moe.options import option
+from moe.options import option, to_text
 from moe.routing.embeddings import Embeddings, read_embeddings
 from steps.inputs.corpus import Prepared, read_prepared, soft_labels
-from steps.options.step_options import PlotOptions
+from steps.options.step_options import PlotOptions, default_experts
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
@@ -36,8 +36,8 @@ COUNTS = ("min_cluster_size", "n_clusters", "n_noise", "relative_validity")  # o
 class StepOptions(ClusteringOptions, PlotOptions):
     """Cluster the embeddings."""
 
-    prepare_run_id: str = option("none", "run that made the manifest")
-    embed_run_id: str = option("none", "run that made the embeddings")
+    prepare_run_id: str = option(help="run that made the manifest")
+    embed_run_id: str = option(help="run that made the embeddings")
     embed_percent: float = option(5.0, "part of the train split that clusters are fitted on, percent", above=0, high=100)
     data_percent: float = option(100.0, "scales every stage's part of the train split", above=0, high=100)
     stage_floor: int = option(2000, "a stage gets at least so many utterances where there are so many, scaled by data_percent", low=1)
@@ -52,14 +52,17 @@ class StepOptions(ClusteringOptions, PlotOptions):
 
 def run(options: StepOptions) -> str:
     """Cluster, log the fitted object and the labels, and return the run id."""
-    name = f"cluster · {options.clustering_algorithm} · {options.cluster_unit} · {options.num_experts} experts"
+    name = f"cluster · {options.clustering_algorithm} · {options.cluster_unit} · {to_text(options.num_experts)} experts"
     with runs.step_run("cluster", options, name) as step, tempfile.TemporaryDirectory() as temporary:
         prepared = read_prepared(options.prepare_run_id)
+        clustering = options.part(ClusteringOptions)
+        if clustering.num_experts is None:
+            clustering = dataclasses.replace(clustering, num_experts=default_experts(bool(prepared.note)))
         embeddings = read_embeddings(artifacts.upstream(options.embed_run_id, artifacts.EMBEDDINGS))
         known = prepared.manifest[prepared.manifest["utterance_id"].isin(set(embeddings.utterance_ids))]
         fitted = prepared.train(options.embed_percent, options.data_percent, options.stage_floor, options.seed)
         prepared.log_input(step, fitted, "training")
-        clusters = UtteranceClusters(options.part(ClusteringOptions)).fit(
+        clusters = UtteranceClusters(clustering).fit(
             embeddings.select(fitted["utterance_id"]), fitted["utterance_id"], fitted["speaker"], fitted["etiology"]
         )
         labels = label_all(clusters, fitted, known, embeddings)

@@ -31,8 +31,8 @@ from steps.tracking.step_run import StepRun
 class StepOptions(StagePercentOptions, ViewOptions, PrecisionOptions, RunOptions):
     """Embed the corpus."""
 
-    prepare_run_id: str = option("none", "run that made the manifest")
-    pretrain_run_id: str = option("none", "run that holds the base model")
+    prepare_run_id: str = option(help="run that made the manifest")
+    pretrain_run_id: str = option(help="run that holds the base model")
     embedding_batch_size: int = option(32, "utterances embedded together", low=1)
 
 

@@ -23,7 +23,7 @@ from steps.tracking import artifacts, runs
 class StepOptions(DecodingOptions, PrecisionOptions, PlotOptions):
     """Score a recogniser on the test split."""
 
-    prepare_run_id: str = option("none", "run that made the manifest")
+    prepare_run_id: str = option(help="run that made the manifest")
     asr_run_id: str | None = option(None, "mixture to score")
     baseline_run_id: str | None = option(None, "baseline to score")
     decoding_top_k: int | None = option(None, "experts mixed in decoding (none: as in training)", low=1)

@@ -34,7 +34,7 @@ from steps.tracking.step_run import StepRun
 class StepOptions(ExpertOptions, MixtureStepOptions):
     """Train the experts."""
 
-    cluster_run_id: str = option("none", "run that made the clusters")
+    cluster_run_id: str = option(help="run that made the clusters")
     experts_percent: float = option(15.0, "part of the train split for expert training, percent", above=0, high=100)
 
     not_in_fingerprint = MixtureStepOptions.not_in_fingerprint | {"top_k", "mixing", "gate_unit", "gate_scaling"}  # here each utterance has one expert

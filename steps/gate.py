@@ -35,8 +35,8 @@ TORN = 0.8  # a speaker with a smaller share at one expert is torn between sever
 class StepOptions(GateOptions, CheckpointOptions, PlotOptions):
     """Train the gate."""
 
-    embed_run_id: str = option("none", "run that made the embeddings")
-    cluster_run_id: str = option("none", "run that made the clusters")
+    embed_run_id: str = option(help="run that made the embeddings")
+    cluster_run_id: str = option(help="run that made the clusters")
 
 
 def run(options: StepOptions) -> str:

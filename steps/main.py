@@ -9,24 +9,24 @@ Stages that would come out the same are reused, and one line says so and why. Ex
 
 import dataclasses
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 
 from analysis.report import markdown_table
 from analysis.verdict import readable_table
-from moe.clustering.options import AUTO
 from moe.corpora.formats.table import FORMATS
-from moe.options import NONE, Options, option, to_text
+from moe.options import NONE, Options, option
 from steps import asr, cluster, compare, evaluate, prepare, pretrain, register
 from steps.chain.checks import augmentation_faults, idle_faults, layer_faults, top_k_faults
 from steps.chain.stages import NAMES, STAGES, Chain, corpus_seed, left_out, n_experts, stage_options
+from steps.options.help_text import owner
 from steps.options.option_files import option_file_text
-from steps.options.step_options import SYNTHETIC, PlotOptions
+from steps.options.step_options import SYNTHETIC, PlotOptions, SkipPretrainingOptions
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
-OPTIONS = "options.yaml"
+OPTIONS, QUICK = "options.yaml", "quick"
 PENDING = "pending"  # stands for the id of a run that does not exist yet, when options are checked before any work
 SMALL = {
     "n_train_speakers": 3, "n_dev_speakers": 1, "n_test_speakers": 2, "n_utterances": 8, "n_dev_utterances": 4, "n_test_utterances": 5,
@@ -36,25 +36,26 @@ SMALL_BASE = {"pretrain_updates": 20, "missing_updates": 10}  # where one is mad
 
 
 @dataclasses.dataclass(frozen=True)
-class ChainOptions(PlotOptions):
+class ChainOptions(pretrain.BaseOptions, SkipPretrainingOptions, PlotOptions):
     """What `main` takes beside every option of its stages."""
 
-    mode: str = option("full", "quick is a smoke test: few utterances, one epoch; what you set yourself is kept", choices=("quick", "full"))
-    corpus: str = option(SYNTHETIC, "format of the corpus", choices=tuple(FORMATS))
-    options_file: str | None = option(None, "YAML or JSON file of options, e.g. presets/a100-40gb.yaml; what you set yourself wins")
-    num_experts: int | str | None = option(
-        None, "number of experts, or auto (none: 6 on the synthetic corpus, one per style, else 8)", low=1, choices=(AUTO,)
-    )
+    mode: str = option("full", "quick is a smoke test: few utterances, one epoch; what you set yourself is kept", choices=(QUICK, "full"), common=True)
+    corpus: str = option(SYNTHETIC, "format of the corpus", choices=tuple(FORMATS), common=True)
+    options_file: str | None = option(None, "YAML or JSON file of options, e.g. presets/a100-40gb.yaml; what you set yourself wins", common=True)
     corpus_seed: int | None = option(None, "seed of synthesize and prepare, to train several seeds on one corpus (none: seed)", low=0)
-    skip_pretraining: bool = option(False, "gate and experts start random: no embed, cluster, gate and experts runs")
-    until: str = option("register", "the last stage to run", choices=NAMES)
-    force: str = option(NONE, "run this stage though it could be reused, and with `all` every stage", choices=(NONE, "all", *NAMES))
+    until: str = option("register", "the last stage to run", choices=NAMES, common=True)
+    force: str = option(NONE, "run this stage though it could be reused, and with `all` every stage", choices=(NONE, "all", *NAMES), common=True)
 
-    def faults(self) -> list[str]:
-        """What would fail later."""
-        if self.skip_pretraining and not isinstance(self.num_experts, int):
-            return [f"num_experts={to_text(self.num_experts)}: skip_pretraining=true has no clusters to count; give a number"]
-        return []
+    @classmethod
+    def asked(cls, **given: Any) -> Self:
+        """`mode=quick` fills in the small numbers of a smoke test."""
+        return super().asked(**(_quick(given) if given.get("mode") == QUICK else {}) | given)
+
+
+def _quick(given: dict[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in dataclasses.fields(pretrain.BaseOptions)} & set(given)
+    base = pretrain.BaseOptions(**{name: given[name] for name in names})
+    return SMALL if base.is_taken else SMALL | SMALL_BASE
 
 
 def _union() -> list[tuple[str, Any, dataclasses.Field]]:
@@ -64,7 +65,7 @@ def _union() -> list[tuple[str, Any, dataclasses.Field]]:
     for stage in STAGES:
         for field in dataclasses.fields(stage.StepOptions):
             if not field.name.endswith(("_run_id", "_run_ids")) and field.name not in own | {"system"}:
-                copy = dataclasses.field(default=field.default, metadata=field.metadata)
+                copy = dataclasses.field(default=field.default, metadata={**field.metadata, "owner": owner(stage.StepOptions, field)})
                 found.setdefault(field.name, (field.name, field.type, copy))
     return list(found.values())
 
@@ -75,7 +76,6 @@ StepOptions.__module__, StepOptions.__doc__ = __name__, "Run the whole chain."
 
 def run(options: Options) -> str:
     """Run the chain and return its run id."""
-    options = small(options) if options.mode == "quick" else options
     check_stages(options)
     with runs.step_run("main", options, f"main · seed {options.seed} · {options.corpus}") as step:
         step.log_text(option_file_text(_as_file(options)), OPTIONS)
@@ -89,14 +89,6 @@ def _as_file(options: Options) -> dict[str, Any]:
     """Every option in use: under `mlflow run` the run's parameters cannot show what came from an option file."""
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options) if field.name != "options_file"}
     return {name: NONE if value is None else value for name, value in values.items()}
-
-
-def small(options: Options) -> Options:
-    """The options of a smoke test: small numbers wherever the user left the default."""
-    defaults = {field.name: field.default for field in dataclasses.fields(options)}
-    wanted = SMALL if pretrain.is_taken(options) else SMALL | SMALL_BASE
-    changed = {name: value for name, value in wanted.items() if getattr(options, name) == defaults[name]}
-    return dataclasses.replace(options, **changed)
 
 
 def check_stages(options: Options) -> None:
@@ -118,7 +110,7 @@ def check_stages(options: Options) -> None:
 
 def _faults_between(options: Options) -> list[str]:
     """Faults that no stage can see by itself."""
-    made_small = [name for name, value in SMALL.items() if options.mode == "quick" and getattr(options, name) == value]
+    made_small = [name for name, value in SMALL.items() if options.mode == QUICK and getattr(options, name) == value]
     own = [field.name for field in dataclasses.fields(ChainOptions)]
     found = idle_faults(options, left_out(options), STAGES, [*own, *made_small])
     base = "init_from" if options.init_from else "whisper_model"
@@ -129,7 +121,7 @@ def _faults_between(options: Options) -> list[str]:
 def _pending(stage: ModuleType, options: Options) -> dict[str, Any]:
     names = {field.name for field in dataclasses.fields(stage.StepOptions) if field.name.endswith("_run_id")}
     if stage is asr and options.skip_pretraining:
-        return {"num_experts": options.num_experts}
+        return {"prepare_run_id": PENDING, "pretrain_run_id": PENDING, "num_experts": options.num_experts}
     if stage is prepare and options.corpus != SYNTHETIC:
         names = set()
     if stage is evaluate:

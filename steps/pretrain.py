@@ -50,17 +50,35 @@ LICENCE = "LICENSE"
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(PretrainingOptions, AudioContextOptions, AugmentationOptions, ComputeOptions, CheckpointOptions, PlotOptions):
+class BaseOptions(Options):
+    """Which base model."""
+
+    group = "pretrain"
+
+    whisper_model: str = option(SHIPPED, "the base model as it is: v2, v3, another hub name, or the folder of a complete model", common=True)
+    init_from: str | None = option(None, "make the base instead, from a checkpoint folder, whole or partial, a hub name, or scratch", common=True)
+
+    @property
+    def source(self) -> str:
+        """What the base comes from."""
+        return self.init_from or self.whisper_model
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether the base is complete and nothing of it is trained."""
+        return self.source != SCRATCH and is_complete(self.source)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions(BaseOptions, PretrainingOptions, AudioContextOptions, AugmentationOptions, ComputeOptions, CheckpointOptions, PlotOptions):
     """Make or take the base model."""
 
     prepare_run_id: str = option("none", "run whose train split the base is trained on")
-    whisper_model: str = option(SHIPPED, "the base model as it is: v2, v3, another hub name, or the folder of a complete model")
-    init_from: str | None = option(None, "make the base instead, from a checkpoint folder, whole or partial, a hub name, or scratch")
     tokenizer: str = option("checkpoint", "the checkpoint's own, characters, or a byte-level BPE of the train split", choices=TOKENIZERS)
     pretrain_etiologies: str = option("all", "only utterances of these etiologies train the base and show its progress, comma list")
     n_merges: int = option(150, "merges of tokenizer=bpe", low=0)
     export_dir: str | None = option(None, "also write the base model to this folder")
-    seed: int = option(42, "seed of everything drawn", low=0)
+    seed: int = option(42, "seed of everything drawn", low=0, common=True)
 
     not_in_fingerprint = frozenset({"num_workers"})
 
@@ -93,12 +111,7 @@ class StepOptions(PretrainingOptions, AudioContextOptions, AugmentationOptions, 
         names = [field.name for part in (PretrainingOptions, AugmentationOptions) for field in dataclasses.fields(part)]
         changed = [name for name in [*names, "tokenizer", "pretrain_etiologies", "n_merges"] if self.is_changed(name)]
         why = f"the base {self.source} is complete and taken as it is"
-        return [f"{name}={to_text(getattr(self, name))}: {why}" for name in changed] if is_taken(self) else []
-
-    @property
-    def source(self) -> str:
-        """What the base comes from."""
-        return self.init_from or self.whisper_model
+        return [f"{name}={to_text(getattr(self, name))}: {why}" for name in changed] if self.is_taken else []
 
     def data_digests(self) -> dict[str, str]:
         """Content of a local checkpoint, and of a local model that it is an adapter of."""
@@ -110,18 +123,12 @@ class StepOptions(PretrainingOptions, AudioContextOptions, AugmentationOptions, 
         return digests | {"below": folder_digest(below)} if below.is_dir() and below != folder else digests
 
 
-def is_taken(options: Options) -> bool:
-    """Whether the base, of this step's options or of `main`'s, is complete and nothing of it is trained."""
-    source = options.init_from or options.whisper_model
-    return source != SCRATCH and is_complete(source)
-
-
 def run(options: StepOptions) -> str:
     """Make the base model, log it and return the run id."""
     name = f"pretrain · {'from scratch' if options.source == SCRATCH else Path(options.source).name}"
     with runs.step_run("pretrain", options, name) as step, tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / artifacts.BASE
-        if is_taken(options):
+        if options.is_taken:
             _take(step, options, folder)
         else:
             _train(step, options, read_prepared(options.prepare_run_id), folder)

@@ -33,7 +33,7 @@ MAX_TAG, MAX_DESCRIPTION = 4900, 4900  # characters that every registry keeps
 class StepOptions(RunOptions):
     """Register the best system."""
 
-    evaluate_run_ids: str = option("none", "evaluate runs to choose from, comma list")
+    evaluate_run_ids: str = option(help="evaluate runs to choose from, comma list")
     registered_model: str = option("whisper-moe", "name in the registry")
     register_kind: str = option(MIXTURE, "kind of system to register: moe, lora, base … as evaluate names it, or any")
     max_group_regression: float = option(0.02, "WER that a group may lose against the champion (0.02: two points)", low=0, high=1)

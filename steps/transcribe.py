@@ -30,16 +30,12 @@ MOST_LISTED = 20  # failures printed; the run's table has them all
 class StepOptions(DecodingOptions):
     """Transcribe recordings."""
 
-    audio: str = option("none", "recording, or folder of recordings (with the folders in it)")
+    audio: str = option(help="recording, or folder of recordings (with the folders in it)")
     model: str = option("models:/whisper-moe@champion", "models:/NAME@ALIAS, models:/NAME/VERSION, id of a run with a model, or its folder")
     output_dir: str = option("transcripts", "folder to write to")
     format: str = option("json", "format of the transcripts", choices=tuple(WRITERS))
     decoding_top_k: int | None = option(None, "experts mixed in decoding (none: as in training)", low=1)
     language: str | None = option(None, "language code (none: the one the model was trained for)")
-
-    def faults(self) -> list[str]:
-        """Nothing to transcribe."""
-        return ["audio is missing: name a recording or a folder"] if self.audio == "none" else []
 
 
 def run(options: StepOptions) -> str:

@@ -153,13 +153,13 @@ def _be(child: Child, function: Callable[..., Any], arguments: tuple, settings: 
 
 def toy_options(**changes: Any) -> Options:
     """The toy chain's options."""
-    return main.StepOptions(**TOY | changes)
+    return main.StepOptions.asked(**TOY | changes)
 
 
 def run_chain() -> dict[str, str]:
     """The toy chain up to joint training: stage → run id."""
     loop.LOG_EVERY = 2
-    options = main.small(toy_options(until="asr"))
+    options = toy_options(until="asr")
     with tracking.step_run("main", options):
         chain = Chain(options)
         chain.run()
@@ -171,7 +171,7 @@ def train(stage: str, ids: dict[str, str], **changes: Any) -> dict[str, Any]:
     loop.LOG_EVERY = 2
     module, upstream, own = STAGES[stage]
     given = {f"{name}_run_id": ids[name] for name in upstream}
-    options = stage_options(module, main.small(toy_options()), **given | own | changes)
+    options = stage_options(module, toy_options(), **given | own | changes)
     return outcome(module.run(options))
 
 

@@ -10,7 +10,6 @@ import pandas as pd
 from benchmarks.torture.arena import Arena, toy_options
 from moe.recognition.decoding import DecodingOptions
 from moe.systems.whisper_moe.folder import load_model
-from steps import main
 from steps.chain.stages import Chain
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.test_set import prepare_test_set, recognise
@@ -65,7 +64,7 @@ def _run_on_faulty() -> dict[str, Any]:
         root = Path(folder) / "corpus"
         planted = _write_faulty(root)
         own = {"corpus": "folder", "dataset_root": str(root), "until": "embed", "max_samples": 2 * N_UTTERANCES}
-        options = main.small(toy_options(**own, max_duration_s=5.0, ctc_frames_per_s=50.0))
+        options = toy_options(**own, max_duration_s=5.0, ctc_frames_per_s=50.0)
         with runs.step_run("main", options) as step:
             chain = Chain(options)
             chain.run()

@@ -8,6 +8,7 @@ import dataclasses
 from moe.options import Options, option, to_text
 
 AUTO = "auto"
+N_EXPERTS = 8
 ALGORITHMS = ("hdbscan", "spectral", "balanced", "by_etiology")
 ANGLE_METRICS = ("cosine", "correlation")  # Euclidean distance between unit vectors orders pairs as these do
 METRICS = ("euclidean", *ANGLE_METRICS, "manhattan", "chebyshev")
@@ -21,15 +22,36 @@ ONLY_HDBSCAN = (
 
 
 @dataclasses.dataclass(frozen=True)
-class ClusteringOptions(Options):
+class ExpertCountOptions(Options):
+    """How many experts there are."""
+
+    group = "cluster"
+
+    num_experts: int | str | None = option(
+        None,
+        "number of experts, for hdbscan and by_etiology the most; auto: a sweep chooses (none: 8, on the synthetic corpus one per style, 6)",
+        low=1,
+        choices=(AUTO,),
+        common=True,
+    )
+
+    @property
+    def n_asked(self) -> int | None:
+        """The number, where one is given."""
+        return self.num_experts if isinstance(self.num_experts, int) else None
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusteringOptions(ExpertCountOptions):
     """How embeddings are divided into clusters, one for each expert.
 
     Balanced clusters of speaker profiles are the default: on the demo (`benchmarks.quality`, three seeds) the mixture was as good on them as
     on HDBSCAN's and by etiology (spectral: 0.6 points behind, not significant), and no expert gets too few speakers to learn from.
     """
 
-    clustering_algorithm: str = option("balanced", "how clusters are found", choices=ALGORITHMS)
-    num_experts: int | str = option(8, "number of experts, the most for hdbscan and by_etiology; auto: chosen by a sweep", low=1, choices=(AUTO,))
+    group = "cluster"
+
+    clustering_algorithm: str = option("balanced", "how clusters are found", choices=ALGORITHMS, common=True)
     cluster_unit: str = option("speaker", "what is clustered: utterances, or each speaker's mean", choices=CLUSTER_UNITS)
     min_cluster_size: int = option(5, "HDBSCAN: smallest cluster of the first attempt", low=2)
     min_clusters: int = option(8, "HDBSCAN: an attempt with fewer clusters is retried with a smaller min_cluster_size", low=1)
@@ -44,12 +66,12 @@ class ClusteringOptions(Options):
     reduce_dim: int = option(50, "dimensions after reduction, fewer where the data have fewer", low=1)
     noise: str = option("nearest", "fate of HDBSCAN's noise: nearest cluster, an expert of its own, all alike", choices=NOISE_FATES)
     max_fit: int = option(10000, "largest number of units that are clustered; a stratified sample where there are more", low=10)
-    seed: int = option(42, "seed of everything drawn", low=0)
+    seed: int = option(42, "seed of everything drawn", low=0, common=True)
 
     @property
     def n_wanted(self) -> int | None:
-        """The number of experts where one is given; None where it is to be chosen."""
-        return None if isinstance(self.num_experts, str) else self.num_experts
+        """The number of experts; None where it is to be chosen."""
+        return None if self.num_experts == AUTO else self.n_asked or N_EXPERTS
 
     def faults(self) -> list[str]:
         """Combinations that could not be honoured."""
@@ -58,7 +80,7 @@ class ClusteringOptions(Options):
     def _number_faults(self) -> list[str]:
         faults = []
         if self.n_wanted is not None and self.min_experts > self.n_wanted:
-            faults.append(f"min_experts={self.min_experts}: must be at most num_experts={self.num_experts}")
+            faults.append(f"min_experts={self.min_experts}: must be at most num_experts={self.n_wanted}")
         if self.no_reduce_experts and self.n_wanted is None:
             faults.append("no_reduce_experts=true: needs a number in num_experts, not auto")
         if self.num_experts == 1 and self.noise == "own_expert":

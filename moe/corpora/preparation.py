@@ -25,7 +25,9 @@ from moe.text.normalisers import NAMES, normaliser_version, references
 class PreparationOptions(CorpusOptions):
     """Everything that decides what a manifest holds."""
 
-    corpus: str = option("folder", "format of the corpus", choices=tuple(FORMATS))
+    group = "prepare"
+
+    corpus: str = option("folder", "format of the corpus", choices=tuple(FORMATS), common=True)
     normaliser: str = option("basic", "how transcripts become references", choices=NAMES)
     split: str = option("auto", "whose split: auto is the corpus's own where it has one, else by_speaker", choices=MODES)
     dev_share: float = option(0.1, "share of the utterances for dev, by whole speakers (0: no dev)", low=0, high=0.8)
@@ -40,7 +42,7 @@ class PreparationOptions(CorpusOptions):
     max_quarantined: float = option(0.05, "share of the corpus that may be quarantined before the step fails", low=0, high=1)
     ctc_frames_per_s: float | None = option(None, "frames per second of a CTC model, to quarantine what it cannot align", above=0)
     n_workers: int = option(0, "processes that render or decode (0: one per core)", low=0)
-    seed: int = option(42, "seed of everything drawn", low=0)
+    seed: int = option(42, "seed of everything drawn", low=0, common=True)
 
     def faults(self) -> list[str]:
         """Faults between fields."""

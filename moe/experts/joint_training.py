@@ -33,8 +33,10 @@ START = -1  # among epochs: before the first
 class JointOptions(Options):
     """How the mixture is trained as one."""
 
-    asr_batch_size: int = option(16, "utterances per batch", low=1)
-    asr_epochs: int = option(1, "passes over the training subset", low=0)
+    group = "asr"
+
+    asr_batch_size: int = option(16, "utterances per batch", low=1, common=True)
+    asr_epochs: int = option(1, "passes over the training subset", low=0, common=True)
     asr_learning_rate: float = option(1e-3, "learning rate of the adapters", above=0)
     gate_learning_rate: float = option(1e-4, "learning rate of the gate in joint training", above=0)
     freeze_gate: bool = option(False, "leave the gate as gate training made it")

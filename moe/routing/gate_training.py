@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from moe.options import Options, option
+from moe.options import option
 from moe.routing.gate import Gate, GateConfig
 from moe.routing.gate_metrics import fitted_temperature, gate_metrics, kl_divergence
+from moe.routing.options import TopKOptions
 from moe.training.checkpoints import Checkpoint, Checkpoints
 from moe.training.hooks import TrainingHooks
 from moe.training.trainer import ResumableTrainer
@@ -27,7 +28,7 @@ OnEpoch = Callable[[int, dict[str, float]], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class GateOptions(Options):
+class GateOptions(TopKOptions):
     """How the gate is trained."""
 
     gating_batch_size: int = option(512, "embeddings in a batch, a sixteenth of all of them at most", low=1)
@@ -39,8 +40,7 @@ class GateOptions(Options):
     gating_patience: int = option(8, "epochs without a better dev KL before training stops", low=1)
     gating_label_smoothing: float = option(0.0, "share of each soft label that is spread over all experts", low=0, high=0.9)
     gate_calibration: bool = option(True, "fit a temperature on dev after training")
-    top_k: int = option(2, "experts that count as right in top-k accuracy", low=1)
-    seed: int = option(42, "seed of everything drawn", low=0)
+    seed: int = option(42, "seed of everything drawn", low=0, common=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,12 +9,23 @@ LAST = "last"
 
 
 @dataclasses.dataclass(frozen=True)
+class TopKOptions(Options):
+    """How many experts an utterance gets."""
+
+    group = "routing"
+
+    top_k: int = option(2, "experts mixed per utterance; the gate's top-k accuracy counts as many", low=1, common=True)
+
+
+@dataclasses.dataclass(frozen=True)
 class ViewOptions(Options):
     """What clusters and gate read of an utterance.
 
     Layer 0 leaves every encoder layer to the experts: on the demo, layers 1 to 3 cost 3 to 6 points of WER, and the middle one saves
     0.3 of a training step; the last one has experts in every layer too, takes a second pass and wins nothing (benchmarks/MEASURED.md).
     """
+
+    group = "routing"
 
     gate_layer: str = option("0", "encoder layer the gate reads: 0 (conv stem), 1, 2 … or last; experts sit above it")
     pooling: str = option("mean_std", "what clusters and gate read of the valid frames", choices=POOLINGS)
@@ -33,14 +44,13 @@ class ViewOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True)
-class RoutingOptions(ViewOptions):
+class RoutingOptions(TopKOptions, ViewOptions):
     """What the gate reads and how its answer is used.
 
     On the demo a second expert wins 0.4 points over one and further ones nothing; `mixing=loss` wins nothing at twice the price
     (benchmarks/MEASURED.md).
     """
 
-    top_k: int = option(2, "experts mixed per utterance", low=1)
     mixing: str = option("delta", "mix the experts' weights (delta) or their losses and token probabilities (loss)", choices=("delta", "loss"))
     gate_unit: str = option(
         "utterance",

@@ -19,7 +19,9 @@ N_ALTERNATIVES = 4  # sentences an utterance may fall back on when the first is 
 class SynthesisOptions(Options):
     """Make the synthetic corpus: typical speech and simulated atypical styles, spoken by espeak-ng."""
 
-    seed: int = option(42, "seed of everything drawn", low=0)
+    group = "synthesize"
+
+    seed: int = option(42, "seed of everything drawn", low=0, common=True)
     synthetic_language: str = option("en", "language of the sentences and voices", choices=("en", "ko", "ne"))
     styles: str = option(",".join(STYLES), f"comma list of styles out of {', '.join(STYLES)}")
     n_train_speakers: int = option(10, "train speakers of each style", low=1)

@@ -20,7 +20,9 @@ MATRICES = (nn.Linear, nn.Conv1d)  # what autocast computes in half precision; p
 class PrecisionOptions(Options):
     """What a step computes in."""
 
-    fp16: bool | None = option(None, "half precision: bf16 where the machine has it, else fp16 (none: on a GPU)")
+    group = "compute"
+
+    fp16: bool | None = option(None, "half precision: bf16 where the machine has it, else fp16 (none: on a GPU)", common=True)
     no_fp16: bool = option(False, "never half precision")
 
     def faults(self) -> list[str]:

@@ -13,7 +13,6 @@ from moe.files import read_json
 from moe.options import Options, to_text
 from moe.systems.whisper.base_model import SCRATCH, SmallShape
 from steps.options.step_options import idle_augmentation
-from steps.pretrain import is_taken
 
 SIZES = ("gating_batch_size", "expert_batch_size", "embedding_batch_size")  # of the machine: option files name them for every chain
 
@@ -56,7 +55,7 @@ def top_k_faults(options: Options, n_experts: int | str) -> list[str]:
 
 def augmentation_faults(options: Options) -> list[str]:
     """Augmentation that nothing in the chain would use: a base that is made has it always, adapters with `augment`."""
-    return [f"{fault}, or a base that is made (init_from)" for fault in idle_augmentation(options)] if is_taken(options) else []
+    return [f"{fault}, or a base that is made (init_from)" for fault in idle_augmentation(options)] if options.is_taken else []
 
 
 def _names(stage: ModuleType) -> list[str]:

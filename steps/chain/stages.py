@@ -8,14 +8,12 @@ from moe.audio.augmentation import AugmentationOptions
 from moe.options import Options
 from steps import asr, baseline, cluster, compare, embed, evaluate, experts, gate, prepare, pretrain, register, synthesize
 from steps.chain.reuse import launch
-from steps.options.step_options import SYNTHETIC, MixtureStepOptions
+from steps.options.step_options import SYNTHETIC, MixtureStepOptions, default_experts
 
 STAGES: tuple[ModuleType, ...] = (
     synthesize, prepare, pretrain, embed, cluster, gate, experts, asr, baseline, evaluate, compare, register,
 )  # fmt: skip
 NAMES = tuple(stage.__name__.rpartition(".")[2] for stage in STAGES)
-STYLES_OF_SYNTHETIC = 6
-DOCUMENTS_EXPERTS = 8
 
 
 def left_out(options: Options) -> dict[ModuleType, str]:
@@ -27,7 +25,7 @@ def left_out(options: Options) -> dict[ModuleType, str]:
 def stage_options(stage: ModuleType, options: Options, **given: Any) -> Options:
     """The options of one stage: those of `main` it has, and `given`. Augmentation goes to those that use it."""
     names = {field.name for field in dataclasses.fields(stage.StepOptions)}
-    if (not options.augment and issubclass(stage.StepOptions, MixtureStepOptions)) or (stage is pretrain and pretrain.is_taken(options)):
+    if (not options.augment and issubclass(stage.StepOptions, MixtureStepOptions)) or (stage is pretrain and options.is_taken):
         names -= {field.name for field in dataclasses.fields(AugmentationOptions)}
     ours = {field.name for field in dataclasses.fields(options)} & names
     return stage.StepOptions(**{name: getattr(options, name) for name in ours} | given)
@@ -35,7 +33,7 @@ def stage_options(stage: ModuleType, options: Options, **given: Any) -> Options:
 
 def n_experts(options: Options) -> int | str:
     """Experts to cluster for; auto where the clusters are to say."""
-    return options.num_experts or (STYLES_OF_SYNTHETIC if options.corpus == SYNTHETIC else DOCUMENTS_EXPERTS)
+    return options.num_experts or default_experts(options.corpus == SYNTHETIC)
 
 
 def corpus_seed(stage: ModuleType, options: Options) -> dict[str, int]:

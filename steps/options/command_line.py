@@ -1,26 +1,45 @@
-"""Flags and option files to frozen options."""
+"""Flags and option files to frozen options.
 
-import argparse
+    --NAME VALUE …   --NAME=VALUE   --help   --help GROUP   --help all
+
+What a flag says wins over the option file, and that over presets and defaults, also where the flag says the default. All faults are
+reported at once. A library would be welcome here; those tried (October 2026) on a toy of six options fall short:
+
+- argparse (and so all below but tyro) ends at the first fault, takes a value that begins with a dash for a flag and keeps the last of
+  two equal flags.
+- jsonargparse 4.53: one fault at a time, `--epoch` taken for `--epochs`, None is spelled `null`; its option file is what ours is.
+- tyro 1.0: one fault at a time (but "Perhaps you meant"), None and truth are spelled as in Python, no option file.
+- pydantic-settings 2.16: all faults of values at once, but unknown flags before and apart from them; models instead of dataclasses.
+
+None shows a part of the help, which 168 options need. So the reading is ours, in this file; argparse still formats the help, difflib
+finds what was meant, PyYAML reads the file.
+"""
+
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, NoReturn
+import difflib
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from moe.options import Options, OptionsType, _value_faults, from_text, to_text
+from moe.options import Options, OptionsType, from_text, value_faults
+from steps.options.help_text import help_text, module_name
 from steps.options.option_files import read_option_file
 
 OPTIONS_FILE = "options_file"
+HELP = ("-h", "--help")
 
 
 def parse(options_type: type[OptionsType], arguments: Sequence[str] | None = None) -> OptionsType:
     """The options a command line asks for; a fault ends the process with one clear line and exit code 2."""
-    parser = _Parser(description=options_type.__doc__, allow_abbrev=False)
-    for field in dataclasses.fields(options_type):
-        _add_flag(parser, field)
-    given = vars(parser.parse_args(arguments))
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return options_type(**_with_file(options_type, given))
+        if words and words[0] in HELP:
+            print(help_text(options_type, *words[1:2]))
+            sys.exit(0)
+        return _options(options_type, words)
     except ValueError as error:
-        parser.error(str(error))
+        print(f"{module_name(options_type).rpartition('.')[2]}: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def file_values(options_type: type[Options], path: str) -> dict[str, Any]:
@@ -30,52 +49,63 @@ def file_values(options_type: type[Options], path: str) -> dict[str, Any]:
         ValueError: an unknown name or a value that its field does not take, all at once; the message names the file.
     """
     fields = {field.name: field for field in dataclasses.fields(options_type) if field.name != OPTIONS_FILE}
-    texts = read_option_file(path)
-    faults = [f"{name}: no such option" for name in texts if name not in fields]
-    values = {name: _converter(fields[name])(text) for name, text in texts.items() if name in fields}
-    faults += [fault for name, value in values.items() for fault in _value_faults(fields[name], value)]
+    values, faults = _values(fields, read_option_file(path))
+    faults += [fault for name, value in values.items() for fault in value_faults(fields[name], value)]
     if faults:
         raise ValueError(f"{OPTIONS_FILE}={path}: {'; '.join(faults)}")
     return values
 
 
-def _with_file(options_type: type[Options], given: dict[str, Any]) -> dict[str, Any]:
-    """The flags given, and for the rest what the option file says.
-
-    `mlflow run` gives every flag, so with all of them there a value that is the default is nobody's wish.
-    """
-    path, fields = given.get(OPTIONS_FILE), dataclasses.fields(options_type)
-    if path is None:
-        return given
-    if len(given) == len(fields):
-        given = {field.name: given[field.name] for field in fields if given[field.name] != field.default}
-    return file_values(options_type, path) | given
+def unknown(name: str, names: Iterable[str]) -> str:
+    """What is said of a name that is none of `names`."""
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f"{name}: no such option" + (f", did you mean {close[0]}?" if close else "")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One clear line instead of argparse's page of usage."""
-        self.exit(2, f"{self.prog.removesuffix('.py')}: {message}\n")
+def _options(options_type: type[OptionsType], words: Sequence[str]) -> OptionsType:
+    texts, faults = _texts(words)
+    values, unknown_names = _values({field.name: field for field in dataclasses.fields(options_type)}, texts)
+    faults += unknown_names
+    from_file: dict[str, Any] = {}
+    try:
+        from_file = file_values(options_type, values[OPTIONS_FILE]) if values.get(OPTIONS_FILE) else {}
+    except ValueError as error:
+        faults.append(str(error))
+    try:
+        options = options_type.asked(**from_file | values)
+    except ValueError as error:
+        faults.append(str(error))
+    if faults:
+        raise ValueError("; ".join(faults))
+    return options
 
 
-def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:
-    required = field.default is dataclasses.MISSING
-    parser.add_argument(
-        f"--{field.name}",
-        type=_converter(field),
-        required=required,
-        default=argparse.SUPPRESS,  # what is not given is the dataclass's own default, or an option file's
-        help=f"{field.metadata.get('help', '')} (default: {'required' if required else to_text(field.default)})".replace(
-            "%", "%%"
-        ),
-    )
+def _texts(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The text of each flag, and what cannot be read."""
+    texts: dict[str, str] = {}
+    faults, waiting = [], iter(words)
+    for word in waiting:
+        name, given, text = word.removeprefix("--").partition("=")
+        value = text if given else next(waiting, None) if word.startswith("--") else None
+        if not word.startswith("--"):
+            faults.append(f"{word!r} is no --NAME VALUE")
+        elif value is None:
+            faults.append(f"--{name} has no value")
+        elif name in texts:
+            faults.append(f"--{name} is given twice")
+        else:
+            texts[name] = value
+    return texts, faults
 
 
-def _converter(field: dataclasses.Field) -> Any:
-    def convert(text: str) -> Any:
-        try:
-            return from_text(text, field.type)
-        except ValueError:
-            return text  # no such kind: reported with all other faults when the options check themselves
+def _values(fields: dict[str, dataclasses.Field], texts: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """Texts as values of their fields, and what is said of names that are none."""
+    faults = [unknown(name, fields) for name in texts if name not in fields]
+    return {name: _value(fields[name], text) for name, text in texts.items() if name in fields}, faults
 
-    return convert
+
+def _value(field: dataclasses.Field, text: str) -> Any:
+    try:
+        return from_text(text, field.type)
+    except ValueError:
+        return text  # no such kind: reported with all other faults when the options check themselves

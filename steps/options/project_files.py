@@ -1,18 +1,22 @@
-"""Writes MLproject and conda.yaml, so that the options of a step are stated once, in its module.
+"""Writes MLproject, conda.yaml and docs/options.md, so that the options of a step are stated once, in its module.
 
     python -m steps.options.project_files
 
-Each entry point gets a parameter for every field of its `StepOptions`, with the same name and default; conda.yaml gets the pins of
-requirements.txt in its own text, because conda takes an environment for unchanged while that text is.
+MLproject declares what a step requires. What has a default is listed in a comment and not declared, because MLflow logs the default of
+a declared parameter before the step starts and passes it on as if the user had said it: an option file could not win over it, and the
+run would show a value that was not used. MLflow appends `-P name=value` of what is not declared to the command as `--name value`, so
+the step sees what was said and nothing else. conda.yaml gets the pins of requirements.txt in its own text, because conda takes an
+environment for unchanged while that text is.
 """
 
 import dataclasses
 import importlib
-import json
 from pathlib import Path
 
 from moe.files import write_whole
-from moe.options import Options, to_text
+from moe.options import Options, is_required, to_text
+from steps.options.help_text import common
+from steps.options.options_page import options_page
 
 ENTRY_POINTS = (
     "main",
@@ -32,13 +36,16 @@ ENTRY_POINTS = (
     "transcribe",
 )
 PYTHON = "3.11"
+NOTE = """# -P NAME=VALUE sets any option of an entry point, declared here or not: `python -m steps.NAME --help`, docs/options.md.
+# Declared is what is required; what has a default is not, so that an option file may set it and the run shows what was used.
+"""
 WRITTEN_BY = "# Written by `python -m steps.options.project_files`; change the options in steps/, not this file.\n"
 
 
 def mlproject(entry_points: tuple[str, ...] = ENTRY_POINTS, package: str = "steps") -> str:
     """Text of MLproject: one entry point for each module `package.NAME`, which has a `StepOptions`."""
     parts = [_entry_point(name, importlib.import_module(f"{package}.{name}").StepOptions, package) for name in entry_points]
-    return WRITTEN_BY + "name: whisper-moe\n\nconda_env: conda.yaml\n\nentry_points:\n" + "\n".join(parts)
+    return WRITTEN_BY + "name: whisper-moe\n\nconda_env: conda.yaml\n\n" + NOTE + "entry_points:\n" + "\n".join(parts)
 
 
 def conda_yaml(requirements: str) -> str:
@@ -57,41 +64,41 @@ def conda_yaml(requirements: str) -> str:
 def files(root: Path) -> dict[Path, str]:
     """Each file that this module writes, with its text."""
     requirements = (root / "requirements.txt").read_text(encoding="utf-8")
-    return {root / "MLproject": mlproject(), root / "conda.yaml": conda_yaml(requirements)}
+    return {
+        root / "MLproject": mlproject(),
+        root / "conda.yaml": conda_yaml(requirements),
+        root / "docs" / "options.md": options_page(
+            {name: importlib.import_module(f"steps.{name}").StepOptions for name in ENTRY_POINTS}
+        ),
+    }
 
 
 def main() -> None:
-    """Write both files."""
+    """Write all of them."""
     for path, text in files(Path(__file__).resolve().parents[2]).items():
+        path.parent.mkdir(exist_ok=True)
         with write_whole(path) as aside:
             aside.write_text(text, encoding="utf-8")
         print(f"wrote {path.name}")
 
 
 def _entry_point(name: str, options_type: type[Options], package: str) -> str:
-    fields = dataclasses.fields(options_type)
-    parameters = "".join(_parameter(name, field) for field in fields)
-    flags = " ".join(["python", "-m", f"{package}.{name}", *(f"--{field.name} {{{field.name}}}" for field in fields)])
-    heading = "    parameters:\n" if fields else ""
-    return f"  {name}:\n{heading}{parameters}    command: {json.dumps(flags)}\n"
+    required = [field for field in dataclasses.fields(options_type) if is_required(field)]
+    listed = _listed(options_type) if name == "main" else ""
+    heading = "    parameters:\n" if required else ""
+    parameters = "".join(f"      {field.name}: string  # {field.metadata['help']}\n" for field in required)
+    return f"  {name}:\n{listed}{heading}{parameters}    command: python -m {package}.{name}{_flags(required)}\n"
 
 
-def _parameter(step: str, field: dataclasses.Field) -> str:
-    """One parameter. Defaults are quoted text: MLflow would turn `false` into `False` and take `null` for `required`.
+def _flags(required: list[dataclasses.Field]) -> str:
+    return "".join(f" --{field.name} {{{field.name}}}" for field in required)
 
-    Raises:
-        ValueError: the default is an empty text or holds a space, which MLflow logs with shell quotes around it.
-    """
-    note = f"  # {field.metadata['help']}" if field.metadata.get("help") else ""
-    kind = "float" if field.type in (int, float) else "string"
-    if field.default is dataclasses.MISSING:
-        return f"      {field.name}: {{type: {kind}}}{note}\n"
-    text = to_text(field.default)
-    if not text or " " in text:
-        raise ValueError(
-            f"{step}: {field.name}={text!r}: a default must be a text without spaces; write {to_text(None)} for nothing"
-        )
-    return f"      {field.name}: {{type: {kind}, default: {json.dumps(text)}}}{note}\n"
+
+def _listed(options_type: type[Options]) -> str:
+    """The options that people set, with their defaults, as comments."""
+    shown = common(options_type)
+    width = max(len(f"{field.name}={to_text(field.default)}") for field in shown)
+    return "".join(f"    # -P {f'{field.name}={to_text(field.default)}':<{width}}  {field.metadata['help']}\n" for field in shown)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,16 @@
 import dataclasses
 
 from moe.audio.augmentation import AugmentationOptions
+from moe.clustering.options import N_EXPERTS, ExpertCountOptions
 from moe.experts.routed_lora import AdapterOptions
 from moe.options import Options, option, to_text
 from moe.routing.options import RoutingOptions
 from moe.systems.whisper.features import AudioContextOptions
 from moe.training.checkpoints import CheckpointOptions
 from moe.training.loop import ComputeOptions
+
+SYNTHETIC = "synthetic"
+STYLES_OF_SYNTHETIC = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,29 +29,59 @@ class RunOptions(Options):
 class PlotOptions(RunOptions):
     """What every step that draws takes."""
 
+    group = "run"
+
     no_plot: bool = option(False, "make no plots; a run that is reused keeps those it has")
 
     not_in_fingerprint = frozenset({"no_plot"})
 
 
 @dataclasses.dataclass(frozen=True)
+class SkipPretrainingOptions(ExpertCountOptions):
+    """How gate and experts start."""
+
+    group = "asr"
+
+    skip_pretraining: bool = option(
+        False, "gate and experts start random: no embed, cluster, gate and experts runs; needs a number of experts"
+    )
+
+    def faults(self) -> list[str]:
+        """Experts that nothing counts."""
+        if self.skip_pretraining and self.n_asked is None:
+            return [f"num_experts={to_text(self.num_experts)}: skip_pretraining=true has no clusters to count; give a number"]
+        return []
+
+
+def default_experts(synthetic: bool) -> int:
+    """The number of experts where none is given: one per style of the synthetic corpus."""
+    return STYLES_OF_SYNTHETIC if synthetic else N_EXPERTS
+
+
+@dataclasses.dataclass(frozen=True)
 class StagePercentOptions(AudioContextOptions):
     """Which part of the train split a stage works on; the parts of one seed nest."""
 
-    data_percent: float = option(100.0, "scales every stage's part of the train split", above=0, high=100)
+    group = "data"
+
+    data_percent: float = option(100.0, "scales every stage's part of the train split", above=0, high=100, common=True)
     stage_floor: int = option(
         2000, "a stage gets at least so many utterances where there are so many, scaled by data_percent", low=1
     )
     asr_percent: float = option(100.0, "part of the train split for joint training, percent", above=0, high=100)
-    seed: int = option(42, "seed of everything drawn", low=0)
+    seed: int = option(42, "seed of everything drawn", low=0, common=True)
 
 
 @dataclasses.dataclass(frozen=True)
-class MixtureStepOptions(AdapterOptions, RoutingOptions, StagePercentOptions, AugmentationOptions, ComputeOptions, CheckpointOptions, PlotOptions):
+class MixtureStepOptions(
+    AdapterOptions, RoutingOptions, StagePercentOptions, AugmentationOptions, ComputeOptions, CheckpointOptions, PlotOptions
+):
     """Options that every step training adapters has."""
 
-    prepare_run_id: str = option("none", "run that made the manifest")
-    pretrain_run_id: str = option("none", "run that holds the base model")
+    group = "training"
+
+    prepare_run_id: str = option(help="run that made the manifest")
+    pretrain_run_id: str = option(help="run that holds the base model")
     eval_share: float = option(
         0.5, "dev utterances scored after an epoch, as a share of its own: scoring one costs 1.3 of training on it", above=0
     )
@@ -57,13 +91,12 @@ class MixtureStepOptions(AdapterOptions, RoutingOptions, StagePercentOptions, Au
 
     def faults(self) -> list[str]:
         """Faults between fields."""
-        return RoutingOptions.faults(self) + ComputeOptions.faults(self) + AugmentationOptions.faults(self) + idle_augmentation(self)
+        return (
+            RoutingOptions.faults(self) + ComputeOptions.faults(self) + AugmentationOptions.faults(self) + idle_augmentation(self)
+        )
 
 
 def idle_augmentation(options: Options) -> list[str]:
     """Augmentation that is not as by default where adapters are trained without any."""
     changed = [field.name for field in dataclasses.fields(AugmentationOptions) if options.is_changed(field.name)]
     return [] if options.augment else [f"{name}={to_text(getattr(options, name))}: needs augment=true" for name in changed]
-
-
-SYNTHETIC = "synthetic"

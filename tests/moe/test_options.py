@@ -69,12 +69,26 @@ def test_faults_between_fields_are_asked_only_of_good_fields() -> None:
 
 
 def test_an_unknown_key_is_refused_and_none_is_guessed(capsys) -> None:
-    assert "--epoch" in refusal(capsys, "--epoch", "3")  # no abbreviations
-    assert "--fats" in refusal(capsys, "--fats", "true")
+    assert "epoch: no such option, did you mean epochs?" in refusal(capsys, "--epoch", "3")  # no abbreviations
+    assert "fats: no such option, did you mean fast?" in refusal(capsys, "--fats", "true")
+    assert "zzz: no such option\n" in refusal(capsys, "--zzz", "true")
+
+
+def test_unknown_wrong_repeated_and_missing_flags_are_told_at_once(capsys) -> None:
+    error = refusal(capsys, "--epoch", "3", "--rate", "0", "--kind", "b", "--kind", "a", "stray", "--fast")
+    for part in ("epoch: no such option", "rate=0.0: must be above 0", "--kind is given twice", "'stray' is no --NAME VALUE", "--fast has no value"):
+        assert part in error
+    assert "corpus is missing" in refusal(capsys, "--corpse", "x", options_type=Needy)
+
+
+@pytest.mark.parametrize("text", ["-1", "--rate", "a=b", "", "-x y"])
+def test_whatever_follows_a_flag_is_its_value(text: str) -> None:
+    """MLflow appends `--name value` for whatever `-P name=value` says."""
+    assert parse(Toy, ["--label", text]).label == parse(Toy, [f"--label={text}"]).label == text
 
 
 def test_a_flag_without_default_is_required(capsys) -> None:
-    assert "--corpus" in refusal(capsys, options_type=Needy)
+    assert "corpus is missing" in refusal(capsys, options_type=Needy)
     assert parse(Needy, ["--corpus", "there"]).corpus == "there"
 
 

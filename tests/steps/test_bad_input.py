@@ -124,7 +124,7 @@ def test_fewer_speakers_or_utterances_than_experts(refuse: Refuse, tmp_path: Pat
 @pytest.mark.parametrize(
     ("step", "arguments", "words"),
     [
-        (main, ["--prest", "full"], ["--prest"]),
+        (main, ["--asr_epoch", "3"], ["asr_epoch: no such option, did you mean asr_epochs?"]),
         (main, ["--num_experts", "0"], ["num_experts=0: must be at least 1"]),
         (main, ["--data_percent", "0"], ["data_percent=0", "must be above 0"]),
         (main, ["--data_percent", "101"], ["data_percent=101", "at most 100"]),
@@ -173,12 +173,13 @@ def test_all_faults_of_all_stages_at_once(capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.mark.parametrize("step", [embed, register], ids=["embed", "register"])
 def test_a_run_that_does_not_exist(refuse: Refuse, step) -> None:
-    flag = "--prepare_run_id" if step is embed else "--evaluate_run_ids"
-    assert "'0123'" in refuse(step, flag, "0123")
+    flags = ["--prepare_run_id", "0123", "--pretrain_run_id", "4567"] if step is embed else ["--evaluate_run_ids", "0123"]
+    assert "'0123'" in refuse(step, *flags)
 
 
 def test_no_run_id_at_all(refuse: Refuse) -> None:
-    assert "no run id given" in refuse(embed)
+    assert "prepare_run_id is missing; pretrain_run_id is missing" in refuse(embed, code=2)
+    assert "no run id given" in refuse(embed, "--prepare_run_id", "none", "--pretrain_run_id", "none")
 
 
 def test_a_partial_base_that_would_not_be_trained(refuse: Refuse, tmp_path: Path) -> None:

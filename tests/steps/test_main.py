@@ -25,8 +25,9 @@ def test_faults_of_several_stages_are_reported_together_before_anything_runs() -
 
 
 def test_quick_mode_keeps_what_the_user_set() -> None:
-    quick = main.small(main.StepOptions(mode="quick", expert_epochs=3))
+    quick = main.StepOptions.asked(mode="quick", expert_epochs=3, n_train_speakers=10)
     assert quick.expert_epochs == 3 and quick.asr_epochs == main.SMALL["asr_epochs"]
+    assert quick.n_train_speakers == 10  # the default, but said
 
 
 def test_the_corpus_seed_reaches_only_the_stages_that_make_the_corpus() -> None:

@@ -27,6 +27,8 @@ from steps.tracking.fingerprint import fingerprint
 from tests.toys.models import dataset, toy_base, write_corpus
 from tests.toys.training import plan
 
+IDS = {"prepare_run_id": "p", "pretrain_run_id": "b"}
+
 
 def prepared(manifest: pd.DataFrame, root: Path) -> Prepared:
     return Prepared("run", manifest, str(root), "basic", "basic-1", "en", "", "digest")
@@ -57,7 +59,7 @@ class TestChainOptions:
         assert {name: found for name, found in defaults.items() if len(found) > 1} == {}
 
     def test_quick_makes_small_what_was_left_alone(self) -> None:
-        small = main.small(main.StepOptions(mode="quick", n_utterances=17))
+        small = main.StepOptions.asked(mode="quick", n_utterances=17)
         assert small.n_utterances == 17 and small.expert_epochs == main.SMALL["expert_epochs"] and small.max_samples == 240
 
     def test_every_stage_gets_the_value_that_main_was_given(self) -> None:
@@ -160,14 +162,14 @@ class TestEmbeddings:
 class TestTraining:
     def test_the_plan_says_what_the_options_say(self) -> None:
         options = asr.StepOptions(
-            cluster_run_id="a", gate_run_id="b", experts_run_id="c", seed=9, gradient_accumulation_steps=3, num_workers=2, no_fp16=True
+            **IDS, cluster_run_id="a", gate_run_id="b", experts_run_id="c", seed=9, gradient_accumulation_steps=3, num_workers=2, no_fp16=True
         )
         found = plan_of(options, 4, 8, 0.5)
         assert (found.epochs, found.batch_size, found.learning_rate) == (4, 8, 0.5)
         assert (found.seed, found.accumulation, found.num_workers, found.precision) == (9, 3, 2, "fp32")
 
     def test_workers_and_plots_change_no_result_and_are_not_in_the_fingerprint(self) -> None:
-        for name, options in (("experts", experts.StepOptions()), ("baseline", baseline.StepOptions())):
+        for name, options in (("experts", experts.StepOptions(**IDS, cluster_run_id="c")), ("baseline", baseline.StepOptions(**IDS))):
             changed = dataclasses.replace(options, num_workers=3, no_plot=True)
             assert fingerprint(name, options).digest == fingerprint(name, changed).digest
         assert "gradient_accumulation_steps" in {field.name for field in dataclasses.fields(ComputeOptions)}
@@ -188,11 +190,11 @@ class TestTraining:
 
     def test_asr_says_which_runs_it_lacks(self) -> None:
         with pytest.raises(ValueError, match="cluster_run_id is missing; gate_run_id is missing; experts_run_id is missing"):
-            asr.StepOptions()
-        with pytest.raises(ValueError, match="num_experts is missing"):
-            asr.StepOptions(skip_pretraining=True)
+            asr.StepOptions(**IDS)
+        with pytest.raises(ValueError, match="num_experts=none: skip_pretraining=true has no clusters to count"):
+            asr.StepOptions(**IDS, skip_pretraining=True)
         with pytest.raises(ValueError, match="skip_pretraining=true reads none of"):
-            asr.StepOptions(skip_pretraining=True, num_experts=2, gate_run_id="a")
+            asr.StepOptions(**IDS, skip_pretraining=True, num_experts=2, gate_run_id="a")
 
 
 class TestEvaluation:

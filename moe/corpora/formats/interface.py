@@ -53,7 +53,8 @@ class CorpusOptions(Options):
     """Where a corpus is and how its columns are called."""
 
     dataset_root: str | None = option(
-        None, "root of the corpus (sap: the folder with Train and Dev), an fsspec address, or a Hugging Face dataset's name"
+        None, "root of the corpus (sap: the folder with Train and Dev), an fsspec address, or a Hugging Face dataset's name",
+        common=True,
     )
     audio_column: str | None = option(None, "column of the audio (none: path, file_name or audio)")
     transcript_column: str | None = option(None, "column of the transcript (none: transcript, transcription, text or sentence)")
@@ -67,4 +68,4 @@ class CorpusOptions(Options):
         None, "regular expression that finds the speaker in an utterance id, for corpora without a column"
     )
     hf_config: str | None = option(None, "configuration of a Hugging Face dataset")
-    language: str = option("en", "language of the utterances whose corpus names none")
+    language: str = option("en", "language of the utterances whose corpus names none", common=True)

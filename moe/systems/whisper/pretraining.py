@@ -38,6 +38,8 @@ SILENCE_WEIGHT = 0.3  # of frames without a phoneme, class 0
 class PretrainingOptions(Options):
     """How a base model is trained."""
 
+    group = "pretrain"
+
     pretrain_updates: int = option(1500, "updates in which everything trains (0: only what is missing trains)", low=0)
     missing_updates: int = option(60, "updates in which only a partial checkpoint's missing tensors train", low=0)
     pretrain_batch_size: int = option(16, "utterances per update", low=1)

@@ -38,7 +38,7 @@ Lines = list[tuple[str, str, str]]  # step, `ran` or `reused`, why
 def run_main(**changes) -> tuple[str, Lines]:
     """Run `main`: its run id, and what it said of each stage."""
     with contextlib.redirect_stdout(io.StringIO()) as said:
-        run_id = main.run(main.StepOptions(**TINY | changes))
+        run_id = main.run(main.StepOptions.asked(**TINY | changes))
     words = [line.split(maxsplit=5) for line in said.getvalue().splitlines()]
     return run_id, [(line[0], line[1], line[5].strip("()")) for line in words if len(line) == 6 and line[1] in ("ran", "reused")]
 

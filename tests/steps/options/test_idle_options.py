@@ -14,7 +14,10 @@ OTHER = {
     "n_masks": 0, "mask_mels": 5, "mask_frames": 5, "gain": 0.0, "speed_factors": "0.9,1.1", "noise_share": 0.5, "noise_colour": "white",
     "noise_snr_low": 5.0, "noise_snr_high": 20.0,
 }  # fmt: skip
-ADAPTER_STEPS: dict[ModuleType, dict[str, Any]] = {experts: {}, asr: {"skip_pretraining": True, "num_experts": 3}, baseline: {}}
+IDS = {"prepare_run_id": "p", "pretrain_run_id": "b"}
+ADAPTER_STEPS: dict[ModuleType, dict[str, Any]] = {
+    experts: IDS | {"cluster_run_id": "c"}, asr: IDS | {"skip_pretraining": True, "num_experts": 3}, baseline: IDS,
+}  # fmt: skip
 
 
 def test_every_option_of_augmentation_is_tried() -> None:
@@ -53,7 +56,7 @@ def test_what_trains_a_base_is_refused_where_the_base_is_taken_as_it_is(name: st
 
 
 def test_a_smoke_test_says_nothing_of_a_base_that_is_not_made() -> None:
-    main.check_stages(main.small(main.StepOptions(mode="quick")))
-    made = main.small(main.StepOptions(mode="quick", init_from="scratch", tokenizer="characters"))
+    main.check_stages(main.StepOptions.asked(mode="quick"))
+    made = main.StepOptions.asked(mode="quick", init_from="scratch", tokenizer="characters")
     main.check_stages(made)
     assert made.pretrain_updates == main.SMALL_BASE["pretrain_updates"]

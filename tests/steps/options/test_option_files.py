@@ -45,10 +45,15 @@ def test_a_flag_wins_even_where_it_is_the_default(tmp_path: Path) -> None:
     assert parse(Toy, ["--options_file", path, "--epochs", "3"]) == Toy(path, 2.0, 3)
 
 
-def test_mlflow_gives_every_flag_so_that_a_default_there_is_nobodys_wish(tmp_path: Path) -> None:
-    path = written(tmp_path, "epochs: 5\nrate: 2\n")
-    flags = [part for name, text in Toy(path, rate=0.25).as_parameters().items() for part in (f"--{name}", text)]
-    assert parse(Toy, flags) == Toy(path, 0.25, 5)
+def test_a_flag_wins_over_the_file_whatever_else_is_given(tmp_path: Path) -> None:
+    path = written(tmp_path, "epochs: 5\nrate: 2\nfast: true\nn: auto\nlabel: x\n")
+    flags = [part for name, text in Toy(path).as_parameters().items() for part in (f"--{name}", text)]
+    assert parse(Toy, flags) == Toy(path)
+
+
+def test_faults_of_file_and_flags_are_told_together(tmp_path: Path, capsys) -> None:
+    shown = refusal(capsys, "--options_file", written(tmp_path, "epochs: 0\n"), "--rate", "0", "--fats", "true")
+    assert "epochs=0: must be at least 1" in shown and "rate=0.0: must be above 0" in shown and "did you mean fast?" in shown
 
 
 def test_json_is_read_too_and_a_number_is_a_number_in_both(tmp_path: Path) -> None:
@@ -81,7 +86,7 @@ def test_what_cannot_be_meant_is_refused_with_the_files_name(tmp_path: Path, cap
 
 
 def test_all_faults_of_a_file_are_told_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="epoch: no such option; .*rate=0.0: must be above 0"):
+    with pytest.raises(ValueError, match="epoch: no such option, did you mean epochs.; .*rate=0.0: must be above 0"):
         file_values(Toy, written(tmp_path, "epoch: 5\nrate: 0.0\n"))
 
 

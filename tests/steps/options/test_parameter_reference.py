@@ -14,7 +14,7 @@ from moe.clustering.clusters import UtteranceClusters
 from moe.clustering.density import density_partition
 from moe.clustering.options import ClusteringOptions
 from moe.clustering.reduction import fitted_points
-from moe.options import from_text
+from moe.options import from_text, is_required
 from moe.systems.whisper.base_model import resolve
 from moe.training.checkpoints import CheckpointOptions
 from moe.training.loop import training_arguments
@@ -159,7 +159,7 @@ def test_a_change_on_main_reaches_the_step_and_is_another_result(name: str) -> N
 
 
 def test_quick_is_smaller_in_every_number_and_keeps_what_was_set() -> None:
-    quick = main.small(main.StepOptions(mode="quick", asr_epochs=7))
+    quick = main.StepOptions.asked(mode="quick", asr_epochs=7)
     assert quick.max_samples == main.SMALL["max_samples"] and quick.asr_epochs == 7
 
 
@@ -221,6 +221,7 @@ def test_the_root_of_the_corpus_is_the_synthetic_corpus_or_a_folder() -> None:
 @pytest.mark.parametrize("options_type", [embed.StepOptions, experts.StepOptions, asr.StepOptions])
 def test_pooling_none_is_refused_with_its_reason(options_type: type) -> None:
     given = {"skip_pretraining": True, "num_experts": 3} if options_type is asr.StepOptions else {}
+    given |= {field.name: "x" for field in dataclasses.fields(options_type) if is_required(field)}
     with pytest.raises(ValueError, match="pooling=none: leaves a vector for each frame"):
         options_type(pooling="none", **given)
 
@@ -311,7 +312,7 @@ def test_every_preset_is_tested() -> None:
 
 def test_a_cluster_step_without_plots_has_no_projection() -> None:
     with pytest.raises(ValueError, match="plot_method=umap: no_plot=true"):
-        cluster.StepOptions(plot_method="umap", no_plot=True)
+        cluster.StepOptions(prepare_run_id="p", embed_run_id="e", plot_method="umap", no_plot=True)
 
 
 # ---- no_plot: no step draws when told not to

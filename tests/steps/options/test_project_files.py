@@ -1,4 +1,4 @@
-"""MLproject and conda.yaml say what the options and the pins say, in a form that MLflow takes."""
+"""MLproject, conda.yaml and docs/options.md say what the options and the pins say, in a form that MLflow takes."""
 
 import dataclasses
 import importlib.util
@@ -12,6 +12,8 @@ import yaml
 from mlflow.exceptions import ExecutionException
 from mlflow.projects import load_project
 
+from moe.options import to_text
+from steps import main
 from steps.options import project_files
 from steps.options.command_line import parse
 from steps.tracking.store import project_root
@@ -39,39 +41,39 @@ def toy_project(toy_step: Callable[[str, str], ModuleType], tmp_path: Path, monk
     return tmp_path
 
 
-def test_mlflow_starts_a_step_with_its_own_defaults(toy_project: Path) -> None:
-    """`null` counts as required and `false` arrives as `False` in MLflow, so defaults are quoted text (mlflow.md §2)."""
-    entry = load_project(str(toy_project)).get_entry_point("gate")
-    words = entry.compute_command({"prepare_run_id": "abc"}, None).split()
-    assert words[:3] == ["python", "-m", "toy_steps.gate"]
+def command(project: Path, **said: str) -> str:
+    return load_project(str(project)).get_entry_point("gate").compute_command(said, None)
+
+
+def test_mlflow_starts_a_step_with_what_was_said_and_nothing_else(toy_project: Path) -> None:
+    assert command(toy_project, prepare_run_id="abc") == "python -m toy_steps.gate --prepare_run_id abc"
+    words = command(toy_project, prepare_run_id="abc", top_k="3", balance="true").split()
     options_type = sys.modules["toy_steps.gate"].StepOptions
-    assert parse(options_type, words[3:]) == options_type(prepare_run_id="abc")
+    assert parse(options_type, words[3:]) == options_type(prepare_run_id="abc", top_k=3, balance=True)
 
 
-def test_mlflow_logs_the_same_text_as_the_step(toy_project: Path) -> None:
-    options = sys.modules["toy_steps.gate"].StepOptions(prepare_run_id="abc")
-    parameters, extra = load_project(str(toy_project)).get_entry_point("gate").compute_parameters({"prepare_run_id": "abc"}, None)
-    assert parameters == options.as_parameters() and extra == {}
+def test_mlflow_logs_no_default_so_that_the_step_can_log_what_was_used(toy_project: Path) -> None:
+    """A parameter that MLflow has logged cannot be logged again with the value of an option file."""
+    parameters, extra = load_project(str(toy_project)).get_entry_point("gate").compute_parameters({"prepare_run_id": "abc", "seed": "1"}, None)
+    assert parameters == {"prepare_run_id": "abc"} and extra == {"seed": "1"}
 
 
 def test_a_field_without_default_is_required(toy_project: Path) -> None:
     with pytest.raises(ExecutionException, match="prepare_run_id"):
-        load_project(str(toy_project)).get_entry_point("gate").compute_command({}, None)
+        command(toy_project)
 
 
-@pytest.mark.parametrize("default", ["''", "'a b'"])
-def test_a_default_that_mlflow_would_log_with_quotes_is_refused(
-    toy_step: Callable[[str, str], ModuleType], default: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "toy_steps", ModuleType("toy_steps"))
-    toy_step("gate", TOY.replace('option(help="run of `prepare`: the manifest")', f"option({default}, 'x')"))
-    with pytest.raises(ValueError, match="gate: prepare_run_id=.*without spaces"):
-        project_files.mlproject(("gate",), package="toy_steps")
+def test_mlproject_is_short_and_shows_what_people_set() -> None:
+    text = (project_root() / "MLproject").read_text(encoding="utf-8")
+    shown = [line.split()[2].partition("=") for line in text.splitlines() if line.startswith("    # -P ")]
+    assert len(text.splitlines()) <= 120 and 15 <= len(shown) <= 20
+    fields = {field.name: field for field in dataclasses.fields(main.StepOptions)}
+    assert all(default == to_text(fields[name].default) for name, _, default in shown)
 
 
 def test_the_committed_files_are_what_would_be_written() -> None:
     for path, text in project_files.files(project_root()).items():
-        assert path.read_text(encoding="utf-8") == text, f"{path.name} is old: run `python -m steps.options.project_files`"
+        assert path.read_text(encoding="utf-8") == text, f"{path.name} is out of date: run `python -m steps.options.project_files`"
 
 
 def test_every_entry_point_has_its_options_and_run() -> None:
