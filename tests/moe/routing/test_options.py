@@ -6,6 +6,7 @@ import pytest
 from moe.routing.embeddings import speaker_means
 from steps import asr, experts
 
+DATA = {"prepare_run_id": "pending", "pretrain_run_id": "pending"}
 IDS = {name: "pending" for name in ("cluster_run_id", "gate_run_id", "experts_run_id")}
 RANDOM = {"skip_pretraining": True, "num_experts": 4}
 
@@ -30,7 +31,7 @@ RANDOM = {"skip_pretraining": True, "num_experts": 4}
 )
 def test_what_joint_training_would_ignore_is_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        asr.StepOptions(**(options if "skip_pretraining" in options else IDS | options))
+        asr.StepOptions(**DATA, **(options if "skip_pretraining" in options else IDS | options))
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_what_joint_training_would_ignore_is_refused(options: dict, message: str
     ],
 )
 def test_what_has_an_effect_is_taken(options: dict) -> None:
-    asr.StepOptions(**(options if "skip_pretraining" in options else IDS | options))
+    asr.StepOptions(**DATA, **(options if "skip_pretraining" in options else IDS | options))
 
 
 @pytest.mark.parametrize(
@@ -61,8 +62,8 @@ def test_what_has_an_effect_is_taken(options: dict) -> None:
 )
 def test_a_start_of_the_experts_that_makes_no_sense_is_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        experts.StepOptions(**options)
-    experts.StepOptions(shared_epochs=1, experts_init="shared")
+        experts.StepOptions(**DATA, cluster_run_id="pending", **options)
+    experts.StepOptions(**DATA, cluster_run_id="pending", shared_epochs=1, experts_init="shared")
 
 
 def test_a_speakers_profile_is_the_mean_of_its_utterances_for_each_of_them() -> None:
