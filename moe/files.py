@@ -76,6 +76,13 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
+def entry_digest(path: Path) -> str:
+    """SHA-256 of a file or a folder; of what is neither (a dead link, a pipe, a socket), which is not opened, of that it is there."""
+    if path.is_dir():
+        return folder_digest(path)
+    return file_digest(path) if path.is_file() else hashlib.sha256(b"no file").hexdigest()
+
+
 def folder_digest(path: Path) -> str:
     """SHA-256 over the relative names and digests of all files below a folder."""
     files = sorted(file for file in Path(path).rglob("*") if file.is_file())

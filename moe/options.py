@@ -87,7 +87,7 @@ class Options:
 
     def as_parameters(self) -> dict[str, str]:
         """Every field as the text that is logged and that a command line accepts."""
-        return {field.name: to_text(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return {field.name: to_text(getattr(self, field.name), field.type) for field in dataclasses.fields(self)}
 
 
 def is_required(field: dataclasses.Field) -> bool:
@@ -101,15 +101,17 @@ def allowed_text(field: dataclasses.Field) -> str:
     return ", ".join([_kind_name(field.type, field.metadata.get("choices")), " and ".join(bounds)]).removesuffix(", ")
 
 
-def to_text(value: Any) -> str:
-    """A value as a flag's text: None is `none`, truth is `true` or `false`."""
+def to_text(value: Any, annotation: Any = None) -> str:
+    """A value as a flag's text: None is `none`, truth is `true` or `false`; where None is allowed, the word none is in quotation marks."""
     if value is None:
         return NONE
+    if isinstance(value, str) and type(None) in _kinds(annotation) and value.strip(' "').lower() == NONE:
+        return f'"{value}"'
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def from_text(text: str, annotation: Any) -> Any:
-    """A flag's text as a value of `annotation` (bool, int, float, str, or one of them with None).
+    """A flag's text as a value of `annotation` (bool, int, float, str, or one of them with None); `"none"` is the word.
 
     Raises:
         ValueError: the text is no such value.
@@ -117,6 +119,8 @@ def from_text(text: str, annotation: Any) -> Any:
     kinds = _kinds(annotation)
     if type(None) in kinds and text.strip().lower() == NONE:
         return None
+    if str in kinds and type(None) in kinds and text.strip(' "').lower() == NONE and text.strip().startswith('"'):
+        return text.strip()[1:-1]
     kind = next(kind for kind in kinds if kind is not type(None))
     if str in kinds and not _is_number(text):
         return text

@@ -114,7 +114,7 @@ def run(options: StepOptions) -> str:
             options.eval_every_n_epochs,
             checkpoints_of(step, options),
         )
-        routed = routed_rows(model.gate, dev, vectors["dev"], options.top_k, Path(prepared.root))
+        routed = routed_rows(model.gate, dev, vectors["dev"], options.top_k, prepared.root)
         record = _record(options, prepared, model, trained, routed)
         _log_model(step, options, model, base, base_dir, record)
         _report(step, options, prepared, trained, record)

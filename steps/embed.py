@@ -45,7 +45,7 @@ def run(options: StepOptions) -> str:
         train = prepared.train(options.asr_percent, options.data_percent, options.stage_floor, options.seed)
         rows = pd.concat([train, prepared.rows("dev")]).sort_values("utterance_id", ignore_index=True)
         prepared.log_input(step, rows, "training")
-        dataset = SpeechDataset(rows, Path(prepared.root), base.processor)
+        dataset = SpeechDataset(rows, prepared.root, base.processor)
         folder = runs.work_dir(step) / artifacts.EMBEDDINGS
         started = time.perf_counter()
         context, batch_size, computed_in = options.part(AudioContextOptions), options.embedding_batch_size, precision(options)

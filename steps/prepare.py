@@ -13,9 +13,10 @@ import pandas as pd
 
 from analysis.plots.corpus import amounts_figure, durations_figure, words_figure
 from analysis.report import markdown_table
+from moe.corpora.locations import CorpusRoot
 from moe.corpora.manifest import write_manifest
 from moe.corpora.preparation import PreparationOptions, PreparedCorpus, prepare
-from moe.corpora.quarantine import QuarantineLimitError
+from moe.corpora.quarantine import QuarantineLimitError, unused_text
 from moe.corpora.splits import LeakError
 from moe.files import write_json
 from moe.options import option
@@ -23,6 +24,9 @@ from steps.inputs.corpus import CORPUS_FILE, SYNTHETIC_NOTE, path_digests
 from steps.options.step_options import SYNTHETIC, PlotOptions
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
+
+MOST_NOTES = 40  # on the screen; the run's tables/notes.json has them all
+LEFT_OUT = {"n_excluded_etiology": "exclude_etiology", "n_beyond_max_samples": "max_samples"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +71,9 @@ def run(options: StepOptions) -> str:
             raise
         except QuarantineLimitError as limit:
             step.log_table(limit.quarantine.astype(str), "tables/quarantine.json")
+            step.log_table(limit.files, "tables/bad_files.json")
             raise
+        print("\n".join(screen_lines(prepared)), flush=True)
         with tempfile.TemporaryDirectory() as temporary:
             _log_manifest(step, options, prepared, Path(temporary))
         step.log_input("corpus", corpus_digest(prepared.manifest), root, "training", prepared.counts["n_listed"])
@@ -89,7 +95,8 @@ def _log_manifest(step: StepRun, options: StepOptions, prepared: PreparedCorpus,
     synthetic = options.corpus == SYNTHETIC
     write_manifest(folder / artifacts.MANIFEST, prepared.manifest)
     corpus = {
-        "root": None if synthetic else prepared.root,
+        "root": None if synthetic else str(prepared.root),
+        "trusted_roots": list(prepared.root.trusted) if isinstance(prepared.root, CorpusRoot) else [],
         "synthesize_run_id": options.synthesize_run_id,
         "normaliser": options.normaliser,
         "normaliser_version": prepared.normaliser,
@@ -109,6 +116,7 @@ def _log_tables(step: StepRun, prepared: PreparedCorpus) -> None:
     step.log_table(prepared.quarantine.astype(str), "tables/quarantine.json")
     step.log_table(prepared.quarantine.astype(str), artifacts.QUARANTINE)
     step.log_table(prepared.files, "tables/bad_files.json")
+    step.log_table(pd.DataFrame({"note": list(prepared.notes)}, dtype="str"), "tables/notes.json")
     step.log_table(prepared.left_out, "tables/left_out.json")
     step.log_table(prepared.leaks.counts.reset_index(), "tables/leak_report.json")
     step.log_table(prepared.leaks.sentences, "tables/shared_sentences.csv")
@@ -122,6 +130,21 @@ def _log_pictures(step: StepRun, manifest: pd.DataFrame, note: str) -> None:
     step.log_figure(amounts_figure(manifest, note), "plots/amounts.png")
 
 
+def screen_lines(prepared: PreparedCorpus) -> list[str]:
+    """How many utterances are used, how many are not and why, and what was decided in reading."""
+    counts = prepared.counts
+    n_all = counts["n_listed"] + counts["n_lost"]
+    left_out = [f"{counts[name]} by {option}" for name, option in LEFT_OUT.items() if counts[name]]
+    n_unused = counts["n_quarantined"] + counts["n_lost"]
+    unused = unused_text(prepared.quarantine, prepared.files, n_all) if n_unused else f"0 of {n_all} utterances cannot be used"
+    lines = [
+        f"{counts['n_used']} of {n_all} utterances are used",
+        unused,
+        *([f"left out: {', '.join(left_out)}"] if left_out else []),
+    ]
+    return [f"prepare: {line}" for line in [*lines, *(f"note: {note}" for note in prepared.notes[:MOST_NOTES])]]
+
+
 def description(prepared: PreparedCorpus, synthetic: bool) -> str:
     """What was read, made and found, in Markdown."""
     counts, reasons = prepared.counts, prepared.quarantine["reason"].value_counts()
@@ -131,7 +154,9 @@ def description(prepared: PreparedCorpus, synthetic: bool) -> str:
             "## SYNTHETIC corpus" if synthetic else "## Corpus",
             f"Read {counts['n_listed']} utterances; {counts['n_used']} are used, {counts['n_quarantined']} are quarantined ({kinds}), "
             f"{counts['n_excluded_etiology'] + counts['n_beyond_max_samples']} were left out by options, "
-            f"{counts['n_bad_files']} files could not be read.",
+            f"{counts['n_bad_files']} files or rows could not be read, with {counts['n_lost']} utterances at least.",
+            "",
+            *(f"- {note}" for note in prepared.notes),
             "",
             f"References by `{prepared.normaliser}`. No speaker is in two splits; "
             f"{len(prepared.leaks.sentences)} sentences are (`tables/leak_report.json`), so WER is reported on seen and unseen apart.",

@@ -166,8 +166,8 @@ def _train(step: StepRun, options: StepOptions, prepared: Prepared, folder: Path
     prepared.log_input(step, train, "training")
     prepared.log_input(step, dev, "validation")
     extras, n_phonemes = _phonemes(prepared, train, base, options)
-    train_set = SpeechDataset(train, Path(prepared.root), base.processor, options.part(AugmentationOptions), options.seed, extras)
-    dev_set = SpeechDataset(dev, Path(prepared.root), base.processor)
+    train_set = SpeechDataset(train, prepared.root, base.processor, options.part(AugmentationOptions), options.seed, extras)
+    dev_set = SpeechDataset(dev, prepared.root, base.processor)
     plan = pretraining_plan(options, options.seed, options.num_workers, precision(options))
     plan = dataclasses.replace(plan, accumulation=options.gradient_accumulation_steps)
     pretrained = pretrain(
@@ -219,7 +219,7 @@ def _held_out(prepared: Prepared, options: StepOptions) -> pd.DataFrame:
 
 
 def _phonemes(prepared: Prepared, train: pd.DataFrame, base: BaseModel, options: StepOptions) -> tuple[dict, int]:
-    path = Path(prepared.root) / ALIGNMENTS
+    path = Path(str(prepared.root)) / ALIGNMENTS
     if not path.exists() or not (options.phoneme_weight or options.phoneme_weight_end):
         return {}, 0
     if options.speeds:

@@ -12,6 +12,7 @@ Span = tuple[int, int]  # start and stop in samples
 def cut_quietly(waveform: np.ndarray, longest: int) -> list[Span]:
     """Spans (start, stop) in samples that cover a waveform, none longer than `longest`, cut where it is quietest."""
     spans, start = [], 0
+    waveform = waveform - waveform.mean() if len(waveform) else waveform  # an offset is no loudness
     width = int(QUIET_S * SAMPLE_RATE)
     while len(waveform) - start > longest:
         earliest = start + int(CUT_SHARE * longest)

@@ -1,35 +1,15 @@
-"""What the bytes of a recording claim, read without a decoder: its container, and the numbers to hold it to.
+"""What the bytes of a recording claim, read without a decoder: the numbers to hold it to.
 
 Decoders clamp a length that runs past the end of the file, or call an impossible rate a broken file; here both get their own
-name.
+name. A size that only stands for "not known", as whoever writes to a pipe leaves it, is no claim.
 """
 
 import struct
+from collections.abc import Iterator
 
-SOUNDFILE_MAGIC = (b"RIFF", b"RF64", b"FORM", b"fLaC", b"OggS", b"ID3")
-AV_MAGIC = {b"\x1aE\xdf\xa3": "matroska", b"#!AMR": "amr", b"\x30\x26\xb2\x75": "asf"}
-AV_FALLBACK = {b"RIFF": "wav", b"ID3": "mp3", b"OggS": "ogg"}
-UNKNOWN_SIZES = (0, 0x7FFFFFFF, 0xFFFFFFFF)  # what a wav writer on a pipe leaves as its data size
+from moe.audio.containers import W64_MAGIC
 
-
-def needs_av(data: bytes) -> str | None:
-    """The demuxer that PyAV must be held to, for containers libsndfile does not read; else None."""
-    if data[4:8] == b"ftyp":
-        return "mov"
-    if len(data) > 1 and data[0] == 0xFF and data[1] & 0xF6 == 0xF0:  # ADTS: sync word with layer 0
-        return "aac"
-    return _by_magic(data, AV_MAGIC)
-
-
-def may_use_av(data: bytes) -> str | None:
-    """The demuxer to try where libsndfile gave up (codecs it does not know); else None."""
-    return _by_magic(data, AV_FALLBACK)
-
-
-def is_soundfile(data: bytes) -> bool:
-    """Whether libsndfile may know the container; an mp3 may begin with its first frame."""
-    is_mp3 = len(data) > 1 and data[0] == 0xFF and data[1] & 0xE6 == 0xE2  # sync word with layer III
-    return is_mp3 or data.startswith(SOUNDFILE_MAGIC)
+UNKNOWN_FROM = 0x7F000000  # no recording that is read is so large: SoX writes 0x7FFFF000, arecord 0x80000000, ffmpeg 0xFFFFFFFF
 
 
 def stated_header(data: bytes) -> tuple[int, int, int] | None:
@@ -37,31 +17,73 @@ def stated_header(data: bytes) -> tuple[int, int, int] | None:
     if data.startswith(b"fLaC") and len(data) >= 26:
         packed = int.from_bytes(data[18:26], "big")  # rate 20 bits, channels − 1 3 bits, sample size 5, frames 36
         return packed >> 44, (packed >> 41 & 7) + 1, packed & (1 << 36) - 1
-    chunk = _wav_chunk(data, b"fmt ") if data.startswith(b"RIFF") else None
+    chunk = _chunk(data, b"fmt ") if data.startswith((b"RIFF", b"RIFX")) else None
     if chunk is None or len(data) < chunk[0] + 8:
         return None
-    _, n_channels, rate = struct.unpack_from("<HHI", data, chunk[0])
+    _, n_channels, rate = struct.unpack_from(_order(data) + "HHI", data, chunk[0])
     return rate, n_channels, 0
 
 
+def is_open_ended(data: bytes) -> bool:
+    """Whether a flac does not say how many frames it has, which libsndfile cannot read."""
+    stated = stated_header(data) if data.startswith(b"fLaC") else None
+    return stated is not None and stated[2] == 0
+
+
+def with_known_size(data: bytes) -> bytes:
+    """The recording with its true size where the header has one that the decoder stumbles over: 0 in a wav, −1 in a CAF."""
+    if data.startswith((b"RIFF", b"RIFX")):
+        chunk, whole = _chunk(data, b"data"), _number(data, _order(data) + "I", 4)
+        if chunk is not None and chunk[1] == 0 and len(data) > chunk[0] and whole + 8 != len(data):
+            return _patched(data, _order(data) + "I", chunk[0] - 4, len(data) - chunk[0])
+    if data.startswith(b"caff"):
+        place = next((place for name, place, size in _caf_chunks(data) if name == b"data" and size >= UNKNOWN_FROM), None)
+        if place is not None:
+            return _patched(data, ">Q", place - 8, len(data) - place)
+    return data
+
+
 def missing_bytes(data: bytes) -> int:
-    """Bytes that a wav, aiff, ogg or mp4 claims beyond the end of the file."""
+    """Bytes that a recording claims beyond the end of the file, in the containers that state a size."""
     return max(0, _stated_end(data) - len(data))
 
 
 def _stated_end(data: bytes) -> int:
-    if data.startswith(b"RIFF"):
-        chunk = _wav_chunk(data, b"data")
-        return 0 if chunk is None or chunk[1] in UNKNOWN_SIZES else sum(chunk)
+    """Where the recording ends by its own header; 0 where that does not say."""
+    if data.startswith((b"RIFF", b"RIFX")):
+        return _end(*(_chunk(data, b"data") or (0, 0)))
     if data.startswith(b"RF64") and len(data) >= 28:
-        return 8 + struct.unpack_from("<Q", data, 20)[0]  # the size in the ds64 chunk
-    if data.startswith(b"FORM") and len(data) >= 8:
-        return 8 + struct.unpack_from(">I", data, 4)[0]
+        return _end(8, _number(data, "<Q", 20))  # the size in the ds64 chunk
+    if data.startswith(W64_MAGIC):
+        return _end(0, _number(data, "<Q", 16))
+    if data.startswith(b"FORM"):
+        return _end(8, _number(data, ">I", 4))
+    if data.startswith((b".snd", b"dns.")):
+        order = ">" if data.startswith(b".snd") else "<"
+        return _end(_number(data, order + "I", 4), _number(data, order + "I", 8))
+    if data.startswith(b"caff"):
+        return max((_end(place, size) for _, place, size in _caf_chunks(data)), default=0)
+    if data.startswith(b"NIST_1A"):
+        return _sphere_end(data)
+    if data.startswith(b"Creative Voice File"):
+        return _voc_end(data)
     if data.startswith(b"OggS"):
         last = data.rfind(b"OggS")
         n_segments = data[last + 26] if last + 26 < len(data) else 0
         return last + 27 + n_segments + sum(data[last + 27 : last + 27 + n_segments])
     return _mp4_end(data) if data[4:8] == b"ftyp" else 0
+
+
+def _end(place: int, size: int) -> int:
+    return 0 if size >= UNKNOWN_FROM or not size else place + size
+
+
+def _number(data: bytes, kind: str, place: int) -> int:
+    return struct.unpack_from(kind, data, place)[0] if len(data) >= place + struct.calcsize(kind) else 0
+
+
+def _patched(data: bytes, kind: str, place: int, value: int) -> bytes:
+    return data[:place] + struct.pack(kind, value) + data[place + struct.calcsize(kind) :]
 
 
 def _mp4_end(data: bytes) -> int:
@@ -77,16 +99,44 @@ def _mp4_end(data: bytes) -> int:
     return place
 
 
-def _wav_chunk(data: bytes, wanted: bytes) -> tuple[int, int] | None:
-    """Place and stated size of a chunk's content."""
-    place = 12
+def _sphere_end(data: bytes) -> int:
+    """Size of the header and of the samples of an uncompressed SPHERE file; lines are `name -type value`."""
+    size = data[8:16].strip()
+    n_header = int(size) if size.isdigit() else 0
+    fields = {line[0]: line[2] for line in map(bytes.split, data[:n_header].split(b"\n")) if len(line) == 3}
+    counts = [fields.get(name, b"") for name in (b"sample_count", b"channel_count", b"sample_n_bytes")]
+    if not all(count.isdigit() for count in counts) or b"," in fields.get(b"sample_coding", b""):
+        return 0  # a comma: compressed
+    return _end(n_header, int(counts[0]) * int(counts[1]) * int(counts[2]))
+
+
+def _voc_end(data: bytes) -> int:
+    """Where the last block ends that the file still begins; block 0 ends the file and has no size."""
+    place = _number(data, "<H", 20)
+    while 0 < place and place + 4 <= len(data) and data[place]:
+        place += 4 + int.from_bytes(data[place + 1 : place + 4], "little")
+    return place
+
+
+def _caf_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Name, place and stated size of every chunk's content."""
+    place = 8
+    while place + 12 <= len(data):
+        name, size = data[place : place + 4], _number(data, ">Q", place + 4)
+        yield name, place + 12, size
+        place += 12 + size
+
+
+def _chunk(data: bytes, wanted: bytes) -> tuple[int, int] | None:
+    """Place and stated size of the content of a chunk of a wav."""
+    place, order = 12, _order(data)
     while place + 8 <= len(data):
-        name, size = data[place : place + 4], struct.unpack_from("<I", data, place + 4)[0]
+        name, size = data[place : place + 4], _number(data, order + "I", place + 4)
         if name == wanted:
             return place + 8, size
         place += 8 + size + size % 2
     return None
 
 
-def _by_magic(data: bytes, table: dict[bytes, str]) -> str | None:
-    return next((name for magic, name in table.items() if data.startswith(magic)), None)
+def _order(data: bytes) -> str:
+    return ">" if data.startswith(b"RIFX") else "<"

@@ -1,13 +1,13 @@
 """Any recording becomes one mono float32 waveform at 16 kHz.
 
-libsndfile (soundfile) reads wav, flac, aiff, mp3, ogg and opus; PyAV reads what it cannot (m4a, aac, webm); soxr resamples.
-Recordings come as bytes, so that files, shard members and Parquet cells take one path. The container is known by its first bytes
-and the demuxer is forced: a playlist disguised as audio can make no decoder open another file.
+libsndfile (soundfile) reads wav, flac, aiff, mp3, ogg, opus, SPHERE and more; PyAV reads what it cannot (m4a, aac, webm); soxr
+resamples. Recordings come as bytes, so that files, shard members and Parquet cells take one path.
 """
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
@@ -15,7 +15,9 @@ import numpy as np
 import soundfile
 import soxr
 
-from moe.audio.headers import is_soundfile, may_use_av, missing_bytes, needs_av, stated_header
+from moe.audio.channels import ChannelMixer
+from moe.audio.containers import is_soundfile, may_use_av, needs_av
+from moe.audio.headers import is_open_ended, missing_bytes, stated_header, with_known_size
 
 SAMPLE_RATE = 16_000
 RATE_RANGE = (1_000, 768_000)  # Hz; outside, the header is absurd
@@ -24,6 +26,7 @@ MAX_HOURS = 24  # a header that claims more is absurd
 BLOCK_FRAMES = 1 << 18
 SILENT_PEAK = 1e-3  # −60 dBFS about the mean
 SOUNDFILE_ERRORS = (soundfile.SoundFileError, RuntimeError, OverflowError, MemoryError, ValueError)
+Mono = Callable[[np.ndarray], np.ndarray]  # (n_frames, n_channels) → (n_frames,)
 AV_ERRORS = (av.FFmpegError, ValueError, OverflowError, MemoryError)
 
 
@@ -46,38 +49,80 @@ class AudioError(ValueError):
         self.reason, self.detail = reason, detail
 
 
-def load_audio(source: Path | str | bytes) -> np.ndarray:
+@dataclass(frozen=True)
+class Recording:
+    """A decoded recording.
+
+    Attributes:
+        waveform: float32, (n_samples,).
+        rate: in Hz.
+        channel: the channel that was taken, from 0; None where it is the mean of all.
+    """
+
+    waveform: np.ndarray
+    rate: int
+    channel: int | None = None
+
+
+def load_audio(source: Path | str | bytes, channels: str | int = "mix") -> np.ndarray:
     """Decode and resample a recording.
 
     Args:
-        source: path of a file, or its bytes.
+        source: path of a file, or its bytes. channels: as `decode_recording`.
     Returns:
         Float32 mono waveform at 16 kHz, shape (n_samples,).
     Raises:
         AudioError: unreadable, truncated, empty, not finite or with an absurd header.
     """
-    return resample(*decode_audio(source))
+    recording = decode_recording(source, channels=channels)
+    return resample(recording.waveform, recording.rate)
 
 
 def decode_audio(source: Path | str | bytes, max_duration_s: float = MAX_HOURS * 3600.0) -> tuple[np.ndarray, int]:
+    """The waveform (n_samples,) of a recording and its rate in Hz, as `decode_recording` gives them."""
+    recording = decode_recording(source, max_duration_s)
+    return recording.waveform, recording.rate
+
+
+def decode_recording(
+    source: Path | str | bytes, max_duration_s: float = MAX_HOURS * 3600.0, channels: str | int = "mix"
+) -> Recording:
     """Decode a recording at its own rate.
 
     Args:
         max_duration_s: where decoding stops, so that memory is bounded whatever the file unfolds to.
-    Returns:
-        Float32 mono waveform (the mean of its channels), shape (n_samples,), and its rate in Hz.
+        channels: `mix` is the mean, or the loudest channel where the channels cancel each other; `first`, `loudest`, or a number from 0.
     Raises:
-        AudioError: as `load_audio`, or longer than `max_duration_s`.
+        AudioError: as `load_audio`, longer than `max_duration_s`, or there is no such channel.
     """
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     if not data:
         raise AudioError("empty", "the file has no bytes")
-    waveform, rate = _decode(data, max_duration_s)
-    if not len(waveform):
+    recording = _one_channel(data, max_duration_s, channels)
+    if not len(recording.waveform):
         raise AudioError("empty", "the recording has no samples")
-    if not np.isfinite(waveform).all():
-        raise AudioError("non_finite", f"{int((~np.isfinite(waveform)).sum())} samples are NaN or infinite")
-    return waveform, rate
+    if not np.isfinite(recording.waveform).all():
+        raise AudioError("non_finite", f"{int((~np.isfinite(recording.waveform)).sum())} samples are NaN or infinite")
+    return recording
+
+
+def _one_channel(data: bytes, max_s: float, channels: str | int) -> Recording:
+    """Mixed while it is decoded, so that one waveform is in memory; decoded again where a single channel is wanted."""
+    if isinstance(channels, int):
+        return Recording(*_decode(data, max_s, _take(channels)), channels)
+    mixer = ChannelMixer()
+    waveform, rate = _decode(data, max_s, mixer.mix)
+    chosen = mixer.choose(channels)
+    return Recording(waveform, rate) if chosen is None else Recording(*_decode(data, max_s, _take(chosen)), chosen)
+
+
+def _take(channel: int) -> Callable[[np.ndarray], np.ndarray]:
+    def take(block: np.ndarray) -> np.ndarray:
+        if channel >= block.shape[1]:
+            raise AudioError("unreadable", f"there is no channel {channel} (from 0): the recording has {block.shape[1]}")
+        return block[:, channel].copy()
+
+    return take
 
 
 def resample(waveform: np.ndarray, rate: int) -> np.ndarray:
@@ -92,39 +137,39 @@ def is_silent(waveform: np.ndarray) -> bool:
     return float(np.abs(waveform - waveform.mean()).max()) < SILENT_PEAK
 
 
-def _decode(data: bytes, max_s: float) -> tuple[np.ndarray, int]:
-    forced = needs_av(data)
+def _decode(data: bytes, max_s: float, mono: Mono) -> tuple[np.ndarray, int]:
+    forced = "flac" if is_open_ended(data) else needs_av(data)
     if forced is not None:
-        return _decode_av(data, forced, max_s)
+        return _decode_av(data, forced, max_s, mono)
     if not is_soundfile(data):
         raise AudioError("unreadable", f"no known audio container (begins with {data[:8].hex(' ')})")
     stated = stated_header(data)
     if stated is not None:
         _check_header(*stated)
     try:
-        file = soundfile.SoundFile(_Memory(data))
+        file = soundfile.SoundFile(_Memory(with_known_size(data)))
     except SOUNDFILE_ERRORS as error:
-        return _decode_fallback(data, max_s, error)
+        return _decode_fallback(data, max_s, mono, error)
     with file:
-        return _decode_soundfile(file, data, max_s)
+        return _decode_soundfile(file, data, max_s, mono)
 
 
-def _decode_fallback(data: bytes, max_s: float, error: Exception) -> tuple[np.ndarray, int]:
+def _decode_fallback(data: bytes, max_s: float, mono: Mono, error: Exception) -> tuple[np.ndarray, int]:
     forced = may_use_av(data)
     if forced is not None:
         with contextlib.suppress(AudioError):
-            return _decode_av(data, forced, max_s)
+            return _decode_av(data, forced, max_s, mono)
     if missing_bytes(data):
         raise AudioError("truncated", f"{missing_bytes(data)} bytes are missing at the end") from error
     raise AudioError("unreadable", _line(error)) from error
 
 
-def _decode_soundfile(file: soundfile.SoundFile, data: bytes, max_s: float) -> tuple[np.ndarray, int]:
+def _decode_soundfile(file: soundfile.SoundFile, data: bytes, max_s: float, mono: Mono) -> tuple[np.ndarray, int]:
     _check_header(file.samplerate, file.channels, file.frames)
     stated, rate, blocks = file.frames, file.samplerate, []
     try:
         while len(block := file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
-            blocks.append(_mono(block))
+            blocks.append(mono(block))
             _check_length(sum(map(len, blocks)), rate, max_s, stated)
     except AudioError:
         raise
@@ -142,13 +187,13 @@ def _check_whole(data: bytes, n_frames: int, stated: int) -> None:
         raise AudioError("truncated", f"{missing_bytes(data)} bytes are missing at the end")
 
 
-def _decode_av(data: bytes, container: str, max_s: float) -> tuple[np.ndarray, int]:
+def _decode_av(data: bytes, container: str, max_s: float, mono: Mono) -> tuple[np.ndarray, int]:
     missing = missing_bytes(data)
     try:
         with av.open(io.BytesIO(data), mode="r", format=container, metadata_errors="replace") as file:
             if not file.streams.audio:
                 raise AudioError("unreadable", "the file holds no audio stream")
-            waveform, rate = _decode_stream(file, file.streams.audio[0], max_s)
+            waveform, rate = _decode_stream(file, file.streams.audio[0], max_s, mono)
     except AV_ERRORS as error:
         if isinstance(error, AudioError) and (not missing or error.reason == "too_long"):
             raise
@@ -160,7 +205,7 @@ def _decode_av(data: bytes, container: str, max_s: float) -> tuple[np.ndarray, i
     return waveform, rate
 
 
-def _decode_stream(file: av.container.InputContainer, stream: av.AudioStream, max_s: float) -> tuple[np.ndarray, int]:
+def _decode_stream(file: av.container.InputContainer, stream: av.AudioStream, max_s: float, mono: Mono) -> tuple[np.ndarray, int]:
     if stream.codec_context is None:
         raise AudioError("unreadable", "the codec of the audio stream is not known")
     stated_s = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
@@ -176,7 +221,7 @@ def _decode_stream(file: av.container.InputContainer, stream: av.AudioStream, ma
         n_frames += frame.samples
         _check_length(n_frames, rate, max_s, int(stated_s * rate))
     blocks += [part.to_ndarray()[0] for part in resampler.resample(None) if part] if resampler else []
-    waveform = _mono(_join(blocks).reshape(-1, n_channels))
+    waveform = mono(_join(blocks).reshape(-1, n_channels))
     if rate and len(waveform) / rate < 0.95 * stated_s - 0.1:  # edit lists and priming take less than that
         raise AudioError("truncated", f"{len(waveform) / rate:.2f} s of {stated_s:.2f} s are there")
     return waveform, rate or SAMPLE_RATE
@@ -206,14 +251,6 @@ def _check_header(rate: int, n_channels: int, n_frames: int) -> None:
 def _check_length(n_frames: int, rate: int, max_s: float, stated: int) -> None:
     if n_frames > max_s * rate:
         raise AudioError("too_long", f"{max(n_frames, stated) / rate:.3f} s or more (allowed: {max_s:g} s)")
-
-
-def _mono(block: np.ndarray) -> np.ndarray:
-    """The mean of the channels of float32 samples (n_frames, n_channels), channel by channel: numpy's own is slow."""
-    mono = block[:, 0].copy()  # (n_frames,)
-    for channel in range(1, block.shape[1]):
-        mono += block[:, channel]
-    return mono / block.shape[1] if block.shape[1] > 1 else mono
 
 
 def _join(blocks: list[np.ndarray]) -> np.ndarray:

@@ -1,29 +1,56 @@
 """Where a corpus lies: a folder or any address fsspec knows, and never a byte from outside it.
 
 Every path of a manifest is relative to the corpus root and is checked here each time it is opened: absolute paths, `..`, links
-that lead out, and things that are no regular files are refused.
+that lead out, and things that are no regular files are refused. Only links into folders that the user trusts by name may lead out.
 """
 
+import contextlib
 import functools
 import os
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import fsspec
 
+from moe.corpora.names import canonical
+
 MAX_FILE_BYTES = 1 << 30  # an utterance's own file; shards are never read whole
+
+
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
 class OutsideRoot(ValueError):
     """A path that leads out of the corpus root."""
 
 
-def is_address(root: str | Path) -> bool:
+@dataclass(frozen=True)
+class CorpusRoot:
+    """A corpus root with the folders that links in it may lead into.
+
+    Attributes:
+        path: folder or address.
+        trusted: folders of this machine.
+    """
+
+    path: str
+    trusted: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.path
+
+
+Root = str | Path | CorpusRoot
+
+
+def is_address(root: Root) -> bool:
     """Whether the root is an address for fsspec (`s3://…`, `memory://…`) and not a folder of this machine."""
     return "://" in str(root)
 
 
-def locate(root: str | Path, relative: str) -> str:
+def locate(root: Root, relative: str) -> str:
     """The full path or address of a path relative to the root.
 
     Raises:
@@ -31,18 +58,48 @@ def locate(root: str | Path, relative: str) -> str:
     """
     relative = str(relative)
     parts = relative.replace("\\", "/").split("/")
+    trusted = tuple(map(_real, root.trusted)) if isinstance(root, CorpusRoot) else ()
+    if trusted and os.path.isabs(relative) and any(_lies_in(os.path.realpath(relative), folder) for folder in trusted):
+        return os.path.realpath(relative)
     if not relative or "\0" in relative or relative.startswith(("/", "\\", "~")) or ".." in parts or "://" in relative:
         raise OutsideRoot(f"{relative!r} is not a path inside the corpus root")
+    if _DRIVE.match(relative):
+        raise OutsideRoot(f"{relative!r} is a path of a Windows machine: write it relative to the corpus root")
     if is_address(root):
         return f"{str(root).rstrip('/')}/{relative}"
     base = _real(str(root))
     full = os.path.realpath(os.path.join(base, relative))
-    if full != base and not full.startswith(base.rstrip(os.sep) + os.sep):
-        raise OutsideRoot(f"{relative!r} is a link that leads out of the corpus root")
+    if not any(_lies_in(full, folder) for folder in (base, *trusted)):
+        folder = os.path.dirname(full)
+        raise OutsideRoot(
+            f"{relative!r} is a link that leads out of the corpus root, to {full}; trusted_root={folder} (or a folder above it) allows that"
+        )
     return full
 
 
-def open_file(root: str | Path, relative: str) -> BinaryIO:
+def inside(root: Root, path: str) -> str:
+    """A path as the corpus writes it, relative to the root where it can be: absolute paths into the root and `\\` are rewritten.
+
+    What leads elsewhere stays as it is and is refused when it is opened.
+    """
+    if "\\" in path and ".." not in path and not (is_address(root) or os.path.exists(os.path.join(str(root), path))):
+        path = path.replace("\\", "/")
+    if not path.startswith("/"):
+        return path
+    if is_address(root):
+        own = re.sub(r"^[a-z0-9+]+://", "/", str(root)).rstrip("/") + "/"
+        return path.removeprefix(own)
+    for base in (os.path.abspath(str(root)), _real(str(root))):
+        if path.startswith(base.rstrip(os.sep) + os.sep):
+            return os.path.relpath(path, base).replace(os.sep, "/")
+    return path
+
+
+def _lies_in(full: str, folder: str) -> bool:
+    return full == folder or full.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def open_file(root: Root, relative: str) -> BinaryIO:
     """A seekable binary file of the corpus.
 
     Raises:
@@ -53,11 +110,13 @@ def open_file(root: str | Path, relative: str) -> BinaryIO:
     if is_address(root):
         return fsspec.open(full, "rb").open()
     if not os.path.isfile(full):
-        raise FileNotFoundError(f"{relative}: {'not a regular file' if os.path.exists(full) else 'no such file'}")
+        full = _other_form(root, relative) or full
+    if not os.path.isfile(full):
+        raise FileNotFoundError(f"{relative}: {_what_is_there(root, relative, full)}")
     return open(full, "rb")
 
 
-def read_file(root: str | Path, relative: str) -> bytes:
+def read_file(root: Root, relative: str) -> bytes:
     """All bytes of one file of the corpus.
 
     Raises:
@@ -71,7 +130,7 @@ def read_file(root: str | Path, relative: str) -> bytes:
     return data
 
 
-def read_range(root: str | Path, relative: str, offset: int, n_bytes: int) -> bytes:
+def read_range(root: Root, relative: str, offset: int, n_bytes: int) -> bytes:
     """A part of one file of the corpus, by one request where it is remote; shorter where the file ends before.
 
     Raises:
@@ -88,48 +147,43 @@ def read_range(root: str | Path, relative: str, offset: int, n_bytes: int) -> by
         return file.read(n_bytes)
 
 
-def find_files(root: str | Path, suffixes: str | tuple[str, ...]) -> list[str]:
-    """Relative paths of all files below the root that end in a suffix (any case), sorted; links to folders are not entered."""
-    suffixes = (suffixes,) if isinstance(suffixes, str) else suffixes
-    names = _find_remote(str(root)) if is_address(root) else _find_local(str(root))
-    return sorted(name for name in names if name.lower().endswith(suffixes))
+def _other_form(root: Root, relative: str) -> str | None:
+    """The file whose name is the same text in another form (NFC or NFD, another apostrophe), where there is exactly one."""
+    folder = ""
+    for part in str(relative).split("/"):
+        entries = _entries(locate(root, folder) if folder else _real(str(root)))
+        same = entries.get(canonical(part), ())
+        if part not in same:
+            if len(same) != 1:
+                return None
+            part = same[0]
+        folder = f"{folder}/{part}" if folder else part
+    return locate(root, folder)
 
 
-def links_out(root: str | Path) -> list[str]:
-    """Relative paths of links to folders outside the root, sorted: what lies behind them is not listed."""
-    if is_address(root):
-        return []
-    links = []
-    for folder, names, _ in os.walk(root):
-        relative = [
-            os.path.relpath(os.path.join(folder, name), root) for name in names if os.path.islink(os.path.join(folder, name))
-        ]
-        links += [name for name in relative if _leads_out(root, name)]
-    return sorted(links)
+def _what_is_there(root: Root, relative: str, full: str) -> str:
+    """Why a path is no file that can be read."""
+    if os.path.exists(full):
+        return "not a regular file"
+    if os.path.islink(os.path.join(str(root), relative)):
+        return "a link to nothing"
+    name = canonical(os.path.basename(full))
+    other = next(
+        (entry for entry in _entries(os.path.dirname(full)) if entry != name and entry.casefold() == name.casefold()), None
+    )
+    return "no such file" + (f"; {other!r} differs from it in case alone" if other else "")
 
 
-def _leads_out(root: str | Path, relative: str) -> bool:
-    try:
-        locate(root, relative)
-    except OutsideRoot:
-        return True
-    return False
+@functools.lru_cache(maxsize=64)
+def _entries(folder: str) -> dict[str, tuple[str, ...]]:
+    """The names in a folder by their canonical form."""
+    found: dict[str, tuple[str, ...]] = {}
+    with contextlib.suppress(OSError):
+        for entry in sorted(os.listdir(folder)):
+            found[canonical(entry)] = (*found.get(canonical(entry), ()), entry)
+    return found
 
 
 @functools.lru_cache(maxsize=64)
 def _real(root: str) -> str:
     return os.path.realpath(root)
-
-
-def _find_local(root: str) -> list[str]:
-    found = []
-    for folder, _, files in os.walk(root):
-        relative = os.path.relpath(folder, root).replace(os.sep, "/")
-        found += [name if relative == "." else f"{relative}/{name}" for name in files]
-    return found
-
-
-def _find_remote(root: str) -> list[str]:
-    filesystem, base = fsspec.core.url_to_fs(root)
-    base = base.rstrip("/") + "/"
-    return [name.removeprefix(base).lstrip("/") for name in filesystem.find(base)]

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from moe.audio.waveforms import load_audio
-from moe.corpora.locations import read_file
+from moe.corpora.locations import Root, read_file
 from moe.corpora.shards import read_member
 from moe.files import write_table
 
@@ -95,7 +95,7 @@ def _value_faults(manifest: pd.DataFrame) -> list[str]:
     return faults
 
 
-def read_bytes(root: str | Path, row: Mapping[str, Any]) -> bytes:
+def read_bytes(root: Root, row: Mapping[str, Any]) -> bytes:
     """The encoded audio of one utterance: its own file, or its member of a shard.
 
     Args:
@@ -108,10 +108,11 @@ def read_bytes(root: str | Path, row: Mapping[str, Any]) -> bytes:
     return read_member(root, row["audio"], member) if isinstance(member, str) and member else read_file(root, row["audio"])
 
 
-def read_utterance(root: str | Path, row: Mapping[str, Any]) -> np.ndarray:
-    """The waveform of one utterance, float32, 16 kHz, mono, shape (n_samples,).
+def read_utterance(root: Root, row: Mapping[str, Any]) -> np.ndarray:
+    """The waveform of one utterance, float32, 16 kHz, mono, shape (n_samples,); `channel` of the row is the one to take, if there is one.
 
     Raises:
         AudioError: as `load_audio`; else as `read_bytes`.
     """
-    return load_audio(read_bytes(root, row))
+    channel = row.get("channel")
+    return load_audio(read_bytes(root, row), int(channel) if isinstance(channel, str) and channel.isdigit() else "mix")

@@ -3,6 +3,8 @@
 Faults that need no decoding (no such folder, one speaker only, a leaking split) stop it before any audio is read.
 """
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,15 +12,19 @@ import pandas as pd
 
 from moe.corpora import quarantine as faults
 from moe.corpora.formats.table import FORMATS, CorpusOptions
-from moe.corpora.leaks import LeakReport, refuse_leaks
+from moe.corpora.leaks import LeakError, LeakReport, refuse_leaks
 from moe.corpora.listing import list_corpus
+from moe.corpora.locations import Root
 from moe.corpora.manifest import SPLITS, check_manifest
+from moe.corpora.names import canonical
 from moe.corpora.splits import MODES, SplitPlan, assign_splits
 from moe.corpora.subsets import at_most
 from moe.corpora.summaries import corpus_statistics
 from moe.corpora.validation import as_columns, inspect_all
-from moe.options import option
+from moe.options import NONE, option
 from moe.text.normalisers import NAMES, normaliser_version, references
+
+NAMED_NONE = f"'\"{NONE}\"'"  # on a command line: the name in quotation marks, which the shell leaves in place
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,9 @@ class PreparationOptions(CorpusOptions):
         if self.min_duration_s >= self.max_duration_s:
             found.append(f"min_duration_s={self.min_duration_s:g} must be below max_duration_s={self.max_duration_s:g}")
         if self.split == "leave_one_speaker_out" and self.test_speaker is None:
-            found.append("test_speaker is missing: split=leave_one_speaker_out needs it")
+            found.append(
+                f"test_speaker is missing: split=leave_one_speaker_out needs it (a speaker called none is written {NAMED_NONE})"
+            )
         if self.split == "k_fold" and self.fold >= self.n_folds:
             found.append(f"fold={self.fold}: must be below n_folds={self.n_folds}")
         return found
@@ -66,18 +74,21 @@ class PreparedCorpus:
         root: the corpus root, for `read_utterance`.
         manifest: the usable utterances.
         quarantine: utterance_id, audio, reason, detail of the unusable ones.
-        files: file, reason, detail of shards, JSONs and rows that could not be read.
+        files: file, reason, detail, n_lost of shards, JSONs and rows that could not be read.
+        notes: what was decided in reading, and what means nothing to the format, a sentence each.
         left_out: utterance_id, reason of usable utterances that options left out.
         leaks: shared speakers (none) and shared sentences.
-        counts: n_listed = n_used + n_quarantined + n_excluded_etiology + n_beyond_max_samples; n_bad_files.
+        counts: n_listed = n_used + n_quarantined + n_excluded_etiology + n_beyond_max_samples; n_lost beside them, the utterances
+            that could not even be listed, in n_bad_files files and rows.
         statistics: tables `utterances`, `minutes` (etiology × split), `durations`, `words` (by etiology), `speakers`.
         normaliser: name and version.
     """
 
-    root: str
+    root: Root
     manifest: pd.DataFrame
     quarantine: pd.DataFrame
     files: pd.DataFrame
+    notes: tuple[str, ...]
     left_out: pd.DataFrame
     leaks: LeakReport
     counts: dict[str, int]
@@ -100,20 +111,24 @@ def prepare(options: PreparationOptions, dataset_root: str | Path | None = None)
         raise ValueError("dataset_root is missing: the folder or address of the corpus")
     listing = list_corpus(options.corpus, str(location).removeprefix("file://"), options)
     table = _judge_listing(listing.utterances, options)
+    faults.check_limit(faults.quarantine_table(table), listing.faults, len(table), options.max_quarantined)
     usable = table[table["reason"].isna()]
-    split = assign_splits(usable, _plan(options)) if len(usable) else usable["split"]
-    table["split"] = split.reindex(table.index)
-    left_out = _leave_out(table, options)
+    with _naming_what_is_missing(listing.faults):
+        split = assign_splits(usable, _plan(options)) if len(usable) else usable["split"]
+        table["split"] = split.reindex(table.index)
+        left_out = _leave_out(table, options)
     table = _judge_audio(table.drop(index=left_out.index), listing.root, options)
     quarantine = faults.quarantine_table(table)
-    faults.check_limit(quarantine, len(table), options.max_quarantined)
+    faults.check_limit(quarantine, listing.faults, len(table), options.max_quarantined)
     manifest = _manifest(table)
-    _check_splits(manifest, set(split))
+    with _naming_what_is_missing(listing.faults):
+        _check_splits(manifest, set(split))
     return PreparedCorpus(
         root=listing.root,
         manifest=manifest,
         quarantine=quarantine,
         files=listing.faults,
+        notes=(*listing.notes, *_channel_notes(manifest), *_none_notes(listing.utterances, options)),
         left_out=left_out.sort_values("utterance_id", ignore_index=True),
         leaks=refuse_leaks(manifest),
         counts=_counts(listing.utterances, manifest, quarantine, left_out, listing.faults),
@@ -122,10 +137,38 @@ def prepare(options: PreparationOptions, dataset_root: str | Path | None = None)
     )
 
 
+@contextlib.contextmanager
+def _naming_what_is_missing(files: pd.DataFrame) -> Iterator[None]:
+    """A check that fails may do so because of what could not be read: its message then says so."""
+    try:
+        yield
+    except LeakError:
+        raise
+    except ValueError as error:
+        raise ValueError("; ".join([str(error), *faults.missing_text(files)])) from error
+
+
+def _channel_notes(manifest: pd.DataFrame) -> list[str]:
+    if "channel" not in manifest.columns:
+        return []
+    taken = manifest[manifest["channel"].notna()]
+    first = taken.iloc[0]
+    return [
+        f"of {len(taken)} recordings with several channels one is taken (first {first['utterance_id']}: channel {first['channel']})"
+    ]
+
+
+def _none_notes(utterances: pd.DataFrame, options: "PreparationOptions") -> list[str]:
+    """That a name which looks like no value is there, and how to say it."""
+    if options.exclude_etiology is None and utterances["etiology"].str.casefold().eq(NONE).any():
+        return [f"exclude_etiology=none excludes nothing; the etiology called none is written exclude_etiology={NAMED_NONE}"]
+    return []
+
+
 def _plan(options: PreparationOptions) -> SplitPlan:
     return SplitPlan(
         mode=options.split, dev_share=options.dev_share, test_share=options.test_share, seed=options.seed,
-        fold=options.fold, n_folds=options.n_folds, test_speaker=options.test_speaker,
+        fold=options.fold, n_folds=options.n_folds, test_speaker=None if options.test_speaker is None else canonical(options.test_speaker),
     )  # fmt: skip
 
 
@@ -148,7 +191,7 @@ def add_references(utterances: pd.DataFrame, normaliser: str) -> pd.DataFrame:
 def _leave_out(table: pd.DataFrame, options: PreparationOptions) -> pd.DataFrame:
     """utterance_id and reason, with the index of the table, of usable rows that the options leave out."""
     usable = table[table["reason"].isna()]
-    excluded = usable[_excluded(usable, options.exclude_etiology)]
+    excluded = usable[_excluded(usable, options.exclude_etiology and canonical(options.exclude_etiology))]
     rest = usable.drop(index=excluded.index)
     beyond = rest.iloc[:0]
     if options.max_samples is not None:
@@ -170,11 +213,12 @@ def _excluded(usable: pd.DataFrame, etiology: str | None) -> pd.Series:
     return of_it & (usable["split"] != "test")
 
 
-def _judge_audio(table: pd.DataFrame, root: str, options: PreparationOptions) -> pd.DataFrame:
-    table = table.assign(duration_s=float("nan"), audio_digest=pd.array([None] * len(table), dtype="str"))
+def _judge_audio(table: pd.DataFrame, root: Root, options: PreparationOptions) -> pd.DataFrame:
+    nothing = pd.array([None] * len(table), dtype="str")
+    table = table.assign(duration_s=float("nan"), audio_digest=nothing, channel=nothing)
     usable = table[table["reason"].isna()].sort_values(["audio", "utterance_id"], kind="stable")
     members = [member if isinstance(member, str) else None for member in usable["member"]]
-    limits = (options.min_duration_s, options.max_duration_s)
+    limits = (options.min_duration_s, options.max_duration_s, options.channels)
     inspected = inspect_all(root, list(zip(usable["audio"], members, strict=True)), limits, options.n_workers)
     table.update(as_columns(inspected, usable.index))
     faults.mark_duplicate_audio(table)
@@ -184,7 +228,8 @@ def _judge_audio(table: pd.DataFrame, root: str, options: PreparationOptions) ->
 
 
 def _manifest(table: pd.DataFrame) -> pd.DataFrame:
-    return check_manifest(table[table["reason"].isna()].drop(columns=["reason", "detail"]))
+    usable = table[table["reason"].isna()].drop(columns=["reason", "detail"])
+    return check_manifest(usable if usable["channel"].notna().any() else usable.drop(columns="channel"))
 
 
 def _check_splits(manifest: pd.DataFrame, planned: set[str]) -> None:
@@ -205,4 +250,4 @@ def _counts(
     }
     if counts["n_listed"] != sum(counts.values()) - counts["n_listed"]:
         raise AssertionError(f"utterances do not add up: {counts}")
-    return counts | {"n_bad_files": len(files)}
+    return counts | {"n_lost": int(files["n_lost"].sum()), "n_bad_files": len(files)}

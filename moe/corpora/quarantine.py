@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from moe.audio.waveforms import AudioError, decode_audio, is_silent
-from moe.corpora.locations import OutsideRoot
+from moe.audio.waveforms import AudioError, decode_recording, is_silent
+from moe.corpora.locations import OutsideRoot, Root
 from moe.corpora.manifest import read_bytes
 
 REASONS = {
@@ -36,29 +36,44 @@ REASONS = {
     "bad_row": "a row of a table is damaged",
 }
 COLUMNS = ("utterance_id", "audio", "reason", "detail")
+SHOWN = 5  # files named in a message
 
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """What decoding showed: seconds and digest of the samples, or a reason against their use."""
+    """What decoding showed: seconds and digest of the samples, or a reason against their use; the channel, where one was taken."""
 
     duration_s: float = float("nan")
     audio_digest: str | None = None
     reason: str | None = None
     detail: str | None = None
+    channel: str | None = None
 
 
 class QuarantineLimitError(ValueError):
-    """More of the corpus is unusable than `max_quarantined` allows; `quarantine` is the table."""
+    """More of the corpus is unusable than `max_quarantined` allows; `quarantine` and `files` are the tables of what."""
 
-    def __init__(self, quarantine: pd.DataFrame, n_listed: int, max_quarantined: float) -> None:
-        kinds = ", ".join(f"{n} {reason}" for reason, n in quarantine["reason"].value_counts(sort=True).items())
-        first = quarantine.iloc[0]
-        super().__init__(
-            f"max_quarantined={max_quarantined:g}: {len(quarantine)} of {n_listed} utterances cannot be used ({kinds}); "
-            f"first {first['utterance_id']!r}: {first['detail']}"
-        )
-        self.quarantine = quarantine
+    def __init__(self, quarantine: pd.DataFrame, files: pd.DataFrame, n_listed: int, max_quarantined: float) -> None:
+        n_all = n_listed + int(files["n_lost"].sum())
+        super().__init__(f"max_quarantined={max_quarantined:g}: {unused_text(quarantine, files, n_all)}")
+        self.quarantine, self.files = quarantine, files
+
+
+def unused_text(quarantine: pd.DataFrame, files: pd.DataFrame, n_all: int) -> str:
+    """How many of the utterances that were there cannot be used, why, the first of them, and which files are missing as a whole."""
+    n_unused = len(quarantine) + int(files["n_lost"].sum())
+    counts = quarantine["reason"].value_counts().add(files.groupby("reason")["n_lost"].sum(), fill_value=0).astype(int)
+    kinds = ", ".join(f"{n} {reason}" for reason, n in counts[counts > 0].sort_values(ascending=False, kind="stable").items())
+    firsts = [f"first {row.utterance_id!r}: {row.detail}" for row in quarantine.head(1).itertuples()]
+    firsts += [f"{'first ' * (not firsts)}{row.file}: {row.detail}" for row in files[files["n_lost"] > 0].head(1).itertuples()]
+    return "; ".join([f"{n_unused} of {n_all} utterances cannot be used ({kinds})", *firsts, *missing_text(files)])
+
+
+def missing_text(files: pd.DataFrame) -> list[str]:
+    """A sentence that names whole contributors or shards that could not be read, if there are any."""
+    whole = list(dict.fromkeys(files.loc[files["reason"] != "bad_row", "file"]))
+    more = f" and {len(whole) - SHOWN} more" if len(whole) > SHOWN else ""
+    return [f"whole files are missing, with their speakers: {', '.join(whole[:SHOWN])}{more}"] if whole else []
 
 
 def mark(table: pd.DataFrame, where: pd.Series | np.ndarray, reason: str, detail: str | pd.Series) -> None:
@@ -119,21 +134,27 @@ def quarantine_table(table: pd.DataFrame) -> pd.DataFrame:
     return marked.sort_values(["utterance_id", "audio"], kind="stable", ignore_index=True)
 
 
-def check_limit(quarantine: pd.DataFrame, n_listed: int, max_quarantined: float) -> None:
-    """Refuse a corpus of which too large a share is unusable.
+def check_limit(quarantine: pd.DataFrame, files: pd.DataFrame, n_listed: int, max_quarantined: float) -> None:
+    """Refuse a corpus of which too large a share is unusable: quarantined, or never listed since its file or row could not be read.
 
     Raises:
         QuarantineLimitError: the share is above `max_quarantined`, or nothing at all is left.
     """
-    if len(quarantine) and (len(quarantine) > max_quarantined * n_listed or len(quarantine) == n_listed):
-        raise QuarantineLimitError(quarantine, n_listed, max_quarantined)
+    n_lost = int(files["n_lost"].sum())
+    n_unused, n_all = len(quarantine) + n_lost, n_listed + n_lost
+    if n_unused and (n_unused > max_quarantined * n_all or n_unused == n_all):
+        raise QuarantineLimitError(quarantine, files, n_listed, max_quarantined)
 
 
-def inspect_audio(root: str, audio: str, member: str | None, min_duration_s: float, max_duration_s: float) -> Inspected:
+def inspect_audio(
+    root: Root, audio: str, member: str | None, min_duration_s: float, max_duration_s: float, channels: str = "mix"
+) -> Inspected:
     """Decode one utterance and judge it; never raises for what a file may hold."""
     try:
         data = read_bytes(root, {"audio": audio, "member": member})
-        return inspect_bytes(data, min_duration_s, max_duration_s)
+        return inspect_bytes(data, min_duration_s, max_duration_s, channels)
+    except AudioError as error:
+        return Inspected(reason=error.reason, detail=error.detail)
     except OutsideRoot as error:
         return Inspected(reason="outside_root", detail=str(error))
     except FileNotFoundError as error:
@@ -142,18 +163,21 @@ def inspect_audio(root: str, audio: str, member: str | None, min_duration_s: flo
         return Inspected(reason="unreadable", detail=f"{type(error).__name__}: {error}")
 
 
-def inspect_bytes(data: bytes, min_duration_s: float, max_duration_s: float) -> Inspected:
+def inspect_bytes(data: bytes, min_duration_s: float, max_duration_s: float, channels: str = "mix") -> Inspected:
     """Decode encoded audio and judge it by its samples."""
     try:
-        waveform, rate = decode_audio(data, max_duration_s)
+        recording = decode_recording(data, max_duration_s, channels)
     except AudioError as error:
         return Inspected(reason=error.reason, detail=error.detail)
+    waveform, rate = recording.waveform, recording.rate
     duration_s = len(waveform) / rate
     if duration_s < min_duration_s:
         return Inspected(duration_s, reason="too_short", detail=f"{duration_s:.3f} s (min_duration_s={min_duration_s:g})")
     if is_silent(waveform):
         return Inspected(duration_s, reason="silent", detail=f"{duration_s:.3f} s of silence")
-    return Inspected(duration_s, audio_digest(waveform, rate))
+    return Inspected(
+        duration_s, audio_digest(waveform, rate), channel=None if recording.channel is None else str(recording.channel)
+    )
 
 
 def audio_digest(waveform: np.ndarray, rate: int) -> str:

@@ -1,20 +1,24 @@
 """One member out of a shard: a tar (also a tar inside a tar), a Parquet file or an Arrow file.
 
 A tar is indexed once per process (name → offset and length, headers only) and then read by seeking, so that loader workers can
-read utterances in any order. A Parquet or Arrow member is `column:row`.
+read utterances in any order. A Parquet or Arrow member is `column:row`; of a long recording it is a part, `from=1.5,to=3.25`.
 """
 
 import functools
+import io
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import soundfile
 
-from moe.corpora.locations import MAX_FILE_BYTES, locate, open_file, read_range
+from moe.audio.parts import Part, cut_part
+from moe.corpora.locations import MAX_FILE_BYTES, Root, locate, open_file, read_file, read_range
+from moe.corpora.names import canonical
 
 TAR_ERRORS = (tarfile.TarError, EOFError, ValueError, OSError, OverflowError, MemoryError, RecursionError)
 NESTED = "!/"  # between the name of an inner tar and the name of a member in it
@@ -31,7 +35,7 @@ class TarMember:
     damaged: bool = False
 
 
-def read_member(root: str | Path, audio: str, member: str) -> bytes:
+def read_member(root: Root, audio: str, member: str) -> bytes:
     """The bytes of one member of a shard.
 
     Raises:
@@ -41,10 +45,13 @@ def read_member(root: str | Path, audio: str, member: str) -> bytes:
     """
     suffix = audio.rsplit(".", 1)[-1].lower()
     if suffix == "parquet":
-        return _parquet_cell(str(root), audio, *_cell(member))
+        return _parquet_cell(root, audio, *_cell(member))
     if suffix == "arrow":
-        return _arrow_cell(str(root), audio, *_cell(member))
-    place = _tar_index(str(root), audio).get(member)
+        return _arrow_cell(root, audio, *_cell(member))
+    if suffix != "tar" and (part := Part.of(member)) is not None:
+        return cut_part(_recording(root, audio), part)
+    members = _tar_index(root, audio)
+    place = members.get(member) or members.get(canonical(member))
     if place is None:
         raise FileNotFoundError(f"{audio}: no member {member!r}")
     data = read_range(root, audio, place.offset, place.n_bytes)
@@ -104,14 +111,19 @@ def _as_members(file: BinaryIO, info: tarfile.TarInfo, inner: TarMember | None) 
         yield from tar_members(file, member) if entered else [member]
 
 
+@functools.lru_cache(maxsize=2)
+def _recording(root: Root, audio: str) -> bytes:
+    return read_file(root, audio)
+
+
 @functools.lru_cache(maxsize=256)
-def _tar_index(root: str, audio: str) -> dict[str, TarMember]:
+def _tar_index(root: Root, audio: str) -> dict[str, TarMember]:
     members: dict[str, TarMember] = {}
     with open_file(root, audio) as file:
         for member in tar_members(file):
             if not member.fault:
                 members.setdefault(member.name, member)
-    return members
+    return {canonical(name): member for name, member in members.items()} | members
 
 
 def _cell(member: str) -> tuple[str, int]:
@@ -121,7 +133,7 @@ def _cell(member: str) -> tuple[str, int]:
     return column, int(row)
 
 
-def _parquet_cell(root: str, audio: str, column: str, row: int) -> bytes:
+def _parquet_cell(root: Root, audio: str, column: str, row: int) -> bytes:
     for group, (first, n_rows) in enumerate(_row_groups(root, audio)):
         if first <= row < first + n_rows:
             return cell_bytes(_row_group(root, audio, group, column)[row - first])
@@ -129,7 +141,7 @@ def _parquet_cell(root: str, audio: str, column: str, row: int) -> bytes:
 
 
 @functools.lru_cache(maxsize=256)
-def _row_groups(root: str, audio: str) -> list[tuple[int, int]]:
+def _row_groups(root: Root, audio: str) -> list[tuple[int, int]]:
     with open_file(root, audio) as file:
         metadata = pq.ParquetFile(file).metadata
     groups, first = [], 0
@@ -140,12 +152,12 @@ def _row_groups(root: str, audio: str) -> list[tuple[int, int]]:
 
 
 @functools.lru_cache(maxsize=2)
-def _row_group(root: str, audio: str, group: int, column: str) -> pa.ChunkedArray:
+def _row_group(root: Root, audio: str, group: int, column: str) -> pa.ChunkedArray:
     with open_file(root, audio) as file:
         return pq.ParquetFile(file).read_row_group(group, columns=[column]).column(column)
 
 
-def _arrow_cell(root: str, audio: str, column: str, row: int) -> bytes:
+def _arrow_cell(root: Root, audio: str, column: str, row: int) -> bytes:
     table = arrow_table(locate(root, audio))
     if row >= len(table):
         raise FileNotFoundError(f"{audio}: no row {row}")
@@ -159,13 +171,24 @@ def arrow_table(path: str) -> pa.Table:
 
 
 def cell_bytes(cell: pa.Scalar) -> bytes:
-    """The encoded audio in a cell: an audio struct (`bytes`, `path`) or plain binary.
+    """The encoded audio in a cell: an audio struct (`bytes`, `path` or `array`, `sampling_rate`) or plain binary.
 
     Raises:
         FileNotFoundError: the cell is empty.
     """
     value = cell.as_py()
+    if isinstance(value, dict) and value.get("array") is not None:
+        return _wav_of(value["array"], value["sampling_rate"])
     value = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(value, bytes):
         raise FileNotFoundError("the cell holds no audio bytes")
     return value
+
+
+def _wav_of(samples: list, rate: int) -> bytes:
+    """Samples as `datasets` decodes them, (n_samples,) or (n_channels, n_samples), as the bytes of a wav."""
+    array = np.asarray(samples)
+    array = array.astype(np.int16 if array.dtype.kind == "i" and np.abs(array).max(initial=0) > 1 else np.float32).T
+    buffer = io.BytesIO()
+    soundfile.write(buffer, array, rate, format="WAV", subtype="PCM_16" if array.dtype == np.int16 else "FLOAT")
+    return buffer.getvalue()

@@ -13,20 +13,22 @@ from concurrent.futures.process import BrokenProcessPool
 import pandas as pd
 from tqdm import tqdm
 
+from moe.corpora.locations import Root
 from moe.corpora.quarantine import Inspected, inspect_audio
 
 IN_PROCESS = 2000  # fewer utterances than this are decoded sooner than workers start
 CHUNK = 200
 
 Task = tuple[str, str | None]  # audio, member
+Limits = tuple[float, float] | tuple[float, float, str]  # as `inspect_audio` takes them
 
 
-def inspect_all(root: str, tasks: Sequence[Task], limits: tuple[float, float], n_workers: int = 0) -> list[Inspected]:
+def inspect_all(root: Root, tasks: Sequence[Task], limits: Limits, n_workers: int = 0) -> list[Inspected]:
     """Decode and judge every task, in the order given.
 
     Args:
         tasks: audio and member of every utterance.
-        limits: shortest and longest allowed duration in seconds.
+        limits: shortest and longest allowed duration in seconds, and which of several channels is taken.
         n_workers: processes; 0 is one per core. Fewer than `IN_PROCESS` tasks need none.
     """
     chunks = [(start, tasks[start : start + CHUNK]) for start in range(0, len(tasks), CHUNK)]
@@ -45,20 +47,20 @@ def inspect_all(root: str, tasks: Sequence[Task], limits: tuple[float, float], n
 
 
 def as_columns(inspected: list[Inspected], index: pd.Index) -> pd.DataFrame:
-    """duration_s, audio_digest, reason, detail, one row per result."""
+    """duration_s, audio_digest, reason, detail, channel, one row per result."""
     return pd.DataFrame(
         {
             "duration_s": pd.array([item.duration_s for item in inspected], dtype="float64"),
             **{
                 name: pd.array([getattr(item, name) for item in inspected], dtype="str")
-                for name in ("audio_digest", "reason", "detail")
+                for name in ("audio_digest", "reason", "detail", "channel")
             },
         },
         index=index,
     )
 
 
-def inspect_chunk(root: str, tasks: Sequence[Task], limits: tuple[float, float]) -> list[Inspected]:
+def inspect_chunk(root: Root, tasks: Sequence[Task], limits: Limits) -> list[Inspected]:
     """One worker's share of the tasks."""
     return [inspect_audio(root, audio, member, *limits) for audio, member in tasks]
 
@@ -66,14 +68,12 @@ def inspect_chunk(root: str, tasks: Sequence[Task], limits: tuple[float, float])
 Chunk = tuple[int, Sequence[Task]]
 
 
-def _in_process(root: str, chunks: list[Chunk], limits: tuple[float, float]) -> Iterator[tuple[int, list[Inspected]]]:
+def _in_process(root: Root, chunks: list[Chunk], limits: Limits) -> Iterator[tuple[int, list[Inspected]]]:
     for start, tasks in chunks:
         yield start, inspect_chunk(root, tasks, limits)
 
 
-def _in_workers(
-    root: str, chunks: list[Chunk], limits: tuple[float, float], n_workers: int
-) -> Iterator[tuple[int, list[Inspected]]]:
+def _in_workers(root: Root, chunks: list[Chunk], limits: Limits, n_workers: int) -> Iterator[tuple[int, list[Inspected]]]:
     waiting, broken = list(reversed(chunks)), []
     while waiting:
         pool = ProcessPoolExecutor(n_workers, mp_context=multiprocessing.get_context("spawn"))
@@ -94,7 +94,7 @@ def _in_workers(
         yield start, [_alone(root, task, limits) for task in tasks]
 
 
-def _alone(root: str, task: Task, limits: tuple[float, float]) -> Inspected:
+def _alone(root: Root, task: Task, limits: Limits) -> Inspected:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             return pool.submit(inspect_chunk, root, [task], limits).result()[0]

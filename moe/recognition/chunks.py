@@ -14,6 +14,7 @@ from transformers import WhisperProcessor
 
 from moe.audio.cutting import cut_quietly
 from moe.audio.waveforms import SAMPLE_RATE
+from moe.corpora.locations import Root
 from moe.corpora.manifest import read_utterance
 from moe.recognition.hypothesis_store import Hypothesis
 from moe.systems.whisper.features import window_seconds
@@ -89,10 +90,10 @@ def cut_rows(rows: pd.DataFrame, root: str, processor: WhisperProcessor) -> Chun
     return Chunks(pd.DataFrame(found), np.array(owner))
 
 
-def _spans(row: dict, root: str, window_s: float) -> list[tuple[int, int]]:
+def _spans(row: dict, root: Root, window_s: float) -> list[tuple[int, int]]:
     if row["duration_s"] <= window_s:
         return [(0, -1)]
-    return cut_quietly(read_utterance(Path(root), row), int(window_s * SAMPLE_RATE))
+    return cut_quietly(read_utterance(root, row), int(window_s * SAMPLE_RATE))
 
 
 def _joined(utterance_id: str, parts: Sequence[tuple[float, Hypothesis]]) -> Hypothesis:

@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from moe.audio.containers import AUDIO_SUFFIXES, is_recording
 from moe.audio.waveforms import SAMPLE_RATE, AudioError, load_audio
+from moe.corpora.formats.inventory import is_hidden
 from moe.files import file_digest, write_whole
 from moe.recognition.recognizer import Transcript
 from moe.recognition.transcript_files import WRITERS
 
-AUDIO_SUFFIXES = frozenset(
-    ".wav .flac .mp3 .m4a .mp4 .ogg .oga .opus .aac .webm .mka .mkv .aif .aiff .amr .wma .rf64 .w64".split()
-)  # fmt: skip
 RECORD = "transcribed.jsonl"
 GROUP_S, GROUP_FILES = 600.0, 32  # recordings decoded together: bounds memory, and what a kill can lose
 WRITTEN, SKIPPED, FAILED = "written", "skipped", "failed"
@@ -56,9 +55,7 @@ def find_recordings(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise ValueError(f"audio={path}: no such file or folder")
-    found = [
-        Path(folder) / name for folder, _, names in os.walk(path) for name in names if Path(name).suffix.lower() in AUDIO_SUFFIXES
-    ]
+    found = [Path(folder) / name for folder, _, names in os.walk(path) for name in names if is_recording(name) and not is_hidden(name)]
     if not found:
         raise ValueError(f"audio={path}: no recordings there ({' '.join(sorted(AUDIO_SUFFIXES))})")
     return sorted(found)
@@ -92,6 +89,8 @@ class Transcription:
         group: list[tuple[str, str, str, np.ndarray]] = []
         for path, name in names.items():
             try:
+                if not path.is_file():
+                    raise OSError("no regular file (a dead link, a pipe or a socket)")
                 digest = file_digest(path)
                 if (kept := self._kept(name, outputs[name], digest, done)) is not None:
                     yield kept

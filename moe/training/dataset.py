@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from transformers import WhisperProcessor
 
 from moe.audio.augmentation import AugmentationOptions, augment, augment_waveform, generator
 from moe.audio.waveforms import SAMPLE_RATE
+from moe.corpora.locations import Root
 from moe.corpora.manifest import read_utterance
 from moe.systems.whisper.features import log_mel, valid_frames, window_seconds
 from moe.systems.whisper.tokens import label_ids
@@ -48,7 +48,7 @@ class SpeechDataset(Dataset):
     def __init__(
         self,
         manifest: pd.DataFrame,
-        root: Path,
+        root: Root,
         processor: WhisperProcessor,
         augmentation: AugmentationOptions | None = None,
         seed: int = 0,
@@ -56,7 +56,7 @@ class SpeechDataset(Dataset):
         max_labels: int | None = None,
     ) -> None:
         self.rows = manifest.to_dict("records")
-        self.root, self.processor, self.augmentation, self.seed = Path(root), processor, augmentation, seed
+        self.root, self.processor, self.augmentation, self.seed = root, processor, augmentation, seed
         self.extras = {name: torch.as_tensor(array) for name, array in (extras or {}).items()}
         self.labels = [label_ids(processor.tokenizer, row["reference"]) for row in self.rows]
         self._cache: dict[int, np.ndarray] = {}  # log-mels

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from moe.corpora.locations import CorpusRoot, Root
 from moe.corpora.manifest import read_manifest
 from moe.corpora.subsets import at_most, stage_percent, subset
-from moe.files import file_digest, folder_digest, read_json
+from moe.files import entry_digest, file_digest, read_json
 from steps.tracking import artifacts
 from steps.tracking.step_run import StepRun
 
@@ -29,7 +30,7 @@ class Prepared:
 
     run_id: str
     manifest: pd.DataFrame
-    root: str
+    root: Root
     normaliser: str
     normaliser_version: str
     language: str
@@ -70,9 +71,10 @@ def read_prepared(prepare_run_id: str) -> Prepared:
     path = artifacts.upstream(prepare_run_id, artifacts.MANIFEST)
     corpus = read_json(artifacts.upstream(prepare_run_id, CORPUS_FILE))
     root = corpus["root"] or str(artifacts.upstream(corpus["synthesize_run_id"], artifacts.CORPUS))
+    trusted = tuple(corpus.get("trusted_roots", ()))
     note = SYNTHETIC_NOTE if corpus["synthetic"] else ""
     return Prepared(
-        prepare_run_id, read_manifest(path), root, corpus["normaliser"], corpus["normaliser_version"], corpus["language"], note,
+        prepare_run_id, read_manifest(path), CorpusRoot(root, trusted) if trusted else root, corpus["normaliser"], corpus["normaliser_version"], corpus["language"], note,
         file_digest(path),
     )  # fmt: skip
 
@@ -87,5 +89,4 @@ def path_digests(dataset_root: str | None) -> dict[str, str]:
     folder = Path(dataset_root) if dataset_root else None
     if folder is None or not folder.is_dir():
         return {}
-    entries = sorted(folder.iterdir())
-    return {f"corpus/{entry.name}": folder_digest(entry) if entry.is_dir() else file_digest(entry) for entry in entries}
+    return {f"corpus/{entry.name}": entry_digest(entry) for entry in sorted(folder.iterdir())}

@@ -63,9 +63,9 @@ def prepare_test_set(
     if top_k and record.n_experts:
         model.phase = dataclasses.replace(model.phase, top_k=min(top_k, record.n_experts))
     chunks = cut_rows(rows, prepared.root, saved.processor)
-    dataset, clusters, gate_probabilities = ChunkSet(chunks, Path(prepared.root), saved.processor), None, None
+    dataset, clusters, gate_probabilities = ChunkSet(chunks, prepared.root, saved.processor), None, None
     if record.n_experts:
-        routing, rows = record.routing, rows.assign(loudness_db=loudness_of(rows, Path(prepared.root)))
+        routing, rows = record.routing, rows.assign(loudness_db=loudness_of(rows, prepared.root))
         folder = work_dir / artifacts.EMBEDDINGS
         found = embed(model.base, dataset, folder, record.context, routing.layer, routing.pooling, EMBEDDING_BATCH, model.precision)
         vectors, read = found.select(dataset.utterance_ids), read_by_gate(routing.gate_unit, chunks.rows, found)

@@ -47,7 +47,7 @@ def speech_set(
     augmentation = options.part(AugmentationOptions) if options is not None and options.augment else None
     seed = options.seed if options is not None else 0
     longest = base.model.config.max_target_positions if options is not None else None  # what is trained on must fit the decoder
-    return SpeechDataset(rows, Path(prepared.root), base.processor, augmentation, seed, extras, longest)
+    return SpeechDataset(rows, prepared.root, base.processor, augmentation, seed, extras, longest)
 
 
 def embeddings_of(
@@ -65,7 +65,7 @@ def embeddings_of(
         if set(rows["utterance_id"]) <= set(cached.utterance_ids):
             return cached
     with tempfile.TemporaryDirectory() as folder:
-        dataset = SpeechDataset(rows, Path(prepared.root), base.processor)
+        dataset = SpeechDataset(rows, prepared.root, base.processor)
         return embed(base.model, dataset, Path(folder), context, routing.layer, routing.pooling, EMBEDDING_BATCH, computed_in)
 
 

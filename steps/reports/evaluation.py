@@ -120,7 +120,7 @@ def _log_challenge(step: StepRun, evaluation: Evaluation) -> ChallengeScore | No
 
 def _log_explorer(step: StepRun, evaluation: Evaluation, audio_mb: float, seed: int) -> None:
     rows = {row["utterance_id"]: row for row in evaluation.test_set.rows.to_dict("records")}
-    root = Path(evaluation.test_set.prepared.root)
+    root = evaluation.test_set.prepared.root
     audio = embed_clips(evaluation.counted, lambda name: read_utterance(root, rows[name]), audio_mb, seed)
     title = f"{evaluation.test_set.saved.record.system}: utterances and their errors"
     step.log_text(explorer_html(evaluation.counted, title, audio, note=evaluation.note), "explorer.html")

@@ -19,6 +19,7 @@ from analysis.plots.training import training_curves
 from analysis.profiles import exemplars, expert_profiles, group_shares, standard_scores
 from analysis.routing import load_by
 from moe.audio.waveforms import SAMPLE_RATE
+from moe.corpora.locations import Root
 from moe.corpora.manifest import read_utterance
 from moe.corpora.summaries import loudness_of
 from moe.experts.joint_training import TrainedMixture
@@ -86,7 +87,7 @@ def log_experts(step: StepRun, routed: pd.DataFrame, prepared: Prepared) -> None
         step.log_folder(Path(temporary), "exemplars")
 
 
-def routed_rows(gate: Gate, dev: pd.DataFrame, vectors: np.ndarray, top_k: int, root: Path) -> pd.DataFrame:
+def routed_rows(gate: Gate, dev: pd.DataFrame, vectors: np.ndarray, top_k: int, root: Root) -> pd.DataFrame:
     """The utterances as the gate decides: its probabilities, the weights of the top k, the first expert, words and loudness."""
     gated = probabilities(gate, vectors)  # (N, E)
     weights = top_k_weights(torch.from_numpy(gated).log(), min(top_k, gated.shape[1]))[0].weights.numpy()
@@ -106,4 +107,4 @@ def clip_names(chosen: pd.DataFrame) -> list[str]:
 
 def _clip(prepared: Prepared, row: dict) -> np.ndarray:
     known = prepared.manifest.set_index("utterance_id").loc[row["utterance_id"]].to_dict()
-    return read_utterance(Path(prepared.root), known)[: round(LONGEST_CLIP_S * SAMPLE_RATE)]
+    return read_utterance(prepared.root, known)[: round(LONGEST_CLIP_S * SAMPLE_RATE)]

@@ -10,9 +10,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from moe.corpora.formats.arrow_types import fields_of, holds_audio, is_bytes, is_nested
 from moe.corpora.formats.columns import Columns, class_names
-from moe.corpora.formats.interface import CorpusOptions, Fault, FoundUtterance
+from moe.corpora.formats.interface import CorpusOptions, Fault, FoundUtterance, Item, Note
+from moe.corpora.formats.parquet import unread_columns
 from moe.corpora.formats.split_names import split_of_folder
+from moe.corpora.locations import Root
 from moe.corpora.shards import arrow_table
 
 SAVED = ("dataset_dict.json", "state.json")
@@ -28,14 +31,14 @@ def hf_root(location: str) -> str:
     return str(datasets.config.HF_DATASETS_CACHE)
 
 
-def read_hf(location: str, options: CorpusOptions) -> Iterator[FoundUtterance | Fault]:
+def read_hf(location: Root, options: CorpusOptions) -> Iterator[Item]:
     """Read a saved dataset or one by name.
 
     Raises:
         ValueError: it cannot be loaded, or has no audio or transcript column.
     """
-    root = os.path.realpath(hf_root(location))
-    for split, dataset in _load(location, options).items():
+    root = os.path.realpath(hf_root(str(location)))
+    for split, dataset in _load(str(location), options).items():
         for file in dataset.cache_files:
             path = os.path.realpath(file["filename"])
             try:
@@ -57,22 +60,31 @@ def _load(location: str, options: CorpusOptions) -> dict[str, Any]:
     return dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"": loaded}
 
 
-def _read_file(path: str, root: str, split: str, options: CorpusOptions) -> Iterator[FoundUtterance]:
+def _read_file(path: str, root: str, split: str, options: CorpusOptions) -> Iterator[FoundUtterance | Note]:
     table, shard = arrow_table(path), os.path.relpath(path, root)
-    columns = Columns.of(table.column_names, options, shard, class_names(table.schema))
+    schema = table.schema
+    columns = Columns.of(
+        schema.names, options, shard, class_names(schema), [field.name for field in schema if holds_audio(field.type)]
+    )
+    yield from (Note(note, shard) for note in [*columns.notes, *unread_columns(schema, columns)])
     audio = columns.roles["audio"]
     cells = table.column(audio)
-    is_struct = pa.types.is_struct(cells.type)
     number = 0
-    for piece in table.drop_columns([audio]).to_batches(PIECE_ROWS):
+    for piece in table.select([field.name for field in schema if field.name != audio and not is_nested(field.type)]).to_batches(
+        PIECE_ROWS
+    ):
         for row in piece.to_pylist():
-            cell = cells[number]
-            has_bytes = (
-                cell["bytes"].is_valid if is_struct and cell.is_valid else cell.is_valid and pa.types.is_binary(cells.type)
-            )
-            place = (shard, f"{audio}:{number}") if has_bytes else (_relative(cell, root), None)
+            place = (shard, f"{audio}:{number}") if _has_bytes(cells[number]) else (_relative(cells[number], root), None)
             yield columns.found(row, *place, f"{split or 'all'}/{os.path.basename(shard)}:{number}", split)
             number += 1
+
+
+def _has_bytes(cell: pa.Scalar) -> bool:
+    """Whether a cell holds a recording itself: bytes or samples."""
+    if not cell.is_valid:
+        return False
+    names = fields_of(cell.type)
+    return is_bytes(cell.type) or any(name in names and cell[name].is_valid for name in ("bytes", "array"))
 
 
 def _relative(cell: pa.Scalar, root: str) -> str:

@@ -1,76 +1,103 @@
 """Folders of Parquet files, as `datasets` writes them: an audio struct (`bytes`, `path`), bytes or a path, and a text.
 
 Audio stays in its file: the listing reads the other columns only, a piece at a time. The split is a column, or a folder or file
-name such as `train-00000-of-00004.parquet`.
+name such as `train-00000-of-00004.parquet`, whose number also tells which files should be there.
 """
 
 import posixpath
+import re
 from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from moe.corpora.formats.arrow_types import fields_of, holds_audio, is_bytes, is_nested, is_text
 from moe.corpora.formats.columns import Columns, class_names
-from moe.corpora.formats.interface import CorpusOptions, Fault, FoundUtterance
-from moe.corpora.formats.links import linked_away
+from moe.corpora.formats.interface import CorpusOptions, Fault, FoundUtterance, Item, Note, Read
+from moe.corpora.formats.inventory import take_inventory
 from moe.corpora.formats.split_names import split_of_folder
-from moe.corpora.locations import find_files, open_file
+from moe.corpora.locations import Root, inside, open_file
 
 PIECE_ROWS = 4096
+_NUMBERED = re.compile(r"(?i)(.*)-(\d{5})-of-(\d{5})\.parquet")
 
 
-def read_parquet(root: str, options: CorpusOptions) -> Iterator[FoundUtterance | Fault]:
+def read_parquet(root: Root, options: CorpusOptions) -> Iterator[Item]:
     """Read every Parquet file below the root. One that cannot be read is a fault.
 
     Raises:
         ValueError: there is no Parquet file.
     """
-    names = find_files(root, ".parquet")
-    if not names:
-        raise ValueError(f"dataset_root={root!r}: holds no *.parquet")
-    yield from linked_away(root)
+    inventory = take_inventory(root)
+    names = inventory.ending(".parquet")
+    yield from inventory.remarks(lambda name: name.lower().endswith(".parquet"))
+    if not names and not inventory.outside:
+        raise ValueError(f"dataset_root={str(root)!r}: holds no *.parquet")
+    yield from _missing(names)
     for name in names:
+        yield Read(name)
         try:
             with open_file(root, name) as file:
-                yield from _read_file(pq.ParquetFile(file), name, options)
+                yield from _read_file(root, pq.ParquetFile(file), name, options)
         except (pa.ArrowException, OSError, ValueError) as error:
             yield Fault(name, "bad_shard", f"{type(error).__name__}: {error}")
 
 
-def _read_file(file: pq.ParquetFile, name: str, options: CorpusOptions) -> Iterator[FoundUtterance]:
+def _missing(names: list[str]) -> Iterator[Fault]:
+    """Files that the numbers of others say should be there."""
+    there = {match.groups() for name in names if (match := _NUMBERED.fullmatch(name))}
+    for prefix, n_files in sorted({(prefix, n_files) for prefix, _, n_files in there}):
+        for number in range(int(n_files)):
+            if (prefix, f"{number:05d}", n_files) not in there:
+                yield Fault(
+                    f"{prefix}-{number:05d}-of-{n_files}.parquet", "missing_file", f"there are to be {int(n_files)} such files"
+                )
+
+
+def _read_file(root: Root, file: pq.ParquetFile, name: str, options: CorpusOptions) -> Iterator[FoundUtterance | Note]:
     schema = file.schema_arrow
-    columns = Columns.of(schema.names, options, name, class_names(schema))
+    columns = Columns.of(
+        schema.names, options, name, class_names(schema), [field.name for field in schema if holds_audio(field.type)]
+    )
+    yield from (Note(note, name) for note in [*columns.notes, *unread_columns(schema, columns)])
     audio, split = columns.roles["audio"], split_of_folder(name.removesuffix(".parquet"))
     by_path = _holds_paths(file, schema.field(audio))
-    read = [column for column in schema.names if column != audio or pa.types.is_string(schema.field(audio).type)]
-    read += [f"{audio}.path"] if by_path and audio not in read else []
+    read = [field.name for field in schema if field.name != audio and not is_nested(field.type)]
+    if by_path:
+        read.append(audio if is_text(schema.field(audio).type) else f"{audio}.path")
     number = 0
     for piece in file.iter_batches(PIECE_ROWS, columns=read):
         for row in piece.to_pylist():
-            yield _utterance(row, columns, name, number, split, by_path)
+            yield _utterance(root, row, columns, name, number, split, by_path)
             number += 1
 
 
-def _utterance(row: dict, columns: Columns, name: str, number: int, split: str, by_path: bool) -> FoundUtterance:
-    audio = columns.roles["audio"]
-    given = f"{name}:{number}"
+def unread_columns(schema: pa.Schema, columns: Columns) -> list[str]:
+    """What is to be said of columns that a manifest cannot keep."""
+    nested = [field for field in schema if is_nested(field.type) and field.name not in columns.roles.values()]
+    return [f"column {field.name!r} ({field.type}) is not read" for field in nested]
+
+
+def _utterance(root: Root, row: dict, columns: Columns, name: str, number: int, split: str, by_path: bool) -> FoundUtterance:
+    audio, place = columns.roles["audio"], f"{name}:{number}"
     if not by_path:
-        return columns.found(row, name, f"{audio}:{number}", given, split)
+        return columns.found(row, name, f"{audio}:{number}", place, split)
     path = row[audio]["path"] if isinstance(row[audio], dict) else row[audio]
     if not path:
-        return columns.found(row, name, None, given, split, fault=("missing_file", "the row has neither audio bytes nor a path"))
-    return columns.found(row, posixpath.join(posixpath.dirname(name), path), None, given, split)
+        return columns.found(row, name, None, place, split, fault=("missing_file", "the row has neither audio bytes nor a path"))
+    return columns.found(row, inside(root, posixpath.join(posixpath.dirname(name), path)), None, place, split)
 
 
 def _holds_paths(file: pq.ParquetFile, field: pa.Field) -> bool:
     """Whether the audio column holds paths: a column of text, or a struct whose bytes are all null by the file's statistics."""
-    if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
+    if is_text(field.type):
         return True
-    if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
+    names = fields_of(field.type)
+    if is_bytes(field.type) or {"array", "sampling_rate"} <= names:
         return False
-    if not pa.types.is_struct(field.type) or field.type.get_field_index("path") < 0:
+    if "path" not in names:
         raise ValueError(f"audio column {field.name!r} is {field.type}, not bytes, a path or a struct of both")
-    return field.type.get_field_index("bytes") < 0 or not _any_bytes(file.metadata, f"{field.name}.bytes")
+    return "bytes" not in names or not _any_bytes(file.metadata, f"{field.name}.bytes")
 
 
 def _any_bytes(metadata: pq.FileMetaData, path: str) -> bool:

@@ -8,40 +8,61 @@ utterances.
 import json
 import math
 import posixpath
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, BinaryIO
 
-from moe.corpora.formats.interface import CorpusOptions, Fault, FoundUtterance
-from moe.corpora.formats.links import linked_away
+from moe.audio.containers import is_recording
+from moe.corpora.formats.interface import CorpusOptions, Fault, FoundUtterance, Item, Read
+from moe.corpora.formats.inventory import Inventory, take_inventory
 from moe.corpora.formats.split_names import split_of_folder, split_of_name
-from moe.corpora.locations import find_files, open_file, read_file
+from moe.corpora.formats.webdataset import PACKED, packed_tars
+from moe.corpora.locations import Root, open_file, read_file
+from moe.corpora.names import canonical
 from moe.corpora.shards import TAR_ERRORS, TarMember, read_at, tar_members
 
 INTELLIGIBILITY = ("Intelligibility", "Intelligbility")  # the corpus spells it both ways
 
 
-def read_sap(root: str, options: CorpusOptions) -> Iterator[FoundUtterance | Fault]:
+def read_sap(root: Root, options: CorpusOptions) -> Iterator[Item]:
     """Read every contributor's JSON, extracted or in tars. A JSON or tar that cannot be read is a fault and stops no other.
 
     Raises:
         ValueError: there is neither a contributor's JSON nor a tar.
     """
-    names = [name for name in find_files(root, (".json", ".tar")) if name.lower().endswith(".tar") or _is_contributor(name)]
-    if not names:
-        raise ValueError(f"dataset_root={root!r}: holds neither <contributor>/<contributor>.json nor a tar of them")
-    yield from linked_away(root)
+    inventory = take_inventory(root)
+    names = [name for name in inventory.ending(".json", ".tar") if name.lower().endswith(".tar") or _is_contributor(name)]
+    if not names and not inventory.outside:
+        raise ValueError(f"dataset_root={str(root)!r}: holds neither <contributor>/<contributor>.json nor a tar of them")
+    yield from inventory.remarks(lambda name: name.lower().endswith((".json", ".tar", *PACKED)))
+    yield from packed_tars(inventory)
+    n_beside = _recordings_by_folder(inventory)
+    yield from _without_json(n_beside, names)
     for name in names:
+        yield Read(name)
         try:
             if name.lower().endswith(".tar"):
                 yield from _read_tar(root, name)
             else:
-                yield from contributor(read_file(root, name), name)
+                yield from contributor(read_file(root, name), name, n_beside[posixpath.dirname(name)])
         except (OSError, ValueError) as error:
             yield Fault(name, "bad_shard" if name.lower().endswith(".tar") else "bad_metadata", str(error))
 
 
-def _read_tar(root: str, tar: str) -> Iterator[FoundUtterance | Fault]:
+def _recordings_by_folder(inventory: Inventory) -> Counter[str]:
+    return Counter(posixpath.dirname(name) for name in inventory.files if is_recording(name))
+
+
+def _without_json(n_beside: Counter[str], names: list[str]) -> Iterator[Fault]:
+    """Contributors of whom only recordings are there."""
+    known = {posixpath.dirname(name) for name in names}
+    for folder, n_recordings in n_beside.items():
+        if folder not in known:
+            yield Fault(folder or ".", "missing_file", f"{n_recordings} recordings without a contributor's JSON", n_recordings)
+
+
+def _read_tar(root: Root, tar: str) -> Iterator[FoundUtterance | Fault]:
     with open_file(root, tar) as file:
         for member in tar_members(file):
             place = f"{tar}/{member.name}".rstrip("/")
@@ -67,16 +88,19 @@ def _read_tar_member(file: BinaryIO, tar: str, member: TarMember, place: str) ->
             yield replace(found, audio=tar, member=found.audio, split=found.split or split_of_name(place))
 
 
-def contributor(data: bytes, name: str) -> Iterator[FoundUtterance | Fault]:
-    """The utterances of one contributor's JSON; `name` is its path, the audio lies beside it."""
+def contributor(data: bytes, name: str, n_beside: int = 0) -> Iterator[FoundUtterance | Fault]:
+    """The utterances of one contributor's JSON; `name` is its path, the audio, so many recordings, lies beside it."""
     try:
         record = json.loads(data.decode("utf-8-sig"))
         speaker, files = record["Contributor ID"], record["Files"]
         if not isinstance(speaker, str) or not isinstance(files, list):
             raise TypeError("Contributor ID is no text or Files is no list")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        yield Fault(name, "bad_metadata", f"{type(error).__name__}: {error}")
+        n_lost = max(1, n_beside, data.count(b'"Filename"'))
+        yield Fault(name, "bad_metadata", f"{type(error).__name__}: {error}", n_lost)
         return
+    if not files and n_beside:
+        yield Fault(name, "bad_metadata", f"lists none of the {n_beside} recordings beside it", n_beside)
     for index, entry in enumerate(files):
         try:
             yield _utterance(entry, record, name)
@@ -122,4 +146,4 @@ def _level(rating: dict[str, Any]) -> float:
 
 def _is_contributor(name: str) -> bool:
     folder, file = posixpath.split(name)
-    return file.lower() == f"{posixpath.basename(folder)}.json".lower()
+    return canonical(file).lower() == canonical(f"{posixpath.basename(folder)}.json").lower()

@@ -1,6 +1,6 @@
 """The formats a corpus may come in.
 
-A new one is a file with one function, `(root, options) -> Iterator[Found | Fault]`, and an entry in `FORMATS`.
+A new one is a file with one function, `(root, options) -> Iterator[Item]`, and an entry in `FORMATS`.
 """
 
 import os
@@ -8,14 +8,17 @@ from collections.abc import Callable, Iterator
 
 from moe.corpora.formats.folder import read_folder
 from moe.corpora.formats.hugging_face import hf_root, read_hf
-from moe.corpora.formats.interface import CorpusOptions, Fault, FoundUtterance
+from moe.corpora.formats.interface import CorpusOptions, Fault, FoundUtterance, Item, Note, Read
+from moe.corpora.formats.kaldi import read_kaldi
+from moe.corpora.formats.lhotse import read_lhotse
 from moe.corpora.formats.openslr import read_openslr
 from moe.corpora.formats.parquet import read_parquet
 from moe.corpora.formats.sap import read_sap
+from moe.corpora.formats.sidecars import read_sidecars
 from moe.corpora.formats.webdataset import read_webdataset
-from moe.corpora.locations import is_address
+from moe.corpora.locations import Root, is_address
 
-FORMATS: dict[str, Callable[[str, CorpusOptions], Iterator[FoundUtterance | Fault]]] = {
+FORMATS: dict[str, Callable[[Root, CorpusOptions], Iterator[Item]]] = {
     "folder": read_folder,
     "synthetic": read_folder,  # `synthesize` writes a folder corpus
     "sap": read_sap,
@@ -23,6 +26,9 @@ FORMATS: dict[str, Callable[[str, CorpusOptions], Iterator[FoundUtterance | Faul
     "parquet": read_parquet,
     "openslr": read_openslr,
     "hf": read_hf,
+    "sidecars": read_sidecars,
+    "kaldi": read_kaldi,
+    "lhotse": read_lhotse,
 }
 
 
@@ -41,4 +47,4 @@ def corpus_root(corpus: str, location: str) -> str:
     return location
 
 
-__all__ = ["FORMATS", "CorpusOptions", "Fault", "FoundUtterance", "corpus_root"]
+__all__ = ["FORMATS", "CorpusOptions", "Fault", "FoundUtterance", "Item", "Note", "Read", "corpus_root"]

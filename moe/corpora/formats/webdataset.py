@@ -1,26 +1,28 @@
 """WebDataset: `<root>/<split>/*.tar` with `<key>.wav|flac|mp3|m4a|…`, `<key>.txt`, maybe `<key>.domain` and `<key>.json`.
 
-Shards are walked by their headers, audio is not read. The domain of an utterance (its own file, else the suffix of the split
-folder) is its etiology; `<key>.json` may give `speaker`, `severity` and further columns. `metadata.json` is checked against what
-the shards hold.
+Shards are walked by their headers, audio is not read. A key ends at the last dot that leaves a known suffix. The domain of an utterance
+(its own file, else the suffix of the split folder) is its etiology; `<key>.json` may give transcript, `speaker`, `severity` and further
+columns. `metadata.json` is checked against what the shards hold.
 """
 
+import functools
 import json
 import posixpath
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
-from moe.corpora.formats.columns import OURS
-from moe.corpora.formats.interface import CorpusOptions, Fault, FoundUtterance
-from moe.corpora.formats.links import linked_away
-from moe.corpora.formats.split_names import split_and_domain
-from moe.corpora.locations import find_files, open_file, read_file
+from moe.audio.containers import is_recording
+from moe.corpora.formats.columns import as_text, further_name, role_of
+from moe.corpora.formats.interface import CorpusOptions, Fault, FoundUtterance, Item, Note, Read
+from moe.corpora.formats.inventory import Inventory, is_hidden, take_inventory
+from moe.corpora.formats.split_names import split_and_domain, split_of_folder
+from moe.corpora.locations import Root, open_file, read_file
+from moe.corpora.names import canonical
 from moe.corpora.shards import TAR_ERRORS, TarMember, read_at, tar_members
 
-AUDIO = ("wav", "flac", "mp3", "m4a", "aac", "mp4", "ogg", "opus", "webm")
 TEXTS = ("txt", "domain", "json")
+PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 MAX_TEXT_BYTES = 1 << 20
 
 
@@ -33,37 +35,64 @@ class _Sample:
     fault: tuple[str, str] | None = None
 
 
-def read_webdataset(root: str, options: CorpusOptions) -> Iterator[FoundUtterance | Fault]:
+def read_webdataset(root: Root, options: CorpusOptions) -> Iterator[Item]:
     """Read every shard. A shard that is damaged is a fault, and its utterances before the damage are used.
 
     Raises:
         ValueError: there is no shard.
     """
-    shards = find_files(root, ".tar")
-    if not shards:
-        raise ValueError(f"dataset_root={root!r}: holds no *.tar")
-    yield from linked_away(root)
-    counts: Counter[str] = Counter()
+    inventory = take_inventory(root)
+    shards = inventory.ending(".tar")
+    yield from inventory.remarks(lambda name: name.lower().endswith((".tar", *PACKED)))
+    yield from packed_tars(inventory)
+    if not shards and not inventory.outside:
+        raise ValueError(f"dataset_root={str(root)!r}: holds no *.tar")
+    stated: dict[str, int] = {}
+    for name in inventory.ending("metadata.json"):
+        yield Read(name)
+        yield from _read_metadata(root, name, stated)
     for shard in shards:
-        try:
-            with open_file(root, shard) as file:
-                for found in _read_shard(file, shard):
-                    counts[shard] += isinstance(found, FoundUtterance)
-                    yield found
-        except (OSError, ValueError) as error:
-            yield Fault(shard, "bad_shard", str(error))
-    for name in find_files(root, "metadata.json"):
-        yield from _check_metadata(root, name, counts)
+        yield from _whole_shard(root, shard, stated.pop(shard, None))
+    for shard, n_samples in stated.items():
+        yield Fault(shard, "missing_file", f"metadata.json lists it with {n_samples} samples; it is not there", n_samples)
 
 
-def _read_shard(file: BinaryIO, shard: str) -> Iterator[FoundUtterance | Fault]:
+def packed_tars(inventory: Inventory) -> Iterator[Fault]:
+    """Compressed tars, whose members cannot be sought."""
+    for name in inventory.ending(*PACKED):
+        yield Fault(name, "bad_shard", "a compressed tar is not read: decompress it, since members are found by their place")
+
+
+def _whole_shard(root: Root, shard: str, n_stated: int | None) -> Iterator[Item]:
+    """What a shard holds; what it lacks is counted by `metadata.json` where that lists it, else once for each damage."""
+    yield Read(shard)
+    n_found, n_lost, damage = 0, 1 if n_stated is None else 0, False
+    try:
+        with open_file(root, shard) as file:
+            for item in _read_shard(file, shard):
+                n_found += isinstance(item, FoundUtterance)
+                damage |= isinstance(item, Fault)
+                yield replace(item, n_lost=n_lost) if isinstance(item, Fault) else item
+    except (OSError, ValueError) as error:
+        damage = True
+        yield Fault(shard, "bad_shard", str(error), n_lost)
+    if n_stated is not None and n_found != n_stated:
+        detail = f"{n_found} of the {n_stated} samples that metadata.json lists"
+        yield Fault(shard, "bad_shard", detail, max(0, n_stated - n_found))
+    elif not n_found and not damage:
+        yield Fault(shard, "bad_shard", "holds no utterance")
+
+
+def _read_shard(file: BinaryIO, shard: str) -> Iterator[Item]:
     samples: dict[str, _Sample] = {}  # by key: members of a key need not be neighbours
     for member in tar_members(file):
         if member.damaged:
             yield Fault(shard, "bad_shard", member.fault)
             continue
         key, suffix = _key(member.name)
-        if suffix not in AUDIO + TEXTS:
+        if not suffix or is_hidden(posixpath.basename(member.name)):
+            kind = "a hidden member" if suffix else f"a member that ends in .{member.name.rpartition('.')[2]}"
+            yield Note(f"{kind} is taken for nothing", f"{shard}/{member.name}")
             continue
         if _has(samples.get(key), suffix):  # the key comes again: an utterance of its own, with the same id
             yield _utterance(shard, key, samples.pop(key))
@@ -73,19 +102,20 @@ def _read_shard(file: BinaryIO, shard: str) -> Iterator[FoundUtterance | Fault]:
 
 
 def _has(sample: _Sample | None, suffix: str) -> bool:
-    return sample is not None and (sample.audio is not None if suffix in AUDIO else suffix in sample.texts)
+    return sample is not None and (suffix in sample.texts if suffix in TEXTS else sample.audio is not None)
 
 
 def _key(name: str) -> tuple[str, str]:
-    folder, base = posixpath.split(name.removeprefix("./"))
-    key, _, suffix = base.partition(".")
-    return posixpath.join(folder, key), suffix.lower()
+    """Key and suffix of a member; no suffix where it is none that is known."""
+    key, _, suffix = canonical(name.removeprefix("./")).rpartition(".")
+    suffix = suffix.lower()
+    return key, suffix if suffix in TEXTS or is_recording(name) else ""
 
 
 def _add(sample: _Sample, suffix: str, member: TarMember, file: BinaryIO) -> None:
     if member.fault:
         sample.fault = ("outside_root", f"{member.name}: {member.fault}")
-    elif suffix in AUDIO:
+    elif suffix not in TEXTS:
         sample.audio = member
     else:
         try:
@@ -101,21 +131,31 @@ def _text(member: TarMember, file: BinaryIO) -> str:
 
 
 def _utterance(shard: str, key: str, sample: _Sample) -> FoundUtterance:
-    split, domain = split_and_domain(posixpath.basename(posixpath.dirname(shard)))
-    further, fault = _json(sample)
+    split, domain = _split_and_domain(shard)
+    record, fault = _json(sample)
+    roles = {role: name for name in reversed(record) if (role := role_of(name))}
+    own = {role: as_text(record.pop(name)) for role, name in roles.items()}
     return FoundUtterance(
         utterance_id=f"{shard.removesuffix('.tar')}/{key}",
         audio=shard,
         member=sample.audio.name if sample.audio else None,
-        transcript=sample.texts.get("txt"),
-        speaker=str(further.pop("speaker", "")),
-        etiology=sample.texts.get("domain", "").strip() or str(further.pop("etiology", "")) or domain,
-        severity=_severity(further.pop("severity", None)),
+        transcript=sample.texts.get("txt", own.get("transcript")),
+        speaker=own.get("speaker", ""),
+        etiology=sample.texts.get("domain", "").strip() or own.get("etiology", "") or domain,
+        severity=_severity(own.get("severity")),
         split=split,
-        language=str(further.pop("language", "")),
-        further={f"corpus_{name}" if name in OURS else name: value for name, value in further.items()},
+        language=own.get("language", ""),
+        further={further_name(name): value for name, value in record.items()},
         fault=sample.fault or fault or (None if sample.audio else ("missing_file", "the key has no audio member")),
     )
+
+
+@functools.lru_cache(maxsize=256)
+def _split_and_domain(shard: str) -> tuple[str, str]:
+    """By the innermost folder that names a split, else by the shard's own name."""
+    folder = posixpath.dirname(shard)
+    named = next((found for part in reversed(folder.split("/")) if (found := split_and_domain(part))[0]), None)
+    return named or (split_of_folder(posixpath.basename(shard)), "")
 
 
 def _json(sample: _Sample) -> tuple[dict[str, Any], tuple[str, str] | None]:
@@ -135,19 +175,10 @@ def _severity(value: Any) -> float:
         return float("nan")
 
 
-def _check_metadata(root: str, name: str, counts: Counter[str]) -> Iterator[Fault]:
+def _read_metadata(root: Root, name: str, stated: dict[str, int]) -> Iterator[Fault]:
     try:
-        shards = json.loads(read_file(root, name).decode("utf-8-sig"))["shards"]
-        stated = [(posixpath.join(posixpath.dirname(name), str(_shard_name(entry))), int(entry["samples"])) for entry in shards]
+        for entry in json.loads(read_file(root, name).decode("utf-8-sig"))["shards"]:
+            shard = entry["filename"] if "filename" in entry else entry["shard_filename"]
+            stated[posixpath.join(posixpath.dirname(name), str(shard))] = int(entry["samples"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
-        yield Fault(name, "bad_metadata", f"{type(error).__name__}: {error}")
-        return
-    for shard, n_samples in stated:
-        if shard not in counts:
-            yield Fault(shard, "missing_file", f"{name} lists it with {n_samples} samples; it is not there or holds none")
-        elif counts[shard] != n_samples:
-            yield Fault(shard, "bad_shard", f"{counts[shard]} of the {n_samples} samples that {name} lists")
-
-
-def _shard_name(entry: dict[str, Any]) -> str:
-    return entry["filename"] if "filename" in entry else entry["shard_filename"]
+        yield Fault(name, "bad_metadata", f"{type(error).__name__}: {error}", 0)

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 import tests.toys.corpora as toys
-from moe.corpora.locations import OutsideRoot, find_files, locate
+from moe.corpora.formats.inventory import take_inventory
+from moe.corpora.locations import OutsideRoot, locate
 from moe.corpora.manifest import COLUMNS, read_manifest, read_utterance, write_manifest
 
 ROW = dict.fromkeys(COLUMNS, "x") | {"member": None, "severity": float("nan"), "duration_s": 1.0, "split": "train", "gender": "f"}
@@ -93,4 +94,4 @@ def test_a_root_that_is_itself_a_link_is_no_fault(tmp_path):
     (tmp_path / "real" / "a.flac").write_bytes(toys.audio_of(1))
     (tmp_path / "link").symlink_to("real")
     assert len(read_utterance(tmp_path / "link", {"audio": "a.flac", "member": None}))
-    assert find_files(tmp_path / "link", ".flac") == ["a.flac"]
+    assert take_inventory(tmp_path / "link").ending(".flac") == ["a.flac"]

@@ -47,7 +47,7 @@ def test_exactly_the_planted_faults_are_quarantined_each_with_its_reason(planted
     assert {path: by_path[path] for path in expected} == expected and len(shared) <= 1
     assert found.counts == {
         "n_listed": 1000, "n_used": 940, "n_quarantined": 60, "n_excluded_etiology": 0,
-        "n_beyond_max_samples": 0, "n_bad_files": 0,
+        "n_beyond_max_samples": 0, "n_bad_files": 0, "n_lost": 0,
     }  # fmt: skip
     assert len(found.manifest) == 940 and not set(found.manifest["audio"]) & set(expected)
     assert found.quarantine["detail"].str.len().gt(0).all()

@@ -23,3 +23,8 @@ def test_pauses_do_not_make_speech_quieter() -> None:
 @pytest.mark.parametrize("waveform", [np.zeros(1000), np.zeros(0)])
 def test_silence_has_a_floor(waveform: np.ndarray) -> None:
     assert loudness_db(waveform) == FLOOR_DB
+
+
+@pytest.mark.parametrize("offset", [-0.5, 0.3, 5.0])
+def test_an_offset_is_no_loudness(offset: float) -> None:
+    assert loudness_db(0.1 * SINE + offset) == pytest.approx(loudness_db(0.1 * SINE), abs=1e-6)
