@@ -10,7 +10,7 @@ import math
 import operator
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 NONE = "none"  # how None is written on a command line and in MLproject, where `null` would mean "required"
@@ -50,15 +50,35 @@ class Options:
 
     def __post_init__(self) -> None:
         faults = [fault for field in dataclasses.fields(self) for fault in value_faults(field, getattr(self, field.name))]
-        faults = faults or [
-            fault for kind in type(self).__mro__ if "faults" in vars(kind) for fault in vars(kind)["faults"](self)
-        ]
+        faults = faults or [fault for found in self._of_every_class("faults") for fault in found] or self._idle_faults()
         if faults:
             raise ValueError("; ".join(dict.fromkeys(faults)))
 
     def faults(self) -> list[str]:
         """Faults that concern several fields together; asked, of every class above too, only when each field alone is good."""
         return []
+
+    def idle(self) -> dict[str, str]:
+        """Options that do nothing beside the others, each with the reason; asked like `faults`, and refused where not as by default."""
+        return {}
+
+    def all_idle(self) -> dict[str, str]:
+        """What `idle` of this class and of every class above says."""
+        return {name: why for found in reversed(self._of_every_class("idle")) for name, why in found.items()}
+
+    def _of_every_class(self, method: str) -> list[Any]:
+        return [vars(kind)[method](self) for kind in type(self).__mro__ if method in vars(kind)]
+
+    def _idle_faults(self) -> list[str]:
+        return [f"{name}={to_text(getattr(self, name))}: {why}" for name, why in self.all_idle().items() if self.is_changed(name)]
+
+    @classmethod
+    def unchecked(cls, given: Mapping[str, Any]) -> Self:
+        """Options of which nothing has been checked, to ask what is `idle` among them; what is not given is the default, or None."""
+        options = object.__new__(cls)
+        for field in dataclasses.fields(cls):
+            object.__setattr__(options, field.name, given.get(field.name, None if is_required(field) else field.default))
+        return options
 
     @classmethod
     def asked(cls, **given: Any) -> Self:
@@ -88,6 +108,13 @@ class Options:
     def as_parameters(self) -> dict[str, str]:
         """Every field as the text that is logged and that a command line accepts."""
         return {field.name: to_text(getattr(self, field.name), field.type) for field in dataclasses.fields(self)}
+
+
+def names_of(*options_types: type[Options], but: Iterable[str] = ()) -> list[str]:
+    """The names of the options of some classes, but for a few."""
+    return [
+        field.name for options_type in options_types for field in dataclasses.fields(options_type) if field.name not in set(but)
+    ]
 
 
 def is_required(field: dataclasses.Field) -> bool:

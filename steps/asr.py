@@ -16,7 +16,7 @@ import torch
 from moe.experts.joint_training import JointOptions, TrainedMixture, experts_faults, train_jointly
 from moe.experts.routed_lora import AdapterOptions
 from moe.files import read_json
-from moe.options import option
+from moe.options import names_of, option
 from moe.routing.ablations import majority
 from moe.routing.curriculum import CurriculumOptions
 from moe.routing.embeddings import read_by_gate
@@ -31,7 +31,7 @@ from moe.training.loop import seed_everything
 from moe.training.precision import precision
 from steps.inputs.corpus import Prepared, read_prepared, soft_labels
 from steps.inputs.training import checkpoints_of, embeddings_of, plan_of, read_base, reporter, speech_set
-from steps.options.step_options import MixtureStepOptions, SkipPretrainingOptions
+from steps.options.step_options import TRAINING, MixtureStepOptions, SkipPretrainingOptions
 from steps.reports.mixture import log_experts, log_training, routed_rows
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
@@ -48,7 +48,7 @@ class StepOptions(JointOptions, CurriculumOptions, BalanceOptions, SkipPretraini
 
     def faults(self) -> list[str]:
         """Faults between fields."""
-        found, upstream = MixtureStepOptions.faults(self), ("cluster_run_id", "gate_run_id", "experts_run_id")
+        found, upstream = [], ("cluster_run_id", "gate_run_id", "experts_run_id")
         if not self.skip_pretraining and self.num_experts is not None:
             found.append(f"num_experts={self.num_experts}: only skip_pretraining=true has it, else there are as many as clusters")
         if self.skip_pretraining and self.n_asked is not None and self.top_k > self.n_asked:
@@ -67,6 +67,11 @@ class StepOptions(JointOptions, CurriculumOptions, BalanceOptions, SkipPretraini
             found += self.experts_faults(self.n_asked)
         return found + self._gate_faults()
 
+    def idle(self) -> dict[str, str]:
+        """What no training reads."""
+        names = [*names_of(JointOptions, CurriculumOptions, BalanceOptions, but=["asr_epochs"]), *TRAINING]
+        return {} if self.asr_epochs else dict.fromkeys(names, "asr_epochs=0 trains nothing")
+
     def experts_faults(self, n_experts: int) -> list[str]:
         """Options that so many experts leave without effect, or cannot satisfy."""
         return experts_faults(n_experts, self.part(RoutingOptions), self.part(CurriculumOptions), self.part(BalanceOptions))
@@ -76,7 +81,7 @@ class StepOptions(JointOptions, CurriculumOptions, BalanceOptions, SkipPretraini
         if self.freeze_gate:
             terms = [field.name for field in dataclasses.fields(BalanceOptions) if getattr(self, field.name) != "none"]
             return [f"{name}={getattr(self, name)}: freeze_gate=true trains no gate" for name in terms if self.is_changed(name)]
-        if self.top_k == 1 and self.gate_scaling == "renormalised" and not self.soft_epochs and not self.teaches_gate:
+        if self.asr_epochs and self.top_k == 1 and self.gate_scaling == "renormalised" and not self.soft_epochs and not self.teaches_gate:
             return [
                 "top_k=1 gives the gate no gradient from the transcription, and no other loss is asked for: set gate_scaling=probability, "
                 "a balance, minimum_usage, entropy or alignment term, soft_epochs, or freeze_gate=true"

@@ -16,7 +16,7 @@ from analysis.plots.training import training_curves
 from moe.experts.joint_training import JointOptions, TrainedMixture, train_jointly
 from moe.experts.routed_lora import AdapterOptions, matched_rank
 from moe.files import read_json
-from moe.options import option
+from moe.options import names_of, option
 from moe.routing.curriculum import CurriculumOptions
 from moe.routing.options import RoutingOptions
 from moe.systems.whisper.features import AudioContextOptions
@@ -25,7 +25,7 @@ from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training.loop import TrainingPlan, seed_everything, updates_per_epoch
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.training import checkpoints_of, plan_of, read_base, reporter, speech_set
-from steps.options.step_options import MixtureStepOptions
+from steps.options.step_options import MixtureStepOptions, PlotOptions, SeedOptions
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
@@ -43,10 +43,14 @@ class StepOptions(MixtureStepOptions):
 
     def faults(self) -> list[str]:
         """Faults between fields."""
-        found = super().faults()
         if self.system == "single_lora" and self.asr_run_id is None:
-            found.append("asr_run_id is missing: single_lora is as large as a mixture")
-        return found
+            return ["asr_run_id is missing: single_lora is as large as a mixture"]
+        return []
+
+    def idle(self) -> dict[str, str]:
+        """All but the runs it reads, the seed that names it and the audio context it decodes in."""
+        used = {"system", "prepare_run_id", "pretrain_run_id", *names_of(SeedOptions, AudioContextOptions, PlotOptions)}
+        return dict.fromkeys(names_of(type(self), but=used), "system=zero_shot trains nothing") if self.system == "zero_shot" else {}
 
 
 def run(options: StepOptions) -> str:

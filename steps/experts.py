@@ -16,7 +16,7 @@ from analysis.plots.training import training_curves
 from moe.experts.expert_training import ExpertOptions, TrainedExperts, train_experts
 from moe.experts.routed_lora import AdapterOptions
 from moe.files import write_json
-from moe.options import option
+from moe.options import names_of, option
 from moe.routing.options import RoutingOptions
 from moe.routing.weights import one_hot
 from moe.systems.whisper.features import AudioContextOptions
@@ -25,7 +25,7 @@ from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training.loop import seed_everything
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.training import checkpoints_of, plan_of, read_base, reporter, speech_set
-from steps.options.step_options import MixtureStepOptions
+from steps.options.step_options import TRAINING, MixtureStepOptions
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
@@ -41,12 +41,17 @@ class StepOptions(ExpertOptions, MixtureStepOptions):
 
     def faults(self) -> list[str]:
         """Faults between fields."""
-        found = MixtureStepOptions.faults(self)
+        found = []
         if self.shared_epochs and not self.shared_expert:
             found.append(f"shared_epochs={self.shared_epochs}: shared_expert=false leaves nothing to train in them")
         elif self.experts_init == "shared" and self.shared_rank != self.lora_r:
             found.append(f"experts_init=shared: shared_r={self.shared_rank} must be lora_r={self.lora_r}, for the experts to be copies")
         return found
+
+    def idle(self) -> dict[str, str]:
+        """What no training reads."""
+        names = [] if self.expert_epochs else [*names_of(ExpertOptions, but=["expert_epochs"]), *TRAINING]
+        return dict.fromkeys(names, "expert_epochs=0 trains nothing")
 
 
 def run(options: StepOptions) -> str:

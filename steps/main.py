@@ -9,53 +9,25 @@ Stages that would come out the same are reused, and one line says so and why. Ex
 
 import dataclasses
 from types import ModuleType
-from typing import Any, Self
+from typing import Any
 
 import pandas as pd
 
 from analysis.report import markdown_table
 from analysis.verdict import readable_table
-from moe.corpora.formats.table import FORMATS
-from moe.options import NONE, Options, option
-from steps import asr, cluster, compare, evaluate, prepare, pretrain, register
-from steps.chain.checks import augmentation_faults, idle_faults, layer_faults, top_k_faults
-from steps.chain.stages import NAMES, STAGES, Chain, corpus_seed, left_out, n_experts, stage_options
+from moe.options import NONE, Options, names_of
+from steps import asr, baseline, cluster, compare, evaluate, prepare, register
+from steps.chain.checks import idle_faults, layer_faults, top_k_faults
+from steps.chain.options import QUICK, SMALL, ChainOptions
+from steps.chain.stages import STAGES, Chain, corpus_seed, idle_options, left_out, n_experts, stage_options
 from steps.options.help_text import owner
 from steps.options.option_files import option_file_text
-from steps.options.step_options import SYNTHETIC, PlotOptions, SkipPretrainingOptions
+from steps.options.step_options import SYNTHETIC
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
-OPTIONS, QUICK = "options.yaml", "quick"
+OPTIONS = "options.yaml"
 PENDING = "pending"  # stands for the id of a run that does not exist yet, when options are checked before any work
-SMALL = {
-    "n_train_speakers": 3, "n_dev_speakers": 1, "n_test_speakers": 2, "n_utterances": 8, "n_dev_utterances": 4, "n_test_utterances": 5,
-    "expert_epochs": 1, "asr_epochs": 1, "gating_epochs": 20, "max_samples": 240,
-}  # fmt: skip
-SMALL_BASE = {"pretrain_updates": 20, "missing_updates": 10}  # where one is made
-
-
-@dataclasses.dataclass(frozen=True)
-class ChainOptions(pretrain.BaseOptions, SkipPretrainingOptions, PlotOptions):
-    """What `main` takes beside every option of its stages."""
-
-    mode: str = option("full", "quick is a smoke test: few utterances, one epoch; what you set yourself is kept", choices=(QUICK, "full"), common=True)
-    corpus: str = option(SYNTHETIC, "format of the corpus", choices=tuple(FORMATS), common=True)
-    options_file: str | None = option(None, "YAML or JSON file of options, e.g. presets/a100-40gb.yaml; what you set yourself wins", common=True)
-    corpus_seed: int | None = option(None, "seed of synthesize and prepare, to train several seeds on one corpus (none: seed)", low=0)
-    until: str = option("register", "the last stage to run", choices=NAMES, common=True)
-    force: str = option(NONE, "run this stage though it could be reused, and with `all` every stage", choices=(NONE, "all", *NAMES), common=True)
-
-    @classmethod
-    def asked(cls, **given: Any) -> Self:
-        """`mode=quick` fills in the small numbers of a smoke test."""
-        return super().asked(**(_quick(given) if given.get("mode") == QUICK else {}) | given)
-
-
-def _quick(given: dict[str, Any]) -> dict[str, Any]:
-    names = {field.name for field in dataclasses.fields(pretrain.BaseOptions)} & set(given)
-    base = pretrain.BaseOptions(**{name: given[name] for name in names})
-    return SMALL if base.is_taken else SMALL | SMALL_BASE
 
 
 def _union() -> list[tuple[str, Any, dataclasses.Field]]:
@@ -65,16 +37,20 @@ def _union() -> list[tuple[str, Any, dataclasses.Field]]:
     for stage in STAGES:
         for field in dataclasses.fields(stage.StepOptions):
             if not field.name.endswith(("_run_id", "_run_ids")) and field.name not in own | {"system"}:
-                copy = dataclasses.field(default=field.default, metadata={**field.metadata, "owner": owner(stage.StepOptions, field)})
+                copy: Any = dataclasses.field(default=field.default, metadata={**field.metadata, "owner": owner(stage.StepOptions, field)})
                 found.setdefault(field.name, (field.name, field.type, copy))
     return list(found.values())
 
 
-StepOptions = dataclasses.make_dataclass("StepOptions", _union(), bases=(ChainOptions,), frozen=True)
-StepOptions.__module__, StepOptions.__doc__ = __name__, "Run the whole chain."
+StageOptions: Any = dataclasses.make_dataclass("StageOptions", _union(), bases=(Options,), frozen=True)
 
 
-def run(options: Options) -> str:
+@dataclasses.dataclass(frozen=True)
+class StepOptions(ChainOptions, StageOptions):
+    """Run the whole chain."""
+
+
+def run(options: StepOptions) -> str:
     """Run the chain and return its run id."""
     check_stages(options)
     with runs.step_run("main", options, f"main · seed {options.seed} · {options.corpus}") as step:
@@ -85,22 +61,24 @@ def run(options: Options) -> str:
     return step.run_id
 
 
-def _as_file(options: Options) -> dict[str, Any]:
+def _as_file(options: StepOptions) -> dict[str, Any]:
     """Every option in use: under `mlflow run` the run's parameters cannot show what came from an option file."""
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options) if field.name != "options_file"}
     return {name: NONE if value is None else value for name, value in values.items()}
 
 
-def check_stages(options: Options) -> None:
+def check_stages(options: StepOptions) -> None:
     """Build the options of every stage, so that a fault anywhere shows before anything has run.
 
     Raises:
         ValueError: all faults of all stages, each once.
     """
     faults: dict[str, None] = {}
-    for stage in [stage for stage in STAGES if stage not in left_out(options)]:
+    for stage, given in _started(options):
+        wanted = _pending(stage, options) | given
+        idle = idle_options(stage, options, wanted)
         try:
-            stage_options(stage, options, **_pending(stage, options))
+            stage_options(stage, options, **{name: value for name, value in wanted.items() if name not in idle})
         except ValueError as error:
             faults |= dict.fromkeys(str(error).split("; "))
     faults |= dict.fromkeys(_faults_between(options))
@@ -108,17 +86,21 @@ def check_stages(options: Options) -> None:
         raise ValueError("; ".join(faults))
 
 
-def _faults_between(options: Options) -> list[str]:
+def _faults_between(options: StepOptions) -> list[str]:
     """Faults that no stage can see by itself."""
     made_small = [name for name, value in SMALL.items() if options.mode == QUICK and getattr(options, name) == value]
-    own = [field.name for field in dataclasses.fields(ChainOptions)]
-    found = idle_faults(options, left_out(options), STAGES, [*own, *made_small])
+    found = idle_faults(options, _started(options), left_out(options), [*names_of(ChainOptions), *made_small])
     base = "init_from" if options.init_from else "whisper_model"
-    found += layer_faults(options.gate_layer, base, getattr(options, base))
-    return found + top_k_faults(options, n_experts(options)) + augmentation_faults(options)
+    return found + layer_faults(options.gate_layer, base, options.source) + top_k_faults(options, n_experts(options))
 
 
-def _pending(stage: ModuleType, options: Options) -> dict[str, Any]:
+def _started(options: StepOptions) -> list[tuple[ModuleType, dict[str, Any]]]:
+    """Each stage that runs, with what says how it is started; the baselines are one stage, started twice."""
+    stages = [stage for stage in STAGES if stage not in left_out(options) and stage is not baseline]
+    return [(stage, {}) for stage in stages] + [(baseline, {"system": system}) for system in baseline.SYSTEMS]
+
+
+def _pending(stage: ModuleType, options: StepOptions) -> dict[str, Any]:
     names = {field.name for field in dataclasses.fields(stage.StepOptions) if field.name.endswith("_run_id")}
     if stage is asr and options.skip_pretraining:
         return {"prepare_run_id": PENDING, "pretrain_run_id": PENDING, "num_experts": options.num_experts}
@@ -126,7 +108,7 @@ def _pending(stage: ModuleType, options: Options) -> dict[str, Any]:
         names = set()
     if stage is evaluate:
         names = {"prepare_run_id", "asr_run_id"}
-    ids = {name: PENDING for name in names} | corpus_seed(stage, options)
+    ids: dict[str, Any] = {name: PENDING for name in names} | corpus_seed(stage, options)
     if stage in (cluster, asr):
         ids["num_experts"] = n_experts(options) if stage is cluster else None
     return ids | ({"evaluate_run_ids": f"{PENDING},{PENDING}2"} if stage in (compare, register) else {})

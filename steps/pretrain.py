@@ -15,7 +15,7 @@ import pandas as pd
 from analysis.plots.training import training_curves
 from moe.audio.augmentation import AugmentationOptions
 from moe.files import file_digest, folder_digest, write_json, write_whole_dir
-from moe.options import Options, option, to_text
+from moe.options import Options, names_of, option
 from moe.systems.whisper.adapted_base import model_below
 from moe.systems.whisper.base_model import (
     SCRATCH,
@@ -84,14 +84,14 @@ class StepOptions(BaseOptions, PretrainingOptions, AudioContextOptions, Augmenta
 
     def faults(self) -> list[str]:
         """What cannot be trained as asked."""
-        found = ComputeOptions.faults(self) + AugmentationOptions.faults(self)
+        found = []
         if self.init_from is not None and self.whisper_model != SHIPPED:
             found.append(f"whisper_model={self.whisper_model} and init_from={self.init_from}: the base is taken or made, not both")
         if self.init_from == SCRATCH and self.tokenizer == "checkpoint":
             found.append("tokenizer=checkpoint: init_from=scratch has no tokenizer of its own; use characters or bpe")
         if self.init_from == SCRATCH and not self.pretrain_updates:
             found.append("pretrain_updates=0: init_from=scratch has nothing but what is trained; at least 1")
-        return found + self._folder_faults() + self._idle_faults()
+        return found + self._folder_faults()
 
     def _folder_faults(self) -> list[str]:
         name, folder = "init_from" if self.init_from else "whisper_model", Path(self.source)
@@ -106,12 +106,11 @@ class StepOptions(BaseOptions, PretrainingOptions, AudioContextOptions, Augmenta
             return [f"pretrain_updates=0 and missing_updates=0: {self.source} is partial, what it lacks must be trained"]
         return []
 
-    def _idle_faults(self) -> list[str]:
+    def idle(self) -> dict[str, str]:
         """What only a base that is trained would use."""
-        names = [field.name for part in (PretrainingOptions, AugmentationOptions) for field in dataclasses.fields(part)]
-        changed = [name for name in [*names, "tokenizer", "pretrain_etiologies", "n_merges"] if self.is_changed(name)]
-        why = f"the base {self.source} is complete and taken as it is"
-        return [f"{name}={to_text(getattr(self, name))}: {why}" for name in changed] if self.is_taken else []
+        names = names_of(PretrainingOptions, AudioContextOptions, AugmentationOptions, ComputeOptions, CheckpointOptions)
+        names += ["tokenizer", "pretrain_etiologies", "n_merges"]
+        return dict.fromkeys(names, f"the base {self.source} is complete and taken as it is") if self.is_taken else {}
 
     def data_digests(self) -> dict[str, str]:
         """Content of a local checkpoint, and of a local model that it is an adapter of."""
@@ -141,8 +140,6 @@ def run(options: StepOptions) -> str:
 
 def _take(step: StepRun, options: StepOptions, folder: Path) -> None:
     """A complete checkpoint: there is nothing to train."""
-    if options.tokenizer != "checkpoint":
-        raise ValueError(f"tokenizer={options.tokenizer}: {options.source} is complete and keeps its own tokenizer (checkpoint)")
     base = load_base(options.source)
     save_base(base, folder)
     record = read_training_record(Path(resolve(options.source)))

@@ -4,36 +4,45 @@ An option of a stage that the chain leaves out would be accepted and ignored, so
 got, and more experts to mix than there will be.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from moe.files import read_json
-from moe.options import Options, to_text
+from moe.options import names_of, to_text
 from moe.systems.whisper.base_model import SCRATCH, SmallShape
-from steps.options.step_options import idle_augmentation
+from steps.chain.options import ChainOptions
+from steps.chain.stages import idle_options
 
-SIZES = ("gating_batch_size", "expert_batch_size", "embedding_batch_size")  # of the machine: option files name them for every chain
+SIZES = ("gating_batch_size", "expert_batch_size", "asr_batch_size", "embedding_batch_size")  # of the machine: option files name them for every chain
 
 
-def idle_faults(options: Options, left_out: Mapping[ModuleType, str], stages: Sequence[ModuleType], kept: Sequence[str]) -> list[str]:
-    """Options that only stages left out of the chain have, and that are not as by default.
+def idle_faults(
+    options: ChainOptions,
+    started: Sequence[tuple[ModuleType, Mapping[str, Any]]],
+    left_out: Mapping[ModuleType, str],
+    kept: Sequence[str],
+) -> list[str]:
+    """Options that are not as by default and that no stage would use.
 
     Args:
         options: of the chain.
-        left_out: each stage that will not run, and the option that says so.
-        stages: all stages.
+        started: each stage that runs, and what the chain itself gives it; once for each way in which it is started.
+        left_out: each stage that does not run, and the option that says so.
         kept: names that are in use all the same.
     """
-    busy = {name for stage in stages if stage not in left_out for name in _names(stage)} | {*kept, *SIZES}
-    defaults = {field.name: field.default for field in dataclasses.fields(options)}
-    return [
-        f"{name}={to_text(getattr(options, name))}: {why} runs no {stage.__name__.rpartition('.')[2]}"
-        for stage, why in left_out.items()
-        for name in _names(stage)
-        if name in defaults and name not in busy and getattr(options, name) != defaults[name]
-    ]
+    used, reasons = {*kept, *SIZES}, dict[str, list[str]]()
+    for stage, given in started:
+        idle = idle_options(stage, options, given)
+        used |= set(_names(stage)) - set(idle)
+        for name, why in idle.items():
+            reasons.setdefault(name, []).append(why)
+    for stage, why in left_out.items():
+        for name in _names(stage):
+            reasons.setdefault(name, []).append(f"{why} runs no {stage.__name__.rpartition('.')[2]}")
+    changed = [name for name in names_of(type(options)) if name in reasons and name not in used and options.is_changed(name)]
+    return [f"{name}={to_text(getattr(options, name))}: {', and '.join(dict.fromkeys(reasons[name]))}" for name in changed]
 
 
 def layer_faults(gate_layer: str, name: str, base: str) -> list[str]:
@@ -45,7 +54,7 @@ def layer_faults(gate_layer: str, name: str, base: str) -> list[str]:
     return [f"gate_layer={gate_layer}: {name}={base} has layers 0 to {n_layers}"] if int(gate_layer) > n_layers else []
 
 
-def top_k_faults(options: Options, n_experts: int | str) -> list[str]:
+def top_k_faults(options: ChainOptions, n_experts: int | str) -> list[str]:
     """More experts to mix than there will be; not known beforehand where their number is chosen or found."""
     asked = {name: getattr(options, name) for name in ("top_k", "decoding_top_k")}
     if isinstance(n_experts, str):
@@ -53,10 +62,5 @@ def top_k_faults(options: Options, n_experts: int | str) -> list[str]:
     return [f"{name}={k}: num_experts={n_experts} has no more to mix" for name, k in asked.items() if k is not None and k > n_experts]
 
 
-def augmentation_faults(options: Options) -> list[str]:
-    """Augmentation that nothing in the chain would use: a base that is made has it always, adapters with `augment`."""
-    return [f"{fault}, or a base that is made (init_from)" for fault in idle_augmentation(options)] if options.is_taken else []
-
-
 def _names(stage: ModuleType) -> list[str]:
-    return [field.name for field in dataclasses.fields(stage.StepOptions) if not field.name.endswith(("_run_id", "_run_ids"))]
+    return [name for name in names_of(stage.StepOptions) if not name.endswith(("_run_id", "_run_ids"))]

@@ -1,14 +1,14 @@
 """The stages of the chain: which run, with which options, each told the ids of the runs it reads."""
 
-import dataclasses
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from moe.audio.augmentation import AugmentationOptions
-from moe.options import Options
+from moe.options import Options, names_of
 from steps import asr, baseline, cluster, compare, embed, evaluate, experts, gate, prepare, pretrain, register, synthesize
+from steps.chain.options import ChainOptions
 from steps.chain.reuse import launch
-from steps.options.step_options import SYNTHETIC, MixtureStepOptions, default_experts
+from steps.options.step_options import SYNTHETIC, default_experts
 
 STAGES: tuple[ModuleType, ...] = (
     synthesize, prepare, pretrain, embed, cluster, gate, experts, asr, baseline, evaluate, compare, register,
@@ -16,36 +16,38 @@ STAGES: tuple[ModuleType, ...] = (
 NAMES = tuple(stage.__name__.rpartition(".")[2] for stage in STAGES)
 
 
-def left_out(options: Options) -> dict[ModuleType, str]:
+def left_out(options: ChainOptions) -> dict[ModuleType, str]:
     """The stages that do not run, each with the option that says so."""
     stages = {} if options.corpus == SYNTHETIC else {synthesize: f"corpus={options.corpus}"}
     return stages | (dict.fromkeys((embed, cluster, gate, experts), "skip_pretraining=true") if options.skip_pretraining else {})
 
 
-def stage_options(stage: ModuleType, options: Options, **given: Any) -> Options:
-    """The options of one stage: those of `main` it has, and `given`. Augmentation goes to those that use it."""
-    names = {field.name for field in dataclasses.fields(stage.StepOptions)}
-    if (not options.augment and issubclass(stage.StepOptions, MixtureStepOptions)) or (stage is pretrain and options.is_taken):
-        names -= {field.name for field in dataclasses.fields(AugmentationOptions)}
-    ours = {field.name for field in dataclasses.fields(options)} & names
-    return stage.StepOptions(**{name: getattr(options, name) for name in ours} | given)
+def stage_options(stage: ModuleType, options: ChainOptions, **given: Any) -> Options:
+    """The options of one stage: those of `main` that it has and that do something there, and `given`."""
+    idle = idle_options(stage, options, given)
+    values = {name: getattr(options, name) for name in names_of(stage.StepOptions) if hasattr(options, name) and name not in idle}
+    return stage.StepOptions(**values | given)
 
 
-def n_experts(options: Options) -> int | str:
+def idle_options(stage: ModuleType, options: ChainOptions, given: Mapping[str, Any]) -> dict[str, str]:
+    """Options that do nothing in a stage, each with the reason."""
+    return stage.StepOptions.unchecked({**vars(options), **given}).all_idle()
+
+
+def n_experts(options: ChainOptions) -> int | str:
     """Experts to cluster for; auto where the clusters are to say."""
     return options.num_experts or default_experts(options.corpus == SYNTHETIC)
 
 
-def corpus_seed(stage: ModuleType, options: Options) -> dict[str, int]:
+def corpus_seed(stage: ModuleType, options: ChainOptions) -> dict[str, int]:
     """The seed of the stages that make the corpus, where it is not the chain's."""
-    apart = options.corpus_seed is not None and stage in (synthesize, prepare)
-    return {"seed": options.corpus_seed} if apart else {}
+    return {"seed": options.corpus_seed} if options.corpus_seed is not None and stage in (synthesize, prepare) else {}
 
 
 class Chain:
     """Runs the stages in order and keeps the ids of their runs."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: ChainOptions) -> None:
         self.options = options
         self.run_ids: dict[str, str] = {}
 

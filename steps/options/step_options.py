@@ -5,11 +5,12 @@ import dataclasses
 from moe.audio.augmentation import AugmentationOptions
 from moe.clustering.options import N_EXPERTS, ExpertCountOptions
 from moe.experts.routed_lora import AdapterOptions
-from moe.options import Options, option, to_text
+from moe.options import Options, names_of, option, to_text
 from moe.routing.options import RoutingOptions
 from moe.systems.whisper.features import AudioContextOptions
 from moe.training.checkpoints import CheckpointOptions
 from moe.training.loop import ComputeOptions
+from moe.training.precision import PrecisionOptions
 
 SYNTHETIC = "synthetic"
 STYLES_OF_SYNTHETIC = 6
@@ -59,7 +60,16 @@ def default_experts(synthetic: bool) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class StagePercentOptions(AudioContextOptions):
+class SeedOptions(Options):
+    """What everything drawn follows from."""
+
+    group = "run"
+
+    seed: int = option(42, "seed of everything drawn", low=0, common=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class StagePercentOptions(SeedOptions, AudioContextOptions):
     """Which part of the train split a stage works on; the parts of one seed nest."""
 
     group = "data"
@@ -69,7 +79,6 @@ class StagePercentOptions(AudioContextOptions):
         2000, "a stage gets at least so many utterances where there are so many, scaled by data_percent", low=1
     )
     asr_percent: float = option(100.0, "part of the train split for joint training, percent", above=0, high=100)
-    seed: int = option(42, "seed of everything drawn", low=0, common=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,14 +98,15 @@ class MixtureStepOptions(
 
     not_in_fingerprint = frozenset({"num_workers"})
 
-    def faults(self) -> list[str]:
-        """Faults between fields."""
-        return (
-            RoutingOptions.faults(self) + ComputeOptions.faults(self) + AugmentationOptions.faults(self) + idle_augmentation(self)
-        )
+    def idle(self) -> dict[str, str]:
+        """Augmentation where adapters are trained without any."""
+        return {} if self.augment else dict.fromkeys(names_of(AugmentationOptions), "needs augment=true")
 
 
-def idle_augmentation(options: Options) -> list[str]:
-    """Augmentation that is not as by default where adapters are trained without any."""
-    changed = [field.name for field in dataclasses.fields(AugmentationOptions) if options.is_changed(field.name)]
-    return [] if options.augment else [f"{name}={to_text(getattr(options, name))}: needs augment=true" for name in changed]
+# what only a training of adapters reads; half precision is also that of embedding and decoding
+TRAINING = (
+    "augment",
+    "lora_dropout",
+    *names_of(AugmentationOptions, CheckpointOptions),
+    *names_of(ComputeOptions, but=names_of(PrecisionOptions)),
+)

@@ -14,7 +14,7 @@ from types import FrameType
 
 from mlflow.exceptions import MlflowException
 
-from moe.options import Options
+from moe.options import Options, OptionsType
 from steps.options.command_line import parse
 from steps.tracking.artifacts import FINGERPRINT, FINGERPRINT_TAG, STEP_TAG, TRACEBACK
 from steps.tracking.dead_runs import MESSAGE_TAG, STOPPED_TAG, close_own
@@ -75,7 +75,7 @@ def work_dir(run: StepRun) -> Path:
 
 
 
-def command(run: Callable[[Options], str], options_type: type[Options], arguments: Sequence[str] | None = None) -> None:
+def command(run: Callable[[OptionsType], str], options_type: type[OptionsType], arguments: Sequence[str] | None = None) -> None:
     """A step's `main`: parse the flags, run, and end the process with one clear line where that goes wrong.
 
     Exit codes: 1 the step failed, 2 bad options, 130 and 143 stopped by Ctrl-C and SIGTERM. The traceback of a ValueError,

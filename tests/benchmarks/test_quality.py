@@ -69,9 +69,9 @@ def test_a_whole_table_is_there_after_the_first_seed_and_one_corpus_serves_all()
 def test_variants_that_differ_in_k_or_mixing_share_their_expert_training() -> None:
     digests = set()
     for _, _, variant in jobs(QualityOptions(seeds="7", only="mixing,top_k")):
-        digests.add(fingerprint("experts", stage_options(experts, variant, cluster_run_id="c", prepare_run_id="p")).digest)
+        digests.add(fingerprint("experts", stage_options(experts, variant, cluster_run_id="c", prepare_run_id="p", pretrain_run_id="b")).digest)
     assert len(digests) == 1
-    other = stage_options(experts, QualityOptions(gate_layer="1"), cluster_run_id="c", prepare_run_id="p")
+    other = stage_options(experts, QualityOptions(gate_layer="1"), cluster_run_id="c", prepare_run_id="p", pretrain_run_id="b")
     assert fingerprint("experts", other).digest not in digests
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from steps import main
+from steps.chain.options import STAGE_NAMES
 from steps.chain.stages import NAMES, STAGES, corpus_seed
 
 
@@ -15,6 +16,10 @@ def test_an_option_that_two_stages_share_has_one_default_and_one_kind() -> None:
             if field.name in ("num_experts", "corpus") or field.name.endswith(("_run_id", "_run_ids")):
                 continue  # the chain states its own, and passes the ids itself
             assert seen.setdefault(field.name, (field.default, field.type)) == (field.default, field.type), field.name
+
+
+def test_the_stages_are_named_in_their_order() -> None:
+    assert NAMES == STAGE_NAMES
 
 
 def test_faults_of_several_stages_are_reported_together_before_anything_runs() -> None:

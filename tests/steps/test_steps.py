@@ -64,12 +64,11 @@ class TestChainOptions:
 
     def test_every_stage_gets_the_value_that_main_was_given(self) -> None:
         options = main.StepOptions(top_k=1, pooling="mean", seed=9, asr_epochs=2, num_experts=5)
-        for stage in (experts, baseline, cluster, embed_step):
+        for stage in (experts, asr, cluster, embed_step):
             given_options = stage_options(stage, options, **main._pending(stage, options))
             names = {field.name for field in dataclasses.fields(given_options)}
-            assert {name: getattr(given_options, name) for name in {"top_k", "pooling", "seed", "asr_epochs", "num_experts"} & names} == {
-                name: getattr(options, name) for name in {"top_k", "pooling", "seed", "asr_epochs", "num_experts"} & names
-            }
+            shared = names & {"top_k", "pooling", "seed", "asr_epochs"} | ({"num_experts"} if stage is cluster else set())
+            assert {name: getattr(given_options, name) for name in shared} == {name: getattr(options, name) for name in shared}
 
     def test_experts_by_default_one_a_style_or_eight(self) -> None:
         assert n_experts(main.StepOptions()) == 6
@@ -169,7 +168,7 @@ class TestTraining:
         assert (found.seed, found.accumulation, found.num_workers, found.precision) == (9, 3, 2, "fp32")
 
     def test_workers_and_plots_change_no_result_and_are_not_in_the_fingerprint(self) -> None:
-        for name, options in (("experts", experts.StepOptions(**IDS, cluster_run_id="c")), ("baseline", baseline.StepOptions(**IDS))):
+        for name, options in (("experts", experts.StepOptions(**IDS, cluster_run_id="c")), ("baseline", baseline.StepOptions(**IDS, system="single_lora", asr_run_id="a"))):
             changed = dataclasses.replace(options, num_workers=3, no_plot=True)
             assert fingerprint(name, options).digest == fingerprint(name, changed).digest
         assert "gradient_accumulation_steps" in {field.name for field in dataclasses.fields(ComputeOptions)}

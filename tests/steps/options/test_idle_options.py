@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from moe.audio.augmentation import AugmentationOptions
+from moe.options import to_text
 from steps import asr, baseline, experts, main, pretrain
-from steps.chain.checks import augmentation_faults
+from steps.chain.options import SMALL_BASE
+from steps.chain.stages import stage_options
 
 OTHER = {
     "n_masks": 0, "mask_mels": 5, "mask_frames": 5, "gain": 0.0, "speed_factors": "0.9,1.1", "noise_share": 0.5, "noise_colour": "white",
@@ -16,7 +18,7 @@ OTHER = {
 }  # fmt: skip
 IDS = {"prepare_run_id": "p", "pretrain_run_id": "b"}
 ADAPTER_STEPS: dict[ModuleType, dict[str, Any]] = {
-    experts: IDS | {"cluster_run_id": "c"}, asr: IDS | {"skip_pretraining": True, "num_experts": 3}, baseline: IDS,
+    experts: IDS | {"cluster_run_id": "c"}, asr: IDS | {"skip_pretraining": True, "num_experts": 3}, baseline: IDS | {"system": "single_lora", "asr_run_id": "a"},
 }  # fmt: skip
 
 
@@ -37,15 +39,10 @@ def test_an_adapter_step_takes_it_only_with_augment(step: ModuleType, name: str)
 @pytest.mark.parametrize("name", OTHER)
 def test_the_chain_takes_it_only_for_adapters_or_for_a_base_that_is_made(name: str) -> None:
     scratch = {"init_from": "scratch", "tokenizer": "characters"}
-    with pytest.raises(ValueError, match=f"{name}={OTHER[name]}: needs augment=true"):
+    with pytest.raises(ValueError, match=f"{name}={OTHER[name]}: the base base/synthetic-en is complete and taken as it is, and needs augment=true"):
         main.check_stages(main.StepOptions(**{name: OTHER[name]}))
     for used in ({"augment": True}, scratch):
         main.check_stages(main.StepOptions(**{name: OTHER[name]} | used))
-
-
-def test_the_chain_names_both_ways_to_use_it() -> None:
-    assert augmentation_faults(main.StepOptions(gain=0.5)) == ["gain=0.5: needs augment=true, or a base that is made (init_from)"]
-    assert augmentation_faults(main.StepOptions(augment=True)) == augmentation_faults(main.StepOptions()) == []
 
 
 @pytest.mark.parametrize(("name", "value"), [("pretrain_updates", 9), ("tokenizer", "characters"), ("n_merges", 7), ("pretrain_etiologies", "als")])
@@ -59,4 +56,48 @@ def test_a_smoke_test_says_nothing_of_a_base_that_is_not_made() -> None:
     main.check_stages(main.StepOptions.asked(mode="quick"))
     made = main.StepOptions.asked(mode="quick", init_from="scratch", tokenizer="characters")
     main.check_stages(made)
-    assert made.pretrain_updates == main.SMALL_BASE["pretrain_updates"]
+    assert made.pretrain_updates == SMALL_BASE["pretrain_updates"]
+
+
+TRAINED_ONLY = {"fp16": True, "num_workers": 2, "save_every_n_epochs": 3, "lora_dropout": 0.1, "augment": True}
+NO_EPOCHS: list[tuple[ModuleType, dict[str, Any], str]] = [
+    (asr, {"asr_batch_size": 3, "asr_learning_rate": 0.1, "balance": "switch", "soft_epochs": 1, "eval_every_n_epochs": 2}, "asr_epochs=0 trains nothing"),
+    (experts, {"expert_batch_size": 3, "expert_learning_rate": 0.1, "expert_patience": 2, "num_workers": 1}, "expert_epochs=0 trains nothing"),
+]
+
+
+@pytest.mark.parametrize(("step", "ignored", "why"), NO_EPOCHS, ids=["asr", "experts"])
+def test_without_epochs_a_step_refuses_what_only_training_reads(step: ModuleType, ignored: dict[str, Any], why: str) -> None:
+    ignored = ignored | {name: value for name, value in TRAINED_ONLY.items() if name != "fp16"}
+    with pytest.raises(ValueError) as fault:
+        step.StepOptions(**ADAPTER_STEPS[step], **{why.split("=")[0]: 0}, **ignored)
+    assert set(str(fault.value).split("; ")) == {f"{name}={to_text(value)}: {why}" for name, value in ignored.items()}
+    step.StepOptions(**ADAPTER_STEPS[step], **ignored)
+    step.StepOptions(**ADAPTER_STEPS[step], **{why.split("=")[0]: 0}, fp16=True, top_k=1, seed=3)
+
+
+def test_the_base_as_it_is_refuses_everything_that_trains() -> None:
+    ignored = TRAINED_ONLY | {"lora_r": 4, "top_k": 1, "data_percent": 5.0, "asr_batch_size": 3, "asr_run_id": "a"}
+    with pytest.raises(ValueError) as fault:
+        baseline.StepOptions(**IDS, system="zero_shot", **ignored)
+    assert set(str(fault.value).split("; ")) == {f"{name}={to_text(value)}: system=zero_shot trains nothing" for name, value in ignored.items()}
+    baseline.StepOptions(**IDS, system="zero_shot", seed=3, no_plot=True, audio_context="full", resume=False)
+    baseline.StepOptions(**IDS, system="single_lora", **ignored)
+
+
+@pytest.mark.parametrize(("name", "value"), [("balance", "switch"), ("asr_patience", 2), ("gate_learning_rate", 0.1)])
+def test_the_chain_refuses_what_no_stage_reads_without_epochs(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{name}={value}: asr_epochs=0 trains nothing"):
+        main.check_stages(main.StepOptions(asr_epochs=0, **{name: value}))
+    with pytest.raises(ValueError, match="expert_patience=2: expert_epochs=0 trains nothing"):
+        main.check_stages(main.StepOptions(expert_epochs=0, expert_patience=2))
+
+
+def test_the_chain_takes_what_another_stage_reads_and_gives_it_to_that_alone() -> None:
+    options = main.StepOptions(asr_epochs=0, gradient_accumulation_steps=3, lora_r=4, expert_learning_rate=0.1)
+    main.check_stages(options)
+    asked = {stage: stage_options(stage, options, **main._pending(stage, options)) for stage in (pretrain, experts, asr)}
+    assert [asked[stage].gradient_accumulation_steps for stage in (pretrain, experts, asr)] == [1, 3, 1]
+    assert asked[asr].lora_r == 4
+    zero_shot = stage_options(baseline, options, system="zero_shot", **IDS)
+    assert (zero_shot.lora_r, zero_shot.expert_learning_rate) == (8, 3e-3)

@@ -1,0 +1,54 @@
+"""What the chain itself reads of its options; those of its stages it passes on (`steps.main.StepOptions` has both)."""
+
+import dataclasses
+from typing import Any, Self
+
+from moe.corpora.formats.table import FORMATS
+from moe.options import NONE, option
+from steps.options.step_options import SYNTHETIC, PlotOptions, SeedOptions, SkipPretrainingOptions
+from steps.pretrain import BaseOptions
+
+STAGE_NAMES = (
+    "synthesize", "prepare", "pretrain", "embed", "cluster", "gate", "experts", "asr", "baseline", "evaluate", "compare", "register",
+)  # fmt: skip
+QUICK = "quick"
+SMALL = {
+    "n_train_speakers": 3, "n_dev_speakers": 1, "n_test_speakers": 2, "n_utterances": 8, "n_dev_utterances": 4, "n_test_utterances": 5,
+    "expert_epochs": 1, "asr_epochs": 1, "gating_epochs": 20, "max_samples": 240,
+}  # fmt: skip
+SMALL_BASE = {"pretrain_updates": 20, "missing_updates": 10}  # where one is made
+
+
+@dataclasses.dataclass(frozen=True)
+class ChainOptions(BaseOptions, SkipPretrainingOptions, SeedOptions, PlotOptions):
+    """What `main` takes beside the options of its stages."""
+
+    mode: str = option(
+        "full",
+        "quick is a smoke test: few utterances, one epoch; what you set yourself is kept",
+        choices=(QUICK, "full"),
+        common=True,
+    )
+    corpus: str = option(SYNTHETIC, "format of the corpus", choices=tuple(FORMATS), common=True)
+    options_file: str | None = option(
+        None, "YAML or JSON file of options, e.g. presets/a100-40gb.yaml; what you set yourself wins", common=True
+    )
+    corpus_seed: int | None = option(
+        None, "seed of synthesize and prepare, to train several seeds on one corpus (none: seed)", low=0
+    )
+    until: str = option("register", "the last stage to run", choices=STAGE_NAMES, common=True)
+    force: str = option(
+        NONE,
+        "run this stage though it could be reused, and with `all` every stage",
+        choices=(NONE, "all", *STAGE_NAMES),
+        common=True,
+    )
+
+    @classmethod
+    def asked(cls, **given: Any) -> Self:
+        """`mode=quick` fills in the small numbers of a smoke test."""
+        return super().asked(**(_quick(given) if given.get("mode") == QUICK else {}) | given)
+
+
+def _quick(given: dict[str, Any]) -> dict[str, Any]:
+    return SMALL if BaseOptions.unchecked(given).is_taken else SMALL | SMALL_BASE
