@@ -17,7 +17,7 @@ from analysis.intervals import N_RESAMPLES
 from analysis.pairs import group_tests, pair_tests
 from analysis.report import html_page, markdown_table
 from analysis.system_tables import expert_table, systems_table
-from analysis.systems import BASE, PooledScores, SystemScores, check_comparable, pool
+from analysis.systems import BASE, PooledScores, SystemScores, check_comparable, pairs_of, pool
 from analysis.verdict import readable_experts, readable_groups, readable_table, readable_tests, verdict
 
 
@@ -80,7 +80,7 @@ def compare(
 
     Args:
         systems: at least two names; runs of one name are pooled as seeds of one system.
-        base: name of the system that changes are measured against; None takes the first of kind `base`, else the first.
+        base: name of the system that changes are measured against; None takes the first with the role `base`, else the first.
         group_columns: columns to break results down by; None takes those of `analysis.groups` that tell utterances apart.
         note: shown with every figure and at the head of the report, for example "synthetic speech".
         plots: draw figures.
@@ -98,14 +98,14 @@ def compare(
     by_group = _by_group(pooled, columns, n_resamples, seed)
     tests = pair_tests(pooled, n_resamples, seed)
     in_groups = group_tests(pooled, reference, columns, n_resamples, seed)
-    words = verdict(table, tests, in_groups, reference.name)
+    words = verdict(table, tests, in_groups, pairs_of(pooled, reference.name))
     figures = comparison_figures(pooled, table, by_group, note) if plots else {}
     return Comparison(table, by_group, tests, in_groups, expert_table(pooled), words, figures, note)
 
 
 def _base_of(pooled: Sequence[PooledScores], name: str | None) -> PooledScores:
     if name is None:
-        return next((system for system in pooled if system.kind == BASE), pooled[0])
+        return next((system for system in pooled if system.role == BASE), pooled[0])
     found = [system for system in pooled if system.name == name]
     if not found:
         raise ValueError(f"base={name!r}: no such system; there are {', '.join(system.name for system in pooled)}")

@@ -6,7 +6,7 @@ from itertools import combinations
 import pandas as pd
 
 from analysis.significance import group_differences, holm, matched_pairs, speaker_difference, word_errors
-from analysis.systems import MIXTURE, SINGLE_LORA, PooledScores
+from analysis.systems import PooledScores, pairs_of
 
 
 def pair_tests(pooled: Sequence[PooledScores], n_resamples: int, seed: int) -> pd.DataFrame:
@@ -26,9 +26,9 @@ def pair_tests(pooled: Sequence[PooledScores], n_resamples: int, seed: int) -> p
 def group_tests(
     pooled: Sequence[PooledScores], base: PooledScores, columns: Sequence[str], n_resamples: int, seed: int
 ) -> pd.DataFrame:
-    """Every system against the base, and every mixture against every single LoRA, group by group."""
-    pairs = [(system, base) for system in pooled if system is not base]
-    pairs += [(a, b) for a in pooled if a.kind == MIXTURE for b in pooled if b.kind == SINGLE_LORA and b is not base]
+    """Every system against the base and against its fair control, group by group."""
+    named = {system.name: system for system in pooled}
+    pairs = [(named[system], named[other]) for system, other in pairs_of(pooled, base.name)]
     parts = [
         group_differences(system.counted, other.counted, column, n_resamples, seed).assign(
             column=column, system=system.name, base=other.name

@@ -10,9 +10,7 @@ from analysis.error_rates import COUNT_COLUMNS, UNITS, count_errors
 from analysis.groups import with_groups
 from analysis.hypotheses import name_some
 
-BASE = "base"  # kind of the untouched base model, what relative changes are measured against
-MIXTURE = "moe"
-SINGLE_LORA = "lora"
+BASE, CONTROL, MIXTURE = "base", "control", "mixture"  # roles; a base is what changes are measured against
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,9 @@ class SystemScores:
     Args:
         name: as shown; runs of one name are the same system under several seeds and are pooled.
         run_id: the evaluation run.
-        kind: `base`, `lora`, `full`, `moe` or another word; `moe` is compared with `lora` in the verdict.
+        system: row of the table of systems.
+        role: `base` (what changes are measured against), `control`, `mixture` or `candidate`.
+        control: the system that is its fair control, if any; the verdict compares the two.
         hypotheses: the hypotheses table, counted or not.
         metadata: normaliser, test_set_digest; where known n_trainable, n_total, gating_accuracy, seconds (of decoding),
             audio_seconds, training_seconds, peak_memory_mb, seed.
@@ -32,8 +32,10 @@ class SystemScores:
 
     name: str
     run_id: str
-    kind: str
+    system: str
+    role: str
     hypotheses: pd.DataFrame
+    control: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     expert_wer: Mapping[Any, float] = field(default_factory=dict)
     history: pd.DataFrame | None = None
@@ -44,7 +46,9 @@ class PooledScores:
     """A system and its runs; error columns of `counted` are means over the runs, so that one seed and three weigh the same."""
 
     name: str
-    kind: str
+    system: str
+    role: str
+    control: str | None
     counted: pd.DataFrame
     runs: tuple[SystemScores, ...]
 
@@ -78,7 +82,7 @@ def pool(systems: Sequence[SystemScores]) -> list[PooledScores]:
     """Runs of one name together, in the order names first appear; runs in the order of their seed.
 
     Raises:
-        ValueError: runs of one name are of different kinds.
+        ValueError: runs of one name are of different systems.
     """
     by_name: dict[str, list[SystemScores]] = {}
     for system in systems:
@@ -93,17 +97,24 @@ def counted(system: SystemScores) -> pd.DataFrame:
     return with_groups(table.sort_values("utterance_id", ignore_index=True))
 
 
+def pairs_of(systems: Sequence[PooledScores], base: str) -> list[tuple[str, str]]:
+    """Names of the pairs that a verdict speaks of: each system and the base, each system and its fair control."""
+    others = [system for system in systems if system.name != base]
+    pairs = [(system.name, base) for system in others]
+    return pairs + [(a.name, b.name) for a in others for b in others if a.control is not None and a.control == b.system]
+
+
 def _pooled(name: str, runs: list[SystemScores]) -> PooledScores:
-    kinds = sorted({run.kind for run in runs})
-    if len(kinds) > 1:
-        raise ValueError(f"runs named {name!r} are of different kinds: {', '.join(kinds)}; give them different names")
+    found = sorted({run.system for run in runs})
+    if len(found) > 1:
+        raise ValueError(f"runs named {name!r} are of different systems: {', '.join(found)}; give them different names")
     runs = sorted(runs, key=lambda run: (str(run.metadata.get("seed", "")), run.run_id))
     tables = [counted(run) for run in runs]
-    if len(tables) == 1:
-        return PooledScores(name, kinds[0], tables[0], tuple(runs))
-    columns = [*COUNT_COLUMNS, *(f"{unit}_errors" for unit in UNITS)]
-    means = sum(table[columns].astype(float) for table in tables) / len(tables)
-    return PooledScores(name, kinds[0], tables[0].assign(**{column: means[column] for column in columns}), tuple(runs))
+    if len(tables) > 1:
+        columns = [*COUNT_COLUMNS, *(f"{unit}_errors" for unit in UNITS)]
+        means = sum(table[columns].astype(float) for table in tables) / len(tables)
+        tables = [tables[0].assign(**{column: means[column] for column in columns})]
+    return PooledScores(name, runs[0].system, runs[0].role, runs[0].control, tables[0], tuple(runs))
 
 
 def _test_set_difference(first: SystemScores, other: SystemScores) -> str:

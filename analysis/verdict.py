@@ -1,6 +1,6 @@
 """A comparison in plain words and readable tables: what is better than what, by how much, how sure, and where it is worse."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -9,24 +9,19 @@ from analysis.challenge import RULES
 from analysis.error_rates import SMALL_SPEAKERS
 from analysis.report import cell, percent, percent_interval
 from analysis.routing import LEARNED
-from analysis.systems import MIXTURE, SINGLE_LORA
 
 ALPHA = 0.05
 CPU = "cpu"  # device of a run that had no accelerator
 MOST_NAMED = 6  # groups named in a sentence
 
 
-def verdict(table: pd.DataFrame, tests: pd.DataFrame, group_tests: pd.DataFrame, base: str) -> str:
-    """Sentences: every system against the base, every mixture against every single LoRA, groups that got worse, warnings.
+def verdict(table: pd.DataFrame, tests: pd.DataFrame, group_tests: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> str:
+    """Sentences: every system against the base and against its fair control, groups that got worse, warnings.
 
     Args:
         table, tests, group_tests: of `analysis.comparison.Comparison`.
-        base: name of the system changes are measured against.
+        pairs: of names, as `analysis.systems.pairs_of` gives them.
     """
-    kinds = dict(zip(table["system"], table["kind"], strict=True))
-    others = [name for name in table["system"] if name != base]
-    pairs = [(name, base) for name in others]
-    pairs += [(a, b) for a in others if kinds[a] == MIXTURE for b in others if kinds[b] == SINGLE_LORA]
     lines = [_pair_sentence(table, tests, group_tests, *pair) for pair in pairs]
     return "\n".join([_best_sentence(table, tests), *lines, *_warnings(table)])
 

@@ -62,7 +62,7 @@ BAD_BODIES: dict[str, tuple[bytes, str]] = {
     "split rows too long": (json.dumps({"dataframe_split": {"columns": ["audio"], "data": [[GOOD, 1]]}}).encode(), "every row"),
     "split with a wrong index": (json.dumps({"dataframe_split": {"columns": ["audio"], "data": [[GOOD]], "index": [1, 2]}}).encode(), "index"),
     "params a list": (body([{"audio": GOOD}], params=[1]), "params must be an object"),
-    "unknown parameter": (body([{"audio": GOOD}], params={"temperature": 1}), "unknown parameter 'temperature': there are beam_size, top_k"),
+    "unknown parameter": (body([{"audio": GOOD}], params={"temperature": 1}), "unknown parameter 'temperature': there are beam_size, language, top_k"),
     "top_k a text": (body([{"audio": GOOD}], params={"top_k": "2"}), "top_k='2': must be a whole number"),
     "top_k true": (body([{"audio": GOOD}], params={"top_k": True}), "top_k=True"),
     "top_k negative": (body([{"audio": GOOD}], params={"top_k": -1}), "top_k=-1"),

@@ -27,9 +27,9 @@ from benchmarks.table import read, write_both
 from moe.clustering.options import ALGORITHMS
 from moe.files import read_json
 from moe.options import NONE, option, to_text
-from steps import baseline, compare, evaluate, main
+from steps import compare, evaluate, main
 from steps.chain.reuse import launch
-from steps.chain.stages import Chain, n_experts, stage_options
+from steps.chain.stages import Chain, evaluation_given, n_experts, stage_options
 from steps.options.command_line import parse
 from steps.reports.scores import read_scores
 from steps.tracking import artifacts
@@ -47,7 +47,7 @@ CHANGES: dict[str, tuple[Any, ...]] = {
 }
 DEFAULT, BASE_MODEL, ONE_LORA = "as given", "base model", "one LoRA, same size"
 BASELINES = {BASE_MODEL: "zero_shot", ONE_LORA: "single_lora"}
-IDLE = ("until", "ablations", "ablation_utterances", "registered_model", "register_kind", "max_group_regression")
+IDLE = ("until", "ablations", "ablation_utterances", "registered_model", "register_system", "systems", "max_group_regression")
 COSTS = ("gating_accuracy", "training_seconds", "seconds")  # means over the seeds; training is the last stage's
 Job = tuple[str, int, "QualityOptions"]  # variant, seed, options of the chain
 
@@ -104,16 +104,16 @@ def jobs(options: QualityOptions) -> list[Job]:
     ]
 
 
+SYSTEMS_OF = {"whisper_moe": "whisper_moe", "single_lora": "whisper_moe,single_lora", "zero_shot": "zero_shot"}
+
+
 def evaluated(name: str, options: QualityOptions) -> str:
     """Run the chain up to the mixture, and beside it to a baseline of that name; score it on the test split: id of the evaluation."""
-    chain = Chain(dataclasses.replace(options, until="asr"))
+    system = BASELINES.get(name, "whisper_moe")
+    chain = Chain(dataclasses.replace(options, systems=SYSTEMS_OF[system], until="baseline"))
     chain.run()
-    ids = {f"{stage}_run_id": chain.run_ids[stage] for stage in ("prepare", "asr")}
-    if name in BASELINES:
-        upstream = ids | {"pretrain_run_id": chain.run_ids["pretrain"]}
-        ids["baseline_run_id"] = launch(baseline, stage_options(baseline, options, system=BASELINES[name], **upstream))
-        del ids["asr_run_id"]
-    return launch(evaluate, stage_options(evaluate, options, **ids))
+    given = evaluation_given(system, chain.run_ids["prepare"], chain.run_ids[system])
+    return launch(evaluate, stage_options(evaluate, options, **given))
 
 
 def run(options: QualityOptions, path: Path) -> str:

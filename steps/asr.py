@@ -5,8 +5,7 @@ Reads `prepare`, `pretrain`, and, unless pretraining is skipped, `embed`, `clust
 """
 
 import dataclasses
-import shutil
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +22,16 @@ from moe.routing.embeddings import read_by_gate
 from moe.routing.gate import Gate, GateConfig
 from moe.routing.losses import BalanceOptions
 from moe.routing.options import RoutingOptions
+from moe.system import Record
 from moe.systems.whisper.base_model import BaseModel
 from moe.systems.whisper.features import AudioContextOptions
-from moe.systems.whisper_moe.folder import ModelRecord, load_adapters, save_model
+from moe.systems.whisper_moe.folder import MIXTURE, WhisperShape, load_adapters, new_record
 from moe.systems.whisper_moe.model import WhisperMoE
+from moe.systems.whisper_moe.system import WhisperMoESystem
 from moe.training.loop import seed_everything
 from moe.training.precision import precision
-from steps.inputs.corpus import Prepared, read_prepared, soft_labels
-from steps.inputs.training import checkpoints_of, embeddings_of, plan_of, read_base, reporter, speech_set
+from steps.inputs.corpus import Prepared, soft_labels
+from steps.inputs.training import TrainingInputs, embeddings_of, log_system, plan_of, read_base, training_facts, training_inputs
 from steps.options.step_options import TRAINING, MixtureStepOptions, SkipPretrainingOptions
 from steps.reports.mixture import log_experts, log_training, routed_rows
 from steps.tracking import artifacts, runs
@@ -93,48 +94,52 @@ def run(options: StepOptions) -> str:
     """Train the mixture, log the model and return the run id."""
     name = f"asr · {'from random' if options.skip_pretraining else 'joint'} · top {options.top_k} · seed {options.seed}"
     with runs.step_run("asr", options, name) as step:
-        prepared = read_prepared(options.prepare_run_id)
+        plan = plan_of(options, options.asr_epochs, options.asr_batch_size, options.asr_learning_rate)
+        given = training_inputs(step, options, options.asr_percent, plan)
         base, base_dir = read_base(options.pretrain_run_id)
-        train = prepared.train(options.asr_percent, options.data_percent, options.stage_floor, options.seed)
-        dev = prepared.rows("dev")
-        scored = prepared.dev(len(train), options.eval_share, options.seed)
-        prepared.log_input(step, train, "training")
-        prepared.log_input(step, scored, "validation")
-        routing, context = options.part(RoutingOptions), options.part(AudioContextOptions)
-        rows = pd.concat([train, dev])
-        embeddings = embeddings_of(prepared, rows, base, routing, context, options.embed_run_id, precision(options))
-        vectors = {"train": read_by_gate(options.gate_unit, train, embeddings), "dev": read_by_gate(options.gate_unit, dev, embeddings)}
-        scored_vectors = vectors["dev"][dev["utterance_id"].isin(scored["utterance_id"]).to_numpy()]
+        dev = given.prepared.rows("dev")
+        vectors = _read_by_gate(options, given, base, dev)
         seed_everything(options.seed)
-        model = initial_mixture(options, base, vectors["train"])
+        system = initial_mixture(options, given.prepared, base, base_dir, vectors["train"])
         trained = train_jointly(
-            model,
-            speech_set(prepared, train, base, options, {"embedding": vectors["train"], **_targets(options, train)}),
-            speech_set(prepared, scored, base, extras={"embedding": scored_vectors}),
+            system,
+            given.train_set(system.inputs, {"embedding": vectors["train"], **_targets(options, given.train)}),
+            given.dev_set(system.inputs, {"embedding": vectors["scored"]}),
             options.part(JointOptions),
             options.part(CurriculumOptions),
-            plan_of(options, options.asr_epochs, options.asr_batch_size, options.asr_learning_rate),
-            options.part(AudioContextOptions),
-            reporter(step),
-            options.eval_every_n_epochs,
-            checkpoints_of(step, options),
+            given.training,
         )
-        routed = routed_rows(model.gate, dev, vectors["dev"], options.top_k, prepared.root)
-        record = _record(options, prepared, model, trained, routed)
-        _log_model(step, options, model, base, base_dir, record)
-        _report(step, options, prepared, trained, record)
-        log_experts(step, routed, prepared)
+        routed = routed_rows(system.model.gate, dev, vectors["dev"], options.top_k, given.prepared.root)
+        system.expert_of_etiology = _oracle(options, routed)
+        facts = training_facts(system, trained.summary, options.seed, _earlier(options))
+        clusters = {artifacts.CLUSTERS: artifacts.upstream(options.cluster_run_id, artifacts.CLUSTERS)} if options.cluster_run_id else {}
+        record = log_system(step, system, {"synthetic": bool(given.prepared.note), **facts}, clusters)
+        _report(step, options, given.prepared, trained, record, system.n_experts)
+        log_experts(step, routed, given.prepared)
     return step.run_id
 
 
-def initial_mixture(options: StepOptions, base: BaseModel, train_embeddings: np.ndarray) -> WhisperMoE:
+def initial_mixture(
+    options: StepOptions, prepared: Prepared, base: BaseModel, base_dir: Path, train_embeddings: np.ndarray
+) -> WhisperMoESystem:
     """Gate and experts as earlier runs left them, or random with skip_pretraining."""
     adapters, routing, balance = options.part(AdapterOptions), options.part(RoutingOptions), options.part(BalanceOptions)
+    gate, n_experts = _initial_gate(options, train_embeddings)
+    model = WhisperMoE(base.model, n_experts, adapters, routing, gate, balance)
+    if not options.skip_pretraining:
+        load_adapters(artifacts.upstream(options.experts_run_id, artifacts.EXPERTS), model)
+    shape = WhisperShape(n_experts, adapters, routing, options.part(AudioContextOptions))
+    record = new_record(MIXTURE, shape, prepared.language, prepared.normaliser, {})
+    rates = {"adapters": options.asr_learning_rate, "gate": options.gate_learning_rate}
+    return WhisperMoESystem(model, base, base_dir, record, rates)
+
+
+def _initial_gate(options: StepOptions, train_embeddings: np.ndarray) -> tuple[Gate, int]:
+    """The gate to begin with, and the number of experts."""
     if options.skip_pretraining and options.n_asked:
         gate = Gate(GateConfig(train_embeddings.shape[1], options.n_asked), options.seed)
         gate.set_statistics(torch.from_numpy(train_embeddings))
-        return WhisperMoE(base.model, options.n_asked, adapters, routing, gate, balance)
-    experts_dir = artifacts.upstream(options.experts_run_id, artifacts.EXPERTS)
+        return gate, options.n_asked
     gate = Gate.load(artifacts.upstream(options.gate_run_id, artifacts.GATE))
     n_experts = read_json(artifacts.upstream(options.experts_run_id, artifacts.EXPERTS_RECORD))["n_experts"]
     if faults := options.experts_faults(n_experts):
@@ -143,9 +148,16 @@ def initial_mixture(options: StepOptions, base: BaseModel, train_embeddings: np.
         raise ValueError(
             f"gate run {options.gate_run_id} has {gate.gate_config.n_experts} experts, experts run {options.experts_run_id} {n_experts}"
         )
-    model = WhisperMoE(base.model, n_experts, adapters, routing, gate, balance)
-    load_adapters(experts_dir, model, adapters.shared_rank)
-    return model
+    return gate, n_experts
+
+
+def _read_by_gate(options: StepOptions, given: TrainingInputs, base: BaseModel, dev: pd.DataFrame) -> dict[str, np.ndarray]:
+    """What the gate reads (N, D) of the rows trained on, of all of dev, and of the dev rows that are scored."""
+    routing, context, rows = options.part(RoutingOptions), options.part(AudioContextOptions), pd.concat([given.train, dev])
+    embeddings = embeddings_of(given.prepared, rows, base, routing, context, options.embed_run_id, precision(options))
+    vectors = {name: read_by_gate(options.gate_unit, part, embeddings) for name, part in (("train", given.train), ("dev", dev))}
+    scored = dev["utterance_id"].isin(given.dev["utterance_id"]).to_numpy()
+    return vectors | {"scored": vectors["dev"][scored]}
 
 
 def _targets(options: StepOptions, train: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -155,35 +167,9 @@ def _targets(options: StepOptions, train: pd.DataFrame) -> dict[str, np.ndarray]
     return {"cluster_weights": soft_labels(labels.loc[train["utterance_id"]])}
 
 
-def _record(
-    options: StepOptions,
-    prepared: Prepared,
-    model: WhisperMoE,
-    trained: TrainedMixture,
-    routed: pd.DataFrame,
-) -> ModelRecord:
-    n_trainable = sum(parameter.numel() for parameter in model.trainable_parameters().values())
-    earlier = read_json(artifacts.upstream(options.experts_run_id, artifacts.EXPERTS_RECORD)) if options.experts_run_id else {}
-    return ModelRecord(
-        system="whisper_moe",
-        n_experts=model.n_experts,
-        adapters=options.part(AdapterOptions),
-        routing=options.part(RoutingOptions),
-        context=options.part(AudioContextOptions),
-        normaliser=prepared.normaliser,
-        language=prepared.language,
-        expert_of_etiology=_oracle(options, routed),
-        information={
-            "synthetic": bool(prepared.note),
-            "n_trainable": n_trainable,
-            "n_total": sum(parameter.numel() for parameter in model.parameters()),
-            "n_utterances_seen": trained.summary.n_utterances + earlier.get("n_utterances_seen", 0),
-            "n_updates": trained.summary.n_updates + earlier.get("n_updates", 0),
-            "n_bad_updates": len(trained.summary.bad_updates),
-            "training_seconds": trained.summary.seconds + earlier.get("seconds", 0.0),
-            "seed": options.seed,
-        },
-    )
+def _earlier(options: StepOptions) -> dict[str, float]:
+    """What training the experts took."""
+    return read_json(artifacts.upstream(options.experts_run_id, artifacts.EXPERTS_RECORD)) if options.experts_run_id else {}
 
 
 def _oracle(options: StepOptions, routed: pd.DataFrame) -> dict[str, int]:
@@ -195,32 +181,24 @@ def _oracle(options: StepOptions, routed: pd.DataFrame) -> dict[str, int]:
     return majority(routed["expert"].to_numpy(), routed["etiology"])
 
 
-def _log_model(
-    step: StepRun, options: StepOptions, model: WhisperMoE, base: BaseModel, base_dir: Path, record: ModelRecord
+def _report(
+    step: StepRun, options: StepOptions, prepared: Prepared, trained: TrainedMixture, record: Record, n_experts: int
 ) -> None:
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / artifacts.MODEL
-        save_model(folder, model, base.processor, record, base_dir)
-        if options.cluster_run_id:
-            shutil.copytree(artifacts.upstream(options.cluster_run_id, artifacts.CLUSTERS), folder / artifacts.CLUSTERS)
-        step.log_folder(folder, artifacts.MODEL)
-
-
-def _report(step: StepRun, options: StepOptions, prepared: Prepared, trained: TrainedMixture, record: ModelRecord) -> None:
-    numbers = {name: value for name, value in record.information.items() if name not in ("synthetic", "seed")}
+    numbers = {name: value for name, value in record.facts.items() if name not in ("synthetic", "seed")}
     step.log_metrics({"dev/wer_kept": trained.wer, **({} if trained.epoch is None else {"best_epoch": trained.epoch}), **numbers})
     log_training(step, trained, prepared.note)
-    step.describe(_description(options, prepared, trained, record))
+    step.describe(_description(options, prepared, trained, record.facts, n_experts))
 
 
-def _description(options: StepOptions, prepared: Prepared, trained: TrainedMixture, record: ModelRecord) -> str:
-    info = record.information
+def _description(
+    options: StepOptions, prepared: Prepared, trained: TrainedMixture, info: Mapping[str, float], n_experts: int
+) -> str:
     start = "random gate and experts" if options.skip_pretraining else "the trained gate and experts"
-    top_k, note = min(options.top_k, record.n_experts), ""
-    if top_k == 1 < record.n_experts and options.gate_scaling == "renormalised" and not options.freeze_gate:
+    top_k, note = min(options.top_k, n_experts), ""
+    if top_k == 1 < n_experts and options.gate_scaling == "renormalised" and not options.freeze_gate:
         note = " With one expert per utterance and renormalised weights the gate learnt from the routing losses alone."
     return (
-        f"## Mixture{' on SYNTHETIC speech' if prepared.note else ''}\nJoint training from {start}: {record.n_experts} experts, top "
+        f"## Mixture{' on SYNTHETIC speech' if prepared.note else ''}\nJoint training from {start}: {n_experts} experts, top "
         f"{top_k}, mixing `{options.mixing}`, gate at layer `{options.gate_layer}`. {info['n_trainable']:,} trainable of "
         f"{info['n_total']:,} parameters; {info['n_utterances_seen']:,} utterances seen in all. {trained.kept} is kept by dev WER, "
         f"{100 * trained.wer:.1f} % (at the start {100 * trained.start_wer:.1f} %). Training took {trained.summary.seconds:.0f} s. "

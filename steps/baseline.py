@@ -6,103 +6,93 @@ on the same data for the same number of utterances. Example:
 """
 
 import dataclasses
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
-from transformers import WhisperProcessor
 
 from analysis.plots.training import training_curves
 from moe.experts.joint_training import JointOptions, TrainedMixture, train_jointly
 from moe.experts.routed_lora import AdapterOptions, matched_rank
-from moe.files import read_json
 from moe.options import names_of, option
 from moe.routing.curriculum import CurriculumOptions
 from moe.routing.options import RoutingOptions
+from moe.system import read_record
+from moe.systems.whisper.base_model import BaseModel
 from moe.systems.whisper.features import AudioContextOptions
-from moe.systems.whisper_moe.folder import MODEL_FILE, ModelRecord, save_model
+from moe.systems.whisper_moe.folder import BASE, LORA, WhisperShape, new_record
 from moe.systems.whisper_moe.model import WhisperMoE
+from moe.systems.whisper_moe.system import WhisperSystem
 from moe.training.loop import TrainingPlan, seed_everything, updates_per_epoch
 from steps.inputs.corpus import Prepared, read_prepared
-from steps.inputs.training import checkpoints_of, plan_of, read_base, reporter, speech_set
+from steps.inputs.training import log_system, plan_of, read_base, training_facts, training_inputs
 from steps.options.step_options import MixtureStepOptions, PlotOptions, SeedOptions
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
-
-SYSTEMS = ("zero_shot", "single_lora")
 
 
 @dataclasses.dataclass(frozen=True)
 class StepOptions(MixtureStepOptions):
     """Make a baseline."""
 
-    system: str = option("zero_shot", "which baseline", choices=SYSTEMS)
+    system: str = option(BASE, "which baseline", choices=(BASE, LORA))
     asr_run_id: str | None = option(None, "mixture whose trainable parameters and utterances single_lora gets")
     asr_batch_size: int = option(16, "utterances per batch", low=1)
     expert_learning_rate: float = option(3e-3, "learning rate of all adapters", above=0)
 
     def faults(self) -> list[str]:
         """Faults between fields."""
-        if self.system == "single_lora" and self.asr_run_id is None:
+        if self.system == LORA and self.asr_run_id is None:
             return ["asr_run_id is missing: single_lora is as large as a mixture"]
         return []
 
     def idle(self) -> dict[str, str]:
         """All but the runs it reads, the seed that names it and the audio context it decodes in."""
         used = {"system", "prepare_run_id", "pretrain_run_id", *names_of(SeedOptions, AudioContextOptions, PlotOptions)}
-        return dict.fromkeys(names_of(type(self), but=used), "system=zero_shot trains nothing") if self.system == "zero_shot" else {}
+        return dict.fromkeys(names_of(type(self), but=used), "system=zero_shot trains nothing") if self.system == BASE else {}
 
 
 def run(options: StepOptions) -> str:
     """Make the baseline, log the model and return the run id."""
     with runs.step_run("baseline", options, f"baseline · {options.system} · seed {options.seed}") as step:
-        prepared = read_prepared(options.prepare_run_id)
-        if options.system == "zero_shot":
-            _zero_shot(step, options, prepared)
+        if options.system == BASE:
+            _zero_shot(step, options, read_prepared(options.prepare_run_id))
         else:
-            _single_lora(step, options, prepared)
+            _single_lora(step, options)
     return step.run_id
 
 
 def _zero_shot(step: StepRun, options: StepOptions, prepared: Prepared) -> None:
     base, base_dir = read_base(options.pretrain_run_id)
     adapters = dataclasses.replace(options.part(AdapterOptions), shared_expert=False, shared_r=None)
-    model = WhisperMoE(base.model, 0, adapters, options.part(RoutingOptions))
+    system = _system(options, prepared, base, base_dir, adapters)
     n_total = sum(parameter.numel() for parameter in base.model.parameters())
-    record = _record(options, prepared, adapters, {"n_trainable": 0, "n_total": n_total})
-    _log_model(step, model, base.processor, record, base_dir)
+    log_system(step, system, {"synthetic": bool(prepared.note), "n_trainable": 0, "n_total": n_total})
     step.log_metrics({"n_trainable": 0, "n_total": n_total})
     step.describe(f"## Baseline: the base model as it is{_label(prepared)}\n{n_total:,} parameters, none trained here.")
 
 
-def _single_lora(step: StepRun, options: StepOptions, prepared: Prepared) -> None:
-    mixture = read_json(artifacts.upstream(options.asr_run_id, artifacts.MODEL) / MODEL_FILE)["information"]
+def _single_lora(step: StepRun, options: StepOptions) -> None:
+    mixture = read_record(artifacts.upstream(options.asr_run_id, artifacts.MODEL)).facts
     base, base_dir = read_base(options.pretrain_run_id)
-    train = prepared.train(options.asr_percent, options.data_percent, options.stage_floor, options.seed)
-    dev = prepared.dev(len(train), options.eval_share, options.seed)
-    prepared.log_input(step, train, "training")
-    prepared.log_input(step, dev, "validation")
+    plan = plan_of(options, 1, options.asr_batch_size, options.expert_learning_rate)
+    given = training_inputs(step, options, options.asr_percent, plan)
+    n_updates = updates_for(mixture["n_utterances_seen"], len(given.train), plan)
     seed_everything(options.seed)
     rank = matched_rank(base.model, options.part(AdapterOptions), mixture["n_trainable"])
     adapters = dataclasses.replace(options.part(AdapterOptions), shared_expert=True, shared_r=rank)
-    model = WhisperMoE(base.model, 0, adapters, options.part(RoutingOptions))
-    plan = plan_of(options, 1, options.asr_batch_size, options.expert_learning_rate)
-    n_updates = updates_for(mixture["n_utterances_seen"], len(train), plan)
+    system = _system(options, given.prepared, base, base_dir, adapters)
     trained = train_jointly(
-        model,
-        speech_set(prepared, train, base, options),
-        speech_set(prepared, dev, base),
+        system,
+        given.train_set(system.inputs),
+        given.dev_set(system.inputs),
         JointOptions(asr_learning_rate=options.expert_learning_rate, asr_patience=n_updates),  # never early: the same utterances
         CurriculumOptions(),
-        dataclasses.replace(plan, max_updates=n_updates),
-        options.part(AudioContextOptions),
-        reporter(step),
-        options.eval_every_n_epochs,
-        checkpoints_of(step, options),
+        dataclasses.replace(given.training, plan=dataclasses.replace(plan, max_updates=n_updates)),
     )
-    record = _record(options, prepared, adapters, _counts(options, model, trained))
-    _log_model(step, model, base.processor, record, base_dir)
-    _report(step, options, prepared, trained, record, mixture)
+    facts = training_facts(system, trained.summary, options.seed)
+    log_system(step, system, {"synthetic": bool(given.prepared.note), **facts})
+    _report(step, options, given.prepared, trained, facts, mixture, rank)
 
 
 def updates_for(n_seen: int, n_utterances: int, plan: TrainingPlan) -> int:
@@ -111,48 +101,31 @@ def updates_for(n_seen: int, n_utterances: int, plan: TrainingPlan) -> int:
     return max(1, n_epochs * updates_per_epoch(plan, n_utterances) + (updates_per_epoch(plan, rest) if rest else 0))
 
 
-def _counts(options: StepOptions, model: WhisperMoE, trained: TrainedMixture) -> dict[str, float]:
-    return {
-        "n_trainable": sum(parameter.numel() for parameter in model.trainable_parameters().values()),
-        "n_total": sum(parameter.numel() for parameter in model.parameters()),
-        "n_utterances_seen": trained.summary.n_utterances,
-        "n_updates": trained.summary.n_updates,
-        "n_bad_updates": len(trained.summary.bad_updates),
-        "training_seconds": trained.summary.seconds,
-        "seed": options.seed,
-    }
-
-
-def _record(options: StepOptions, prepared: Prepared, adapters: AdapterOptions, information: dict[str, float]) -> ModelRecord:
-    return ModelRecord(
-        system=options.system,
-        n_experts=0,
-        adapters=adapters,
-        routing=options.part(RoutingOptions),
-        context=options.part(AudioContextOptions),
-        normaliser=prepared.normaliser,
-        language=prepared.language,
-        information={"synthetic": bool(prepared.note), **information},
-    )
-
-
-def _log_model(step: StepRun, model: WhisperMoE, processor: WhisperProcessor, record: ModelRecord, base_dir: Path) -> None:
-    with tempfile.TemporaryDirectory() as temporary:
-        save_model(Path(temporary) / artifacts.MODEL, model, processor, record, base_dir)
-        step.log_folder(Path(temporary) / artifacts.MODEL, artifacts.MODEL)
+def _system(options: StepOptions, prepared: Prepared, base: BaseModel, base_dir: Path, adapters: AdapterOptions) -> WhisperSystem:
+    """The base with these adapters, untrained."""
+    shape = WhisperShape(0, adapters, options.part(RoutingOptions), options.part(AudioContextOptions))
+    record = new_record(options.system, shape, prepared.language, prepared.normaliser, {})
+    model = WhisperMoE(base.model, 0, adapters, shape.routing)
+    return WhisperSystem(model, base, base_dir, record, {"adapters": options.expert_learning_rate})
 
 
 def _report(
-    step: StepRun, options: StepOptions, prepared: Prepared, trained: TrainedMixture, record: ModelRecord, mixture: dict[str, float]
+    step: StepRun,
+    options: StepOptions,
+    prepared: Prepared,
+    trained: TrainedMixture,
+    info: Mapping[str, float],
+    mixture: Mapping[str, float],
+    rank: int,
 ) -> None:
-    info, history = record.information, pd.DataFrame(trained.history)
+    history = pd.DataFrame(trained.history)
     step.log_metrics({"dev/wer_kept": trained.wer} | {name: value for name, value in info.items() if name not in ("synthetic", "seed")})
     step.log_table(history, "tables/history.json")
     if len(history) and not options.no_plot:
         panels = {"dev WER": ["wer"], "dev loss": ["loss"]}
         step.log_figure(training_curves(history, panels, "One LoRA", best=trained.epoch, note=prepared.note), "plots/training.png")
     step.describe(
-        f"## Baseline: one LoRA as large as the mixture{_label(prepared)}\nRank {record.adapters.shared_r}, {info['n_trainable']:,} trainable "
+        f"## Baseline: one LoRA as large as the mixture{_label(prepared)}\nRank {rank}, {info['n_trainable']:,} trainable "
         f"parameters against the mixture's {mixture['n_trainable']:,}; {info['n_utterances_seen']:,} utterances seen against "
         f"{mixture['n_utterances_seen']:,}, same data, same batch size. {trained.kept} is kept by dev WER, {100 * trained.wer:.1f} % "
         f"(at the start {100 * trained.start_wer:.1f} %)."

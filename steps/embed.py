@@ -17,8 +17,9 @@ from moe.options import option
 from moe.routing.embeddings import Embeddings, embed
 from moe.routing.options import ViewOptions
 from moe.systems.whisper.base_model import load_base
-from moe.systems.whisper.encoder import layer_index
+from moe.systems.whisper.encoder import embedder, layer_index
 from moe.systems.whisper.features import AudioContextOptions
+from moe.systems.whisper.inputs import WhisperInputs
 from moe.training.dataset import SpeechDataset
 from moe.training.precision import PrecisionOptions, precision
 from steps.inputs.corpus import Prepared, read_prepared
@@ -45,11 +46,11 @@ def run(options: StepOptions) -> str:
         train = prepared.train(options.asr_percent, options.data_percent, options.stage_floor, options.seed)
         rows = pd.concat([train, prepared.rows("dev")]).sort_values("utterance_id", ignore_index=True)
         prepared.log_input(step, rows, "training")
-        dataset = SpeechDataset(rows, prepared.root, base.processor)
+        dataset = SpeechDataset(rows, prepared.root, WhisperInputs(base.processor, options.part(AudioContextOptions)))
         folder = runs.work_dir(step) / artifacts.EMBEDDINGS
         started = time.perf_counter()
-        context, batch_size, computed_in = options.part(AudioContextOptions), options.embedding_batch_size, precision(options)
-        embeddings = embed(base.model, dataset, folder, context, options.layer, options.pooling, batch_size, computed_in)
+        read = embedder(base.model, options.layer, options.pooling, precision(options))
+        embeddings = embed(read, dataset, folder, options.embedding_batch_size)
         _log(step, options, prepared, embeddings, folder, time.perf_counter() - started, float(dataset.durations.sum()))
     return step.run_id
 

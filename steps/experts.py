@@ -19,12 +19,14 @@ from moe.files import write_json
 from moe.options import names_of, option
 from moe.routing.options import RoutingOptions
 from moe.routing.weights import one_hot
+from moe.systems.whisper.base_model import BaseModel
 from moe.systems.whisper.features import AudioContextOptions
-from moe.systems.whisper_moe.folder import save_adapters
+from moe.systems.whisper_moe.folder import MIXTURE, WhisperShape, new_record, save_adapters
 from moe.systems.whisper_moe.model import WhisperMoE
+from moe.systems.whisper_moe.system import WhisperMoESystem
 from moe.training.loop import seed_everything
-from steps.inputs.corpus import Prepared, read_prepared
-from steps.inputs.training import checkpoints_of, plan_of, read_base, reporter, speech_set
+from steps.inputs.corpus import Prepared
+from steps.inputs.training import plan_of, read_base, training_inputs
 from steps.options.step_options import TRAINING, MixtureStepOptions
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
@@ -57,34 +59,35 @@ class StepOptions(ExpertOptions, MixtureStepOptions):
 def run(options: StepOptions) -> str:
     """Train the experts, log them and return the run id."""
     with runs.step_run("experts", options, f"experts · r {options.lora_r} · seed {options.seed}") as step:
-        prepared = read_prepared(options.prepare_run_id)
+        plan = plan_of(options, options.expert_epochs, options.expert_batch_size, options.expert_learning_rate)
+        given = training_inputs(step, options, options.experts_percent, plan)
         base, base_dir = read_base(options.pretrain_run_id)
         labels = pd.read_parquet(artifacts.upstream(options.cluster_run_id, artifacts.LABELS))
-        train = prepared.train(options.experts_percent, options.data_percent, options.stage_floor, options.seed)
-        dev = prepared.dev(len(train), options.eval_share, options.seed)
-        prepared.log_input(step, train, "training")
-        prepared.log_input(step, dev, "validation")
         n_experts = sum(name.startswith("soft_") for name in labels.columns)
-        clusters = {split: _clusters(labels, rows) for split, rows in (("train", train), ("dev", dev))}
+        clusters = {split: _clusters(labels, rows) for split, rows in (("train", given.train), ("dev", given.dev))}
         _refuse_empty(clusters["train"], n_experts)
         seed_everything(options.seed)
-        model = WhisperMoE(base.model, n_experts, options.part(AdapterOptions), options.part(RoutingOptions))
+        system = _new_mixture(options, given.prepared, base, base_dir, n_experts)
         weights = one_hot(torch.from_numpy(clusters["train"]), n_experts).weights.numpy()
         trained = train_experts(
-            model,
-            speech_set(prepared, train, base, options, {"routing_weights": weights}),
-            speech_set(prepared, dev, base),
+            system,
+            given.train_set(system.inputs, {"routing_weights": weights}),
+            given.dev_set(system.inputs),
             clusters["dev"],
             options.part(ExpertOptions),
-            plan_of(options, options.expert_epochs, options.expert_batch_size, options.expert_learning_rate),
-            options.part(AudioContextOptions),
-            reporter(step),
-            options.eval_every_n_epochs,
-            checkpoints_of(step, options),
+            given.training,
         )
-        _log_experts(step, options, model, trained, base_dir)
-        _report(step, options, prepared, trained, np.bincount(clusters["train"], minlength=n_experts), model)
+        _log_experts(step, options, system.model, trained)
+        _report(step, options, given.prepared, trained, np.bincount(clusters["train"], minlength=n_experts), system.model)
     return step.run_id
+
+
+def _new_mixture(options: StepOptions, prepared: Prepared, base: BaseModel, base_dir: Path, n_experts: int) -> WhisperMoESystem:
+    """A mixture without a gate: routing is given."""
+    adapters, routing = options.part(AdapterOptions), options.part(RoutingOptions)
+    shape = WhisperShape(n_experts, adapters, routing, options.part(AudioContextOptions))
+    record = new_record(MIXTURE, shape, prepared.language, prepared.normaliser, {})
+    return WhisperMoESystem(WhisperMoE(base.model, n_experts, adapters, routing), base, base_dir, record)
 
 
 def _clusters(labels: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
@@ -106,11 +109,11 @@ def _refuse_empty(clusters: np.ndarray, n_experts: int) -> None:
         raise ValueError(f"experts {empty} have no training utterance among {len(clusters)}: use fewer experts or more data")
 
 
-def _log_experts(step: StepRun, options: StepOptions, model: WhisperMoE, trained: TrainedExperts, base_dir: Path) -> None:
+def _log_experts(step: StepRun, options: StepOptions, model: WhisperMoE, trained: TrainedExperts) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / artifacts.EXPERTS
         folder.mkdir()
-        save_adapters(folder, model, options.shared_rank)
+        save_adapters(folder, model)
         record = {
             "n_experts": model.n_experts,
             "adapters": dataclasses.asdict(options.part(AdapterOptions)),

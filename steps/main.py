@@ -8,7 +8,6 @@ Stages that would come out the same are reused, and one line says so and why. Ex
 """
 
 import dataclasses
-from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -16,18 +15,16 @@ import pandas as pd
 from analysis.report import markdown_table
 from analysis.verdict import readable_table
 from moe.options import NONE, Options, names_of
-from steps import asr, baseline, cluster, compare, evaluate, prepare, register
+from steps import register
 from steps.chain.checks import idle_faults, layer_faults, top_k_faults
 from steps.chain.options import QUICK, SMALL, ChainOptions
-from steps.chain.stages import STAGES, Chain, corpus_seed, idle_options, left_out, n_experts, stage_options
+from steps.chain.stages import STAGES, Chain, chosen_systems, idle_options, left_out, n_experts, planned, stage_options
 from steps.options.help_text import owner
 from steps.options.option_files import option_file_text
-from steps.options.step_options import SYNTHETIC
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
 OPTIONS = "options.yaml"
-PENDING = "pending"  # stands for the id of a run that does not exist yet, when options are checked before any work
 
 
 def _union() -> list[tuple[str, Any, dataclasses.Field]]:
@@ -74,11 +71,10 @@ def check_stages(options: StepOptions) -> None:
         ValueError: all faults of all stages, each once.
     """
     faults: dict[str, None] = {}
-    for stage, given in _started(options):
-        wanted = _pending(stage, options) | given
-        idle = idle_options(stage, options, wanted)
+    for module, given in planned(options):
+        idle = idle_options(module, options, given)
         try:
-            stage_options(stage, options, **{name: value for name, value in wanted.items() if name not in idle})
+            stage_options(module, options, **{name: value for name, value in given.items() if name not in idle})
         except ValueError as error:
             faults |= dict.fromkeys(str(error).split("; "))
     faults |= dict.fromkeys(_faults_between(options))
@@ -89,29 +85,18 @@ def check_stages(options: StepOptions) -> None:
 def _faults_between(options: StepOptions) -> list[str]:
     """Faults that no stage can see by itself."""
     made_small = [name for name, value in SMALL.items() if options.mode == QUICK and getattr(options, name) == value]
-    found = idle_faults(options, _started(options), left_out(options), [*names_of(ChainOptions), *made_small])
+    found = idle_faults(options, planned(options), left_out(options), [*names_of(ChainOptions), *made_small])
     base = "init_from" if options.init_from else "whisper_model"
-    return found + layer_faults(options.gate_layer, base, options.source) + top_k_faults(options, n_experts(options))
+    found += layer_faults(options.gate_layer, base, options.source) + top_k_faults(options, n_experts(options))
+    return found + _register_faults(options)
 
 
-def _started(options: StepOptions) -> list[tuple[ModuleType, dict[str, Any]]]:
-    """Each stage that runs, with what says how it is started; the baselines are one stage, started twice."""
-    stages = [stage for stage in STAGES if stage not in left_out(options) and stage is not baseline]
-    return [(stage, {}) for stage in stages] + [(baseline, {"system": system}) for system in baseline.SYSTEMS]
-
-
-def _pending(stage: ModuleType, options: StepOptions) -> dict[str, Any]:
-    names = {field.name for field in dataclasses.fields(stage.StepOptions) if field.name.endswith("_run_id")}
-    if stage is asr and options.skip_pretraining:
-        return {"prepare_run_id": PENDING, "pretrain_run_id": PENDING, "num_experts": options.num_experts}
-    if stage is prepare and options.corpus != SYNTHETIC:
-        names = set()
-    if stage is evaluate:
-        names = {"prepare_run_id", "asr_run_id"}
-    ids: dict[str, Any] = {name: PENDING for name in names} | corpus_seed(stage, options)
-    if stage in (cluster, asr):
-        ids["num_experts"] = n_experts(options) if stage is cluster else None
-    return ids | ({"evaluate_run_ids": f"{PENDING},{PENDING}2"} if stage in (compare, register) else {})
+def _register_faults(options: StepOptions) -> list[str]:
+    """A system to register that is not trained."""
+    systems = chosen_systems(options)
+    if options.until != "register" or options.register_system in (register.ANY, *systems):
+        return []
+    return [f"register_system={options.register_system}: systems={options.systems} does not train it; set register_system=any or one of them"]
 
 
 def _report(step: StepRun, chain: Chain) -> None:

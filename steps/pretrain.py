@@ -31,12 +31,14 @@ from moe.systems.whisper.base_model import (
     whole_fault,
 )
 from moe.systems.whisper.features import AudioContextOptions
+from moe.systems.whisper.inputs import WhisperInputs
 from moe.systems.whisper.phonemes import align
 from moe.systems.whisper.pretraining import Pretrained, PretrainingOptions, pretrain, pretraining_plan
 from moe.systems.whisper.tokens import TOKENIZERS, train_tokenizer
+from moe.systems.whisper_moe.zero_shot import base_wer
 from moe.training.checkpoints import CheckpointOptions
 from moe.training.dataset import SpeechDataset
-from moe.training.loop import ComputeOptions, seed_everything
+from moe.training.loop import ComputeOptions, Training, seed_everything
 from moe.training.precision import precision
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.training import checkpoints_of, reporter
@@ -163,22 +165,14 @@ def _train(step: StepRun, options: StepOptions, prepared: Prepared, folder: Path
     prepared.log_input(step, train, "training")
     prepared.log_input(step, dev, "validation")
     extras, n_phonemes = _phonemes(prepared, train, base, options)
-    train_set = SpeechDataset(train, prepared.root, base.processor, options.part(AugmentationOptions), options.seed, extras)
-    dev_set = SpeechDataset(dev, prepared.root, base.processor)
+    context, root = options.part(AudioContextOptions), prepared.root
+    inputs = WhisperInputs(base.processor, context, base.model.config.max_target_positions)
+    train_set = SpeechDataset(train, root, inputs, options.part(AugmentationOptions), options.seed, extras, trains=True)
+    dev_set = SpeechDataset(dev, root, inputs)
     plan = pretraining_plan(options, options.seed, options.num_workers, precision(options))
     plan = dataclasses.replace(plan, accumulation=options.gradient_accumulation_steps)
-    pretrained = pretrain(
-        base,
-        train_set,
-        dev_set,
-        options,
-        plan,
-        options.part(AudioContextOptions),
-        reporter(step),
-        n_phonemes,
-        options.eval_every_n_epochs,
-        checkpoints_of(step, options),
-    )
+    training = Training(plan, reporter(step), checkpoints_of(step, options), options.eval_every_n_epochs)
+    pretrained = pretrain(base, train_set, lambda: base_wer(base, dev_set, context), options, training, n_phonemes)
     save_base(pretrained.base, folder)
     _record(step, options, prepared, pretrained, folder)
 
@@ -229,7 +223,7 @@ def _phonemes(prepared: Prepared, train: pd.DataFrame, base: BaseModel, options:
 
 
 def _record(step: StepRun, options: StepOptions, prepared: Prepared, pretrained: Pretrained, folder: Path) -> None:
-    wer, seconds = pretrained.history[-1]["wer"], sum(summary.seconds for summary in pretrained.summary)
+    wer, seconds = pretrained.history[-1]["wer"], sum(summary.seconds for summary in pretrained.summaries)
     trained = sum(parameter.numel() for parameter in pretrained.base.model.parameters() if parameter.requires_grad)
     record = {
         "synthetic": bool(prepared.note),
@@ -237,7 +231,7 @@ def _record(step: StepRun, options: StepOptions, prepared: Prepared, pretrained:
         "missing": list(pretrained.base.missing) if options.source != SCRATCH else "everything",
         "dev_wer": wer,
         "n_train_utterances": len(_chosen(prepared, "train", options)),
-        "n_updates": sum(summary.n_updates for summary in pretrained.summary),
+        "n_updates": sum(summary.n_updates for summary in pretrained.summaries),
         "seconds": round(seconds, 1),
         "options": {name: text for name, text in options.as_parameters().items() if name not in ("prepare_run_id", "export_dir")},
         "weights_sha256": file_digest(folder / "model.safetensors"),
@@ -247,7 +241,7 @@ def _record(step: StepRun, options: StepOptions, prepared: Prepared, pretrained:
     history = pd.DataFrame(pretrained.history)
     if not options.no_plot:
         step.log_figure(training_curves(history, {"dev WER": ["wer"]}, "Pretraining", note=prepared.note), "plots/training.png")
-    n_bad = sum(len(summary.bad_updates) for summary in pretrained.summary)
+    n_bad = sum(len(summary.bad_updates) for summary in pretrained.summaries)
     step.log_metrics({"dev/wer_final": wer, "n_trained": trained, "n_bad_updates": n_bad, "seconds": seconds})
     missing = "everything" if options.source == SCRATCH else f"{len(pretrained.base.missing)} tensors ({', '.join(pretrained.base.missing[:4])})"
     step.describe(

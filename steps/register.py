@@ -1,21 +1,24 @@
 """Entry point `register`: put the best system into the model registry as one self-contained pyfunc model, and see whether it becomes champion.
 
-Of the `evaluate` runs given, the mixture with the lowest test WER is registered. It becomes `champion` if it is the first, or significantly
+Of the `evaluate` runs given, the one of `register_system` with the lowest test WER is registered. It becomes `champion` if it is the first, or significantly
 better than the champion on the same test set with no group worse by more than `max_group_regression`; otherwise it stays `challenger`, and
 its tags say why. Example:
     mlflow run . -e register -P evaluate_run_ids=ID,ID
 """
 
 import dataclasses
+from typing import Any
 
 import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 
 from analysis.pages.model_card import model_card
 from analysis.promotion import Decision, decide
-from analysis.systems import MIXTURE, SystemScores
+from analysis.systems import SystemScores
 from moe.options import from_text, option
 from moe.serving.requests import ServiceOptions
+from moe.systems.table import SYSTEMS
+from steps.options.ask_options import STEP_NAMES
 from steps.options.step_options import RunOptions
 from steps.registry import versions
 from steps.registry.card_facts import card_facts
@@ -34,8 +37,8 @@ class StepOptions(RunOptions):
     """Register the best system."""
 
     evaluate_run_ids: str = option(help="evaluate runs to choose from, comma list")
-    registered_model: str = option("whisper-moe", "name in the registry")
-    register_kind: str = option(MIXTURE, "kind of system to register: moe, lora, base … as evaluate names it, or any")
+    registered_model: str | None = option(None, "name in the registry (none: the system's, with dashes)")
+    register_system: str = option("whisper_moe", "system to register, or any: the best of all", choices=(*SYSTEMS, ANY))
     max_group_regression: float = option(0.02, "WER that a group may lose against the champion (0.02: two points)", low=0, high=1)
     n_resamples: int = option(10_000, "bootstrap resamples over speakers", low=100)
     seed: int = option(42, "seed of everything drawn", low=0)
@@ -48,12 +51,14 @@ class StepOptions(RunOptions):
 
 def run(options: StepOptions) -> str:
     """Register the best system, promote it or not, and return the run id."""
-    with runs.step_run("register", options, f"register · {options.registered_model}") as step:
-        best = best_system([read_scores(run_id) for run_id in options.run_ids], options.register_kind)
+    with runs.step_run("register", options, f"register · {options.registered_model or options.register_system}") as step:
+        best = best_system([read_scores(run_id) for run_id in options.run_ids], options.register_system)
+        options = dataclasses.replace(options, registered_model=options.registered_model or best.system.replace("_", "-"))
         decision = judge(options, best)
         card = _card(step, options, best, decision)
         step.log_text(card, CARD)
-        info = log_model(model_run_of(best), decoding_policy(best), card, options.registered_model)
+        ask_type = SYSTEMS[best.system].ask_type
+        info = log_model(model_run_of(best), serving_config(best), ask_type, card, options.registered_model)
         version = str(info.registered_model_version)
         connect().client.update_model_version(options.registered_model, version, description=card[:MAX_DESCRIPTION])
         _tag(step, options, best, version, decision)
@@ -61,16 +66,18 @@ def run(options: StepOptions) -> str:
     return step.run_id
 
 
-def best_system(systems: list[SystemScores], kind: str = MIXTURE) -> SystemScores:
-    """The system of a kind (or `any`) with the lowest WER.
+def best_system(scores: list[SystemScores], system: str = ANY) -> SystemScores:
+    """The evaluation of a system (or `any`) with the lowest WER.
 
     Raises:
-        ValueError: none of the runs scored one.
+        ValueError: none of the runs scored it.
     """
-    found = [system for system in systems if kind in (ANY, system.kind)]
+    found = [each for each in scores if system in (ANY, each.system)]
     if not found:
-        what = "a mixture" if kind == MIXTURE else f"a system of kind {kind}"
-        raise ValueError(f"none of the {len(systems)} evaluate runs scored {what}: there is nothing to register")
+        there = ", ".join(sorted({each.system for each in scores}))
+        raise ValueError(
+            f"register_system={system}: none of the {len(scores)} evaluate runs scored it, they scored {there}: there is nothing to register"
+        )
     return min(found, key=_wer)
 
 
@@ -89,17 +96,18 @@ def judge(options: StepOptions, best: SystemScores) -> Decision:
 
 def model_run_of(scores: SystemScores) -> str:
     """The run whose model an evaluation scored."""
-    parameters = connect().client.get_run(scores.run_id).data.params
-    named = [value for name, value in sorted(parameters.items()) if name in ("asr_run_id", "baseline_run_id") and value != "none"]
-    return named[0]
+    return connect().client.get_run(scores.run_id).data.params["model_run_id"]
 
 
-def decoding_policy(scores: SystemScores) -> ServiceOptions:
-    """The decoding that was evaluated, with the default bounds of a request."""
+def serving_config(scores: SystemScores) -> dict[str, Any]:
+    """The decoding that was evaluated, and what was asked of the system, with the default bounds of a request."""
     logged = connect().client.get_run(scores.run_id).data.params
-    taken = {"beam_size": "beam_size", "max_tokens_per_s": "max_tokens_per_s", "decoding_top_k": "top_k"}
-    kinds = {field.name: field.type for field in dataclasses.fields(ServiceOptions)}
-    return ServiceOptions(**{ours: from_text(logged[name], kinds[ours]) for name, ours in taken.items() if name in logged})
+    ask_type = SYSTEMS[scores.system].ask_type
+    names = {name: name for name in ("beam_size", "max_tokens_per_s")}
+    names |= {STEP_NAMES.get(field.name, field.name): field.name for field in dataclasses.fields(ask_type)}
+    kinds = {field.name: field.type for kind in (ServiceOptions, ask_type) for field in dataclasses.fields(kind)}
+    given = {ours: from_text(logged[name], kinds[ours]) for name, ours in names.items() if name in logged}
+    return dataclasses.asdict(ServiceOptions()) | dataclasses.asdict(ask_type()) | given
 
 
 def _wer(system: SystemScores) -> float:
@@ -123,15 +131,14 @@ def _card(step: StepRun, options: StepOptions, best: SystemScores, decision: Dec
     lineage = artifacts.lineage(step.run_id)
     said = f"{'Champion' if decision.promoted else 'Challenger'}: {decision.reason}."
     model_dir = artifacts.upstream(run_id, artifacts.MODEL)
-    facts = card_facts(options.registered_model, run_id, model_dir, decoding_policy(best), lineage, said)
+    facts = card_facts(options.registered_model, run_id, model_dir, serving_config(best), lineage, said)
     return model_card(facts, best)
 
 
 def _tag(step: StepRun, options: StepOptions, best: SystemScores, version: str, decision: Decision) -> None:
     """Tags first, then the alias: who finds a champion finds why it is one."""
-    parameters = connect().client.get_run(best.run_id).data.params
-    tags = {"test_wer": f"{_wer(best):.4f}", "evaluate_run_id": best.run_id, "asr_run_id": parameters.get("asr_run_id", "none")}
-    tags |= {"register_run_id": step.run_id, "synthetic": str(bool(best.metadata["note"])).lower(), "system": best.kind}
+    tags = {"test_wer": f"{_wer(best):.4f}", "evaluate_run_id": best.run_id, "model_run_id": model_run_of(best)}
+    tags |= {"register_run_id": step.run_id, "synthetic": str(bool(best.metadata["note"])).lower(), "system": best.system}
     tags |= {"promoted": str(decision.promoted).lower(), "promotion_reason": decision.reason[:MAX_TAG]}
     versions.tag(options.registered_model, version, tags)
     versions.challenge(options.registered_model, version)

@@ -15,10 +15,12 @@ from tqdm import tqdm
 from analysis.report import markdown_table
 from moe.files import folder_digest
 from moe.options import option
-from moe.recognition.decoding import DecodingOptions
-from moe.recognition.recognizer import WhisperRecognizer
+from moe.recognition.recognizer import Recognizer
 from moe.recognition.transcript_files import WRITERS
 from moe.recognition.transcription import FAILED, SKIPPED, WRITTEN, Outcome, Transcription, find_recordings
+from moe.system import DecodingOptions
+from moe.systems.table import load_system
+from steps.options.ask_options import AskOptions, ask_of
 from steps.registry import versions
 from steps.tracking import runs
 from steps.tracking.step_run import StepRun
@@ -27,15 +29,14 @@ MOST_LISTED = 20  # failures printed; the run's table has them all
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(DecodingOptions):
+class StepOptions(AskOptions, DecodingOptions):
     """Transcribe recordings."""
 
     audio: str = option(help="recording, or folder of recordings (with the folders in it)")
     model: str = option("models:/whisper-moe@champion", "models:/NAME@ALIAS, models:/NAME/VERSION, id of a run with a model, or its folder")
     output_dir: str = option("transcripts", "folder to write to")
-    format: str = option("json", "format of the transcripts", choices=tuple(WRITERS))
-    decoding_top_k: int | None = option(None, "experts mixed in decoding (none: as in training)", low=1)
     language: str | None = option(None, "language code (none: the one the model was trained for)")
+    format: str = option("json", "format of the transcripts", choices=tuple(WRITERS))
 
 
 def run(options: StepOptions) -> str:
@@ -44,13 +45,14 @@ def run(options: StepOptions) -> str:
         source = Path(options.audio).expanduser().absolute()
         recordings = find_recordings(source)
         folder = versions.recognizer_dir(options.model)
-        recognizer = WhisperRecognizer.load(folder)
-        recognizer.check(options.decoding_top_k, options.language)
-        settings = f"{folder_digest(folder)} {options.part(DecodingOptions)} {options.decoding_top_k} {options.language}"
+        recognizer = Recognizer.on_fastest_device(load_system(folder))
+        ask, decoding = ask_of(options, recognizer.system), options.part(DecodingOptions)
         transcription = Transcription(
-            lambda waveforms: recognizer.transcribe(waveforms, options.part(DecodingOptions), options.decoding_top_k, options.language),
-            Path(options.output_dir).expanduser(), options.format, settings,
-        )  # fmt: skip
+            lambda waveforms: recognizer.transcribe(waveforms, decoding, ask),
+            Path(options.output_dir).expanduser(),
+            options.format,
+            f"{folder_digest(folder)} {decoding} {ask}",
+        )
         started = time.perf_counter()
         outcomes = _with_bar(transcription, recordings, source if source.is_dir() else source.parent)
         _log(step, options, outcomes, time.perf_counter() - started)

@@ -14,6 +14,15 @@ FORBIDDEN = {
     "analysis": {"mlflow", "steps", "moe", "torch", "transformers", "peft", "tests"},
     "steps": {"tests", "benchmarks"},
 }
+ABOVE = ("training", "recognition", "routing", "experts", "serving", "systems")
+WALLS = {  # package → packages that it must not import
+    **{f"moe/{name}/": ("moe.systems",) for name in ("training", "recognition", "routing", "experts", "serving")},
+    **{f"moe/{name}/": tuple(f"moe.{above}" for above in ABOVE) for name in ("corpora", "audio", "text", "synthesis", "clustering")},
+    "moe/systems/whisper/": ("moe.systems.whisper_moe", "moe.systems.table"),
+    "steps/tracking/": ("steps.inputs", "steps.reports", "steps.registry", "steps.chain"),
+}
+SHARED_SYSTEM = "moe.systems.whisper"  # parts of a Whisper, which several systems are made of
+MOST_NAMES = 15  # at the top of moe
 PICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"}
 PICKLING_CALLS = ("torch.save", "joblib.load", "joblib.dump", ".to_pickle", ".read_pickle")
 ALLOWED_AT_IMPORT = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
@@ -41,6 +50,10 @@ def imported(tree: ast.Module, path: Path = ROOT / "moe" / "x.py") -> set[str]:
             base = ".".join([*start, *([node.module] if node.module else [])])
             names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
     return names
+
+
+def _is_of(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
 
 
 def roots(names: set[str]) -> set[str]:
@@ -113,6 +126,34 @@ def test_imports_go_one_way() -> None:
 
 def test_a_step_imports_only_steps_before_it_and_none_imports_main() -> None:
     assert offenders(lambda path, tree: later_steps(name_of(path), imported(tree, path))) == {}
+
+
+def test_packages_keep_their_walls() -> None:
+    def broken(path: Path, tree: ast.Module) -> list[str]:
+        walls = [wall for package, names in WALLS.items() if name_of(path).startswith(package) for wall in names]
+        return sorted(name for name in imported(tree, path) if any(_is_of(name, wall) for wall in walls))
+
+    assert offenders(broken) == {}
+
+
+def test_a_system_knows_no_other_system() -> None:
+    def others(path: Path, tree: ast.Module) -> list[str]:
+        parts = name_of(path).split("/")
+        if parts[:2] != ["moe", "systems"] or len(parts) < 4:
+            return []
+        allowed = (".".join(parts[:3]), SHARED_SYSTEM)
+        return sorted(name for name in imported(tree, path) if _is_of(name, "moe.systems") and not any(_is_of(name, each) for each in allowed) and name != "moe.systems")
+
+    assert offenders(others) == {}
+
+
+def test_packages_hand_nothing_on() -> None:
+    """A step's fingerprint counts every file on the way to a module, so a package that re-exports would re-run every step."""
+    assert [name_of(path) for path in SOURCES if path.name == "__init__.py" and path.read_text(encoding="utf-8")] == []
+
+
+def test_the_top_of_moe_is_small() -> None:
+    assert len([path for path in (ROOT / "moe").iterdir() if path.name != "__pycache__"]) <= MOST_NAMES
 
 
 def test_nothing_runs_at_import() -> None:

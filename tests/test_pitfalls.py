@@ -16,13 +16,14 @@ from transformers.models.whisper.modeling_whisper import WhisperDecoder, Whisper
 
 from moe.corpora.subsets import at_most, subset
 from moe.experts.routed_lora import routed_layers
-from moe.recognition.decoding import DecodingOptions, decode
+from moe.recognition.decoding import decode
 from moe.routing.options import RoutingOptions
 from moe.routing.weights import one_hot
+from moe.system import DecodingOptions
 from moe.systems.whisper import encoder as whisper_encoder
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper_moe.model import WhisperMoE
-from tests.toys.models import CONTEXT, batch_of, dataset, toy_base, toy_mixture, write_corpus
+from tests.toys.models import CONTEXT, batch_of, dataset, system_of, toy_base, toy_mixture, write_corpus
 
 HERE = Path(__file__).parent
 PITFALLS: dict[int, tuple[str, list[str]]] = {
@@ -156,7 +157,8 @@ def test_decoding_runs_the_encoder_once_and_the_decoder_on_new_tokens_only(data,
     """Pitfall 9: mixture decoding ran the encoder again for every token."""
     model = toy_mixture()
     counted = Counted(model, monkeypatch)
-    decode(model, data, dataclasses.replace(CONTEXT, context_bucket_s=2.0), DecodingOptions(decoding_batch_size=len(data)))  # one batch
+    context = dataclasses.replace(CONTEXT, context_bucket_s=2.0)  # one batch
+    decode(system_of(model, context=context), dataset(pd.DataFrame(data.rows), data.root, context), DecodingOptions(decoding_batch_size=len(data)))
     assert counted.layers == [1, 1] and counted.stems == 1
     assert len(counted.tokens) > 4 and set(counted.tokens[1:-1]) == {1}  # after the last one pass for the probabilities of all
 

@@ -20,7 +20,7 @@ class CardFacts:
         name: of the registered model, with its version where known.
         base, base_licence: the base model and its licence as its files state it; empty where they do not.
         language: the code it was trained for.
-        window_s: longest piece heard at once; longer recordings are cut.
+        window_s: seconds of audio that one pass takes; longer recordings are cut. None: any length.
         corpus: facts about the training data, label to text.
         decoding: the decoding policy, label to text.
         lineage: run id to step, nearest first.
@@ -31,7 +31,7 @@ class CardFacts:
     base: str
     base_licence: str
     language: str
-    window_s: float
+    window_s: float | None
     corpus: dict[str, str] = field(default_factory=dict)
     decoding: dict[str, str] = field(default_factory=dict)
     lineage: dict[str, str] = field(default_factory=dict)
@@ -96,10 +96,11 @@ def _limits(facts: CardFacts, scores: SystemScores, groups: pd.DataFrame) -> str
     small = groups[groups["small"]]
     lines = [
         f"Highest error rate: {worst['column'].replace('_', ' ')} {worst['group']}, WER {percent(worst['wer'])}.",
-        f"Recordings longer than {facts.window_s:g} s are cut at quiet places; words at a cut may suffer.",
         "Kinds of speech, languages, microphones and rooms that are not in the test set are not covered by these numbers.",
         "Confidence is the model's own token probability, not calibrated: high confidence is no proof of a right word.",
     ]
+    if facts.window_s is not None:
+        lines.insert(1, f"Recordings longer than {facts.window_s:g} s are cut at quiet places; words at a cut may suffer.")
     if len(small):
         names = ", ".join(f"{row.column.replace('_', ' ')} {row.group}" for row in small.itertuples())
         lines.append(f"Fewer than {SMALL_SPEAKERS} speakers or {SMALL_WORDS} words, so little can be said: {names}.")

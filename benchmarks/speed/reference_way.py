@@ -18,7 +18,7 @@ from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneratio
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from benchmarks.speed.workbench import lora_config
-from moe.routing.losses import utterance_cross_entropy
+from moe.systems.whisper.head_loss import utterance_cross_entropy
 
 GATE_UNITS = 128
 

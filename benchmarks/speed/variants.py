@@ -17,7 +17,9 @@ from benchmarks.timing import Variants, peak_memory
 from moe.audio.waveforms import load_audio
 from moe.routing.embeddings import embed
 from moe.routing.options import LAST, RoutingOptions
+from moe.systems.whisper.encoder import embedder
 from moe.systems.whisper.features import AudioContextOptions
+from moe.systems.whisper.inputs import WhisperInputs
 from moe.systems.whisper.tokens import train_tokenizer
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.systems.whisper_moe.token_scores import token_logprobs
@@ -234,9 +236,9 @@ def _embed(
     bench: Workbench, model: Any, manifest: pd.DataFrame, root: Path, store: Path, layer: int | None, dtype: str = "fp32"
 ) -> None:
     processor = WhisperProcessor(bench.extractor, train_tokenizer(["a"], "characters", 0, "en"))
-    dataset = SpeechDataset(manifest, root, processor)
+    dataset = SpeechDataset(manifest, root, WhisperInputs(processor, AudioContextOptions()))
     batch_size = bench.workload.batch_size * (2 if bench.device == "cuda" else 1) // 2  # on a CPU few utterances stay in its cache
-    embed(model, dataset, store, AudioContextOptions(), layer, RoutingOptions().pooling, batch_size, dtype)
+    embed(embedder(model, layer, RoutingOptions().pooling, dtype), dataset, store, batch_size)
 
 
 def _store_size(bench: Workbench) -> float:

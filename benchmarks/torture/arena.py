@@ -163,7 +163,7 @@ def run_chain() -> dict[str, str]:
     with tracking.step_run("main", options):
         chain = Chain(options)
         chain.run()
-    return chain.run_ids
+    return {"asr": chain.run_ids["whisper_moe"], **chain.run_ids}
 
 
 def train(stage: str, ids: dict[str, str], **changes: Any) -> dict[str, Any]:

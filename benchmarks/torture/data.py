@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.torture.arena import Arena, toy_options
-from moe.recognition.decoding import DecodingOptions
-from moe.systems.whisper_moe.folder import load_model
+from moe.system import DecodingOptions
+from moe.systems.table import load_system
 from steps.chain.stages import Chain
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.test_set import prepare_test_set, recognise
@@ -48,12 +48,12 @@ def _train_spoilt(where: str) -> dict[str, Any]:
     import torch
 
     from moe.training.loop import fit
-    from tests.toys.training import CONTEXT, Diary, Spoilt, dataset, plan, toy_base, toy_mixture, write_corpus
+    from tests.toys.training import Diary, Spoilt, dataset, plan, toy_base, toy_mixture, training, write_corpus
 
     model = toy_mixture(toy_base(), n_experts=0)
     with tempfile.TemporaryDirectory() as folder:
         manifest = write_corpus(Path(folder), 12)
-        fitted = fit(Spoilt(model, "u5", where), dataset(manifest, Path(folder)), plan(epochs=2), CONTEXT, Diary())
+        fitted = fit(Spoilt(model, "u5", where), dataset(manifest, Path(folder)), training(plan(epochs=2)), Diary())
     ids = sorted({name for record in fitted.bad_updates for name in record["utterance_ids"]})
     finite = all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
     return {"finite": finite, "n_bad": len(fitted.bad_updates), "ids": ids}
@@ -119,7 +119,8 @@ def _recognised(ids: dict[str, str], seed: int | None) -> dict[str, str]:
     try:
         with tempfile.TemporaryDirectory() as work:
             decoding = DecodingOptions(decoding_batch_size=4)
-            test_set = prepare_test_set(load_model(folder), read_prepared(ids["prepare"]), folder, decoding, None, Path(work))
+            system = load_system(folder)
+            test_set = prepare_test_set(system, system.ask_type(), read_prepared(ids["prepare"]), folder, decoding, Path(work))
             table = recognise(test_set)[0]
     finally:
         Prepared.rows = rows

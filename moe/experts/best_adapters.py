@@ -3,11 +3,10 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from moe.experts.adapter_folders import SHARED, adapter_names, slots
 from moe.experts.routed_lora import routed_layers
-from moe.systems.whisper_moe.model import WhisperMoE
 
 State = dict[str, Tensor]
 
@@ -15,7 +14,7 @@ State = dict[str, Tensor]
 class BestAdapters:
     """The best state of every expert by its own WER, and of all adapters together by the whole WER."""
 
-    def __init__(self, model: WhisperMoE) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.wer, self.epoch = float("inf"), -1
         self.whole: dict[str, State] = {}
@@ -65,7 +64,7 @@ class BestAdapters:
             restore_adapter(self.model, name, state)
 
 
-def adapter_state(model: WhisperMoE, adapter: str) -> State:
+def adapter_state(model: nn.Module, adapter: str) -> State:
     """A copy of one adapter's matrices."""
     state: State = {}
     for name, lora_a, lora_b in slots(model.base, adapter):
@@ -74,7 +73,7 @@ def adapter_state(model: WhisperMoE, adapter: str) -> State:
 
 
 @torch.no_grad()
-def restore_adapter(model: WhisperMoE, adapter: str, state: State) -> None:
+def restore_adapter(model: nn.Module, adapter: str, state: State) -> None:
     """Put a copy of an adapter back."""
     for name, lora_a, lora_b in slots(model.base, adapter):
         lora_a.copy_(state[f"{name}.A"])

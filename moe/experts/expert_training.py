@@ -16,15 +16,13 @@ from torch import Tensor
 from moe.experts.adapter_folders import expert_name, experts_from_shared
 from moe.experts.best_adapters import BestAdapters
 from moe.options import Options, option
-from moe.recognition.decoding import DecodingOptions, Hypothesis, decode
+from moe.recognition.decoding import decode
 from moe.routing.weights import one_hot
-from moe.systems.whisper.features import AudioContextOptions
-from moe.systems.whisper_moe.model import WhisperMoE
-from moe.text.word_errors import word_error_rate
-from moe.training.checkpoints import Checkpoints
+from moe.system import DecodingOptions, Hypothesis, System
+from moe.text.error_rates import word_error_rate
+from moe.training.best_epoch import Validation
 from moe.training.dataset import SpeechDataset
-from moe.training.hooks import Report, TrainingHooks
-from moe.training.loop import TrainingPlan, TrainingSummary, fit
+from moe.training.loop import Training, TrainingSummary, fit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,77 +68,55 @@ class TrainedExperts:
 
 
 def train_experts(
-    model: WhisperMoE,
-    train_set: SpeechDataset,
-    dev_set: SpeechDataset,
-    dev_clusters: np.ndarray,
-    options: ExpertOptions,
-    plan: TrainingPlan,
-    context: AudioContextOptions,
-    report: Report,
-    eval_every: int = 1,
-    checkpoints: Checkpoints | None = None,
+    system: System, train_set: SpeechDataset, dev_set: SpeechDataset, dev_clusters: np.ndarray, options: ExpertOptions, training: Training
 ) -> TrainedExperts:
-    """Train the adapters of `model` in place.
+    """Train the adapters of a mixture in place.
 
     Args:
         train_set: serves `routing_weights` (N, E), one-hot or soft, of each utterance's cluster.
+        dev_set: gets `routing_weights` of `dev_clusters`, by which it is decoded.
         dev_clusters: (N_dev,) cluster of each dev utterance.
     """
-    hooks = ExpertHooks(model, dev_set, dev_clusters, options, context, report, eval_every)
-    model.use_precision(plan.precision)
-    summary = fit(model, train_set, plan, context, hooks, checkpoints=checkpoints)
+    dev_set.extras["routing_weights"] = one_hot(torch.from_numpy(dev_clusters), system.module.n_experts).weights
+    hooks = ExpertHooks(system, dev_set, dev_clusters, options, training)
+    system.module.use_precision(training.plan.precision)
+    summary = fit(system.module, train_set, training, hooks)
     kept, wer = hooks.keep_best()
     return TrainedExperts(summary, kept, wer, tuple(hooks.history))
 
 
-class ExpertHooks(TrainingHooks):
-    """Scores every expert after an epoch and keeps the best."""
+class ExpertHooks(Validation):
+    """Scores every expert after an epoch and keeps the best of each."""
 
     def __init__(
-        self,
-        model: WhisperMoE,
-        dev_set: SpeechDataset,
-        dev_clusters: np.ndarray,
-        options: ExpertOptions,
-        context: AudioContextOptions,
-        report: Report,
-        eval_every: int,
+        self, system: System, dev_set: SpeechDataset, dev_clusters: np.ndarray, options: ExpertOptions, training: Training
     ) -> None:
-        self.model, self.dev_set, self.options, self.context = model, dev_set, options, context
-        self.report, self.eval_every = report, eval_every
-        self.clusters = dict(zip([row["utterance_id"] for row in dev_set.rows], dev_clusters.tolist(), strict=True))
-        self.best = BestAdapters(model)
-        self.history: list[dict[str, float]] = []
+        super().__init__(training)
+        self.system, self.model, self.dev_set, self.options = system, system.module, dev_set, options
+        self.clusters = dict(zip(dev_set.utterance_ids, dev_clusters.tolist(), strict=True))
+        self.best = BestAdapters(self.model)
 
     def epoch_begins(self, epoch: int) -> None:
         self.model.phase = dataclasses.replace(self.model.phase, experts=epoch >= self.options.shared_epochs)
-
-    def epoch_ends(self, epoch: int, is_last: bool) -> bool:
-        return self._judge(epoch, is_last) and epoch + 1 > self.options.shared_epochs
 
     def epoch_ended(self, epoch: int) -> None:
         if self.options.experts_init == "shared" and epoch + 1 == self.options.shared_epochs:
             experts_from_shared(self.model.base)  # here and not when the next epoch begins, which may happen twice
 
-    def _judge(self, epoch: int, is_last: bool) -> bool:
-        if (epoch + 1) % self.eval_every and not is_last:
-            return False
-        metrics = self.score()
-        self.history.append({"epoch": epoch, **metrics})
-        self.report(epoch, {f"dev/{name}": value for name, value in metrics.items()})
-        self.best.update(epoch, metrics)
-        return self.best.all_stopped(epoch, self.options.expert_patience * self.eval_every)
+    def judge(self, epoch: int) -> dict[str, float]:
+        return self.score()
 
-    def metrics(self, values: dict[str, float], update: int) -> None:
-        self.report(update, {f"train/{name}": value for name, value in values.items()})
+    def judged(self, epoch: int, metrics: dict[str, float]) -> bool:
+        self.best.update(epoch, metrics)
+        stopped = self.best.all_stopped(epoch, self.options.expert_patience * self.training.eval_every)
+        return stopped and epoch + 1 > self.options.shared_epochs
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         values, tensors = self.best.state()
-        return {"history": list(self.history), "best": values}, tensors
+        return super().state()[0] | {"best": values}, tensors
 
     def restore(self, values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        self.history = list(values["history"])
+        super().restore(values, tensors)
         self.best.restore(values["best"], tensors)
 
     def is_best(self, epoch: int) -> bool:
@@ -148,8 +124,8 @@ class ExpertHooks(TrainingHooks):
 
     def score(self) -> dict[str, float]:
         """WER and loss, of all dev utterances and of each expert's own, every utterance on its cluster's expert."""
-        hypotheses = decode(self.model, self.dev_set, self.context, DecodingOptions(), self._policy, with_loss=True)
-        references = {row["utterance_id"]: row["reference"] for row in self.dev_set.rows}
+        hypotheses = decode(self.system, self.dev_set, DecodingOptions(), with_loss=True)
+        references = dict(zip(self.dev_set.utterance_ids, self.dev_set.references, strict=True))
         metrics = _scores(hypotheses, references)
         for expert in range(self.model.n_experts):
             own = [hypothesis for hypothesis in hypotheses if self.clusters[hypothesis.utterance_id] == expert]
@@ -167,10 +143,6 @@ class ExpertHooks(TrainingHooks):
             return "best of each expert", assembled
         self.best.restore_epoch()
         return f"epoch {self.best.epoch}", self.best.wer
-
-    def _policy(self, utterance_ids: Sequence[str]) -> Tensor:
-        experts = torch.tensor([self.clusters[name] for name in utterance_ids])
-        return one_hot(experts, self.model.n_experts).weights
 
 
 def _scores(hypotheses: Sequence[Hypothesis], references: dict[str, str]) -> dict[str, float]:

@@ -6,27 +6,22 @@ utterances of training, where the curriculum and the noise are at work.
 """
 
 import dataclasses
-import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from moe.options import Options, option
-from moe.recognition.decoding import DecodingOptions, Hypothesis, decode
-from moe.routing.curriculum import CurriculumOptions, phase
-from moe.routing.losses import BalanceOptions, routing_entropy
+from moe.recognition.decoding import decode
+from moe.recognition.dev_scores import BestOnDev
+from moe.routing.curriculum import CurriculumOptions, Phase, phase
+from moe.routing.losses import BalanceOptions, normalised_entropy
 from moe.routing.options import RoutingOptions
-from moe.systems.whisper.features import AudioContextOptions
-from moe.systems.whisper_moe.model import WhisperMoE
-from moe.text.word_errors import word_error_rate
-from moe.training.checkpoints import Checkpoints
+from moe.system import DecodingOptions, Hypothesis, Routes, System
+from moe.training.best_epoch import START
 from moe.training.dataset import SpeechDataset
-from moe.training.hooks import Report, TrainingHooks
-from moe.training.loop import TrainingPlan, TrainingSummary, fit
-
-START = -1  # among epochs: before the first
+from moe.training.loop import Training, TrainingSummary, fit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,25 +67,23 @@ class TrainedMixture:
 
 
 def train_jointly(
-    model: WhisperMoE,
+    system: System,
     train_set: SpeechDataset,
     dev_set: SpeechDataset,
     options: JointOptions,
     curriculum: CurriculumOptions,
-    plan: TrainingPlan,
-    context: AudioContextOptions,
-    report: Report,
-    eval_every: int = 1,
-    checkpoints: Checkpoints | None = None,
+    training: Training,
 ) -> TrainedMixture:
-    """Train `model` in place and leave it at its best epoch, or as it was."""
-    hooks = JointHooks(model, dev_set, options, curriculum, context, report, eval_every)
-    model.use_precision(plan.precision)
-    summary = fit(model, train_set, plan, context, hooks, parameter_groups(model, options), checkpoints)
+    """Train a mixture, or one LoRA, in place and leave it at its best epoch, or as it was."""
+    if options.freeze_gate and isinstance(system, Routes):
+        system.module.gate.requires_grad_(False)
+    hooks = JointHooks(system, dev_set, options, curriculum, training)
+    system.module.use_precision(training.plan.precision)
+    summary = fit(system.module, train_set, training, hooks, system.parameter_groups())
     hooks.judge_start()  # where there was no epoch to begin
     hooks.restore_best()
     epoch = None if hooks.best_epoch == START else hooks.best_epoch
-    return TrainedMixture(summary, epoch, hooks.best_wer, hooks.start_wer, tuple(hooks.history), tuple(hooks.loads))
+    return TrainedMixture(summary, epoch, hooks.best_value, hooks.start_value, tuple(hooks.history), tuple(hooks.loads))
 
 
 def experts_faults(
@@ -108,143 +101,81 @@ def experts_faults(
     return []
 
 
-def parameter_groups(model: WhisperMoE, options: JointOptions) -> list[dict]:
-    """Everything that trains: adapters at one learning rate, the gate at its own unless frozen."""
-    if model.gate is not None:
-        model.gate.requires_grad_(not options.freeze_gate)
-    trainable = model.trainable_parameters()
-    groups = [{"params": [p for name, p in trainable.items() if not name.startswith("gate.")], "lr": options.asr_learning_rate}]
-    gate = [parameter for name, parameter in trainable.items() if name.startswith("gate.")]
-    return groups + ([{"params": gate, "lr": options.gate_learning_rate}] if gate else [])
-
-
-class JointHooks(TrainingHooks):
-    """Sets the curriculum's phase before an epoch, scores and selects after it."""
+class JointHooks(BestOnDev):
+    """Sets the curriculum's phase before an epoch; measures load by etiology after it."""
 
     def __init__(
-        self,
-        model: WhisperMoE,
-        dev_set: SpeechDataset,
-        options: JointOptions,
-        curriculum: CurriculumOptions,
-        context: AudioContextOptions,
-        report: Report,
-        eval_every: int,
+        self, system: System, dev_set: SpeechDataset, options: JointOptions, curriculum: CurriculumOptions, training: Training
     ) -> None:
-        self.model, self.dev_set, self.options, self.curriculum = model, dev_set, options, curriculum
-        self.context, self.report, self.eval_every = context, report, eval_every
-        self.history: list[dict[str, float]] = []
+        super().__init__(system, dev_set, training, options.asr_patience)
+        self.curriculum, self.routes = curriculum, isinstance(system, Routes)
         self.loads: list[np.ndarray] = []
-        self.best_wer, self.best_epoch, self.best_state = math.inf, START, {}
-        self.start_wer = math.inf
         self.n_begun = 0
 
     def judge_start(self) -> None:
-        """Score the model as it came, which is the best so far; once, also where training is interrupted."""
-        if math.isinf(self.start_wer):
-            self.model.phase = self._final_phase()
-            self.start_wer = self._wer(decode(self.model, self.dev_set, self.context, DecodingOptions()))
-            self.report(0, {"dev/wer_start": self.start_wer})
-            self.best_wer, self.best_state = self.start_wer, self._state()
+        self.module.phase = self._final_phase()
+        super().judge_start()
 
     def epoch_begins(self, epoch: int) -> None:
         self.judge_start()
-        if self.model.n_experts:
-            self.model.phase = self._phase(epoch)
-        if self.model.n_experts and epoch >= self.n_begun:  # told once, though after an interruption an epoch begins again
+        if not self.routes:
+            return
+        self.module.phase = self._phase(epoch)
+        if epoch >= self.n_begun:  # reported once, though after an interruption an epoch begins again
             self.n_begun = epoch + 1
-            self.report(
-                epoch,
-                {"curriculum/top_k": self.model.phase.top_k, "curriculum/temperature": self.model.phase.temperature},
-            )
+            values = {"curriculum/top_k": self.module.phase.top_k, "curriculum/temperature": self.module.phase.temperature}
+            self.training.report(epoch, values)
 
     def epoch_ends(self, epoch: int, is_last: bool) -> bool:
-        watched = self._training_metrics()
-        self.report(epoch, watched)
-        if (epoch + 1) % self.eval_every and not is_last:
-            return False
-        self.model.phase = self._final_phase()  # scored as it will decode, whatever the curriculum's phase
-        hypotheses = decode(self.model, self.dev_set, self.context, DecodingOptions(), with_loss=True)
-        metrics = self._metrics(hypotheses)
-        trained = {"training_entropy": watched["train/routing_entropy"]} if watched else {}
-        self.history.append({"epoch": epoch, **metrics, **self._phase_values(epoch), **trained})
-        self.report(epoch, {f"dev/{name}": value for name, value in metrics.items()})
-        if metrics["wer"] < self.best_wer or (self.best_epoch == START and metrics["wer"] == self.best_wer):
-            self.best_wer, self.best_epoch, self.best_state = metrics["wer"], epoch, self._state()
-        return epoch - self.best_epoch >= self.options.asr_patience * self.eval_every
+        self.training.report(epoch, self._training_metrics())
+        return super().epoch_ends(epoch, is_last)
 
-    def metrics(self, values: dict[str, float], update: int) -> None:
-        self.report(update, {f"train/{name}": value for name, value in values.items()})
+    def judge(self, epoch: int) -> dict[str, float]:
+        self.module.phase = self._final_phase()  # scored as it will decode, whatever the curriculum's phase
+        hypotheses = decode(self.system, self.dev_set, DecodingOptions(), with_loss=True)
+        return self.scores(hypotheses) | self.system.measures(hypotheses) | (self._loads(hypotheses) if self.routes else {})
+
+    def row(self, epoch: int) -> dict[str, float]:
+        if not self.routes:
+            return {}
+        phase, watched = self._phase(epoch), self._training_metrics()
+        entropy = {"training_entropy": watched["train/routing_entropy"]} if watched else {}
+        return {"temperature": phase.temperature, "top_k": phase.top_k, **entropy}
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        values = {"history": list(self.history), "loads": [load.tolist() for load in self.loads]}
-        values |= {"best_wer": self.best_wer, "best_epoch": self.best_epoch, "start_wer": self.start_wer, "n_begun": self.n_begun}
-        return values, dict(self.best_state)
+        values, tensors = super().state()
+        return values | {"loads": [load.tolist() for load in self.loads], "n_begun": self.n_begun}, tensors
 
     def restore(self, values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        self.history, self.loads = list(values["history"]), [np.array(load, np.float32) for load in values["loads"]]
-        self.best_wer, self.best_epoch, self.best_state = values["best_wer"], values["best_epoch"], tensors
-        self.start_wer, self.n_begun = values["start_wer"], values["n_begun"]
+        super().restore(values, tensors)
+        self.loads, self.n_begun = [np.array(load, np.float32) for load in values["loads"]], values["n_begun"]
 
-    def is_best(self, epoch: int) -> bool:
-        return epoch == self.best_epoch
-
-    @torch.no_grad()
     def restore_best(self) -> None:
         """Put the best weights back and route as decoding does."""
-        for name, parameter in self.model.named_parameters():
-            if name in self.best_state:
-                parameter.copy_(self.best_state[name])
-        self.model.phase = self._final_phase()
-
-    def _phase_values(self, epoch: int) -> dict[str, float]:
-        phase = self._phase(epoch)
-        return {"temperature": phase.temperature, "top_k": phase.top_k} if self.model.n_experts else {}
+        super().restore_best()
+        self.module.phase = self._final_phase()
 
     def _training_metrics(self) -> dict[str, float]:
         """The gate's probabilities for the last utterances trained on, under the epoch's temperature and noise."""
-        rows = self.model.window.rows  # (n, E)
-        if not len(rows) or not self.model.n_experts:
+        rows = self.module.window.rows if self.routes else ()  # (n, E)
+        if not len(rows):
             return {}
         load = {f"train/load/expert_{expert}": share for expert, share in enumerate(rows.mean(0).tolist())}
         return load | {"train/routing_entropy": normalised_entropy(rows)}
 
-    def _phase(self, epoch: int):
-        return phase(self.curriculum, epoch, self.model.routing_options.top_k, self.model.n_experts)
-
-    def _final_phase(self):
-        return phase(CurriculumOptions(), 0, self.model.routing_options.top_k, max(1, self.model.n_experts))
-
-    def _state(self) -> dict[str, Tensor]:
-        return {name: parameter.detach().clone() for name, parameter in self.model.trainable_parameters().items()}
-
-    def _wer(self, hypotheses: list[Hypothesis]) -> float:
-        references = [row["reference"] for row in self.dev_set.rows]
-        return word_error_rate(references, [hypothesis.text for hypothesis in hypotheses])
-
-    def _metrics(self, hypotheses: list[Hypothesis]) -> dict[str, float]:
-        metrics = {
-            "wer": self._wer(hypotheses),
-            "loss": float(np.mean([hypothesis.utterance_loss for hypothesis in hypotheses])),
-        }
-        if self.model.n_experts:
-            weights = np.stack([hypothesis.routing_weights for hypothesis in hypotheses])  # (N, E)
-            gate = np.stack([hypothesis.gate_probabilities for hypothesis in hypotheses])  # (N, E)
-            metrics |= self._routing_metrics(weights) | {"routing_entropy": normalised_entropy(torch.from_numpy(gate))}
-        return metrics
-
-    def _routing_metrics(self, weights: np.ndarray) -> dict[str, float]:
-        load = weights.mean(0)
+    def _loads(self, hypotheses: Sequence[Hypothesis]) -> dict[str, float]:
+        """Load of every expert by etiology; the load over all is kept."""
+        weights = np.stack([hypothesis.routing_weights for hypothesis in hypotheses])  # (N, E)
+        self.loads.append(weights.mean(0))
         etiologies = np.array([row["etiology"] for row in self.dev_set.rows])
-        self.loads.append(load)
-        metrics = {f"load/expert_{expert}": float(share) for expert, share in enumerate(load)}
-        for etiology in sorted(set(etiologies)):
-            for expert, share in enumerate(weights[etiologies == etiology].mean(0)):
-                metrics[f"load/{etiology}/expert_{expert}"] = float(share)
-        return metrics
+        return {
+            f"load/{etiology}/expert_{expert}": float(share)
+            for etiology in sorted(set(etiologies))
+            for expert, share in enumerate(weights[etiologies == etiology].mean(0))
+        }
 
+    def _phase(self, epoch: int) -> Phase:
+        return phase(self.curriculum, epoch, self.module.routing_options.top_k, self.module.n_experts)
 
-def normalised_entropy(probabilities: Tensor) -> float:
-    """Mean entropy of the gate's whole distribution (n, E) by its maximum: 0 sure, 1 undecided; also where the top 1 alone is used."""
-    n_experts = probabilities.shape[-1]
-    return float(routing_entropy(probabilities)) / math.log(n_experts) if n_experts > 1 else 0.0
+    def _final_phase(self) -> Phase:
+        return phase(CurriculumOptions(), 0, self.module.routing_options.top_k, max(1, self.module.n_experts))

@@ -5,19 +5,19 @@ Where every utterance fits, the chunks are the utterances.
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from transformers import WhisperProcessor
 
 from moe.audio.cutting import cut_quietly
 from moe.audio.waveforms import SAMPLE_RATE
 from moe.corpora.locations import Root
 from moe.corpora.manifest import read_utterance
-from moe.recognition.hypothesis_store import Hypothesis
-from moe.systems.whisper.features import window_seconds
+from moe.system import Hypothesis, Inputs
 from moe.training.dataset import SpeechDataset
 
 
@@ -58,8 +58,8 @@ class Chunks:
 class ChunkSet(SpeechDataset):
     """Chunks as model inputs."""
 
-    def __init__(self, chunks: Chunks, root: Path, processor: WhisperProcessor) -> None:
-        super().__init__(chunks.rows, root, processor)
+    def __init__(self, chunks: Chunks, root: Path, inputs: Inputs) -> None:
+        super().__init__(chunks.rows, root, inputs)
 
     def waveform(self, index: int) -> np.ndarray:
         """Samples of a chunk, (n_samples,)."""
@@ -70,16 +70,16 @@ class ChunkSet(SpeechDataset):
     def select(self, indices: np.ndarray) -> "ChunkSet":
         """Some of the chunks, with what is known of them."""
         chosen = copy.copy(self)
-        chosen.rows, chosen.labels = ([values[index] for index in indices] for values in (self.rows, self.labels))
+        chosen.rows = [self.rows[index] for index in indices]
         chosen.extras = {name: values[indices] for name, values in self.extras.items()}
         chosen._waveforms = {}
-        chosen._cache = {new: self._cache[old] for new, old in enumerate(indices.tolist()) if old in self._cache}
+        chosen._examples = {new: self._examples[old] for new, old in enumerate(indices.tolist()) if old in self._examples}
         return chosen
 
 
-def cut_rows(rows: pd.DataFrame, root: str, processor: WhisperProcessor) -> Chunks:
-    """The chunks of a manifest's utterances; only those longer than the window are read."""
-    window = window_seconds(processor.feature_extractor)
+def cut_rows(rows: pd.DataFrame, root: str, window_s: float | None) -> Chunks:
+    """The chunks of a manifest's utterances; only those longer than the window are read (None: any length fits)."""
+    window = math.inf if window_s is None else window_s
     found, owner = [], []
     for number, row in enumerate(rows.to_dict("records")):
         for place, (start, stop) in enumerate(_spans(row, root, window)):
@@ -102,7 +102,14 @@ def _joined(utterance_id: str, parts: Sequence[tuple[float, Hypothesis]]) -> Hyp
     n_tokens = sum(each.n_tokens for each in hypotheses)
     logprob = sum(each.mean_logprob * each.n_tokens for each in hypotheses) / n_tokens
     text = " ".join(each.text for each in hypotheses if each.text)
-    return Hypothesis(utterance_id, text, weights, mean_logprob=logprob, n_tokens=n_tokens, gate_probabilities=gate)
+    return Hypothesis(utterance_id, text, weights, mean_logprob=logprob, n_tokens=n_tokens, gate_probabilities=gate, details=_details([each.details for each in hypotheses], seconds))
+
+
+def _details(parts: Sequence[Mapping[str, Any]], seconds: Sequence[float]) -> dict[str, Any]:
+    """Numbers averaged by duration; anything else from the longest chunk."""
+    longest = parts[int(np.argmax(seconds))]
+    numbers = [name for name, value in longest.items() if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    return {**longest, **{name: float(np.average([part[name] for part in parts], weights=seconds)) for name in numbers}}
 
 
 def _mean(rows: Sequence[np.ndarray | None], seconds: Sequence[float]) -> np.ndarray | None:

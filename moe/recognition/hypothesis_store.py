@@ -1,36 +1,14 @@
-"""What was recognised in an utterance, and a folder that keeps batches of them, so that a killed decoding goes on where it was."""
+"""A folder that keeps batches of hypotheses, so that a killed decoding goes on where it was."""
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from moe.files import read_json, write_json
-
-
-@dataclasses.dataclass(frozen=True)
-class Hypothesis:
-    """What was recognised in one utterance.
-
-    Attributes:
-        routing_weights: (E,) share of each expert, or None without experts.
-        gate_probabilities: (E,) the gate's whole distribution, before the top k are chosen; None where it was not asked.
-        utterance_loss: cross-entropy of the reference, where asked for.
-        mean_logprob: mean natural log-probability of its tokens under the model, end of text included.
-        n_tokens: how many tokens that is.
-    """
-
-    utterance_id: str
-    text: str
-    routing_weights: np.ndarray | None = None
-    utterance_loss: float = math.nan
-    mean_logprob: float = math.nan
-    n_tokens: int = 0
-    gate_probabilities: np.ndarray | None = None
-
+from moe.system import Hypothesis
 
 ARRAYS = ("routing_weights", "gate_probabilities")
 

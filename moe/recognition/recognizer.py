@@ -1,26 +1,21 @@
-"""Waveforms → text with a saved recogniser: what serving, notebooks and the command line use.
+"""Waveforms → text with any system: what serving, notebooks and the command line use.
 
 Audio longer than the model's window is cut at its quietest places, recognised chunk by chunk and joined; nothing is dropped. A chunk
-is heard in a context of its own length, so that what is recognised in it does not depend on the recordings beside it.
+shares a pass only with chunks of its own length bucket, so what is recognised in it does not depend on the recordings beside it.
 """
 
-import contextlib
-import copy
 import dataclasses
 import threading
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from transformers import WhisperProcessor
+from torch import Tensor
 
 from moe.audio.cutting import Span, cut_quietly
 from moe.audio.waveforms import SAMPLE_RATE
-from moe.recognition.decoding import DecodingOptions, Hypothesis, confidence, decode
-from moe.systems.whisper.features import log_mel, valid_frames, window_seconds
-from moe.systems.whisper.tokens import label_ids
-from moe.systems.whisper_moe.folder import SavedModel, load_model
+from moe.recognition.decoding import confidence, decode
+from moe.system import Ask, DecodingOptions, Hypothesis, Inputs, System
 from moe.text.normalisers import normalise
 from moe.training.precision import PrecisionOptions, fastest_device, precision
 
@@ -49,88 +44,53 @@ class Transcript:
     confidence: float
 
 
-class Recognizer(Protocol):
-    """What every system here can do."""
+class Recognizer:
+    """A system that transcribes. Calls from several threads take turns."""
 
-    def transcribe(
-        self, waveforms: Sequence[np.ndarray], options: DecodingOptions, top_k: int | None = None, language: str | None = None
-    ) -> list[Transcript]:
-        """Transcripts of waveforms, float32 (n_samples,) at 16 kHz, in their order."""
-
-
-class WhisperRecognizer:
-    """A mixture, one LoRA or a bare Whisper, read from its folder. Calls from several threads take turns."""
-
-    def __init__(self, saved: SavedModel) -> None:
-        self.saved = saved
+    def __init__(self, system: System) -> None:
+        self.system = system
         self._turn = threading.Lock()
 
     @classmethod
-    def load(cls, folder: Path) -> "WhisperRecognizer":
-        """Read a recogniser from the artifact `model` of a run."""
-        saved = load_model(Path(folder))
-        saved.model.to(fastest_device()).use_precision(precision(PrecisionOptions()))
-        return cls(saved)
-
-    @property
-    def languages(self) -> tuple[str, ...]:
-        """Codes of the languages that may be asked for: the one it was trained for, and those of a multilingual base."""
-        config = self.saved.model.base.generation_config
-        known = getattr(config, "lang_to_id", None) or {} if getattr(config, "is_multilingual", False) else {}
-        return tuple(dict.fromkeys([self.saved.record.language, *(token.strip("<|>") for token in known)]))
+    def on_fastest_device(cls, system: System) -> "Recognizer":
+        """The system on the GPU where there is one, in the precision that it computes fastest in."""
+        system.place(fastest_device(), precision(PrecisionOptions()))
+        return cls(system)
 
     def transcribe(
-        self,
-        waveforms: Sequence[np.ndarray],
-        options: DecodingOptions = DecodingOptions(),
-        top_k: int | None = None,
-        language: str | None = None,
+        self, waveforms: Sequence[np.ndarray], options: DecodingOptions = DecodingOptions(), ask: Ask | None = None
     ) -> list[Transcript]:
-        """Transcripts of waveforms, all chunks of all recordings batched together.
+        """Transcripts of waveforms, float32 (n_samples,) at 16 kHz, in their order; all chunks of all recordings are batched together.
+
+        Args:
+            ask: what is asked of the system (its `ask_type`); None for nothing.
 
         Raises:
-            ValueError: an empty waveform, `top_k` outside 1 … number of experts, or a language that the model has no token for.
+            ValueError: an empty waveform, or an ask that the system cannot meet.
         """
         empty = [number for number, waveform in enumerate(waveforms) if not len(waveform)]
         if empty:
             raise ValueError(f"recording {empty[0]} holds no audio")
         cuts = [self.cut(waveform) for waveform in waveforms]
         chunks = [waveform[start:stop] for waveform, spans in zip(waveforms, cuts, strict=True) for start, stop in spans]
-        hypotheses = iter(self.recognise(chunks, options, top_k, language))
+        hypotheses = iter(self.recognise(chunks, options, ask))
         return [self.join(spans, [next(hypotheses) for _ in spans]) for spans in cuts]
-
-    def check(self, top_k: int | None, language: str | None) -> None:
-        """Refuse what this model cannot do.
-
-        Raises:
-            ValueError: see `transcribe`.
-        """
-        most = max(1, self.saved.record.n_experts)
-        if top_k is not None and not 1 <= top_k <= most:
-            raise ValueError(f"top_k={top_k}: must be between 1 and {most}, the number of experts")
-        if language is not None and language not in self.languages:
-            raise ValueError(f"language={language!r}: the model knows {', '.join(self.languages)}")
 
     def cut(self, waveform: np.ndarray) -> list[Span]:
         """Spans of a waveform that fit the model's window."""
-        return cut_quietly(waveform, int(window_seconds(self.saved.processor.feature_extractor) * SAMPLE_RATE))
+        window_s = self.system.inputs.window_s
+        return [(0, len(waveform))] if window_s is None else cut_quietly(waveform, int(window_s * SAMPLE_RATE))
 
-    def context_frames(self, n_samples: int) -> int:
-        """Mel frames that the encoder hears for a chunk of so many samples; chunks of the same number share a pass."""
-        extractor = self.saved.processor.feature_extractor
-        return self.saved.record.context.n_frames(valid_frames(n_samples, extractor), extractor)
-
-    def recognise(
-        self, chunks: Sequence[np.ndarray], options: DecodingOptions, top_k: int | None = None, language: str | None = None
-    ) -> list[Hypothesis]:
+    def recognise(self, chunks: Sequence[np.ndarray], options: DecodingOptions, ask: Ask | None = None) -> list[Hypothesis]:
         """Hypotheses of chunks that fit the window, in their order.
 
         Raises:
-            ValueError: see `check`.
+            ValueError: an ask that the system cannot meet.
         """
-        self.check(top_k, language)
-        with self._turn, self._asked(top_k, language):
-            return decode(self.saved.model, WaveformSet(chunks, self.saved.processor), self.saved.record.context, options)
+        ask = ask or self.system.ask_type()
+        self.system.check(ask)
+        with self._turn:
+            return decode(self.system, WaveformSet(chunks, self.system.inputs), options, ask)
 
     def join(self, spans: Sequence[Span], hypotheses: Sequence[Hypothesis]) -> Transcript:
         """The hypotheses of a recording's chunks as one transcript."""
@@ -143,30 +103,16 @@ class WhisperRecognizer:
         return Transcript(text, segments, weights, confidence(hypotheses))
 
     def _segment(self, span: Span, hypothesis: Hypothesis) -> Segment:
-        text = normalise(self.saved.record.normaliser, hypothesis.text)
+        text = normalise(self.system.record.normaliser, hypothesis.text)
         return Segment(span[0] / SAMPLE_RATE, span[1] / SAMPLE_RATE, text, confidence([hypothesis]))
-
-    @contextlib.contextmanager
-    def _asked(self, top_k: int | None, language: str | None) -> Iterator[None]:
-        """The model with this top-k and language inside the block, as it was after it."""
-        model, other = self.saved.model, language not in (None, self.saved.record.language)
-        phase, generation = model.phase, model.base.generation_config
-        if top_k is not None:
-            model.phase = dataclasses.replace(phase, top_k=top_k)
-        if other:
-            model.base.generation_config = copy.deepcopy(generation)
-            model.base.generation_config.language = language
-        try:
-            yield
-        finally:
-            model.phase, model.base.generation_config = phase, generation
 
 
 class WaveformSet:
-    """Waveforms in memory with what `decode` asks of a dataset."""
+    """Waveforms in memory with what decoding asks of a dataset."""
 
-    def __init__(self, waveforms: Sequence[np.ndarray], processor: WhisperProcessor) -> None:
-        self.waveforms, self.processor = waveforms, processor
+    def __init__(self, waveforms: Sequence[np.ndarray], inputs: Inputs) -> None:
+        self.waveforms, self.inputs = waveforms, inputs
+        self.extras: dict[str, Tensor] = {}
         self.durations = np.array([len(waveform) / SAMPLE_RATE for waveform in waveforms])
         self.utterance_ids = [str(number) for number in range(len(waveforms))]
 
@@ -174,6 +120,4 @@ class WaveformSet:
         return len(self.waveforms)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        mel = log_mel(self.waveforms[index], self.processor.feature_extractor)
-        n_frames = min(valid_frames(len(self.waveforms[index]), self.processor.feature_extractor), mel.shape[1])
-        return {"utterance_id": str(index), "mel": mel, "n_frames": n_frames, "labels": label_ids(self.processor.tokenizer, "")}
+        return {"utterance_id": str(index), **self.inputs.example(self.waveforms[index], "")}

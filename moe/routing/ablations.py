@@ -8,19 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-import torch
 
-from moe.recognition.decoding import RoutingPolicy
-from moe.recognition.hypothesis_store import Hypothesis
-
-UNIFORM = "uniform"
-
-
-def lone_experts(n_experts: int) -> dict[str, RoutingPolicy]:
-    """What is decoded: `expert_0` … (one expert for all) and `uniform` (every expert alike)."""
-    rows = {f"expert_{expert}": torch.eye(n_experts)[expert] for expert in range(n_experts)}
-    rows[UNIFORM] = torch.full((n_experts,), 1 / n_experts)
-    return {name: lambda utterance_ids, row=row: row.repeat(len(utterance_ids), 1) for name, row in rows.items()}
+from moe.system import Hypothesis
 
 
 def choices(

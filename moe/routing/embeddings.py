@@ -1,34 +1,31 @@
 """Pooled embeddings of a corpus: one store, a few kilobytes per utterance, written in parts so that an interrupted run goes on.
 
-An utterance's vector depends on nothing but the utterance: a batch holds one context length, and `moe.systems.whisper.encoder.pool` rounds to the half
+An utterance's vector depends on nothing but the utterance: a batch holds one length bucket, and `moe.systems.whisper.encoder.pool` rounds to the half
 precision that is stored. The store is a folder: `part_*.safetensors` while it grows, then `embeddings.safetensors` (N, D) beside
 `index.parquet`, which maps each utterance id to its row.
 """
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+from torch import Tensor
 from tqdm import tqdm
-from transformers import WhisperForConditionalGeneration
 
 from moe.files import file_digest, read_json, write_json, write_table, write_whole
-from moe.systems.whisper.encoder import pooled_embedding
-from moe.systems.whisper.features import AudioContextOptions
-from moe.training.batches import collator, context_batches, to_device
-from moe.training.dataset import SpeechDataset
-from moe.training.precision import computing, fastest_device
+from moe.system import Batch
+from moe.training.batches import Examples, collate, length_batches
 
 MATRIX, INDEX = "embeddings.safetensors", "index.parquet"
 STORED = np.float16  # which `pool` rounds to
 PART_BATCHES = 16  # batches between two saves
 DIGEST = ".json"  # beside each part: the digest of its bytes
+Embedder = Callable[[Batch], Tensor]  # a batch → (B, D)
 LOG = logging.getLogger(__name__)
 
 
@@ -66,48 +63,30 @@ def read_embeddings(folder: Path) -> Embeddings:
     return Embeddings(tuple(index.utterance_id), load_file(Path(folder) / MATRIX)["embeddings"].astype(np.float32))
 
 
-def embed(
-    base: WhisperForConditionalGeneration,
-    dataset: SpeechDataset,
-    folder: Path,
-    context: AudioContextOptions,
-    layer: int | None,
-    pooling: str,
-    batch_size: int,
-    precision: str = "fp32",
-) -> Embeddings:
-    """Embed a dataset into a store, where it is fastest; parts that an earlier call left in `folder` are kept and not computed again.
+def embed(embedder: Embedder, dataset: Examples, folder: Path, batch_size: int) -> Embeddings:
+    """Embed a dataset into a store; parts that an earlier call left in `folder` are kept and not computed again.
 
     Batches are those of the whole dataset, whatever is done already: their size shows in an utterance's last bits.
+
+    Args:
+        embedder: a batch as the dataset's inputs make it → (B, D), what the gate reads.
     """
-    base.to(fastest_device()).eval()
     done, ids = _read_parts(folder), dataset.utterance_ids
-    batches = [batch for batch in context_batches(dataset, context, batch_size) if not all(ids[index] in done for index in batch)]
+    batches = [batch for batch in length_batches(dataset, batch_size) if not all(ids[index] in done for index in batch)]
     with tqdm(total=len(dataset), initial=len(done), desc="embed", unit="utterance") as bar:
         for first in range(0, len(batches), PART_BATCHES):
-            part = _embed_batches(base, dataset, batches[first : first + PART_BATCHES], context, layer, pooling, precision, bar)
+            part = _embed_batches(embedder, dataset, batches[first : first + PART_BATCHES], bar)
             _write_part(folder, part)
             done |= part
     return _finish(folder, ids, done)
 
 
-@torch.inference_mode()
-def _embed_batches(
-    base: WhisperForConditionalGeneration,
-    dataset: SpeechDataset,
-    batches: Sequence[np.ndarray],
-    context: AudioContextOptions,
-    layer: int | None,
-    pooling: str,
-    precision: str,
-    bar: tqdm,
-) -> dict[str, np.ndarray]:
-    collate, vectors = collator(dataset.processor, context), {}
+def _embed_batches(embedder: Embedder, dataset: Examples, batches: Sequence[np.ndarray], bar: tqdm) -> dict[str, np.ndarray]:
+    vectors = {}
     for indices in batches:
-        batch = to_device(collate([dataset[int(index)] for index in indices]), base.device)
-        with computing(base.device, precision):  # the encoder alone: a log-mel is single precision always
-            pooled = pooled_embedding(base.model.encoder, batch["mel"], batch["n_frames"], layer, pooling)  # (B, D)
-        vectors |= dict(zip(batch["utterance_ids"], pooled.cpu().numpy().astype(STORED), strict=True))
+        batch = collate(dataset, [dataset[int(index)] for index in indices])
+        pooled = embedder(batch).cpu().numpy().astype(STORED)  # (B, D)
+        vectors |= dict(zip(batch["utterance_ids"], pooled, strict=True))
         bar.update(len(indices))
     return vectors
 

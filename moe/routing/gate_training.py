@@ -5,7 +5,6 @@ The loop is `transformers.Trainer`; the subclass only says what the loss is and 
 
 import dataclasses
 import tempfile
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,13 +17,14 @@ from moe.options import option
 from moe.routing.gate import Gate, GateConfig
 from moe.routing.gate_metrics import fitted_temperature, gate_metrics, kl_divergence
 from moe.routing.options import TopKOptions
+from moe.training.best_epoch import BestEpoch
 from moe.training.checkpoints import Checkpoint, Checkpoints
-from moe.training.hooks import TrainingHooks
+from moe.training.hooks import Report, TrainingHooks
+from moe.training.loop import Training, TrainingPlan
 from moe.training.trainer import ResumableTrainer
 
 SELECTION_METRIC = "dev/kl"
 MIN_UPDATES = 16  # in an epoch: a small corpus in one large batch would leave the gate untrained
-OnEpoch = Callable[[int, dict[str, float]], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +60,13 @@ def train_gate(
     dev_embeddings: np.ndarray,
     dev_soft: np.ndarray,
     options: GateOptions,
-    on_epoch: OnEpoch | None = None,
+    report: Report | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> GateResult:
     """Train a gate on embeddings (n, n_dims) and soft labels (n, n_experts).
 
     Args:
-        on_epoch: called after each epoch with its number, from 1, and its metrics.
+        report: called after each epoch with its number, from 1, and its metrics.
 
     Raises:
         ValueError: empty or ill-shaped input, soft labels that do not sum to 1, top_k above the number of experts.
@@ -78,12 +78,13 @@ def train_gate(
         raise ValueError("; ".join(faults))
     gate = Gate(_config(train, options), options.seed)
     gate.set_statistics(train.embeddings)
-    best, checkpoints = BestEpoch(gate, train, dev, options, on_epoch), checkpoints or Checkpoints()
+    training = Training(_plan(options, len(train)), report or (lambda epoch, metrics: None), checkpoints or Checkpoints())
+    best = GateHooks(gate, train, dev, options, training)
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
-        arguments = training_arguments(options, len(train), folder)
+        arguments = training_arguments(training.plan, folder)
         with arguments.main_process_first(local=False):
-            start = checkpoints.newest()
-        GateTrainer(gate, arguments, train, best, checkpoints, start, options.gating_label_smoothing).run()
+            start = training.checkpoints.newest()
+        GateTrainer(gate, arguments, train, best, training.checkpoints, start, options.gating_label_smoothing).run()
     return _finished(best, train, dev, options)
 
 
@@ -126,36 +127,21 @@ class GateTrainer(ResumableTrainer):
         return (loss, logits) if return_outputs else loss
 
 
-class BestEpoch(TrainingHooks):
-    """Judges train and dev after each epoch, keeps the weights with the lowest dev KL, stops when patience is at an end."""
+class GateHooks(BestEpoch):
+    """Judges train and dev after each epoch and keeps the weights with the lowest dev KL; epochs count from 1."""
 
-    def __init__(self, gate: Gate, train: EmbeddingRows, dev: EmbeddingRows, options: GateOptions, on_epoch: OnEpoch | None) -> None:
-        self.gate, self.train, self.dev, self.options, self.on_epoch = gate, train, dev, options, on_epoch
-        self.history: list[dict[str, float]] = []
-        self.best_epoch, self.best_weights = 0, self._weights()
+    def __init__(self, gate: Gate, train: EmbeddingRows, dev: EmbeddingRows, options: GateOptions, training: Training) -> None:
+        super().__init__(gate, training, SELECTION_METRIC, options.gating_patience)
+        self.gate, self.train, self.dev, self.options = gate, train, dev, options
 
-    def epoch_ends(self, epoch: int, is_last: bool) -> bool:
-        """Record the epoch; stop after too many without a better one."""
-        number = epoch + 1
-        metrics = split_metrics(self.gate, self.train, self.dev, self.options.top_k)
-        self.history.append({"epoch": number, **metrics})
-        if self.best_epoch == 0 or metrics[SELECTION_METRIC] < self.history[self.best_epoch - 1][SELECTION_METRIC]:
-            self.best_epoch, self.best_weights = number, self._weights()
-        if self.on_epoch:
-            self.on_epoch(number, metrics)
-        return number - self.best_epoch >= self.options.gating_patience
+    def judge(self, epoch: int) -> dict[str, float]:
+        return split_metrics(self.gate, self.train, self.dev, self.options.top_k)
 
-    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        return {"history": list(self.history), "best_epoch": self.best_epoch}, self.best_weights
+    def row(self, epoch: int) -> dict[str, float]:
+        return {"epoch": epoch + 1}
 
-    def restore(self, values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        self.history, self.best_epoch, self.best_weights = list(values["history"]), values["best_epoch"], tensors
-
-    def is_best(self, epoch: int) -> bool:
-        return epoch + 1 == self.best_epoch
-
-    def _weights(self) -> dict[str, Tensor]:
-        return {name: value.detach().clone() for name, value in self.gate.state_dict().items()}
+    def report_dev(self, epoch: int, metrics: dict[str, float]) -> None:
+        self.training.report(epoch + 1, metrics)
 
 
 def split_metrics(gate: Gate, train: EmbeddingRows, dev: EmbeddingRows, top_k: int) -> dict[str, float]:
@@ -177,15 +163,15 @@ def gate_logits(gate: Gate, embeddings: Tensor) -> Tensor:
     return torch.cat(logits)
 
 
-def training_arguments(options: GateOptions, n_rows: int, folder: str) -> TrainingArguments:
+def training_arguments(plan: TrainingPlan, folder: str) -> TrainingArguments:
     """Arguments of a run that writes nothing and reports to nobody."""
     return TrainingArguments(
         output_dir=folder,
-        per_device_train_batch_size=min(options.gating_batch_size, max(1, n_rows // MIN_UPDATES)),
-        num_train_epochs=options.gating_epochs,
-        learning_rate=options.gating_learning_rate,
-        weight_decay=options.gating_weight_decay,
-        seed=options.seed,
+        per_device_train_batch_size=plan.batch_size,
+        num_train_epochs=plan.epochs,
+        learning_rate=plan.learning_rate,
+        weight_decay=plan.weight_decay,
+        seed=plan.seed,
         use_cpu=not torch.cuda.is_available(),
         save_strategy="no",
         logging_strategy="no",
@@ -193,6 +179,16 @@ def training_arguments(options: GateOptions, n_rows: int, folder: str) -> Traini
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
+    )
+
+
+def _plan(options: GateOptions, n_rows: int) -> TrainingPlan:
+    return TrainingPlan(
+        epochs=options.gating_epochs,
+        batch_size=min(options.gating_batch_size, max(1, n_rows // MIN_UPDATES)),
+        learning_rate=options.gating_learning_rate,
+        seed=options.seed,
+        weight_decay=options.gating_weight_decay,
     )
 
 
@@ -221,13 +217,13 @@ def _config(train: EmbeddingRows, options: GateOptions) -> GateConfig:
     return GateConfig(train.embeddings.shape[1], train.soft.shape[1], options.gating_hidden, options.gating_dropout)
 
 
-def _finished(best: BestEpoch, train: EmbeddingRows, dev: EmbeddingRows, options: GateOptions) -> GateResult:
+def _finished(best: GateHooks, train: EmbeddingRows, dev: EmbeddingRows, options: GateOptions) -> GateResult:
+    best.restore_best()
     gate = best.gate.cpu().eval()
-    gate.load_state_dict(best.best_weights)
     metrics = {}
     if options.gate_calibration:
         logits = gate_logits(gate, dev.embeddings)
         metrics["dev/ece_uncalibrated"] = gate_metrics(logits, dev.soft, options.top_k)["ece"]
         gate.set_temperature(fitted_temperature(logits, dev.soft.argmax(dim=-1)))
     metrics |= split_metrics(gate, train, dev, options.top_k) | {"temperature": gate.gate_config.temperature}
-    return GateResult(gate, best.history, best.best_epoch, metrics)
+    return GateResult(gate, best.history, best.best_epoch + 1, metrics)

@@ -1,13 +1,13 @@
 """Losses of the mixture: transcription per utterance, and the terms that keep the gate from collapsing."""
 
 import dataclasses
+import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moe.options import Options, option
-from moe.systems.whisper.tokens import IGNORED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,14 +39,6 @@ class BalanceOptions(Options):
     def teaches_gate(self) -> bool:
         """Does any of these terms give the gate a gradient?"""
         return self.balances or bool(self.minimum_usage or self.entropy_coefficient or self.alignment_coefficient)
-
-
-def utterance_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean token cross-entropy of each utterance: logits (B, N, V), labels (B, N) → (B,)."""
-    flat = logits.float().flatten(0, 1)  # (B·N, V): over a middle dimension softmax takes more than twice as long
-    losses = F.cross_entropy(flat, labels.flatten(), ignore_index=IGNORED, reduction="none").view_as(labels)  # (B, N)
-    scored = labels != IGNORED
-    return (losses * scored).sum(1) / scored.sum(1).clamp_min(1)
 
 
 def routing_loss(
@@ -145,3 +137,9 @@ class BalanceWindow(nn.Module):
     def rows(self) -> Tensor:
         """What the window holds, (n, E); n is 0 before the first batch."""
         return self.recent[: min(int(self.n_seen), len(self.recent))]
+
+
+def normalised_entropy(probabilities: Tensor) -> float:
+    """Mean entropy of the gate's whole distribution (n, E) by its maximum: 0 sure, 1 undecided; also where the top 1 alone is used."""
+    n_experts = probabilities.shape[-1]
+    return float(routing_entropy(probabilities)) / math.log(n_experts) if n_experts > 1 else 0.0

@@ -8,6 +8,8 @@ import base64
 import binascii
 import dataclasses
 import json
+import math
+import typing
 from typing import Any
 
 import numpy as np
@@ -15,12 +17,12 @@ import numpy as np
 from moe.audio.headers import stated_header
 from moe.audio.waveforms import AudioError, decode_audio, resample
 from moe.options import option
-from moe.recognition.decoding import DecodingOptions
+from moe.system import Ask, DecodingOptions
 
 RECORDS, SPLIT, PARAMS, AUDIO = "dataframe_records", "dataframe_split", "params", "audio"
 EXAMPLE = '{"dataframe_records": [{"audio": "<base64>"}], "params": {}}'
 MAX_RATE = 192_000  # Hz; what unfolds into memory before it is resampled is bounded by this and max_audio_s
-AUTO = "auto"  # the language the model was trained for
+AUTO = "auto"  # as the model was trained
 MAX_SHOWN = 40  # characters of what a client sent that are said back
 
 
@@ -32,7 +34,6 @@ class RequestError(ValueError):
 class ServiceOptions(DecodingOptions):
     """How a recogniser is served: its decoding, and the bounds of a request."""
 
-    top_k: int | None = option(None, "experts mixed in decoding (none: as in training)", low=1)
     max_audio_s: float = option(600.0, "seconds of audio in one request", above=0)
     max_inputs: int = option(32, "recordings in one request", low=1)
     max_request_mb: float = option(32.0, "size of one request, MiB", above=0)
@@ -48,16 +49,18 @@ class ServiceOptions(DecodingOptions):
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What a client asks for beside its audio; `top_k` None is the model's own, `language` None the one it was trained for."""
+    """What a client asks for beside its audio: what the system takes, and how its answer is made."""
 
+    ask: Ask
     beam_size: int = 1
-    top_k: int | None = None
-    language: str | None = None
     return_routing: bool = True
 
 
-def check_body(body: bytes, options: ServiceOptions) -> Asked:
+def check_body(body: bytes, options: ServiceOptions, usual: Ask) -> Asked:
     """Check a request's JSON, and every audio's base64; what was asked for is returned.
+
+    Args:
+        usual: what is asked of the system where a request says nothing.
 
     Raises:
         RequestError: anything that is not a request of the form of `EXAMPLE`.
@@ -71,13 +74,13 @@ def check_body(body: bytes, options: ServiceOptions) -> Asked:
     audios = _records(request[RECORDS]) if RECORDS in request else _split(request[SPLIT])
     if not 1 <= len(audios) <= options.max_inputs:
         raise RequestError(f"{len(audios)} recordings in one request: must be between 1 and {options.max_inputs}")
-    asked = check_params(request.get(PARAMS), options)
+    asked = check_params(request.get(PARAMS), options, usual)
     for number, audio in enumerate(audios):
         as_bytes(audio, number)
     return asked
 
 
-def check_params(params: Any, options: ServiceOptions) -> Asked:
+def check_params(params: Any, options: ServiceOptions, usual: Ask) -> Asked:
     """Parameters of a request, each of the right kind and in range.
 
     Raises:
@@ -86,17 +89,25 @@ def check_params(params: Any, options: ServiceOptions) -> Asked:
     params = {} if params is None else params
     if not isinstance(params, dict):
         raise RequestError(f"{PARAMS} must be an object, for example {EXAMPLE}")
-    names = [field.name for field in dataclasses.fields(Asked)]
+    fields = dataclasses.fields(usual)
+    names = ["beam_size", *(field.name for field in fields), "return_routing"]
     unknown = sorted(str(name) for name in set(params) - set(names))
     if unknown:
         raise RequestError(f"unknown parameter {shown(unknown[0])}: there are {', '.join(names)}")
-    top_k = _whole(params, "top_k", 0, None)
-    return Asked(
-        beam_size=_whole(params, "beam_size", 1, options.max_beam_size) or options.beam_size,
-        top_k=top_k or options.top_k,
-        language=_language(params),
-        return_routing=_truth(params, "return_routing"),
-    )
+    given = {field.name: _value(params, field) for field in fields if field.name in params}
+    try:
+        ask = dataclasses.replace(usual, **{name: value for name, value in given.items() if value is not None})
+    except ValueError as error:  # out of a field's range
+        raise RequestError(str(error)) from error
+    beam_size = _whole(params, "beam_size", 1, options.max_beam_size) or options.beam_size
+    return Asked(ask, beam_size, _truth(params, "return_routing"))
+
+
+def nothing_asked(field: dataclasses.Field) -> Any:
+    """How a signature, which has no None, says that a parameter was not given: 0, `auto`, or the field's own default."""
+    if field.default is not None:
+        return field.default
+    return AUTO if str in typing.get_args(field.type) else 0
 
 
 def as_bytes(audio: Any, number: int) -> bytes:
@@ -208,11 +219,26 @@ def _truth(params: dict[str, Any], name: str) -> bool:
     return value
 
 
-def _language(params: dict[str, Any]) -> str | None:
-    value = params.get("language", AUTO)
+def _value(params: dict[str, Any], field: dataclasses.Field) -> Any:
+    """A parameter of the system's own; None where its value says that nothing is asked."""
+    name, kinds = field.name, typing.get_args(field.type) or (field.type,)
+    if bool in kinds:
+        return _truth(params, name)
+    if float in kinds:
+        return _number(params, name)
+    if int in kinds:
+        return _whole(params, name, 0, None) or None
+    value = params[name]
     if not isinstance(value, str):
-        raise RequestError(f"language={shown(value)}: must be a language code such as en, or {AUTO}")
+        raise RequestError(f"{name}={shown(value)}: must be text, or {AUTO}")
     return None if value == AUTO else value
+
+
+def _number(params: dict[str, Any], name: str) -> float:
+    value = params[name]
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise RequestError(f"{name}={shown(value)}: must be a number")
+    return float(value)
 
 
 def _kind(value: Any) -> str:

@@ -1,23 +1,23 @@
 """A recogniser that serves many clients at once: recordings in, transcripts with confidence, routing and timing out.
 
-Chunks of all requests that are waiting share a pass through all experts, where they ask for the same decoding and are heard in the
-same context; so an answer does not depend on who else was asking.
+Chunks of all requests that are waiting share a pass through the model, where they ask for the same and are of one length
+bucket; so an answer does not depend on who else was asking.
 """
 
 import dataclasses
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from moe.audio.waveforms import SAMPLE_RATE
-from moe.recognition.decoding import DecodingOptions, Hypothesis
-from moe.recognition.recognizer import Transcript, WhisperRecognizer
+from moe.recognition.recognizer import Recognizer, Transcript
 from moe.serving.micro_batches import MicroBatcher
 from moe.serving.requests import Asked, RequestError, ServiceOptions, as_bytes, check_body, decode
+from moe.system import Ask, DecodingOptions, Hypothesis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +40,15 @@ class Answer:
 
 
 class Service:
-    """Serves one recogniser to any number of threads."""
+    """Serves one recogniser to any number of threads.
 
-    def __init__(self, recognizer: WhisperRecognizer, options: ServiceOptions = ServiceOptions()) -> None:
+    Args:
+        usual: what is asked of the system where a request says nothing.
+    """
+
+    def __init__(self, recognizer: Recognizer, options: ServiceOptions = ServiceOptions(), usual: Ask | None = None) -> None:
         self.recognizer, self.options = recognizer, options
+        self.usual = usual or recognizer.system.ask_type()
         self._batcher = MicroBatcher(self._recognise, options.batch_window_ms / 1000, options.decoding_batch_size)
         self._decoders = threading.BoundedSemaphore(os.cpu_count() or 1)  # unfolded audio is large: not more at once than can work
 
@@ -53,7 +58,7 @@ class Service:
         Raises:
             RequestError: what is wrong with it, in one sentence.
         """
-        self._check_model(check_body(body, self.options))
+        self._check_model(check_body(body, self.options, self.usual))
 
     def answer(self, recordings: Sequence[Any], asked: Asked) -> list[Answer]:
         """Transcripts of recordings (encoded bytes, or base64 text), in their order.
@@ -83,7 +88,7 @@ class Service:
 
     def _check_model(self, asked: Asked) -> None:
         try:
-            self.recognizer.check(asked.top_k, asked.language)
+            self.recognizer.system.check(asked.ask)
         except ValueError as error:
             raise RequestError(str(error)) from error
 
@@ -100,10 +105,21 @@ class Service:
         return waveforms
 
     def _submit(self, chunk: np.ndarray, asked: Asked) -> Any:
-        key = (asked.beam_size, asked.top_k, asked.language, self.recognizer.context_frames(len(chunk)))
-        return self._batcher.submit(key, chunk)
+        return self._batcher.submit((asked.beam_size, asked.ask, self.recognizer.system.inputs.length(len(chunk))), chunk)
 
-    def _recognise(self, key: tuple, chunks: list[np.ndarray]) -> list[Hypothesis]:
-        beam_size, top_k, language, _ = key
+    def _recognise(self, key: tuple[int, Ask, int], chunks: list[np.ndarray]) -> list[Hypothesis]:
+        beam_size, ask, _ = key
         options = dataclasses.replace(self.options.part(DecodingOptions), beam_size=beam_size)
-        return self.recognizer.recognise(chunks, options, top_k, language)
+        return self.recognizer.recognise(chunks, options, ask)
+
+
+def settings(config: Mapping[str, Any], ask_type: type[Ask]) -> tuple[ServiceOptions, Ask]:
+    """A served model's configuration: how it is served, and what is asked of its system where a request says nothing.
+
+    Raises:
+        ValueError: a name that neither has, or a value that is not allowed.
+    """
+    own, asks = ({field.name for field in dataclasses.fields(kind)} for kind in (ServiceOptions, ask_type))
+    if unknown := sorted(set(config) - own - asks):
+        raise ValueError(f"the configuration has {unknown[0]}: there are {', '.join(sorted(own | asks))}")
+    return ServiceOptions(**{name: config[name] for name in own & set(config)}), ask_type(**{name: config[name] for name in asks & set(config)})

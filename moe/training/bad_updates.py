@@ -9,17 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
 from moe.training.checkpoints import Checkpoints
 from moe.training.hooks import TrainingHooks
+from moe.training.trainer_internals import OpenTrainer
 
 
 class TooManyBadUpdates(RuntimeError):
     """The loss or gradient of more updates than allowed was not finite."""
 
 
-class CarefulTrainer(Trainer):
+class CarefulTrainer(OpenTrainer):
     """A Trainer that skips what is not finite.
 
     Attributes:
@@ -51,14 +52,12 @@ class CarefulTrainer(Trainer):
         self._batches.append((inputs.get("utterance_ids", []), outputs.get("utterance_loss"), loss.detach()))
         return (loss, outputs) if return_outputs else loss
 
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float:
+    def gradient_known(self, model: nn.Module, norm: Tensor | float) -> None:
         """Where the gradient's norm or a loss is not finite, the update becomes one that changes nothing."""
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         losses = all(bool(torch.isfinite(loss)) for _, _, loss in self._batches)
         gradient = self.accelerator.scaler is not None or bool(torch.isfinite(torch.as_tensor(norm)))  # a scaler skips by itself
         if self.most(int(not (losses and gradient))):
             self._skip(model)
-        return norm
 
     def _skip(self, model: nn.Module) -> None:
         model.zero_grad(set_to_none=True)  # without a gradient an optimizer leaves a weight and its moments as they are

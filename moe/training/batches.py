@@ -1,20 +1,42 @@
-"""Manifest rows → batches: log-mels cached unpadded, labels, and batches of similar length whose order depends on (seed, epoch) alone."""
+"""Items of a dataset → batches of similar length, whose order depends on (seed, epoch) alone."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
-from transformers import WhisperProcessor
 
 from moe.audio.waveforms import SAMPLE_RATE
-from moe.systems.whisper.features import AudioContextOptions, pad_silence, valid_frames
-from moe.systems.whisper.tokens import label_batch
-from moe.training.dataset import Draw, SpeechDataset
+from moe.system import Batch, Inputs
+from moe.training.dataset import Draw
 
 LENGTH_POOL = 32  # batches whose utterances are sorted by length together
+
+
+class Examples(Protocol):
+    """What decoding and embedding ask of a dataset."""
+
+    @property
+    def inputs(self) -> Inputs:
+        """What makes its examples."""
+
+    @property
+    def extras(self) -> Mapping[str, Tensor]:
+        """Further per-utterance tensors, (N, …) each."""
+
+    @property
+    def durations(self) -> np.ndarray:
+        """Seconds of each utterance, (N,)."""
+
+    @property
+    def utterance_ids(self) -> list[str]:
+        """Ids of the utterances, (N,)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
 
 
 class LengthGroupedSampler(Sampler):
@@ -42,39 +64,29 @@ class LengthGroupedSampler(Sampler):
         return iter([Draw(int(index), self.epoch) for batch in [*full, *rest] for index in batch])
 
 
-def context_batches(dataset: SpeechDataset, context: AudioContextOptions, batch_size: int) -> list[np.ndarray]:
-    """Indices of utterances that hear the same context, long ones first; the same batches whatever the dataset's order.
+def length_batches(dataset: Examples, batch_size: int) -> list[np.ndarray]:
+    """Indices of utterances of one length bucket, long ones first; the same batches whatever the dataset's order.
 
-    For decoding and embedding: what comes out for an utterance then depends neither on its neighbours nor on the batch size. Under a
-    full context too utterances of one length bucket go together: their hypotheses have the same bound.
+    For decoding and embedding: what comes out for an utterance then depends neither on its neighbours nor on the batch size.
+
+    Args:
+        dataset: has `durations`, `utterance_ids` and `inputs`, as `SpeechDataset` has.
     """
-    durations, ids, extractor = dataset.durations, dataset.utterance_ids, dataset.processor.feature_extractor
-    frames = [context.bucket(valid_frames(round(seconds * SAMPLE_RATE), extractor), extractor) for seconds in durations]
-    order = sorted(range(len(dataset)), key=lambda index: (-frames[index], -durations[index], ids[index]))
+    durations, ids = dataset.durations, dataset.utterance_ids
+    lengths = [dataset.inputs.length(round(seconds * SAMPLE_RATE)) for seconds in durations]
+    order = sorted(range(len(dataset)), key=lambda index: (-lengths[index], -durations[index], ids[index]))
     groups: dict[int, list[int]] = {}
     for index in order:
-        groups.setdefault(frames[index], []).append(index)
+        groups.setdefault(lengths[index], []).append(index)
     return [np.array(group[at : at + batch_size]) for group in groups.values() for at in range(0, len(group), batch_size)]
 
 
-def collator(processor: WhisperProcessor, context: AudioContextOptions) -> Callable[[Sequence[dict[str, Any]]], dict[str, Any]]:
-    """A function that makes a batch of a dataset's items: mel (B, n_mels, F), n_frames (B,), labels (B, N), extras, utterance_ids."""
-    extractor = processor.feature_extractor
-
-    def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        n_frames = context.n_frames(max(item["n_frames"] for item in items), extractor)
-        extras = [name for name in items[0] if name not in ("utterance_id", "mel", "n_frames", "labels")]
-        return {
-            "mel": torch.from_numpy(np.stack([pad_silence(item["mel"], n_frames) for item in items])),  # (B, n_mels, F)
-            "n_frames": torch.tensor([item["n_frames"] for item in items]),  # (B,)
-            "labels": label_batch([item["labels"] for item in items]),  # (B, N)
-            **{name: torch.stack([item[name] for item in items]) for name in extras},
-            "utterance_ids": [item["utterance_id"] for item in items],
-        }
-
-    return collate
+def collate(dataset: Examples, items: Sequence[dict[str, Any]]) -> Batch:
+    """A dataset's items as one batch: what its inputs make of the examples, extras stacked (B, …), and the utterance ids."""
+    extras = {name: torch.stack([item[name] for item in items]) for name in dataset.extras}
+    return {**dataset.inputs.collate(items), **extras, "utterance_ids": [item["utterance_id"] for item in items]}
 
 
-def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on a device."""
     return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}

@@ -1,24 +1,22 @@
-"""Manifest rows as model inputs: log-mels cached unpadded, and labels."""
+"""Manifest rows as model inputs: what `Inputs` makes of each utterance, cached without padding."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
 from torch.utils.data import Dataset
-from transformers import WhisperProcessor
 
-from moe.audio.augmentation import AugmentationOptions, augment, augment_waveform, generator
+from moe.audio.augmentation import AugmentationOptions, augment_waveform, generator
 from moe.audio.waveforms import SAMPLE_RATE
 from moe.corpora.locations import Root
 from moe.corpora.manifest import read_utterance
-from moe.systems.whisper.features import log_mel, valid_frames, window_seconds
-from moe.systems.whisper.tokens import label_ids
+from moe.system import Batch, Inputs
 
-CACHE_BYTES = 1 << 30  # of unpadded log-mels and waveforms kept in memory; past it they are made again
+CACHE_BYTES = 1 << 30  # of unpadded examples and waveforms kept in memory; past it they are made again
+Kept = TypeVar("Kept", np.ndarray, Batch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,80 +33,51 @@ class SpeechDataset(Dataset):
     Args:
         manifest: rows to serve.
         root: the corpus root that the manifest's paths start from.
-        processor: feature extractor and tokenizer of the base model.
+        inputs: makes an example of a waveform and its reference.
         augmentation: None serves every utterance as it is.
         seed: of the augmentation.
         extras: further per-utterance arrays to serve, each (N, …) in the manifest's order, e.g. embeddings, routing weights.
-        max_labels: tokens that the decoder can say; None where labels are not used.
+        trains: whether the utterances are trained on, and so must be such that the model can learn them.
 
     Raises:
-        ValueError: utterances longer than the model's window, by id, before anything is read; labels longer than the decoder.
+        ValueError: utterances longer than the model's window, by id, before anything is read; utterances that cannot be learnt.
     """
 
     def __init__(
         self,
         manifest: pd.DataFrame,
         root: Root,
-        processor: WhisperProcessor,
+        inputs: Inputs,
         augmentation: AugmentationOptions | None = None,
         seed: int = 0,
         extras: Mapping[str, np.ndarray] | None = None,
-        max_labels: int | None = None,
+        trains: bool = False,
     ) -> None:
         self.rows = manifest.to_dict("records")
-        self.root, self.processor, self.augmentation, self.seed = root, processor, augmentation, seed
+        self.root, self.inputs, self.augmentation, self.seed = root, inputs, augmentation, seed
         self.extras = {name: torch.as_tensor(array) for name, array in (extras or {}).items()}
-        self.labels = [label_ids(processor.tokenizer, row["reference"]) for row in self.rows]
-        self._cache: dict[int, np.ndarray] = {}  # log-mels
+        self._examples: dict[int, Batch] = {}
         self._waveforms: dict[int, np.ndarray] = {}
         self._cached_bytes = 0
-        self._refuse_too_long(max_labels)
+        self._refuse_too_long()
+        if trains:
+            self._refuse_unlearnable()
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, draw: Draw | int) -> dict[str, Any]:
         draw = draw if isinstance(draw, Draw) else Draw(draw, 0)
-        row = self.rows[draw.index]
-        mel, n_samples = self._augmented(draw)
-        n_valid = valid_frames(n_samples, self.processor.feature_extractor)
         extras = {name: values[draw.index] for name, values in self.extras.items()}
-        return {
-            "utterance_id": row["utterance_id"],
-            "mel": mel,
-            "n_frames": min(n_valid, mel.shape[1]),
-            "labels": self.labels[draw.index],
-            **extras,
-        }
+        return {"utterance_id": self.rows[draw.index]["utterance_id"], **self._augmented(draw), **extras}
 
-    def mel(self, index: int) -> np.ndarray:
-        """Unpadded log-mel of an utterance, (n_mels, n_frames), from the cache where it is."""
-        return self._kept(self._cache, index, lambda: log_mel(self.waveform(index), self.processor.feature_extractor))
-
-    def _augmented(self, draw: Draw) -> tuple[np.ndarray, int]:
-        """Log-mel of an utterance as it sounds in an epoch, and how many samples of audio are in it."""
-        row, options, extractor = self.rows[draw.index], self.augmentation, self.processor.feature_extractor
-        n_samples = round(row["duration_s"] * SAMPLE_RATE)
-        if options is None:
-            return self.mel(draw.index), n_samples
-        random = generator(self.seed, draw.epoch, row["utterance_id"])
-        if not options.changes_waveform:
-            return augment(self.mel(draw.index), options, random), n_samples
-        original = self._kept(self._waveforms, draw.index, lambda: self.waveform(draw.index))
-        waveform = augment_waveform(original, options, random, extractor.n_samples)
-        return augment(log_mel(waveform, extractor), options, random), len(waveform)
-
-    def _kept(self, cache: dict[int, np.ndarray], index: int, make: Callable[[], np.ndarray]) -> np.ndarray:
-        if index not in cache:
-            array = make()
-            if self._cached_bytes + array.nbytes > CACHE_BYTES:
-                return array
-            cache[index] = array
-            self._cached_bytes += array.nbytes
-        return cache[index]
+    def example(self, index: int) -> Batch:
+        """An utterance as it is, unpadded, from the cache where it is."""
+        reference = self.rows[index]["reference"]
+        return self._kept(self._examples, index, lambda: self.inputs.example(self.waveform(index), reference))
 
     def waveform(self, index: int) -> np.ndarray:
-        """Samples of an utterance, (n_samples,)."""
+        """Samples of an utterance, float32 (n_samples,) at 16 kHz."""
         return read_utterance(self.root, self.rows[index])
 
     @property
@@ -117,22 +86,57 @@ class SpeechDataset(Dataset):
         return [row["utterance_id"] for row in self.rows]
 
     @property
+    def references(self) -> list[str]:
+        """What was said, normalised, (N,)."""
+        return [row["reference"] for row in self.rows]
+
+    @property
     def durations(self) -> np.ndarray:
         """Seconds of each utterance, (N,)."""
         return np.array([row["duration_s"] for row in self.rows])
 
-    def _refuse_too_long(self, max_labels: int | None) -> None:
-        too_long = [
-            row["utterance_id"] for row, ids in zip(self.rows, self.labels, strict=True) if len(ids) > (max_labels or math.inf)
-        ]
-        if too_long:
-            raise ValueError(
-                f"the references of {len(too_long)} utterances have more than the decoder's {max_labels} tokens, e.g. {too_long[:3]}"
-            )
-        window = window_seconds(self.processor.feature_extractor)
-        too_long = [row["utterance_id"] for row in self.rows if row["duration_s"] > window]
+    def _augmented(self, draw: Draw) -> Batch:
+        """The example of an utterance as an epoch's augmentation makes it."""
+        row, options = self.rows[draw.index], self.augmentation
+        if options is None:
+            return self.example(draw.index)
+        random = generator(self.seed, draw.epoch, row["utterance_id"])
+        if not options.changes_waveform:
+            return self.inputs.augment(self.example(draw.index), options, random)
+        original = self._kept(self._waveforms, draw.index, lambda: self.waveform(draw.index))
+        waveform = augment_waveform(original, options, random, self._longest(len(original)))
+        return self.inputs.augment(self.inputs.example(waveform, row["reference"]), options, random)
+
+    def _longest(self, n_samples: int) -> int:
+        """Samples that an utterance may grow to: the model's window, or twice its own length where there is none."""
+        window_s = self.inputs.window_s
+        return 2 * n_samples if window_s is None else round(window_s * SAMPLE_RATE)
+
+    def _kept(self, cache: dict[int, Kept], index: int, make: Callable[[], Kept]) -> Kept:
+        if index not in cache:
+            made = make()
+            n_bytes = sum(part.nbytes for part in (made.values() if isinstance(made, dict) else [made]) if isinstance(part, np.ndarray))
+            if self._cached_bytes + n_bytes > CACHE_BYTES:
+                return made
+            cache[index] = made
+            self._cached_bytes += n_bytes
+        return cache[index]
+
+    def _refuse_too_long(self) -> None:
+        window = self.inputs.window_s
+        too_long = [row["utterance_id"] for row in self.rows if window is not None and row["duration_s"] > window]
         if too_long:
             raise ValueError(
                 f"{len(too_long)} utterances are longer than the base model's window of {window:g} s, e.g. {too_long[:3]}; "
                 f"prepare the corpus with max_duration_s={window:g}"
             )
+
+    def _refuse_unlearnable(self) -> None:
+        refused: dict[str, list[str]] = {}
+        for row in self.rows:
+            reason = self.inputs.refusal(round(row["duration_s"] * SAMPLE_RATE), row["reference"])
+            if reason:
+                refused.setdefault(reason, []).append(row["utterance_id"])
+        if refused:
+            said = [f"{len(ids)} utterances {reason}, e.g. {ids[:3]}" for reason, ids in refused.items()]
+            raise ValueError(f"these cannot be trained on: {'; '.join(said)}")

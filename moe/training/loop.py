@@ -1,6 +1,6 @@
 """The one training loop: transformers' Trainer with our batches, shared by pretraining, experts, joint training and baselines.
 
-Stages differ in the model they pass and in what they do at an epoch's end; the loop knows neither MLflow nor what it trains. An
+Trainings differ in the model they pass and in what their hooks do at an epoch's end; the loop knows neither MLflow nor what it trains. An
 interrupted training goes on from its newest checkpoint and ends with the same bits.
 """
 
@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import gc
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,11 +17,11 @@ from transformers import TrainingArguments, set_seed
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from moe.options import option
-from moe.systems.whisper.features import AudioContextOptions
-from moe.training.batches import LengthGroupedSampler, collator
+from moe.system import ParameterGroup
+from moe.training.batches import LengthGroupedSampler, collate
 from moe.training.checkpoints import Checkpoint, Checkpoints, TrainingEvents
 from moe.training.dataset import SpeechDataset
-from moe.training.hooks import TrainingHooks
+from moe.training.hooks import Report, TrainingHooks
 from moe.training.precision import PrecisionOptions
 from moe.training.trainer import ResumableTrainer
 
@@ -49,6 +49,21 @@ class TrainingPlan:
 
 
 @dataclasses.dataclass(frozen=True)
+class Training:
+    """What surrounds a training: its plan, where metrics go, where checkpoints lie, and how often dev is scored.
+
+    Attributes:
+        report: called with an epoch or update and its metrics.
+        eval_every: epochs between two validations; there is one after the last epoch in any case.
+    """
+
+    plan: TrainingPlan
+    report: Report
+    checkpoints: Checkpoints = dataclasses.field(default_factory=Checkpoints)
+    eval_every: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
 class ComputeOptions(PrecisionOptions):
     """How a training step uses the machine; results do not depend on the number of workers."""
 
@@ -71,30 +86,33 @@ class TrainingSummary:
 def fit(
     model: nn.Module,
     train_set: SpeechDataset,
-    plan: TrainingPlan,
-    context: AudioContextOptions,
+    training: Training,
     hooks: TrainingHooks,
-    groups: list[dict[str, Any]] | None = None,
-    checkpoints: Checkpoints | None = None,
+    groups: Sequence[ParameterGroup] | None = None,
 ) -> TrainingSummary:
     """Train `model` in place, from its newest checkpoint where there is one.
 
     Args:
-        groups: optimizer parameter groups; by default everything that requires gradient at one learning rate.
+        model: forward(**batch) → {"loss": (), "utterance_loss": (B,)}.
+        groups: what trains at which learning rate; by default everything that requires gradient at the plan's.
 
     Returns:
-        counts and wall time. The model keeps its last weights; a stage that selects the best restores them itself.
+        counts and wall time. The model keeps its last weights; hooks that select the best restore them.
 
     Raises:
+        ValueError: no group trains.
         TooManyBadUpdates: the loss or gradient of too many updates was not finite.
         RuntimeError: memory does not suffice even for parts of a batch.
     """
-    checkpoints = checkpoints or Checkpoints()
-    groups = groups or [{"params": [parameter for parameter in model.parameters() if parameter.requires_grad]}]
+    plan, checkpoints = training.plan, training.checkpoints
+    if groups is None:
+        groups = [ParameterGroup("all", tuple(each for each in model.parameters() if each.requires_grad), plan.learning_rate)]
+    if not any(group.parameters for group in groups):
+        raise ValueError("nothing trains: no parameter is in any group")
     with tempfile.TemporaryDirectory() as output_dir:
         with training_arguments(plan, len(train_set), output_dir).main_process_first(local=False):
             start = checkpoints.newest()
-        trainer_from = functools.partial(_trainer, model, train_set, plan, context, hooks, groups, checkpoints, output_dir)
+        trainer_from = functools.partial(_trainer, model, train_set, plan, hooks, groups, checkpoints, output_dir)
         rest = _run(trainer_from, start, plan, checkpoints.events)
     n_utterances = round(rest["share"] * len(train_set))
     return TrainingSummary(rest["update"], round(rest["share"]), n_utterances, rest["seconds"], tuple(rest["bad_updates"]))
@@ -104,16 +122,15 @@ def _trainer(
     model: nn.Module,
     train_set: SpeechDataset,
     plan: TrainingPlan,
-    context: AudioContextOptions,
     hooks: TrainingHooks,
-    groups: list[dict[str, Any]],
+    groups: Sequence[ParameterGroup],
     checkpoints: Checkpoints,
     output_dir: str,
     start: Checkpoint | None,
 ) -> "SpeechTrainer":
     n_parts = start.values["n_parts"] if start else 1
-    copies = [dict(group) for group in groups]  # an optimizer writes into its groups
-    optimizer = torch.optim.AdamW(copies, lr=plan.learning_rate, betas=plan.betas, weight_decay=plan.weight_decay)
+    parameters = [{"params": list(group.parameters), "lr": group.learning_rate} for group in groups]
+    optimizer = torch.optim.AdamW(parameters, lr=plan.learning_rate, betas=plan.betas, weight_decay=plan.weight_decay)
     return SpeechTrainer(
         hooks,
         checkpoints,
@@ -122,7 +139,7 @@ def _trainer(
         model=model,
         args=training_arguments(plan, len(train_set), output_dir, n_parts),
         train_dataset=train_set,
-        data_collator=collator(train_set.processor, context),
+        data_collator=functools.partial(collate, train_set),
         optimizers=(optimizer, None),
     )
 
@@ -163,7 +180,7 @@ def smallest_divisor(number: int) -> int:
 
 
 def training_arguments(plan: TrainingPlan, n_utterances: int, output_dir: str, n_parts: int = 1) -> TrainingArguments:
-    """The Trainer's arguments for a plan: warm-up, constant, linear decay; nothing reported but through the stage.
+    """The Trainer's arguments for a plan: warm-up, constant, linear decay; nothing reported but through the hooks.
 
     Args:
         n_parts: into which each batch is cut, for memory; the parts are accumulated.
@@ -209,8 +226,7 @@ def updates_per_epoch(plan: TrainingPlan, n_utterances: int) -> int:
 class SpeechTrainer(ResumableTrainer):
     """The Trainer with length-grouped batches whose order is a function of (seed, epoch)."""
 
-    def _get_train_sampler(self, train_dataset: SpeechDataset | None = None) -> LengthGroupedSampler:
-        dataset = train_dataset or self.train_dataset
+    def sampler_of(self, dataset: SpeechDataset) -> LengthGroupedSampler:
         batch_size = self.args.train_batch_size * self.notes["n_parts"]  # parts or not, the same utterances come together
         self.sampler = LengthGroupedSampler(dataset.durations, batch_size, self.args.seed)
         return self.sampler

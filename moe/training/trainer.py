@@ -13,13 +13,13 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
 
 from moe.training.bad_updates import CarefulTrainer
 from moe.training.checkpoints import Checkpoint, Checkpoints
 from moe.training.hooks import TrainingHooks
 from moe.training.interrupts import Interrupt
 from moe.training.random_state import generators, set_generators
+from moe.training.trainer_internals import TRAINER_STATE_NAME
 
 STOP = 2  # after an update: 0 goes on, 1 saves
 LOGGED = {"loss": "loss", "learning_rate": "learning_rate", "grad_norm": "gradient_norm"}
@@ -83,8 +83,8 @@ class ResumableTrainer(CarefulTrainer):
         if self.start is None:
             self.rest = self._resting()
         else:
-            self._tr_loss.fill_(self.start.values["loss"])
-            self._globalstep_last_logged = self.start.values["last_logged"]
+            self.loss_since_log.fill_(self.start.values["loss"])
+            self.last_logged = self.start.values["last_logged"]
         self.whole = True
 
     def epoch_begins(self) -> None:
@@ -109,7 +109,7 @@ class ResumableTrainer(CarefulTrainer):
     def epoch_ends(self, model: nn.Module) -> None:
         """Let the stage judge; then a moment of rest."""
         if self._generators_due:  # all updates of the epoch were done before the interruption
-            self._load_rng_state(None)
+            self.restore_generators()
         is_last = self.state.global_step >= self.state.max_steps
         with self._interrupt.interruptible():
             stops = self.hooks.epoch_ends(self.epoch, is_last)
@@ -126,25 +126,21 @@ class ResumableTrainer(CarefulTrainer):
         """Pass the metrics on; a checkpoint that follows must know that they were told."""
         values = {LOGGED[name]: float(value) for name, value in logs.items() if name in LOGGED}
         if values:
-            self._tr_loss.zero_()  # the Trainer subtracts the sum from itself, which leaves NaN where it was NaN
+            self.loss_since_log.zero_()  # the Trainer subtracts the sum from itself, which leaves NaN where it was NaN
             self.hooks.metrics(values, self.state.global_step)
             self.rest = self._resting()
 
     # What the Trainer does with checkpoints, our way.
 
-    def _init_training_state(self, max_steps: int, n_per_epoch: int, n_epochs: int, path: str | None, trial: Any) -> tuple[int, int]:
-        super()._init_training_state(max_steps, n_per_epoch, n_epochs, None, trial)
+    def place_to_resume(self, max_updates: int, n_per_epoch: int) -> tuple[int, int]:
         if self.start is None:
             return 0, 0
         values = self.start.values
         self.state.global_step, self.state.epoch = values["update"], values["share"]
-        n_done = n_per_epoch if values["update"] >= max_steps else values["n_in_epoch"]
+        n_done = n_per_epoch if values["update"] >= max_updates else values["n_in_epoch"]
         return values["epoch"], n_done * self.args.gradient_accumulation_steps
 
-    def _load_from_checkpoint(self, *_: Any) -> None:
-        """Weights are restored in `run`."""
-
-    def _load_optimizer_and_scheduler(self, path: str | None) -> None:
+    def restore_optimizer(self) -> None:
         if self.start is None:
             return
         state: dict[int, dict[str, Tensor]] = {}
@@ -155,16 +151,15 @@ class ResumableTrainer(CarefulTrainer):
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.lr_scheduler.load_state_dict(self.start.values["scheduler"])
 
-    def _load_scaler(self, path: str | None) -> None:
+    def restore_scaler(self) -> None:
         if self.start is not None and self.start.values["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(self.start.values["scaler"])
 
-    def _load_rng_state(self, path: str | None) -> None:
+    def restore_generators(self) -> None:
         self._generators_due = False
         set_generators(self.start.values["generators"][self.args.process_index])
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Called by the Trainer after it has logged."""
+    def save_state(self) -> None:
         checkpoint = self.checkpoint()
         if self.args.world_size > 1:
             checkpoint.values["generators"] = gather_object(checkpoint.values["generators"])
@@ -184,8 +179,8 @@ class ResumableTrainer(CarefulTrainer):
             "epoch": self.epoch,
             "n_in_epoch": self.n_in_epoch,
             "finished": self.finished,
-            "loss": self._tr_loss.item(),
-            "last_logged": self._globalstep_last_logged,
+            "loss": self.loss_since_log.item(),
+            "last_logged": self.last_logged,
             "generators": [generators()],
             "bad_updates": list(self.bad_updates),
             "seconds": self._earlier_s + time.monotonic() - self._began,

@@ -5,12 +5,14 @@ from typing import Any, Self
 
 from moe.corpora.formats.table import FORMATS
 from moe.options import NONE, option
+from moe.systems.table import SYSTEMS
 from steps.options.step_options import SYNTHETIC, PlotOptions, SeedOptions, SkipPretrainingOptions
 from steps.pretrain import BaseOptions
 
 STAGE_NAMES = (
     "synthesize", "prepare", "pretrain", "embed", "cluster", "gate", "experts", "asr", "baseline", "evaluate", "compare", "register",
 )  # fmt: skip
+MIXTURE, LORA, BASE = "whisper_moe", "single_lora", "zero_shot"
 QUICK = "quick"
 SMALL = {
     "n_train_speakers": 3, "n_dev_speakers": 1, "n_test_speakers": 2, "n_utterances": 8, "n_dev_utterances": 4, "n_test_utterances": 5,
@@ -36,6 +38,9 @@ class ChainOptions(BaseOptions, SkipPretrainingOptions, SeedOptions, PlotOptions
     corpus_seed: int | None = option(
         None, "seed of synthesize and prepare, to train several seeds on one corpus (none: seed)", low=0
     )
+    systems: str = option(
+        "whisper_moe,single_lora,zero_shot", f"systems to train, evaluate and compare, comma list of {', '.join(SYSTEMS)}", common=True
+    )
     until: str = option("register", "the last stage to run", choices=STAGE_NAMES, common=True)
     force: str = option(
         NONE,
@@ -48,6 +53,20 @@ class ChainOptions(BaseOptions, SkipPretrainingOptions, SeedOptions, PlotOptions
     def asked(cls, **given: Any) -> Self:
         """`mode=quick` fills in the small numbers of a smoke test."""
         return super().asked(**(_quick(given) if given.get("mode") == QUICK else {}) | given)
+
+    @property
+    def system_names(self) -> list[str]:
+        """The systems as a list."""
+        return [name.strip() for name in self.systems.split(",") if name.strip()]
+
+    def faults(self) -> list[str]:
+        """Names that are no systems, one named twice, and one LoRA without the mixture that gives it its size."""
+        named = self.system_names
+        found = [f"systems={name}: there are {', '.join(SYSTEMS)}" for name in named if name not in SYSTEMS]
+        found += [f"systems={self.systems}: {name} is named twice" for name in dict.fromkeys(named) if named.count(name) > 1]
+        if LORA in named and MIXTURE not in named:
+            found.append(f"systems={self.systems}: {LORA} gets the size and the updates of {MIXTURE}, so name {MIXTURE} too")
+        return found or ([] if named else [f"systems is empty: there are {', '.join(SYSTEMS)}"])
 
 
 def _quick(given: dict[str, Any]) -> dict[str, Any]:

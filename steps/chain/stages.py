@@ -1,37 +1,49 @@
-"""The stages of the chain: which run, with which options, each told the ids of the runs it reads."""
+"""The chain as a table: which step runs, the runs that it reads, and the systems that need it."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 from moe.options import Options, names_of
+from moe.systems.table import SYSTEMS
 from steps import asr, baseline, cluster, compare, embed, evaluate, experts, gate, prepare, pretrain, register, synthesize
-from steps.chain.options import ChainOptions
+from steps.chain.options import BASE, LORA, MIXTURE, ChainOptions
 from steps.chain.reuse import launch
+from steps.options.ask_options import LANGUAGE, STEP_NAMES
+from steps.options.ask_options import NAMES as ASKS
 from steps.options.step_options import SYNTHETIC, default_experts
 
-STAGES: tuple[ModuleType, ...] = (
-    synthesize, prepare, pretrain, embed, cluster, gate, experts, asr, baseline, evaluate, compare, register,
-)  # fmt: skip
-NAMES = tuple(stage.__name__.rpartition(".")[2] for stage in STAGES)
+Given = Callable[[ChainOptions], dict[str, Any]]
+PENDING = "pending"  # stands for the id of a run that does not exist yet, when options are checked before any work
 
 
-def left_out(options: ChainOptions) -> dict[ModuleType, str]:
-    """The stages that do not run, each with the option that says so."""
-    stages = {} if options.corpus == SYNTHETIC else {synthesize: f"corpus={options.corpus}"}
-    return stages | (dict.fromkeys((embed, cluster, gate, experts), "skip_pretraining=true") if options.skip_pretraining else {})
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One run of the chain.
+
+    Attributes:
+        name: of its run among those of the chain.
+        reads: stages whose run ids it is given, as `<step>_run_id`; those that did not run are left out.
+        systems: the systems that need it.
+        given: options that the chain decides.
+    """
+
+    name: str
+    module: ModuleType
+    reads: tuple[str, ...] = ()
+    systems: tuple[str, ...] = tuple(SYSTEMS)
+    given: Given = lambda options: {}
+
+    @property
+    def step(self) -> str:
+        """Name of its step, as in MLproject."""
+        return step_name(self.module)
 
 
-def stage_options(stage: ModuleType, options: ChainOptions, **given: Any) -> Options:
-    """The options of one stage: those of `main` that it has and that do something there, and `given`."""
-    idle = idle_options(stage, options, given)
-    values = {name: getattr(options, name) for name in names_of(stage.StepOptions) if hasattr(options, name) and name not in idle}
-    return stage.StepOptions(**values | given)
-
-
-def idle_options(stage: ModuleType, options: ChainOptions, given: Mapping[str, Any]) -> dict[str, str]:
-    """Options that do nothing in a stage, each with the reason."""
-    return stage.StepOptions.unchecked({**vars(options), **given}).all_idle()
+def step_name(module: ModuleType) -> str:
+    """Name of a step, as in MLproject."""
+    return module.__name__.rpartition(".")[2]
 
 
 def n_experts(options: ChainOptions) -> int | str:
@@ -39,9 +51,89 @@ def n_experts(options: ChainOptions) -> int | str:
     return options.num_experts or default_experts(options.corpus == SYNTHETIC)
 
 
-def corpus_seed(stage: ModuleType, options: ChainOptions) -> dict[str, int]:
-    """The seed of the stages that make the corpus, where it is not the chain's."""
-    return {"seed": options.corpus_seed} if options.corpus_seed is not None and stage in (synthesize, prepare) else {}
+BUDGET = (MIXTURE, LORA)  # one LoRA gets the mixture's size and updates, so it needs the mixture
+TRAINING = (
+    Stage("synthesize", synthesize),
+    Stage("prepare", prepare, ("synthesize",)),
+    Stage("pretrain", pretrain, ("prepare",), (MIXTURE, LORA, BASE)),
+    Stage("embed", embed, ("prepare", "pretrain"), BUDGET),
+    Stage("cluster", cluster, ("prepare", "embed"), BUDGET, lambda options: {"num_experts": n_experts(options)}),
+    Stage("gate", gate, ("embed", "cluster"), BUDGET),
+    Stage("experts", experts, ("prepare", "pretrain", "cluster"), BUDGET),
+    Stage(MIXTURE, asr, ("prepare", "pretrain", "embed", "cluster", "gate", "experts"), BUDGET,
+          lambda options: {"num_experts": options.num_experts if options.skip_pretraining else None}),
+    Stage(BASE, baseline, ("prepare", "pretrain"), (BASE,), lambda options: {"system": BASE}),
+    Stage(LORA, baseline, ("prepare", "pretrain", MIXTURE), (LORA,), lambda options: {"system": LORA}),
+)  # fmt: skip
+LAST = (evaluate, compare, register)
+STAGES = tuple(dict.fromkeys([*(stage.module for stage in TRAINING), *LAST]))
+NAMES = tuple(map(step_name, STAGES))
+MIXTURE_ONLY = (embed, cluster, gate, experts)
+EVALUATED = (BASE, LORA, MIXTURE)  # order of the comparison: what the others are measured against comes first
+
+
+def chosen_systems(options: ChainOptions) -> list[str]:
+    """The systems to train, evaluate and compare, in the order of a comparison."""
+    return sorted(options.system_names, key=lambda name: EVALUATED.index(name) if name in EVALUATED else len(EVALUATED))
+
+
+def left_out(options: ChainOptions) -> dict[ModuleType, str]:
+    """The steps that do not run, each with the option that says so."""
+    systems = set(chosen_systems(options))
+    needed = {stage.module for stage in TRAINING if systems & set(stage.systems)}
+    stages = {stage.module: f"systems={options.systems}" for stage in TRAINING if stage.module not in needed}
+    if len(systems) < 2:
+        stages[compare] = f"systems={options.systems}"
+    if options.corpus != SYNTHETIC:
+        stages[synthesize] = f"corpus={options.corpus}"
+    return stages | (dict.fromkeys(MIXTURE_ONLY, "skip_pretraining=true") if options.skip_pretraining else {})
+
+
+def stages_of(options: ChainOptions) -> list[Stage]:
+    """The training stages that run, in order."""
+    skipped, systems = left_out(options), set(chosen_systems(options))
+    return [stage for stage in TRAINING if stage.module not in skipped and systems & set(stage.systems)]
+
+
+def stage_options(module: ModuleType, options: ChainOptions, **given: Any) -> Options:
+    """The options of one step: those of `main` that it has and that do something there, and `given`."""
+    idle = idle_options(module, options, given)
+    values = {name: getattr(options, name) for name in names_of(module.StepOptions) if hasattr(options, name) and name not in idle}
+    return module.StepOptions(**values | given)
+
+
+def idle_options(module: ModuleType, options: ChainOptions, given: Mapping[str, Any]) -> dict[str, str]:
+    """Options that do nothing in a step, each with the reason."""
+    return module.StepOptions.unchecked({**vars(options), **given}).all_idle()
+
+
+def training_given(stage: Stage, options: ChainOptions, run_ids: Mapping[str, str]) -> dict[str, Any]:
+    """What the chain gives a training stage beside the options of `main`."""
+    seed = {"seed": options.corpus_seed} if options.corpus_seed is not None and stage.module in (synthesize, prepare) else {}
+    return stage.given(options) | ids_of(stage.reads, run_ids) | seed
+
+
+def evaluation_given(system: str, prepare_run_id: str, model_run_id: str) -> dict[str, Any]:
+    """What the chain gives one evaluation: only what the system can be asked is asked of it."""
+    taken = {STEP_NAMES.get(field.name, field.name) for field in dataclasses.fields(SYSTEMS[system].ask_type)}
+    nothing = {name: None for name in ASKS if name not in {*taken, LANGUAGE}}
+    return {**nothing, "prepare_run_id": prepare_run_id, "model_run_id": model_run_id}
+
+
+def planned(options: ChainOptions) -> list[tuple[ModuleType, dict[str, Any]]]:
+    """Every run of the chain, and what the chain gives it; ids of runs that do not exist yet stand as `PENDING`."""
+    stages = stages_of(options)
+    ran = {stage.name: PENDING for stage in stages}
+    found = [(stage.module, training_given(stage, options, ran)) for stage in stages]
+    found += [(evaluate, evaluation_given(system, PENDING, PENDING)) for system in chosen_systems(options)]
+    judges = [module for module in (compare, register) if module not in left_out(options)]
+    return found + [(module, {"evaluate_run_ids": f"{PENDING},{PENDING}2"}) for module in judges]
+
+
+def ids_of(reads: Sequence[str], run_ids: Mapping[str, str]) -> dict[str, str]:
+    """Run ids by the option that names them, of those stages that ran."""
+    modules = {stage.name: stage.step for stage in TRAINING}
+    return {f"{modules[name]}_run_id": run_ids[name] for name in reads if name in run_ids}
 
 
 class Chain:
@@ -53,61 +145,31 @@ class Chain:
 
     def run(self) -> None:
         """Every stage up to `until`, but for those left out."""
-        skipped = left_out(self.options)
-        for name, stage in zip(NAMES, STAGES, strict=True):
-            if stage not in skipped:
-                getattr(self, f"_{name}")()
+        stages = stages_of(self.options)
+        for name in NAMES:
+            for stage in (stage for stage in stages if stage.step == name):
+                self._train(stage)
+            if name == "evaluate":
+                self._evaluate()
+            elif name in ("compare", "register"):
+                self._judge(name)
             if name == self.options.until:
                 return
 
-    def _launch(self, stage: ModuleType, key: str | None = None, **given: Any) -> None:
-        name = stage.__name__.rpartition(".")[2]
-        force = self.options.force in ("all", name)
-        self.run_ids[key or name] = launch(stage, stage_options(stage, self.options, **corpus_seed(stage, self.options), **given), force)
-
-    def _ids(self, *names: str) -> dict[str, str]:
-        return {f"{name}_run_id": self.run_ids[name] for name in names}
-
-    def _synthesize(self) -> None:
-        self._launch(synthesize)
-
-    def _prepare(self) -> None:
-        self._launch(prepare, synthesize_run_id=self.run_ids.get("synthesize"))
-
-    def _pretrain(self) -> None:
-        self._launch(pretrain, **self._ids("prepare"))
-
-    def _embed(self) -> None:
-        self._launch(embed, **self._ids("prepare", "pretrain"))
-
-    def _cluster(self) -> None:
-        self._launch(cluster, **self._ids("prepare", "embed"), num_experts=n_experts(self.options))
-
-    def _gate(self) -> None:
-        self._launch(gate, **self._ids("embed", "cluster"))
-
-    def _experts(self) -> None:
-        self._launch(experts, **self._ids("prepare", "pretrain", "cluster"))
-
-    def _asr(self) -> None:
-        skipped = self.options.skip_pretraining
-        upstream = () if skipped else ("embed", "cluster", "gate", "experts")
-        self._launch(asr, **self._ids("prepare", "pretrain", *upstream), num_experts=self.options.num_experts if skipped else None)
-
-    def _baseline(self) -> None:
-        self._launch(baseline, "zero_shot", system="zero_shot", **self._ids("prepare", "pretrain"))
-        self._launch(baseline, "single_lora", system="single_lora", **self._ids("prepare", "pretrain", "asr"))
+    def _train(self, stage: Stage) -> None:
+        given = training_given(stage, self.options, self.run_ids)
+        self._launch(stage.name, stage.module, stage_options(stage.module, self.options, **given))
 
     def _evaluate(self) -> None:
-        for system in ("zero_shot", "single_lora"):
-            self._launch(evaluate, f"evaluate {system}", **self._ids("prepare"), baseline_run_id=self.run_ids[system])
-        self._launch(evaluate, "evaluate asr", **self._ids("prepare", "asr"))
+        for system in chosen_systems(self.options):
+            given = evaluation_given(system, self.run_ids["prepare"], self.run_ids[system])
+            self._launch(f"evaluate {system}", evaluate, stage_options(evaluate, self.options, **given))
 
-    def _compare(self) -> None:
-        self._launch(compare, evaluate_run_ids=self._evaluations())
+    def _judge(self, name: str) -> None:
+        module = STAGES[NAMES.index(name)]
+        if module not in left_out(self.options):
+            run_ids = ",".join(self.run_ids[f"evaluate {system}"] for system in chosen_systems(self.options))
+            self._launch(name, module, stage_options(module, self.options, evaluate_run_ids=run_ids))
 
-    def _register(self) -> None:
-        self._launch(register, evaluate_run_ids=self._evaluations())
-
-    def _evaluations(self) -> str:
-        return ",".join(run_id for name, run_id in self.run_ids.items() if name.startswith("evaluate "))
+    def _launch(self, name: str, module: ModuleType, options: Options) -> None:
+        self.run_ids[name] = launch(module, options, self.options.force in ("all", step_name(module)))

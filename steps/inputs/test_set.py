@@ -17,13 +17,13 @@ from moe.corpora.leaks import seen_sentences
 from moe.corpora.subsets import subset
 from moe.corpora.summaries import loudness_of
 from moe.recognition.chunks import Chunks, ChunkSet, cut_rows
-from moe.recognition.decoding import GATE, DecodingOptions, RoutingPolicy, decode_routings
-from moe.recognition.hypothesis_store import BatchStore, Hypothesis
+from moe.recognition.decoding import USUAL, decode, decode_ways
+from moe.recognition.hypothesis_store import BatchStore
 from moe.routing import ablations
-from moe.routing.embeddings import embed, read_by_gate
-from moe.routing.gate import probabilities
-from moe.systems.whisper_moe.folder import SavedModel
+from moe.routing.embeddings import Embedder, embed, read_by_gate
+from moe.system import Ask, DecodingOptions, Hypothesis, Routes, System
 from moe.text.normalisers import normalise
+from moe.training.batches import to_device
 from steps.inputs.corpus import Prepared
 from steps.tracking import artifacts
 
@@ -37,13 +37,17 @@ class TestSet:
     """What all decodings of one evaluation share.
 
     Attributes:
+        ask: what is asked of the system.
         rows: the test utterances; `chunks` the same cut to the model's window, `dataset` the chunks as inputs.
         clusters: (n_utterances,) the cluster that the fitted clustering gives each; None where there is none.
         gate_probabilities: (n_utterances, E) the gate's probabilities, before top-k; None without experts.
         work_dir: where batches are kept while the run is unfinished.
     """
 
-    saved: SavedModel
+    __test__ = False  # no class of tests
+
+    system: System
+    ask: Ask
     prepared: Prepared
     rows: pd.DataFrame
     chunks: Chunks
@@ -55,62 +59,58 @@ class TestSet:
 
 
 def prepare_test_set(
-    saved: SavedModel, prepared: Prepared, model_dir: Path, decoding: DecodingOptions, top_k: int | None, work_dir: Path
+    system: System, ask: Ask, prepared: Prepared, model_dir: Path, decoding: DecodingOptions, work_dir: Path
 ) -> TestSet:
-    """The test split as inputs, with embeddings and clusters where the model has experts."""
-    model, record, rows = saved.model, saved.record, prepared.rows("test")
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    if top_k and record.n_experts:
-        model.phase = dataclasses.replace(model.phase, top_k=min(top_k, record.n_experts))
-    chunks = cut_rows(rows, prepared.root, saved.processor)
-    dataset, clusters, gate_probabilities = ChunkSet(chunks, prepared.root, saved.processor), None, None
-    if record.n_experts:
-        routing, rows = record.routing, rows.assign(loudness_db=loudness_of(rows, prepared.root))
-        folder = work_dir / artifacts.EMBEDDINGS
-        found = embed(model.base, dataset, folder, record.context, routing.layer, routing.pooling, EMBEDDING_BATCH, model.precision)
-        vectors, read = found.select(dataset.utterance_ids), read_by_gate(routing.gate_unit, chunks.rows, found)
+    """The test split as inputs, with embeddings and clusters where the system routes."""
+    rows = prepared.rows("test")
+    chunks = cut_rows(rows, prepared.root, system.inputs.window_s)
+    dataset, clusters, gate = ChunkSet(chunks, prepared.root, system.inputs), None, None
+    if isinstance(system, Routes):
+        rows = rows.assign(loudness_db=loudness_of(rows, prepared.root))
+        found = embed(embedder_of(system), dataset, work_dir / artifacts.EMBEDDINGS, EMBEDDING_BATCH)
+        vectors, read = found.select(dataset.utterance_ids), read_by_gate(system.gate_unit, chunks.rows, found)
         dataset.extras["embedding"] = torch.as_tensor(read)
-        gate_probabilities = chunks.pool(probabilities(model.gate, read))
+        gate = chunks.pool(system.gate_probabilities(read))
         clusters = _clusters(model_dir / artifacts.CLUSTERS, chunks.pool(vectors), rows)
-    return TestSet(saved, prepared, rows, chunks, dataset, clusters, gate_probabilities, decoding, work_dir)
+    return TestSet(system, ask, prepared, rows, chunks, dataset, clusters, gate, decoding, work_dir)
 
 
 def recognise(test_set: TestSet) -> tuple[pd.DataFrame, float]:
-    """Counted hypotheses of the test split as the recogniser routes it, and the seconds that decoding took, resumed or not."""
-    store = BatchStore(test_set.work_dir / GATE)
-    found = _decode(test_set, test_set.dataset, {GATE: None}, "test", store)[GATE]
+    """Counted hypotheses of the test split as the recogniser decodes it, and the seconds that decoding took, resumed or not."""
+    store = BatchStore(test_set.work_dir / USUAL)
+    found = decode(test_set.system, test_set.dataset, test_set.decoding, test_set.ask, title="test", store=store)
     return count_errors(_table(test_set, test_set.chunks.join(found, test_set.rows["utterance_id"]))), store.seconds
 
 
 def recognise_ablations(test_set: TestSet, learned: pd.DataFrame, n_utterances: int, seed: int) -> dict[str, pd.DataFrame]:
-    """Counted hypotheses of some test utterances under every other routing, and `learned`, the gate's own, of the same utterances.
+    """Counted hypotheses of some test utterances in every other way of decoding, and `learned`, the usual one, of the same utterances.
 
     Args:
         n_utterances: how many, stratified by etiology and the same for every model of a corpus; 0 or too many: all.
     """
+    system = test_set.system
     chosen = _sample(test_set.rows, n_utterances, seed)  # (n_utterances,) bool
     of_chunks = np.flatnonzero(chosen[test_set.chunks.owner])
-    record, store = test_set.saved.record, BatchStore(test_set.work_dir / "ablations")
-    policies = ablations.lone_experts(record.n_experts)
-    decoded = _decode(test_set, test_set.dataset.select(of_chunks), policies, "test, other routings", store)
-    chunks = test_set.chunks.rows.iloc[of_chunks]
-    clusters = None if test_set.clusters is None else test_set.clusters[test_set.chunks.owner[of_chunks]]
-    for name, experts in ablations.choices(chunks, record.n_experts, record.expert_of_etiology, clusters, seed).items():
-        decoded[name] = ablations.looked_up(decoded, experts)
+    dataset, store = test_set.dataset.select(of_chunks), BatchStore(test_set.work_dir / "ablations")
+    decoded = decode_ways(system, dataset, test_set.decoding, system.ablations(), title="test, other ways", store=store)
+    if isinstance(system, Routes):
+        chunks = test_set.chunks.rows.iloc[of_chunks]
+        clusters = None if test_set.clusters is None else test_set.clusters[test_set.chunks.owner[of_chunks]]
+        for name, experts in ablations.choices(chunks, system.n_experts, system.expert_of_etiology, clusters, seed).items():
+            decoded[name] = ablations.looked_up(decoded, experts)
     part = _part(test_set, chosen, of_chunks)
     joined = {name: part.chunks.join(found, part.rows["utterance_id"]) for name, found in decoded.items()}
     return {LEARNED: learned[chosen].reset_index(drop=True)} | {name: count_errors(_table(part, found)) for name, found in joined.items()}
 
 
+def embedder_of(system: Routes) -> Embedder:
+    """What a system's gate reads of a batch, wherever the batch is."""
+    device = next(system.module.parameters()).device
+    return lambda batch: system.embed(to_device(batch, device))
+
+
 def _clusters(folder: Path, vectors: np.ndarray, rows: pd.DataFrame) -> np.ndarray | None:
     return UtteranceClusters.load(folder).assign(vectors, rows["speaker"].to_numpy())[0] if folder.is_dir() else None
-
-
-def _decode(
-    test_set: TestSet, dataset: ChunkSet, policies: dict[str, RoutingPolicy | None], title: str, store: BatchStore
-) -> dict[str, list[Hypothesis]]:
-    saved = test_set.saved
-    return decode_routings(saved.model, dataset, saved.record.context, test_set.decoding, policies, title=title, store=store)
 
 
 def _sample(rows: pd.DataFrame, n_utterances: int, seed: int) -> np.ndarray:
@@ -120,11 +120,11 @@ def _sample(rows: pd.DataFrame, n_utterances: int, seed: int) -> np.ndarray:
 
 
 def _part(test_set: TestSet, chosen: np.ndarray, of_chunks: np.ndarray) -> TestSet:
-    """The scene of some of its utterances."""
+    """The test set of some of its utterances."""
     owner = (np.cumsum(chosen) - 1)[test_set.chunks.owner[of_chunks]]
-    clusters = None if test_set.clusters is None else test_set.clusters[chosen]
+    clusters, gate = (None if each is None else each[chosen] for each in (test_set.clusters, test_set.gate_probabilities))
     chunks, rows = Chunks(test_set.chunks.rows.iloc[of_chunks], owner), test_set.rows[chosen].reset_index(drop=True)
-    return dataclasses.replace(test_set, rows=rows, chunks=chunks, clusters=clusters, gate_probabilities=test_set.gate_probabilities[chosen])
+    return dataclasses.replace(test_set, rows=rows, chunks=chunks, clusters=clusters, gate_probabilities=gate)
 
 
 def _table(test_set: TestSet, hypotheses: list[Hypothesis]) -> pd.DataFrame:
@@ -137,7 +137,8 @@ def _table(test_set: TestSet, hypotheses: list[Hypothesis]) -> pd.DataFrame:
     table["mean_logprob"] = [hypothesis.mean_logprob for hypothesis in hypotheses]
     table["n_tokens"] = [hypothesis.n_tokens for hypothesis in hypotheses]
     table["error"] = None
-    if test_set.saved.record.n_experts:
+    table = table.join(pd.DataFrame([dict(hypothesis.details) for hypothesis in hypotheses], index=table.index))
+    if isinstance(test_set.system, Routes):
         weights = np.stack([hypothesis.routing_weights for hypothesis in hypotheses])
         weights = weights / weights.sum(1, keepdims=True)  # shares, also where the gate's probabilities scale the experts
         table = table.join(_numbered("weight", weights)).join(_numbered("probability", test_set.gate_probabilities))

@@ -1,6 +1,8 @@
-"""What the training steps share: datasets with cached embeddings, a fresh mixture, and how training is told to MLflow."""
+"""What every training step reads and keeps: the corpus, its parts, the datasets, and how training is reported to MLflow."""
 
 import contextlib
+import dataclasses
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,14 +15,17 @@ from mlflow.exceptions import MlflowException
 from moe.audio.augmentation import AugmentationOptions
 from moe.routing.embeddings import Embeddings, embed, read_embeddings
 from moe.routing.options import RoutingOptions
+from moe.system import Inputs, Record, System
 from moe.systems.whisper.base_model import BaseModel, load_base
+from moe.systems.whisper.encoder import embedder
 from moe.systems.whisper.features import AudioContextOptions
+from moe.systems.whisper.inputs import WhisperInputs
 from moe.training.checkpoints import CheckpointOptions, Checkpoints, TrainingEvents
 from moe.training.dataset import SpeechDataset
 from moe.training.hooks import Report
-from moe.training.loop import TrainingPlan
+from moe.training.loop import Training, TrainingPlan, TrainingSummary
 from moe.training.precision import precision
-from steps.inputs.corpus import Prepared
+from steps.inputs.corpus import Prepared, read_prepared
 from steps.options.step_options import MixtureStepOptions
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
@@ -30,24 +35,85 @@ CHECKPOINTS, DAMAGED, BAD_UPDATES = "checkpoints", "damaged_checkpoints", "table
 MAX_TAG = 4000
 
 
+@dataclasses.dataclass(frozen=True)
+class TrainingInputs:
+    """What a training step works on.
+
+    Attributes:
+        train: rows of the train split's part that is trained on; `dev` those that are decoded after an epoch.
+    """
+
+    options: MixtureStepOptions
+    prepared: Prepared
+    train: pd.DataFrame
+    dev: pd.DataFrame
+    training: Training
+
+    def train_set(self, inputs: Inputs, extras: Mapping[str, np.ndarray] | None = None) -> SpeechDataset:
+        """The rows to train on, augmented where the options ask for it."""
+        augmentation = self.options.part(AugmentationOptions) if self.options.augment else None
+        return SpeechDataset(self.train, self.prepared.root, inputs, augmentation, self.options.seed, extras, trains=True)
+
+    def dev_set(self, inputs: Inputs, extras: Mapping[str, np.ndarray] | None = None) -> SpeechDataset:
+        """The rows to score."""
+        return SpeechDataset(self.dev, self.prepared.root, inputs, extras=extras)
+
+
+def training_inputs(step: StepRun, options: MixtureStepOptions, percent: float, plan: TrainingPlan) -> TrainingInputs:
+    """The corpus as a training step reads it; logged as the run's inputs.
+
+    Args:
+        percent: part of the train split that the step works on.
+    """
+    prepared = read_prepared(options.prepare_run_id)
+    train = prepared.train(percent, options.data_percent, options.stage_floor, options.seed)
+    dev = prepared.dev(len(train), options.eval_share, options.seed)
+    prepared.log_input(step, train, "training")
+    prepared.log_input(step, dev, "validation")
+    training = Training(plan, reporter(step), checkpoints_of(step, options), options.eval_every_n_epochs)
+    return TrainingInputs(options, prepared, train, dev, training)
+
+
+def training_facts(system: System, summary: TrainingSummary, seed: int, earlier: Mapping[str, float] | None = None) -> dict[str, float]:
+    """What a record says of a training.
+
+    Args:
+        earlier: n_utterances_seen, n_updates and seconds of a training that this one went on from.
+    """
+    earlier = earlier or {}
+    parameters = list(system.module.parameters())
+    return {
+        "n_trainable": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        "n_total": sum(parameter.numel() for parameter in parameters),
+        "n_utterances_seen": summary.n_utterances + earlier.get("n_utterances_seen", 0),
+        "n_updates": summary.n_updates + earlier.get("n_updates", 0),
+        "n_bad_updates": len(summary.bad_updates),
+        "training_seconds": summary.seconds + earlier.get("seconds", 0.0),
+        "seed": seed,
+    }
+
+
+def log_system(step: StepRun, system: System, facts: Mapping[str, Any], further: Mapping[str, Path] | None = None) -> Record:
+    """Log a trained system as the artifact `model`, its facts in its record, and return the record.
+
+    Args:
+        further: folders to lay beside it, by name.
+    """
+    record = dataclasses.replace(system.record, facts={**system.record.facts, **facts})
+    system.record = record
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / artifacts.MODEL
+        system.save(folder)
+        for name, path in (further or {}).items():
+            shutil.copytree(path, folder / name)
+        step.log_folder(folder, artifacts.MODEL)
+    return record
+
+
 def read_base(pretrain_run_id: str) -> tuple[BaseModel, Path]:
     """The base model of a `pretrain` run, and its folder."""
     folder = artifacts.upstream(pretrain_run_id, artifacts.BASE)
     return load_base(str(folder)), folder
-
-
-def speech_set(
-    prepared: Prepared,
-    rows: pd.DataFrame,
-    base: BaseModel,
-    options: MixtureStepOptions | None = None,
-    extras: Mapping[str, np.ndarray] | None = None,
-) -> SpeechDataset:
-    """A dataset of manifest rows; augmented where options ask for it."""
-    augmentation = options.part(AugmentationOptions) if options is not None and options.augment else None
-    seed = options.seed if options is not None else 0
-    longest = base.model.config.max_target_positions if options is not None else None  # what is trained on must fit the decoder
-    return SpeechDataset(rows, prepared.root, base.processor, augmentation, seed, extras, longest)
 
 
 def embeddings_of(
@@ -65,8 +131,8 @@ def embeddings_of(
         if set(rows["utterance_id"]) <= set(cached.utterance_ids):
             return cached
     with tempfile.TemporaryDirectory() as folder:
-        dataset = SpeechDataset(rows, prepared.root, base.processor)
-        return embed(base.model, dataset, Path(folder), context, routing.layer, routing.pooling, EMBEDDING_BATCH, computed_in)
+        dataset = SpeechDataset(rows, prepared.root, WhisperInputs(base.processor, context))
+        return embed(embedder(base.model, routing.layer, routing.pooling, computed_in), dataset, Path(folder), EMBEDDING_BATCH)
 
 
 def plan_of(options: MixtureStepOptions, epochs: int, batch_size: int, learning_rate: float) -> TrainingPlan:

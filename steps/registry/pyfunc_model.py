@@ -1,10 +1,11 @@
 """The registered model, as code: audio bytes in; text, confidence, expert weights, segments and timing out.
 
 MLflow runs this file when the model is loaded, from the model's own folder: it imports `moe`, which lies beside it, and nothing else of
-the project. The artifact `model` is the folder that `asr` logged; the model's config holds decoding policy and bounds
-(`moe.serving.requests.ServiceOptions`), and SERVING_MODEL_CONFIG changes them for one server.
+the project. The artifact `model` is the folder that a training step logged; the model's config holds decoding policy and bounds
+(`moe.serving.requests.ServiceOptions`) and what is asked of the system, and SERVING_MODEL_CONFIG changes them for one server.
 """
 
+import dataclasses
 import logging
 from typing import Any
 
@@ -13,13 +14,13 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR
 
-from moe.recognition.recognizer import WhisperRecognizer
+from moe.recognition.recognizer import Recognizer
 from moe.serving import request_guard
-from moe.serving.requests import AUDIO, RequestError, ServiceOptions, check_params
-from moe.serving.service import Service
+from moe.serving.requests import AUDIO, RequestError, check_params, nothing_asked
+from moe.serving.service import Service, settings
+from moe.systems.table import load_system
 
 LOG = logging.getLogger(__name__)
-FROM_SIGNATURE = {"top_k": 0, "beam_size": 0}  # how a signature, which has no None, says that nothing was asked for
 
 
 class Refusal(MlflowException):
@@ -35,13 +36,15 @@ class Refusal(MlflowException):
         """Stays what it was."""
 
 
-class MixtureModel(mlflow.pyfunc.PythonModel):
+class RecognizerModel(mlflow.pyfunc.PythonModel):
     """A recogniser behind MLflow's interface; calls from many threads share their passes."""
 
     def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
         """Read the recogniser once; in a scoring server, put the guard at its door."""
-        options = ServiceOptions(**(context.model_config or {}))
-        self.service = Service(WhisperRecognizer.load(context.artifacts["model"]), options)
+        system = load_system(context.artifacts["model"])
+        options, usual = settings(context.model_config or {}, system.ask_type)
+        self.service = Service(Recognizer.on_fastest_device(system), options, usual)
+        self.nothing = {"beam_size": 0} | {field.name: nothing_asked(field) for field in dataclasses.fields(usual)}
         if request_guard.in_server():
             request_guard.install(self.service.check, options)
 
@@ -60,12 +63,12 @@ class MixtureModel(mlflow.pyfunc.PythonModel):
             raise Refusal("the recogniser failed on this request; the server's log says more", INTERNAL_ERROR) from error
 
     def _rows(self, model_input: pd.DataFrame, params: dict[str, Any]) -> pd.DataFrame:
-        given = {name: value for name, value in params.items() if FROM_SIGNATURE.get(name, ...) != value}
-        asked = check_params(given, self.service.options)
+        given = {name: value for name, value in params.items() if self.nothing.get(name, ...) != value}
+        asked = check_params(given, self.service.options, self.service.usual)
         if AUDIO not in model_input:
             raise RequestError(f"there is no column {AUDIO}")
         answers = self.service.answer(list(model_input[AUDIO]), asked)
         return pd.DataFrame([answer.as_row(asked.return_routing) for answer in answers])
 
 
-mlflow.models.set_model(MixtureModel())
+mlflow.models.set_model(RecognizerModel())

@@ -3,7 +3,10 @@
 import dataclasses
 import io
 import tempfile
+import typing
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -15,7 +18,8 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array, Object, Property
 
 from moe.audio.waveforms import SAMPLE_RATE
-from moe.serving.requests import AUDIO, AUTO, ServiceOptions
+from moe.serving.requests import AUDIO, nothing_asked
+from moe.system import Ask
 from steps.tracking import artifacts
 from steps.tracking.store import project_root
 
@@ -27,8 +31,13 @@ SERVING = (
 )  # fmt: skip
 
 
-def log_model(model_run_id: str, policy: ServiceOptions, card: str, registered_model: str) -> ModelInfo:
-    """Log a run's recogniser to the active run as a pyfunc model, and register it."""
+def log_model(model_run_id: str, config: Mapping[str, Any], ask_type: type[Ask], card: str, registered_model: str) -> ModelInfo:
+    """Log a run's recogniser to the active run as a pyfunc model, and register it.
+
+    Args:
+        config: how it is served by default, and what is asked of it where a request says nothing (`moe.serving.service.settings`).
+        ask_type: what a request may ask of its system.
+    """
     pins = (project_root() / "requirements.txt").read_text(encoding="utf-8").split()
     with tempfile.TemporaryDirectory() as temporary:
         card_path = Path(temporary) / CARD
@@ -38,15 +47,15 @@ def log_model(model_run_id: str, policy: ServiceOptions, card: str, registered_m
             python_model=str(project_root() / "steps" / "registry" / "pyfunc_model.py"),
             artifacts={"model": str(artifacts.upstream(model_run_id, artifacts.MODEL)), "card": str(card_path)},
             code_paths=[str(project_root() / name) for name in CODE],
-            signature=signature(),
-            input_example=(pd.DataFrame({AUDIO: [example_audio()]}), {"top_k": 0}),
-            model_config=dataclasses.asdict(policy),
+            signature=signature(ask_type),
+            input_example=(pd.DataFrame({AUDIO: [example_audio()]}), {"beam_size": 0}),
+            model_config=dict(config),
             pip_requirements=[pin for pin in pins if pin.split("==")[0] in SERVING],
             registered_model_name=registered_model,
         )
 
 
-def signature() -> ModelSignature:
+def signature(ask_type: type[Ask]) -> ModelSignature:
     """Audio bytes in; text, confidence, expert weights, segments and timing out. Parameters 0 and `auto`: as evaluated."""
     numbers = {name: Property(name, DataType.double) for name in ("start_s", "end_s", "confidence", "audio_s", "seconds")}
     segment = Object([numbers["start_s"], numbers["end_s"], Property("text", DataType.string), numbers["confidence"]])
@@ -57,13 +66,15 @@ def signature() -> ModelSignature:
         ColSpec(Array(segment), "segments"),
         ColSpec(Object([numbers["audio_s"], numbers["seconds"]]), "timing"),
     ]
-    params = [
-        ParamSpec("top_k", DataType.long, 0),
-        ParamSpec("language", DataType.string, AUTO),
-        ParamSpec("return_routing", DataType.boolean, True),
-        ParamSpec("beam_size", DataType.long, 0),
-    ]
+    asks = [ParamSpec(field.name, _type_of(field), nothing_asked(field)) for field in dataclasses.fields(ask_type)]
+    params = [*asks, ParamSpec("return_routing", DataType.boolean, True), ParamSpec("beam_size", DataType.long, 0)]
     return ModelSignature(Schema([ColSpec(DataType.binary, AUDIO)]), Schema(outputs), ParamSchema(params))
+
+
+def _type_of(field: dataclasses.Field) -> DataType:
+    kinds = typing.get_args(field.type) or (field.type,)
+    types = {bool: DataType.boolean, int: DataType.long, float: DataType.double, str: DataType.string}
+    return next(types[kind] for kind in kinds if kind in types)
 
 
 def example_audio() -> bytes:

@@ -19,6 +19,7 @@ from analysis.report import markdown_table, percent, percent_interval
 from analysis.verdict import diagnosis
 from moe.corpora.manifest import read_utterance
 from moe.files import write_json
+from moe.system import Routes
 from steps.inputs.corpus import Prepared
 from steps.inputs.test_set import TestSet
 from steps.reports.routing import log_routing
@@ -26,7 +27,6 @@ from steps.tracking import artifacts
 from steps.tracking.logged_models import ScoredModel, attach_scores
 from steps.tracking.step_run import StepRun
 
-KINDS = {"whisper_moe": "moe", "single_lora": "lora", "zero_shot": "base"}
 RATES = ("wer", "low", "high", "wer_clipped", "cer", "cer_low", "cer_high", "cer_clipped")
 SHOWN = ("utterance_id", "etiology", "speaker", "reference", "hypothesis", "word_errors", "n_words", "mean_logprob")
 
@@ -66,9 +66,10 @@ def log_evaluation(step: StepRun, evaluation: Evaluation, audio_mb: float, seed:
     metrics |= _log_groups(step, evaluation) | _log_flags(step, counted) | _speed(evaluation)
     challenge = _log_challenge(step, evaluation)
     metrics |= {f"test/{challenge.rule}/{name}": getattr(challenge, name) for name in ("wer", "cer")} if challenge else {}
-    routing = {}
-    if evaluation.test_set.saved.record.n_experts:
-        routing = log_routing(step, counted, evaluation.ablated, evaluation.test_set.saved.model.phase.top_k, evaluation.note)
+    routing, system = {}, evaluation.test_set.system
+    if isinstance(system, Routes):
+        top_k = getattr(evaluation.test_set.ask, "top_k", None) or system.top_k
+        routing = log_routing(step, counted, evaluation.ablated, top_k, evaluation.note)
     _log_explorer(step, evaluation, audio_mb, seed)
     with tempfile.TemporaryDirectory() as temporary:
         write_json(Path(temporary) / artifacts.SCORES, _scores(evaluation, routing, challenge))
@@ -122,17 +123,19 @@ def _log_explorer(step: StepRun, evaluation: Evaluation, audio_mb: float, seed: 
     rows = {row["utterance_id"]: row for row in evaluation.test_set.rows.to_dict("records")}
     root = evaluation.test_set.prepared.root
     audio = embed_clips(evaluation.counted, lambda name: read_utterance(root, rows[name]), audio_mb, seed)
-    title = f"{evaluation.test_set.saved.record.system}: utterances and their errors"
+    title = f"{evaluation.test_set.system.record.system}: utterances and their errors"
     step.log_text(explorer_html(evaluation.counted, title, audio, note=evaluation.note), "explorer.html")
 
 
 def _scores(evaluation: Evaluation, routing: dict[str, float], challenge: ChallengeScore | None) -> dict:
     """What `compare` needs beside the hypotheses."""
-    record, prepared = evaluation.test_set.saved.record, evaluation.test_set.prepared
+    record, prepared = evaluation.test_set.system.record, evaluation.test_set.prepared
     ablations = {name: float(rates_by(part, None, n_resamples=1).iloc[0]["wer"]) for name, part in evaluation.ablated.items()}
     return {
         "system": record.system,
-        "kind": KINDS.get(record.system, record.system),
+        "title": record.title,
+        "role": record.role,
+        "control": record.control,
         "normaliser": prepared.normaliser_version,
         "scoring": evaluation.scoring,
         "challenge": dataclasses.asdict(challenge) if challenge else None,
@@ -148,14 +151,14 @@ def _scores(evaluation: Evaluation, routing: dict[str, float], challenge: Challe
         "audio_seconds": float(evaluation.counted["duration_s"].sum()),
         "peak_memory_mb": _peak_memory_mb(),
         "device": _device(),
-        **record.information,
+        **record.facts,
     }
 
 
 def _scored_model(evaluation: Evaluation) -> ScoredModel:
-    record, prepared = evaluation.test_set.saved.record, evaluation.test_set.prepared
-    facts = {name: str(value) for name, value in record.information.items()}
-    facts |= {"n_experts": str(record.n_experts), "normaliser": prepared.normaliser_version}
+    record, prepared = evaluation.test_set.system.record, evaluation.test_set.prepared
+    facts = {name: str(value) for name, value in record.facts.items()}
+    facts |= {"n_experts": str(record.shape.get("n_experts", 0)), "normaliser": prepared.normaliser_version}
     return ScoredModel(record.system, evaluation.model_run_id, facts, *_test_set(prepared))
 
 
@@ -174,7 +177,7 @@ def _device() -> str:
 
 
 def _description(evaluation: Evaluation, overall: pd.DataFrame, challenge: ChallengeScore | None) -> str:
-    row, record = overall.iloc[0], evaluation.test_set.saved.record
+    row, record = overall.iloc[0], evaluation.test_set.system.record
     by_etiology = rates_by(evaluation.counted, "etiology")
     lines = [
         f"## Test of {record.system}{', SYNTHETIC speech' if evaluation.note else ''}",
@@ -188,7 +191,14 @@ def _description(evaluation: Evaluation, overall: pd.DataFrame, challenge: Chall
         second = "two references" if challenge.two_references else "one reference, the corpus gives no second"
         lines += ["", f"By the rules of {challenge.rule} ({second}): WER {percent(challenge.wer)}, CER {percent(challenge.cer)}."]
     if evaluation.ablated:
-        wer = {name: rates_by(part, None, n_resamples=1).iloc[0]["wer"] for name, part in evaluation.ablated.items()}
-        n_utterances = len(next(iter(evaluation.ablated.values())))
-        lines += ["", f"{diagnosis(wer)} (Other routings were decoded on {n_utterances} utterances.)"]
+        lines += ["", _other_ways(evaluation)]
     return "\n".join(lines)
+
+
+def _other_ways(evaluation: Evaluation) -> str:
+    """What decoding the same weights in other ways says."""
+    wer = {name: rates_by(part, None, n_resamples=1).iloc[0]["wer"] for name, part in evaluation.ablated.items()}
+    n_utterances = len(next(iter(evaluation.ablated.values())))
+    if isinstance(evaluation.test_set.system, Routes):
+        return f"{diagnosis(wer)} (Other routings were decoded on {n_utterances} utterances.)"
+    return f"WER of {n_utterances} utterances: {', '.join(f'{name} {percent(value)}' for name, value in wer.items())}."

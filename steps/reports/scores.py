@@ -7,7 +7,6 @@ from moe.files import read_json
 from steps.tracking import artifacts
 from steps.tracking.store import connect
 
-NAMES = {"whisper_moe": "Whisper-MoE", "single_lora": "one LoRA, same size", "zero_shot": "base model"}
 CURVES = ("dev/wer", "dev/loss", "train/loss")
 
 
@@ -30,9 +29,11 @@ def read_scores(evaluate_run_id: str) -> SystemScores:
     scores = read_json(artifacts.upstream(evaluate_run_id, artifacts.SCORES))
     hypotheses = pd.read_parquet(artifacts.upstream(evaluate_run_id, artifacts.HYPOTHESES))
     return SystemScores(
-        name=NAMES.get(scores["system"], scores["system"]),
+        name=scores["title"],
         run_id=evaluate_run_id,
-        kind=scores["kind"],
+        system=scores["system"],
+        role=scores["role"],
+        control=scores["control"],
         hypotheses=hypotheses,
         metadata=scores,
         expert_wer=scores["expert_wer"],
@@ -43,9 +44,7 @@ def read_scores(evaluate_run_id: str) -> SystemScores:
 def _history(evaluate_run_id: str) -> pd.DataFrame | None:
     """Learning curves of the run whose model was scored: dev metrics by epoch, training loss by update; None where it has none."""
     client = connect().client
-    parameters = client.get_run(evaluate_run_id).data.params
-    named = [parameters.get(name, "none") for name in ("asr_run_id", "baseline_run_id")]
-    model_run_id = next(run_id for run_id in named if run_id != "none")
+    model_run_id = client.get_run(evaluate_run_id).data.params["model_run_id"]
     curves = []
     for name in CURVES:
         points = client.get_metric_history(model_run_id, name)

@@ -7,13 +7,13 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from analysis.systems import MIXTURE, SINGLE_LORA, SystemScores
+from analysis.systems import BASE, CONTROL, SystemScores
 from moe.files import read_json
 from moe.routing.options import RoutingOptions
 from steps.tracking import artifacts
 
 Choice = tuple[str, str]  # step, option
-SHARED_STEPS = ("synthesize", "prepare", "pretrain", "evaluate")  # that every system comes from; a mixture comes from all
+SHARED_STEPS = ("synthesize", "prepare", "pretrain", "evaluate")  # that every system comes from; a mixture or candidate comes from all
 UNTOLD = frozenset({"seed", "decoding_batch_size", "ablations", "ablation_utterances", "explorer_audio_mb", "scoring"})
 UNTOLD_OF_LORA = frozenset(field.name for field in dataclasses.fields(RoutingOptions))  # it has, but nothing to route
 MAX_VALUE = 60
@@ -36,7 +36,8 @@ def choices(system: SystemScores) -> dict[Choice, str]:
     """Every option that made an evaluated model and its hypotheses, by step and name."""
     found: dict[Choice, str] = {}
     for run_id, step in artifacts.lineage(system.run_id).items():
-        if system.kind == MIXTURE or step in SHARED_STEPS or (step == "baseline" and system.kind == SINGLE_LORA):
+        is_own = system.role not in (BASE, CONTROL) or (step == "baseline" and system.role == CONTROL)
+        if is_own or step in SHARED_STEPS:
             parameters = read_json(artifacts.upstream(run_id, artifacts.FINGERPRINT))["parameters"]
             untold = UNTOLD | UNTOLD_OF_LORA if step == "baseline" else UNTOLD
             kept = {name: value for name, value in parameters.items() if name not in untold and not name.endswith(("_run_id", "_run_ids"))}

@@ -1,5 +1,7 @@
 """Comparing systems: what is refused, what the table holds, what the verdict says."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -26,17 +28,24 @@ def hypotheses(rate, n_speakers=12, n_each=6, seed=0):
     return pd.DataFrame(rows)
 
 
-def system(name, rate, kind="base", seed=0, run_id=None, **metadata):
-    return SystemScores(
-        name, run_id or f"run-{name}-{seed}", kind, hypotheses(rate, seed=seed), {**METADATA, "seed": seed, **metadata}
-    )
+BASE, LORA, MIXTURE = ("zero_shot", "base"), ("single_lora", "control"), ("whisper_moe", "mixture", "single_lora")
+
+
+def scores(name, run_id, kind, table, metadata=METADATA, **more):
+    """One run of a kind of system: its row in the table of systems, its role and its fair control."""
+    return SystemScores(name, run_id, *kind[:2], table, *kind[2:], metadata=metadata, **more)
+
+
+def system(name, rate, kind=BASE, seed=0, run_id=None, **metadata):
+    metadata = {**METADATA, "seed": seed, **metadata}
+    return scores(name, run_id or f"run-{name}-{seed}", kind, hypotheses(rate, seed=seed), metadata)
 
 
 def three():
     return [
         system("base", 0.5, n_trainable=0),
-        system("one LoRA", 0.2, "lora", seed=1, n_trainable=100),
-        system("mixture", 0.1, "moe", seed=2, n_trainable=100, gating_accuracy=0.9),
+        system("one LoRA", 0.2, LORA, seed=1, n_trainable=100),
+        system("mixture", 0.1, MIXTURE, seed=2, n_trainable=100, gating_accuracy=0.9),
     ]
 
 
@@ -70,7 +79,7 @@ def test_the_verdict_names_winner_size_and_certainty(comparison):
 
 
 def test_a_tie_is_called_a_tie():
-    words = compare([system("base", 0.2), system("mixture", 0.2, "moe", seed=1)], n_resamples=1000).verdict
+    words = compare([system("base", 0.2), system("mixture", 0.2, MIXTURE, seed=1)], n_resamples=1000).verdict
     assert "not significantly below" in words and "not significant (" in words
 
 
@@ -79,7 +88,7 @@ def test_a_group_that_gets_worse_is_named():
     typical = bad["etiology"] == "typical"
     bad.loc[typical, "hypothesis"] = ""
     bad.loc[~typical, "hypothesis"] = bad.loc[~typical, "reference"]
-    runs = [SystemScores("base", "r0", "base", good, METADATA), SystemScores("mixture", "r1", "moe", bad, METADATA)]
+    runs = [scores("base", "r0", BASE, good), scores("mixture", "r1", MIXTURE, bad)]
     words = compare(runs, n_resamples=1000).verdict
     assert "typical by" in words and "Worse in" in words and "ALS by" not in words
 
@@ -109,8 +118,7 @@ def test_figures_markdown_and_html_hold_what_was_found(comparison):
 
 def test_the_answer_does_not_depend_on_row_order():
     shuffled = [
-        SystemScores(one.name, one.run_id, one.kind, one.hypotheses.sample(frac=1, random_state=4), one.metadata)
-        for one in three()
+        dataclasses.replace(one, hypotheses=one.hypotheses.sample(frac=1, random_state=4)) for one in three()
     ]
     a, b = compare(three(), n_resamples=500), compare(shuffled, n_resamples=500)
     pd.testing.assert_frame_equal(a.tests, b.tests)
@@ -118,7 +126,7 @@ def test_the_answer_does_not_depend_on_row_order():
 
 
 def test_seeds_of_one_system_are_pooled_and_their_range_is_shown():
-    runs = [system("base", 0.5), *(system("mixture", 0.1, "moe", seed=seed) for seed in (1, 2, 3))]
+    runs = [system("base", 0.5), *(system("mixture", 0.1, MIXTURE, seed=seed) for seed in (1, 2, 3))]
     found = compare(runs, n_resamples=500)
     row = found.table.set_index("system").loc["mixture"]
     rates = [count_errors(run.hypotheses) for run in runs[1:]]
@@ -130,24 +138,24 @@ def test_seeds_of_one_system_are_pooled_and_their_range_is_shown():
 
 
 def test_seeds_are_averaged_utterance_by_utterance_whatever_their_row_order():
-    runs = [system("mixture", 0.1, "moe", seed=seed) for seed in (1, 2)]
-    turned = SystemScores("mixture", runs[1].run_id, "moe", runs[1].hypotheses.iloc[::-1], runs[1].metadata)
+    runs = [system("mixture", 0.1, MIXTURE, seed=seed) for seed in (1, 2)]
+    turned = dataclasses.replace(runs[1], hypotheses=runs[1].hypotheses.iloc[::-1])
     pooled, errors = pool([runs[0], turned])[0].counted, [count_errors(run.hypotheses)["word_errors"] for run in runs]
     assert pooled["word_errors"].tolist() == ((errors[0] + errors[1]) / 2).tolist()
 
 
-def test_runs_of_one_name_but_two_kinds_are_refused():
-    with pytest.raises(ValueError, match="different kinds: lora, moe"):
-        pool([system("x", 0.1, "moe"), system("x", 0.1, "lora", seed=1)])
+def test_runs_of_one_name_but_two_systems_are_refused():
+    with pytest.raises(ValueError, match="different systems: single_lora, whisper_moe"):
+        pool([system("x", 0.1, MIXTURE), system("x", 0.1, LORA, seed=1)])
 
 
 def test_different_test_sets_are_refused_with_the_difference():
     """Issue 6: compare refuses runs scored on different test sets, naming what differs."""
     other = system("other", 0.1)
-    fewer = SystemScores("other", "r1", "moe", other.hypotheses.iloc[:-2], METADATA)
+    fewer = scores("other", "r1", MIXTURE, other.hypotheses.iloc[:-2])
     with pytest.raises(ValueError, match=r"2 utterance\(s\) only in base: u070, u071"):
         check_comparable([system("base", 0.5), fewer])
-    digest = SystemScores("other", "r1", "moe", other.hypotheses, {**METADATA, "test_set_digest": "d2"})
+    digest = scores("other", "r1", MIXTURE, other.hypotheses, {**METADATA, "test_set_digest": "d2"})
     with pytest.raises(ValueError, match="test_set_digest 'd2', base .* has 'd1'"):
         check_comparable([system("base", 0.5), digest])
 
@@ -156,7 +164,7 @@ def test_different_references_and_normalisers_are_refused_by_name():
     changed = hypotheses(0.1)
     changed.loc[3, "reference"] = "something else"
     with pytest.raises(ValueError, match=r"1 reference\(s\) differ: u003"):
-        check_comparable([system("base", 0.5), SystemScores("other", "r1", "moe", changed, METADATA)])
+        check_comparable([system("base", 0.5), scores("other", "r1", MIXTURE, changed)])
     with pytest.raises(ValueError, match="normaliser 'sap-2', base .* has 'basic-1'"):
         check_comparable([system("base", 0.5), system("other", 0.1, normaliser="sap-2")])
 
@@ -167,11 +175,11 @@ def test_one_system_and_an_unknown_base_are_refused():
     with pytest.raises(ValueError, match="all runs are named 'base'"):
         compare([system("base", 0.5), system("base", 0.5, seed=1)])
     with pytest.raises(ValueError, match="base='nothing': no such system; there are base, mixture"):
-        compare([system("base", 0.5), system("mixture", 0.1, "moe")], base="nothing")
+        compare([system("base", 0.5), system("mixture", 0.1, MIXTURE)], base="nothing")
 
 
 def test_few_speakers_are_warned_about():
-    runs = [SystemScores(name, name, "base", hypotheses(rate, n_speakers=2), METADATA) for name, rate in (("a", 0.5), ("b", 0.1))]
+    runs = [scores(name, name, BASE, hypotheses(rate, n_speakers=2)) for name, rate in (("a", 0.5), ("b", 0.1))]
     assert "Only 2 speaker(s)" in compare(runs, n_resamples=200).verdict
 
 
@@ -183,7 +191,7 @@ def test_groups_are_named_so_that_a_sentence_can_say_them():
     good, bad = hypotheses(0.3), hypotheses(0.3)
     seen = bad["sentence_seen"].astype(bool)
     bad.loc[seen, "hypothesis"], bad.loc[~seen, "hypothesis"] = "", bad.loc[~seen, "reference"]
-    runs = [SystemScores("base", "r0", "base", good, METADATA), SystemScores("mixture", "r1", "moe", bad, METADATA)]
+    runs = [scores("base", "r0", BASE, good), scores("mixture", "r1", MIXTURE, bad)]
     words = compare(runs, n_resamples=500, plots=False).verdict
     assert "sentences of train by" in words and "Most gained: unseen sentences" in words and "yes by" not in words
 
@@ -191,16 +199,16 @@ def test_groups_are_named_so_that_a_sentence_can_say_them():
 def test_costs_say_on_what_and_challenge_scores_stand_where_runs_have_them():
     challenge = {"rule": "sapc2", "primary": 0.25}
     runs = [system("base", 0.5, device="cpu", challenge=challenge),
-            system("mixture", 0.1, "moe", seed=1, device="NVIDIA H200", training_seconds=7200, challenge=challenge)]  # fmt: skip
+            system("mixture", 0.1, MIXTURE, seed=1, device="NVIDIA H200", training_seconds=7200, challenge=challenge)]  # fmt: skip
     found = compare(runs, n_resamples=200, plots=False)
     assert found.table["sapc2"].tolist() == [0.25, 0.25] and "25.0 %" in found.markdown() and "2 GPU h" in found.markdown()
-    half = compare([runs[0], system("mixture", 0.1, "moe", seed=1)], n_resamples=200, plots=False).table
+    half = compare([runs[0], system("mixture", 0.1, MIXTURE, seed=1)], n_resamples=200, plots=False).table
     assert half["sapc2"].isna().tolist() == [False, True]
 
 
 def test_experts_stand_one_by_one():
-    mixture = system("mixture", 0.1, "moe", seed=1)
-    mixture = SystemScores(mixture.name, "r" * 32, "moe", mixture.hypotheses, mixture.metadata, {"expert_1": 0.4, "expert_0": 0.3})
+    mixture = system("mixture", 0.1, MIXTURE, seed=1)
+    mixture = dataclasses.replace(mixture, run_id="r" * 32, expert_wer={"expert_1": 0.4, "expert_0": 0.3})
     found = compare([system("base", 0.5), mixture], n_resamples=200)
     assert found.experts[["expert", "wer"]].to_numpy().tolist() == [[1, 0.4], [0, 0.3]]
     assert "| mixture | rrrrrrrr | 30.0 % | 40.0 % |" in found.markdown() and "expert_wer" in found.figures
@@ -208,7 +216,7 @@ def test_experts_stand_one_by_one():
 
 def test_curves_of_dev_and_train_are_overlaid_by_their_own_axis():
     history = pd.DataFrame({"epoch": [0, 1, np.nan], "dev/wer": [0.5, 0.4, np.nan], "update": [np.nan, np.nan, 10], "train/loss": [np.nan, np.nan, 2.0]})
-    runs = [SystemScores(one.name, one.run_id, one.kind, one.hypotheses, one.metadata, {}, history) for one in three()[1:]]
+    runs = [dataclasses.replace(one, history=history) for one in three()[1:]]
     figures = compare([three()[0], *runs], n_resamples=200).figures
     assert {"curves_dev_wer", "curves_train_loss"} <= set(figures) and "curves_dev_loss" not in figures
     assert figures["curves_train_loss"].axes[0].get_xlabel() == "update"

@@ -14,7 +14,7 @@ UNFAIR = {"als": 0.1, "stroke": 0.1, "typical": 0.3}
 
 def scores(wrong: dict[str, float], seed: int = 1, **metadata: str) -> SystemScores:
     found = {"normaliser": "basic-1", "test_set_digest": "d"} | metadata
-    return SystemScores("Whisper-MoE", f"run{seed}", "moe", toy_hypotheses(wrong, seed), found)
+    return SystemScores("Whisper-MoE", f"run{seed}", "whisper_moe", "mixture", toy_hypotheses(wrong, seed), metadata=found)
 
 
 CHAMPION = scores(WRONG, 0)

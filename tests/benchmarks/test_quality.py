@@ -22,7 +22,7 @@ def scored(name: str, seed: int, wrong: dict[str, int]) -> SystemScores:
         for speaker in ("s0", "s1", "s2")
     ]  # fmt: skip
     metadata = {"normaliser": "basic", "test_set_digest": "d", "seed": seed, "seconds": 2.0, "gating_accuracy": None}
-    return SystemScores(name, f"{name}{seed}", "moe", pd.DataFrame(table), metadata)
+    return SystemScores(name, f"{name}{seed}", "whisper_moe", "mixture", pd.DataFrame(table), metadata=metadata)
 
 
 def test_one_option_changes_at_a_time_and_all_else_is_as_given() -> None:

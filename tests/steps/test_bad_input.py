@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import tests.toys.corpora as toys
-from steps import baseline, compare, embed, evaluate, main, prepare, pretrain, register
+from steps import baseline, compare, embed, main, prepare, pretrain, register
 from steps.tracking import runs as tracking
 from steps.tracking.store import connect, project_root
 
@@ -132,7 +132,10 @@ def test_fewer_speakers_or_utterances_than_experts(refuse: Refuse, tmp_path: Pat
         (main, ["--mode", "fast"], ["mode='fast': must be one of quick, full"]),
         (main, ["--until", "lunch"], ["until='lunch'"]),
         (main, ["--corpus", "stone_tablets"], ["corpus='stone_tablets'", "folder"]),
-        (evaluate, [], ["exactly one of asr_run_id and baseline_run_id"]),
+        (main, ["--systems", "whisper_moe,wav2vec"], ["systems=wav2vec: there are whisper_moe, single_lora, zero_shot"]),
+        (main, ["--systems", "single_lora"], ["systems=single_lora", "name whisper_moe too"]),
+        (main, ["--systems", "zero_shot,zero_shot"], ["systems=zero_shot,zero_shot: zero_shot is named twice"]),
+        (register, ["--register_system", "moe"], ["register_system='moe': must be one of whisper_moe, single_lora, zero_shot, any"]),
         (compare, ["--evaluate_run_ids", "one"], ["evaluate_run_ids=one: must be two or more"]),
         (baseline, ["--system", "single_lora"], ["asr_run_id is missing"]),
         (pretrain, ["--init_from", "./nowhere"], ["init_from=./nowhere: no such folder"]),

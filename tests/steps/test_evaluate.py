@@ -10,10 +10,12 @@ import pytest
 
 from moe.files import read_json, write_json, write_table
 from moe.options import Options, option
-from moe.recognition.decoding import DecodingOptions
+from moe.system import DecodingOptions
+from moe.systems.table import load_system
 from moe.systems.whisper.base_model import save_base
-from moe.systems.whisper_moe.folder import ModelRecord, save_model
+from moe.systems.whisper_moe.folder import WhisperShape, new_record
 from moe.systems.whisper_moe.model import WhisperMoE
+from moe.systems.whisper_moe.system import wrap
 from steps import compare, evaluate
 from steps.inputs.test_set import prepare_test_set, recognise, recognise_ablations
 from steps.tracking import artifacts
@@ -55,15 +57,15 @@ def runs(store: Path, tmp_path: Path) -> dict[str, str]:
         folder, base = tmp_path / name, tmp_path / f"base_{name}"
         save_base(shared_base(), base)
         model = toy_mixture(n_experts)
-        record = ModelRecord(system, n_experts, model.adapter_options, model.routing_options, CONTEXT, "basic", "en",
-                             {"als": 1, "typical": 2}, {"seed": 3, "n_trainable": 10, "training_seconds": 7.2})  # fmt: skip
-        save_model(folder / "model", model, shared_base().processor, record, base)
+        shape = WhisperShape(n_experts, model.adapter_options, model.routing_options, CONTEXT, {"als": 1, "typical": 2})
+        record = new_record(system, shape, "en", "basic", {"seed": 3, "n_trainable": 10, "training_seconds": 7.2})
+        wrap(model, shared_base(), base, record).save(folder / "model")
         ids[name] = left_by(name, folder)
     return ids
 
 
 def options(runs: dict[str, str], model: str = "asr", **changes) -> evaluate.StepOptions:
-    given = {"prepare_run_id": runs["prepare"], f"{model}_run_id": runs[model], "decoding_batch_size": 2, "no_plot": True}
+    given = {"prepare_run_id": runs["prepare"], "model_run_id": runs[model], "decoding_batch_size": 2, "no_plot": True}
     return evaluate.StepOptions(**given | {"explorer_audio_mb": 0.02} | changes)
 
 
@@ -123,11 +125,11 @@ def test_batch_size_and_order_change_no_hypothesis(runs, monkeypatch) -> None:
 
 
 def test_ablations_of_a_sample_stand_beside_the_gates_own_on_the_same_utterances(runs, tmp_path) -> None:
-    from moe.systems.whisper_moe.folder import load_model
     from steps.inputs.corpus import read_prepared
 
     model_dir = artifacts.upstream(runs["asr"], artifacts.MODEL)
-    test_set = prepare_test_set(load_model(model_dir), read_prepared(runs["prepare"]), model_dir, DecodingOptions(), None, tmp_path / "work")
+    system = load_system(model_dir)
+    test_set = prepare_test_set(system, system.ask_type(), read_prepared(runs["prepare"]), model_dir, DecodingOptions(), tmp_path / "work")
     counted, seconds = recognise(test_set)
     some, whole = (recognise_ablations(test_set, counted, n, seed=4) for n in (4, 0))
     test_set.work_dir.exists()
@@ -174,9 +176,25 @@ def test_compare_takes_ids_or_a_filter_in_a_run_or_in_a_notebook(runs) -> None:
         compare.StepOptions(evaluate_run_ids="a,b", evaluate_filter=wanted)
 
 
-def test_a_model_of_no_test_speech_or_of_two_is_refused() -> None:
-    with pytest.raises(ValueError, match="exactly one of asr_run_id and baseline_run_id"):
-        evaluate.StepOptions(prepare_run_id="p", asr_run_id="a", baseline_run_id="b")
+def test_what_cannot_be_scored_is_refused_by_name(runs) -> None:
+    with pytest.raises(RuntimeError, match="no run id given"):
+        evaluate.run(evaluate.StepOptions(prepare_run_id=runs["prepare"]))
     with pytest.raises(ValueError, match="scoring='sapc3'"):
-        evaluate.StepOptions(prepare_run_id="p", asr_run_id="a", scoring="sapc3")
-    assert np.isfinite(evaluate.StepOptions(prepare_run_id="p", asr_run_id="a").explorer_audio_mb)
+        evaluate.StepOptions(prepare_run_id="p", model_run_id="a", scoring="sapc3")
+    assert np.isfinite(evaluate.StepOptions(prepare_run_id="p", model_run_id="a").explorer_audio_mb)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [("baseline", "decoding_top_k=9: base model does not take it; it takes language"), ("asr", "top_k=9: must be between 1 and 4")],
+)
+def test_what_a_recogniser_cannot_be_asked_is_refused_before_a_run_begins(runs, model: str, said: str) -> None:
+    n_runs = len(connect().client.search_runs([connect().experiment_id]))
+    with pytest.raises(ValueError, match=said):
+        evaluate.run(options(runs, model, decoding_top_k=9))
+    assert len(connect().client.search_runs([connect().experiment_id])) == n_runs
+
+
+def test_experts_mixed_are_those_that_are_asked_for(runs) -> None:
+    table = hypotheses_of(evaluate.run(options(runs, ablations=False, decoding_top_k=1)))
+    assert (table[[f"weight_{expert}" for expert in range(N_EXPERTS)]].to_numpy().max(1) == 1).all()

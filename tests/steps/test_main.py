@@ -1,12 +1,14 @@
 """The chain's own options: one name, one default, one meaning in every stage, and faults of all stages at once."""
 
 import dataclasses
+import itertools
 
 import pytest
 
-from steps import main
+from moe.systems.table import SYSTEMS
+from steps import evaluate, main
 from steps.chain.options import STAGE_NAMES
-from steps.chain.stages import NAMES, STAGES, corpus_seed
+from steps.chain.stages import NAMES, evaluation_given, ids_of, planned, stage_options, stages_of, step_name
 
 
 def test_an_option_that_two_stages_share_has_one_default_and_one_kind() -> None:
@@ -37,5 +39,51 @@ def test_quick_mode_keeps_what_the_user_set() -> None:
 
 def test_the_corpus_seed_reaches_only_the_stages_that_make_the_corpus() -> None:
     options = main.StepOptions(seed=1, corpus_seed=7)
-    apart = {name: corpus_seed(stage, options) for name, stage in zip(NAMES, STAGES, strict=True)}
-    assert {name for name, given in apart.items() if given == {"seed": 7}} == {"synthesize", "prepare"}
+    assert {step_name(module) for module, given in planned(options) if given.get("seed") == 7} == {"synthesize", "prepare"}
+
+
+CHOICES = [",".join(part) for n in range(1, len(SYSTEMS) + 1) for part in itertools.permutations(SYSTEMS, n)]
+WHOLE = ["synthesize", "prepare", "pretrain", "embed", "cluster", "gate", "experts", "whisper_moe"]
+
+
+@pytest.mark.parametrize("systems", CHOICES)
+def test_systems_are_trained_with_all_that_they_read_or_refused_by_name(systems: str) -> None:
+    named = systems.split(",")
+    if "single_lora" in named and "whisper_moe" not in named:
+        with pytest.raises(ValueError, match=f"systems={systems}: single_lora .* name whisper_moe too"):
+            main.StepOptions(systems=systems, register_system="any")
+        return
+    options = main.StepOptions(systems=systems, register_system="any")
+    main.check_stages(options)
+    ran: dict[str, str] = {}
+    for stage in stages_of(options):
+        assert len(ids_of(stage.reads, ran)) == len(stage.reads), stage.name
+        ran[stage.name] = "an id"
+    assert set(named) <= set(ran) and not set(SYSTEMS) & set(ran) - set(named)
+
+
+@pytest.mark.parametrize(
+    ("systems", "stages"),
+    [("zero_shot", [*WHOLE[:3], "zero_shot"]), ("whisper_moe", WHOLE), ("single_lora,whisper_moe", [*WHOLE, "single_lora"])],
+)
+def test_no_stage_runs_that_no_system_needs(systems: str, stages: list[str]) -> None:
+    assert [stage.name for stage in stages_of(main.StepOptions(systems=systems))] == stages
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"systems": "zero_shot", "register_system": "any", "asr_epochs": 7}, "asr_epochs=7: systems=zero_shot runs no asr"),
+        ({"systems": "whisper_moe", "until": "evaluate", "evaluate_filter": "x"}, "evaluate_filter=x: systems=whisper_moe runs no compare"),
+        ({"systems": "zero_shot"}, "register_system=whisper_moe: systems=zero_shot does not train it; set register_system=any or one of them"),
+    ],
+)
+def test_what_the_chosen_systems_leave_without_effect_is_refused(given: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        main.check_stages(main.StepOptions(**given))
+
+
+def test_an_evaluation_asks_a_system_only_for_what_it_takes() -> None:
+    options = main.StepOptions(decoding_top_k=1)
+    asked = {system: stage_options(evaluate, options, **evaluation_given(system, "p", "m")).decoding_top_k for system in SYSTEMS}
+    assert asked == {"whisper_moe": 1, "single_lora": None, "zero_shot": None}

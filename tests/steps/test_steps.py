@@ -15,15 +15,17 @@ from moe.corpora.subsets import stage_percent, subset
 from moe.routing.ablations import majority
 from moe.routing.embeddings import Embeddings, embed
 from moe.routing.options import RoutingOptions
+from moe.systems.whisper.encoder import embedder
 from moe.systems.whisper.features import AudioContextOptions
 from moe.training.loop import ComputeOptions
 from steps import asr, baseline, cluster, experts, main, pretrain, register
 from steps import embed as embed_step
-from steps.chain.stages import STAGES, n_experts, stage_options
+from steps.chain.stages import STAGES, n_experts
 from steps.inputs import training
 from steps.inputs.corpus import Prepared, path_digests, soft_labels
 from steps.inputs.training import embeddings_of, plan_of
 from steps.tracking.fingerprint import fingerprint
+from tests.toys.chain import pending_options
 from tests.toys.models import dataset, toy_base, write_corpus
 from tests.toys.training import plan
 
@@ -65,7 +67,7 @@ class TestChainOptions:
     def test_every_stage_gets_the_value_that_main_was_given(self) -> None:
         options = main.StepOptions(top_k=1, pooling="mean", seed=9, asr_epochs=2, num_experts=5)
         for stage in (experts, asr, cluster, embed_step):
-            given_options = stage_options(stage, options, **main._pending(stage, options))
+            given_options = pending_options(stage, options)
             names = {field.name for field in dataclasses.fields(given_options)}
             shared = names & {"top_k", "pooling", "seed", "asr_epochs"} | ({"num_experts"} if stage is cluster else set())
             assert {name: getattr(given_options, name) for name in shared} == {name: getattr(options, name) for name in shared}
@@ -139,7 +141,7 @@ class TestEmbeddings:
     def test_missing_embeddings_are_computed_never_skipped(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Pitfall 7: 4157 of 4823 utterances were skipped because their embeddings were missing."""
         manifest, base = write_corpus(tmp_path), toy_base()
-        whole = embed(base.model, dataset(manifest, tmp_path), tmp_path / "all", self.CONTEXT, 0, "mean_std", 32)
+        whole = embed(embedder(base.model, 0, "mean_std"), dataset(manifest, tmp_path, self.CONTEXT), tmp_path / "all", 32)
         half = Embeddings(whole.utterance_ids[:2], whole.vectors[:2])
         monkeypatch.setattr(training, "read_embeddings", lambda path: half)
         monkeypatch.setattr(training.artifacts, "upstream", lambda *_: tmp_path)
@@ -210,16 +212,16 @@ class TestEvaluation:
         assert ("does not clearly beat random or uniform" in said) == (not earns_its_keep)
         assert ("A better gate would gain" in said) == gate_at_fault
 
-    def test_the_best_mixture_is_the_one_with_the_fewest_errors(self) -> None:
-        systems = [a_system("lora", 1, "a"), a_system("moe", 4, "b"), a_system("moe", 3, "c")]
-        assert register.best_system(systems).run_id == "c"
-        with pytest.raises(ValueError, match="none of the 1 evaluate runs scored a mixture"):
-            register.best_system(systems[:1])
+    def test_the_best_of_a_system_is_the_one_with_the_fewest_errors(self) -> None:
+        systems = [a_system("single_lora", 1, "a"), a_system("whisper_moe", 4, "b"), a_system("whisper_moe", 3, "c")]
+        assert register.best_system(systems, "whisper_moe").run_id == "c" and register.best_system(systems).run_id == "a"
+        with pytest.raises(ValueError, match="register_system=whisper_moe: none of the 1 evaluate runs scored it, they scored single_lora"):
+            register.best_system(systems[:1], "whisper_moe")
 
 
-def a_system(kind: str, n_errors: int, run_id: str) -> SystemScores:
+def a_system(system: str, n_errors: int, run_id: str) -> SystemScores:
     hypotheses = pd.DataFrame({"word_errors": [n_errors], "n_words": [10]})
-    return SystemScores(kind, run_id, kind, hypotheses, {}, {}, None)
+    return SystemScores(system, run_id, system, "candidate", hypotheses)
 
 
 def test_the_base_is_trained_on_the_etiologies_named_and_on_no_other() -> None:

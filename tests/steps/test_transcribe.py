@@ -8,8 +8,10 @@ import pytest
 
 import tests.toys.corpora as toys
 from moe.audio.waveforms import load_audio
-from moe.recognition.decoding import DecodingOptions
-from moe.recognition.recognizer import WhisperRecognizer
+from moe.recognition.recognizer import Recognizer
+from moe.system import DecodingOptions
+from moe.systems.table import load_system
+from moe.systems.whisper_moe.asks import MixtureAsk
 from steps import transcribe
 from steps.tracking import artifacts
 from steps.tracking.store import connect
@@ -33,10 +35,11 @@ def test_a_folder_is_transcribed_as_the_recogniser_does_and_a_second_run_skips(s
     assert {name: run.data.metrics[name] for name in ("n_recordings", "n_written", "n_skipped", "n_failed")} == {
         "n_recordings": 5, "n_written": 3, "n_skipped": 0, "n_failed": 2,
     }  # fmt: skip
-    recognizer = WhisperRecognizer.load(artifacts.upstream(asr, "model"))
+    recognizer = Recognizer.on_fastest_device(load_system(artifacts.upstream(asr, "model")))
     table = pd.read_csv(artifacts.upstream(run.info.run_id, "tables/transcripts.csv")).set_index("audio")
     for name in ("a.wav", "in/b.flac", "in/c.mp3"):
-        (expected,) = recognizer.transcribe([load_audio(corpus / name)], DecodingOptions(beam_size=2, max_tokens_per_s=2.0), 1, "en")
+        decoding, ask = DecodingOptions(beam_size=2, max_tokens_per_s=2.0), MixtureAsk("en", 1)
+        (expected,) = recognizer.transcribe([load_audio(corpus / name)], decoding, ask)
         kept = json.loads((tmp_path / "out" / table.loc[name, "output"]).read_text())
         assert kept["text"] == expected.text and len(kept["segments"]) == len(expected.segments) == table.loc[name, "n_segments"]
         assert kept["routing_weights"] == pytest.approx(expected.routing_weights, abs=1e-5) and max(kept["routing_weights"]) == 1.0

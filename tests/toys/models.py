@@ -22,9 +22,12 @@ from moe.routing.options import RoutingOptions
 from moe.routing.weights import RoutingWeights
 from moe.systems.whisper.base_model import BaseModel, SmallShape, new_base
 from moe.systems.whisper.features import AudioContextOptions
+from moe.systems.whisper.inputs import WhisperInputs
 from moe.systems.whisper.tokens import train_tokenizer
+from moe.systems.whisper_moe.folder import LORA, MIXTURE, WhisperShape, new_record
 from moe.systems.whisper_moe.model import WhisperMoE
-from moe.training.batches import collator
+from moe.systems.whisper_moe.system import WhisperSystem, wrap
+from moe.training.batches import collate
 from moe.training.dataset import SpeechDataset
 from tests.toys.corpora import RATE, tone
 
@@ -119,14 +122,32 @@ def toy_wave(number: int, seconds: float) -> np.ndarray:
     return (tone(40 * number, seconds) + noise).astype(np.float32)
 
 
-def dataset(manifest: pd.DataFrame, root: Path, **options) -> SpeechDataset:
+FULL = AudioContextOptions(audio_context="full")
+
+
+def whisper_inputs(context: AudioContextOptions = CONTEXT) -> WhisperInputs:
+    """Inputs of the base."""
+    base = shared_base()
+    return WhisperInputs(base.processor, context, base.model.config.max_target_positions)
+
+
+def dataset(manifest: pd.DataFrame, root: Path, context: AudioContextOptions = CONTEXT, **options) -> SpeechDataset:
     """The manifest as inputs of the base."""
-    return SpeechDataset(manifest, root, shared_base().processor, **options)
+    return SpeechDataset(manifest, root, whisper_inputs(context), **options)
 
 
-def batch_of(data: SpeechDataset, indices: list[int], context: AudioContextOptions = AudioContextOptions(audio_context="full")) -> dict:
-    """A batch; by default in the full window, so that an utterance hears the same alone and in company."""
-    return collator(data.processor, context)([data[index] for index in indices])
+def batch_of(data: SpeechDataset, indices: list[int], context: AudioContextOptions = FULL) -> dict:
+    """A batch; by default in the full window, so that an utterance is encoded alike alone and in company."""
+    chosen = copy.copy(data)
+    chosen.inputs = whisper_inputs(context)
+    return collate(chosen, [data[index] for index in indices])
+
+
+def system_of(model: WhisperMoE, base: BaseModel | None = None, context: AudioContextOptions = CONTEXT, **rates: float) -> WhisperSystem:
+    """A model as a system; `rates` are learning rates of `adapters` and `gate`."""
+    shape = WhisperShape(model.n_experts, model.adapter_options, model.routing_options, context, {"als": 1} if model.n_experts else {})
+    record = new_record(MIXTURE if model.n_experts else LORA, shape, "en", "basic", {})
+    return wrap(model, base or shared_base(), Path("base"), record, rates)
 
 
 def inputs(n: int = 3, **shape) -> tuple[Tensor, Tensor, Tensor]:

@@ -19,7 +19,9 @@ from moe.files import write_json
 from moe.options import Options, option
 from moe.routing.options import RoutingOptions
 from moe.systems.whisper.base_model import load_base, save_base
-from moe.systems.whisper_moe.folder import ModelRecord, build, save_model
+from moe.systems.whisper_moe.folder import CONTROLS, LORA, MIXTURE, ROLES, TITLES, WhisperShape, new_record
+from moe.systems.whisper_moe.model import WhisperMoE
+from moe.systems.whisper_moe.system import wrap
 from steps.tracking import artifacts, runs
 from tests.toys.corpora import RATE, encode
 from tests.toys.models import CONTEXT, N_EXPERTS, adapter_options, awaken, shared_base, toy_gate, toy_wave
@@ -54,7 +56,7 @@ def toy_store(empty_store: Path, folder: Path) -> Iterator[Path]:
 class ToyOptions(Options):
     """Parameters of a toy run."""
 
-    asr_run_id: str = option("none", "")
+    model_run_id: str = option("none", "")
     prepare_run_id: str = option("none", "")
     beam_size: int = option(1, "")
     max_tokens_per_s: float = option(2.0, "")
@@ -67,11 +69,13 @@ def write_toy_model(folder: Path, n_experts: int = N_EXPERTS) -> Path:
     save_base(shared_base(), base_dir)
     base = load_base(str(base_dir))
     adapters: AdapterOptions = adapter_options(shared_r=2)
-    information = {"n_trainable": 1234, "n_utterances_seen": 99, "seed": 0}
-    record = ModelRecord("whisper_moe", n_experts, adapters, RoutingOptions(), CONTEXT, "basic", "en", {"als": 1}, information)
-    model = build(base, record, toy_gate(2 * base.model.config.d_model, n_experts) if n_experts else None)
+    shape = WhisperShape(n_experts, adapters, RoutingOptions(), CONTEXT, {"als": 1})
+    gate = toy_gate(2 * base.model.config.d_model, n_experts) if n_experts else None
+    model = WhisperMoE(base.model, n_experts, adapters, shape.routing, gate)
     awaken(model.base)
-    save_model(folder, model.eval(), base.processor, record, base_dir)
+    facts = {"n_trainable": 1234, "n_utterances_seen": 99, "seed": 0}
+    record = new_record(MIXTURE if n_experts else LORA, shape, "en", "basic", facts)
+    wrap(model.eval(), base, base_dir, record).save(folder)
     return folder
 
 
@@ -83,13 +87,15 @@ def log_toy_asr(folder: Path) -> str:
     return step.run_id
 
 
-def log_toy_evaluation(asr_run_id: str, wrong: Mapping[str, float], seed: int = 0, kind: str = "moe", digest: str = "d1", **changes) -> str:
+def log_toy_evaluation(
+    model_run_id: str, wrong: Mapping[str, float], seed: int = 0, system: str = MIXTURE, digest: str = "d1", **changes
+) -> str:
     """A finished evaluation in which a share `wrong[etiology]` of all words is wrong: its id."""
     scores = {
-        "system": "whisper_moe", "kind": kind, "normaliser": "basic-1", "test_set_digest": digest, "prepare_run_id": "none", "note": "toy",
+        "system": system, "title": TITLES[system], "role": ROLES[system], "control": CONTROLS.get(system), "normaliser": "basic-1", "test_set_digest": digest, "prepare_run_id": "none", "note": "toy",
         "expert_wer": {"expert_0": 0.4}, "ablations": {}, "n_trainable": 1234, "seed": seed,
     } | changes  # fmt: skip
-    with runs.step_run("evaluate", ToyOptions(asr_run_id=asr_run_id)) as step, tempfile.TemporaryDirectory() as temporary:
+    with runs.step_run("evaluate", ToyOptions(model_run_id=model_run_id)) as step, tempfile.TemporaryDirectory() as temporary:
         write_json(Path(temporary) / artifacts.SCORES, scores)
         step.log_file(Path(temporary) / artifacts.SCORES)
         step.log_table(count_errors(toy_hypotheses(wrong, seed)), artifacts.HYPOTHESES)

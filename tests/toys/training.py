@@ -1,6 +1,7 @@
 """What tests that train need beside `toy_models`: a Whisper of a few thousand parameters, plans, and stages that write down."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,9 @@ from moe.routing.losses import BalanceOptions
 from moe.routing.options import RoutingOptions
 from moe.systems.whisper.base_model import BaseModel, SmallShape, new_base
 from moe.systems.whisper_moe.model import WhisperMoE
+from moe.training.checkpoints import Checkpoints
 from moe.training.hooks import TrainingHooks
-from moe.training.loop import TrainingPlan, seed_everything
+from moe.training.loop import Training, TrainingPlan, seed_everything
 from tests.toys.models import CONTEXT, dataset, tokenizer
 
 __all__ = ["CONTEXT", "dataset", "tokenizer"]
@@ -61,6 +63,11 @@ def toy_mixture(
 def plan(**changes) -> TrainingPlan:
     """Two epochs of four utterances an update."""
     return TrainingPlan(**{"epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "seed": 3, "warmup_share": 0.0, "decay_share": 0.0} | changes)
+
+
+def training(plan: TrainingPlan, report: Any = None, checkpoints: Checkpoints | None = None, eval_every: int = 1) -> Training:
+    """A training that reports to nobody unless told to."""
+    return Training(plan, report or Notes(), checkpoints or Checkpoints(), eval_every)
 
 
 def weights(model: torch.nn.Module) -> dict[str, Tensor]:

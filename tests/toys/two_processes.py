@@ -12,7 +12,7 @@ from moe.training.checkpoints import CheckpointOptions, Checkpoints
 from moe.training.loop import fit
 from moe.training.trainer import ResumableTrainer
 from tests.toys.checkpoints import Recorded
-from tests.toys.training import CONTEXT, Diary, dataset, plan, toy_base, toy_mixture, weights, write_corpus
+from tests.toys.training import Diary, dataset, plan, toy_base, toy_mixture, training, weights, write_corpus
 
 
 class Stopped(BaseException):
@@ -39,7 +39,7 @@ def main(folder: Path, stop_at: int, name: str) -> None:
     ResumableTrainer.update_ends = update_ends
     checkpoints = Checkpoints(folder / f"{name}_checkpoints", CheckpointOptions(save_every_n_updates=2), Recorded())
     try:
-        fit(model, dataset(write_corpus(corpus, 12), corpus), plan(batch_size=2), CONTEXT, Diary(), checkpoints=checkpoints)
+        fit(model, dataset(write_corpus(corpus, 12), corpus), training(plan(batch_size=2), checkpoints=checkpoints), Diary())
     except Stopped:
         torch.distributed.destroy_process_group()
         return

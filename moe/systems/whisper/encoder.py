@@ -1,10 +1,17 @@
 """The Whisper encoder in pieces, for any audio length: run to a layer, pool over the frames that hold audio, go on from there."""
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import WhisperForConditionalGeneration
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from moe.routing.pooling import pool
+from moe.system import Batch
+from moe.training.batches import to_device
+from moe.training.precision import computing, fastest_device
 
 
 def conv_stem(encoder: WhisperEncoder, mel: Tensor) -> Tensor:
@@ -59,3 +66,18 @@ def pooled_embedding(encoder: WhisperEncoder, mel: Tensor, n_frames: Tensor, lay
         hidden = run_layers(encoder, add_positions(encoder, hidden), 0, index)
     hidden = encoder.layer_norm(hidden) if layer is None else hidden
     return pool(hidden, n_frames, pooling, encoder.config.max_source_positions)
+
+
+def embedder(
+    base: WhisperForConditionalGeneration, layer: int | None, pooling: str, precision: str = "fp32"
+) -> Callable[[Batch], Tensor]:
+    """What the gate reads of a batch, (B, D), as a function: one layer of the base encoder, adapters off, where it is fastest."""
+    base.to(fastest_device()).eval()
+
+    @torch.inference_mode()
+    def embed(batch: Batch) -> Tensor:
+        batch = to_device(batch, base.device)
+        with computing(base.device, precision):  # the encoder alone: a log-mel is single precision always
+            return pooled_embedding(base.model.encoder, batch["mel"], batch["n_frames"], layer, pooling)
+
+    return embed

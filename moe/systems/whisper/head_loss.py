@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from moe.systems.whisper.tokens import IGNORED
+from moe.system import IGNORED
 
 LOGITS = 1 << 24  # held at a time: 64 MB; with fewer the head is read too often
 
@@ -49,3 +49,11 @@ def _rows(states: Tensor, labels: Tensor, head: Tensor, trains: bool) -> tuple[T
     slopes = log_probabilities.exp_()  # in their own place
     slopes.scatter_add_(-1, wanted, slopes.new_full(wanted.shape, -1.0))
     return losses, (F.linear(slopes, head.T) * scored[:, None]).to(states.dtype)
+
+
+def utterance_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean token cross-entropy of each utterance: logits (B, N, V), labels (B, N) → (B,)."""
+    flat = logits.float().flatten(0, 1)  # (B·N, V): over a middle dimension softmax takes more than twice as long
+    losses = F.cross_entropy(flat, labels.flatten(), ignore_index=IGNORED, reduction="none").view_as(labels)  # (B, N)
+    scored = labels != IGNORED
+    return (losses * scored).sum(1) / scored.sum(1).clamp_min(1)

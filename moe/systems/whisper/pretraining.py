@@ -5,7 +5,7 @@ listen in minutes (measured: 8 % WER after 1000 updates, against 85 % with the d
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,21 +15,15 @@ from transformers import WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
-from moe.experts.routed_lora import AdapterOptions
 from moe.options import Options, option
-from moe.recognition.decoding import DecodingOptions, decode
-from moe.routing.losses import utterance_cross_entropy
-from moe.routing.options import RoutingOptions
+from moe.system import IGNORED, ParameterGroup
 from moe.systems.whisper import encoder as whisper_encoder
 from moe.systems.whisper.base_model import BaseModel
-from moe.systems.whisper.features import AudioContextOptions
-from moe.systems.whisper.tokens import IGNORED
-from moe.systems.whisper_moe.model import WhisperMoE
-from moe.text.word_errors import word_error_rate
-from moe.training.checkpoints import Checkpoints
+from moe.systems.whisper.head_loss import utterance_cross_entropy
+from moe.training.best_epoch import Validation
 from moe.training.dataset import SpeechDataset
-from moe.training.hooks import Report, TrainingHooks
-from moe.training.loop import TrainingPlan, TrainingSummary, fit
+from moe.training.hooks import TrainingHooks
+from moe.training.loop import Training, TrainingPlan, TrainingSummary, fit
 
 SILENCE_WEIGHT = 0.3  # of frames without a phoneme, class 0
 
@@ -92,36 +86,35 @@ class Pretrained:
     """A trained base with its history: one row of metrics per epoch."""
 
     base: BaseModel
-    summary: tuple[TrainingSummary, ...]
+    summaries: tuple[TrainingSummary, ...]
     history: tuple[dict[str, float], ...]
 
 
 def pretrain(
     base: BaseModel,
     train_set: SpeechDataset,
-    dev_set: SpeechDataset,
+    dev_wer: Callable[[], float],
     options: PretrainingOptions,
-    plan: TrainingPlan,
-    context: AudioContextOptions,
-    report: Report,
+    training: Training,
     n_phonemes: int = 0,
-    eval_every: int = 1,
-    checkpoints: Checkpoints | None = None,
 ) -> Pretrained:
-    """Train what is missing, then everything; from scratch everything is missing and there is one phase only."""
-    checkpoints = checkpoints or Checkpoints()
+    """Train what is missing, then everything; from scratch everything is missing and there is one phase only.
+
+    Args:
+        dev_wer: WER of the base as it stands, of utterances that are not trained on.
+    """
     model = BaseTraining(base.model, n_phonemes)
     from_scratch = len(base.missing) == len(list(base.model.named_parameters()))
-    hooks = _PretrainingHooks(model, len(train_set), dev_set, options, context, report, eval_every)
-    summary = []
+    hooks = _PretrainingHooks(model, len(train_set), dev_wer, options, training)
+    summaries = []
     if not from_scratch and options.missing_updates:
-        summary.append(_train_missing(model, base.missing, train_set, options, plan, context, hooks, checkpoints.below("missing")))
-        hooks.phase_ends(summary[0])
+        summaries.append(_train_missing(model, base.missing, train_set, options, training, hooks))
+        hooks.phase_ends(summaries[0])
     if options.pretrain_updates:
-        full = dataclasses.replace(plan, learning_rate=options.pretrain_learning_rate, max_updates=options.pretrain_updates)
+        whole = _phase(training, "all", learning_rate=options.pretrain_learning_rate, max_updates=options.pretrain_updates)
         groups = None if from_scratch else _loaded_groups(model.base, base.missing, options)
-        summary.append(fit(model, train_set, full, context, hooks, groups, checkpoints.below("all")))
-    return Pretrained(dataclasses.replace(base, model=model.base.eval()), tuple(summary), tuple(hooks.history))
+        summaries.append(fit(model, train_set, whole, hooks, groups))
+    return Pretrained(dataclasses.replace(base, model=model.base.eval()), tuple(summaries), tuple(hooks.history))
 
 
 def _train_missing(
@@ -129,26 +122,28 @@ def _train_missing(
     missing: Sequence[str],
     train_set: SpeechDataset,
     options: PretrainingOptions,
-    plan: TrainingPlan,
-    context: AudioContextOptions,
+    training: Training,
     hooks: TrainingHooks,
-    checkpoints: Checkpoints,
 ) -> TrainingSummary:
     trainable = {name for name, parameter in model.base.named_parameters() if parameter.requires_grad}
     for name, parameter in model.base.named_parameters():
         parameter.requires_grad_(name in missing)
-    alone = dataclasses.replace(
-        plan, learning_rate=options.missing_learning_rate, max_updates=options.missing_updates, decay_share=0.0
-    )
-    summary = fit(model, train_set, alone, context, hooks, checkpoints=checkpoints)
+    rate, n_updates = options.missing_learning_rate, options.missing_updates
+    summary = fit(model, train_set, _phase(training, "missing", learning_rate=rate, max_updates=n_updates, decay_share=0.0), hooks)
     for name, parameter in model.base.named_parameters():
         parameter.requires_grad_(name in trainable)
     return summary
 
 
+def _phase(training: Training, name: str, **changes: Any) -> Training:
+    """A phase of the training: its plan changed, its checkpoints in a folder of that name."""
+    plan = dataclasses.replace(training.plan, **changes)
+    return dataclasses.replace(training, plan=plan, checkpoints=training.checkpoints.below(name))
+
+
 def _loaded_groups(
     base: WhisperForConditionalGeneration, missing: Sequence[str], options: PretrainingOptions
-) -> list[dict]:
+) -> list[ParameterGroup]:
     rates = {"missing": options.missing_learning_rate, "encoder": options.encoder_learning_rate, "decoder": options.decoder_learning_rate}
     groups: dict[str, list[nn.Parameter]] = {name: [] for name in rates}
     for name, parameter in base.named_parameters():
@@ -156,25 +151,17 @@ def _loaded_groups(
         if parameter.requires_grad and rates[kind]:
             groups[kind].append(parameter)
         parameter.requires_grad_(parameter.requires_grad and rates[kind] > 0)  # what stays needs no backward pass
-    return [{"params": parameters, "lr": rates[kind]} for kind, parameters in groups.items() if parameters]
+    return [ParameterGroup(kind, tuple(parameters), rates[kind]) for kind, parameters in groups.items() if parameters]
 
 
-class _PretrainingHooks(TrainingHooks):
-    """Scores the base on dev; epochs and updates are counted through both phases, so that no metric is told twice under one number."""
+class _PretrainingHooks(Validation):
+    """Scores the base on dev; epochs and updates are counted through both phases, so that no metric is reported twice under one number."""
 
     def __init__(
-        self,
-        model: BaseTraining,
-        n_utterances: int,
-        dev_set: SpeechDataset,
-        options: PretrainingOptions,
-        context: AudioContextOptions,
-        report: Report,
-        eval_every: int,
+        self, model: BaseTraining, n_utterances: int, dev_wer: Callable[[], float], options: PretrainingOptions, training: Training
     ) -> None:
-        self.model, self.dev_set, self.options, self.context = model, dev_set, options, context
-        self.report, self.eval_every = report, eval_every
-        self.history: list[dict[str, float]] = []
+        super().__init__(training)
+        self.model, self.dev_wer, self.options = model, dev_wer, options
         self.n_ended = self.first_epoch = self.first_update = 0
         self.n_epochs = max(1, options.pretrain_updates // max(1, n_utterances // options.pretrain_batch_size))
 
@@ -183,35 +170,32 @@ class _PretrainingHooks(TrainingHooks):
         self.model.phoneme_loss_weight = first + (last - first) * min(1.0, epoch / self.n_epochs)
 
     def epoch_ends(self, epoch: int, is_last: bool) -> bool:
-        if not (epoch + 1) % self.eval_every or is_last:
-            wer, number = base_wer(self.model.base, self.dev_set, self.context), self.first_epoch + epoch
-            self.history.append({"epoch": number, "wer": wer})
-            self.report(number + 1, {"dev/wer": wer})
+        stops = super().epoch_ends(epoch, is_last)
         self.n_ended = epoch + 1
-        return False
+        return stops
+
+    def judge(self, epoch: int) -> dict[str, float]:
+        return {"wer": self.dev_wer()}
+
+    def row(self, epoch: int) -> dict[str, float]:
+        return {"epoch": self.first_epoch + epoch}
+
+    def report_dev(self, epoch: int, metrics: dict[str, float]) -> None:
+        super().report_dev(self.first_epoch + epoch + 1, metrics)
 
     def phase_ends(self, summary: TrainingSummary) -> None:
         """The next phase counts on from here."""
         self.first_epoch, self.first_update = self.first_epoch + self.n_ended, self.first_update + summary.n_updates
 
     def metrics(self, values: dict[str, float], update: int) -> None:
-        self.report(self.first_update + update, {f"train/{name}": value for name, value in values.items()})
+        super().metrics(values, self.first_update + update)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        return {"history": list(self.history), "n_ended": self.n_ended}, {}
+        return super().state()[0] | {"n_ended": self.n_ended}, {}
 
     def restore(self, values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        self.history, self.n_ended = list(values["history"]), values["n_ended"]
-
-
-def base_wer(base: WhisperForConditionalGeneration, dataset: SpeechDataset, context: AudioContextOptions) -> float:
-    """WER of a base model as it stands."""
-    requires_grad = {name: parameter.requires_grad for name, parameter in base.named_parameters()}
-    bare = WhisperMoE(base, 0, AdapterOptions(shared_expert=False), RoutingOptions())
-    hypotheses = decode(bare, dataset, context, DecodingOptions())
-    for name, parameter in base.named_parameters():
-        parameter.requires_grad_(requires_grad[name])
-    return word_error_rate([row["reference"] for row in dataset.rows], [hypothesis.text for hypothesis in hypotheses])
+        super().restore(values, tensors)
+        self.n_ended = values["n_ended"]
 
 
 def pretraining_plan(options: PretrainingOptions, seed: int, num_workers: int, precision: str) -> TrainingPlan:
@@ -225,5 +209,3 @@ def pretraining_plan(options: PretrainingOptions, seed: int, num_workers: int, p
         num_workers=num_workers,
         precision=precision,
     )
-
-

@@ -8,11 +8,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import GenerationConfig, WhisperTokenizer
 
+from moe.system import IGNORED
+
 END, START = "<|endoftext|>", "<|startoftranscript|>"
 TASKS = ("<|translate|>", "<|transcribe|>")
 NO_TIMESTAMPS = "<|notimestamps|>"
 TOKENIZERS = ("checkpoint", "characters", "bpe")
-IGNORED = -100  # label of a position that is not scored
 
 
 def train_tokenizer(texts: Iterable[str], kind: str, n_merges: int, language: str) -> WhisperTokenizer:

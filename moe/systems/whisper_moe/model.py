@@ -54,8 +54,7 @@ class WhisperMoE(nn.Module):
         whisper_encoder.layer_index(base.model.encoder, routing.layer)  # an impossible layer is refused before anything is changed
         base.requires_grad_(False)
         base.generation_config.max_length = None  # decoding bounds the new tokens itself
-        adapted = n_experts > 0 or adapters.shared_rank > 0
-        self.routing = attach(base, n_experts, adapters, self.first_layer) if adapted else Routing()
+        self.routing = attach(base, n_experts, adapters, self.first_layer) if self.is_adapted else Routing()
         self.base, self.gate, self.balance = base, gate, balance or BalanceOptions()
         self.window = BalanceWindow(max(1, n_experts), self.balance.balance_window)
         self.phase = Phase(top_k=min(routing.top_k, max(1, n_experts)))
@@ -66,6 +65,11 @@ class WhisperMoE(nn.Module):
         self.precision = name
         hold_frozen(self.base, name)
         return self
+
+    @property
+    def is_adapted(self) -> bool:
+        """Whether it has any adapter: experts, or a shared one."""
+        return self.n_experts > 0 or self.adapter_options.shared_rank > 0
 
     @property
     def first_layer(self) -> int:

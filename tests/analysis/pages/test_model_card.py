@@ -13,8 +13,8 @@ FACTS = CardFacts(
     {"abc": "evaluate", "def": "asr"}, "Champion: first.",
 )  # fmt: skip
 SCORES = SystemScores(
-    "Whisper-MoE", "abc", "moe", toy_hypotheses({"als": 0.5, "stroke": 0.2, "typical": 0.1}), {"normaliser": "basic-1", "n_trainable": 12345, "note": ""},
-    {"expert_0": 0.3, "expert_1": 0.4},
+    "Whisper-MoE", "abc", "whisper_moe", "mixture", toy_hypotheses({"als": 0.5, "stroke": 0.2, "typical": 0.1}),
+    metadata={"normaliser": "basic-1", "n_trainable": 12345, "note": ""}, expert_wer={"expert_0": 0.3, "expert_1": 0.4},
 )  # fmt: skip
 
 

@@ -10,12 +10,14 @@ from moe.experts.adapter_folders import SHARED, adapter_names, expert_name, expe
 from moe.experts.best_adapters import adapter_state
 from moe.experts.expert_training import ExpertHooks, ExpertOptions, TrainedExperts, train_experts
 from moe.experts.routed_lora import AdapterOptions, routed_layers
-from moe.recognition.decoding import DecodingOptions, decode
-from moe.routing.weights import one_hot
+from moe.recognition.decoding import decode
+from moe.system import DecodingOptions
+from moe.systems.whisper_moe.asks import FixedRouting
 from moe.systems.whisper_moe.model import WhisperMoE
-from moe.text.word_errors import word_error_rate
+from moe.text.error_rates import word_error_rate
 from moe.training import loop
-from tests.toys.training import CONTEXT, N_EXPERTS, Notes, dataset, one_hot_rows, plan, toy_base, toy_mixture, write_corpus
+from tests.toys.models import system_of
+from tests.toys.training import N_EXPERTS, Notes, dataset, one_hot_rows, plan, toy_base, toy_mixture, training, write_corpus
 
 N = 12
 
@@ -37,7 +39,7 @@ def mixture_and_data(corpus, awake: bool = True):
 
 def train(mixture_and_data, options: ExpertOptions = ExpertOptions(), report=None, eval_every: int = 1, **changes) -> TrainedExperts:
     model, train_set, dev_set, clusters = mixture_and_data
-    return train_experts(model, train_set, dev_set, clusters, options, plan(**changes), CONTEXT, report or Notes(), eval_every)
+    return train_experts(system_of(model), train_set, dev_set, clusters, options, training(plan(**changes), report, eval_every=eval_every))
 
 
 def matrices(model: WhisperMoE) -> dict[tuple[str, str], torch.Tensor]:
@@ -114,9 +116,9 @@ def test_experts_copied_from_the_shared_adapter_change_nothing_of_what_is_comput
     with torch.no_grad():
         for _, layer in routed_layers(model.base):
             layer.lora_B.zero_()
-    before = decode(model.eval(), train_set, CONTEXT, DecodingOptions(), with_loss=True)
+    before = decode(system_of(model), train_set, DecodingOptions(), with_loss=True)
     experts_from_shared(model.base)
-    after = decode(model, train_set, CONTEXT, DecodingOptions(), with_loss=True)
+    after = decode(system_of(model), train_set, DecodingOptions(), with_loss=True)
     assert [each.utterance_loss for each in after] == pytest.approx([each.utterance_loss for each in before], abs=1e-5)
     shared = adapter_state(model, SHARED)
     assert all(same(shared, adapter_state(model, expert_name(expert))) for expert in range(N_EXPERTS))
@@ -151,13 +153,10 @@ def test_a_start_that_makes_no_sense_is_refused(options: dict, message: str) -> 
 
 
 def test_each_expert_is_scored_on_its_own_cluster(corpus) -> None:
-    model, _, dev_set, clusters = mixture_and_data(corpus)
-    hooks = ExpertHooks(model, dev_set, clusters, ExpertOptions(), CONTEXT, Notes(), 1)
-    found = hooks.score()
-    ids = [row["utterance_id"] for row in dev_set.rows]
+    model, _, dev_set, clusters = toys = mixture_and_data(corpus)
+    found = train(toys, epochs=1).history[0]  # of the weights that are kept: there is one epoch
     for expert in range(N_EXPERTS):
-        weights = one_hot(torch.full((N,), expert), N_EXPERTS).weights
-        alone = decode(model, dev_set, CONTEXT, DecodingOptions(), lambda names, w=weights: w[[ids.index(name) for name in names]], True)
+        alone = decode(system_of(model), dev_set, DecodingOptions(), FixedRouting(weights=tuple(np.eye(N_EXPERTS)[expert])), True)
         own = [number for number in range(N) if clusters[number] == expert]
         wer = word_error_rate([dev_set.rows[k]["reference"] for k in own], [alone[k].text for k in own])
         assert found[f"wer/expert_{expert}"] == pytest.approx(wer)

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from moe.experts.joint_training import JointHooks, JointOptions, TrainedMixture, experts_faults, parameter_groups, train_jointly
+from moe.experts.joint_training import JointHooks, JointOptions, TrainedMixture, experts_faults, train_jointly
 from moe.experts.routed_lora import AdapterOptions, routed_layers
 from moe.routing.curriculum import CurriculumOptions
 from moe.routing.losses import BalanceOptions
 from moe.routing.options import RoutingOptions
 from moe.systems.whisper_moe.model import WhisperMoE
+from tests.toys.models import system_of
 from tests.toys.training import (
-    CONTEXT,
     N_EXPERTS,
     Notes,
     changed,
@@ -20,6 +20,7 @@ from tests.toys.training import (
     plan,
     toy_base,
     toy_mixture,
+    training,
     weights,
     write_corpus,
 )
@@ -50,7 +51,8 @@ def train(
     **changes,
 ) -> TrainedMixture:
     model, train_set, dev_set = mixture_and_data
-    return train_jointly(model, train_set, dev_set, options, curriculum, plan(**changes), CONTEXT, report or Notes(), eval_every)
+    system = system_of(model, adapters=options.asr_learning_rate, gate=options.gate_learning_rate)
+    return train_jointly(system, train_set, dev_set, options, curriculum, training(plan(**changes), report, eval_every=eval_every))
 
 
 def gate_names(model: WhisperMoE) -> set[str]:
@@ -72,8 +74,8 @@ def test_one_update_on_a_mixed_batch_changes_every_chosen_expert_and_the_gate(co
 def test_the_optimizer_holds_every_expert_the_shared_adapter_and_the_gate(corpus) -> None:
     """Pitfall 1: the optimizer was built with one expert's parameters only."""
     model, *_ = mixture_and_data(corpus)
-    groups = parameter_groups(model, JointOptions(asr_learning_rate=0.5, gate_learning_rate=0.25))
-    rate = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    groups = system_of(model, adapters=0.5, gate=0.25).parameter_groups()
+    rate = {id(parameter): group.learning_rate for group in groups for parameter in group.parameters}
     for _, layer in routed_layers(model.base):
         for name in ("lora_A", "lora_B", "shared_A", "shared_B"):
             assert rate[id(getattr(layer, name))] == 0.5
@@ -118,12 +120,12 @@ def test_the_curriculum_advances_with_the_epochs(corpus) -> None:
 
 
 def test_dev_is_scored_as_it_will_decode_whatever_the_phase(corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    report, seen, measure = Notes(), [], JointHooks._routing_metrics
-    monkeypatch.setattr(JointHooks, "_routing_metrics", lambda hooks, weights: (seen.append(weights), measure(hooks, weights))[1])
+    report, seen, measure = Notes(), [], JointHooks._loads
+    monkeypatch.setattr(JointHooks, "_loads", lambda hooks, hypotheses: (seen.extend(hypotheses), measure(hooks, hypotheses))[1])
     trained = train(mixture_and_data(corpus), curriculum=CurriculumOptions(soft_epochs=9), report=report, epochs=1)
     loads = trained.history[0]
     assert all(np.count_nonzero(row > 0) <= N_EXPERTS for row in trained.loads)
-    assert seen and all(np.count_nonzero(row) <= 2 for row in seen[0])  # two experts at most, though training was soft
+    assert len(seen) == N and all(np.count_nonzero(each.routing_weights) <= 2 for each in seen)  # though training was soft
     assert 0 < loads["routing_entropy"] <= 1 and (loads["top_k"], loads["temperature"]) == (N_EXPERTS, 1.0)
 
 
@@ -204,14 +206,14 @@ def planned_wer(monkeypatch: pytest.MonkeyPatch):
 
     def make(*wers: float, start: float = 1.0) -> list[dict]:
         values = iter(wers)
-        monkeypatch.setattr(JointHooks, "_wer", lambda hooks, hypotheses: start)
+        monkeypatch.setattr(JointHooks, "rate", lambda hooks, name, hypotheses: start)
 
-        def metrics(hooks: JointHooks, hypotheses) -> dict[str, float]:
-            states.append(weights(hooks.model))
+        def scores(hooks: JointHooks, hypotheses) -> dict[str, float]:
+            states.append(weights(hooks.module))
             wer = next(values)
             return {"wer": wer, "loss": -wer}
 
-        monkeypatch.setattr(JointHooks, "_metrics", metrics)
+        monkeypatch.setattr(JointHooks, "scores", scores)
         return states
 
     return make

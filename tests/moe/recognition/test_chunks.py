@@ -6,12 +6,11 @@ import pytest
 
 from moe.audio.waveforms import SAMPLE_RATE
 from moe.recognition.chunks import Chunks, ChunkSet, cut_rows
-from moe.recognition.decoding import DecodingOptions, decode
-from moe.recognition.hypothesis_store import Hypothesis
-from moe.recognition.recognizer import WhisperRecognizer
-from moe.systems.whisper_moe.folder import ModelRecord, SavedModel
+from moe.recognition.decoding import decode
+from moe.recognition.recognizer import Recognizer
+from moe.system import DecodingOptions, Hypothesis
 from moe.training.dataset import SpeechDataset
-from tests.toys.models import CONTEXT, N_EXPERTS, shared_base, toy_mixture, write_corpus
+from tests.toys.models import shared_base, system_of, toy_mixture, whisper_inputs, write_corpus
 
 WINDOW_S = 2.0  # of the toy
 
@@ -24,7 +23,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory):
 
 def test_short_utterances_are_their_own_piece(corpus) -> None:
     manifest, root = corpus
-    chunks = cut_rows(manifest.iloc[[0, 2]], str(root), shared_base().processor)
+    chunks = cut_rows(manifest.iloc[[0, 2]], str(root), WINDOW_S)
     assert chunks.rows["utterance_id"].tolist() == ["u0", "u2"] and chunks.owner.tolist() == [0, 1]
     vectors = np.random.default_rng(0).random((2, 3), np.float32)
     assert chunks.pool(vectors) is vectors
@@ -32,11 +31,11 @@ def test_short_utterances_are_their_own_piece(corpus) -> None:
 
 def test_pieces_cover_the_recording_and_fit_the_window(corpus) -> None:
     manifest, root = corpus
-    chunks = cut_rows(manifest, str(root), shared_base().processor)
+    chunks = cut_rows(manifest, str(root), WINDOW_S)
     long = chunks.rows[chunks.owner == 1]
     assert long["start"].iloc[0] == 0 and long["stop"].iloc[-1] == round(5.3 * SAMPLE_RATE)
     assert long["start"].tolist()[1:] == long["stop"].tolist()[:-1] and (long["duration_s"] <= WINDOW_S).all()
-    data = ChunkSet(chunks, root, shared_base().processor)
+    data = ChunkSet(chunks, root, whisper_inputs())
     joined = np.concatenate([data.waveform(index) for index in np.flatnonzero(chunks.owner == 1)])
     np.testing.assert_array_equal(joined, SpeechDataset.waveform(data, 1))
     assert len(joined) == round(5.3 * SAMPLE_RATE)
@@ -45,19 +44,17 @@ def test_pieces_cover_the_recording_and_fit_the_window(corpus) -> None:
 def test_a_long_utterance_is_recognised_as_serving_recognises_it(corpus) -> None:
     """The same cuts, the same joining: what evaluate scores is what a user gets."""
     manifest, root = corpus
-    model = toy_mixture()
-    chunks = cut_rows(manifest, str(root), shared_base().processor)
-    data = ChunkSet(chunks, root, shared_base().processor)
-    found = chunks.join(decode(model, data, CONTEXT, DecodingOptions()), manifest["utterance_id"])
-    record = ModelRecord("whisper_moe", N_EXPERTS, model.adapter_options, model.routing_options, CONTEXT, "basic", "en")
-    recognizer = WhisperRecognizer(SavedModel(model, shared_base().processor, record))
+    system = system_of(toy_mixture())
+    chunks = cut_rows(manifest, str(root), WINDOW_S)
+    data = ChunkSet(chunks, root, whisper_inputs())
+    found = chunks.join(decode(system, data, DecodingOptions()), manifest["utterance_id"])
     waveforms = [SpeechDataset.waveform(data, int(np.flatnonzero(chunks.owner == number)[0])) for number in range(3)]
-    served = recognizer.transcribe(waveforms, DecodingOptions())
+    served = Recognizer(system).transcribe(waveforms, DecodingOptions())
     assert [each.utterance_id for each in found] == ["u0", "u1", "u2"]
     for ours, theirs in zip(found, served, strict=True):
         assert ours.routing_weights == pytest.approx(theirs.routing_weights, abs=1e-5)
         assert np.exp(ours.mean_logprob) == pytest.approx(theirs.confidence, abs=1e-5)
-    assert recognizer.saved.record.normaliser == "basic" and found[1].n_tokens > found[0].n_tokens
+    assert system.record.normaliser == "basic" and found[1].n_tokens > found[0].n_tokens
 
 
 def test_joining_by_hand() -> None:
@@ -72,7 +69,7 @@ def test_joining_by_hand() -> None:
 
 def test_a_selection_keeps_features_labels_and_extras(corpus) -> None:
     manifest, root = corpus
-    data = ChunkSet(cut_rows(manifest, str(root), shared_base().processor), root, shared_base().processor)
+    data = ChunkSet(cut_rows(manifest, str(root), WINDOW_S), root, whisper_inputs())
     data.extras["mark"] = shared_base().model.get_input_embeddings().weight[: len(data), :1].detach()
     last = len(data) - 1
     whole, part = data[last], data.select(np.array([last, 0]))

@@ -8,17 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe.audio.cutting import cut_quietly
-from moe.recognition.decoding import DecodingOptions, decode
-from moe.recognition.recognizer import Segment, WaveformSet, WhisperRecognizer
+from moe.recognition.decoding import decode
+from moe.recognition.recognizer import Recognizer, Segment, WaveformSet
+from moe.system import DecodingOptions
+from moe.systems.whisper_moe.asks import MixtureAsk, WhisperAsk
 from tests.toys.corpora import RATE
-from tests.toys.models import CONTEXT, N_EXPERTS, toy_wave
+from tests.toys.models import N_EXPERTS, toy_wave
 from tests.toys.recognizers import recognizer
 
 OPTIONS = DecodingOptions(max_tokens_per_s=1.0)
 
 
 @pytest.fixture(scope="module")
-def mixture(tmp_path_factory: pytest.TempPathFactory) -> WhisperRecognizer:
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> Recognizer:
     return recognizer(tmp_path_factory.mktemp("base"))
 
 
@@ -70,7 +72,7 @@ def test_transcripts_come_in_the_order_of_the_recordings(mixture) -> None:
 
 def test_it_says_what_decoding_says(mixture) -> None:
     waves = [toy_wave(number, 1.0) for number in range(3)]
-    plain = decode(mixture.saved.model, WaveformSet(waves, mixture.saved.processor), CONTEXT, OPTIONS)
+    plain = decode(mixture.system, WaveformSet(waves, mixture.system.inputs), OPTIONS)
     for hypothesis, transcript in zip(plain, mixture.transcribe(waves, OPTIONS), strict=True):
         assert transcript.text.split() == transcript.segments[0].text.split()
         np.testing.assert_allclose(transcript.routing_weights, hypothesis.routing_weights)
@@ -81,24 +83,26 @@ def test_it_says_what_decoding_says(mixture) -> None:
 
 @pytest.mark.parametrize("top_k", [1, 2, N_EXPERTS])
 def test_top_k_is_that_of_the_call_and_only_of_the_call(mixture, top_k: int) -> None:
-    before = mixture.saved.model.phase
-    (found,) = mixture.transcribe([toy_wave(0, 1.0)], OPTIONS, top_k=top_k)
+    before = mixture.system.module.phase
+    (found,) = mixture.transcribe([toy_wave(0, 1.0)], OPTIONS, MixtureAsk(top_k=top_k))
     assert sum(weight > 0 for weight in found.routing_weights) == top_k and sum(found.routing_weights) == pytest.approx(1)
-    assert mixture.saved.model.phase == before
+    assert mixture.system.module.phase == before
 
 
-@pytest.mark.parametrize("top_k", [0, -1, N_EXPERTS + 1])
-def test_a_top_k_out_of_range_is_refused(mixture, top_k: int) -> None:
-    with pytest.raises(ValueError, match=f"top_k={top_k}: must be between 1 and {N_EXPERTS}, the number of experts"):
-        mixture.transcribe([toy_wave(0, 0.5)], OPTIONS, top_k=top_k)
+@pytest.mark.parametrize(
+    ("top_k", "allowed"), [(0, "at least 1"), (-1, "at least 1"), (N_EXPERTS + 1, f"between 1 and {N_EXPERTS}, the number of experts")]
+)
+def test_a_top_k_out_of_range_is_refused(mixture, top_k: int, allowed: str) -> None:
+    with pytest.raises(ValueError, match=f"top_k={top_k}: must be {allowed}"):
+        mixture.transcribe([toy_wave(0, 0.5)], OPTIONS, MixtureAsk(top_k=top_k))
 
 
 def test_a_failed_call_leaves_the_model_as_it_was(mixture, monkeypatch) -> None:
-    before = mixture.saved.model.phase
+    before = mixture.system.module.phase
     monkeypatch.setattr("moe.recognition.recognizer.decode", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        mixture.transcribe([toy_wave(0, 0.5)], OPTIONS, top_k=1)
-    assert mixture.saved.model.phase == before
+        mixture.transcribe([toy_wave(0, 0.5)], OPTIONS, MixtureAsk(top_k=1))
+    assert mixture.system.module.phase == before
 
 
 def test_an_empty_recording_is_refused_by_number(mixture) -> None:
@@ -115,14 +119,13 @@ def test_without_experts_there_are_no_routing_weights(tmp_path: Path) -> None:
     single = recognizer(tmp_path, n_experts=0)
     (found,) = single.transcribe([toy_wave(0, 3.0)], OPTIONS)
     assert found.routing_weights == () and len(found.segments) == 2
-    with pytest.raises(ValueError, match="top_k=2"):
-        single.transcribe([toy_wave(0, 0.5)], OPTIONS, top_k=2)
+    assert single.system.ask_type is WhisperAsk and not hasattr(WhisperAsk(), "top_k")
 
 
 @pytest.mark.parametrize("language", ["nl", "english", ""])
 def test_a_language_the_model_has_no_token_for_is_refused(mixture, language: str) -> None:
     with pytest.raises(ValueError, match=f"language='{language}': the model knows en"):
-        mixture.transcribe([toy_wave(0, 0.5)], OPTIONS, language=language)
+        mixture.transcribe([toy_wave(0, 0.5)], OPTIONS, MixtureAsk(language=language))
 
 
 def test_what_is_recognised_does_not_depend_on_the_company(mixture) -> None:

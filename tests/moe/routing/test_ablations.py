@@ -3,21 +3,21 @@
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from moe.recognition.decoding import DecodingOptions, decode, decode_routings
-from moe.routing.ablations import UNIFORM, choices, lone_experts, looked_up
-from moe.routing.weights import one_hot
-from tests.toys.models import ALL_LINEARS, CONTEXT, N_EXPERTS, adapter_options, dataset, toy_mixture, write_corpus
+from moe.recognition.decoding import decode, decode_ways
+from moe.routing.ablations import choices, looked_up
+from moe.system import DecodingOptions
+from tests.toys.models import ALL_LINEARS, N_EXPERTS, adapter_options, dataset, system_of, toy_mixture, write_corpus
 
 ROWS = pd.DataFrame({"utterance_id": ["a", "b", "c"], "etiology": ["als", "als", "stroke"]})
 
 
-def test_what_is_decoded_is_every_expert_alone_and_all_alike() -> None:
-    found = lone_experts(3)
-    assert set(found) == {"expert_0", "expert_1", "expert_2", UNIFORM}
-    assert found["expert_1"](["b", "c"]).tolist() == [[0, 1, 0]] * 2
-    assert found[UNIFORM](["a"])[0].tolist() == pytest.approx([1 / 3] * 3)
+def test_what_is_decoded_is_every_expert_alone_and_all_alike(tmp_path) -> None:
+    system, data = system_of(toy_mixture(3)), dataset(write_corpus(tmp_path), tmp_path)
+    found = decode_ways(system, data, DecodingOptions(), system.ablations())
+    assert set(found) == {"expert_0", "expert_1", "expert_2", "uniform"}
+    assert [each.routing_weights.tolist() for each in found["expert_1"]] == [[0, 1, 0]] * 6
+    assert all(each.routing_weights.tolist() == pytest.approx([1 / 3] * 3) for each in found["uniform"])
 
 
 def test_choices_by_hand_and_random_is_seeded() -> None:
@@ -34,12 +34,12 @@ def test_an_etiology_that_training_never_saw_has_no_oracle_and_no_clusters_no_cl
 
 @pytest.mark.parametrize("beams", [1, 2])
 def test_looking_up_equals_decoding(tmp_path, beams: int) -> None:
-    model, data = toy_mixture(adapters=adapter_options(ALL_LINEARS)), dataset(write_corpus(tmp_path), tmp_path)
+    system, manifest = system_of(toy_mixture(adapters=adapter_options(ALL_LINEARS))), write_corpus(tmp_path)
     options = DecodingOptions(beam_size=beams)
     experts = np.array([3, 1, 0, 2, 1, 3])
-    expert_of = {f"u{number}": expert for number, expert in enumerate(experts)}
-    decoded = decode_routings(model, data, CONTEXT, options, lone_experts(N_EXPERTS))
-    direct = decode(model, data, CONTEXT, options, lambda ids: one_hot(torch.tensor([expert_of[name] for name in ids]), N_EXPERTS).weights)
+    decoded = decode_ways(system, dataset(manifest, tmp_path), options, system.ablations())
+    weights = np.eye(N_EXPERTS, dtype=np.float32)[experts]
+    direct = decode(system, dataset(manifest, tmp_path, extras={"routing_weights": weights}), options)
     found = looked_up(decoded, experts)
     assert [each.text for each in found] == [each.text for each in direct] and len({each.text for each in found}) > 1
     assert [each.mean_logprob for each in found] == pytest.approx([each.mean_logprob for each in direct], abs=1e-5)

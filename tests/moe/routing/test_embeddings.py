@@ -9,8 +9,9 @@ import torch
 
 from moe.routing import embeddings
 from moe.routing.embeddings import INDEX, MATRIX, Embeddings, embed, read_embeddings
-from moe.systems.whisper.encoder import pooled_embedding
-from moe.training.batches import context_batches
+from moe.systems.whisper import encoder as whisper_encoder
+from moe.systems.whisper.encoder import embedder, pooled_embedding
+from moe.training.batches import length_batches
 from tests.toys.models import CONTEXT, bare_model, batch_of, dataset, write_corpus
 
 BASE = bare_model()
@@ -28,7 +29,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def store(data, folder: Path, layer: int | None = 0, pooling: str = "mean", batch_size: int = 2) -> Embeddings:
-    return embed(BASE, data, folder, CONTEXT, layer, pooling, batch_size)
+    return embed(embedder(BASE, layer, pooling), data, folder, batch_size)
 
 
 class Killed(BaseException):
@@ -45,7 +46,7 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, n_batches: int) -> list[list[str
         seen.append(mel.shape)
         return pooled_embedding(encoder, mel, *args)
 
-    monkeypatch.setattr(embeddings, "pooled_embedding", pooled)
+    monkeypatch.setattr(whisper_encoder, "pooled_embedding", pooled)
     return seen
 
 
@@ -62,7 +63,7 @@ def test_each_vector_is_its_utterances_own(data, layer: int | None, pooling: str
 
 
 def test_the_conv_stems_vectors_do_not_depend_on_the_batches(data, tmp_path: Path) -> None:
-    """Pitfall 8: padding, and with it the company an utterance is embedded in, is not heard."""
+    """Pitfall 8: padding, and with it the company an utterance is embedded in, has no effect."""
     one, six = (store(data, tmp_path / str(size), batch_size=size).vectors for size in (1, 6))
     np.testing.assert_allclose(one, six, atol=1e-5)
 
@@ -85,7 +86,7 @@ def test_a_killed_run_goes_on_where_it_was(data, tmp_path: Path, monkeypatch) ->
     with monkeypatch.context() as patch:
         seen = kill_after(patch, 9)
         resumed = store(data, tmp_path / "killed")
-    assert len(seen) == len(context_batches(data, CONTEXT, 2)) - 2  # the two finished batches were not computed again
+    assert len(seen) == len(length_batches(data, 2)) - 2  # the two finished batches were not computed again
     assert np.array_equal(resumed.vectors, whole.vectors)
 
 
@@ -104,7 +105,7 @@ def test_a_part_that_was_cut_off_is_computed_again_and_no_other(data, tmp_path: 
     with monkeypatch.context() as patch:
         seen = kill_after(patch, 9)
         resumed = store(data, folder)
-    assert len(seen) == len(context_batches(data, CONTEXT, 2)) - 2 and np.array_equal(resumed.vectors, whole.vectors)
+    assert len(seen) == len(length_batches(data, 2)) - 2 and np.array_equal(resumed.vectors, whole.vectors)
 
 
 def test_a_flipped_byte_is_noticed(data, tmp_path: Path, monkeypatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -173,6 +174,6 @@ def test_vectors_are_kept_at_large_v2s_width_in_less_than_8_kib(tmp_path: Path) 
 def test_in_half_precision_only_the_encoder_is(data, tmp_path: Path) -> None:
     for layer in (0, None):
         single = store(data, tmp_path / f"single{layer}", layer, "mean_std").vectors
-        half = embed(BASE, data, tmp_path / f"half{layer}", CONTEXT, layer, "mean_std", 2, "bf16").vectors
+        half = embed(embedder(BASE, layer, "mean_std", "bf16"), data, tmp_path / f"half{layer}", 2).vectors
         assert half.dtype == np.float32 and not np.array_equal(half, single)
         np.testing.assert_allclose(half, single, atol=0.05 * np.abs(single).max())

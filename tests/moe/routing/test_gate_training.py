@@ -63,7 +63,7 @@ def test_training_stops_early_and_restores_the_best_epoch() -> None:
 
 def test_each_epoch_is_reported() -> None:
     seen: list[tuple[int, dict[str, float]]] = []
-    result = trained(on_epoch=lambda epoch, metrics: seen.append((epoch, metrics)))
+    result = trained(report=lambda epoch, metrics: seen.append((epoch, metrics)))
     assert [epoch for epoch, _ in seen] == [1, 2, 3, 4, 5, 6]
     assert [{"epoch": epoch, **metrics} for epoch, metrics in seen] == result.history
     names = {"kl", "accuracy", "top_k_accuracy", "ece"}

@@ -15,23 +15,7 @@ from moe.routing.losses import (
     routing_entropy,
     switch_balance,
     usage_shortfall,
-    utterance_cross_entropy,
 )
-from moe.systems.whisper.tokens import IGNORED
-
-
-def test_cross_entropy_is_the_mean_over_an_utterances_own_tokens() -> None:
-    torch.manual_seed(0)
-    logits, labels = torch.randn(2, 4, 7), torch.tensor([[1, 2, 3, 4], [5, 6, IGNORED, IGNORED]])
-    expected = [F.cross_entropy(logits[0], labels[0]), F.cross_entropy(logits[1, :2], labels[1, :2])]
-    torch.testing.assert_close(utterance_cross_entropy(logits, labels), torch.stack(expected))
-
-
-def test_an_utterance_without_labels_costs_nothing_and_is_finite() -> None:
-    logits = torch.randn(1, 2, 5, requires_grad=True)
-    loss = utterance_cross_entropy(logits, torch.full((1, 2), IGNORED))
-    loss.sum().backward()
-    assert loss.item() == 0 and logits.grad.abs().sum() == 0
 
 
 def test_balance_terms_by_hand() -> None:

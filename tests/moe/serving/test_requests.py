@@ -14,15 +14,17 @@ import tests.toys.corpora as toys
 from benchmarks.bad_requests import BAD_BODIES, BOUNDS, body
 from moe.audio.waveforms import load_audio
 from moe.serving.requests import Asked, RequestError, ServiceOptions, as_bytes, check_body, check_params, decode
+from moe.system import Ask
+from moe.systems.whisper_moe.asks import MixtureAsk, WhisperAsk
 
-OPTIONS = ServiceOptions(**BOUNDS)
+OPTIONS, NOTHING = ServiceOptions(**BOUNDS), MixtureAsk()
 WAV = toys.encode(toys.tone(1, 0.3))
 GOOD = base64.b64encode(WAV).decode()
 
 
-def refusal(data: bytes, options: ServiceOptions = OPTIONS) -> str:
+def refusal(data: bytes, usual: Ask = NOTHING) -> str:
     with pytest.raises(RequestError) as caught:
-        check_body(data, options)
+        check_body(data, OPTIONS, usual)
     said = str(caught.value)
     assert said and "\n" not in said and len(said) < 250
     return said
@@ -30,22 +32,27 @@ def refusal(data: bytes, options: ServiceOptions = OPTIONS) -> str:
 
 def test_a_request_in_either_form_is_taken_and_says_what_it_asks() -> None:
     params = {"top_k": 2, "language": "nl", "return_routing": False, "beam_size": 3}
-    assert check_body(body([{"audio": GOOD}], params=params), OPTIONS) == Asked(3, 2, "nl", False)
+    assert check_body(body([{"audio": GOOD}], params=params), OPTIONS, NOTHING) == Asked(MixtureAsk("nl", 2), 3, False)
     split = {"dataframe_split": {"columns": ["audio"], "index": [0, 1], "data": [[GOOD], [GOOD]]}}
-    assert check_body(json.dumps(split).encode(), OPTIONS) == Asked()
+    assert check_body(json.dumps(split).encode(), OPTIONS, NOTHING) == Asked(NOTHING)
 
 
 def test_nothing_asked_is_the_decoding_that_was_evaluated() -> None:
-    policy = ServiceOptions(beam_size=5, top_k=3)
-    assert check_params({}, policy) == check_params(None, policy) == Asked(5, 3, None, True)
-    assert check_params({"top_k": 0, "language": "auto"}, policy) == Asked(5, 3, None, True)
-    assert check_params({"top_k": 1, "beam_size": 1}, policy) == Asked(1, 1, None, True)
+    policy, usual = ServiceOptions(beam_size=5), MixtureAsk(top_k=3)
+    assert check_params({}, policy, usual) == check_params(None, policy, usual) == Asked(usual, 5, True)
+    assert check_params({"top_k": 0, "language": "auto"}, policy, usual) == Asked(usual, 5, True)
+    assert check_params({"top_k": 1, "beam_size": 1}, policy, usual) == Asked(MixtureAsk(top_k=1), 1, True)
+
+
+def test_only_what_the_system_takes_can_be_asked() -> None:
+    """A base model and one LoRA have nothing to mix."""
+    assert check_params({"language": "nl"}, OPTIONS, WhisperAsk()) == Asked(WhisperAsk("nl"))
+    said = refusal(body([{"audio": GOOD}], params={"top_k": 1}), WhisperAsk())
+    assert said == "unknown parameter 'top_k': there are beam_size, language, return_routing"
 
 
 def test_base64_in_lines_is_base64() -> None:
     assert as_bytes(base64.encodebytes(WAV).decode(), 0) == WAV == as_bytes(bytearray(WAV), 0)
-
-
 
 
 @pytest.mark.parametrize("name", BAD_BODIES)
@@ -60,7 +67,7 @@ def test_a_bad_request_is_refused_by_name(name: str, monkeypatch: pytest.MonkeyP
     ["dataframe_records", "dataframe_split", "params", "audio", "columns", "data", "top_k"]), x)))  # fmt: skip
 def test_any_json_is_taken_or_refused_and_raises_nothing_else(value: object) -> None:
     try:
-        check_body(json.dumps(value).encode(), OPTIONS)
+        check_body(json.dumps(value).encode(), OPTIONS, NOTHING)
     except RequestError:
         return
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from moe.audio.waveforms import load_audio
-from moe.recognition.decoding import DecodingOptions
 from moe.serving.requests import Asked, RequestError, ServiceOptions
-from moe.serving.service import Service
+from moe.serving.service import Service, settings
+from moe.system import DecodingOptions
+from moe.systems.whisper_moe.asks import MixtureAsk, WhisperAsk
 from tests.toys.corpora import RATE
 from tests.toys.models import N_EXPERTS, toy_wave
 from tests.toys.recognizers import recognizer
@@ -18,6 +19,7 @@ from tests.toys.registry import toy_recording
 
 OPTIONS = ServiceOptions(max_audio_s=8.0, max_tokens_per_s=2.0, max_inputs=3)
 PLAIN = OPTIONS.part(DecodingOptions)
+NOTHING = Asked(MixtureAsk())
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +29,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Service:
 
 def test_concurrent_requests_get_what_each_alone_would_get(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lengths, beams and top-k differ; answers must not depend on the company, and passes must be shared."""
-    jobs = [(toy_recording(n, (0.5, 0.6, 3.1)[n % 3]), Asked(1 + n % 2, (None, 1)[n // 4 % 2])) for n in range(16)]
+    jobs = [(toy_recording(n, (0.5, 0.6, 3.1)[n % 3]), Asked(MixtureAsk(top_k=(None, 1)[n // 4 % 2]), 1 + n % 2)) for n in range(16)]
     alone = [
-        service.recognizer.transcribe([load_audio(data)], DecodingOptions(**vars(PLAIN) | {"beam_size": asked.beam_size}), asked.top_k)[0]
+        service.recognizer.transcribe([load_audio(data)], DecodingOptions(**vars(PLAIN) | {"beam_size": asked.beam_size}), asked.ask)[0]
         for data, asked in jobs
     ]
     sizes, plain = [], service.recognizer.recognise
@@ -51,7 +53,7 @@ def test_concurrent_requests_get_what_each_alone_would_get(service: Service, mon
 
 
 def test_an_answer_holds_text_confidence_weights_segments_and_timing(service: Service) -> None:
-    (answer,) = service.answer([toy_recording(1, 5.0)], Asked())
+    (answer,) = service.answer([toy_recording(1, 5.0)], NOTHING)
     row = answer.as_row(True)
     assert set(row) == {"text", "confidence", "expert_weights", "segments", "timing"}
     assert 0 < row["confidence"] <= 1 and len(row["expert_weights"]) == N_EXPERTS and sum(row["expert_weights"]) == pytest.approx(1)
@@ -62,23 +64,23 @@ def test_an_answer_holds_text_confidence_weights_segments_and_timing(service: Se
 
 
 def test_several_recordings_in_one_request_come_back_in_order(service: Service) -> None:
-    found = service.answer([toy_recording(n, s) for n, s in ((1, 0.5), (2, 1.5), (3, 0.7))], Asked())
+    found = service.answer([toy_recording(n, s) for n, s in ((1, 0.5), (2, 1.5), (3, 0.7))], NOTHING)
     assert [answer.audio_s for answer in found] == [0.5, 1.5, 0.7]
 
 
 @pytest.mark.parametrize(
     ("recordings", "asked", "said"),
     [
-        ([], Asked(), "0 recordings"),
-        ([toy_recording()] * 4, Asked(), "4 recordings"),
-        ([b"noise"], Asked(), "audio 0 cannot be used: unreadable"),
-        ([toy_recording(), b""], Asked(), "audio 1 is empty"),
-        ([toy_recording(0, 8.5)], Asked(), "too long"),
-        ([toy_recording(0, 5.0)] * 2, Asked(), "audio 1 cannot be used: too long"),
-        ([toy_recording(0, 8.0)] * 2, Asked(), "too long together"),
-        ([toy_recording()], Asked(top_k=N_EXPERTS + 1), f"between 1 and {N_EXPERTS}"),
-        ([toy_recording()], Asked(language="xx"), "language='xx': the model knows en"),
-        (["/etc/passwd"], Asked(), "paths and addresses are not opened"),
+        ([], NOTHING, "0 recordings"),
+        ([toy_recording()] * 4, NOTHING, "4 recordings"),
+        ([b"noise"], NOTHING, "audio 0 cannot be used: unreadable"),
+        ([toy_recording(), b""], NOTHING, "audio 1 is empty"),
+        ([toy_recording(0, 8.5)], NOTHING, "too long"),
+        ([toy_recording(0, 5.0)] * 2, NOTHING, "audio 1 cannot be used: too long"),
+        ([toy_recording(0, 8.0)] * 2, NOTHING, "too long together"),
+        ([toy_recording()], Asked(MixtureAsk(top_k=N_EXPERTS + 1)), f"between 1 and {N_EXPERTS}"),
+        ([toy_recording()], Asked(MixtureAsk(language="xx")), "language='xx': the model knows en"),
+        (["/etc/passwd"], NOTHING, "paths and addresses are not opened"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_served_is_refused(service: Service, recordings: list, asked: Asked, said: str) -> None:
@@ -87,10 +89,10 @@ def test_what_cannot_be_served_is_refused(service: Service, recordings: list, as
 
 
 def test_a_request_that_is_refused_leaves_the_next_alone(service: Service) -> None:
-    before = service.answer([toy_recording(4)], Asked())[0].transcript
+    before = service.answer([toy_recording(4)], NOTHING)[0].transcript
     with pytest.raises(RequestError):
-        service.answer([b"x" * 1000], Asked())
-    assert service.answer([toy_recording(4)], Asked())[0].transcript == before
+        service.answer([b"x" * 1000], NOTHING)
+    assert service.answer([toy_recording(4)], NOTHING)[0].transcript == before
 
 
 def test_the_body_is_checked_against_the_model_too(service: Service) -> None:
@@ -101,16 +103,25 @@ def test_the_body_is_checked_against_the_model_too(service: Service) -> None:
 def test_the_language_asked_for_is_in_the_prompt_and_only_for_that_call(tmp_path: Path) -> None:
     """A second language token is given to the toy: asking for it changes what the decoder starts from."""
     one = recognizer(tmp_path)
-    config = one.saved.model.base.generation_config
+    base = one.system.module.base
+    config = base.generation_config
     config.lang_to_id = {"<|en|>": config.lang_to_id["<|en|>"], "<|nl|>": 65}
-    assert one.languages == ("en", "nl")
+    assert one.system.languages == ("en", "nl")
     fed = []
-    hook = one.saved.model.base.model.decoder.register_forward_pre_hook(
+    hook = base.model.decoder.register_forward_pre_hook(
         lambda module, args, names: fed.append(names["input_ids"][0].tolist()), with_kwargs=True
     )
     for language in (None, "en", "nl", None):
-        one.transcribe([toy_wave(1, 0.5)[: RATE // 2]], PLAIN, language=language)
+        one.transcribe([toy_wave(1, 0.5)[: RATE // 2]], PLAIN, MixtureAsk(language=language))
     hook.remove()
     prompts = [tokens[1] for tokens in fed if len(tokens) in (4,) and tokens[0] == config.decoder_start_token_id]
     assert len(set(prompts)) == 2 and prompts[0] == prompts[-1] and 65 in prompts
-    assert one.saved.model.base.generation_config is config and config.language == "en"
+    assert base.generation_config is config and config.language == "en"
+
+
+def test_a_configuration_is_how_it_is_served_and_what_is_asked_where_a_request_says_nothing() -> None:
+    config = {"beam_size": 3, "max_inputs": 2, "language": "nl"}
+    assert settings(config | {"top_k": 1}, MixtureAsk) == (ServiceOptions(beam_size=3, max_inputs=2), MixtureAsk("nl", 1))
+    assert settings(config, WhisperAsk) == (ServiceOptions(beam_size=3, max_inputs=2), WhisperAsk("nl"))
+    with pytest.raises(ValueError, match="the configuration has top_k: there are batch_window_ms, .*language"):
+        settings(config | {"top_k": 1}, WhisperAsk)

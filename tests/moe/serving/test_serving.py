@@ -17,8 +17,9 @@ import pytest
 
 from benchmarks.bad_requests import BOUNDS, bad_requests
 from moe.audio.waveforms import load_audio
-from moe.recognition.decoding import DecodingOptions
-from moe.recognition.recognizer import WhisperRecognizer
+from moe.recognition.recognizer import Recognizer
+from moe.system import DecodingOptions
+from moe.systems.table import load_system
 from steps import register
 from steps.tracking import artifacts
 from tests.toys.registry import WRONG, log_toy_asr, log_toy_evaluation, toy_recording, toy_store
@@ -32,7 +33,8 @@ class Server:
     """A served model and what it takes to ask it."""
 
     def __init__(self, port: int, process: subprocess.Popen, model: Path) -> None:
-        self.place, self.process, self.recognizer = f"http://127.0.0.1:{port}", process, WhisperRecognizer.load(model)
+        self.place, self.process = f"http://127.0.0.1:{port}", process
+        self.recognizer = Recognizer.on_fastest_device(load_system(model))
 
     def post(self, body: bytes, headers: dict[str, str] = HEADERS) -> tuple[int, dict]:
         request = urllib.request.Request(f"{self.place}/invocations", body, headers)

@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe.audio.augmentation import AugmentationOptions
-from moe.systems.whisper.features import AudioContextOptions
-from moe.systems.whisper.tokens import IGNORED, label_ids
+from moe.system import IGNORED
+from moe.systems.whisper.inputs import WhisperInputs
+from moe.systems.whisper.tokens import label_ids
 from moe.training import dataset as dataset_module
-from moe.training.batches import LengthGroupedSampler, collator
-from moe.training.dataset import Draw
-from tests.toys.models import CONTEXT, LENGTHS_S, dataset, shared_base, tokenizer, write_corpus
+from moe.training.batches import LengthGroupedSampler, collate
+from moe.training.dataset import Draw, SpeechDataset
+from tests.toys.models import CONTEXT, LENGTHS_S, batch_of, dataset, shared_base, tokenizer, write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -80,13 +81,12 @@ def test_an_item_is_the_utterances_audio_labels_and_extras(corpus) -> None:
 def test_a_batch_by_hand(corpus) -> None:
     manifest, root = corpus
     data = dataset(manifest, root)
-    batch = collator(data.processor, CONTEXT)([data[0], data[2]])
+    batch = collate(data, [data[0], data[2]])
     assert batch["mel"].shape == (2, 16, 50)  # 0.7 s + 0.2 s of silence: the next quarter is 1 s, 50 frames
     assert batch["n_frames"].tolist() == [20, 35] and batch["utterance_ids"] == ["u0", "u2"]
-    n_labels = [len(data.labels[index]) for index in (0, 2)]
+    n_labels = [len(data.example(index)["labels"]) for index in (0, 2)]
     assert (batch["labels"] != IGNORED).sum(1).tolist() == n_labels and batch["labels"].shape[1] == max(n_labels)
-    full = collator(data.processor, AudioContextOptions(audio_context="full"))([data[0]])
-    assert full["mel"].shape == (1, 16, 100)
+    assert batch_of(data, [0])["mel"].shape == (1, 16, 100)
 
 
 def test_augmentation_is_keyed_by_seed_epoch_and_utterance_not_by_place_or_order(corpus) -> None:
@@ -106,9 +106,9 @@ def test_the_cache_changes_nothing_and_is_bounded(corpus, monkeypatch) -> None:
     manifest, root = corpus
     data = dataset(manifest, root, augmentation=AugmentationOptions())
     first = data[Draw(1, 0)]["mel"]
-    assert np.array_equal(data[Draw(1, 0)]["mel"], first) and 1 in data._cache
+    assert np.array_equal(data[Draw(1, 0)]["mel"], first) and 1 in data._examples
     monkeypatch.setattr(dataset_module, "CACHE_BYTES", data._cached_bytes + 1)
-    assert data.mel(4).shape[0] == 16 and 4 not in data._cache
+    assert data.example(4)["mel"].shape[0] == 16 and 4 not in data._examples
     monkeypatch.setattr(dataset_module, "CACHE_BYTES", 0)
     assert np.array_equal(dataset(manifest, root, augmentation=AugmentationOptions())[Draw(1, 0)]["mel"], first)
 
@@ -119,12 +119,19 @@ def test_utterances_longer_than_the_window_are_refused_by_name_before_anything_i
         dataset(manifest.assign(duration_s=[1, 2.1, 2, 9, 1, 1]), Path("nowhere"))
 
 
-def test_references_longer_than_the_decoder_are_refused_by_name(corpus) -> None:
+def test_references_longer_than_the_decoder_are_refused_by_name_where_they_are_trained_on(corpus) -> None:
     manifest, root = corpus
     too_long = manifest.assign(reference=["oak " * 40, *manifest["reference"][1:]])
     n_positions = shared_base().model.config.max_target_positions
-    with pytest.raises(ValueError, match=rf"references of 1 utterances have more than the decoder's {n_positions} tokens, e.g. \['u0'\]"):
-        dataset(too_long, root, max_labels=n_positions)
+    with pytest.raises(ValueError, match=rf"1 utterances have references of more than the decoder's {n_positions} tokens, e.g. \['u0'\]"):
+        dataset(too_long, root, trains=True)
     assert len(dataset(too_long, root)) == 6  # where labels are not used
-    longest = max(map(len, dataset(manifest, root).labels))
-    assert len(dataset(manifest, root, max_labels=longest)) == 6
+
+
+def test_a_reference_of_just_as_many_tokens_as_the_decoder_takes_is_learnt(corpus) -> None:
+    manifest, root = corpus
+    lengths = [len(label_ids(tokenizer(), reference)) for reference in manifest["reference"]]
+    processor, longest = shared_base().processor, max(lengths)
+    assert len(SpeechDataset(manifest, root, WhisperInputs(processor, CONTEXT, longest), trains=True)) == 6
+    with pytest.raises(ValueError, match=rf"{lengths.count(longest)} utterances have references of more than .* {longest - 1} tokens"):
+        SpeechDataset(manifest, root, WhisperInputs(processor, CONTEXT, longest - 1), trains=True)

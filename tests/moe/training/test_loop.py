@@ -10,12 +10,23 @@ import torch
 from moe.audio.augmentation import AugmentationOptions
 from moe.experts.routed_lora import AdapterOptions
 from moe.routing.losses import BalanceOptions
-from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training import loop
 from moe.training.loop import ComputeOptions, fit, updates_per_epoch
 from moe.training.precision import precision
-from tests.toys.training import CONTEXT, Diary, changed, dataset, one_hot_rows, plan, toy_base, toy_mixture, weights, write_corpus
+from tests.toys.models import FULL
+from tests.toys.training import (
+    Diary,
+    changed,
+    dataset,
+    one_hot_rows,
+    plan,
+    toy_base,
+    toy_mixture,
+    training,
+    weights,
+    write_corpus,
+)
 
 N = 8
 UNBALANCED = BalanceOptions(balance="none")
@@ -40,16 +51,16 @@ def mixture_and_data(corpus, dropout: float = 0.0, **options):
 
 
 def trained(corpus, **changes) -> tuple[WhisperMoE, Diary]:
-    model, data = mixture_and_data(corpus)
+    model, data = mixture_and_data(corpus, context=FULL)
     diary = Diary()
-    fit(model, data, plan(**changes), AudioContextOptions(audio_context="full"), diary)
+    fit(model, data, training(plan(**changes)), diary)
     return model, diary
 
 
 def test_small_batches_accumulated_are_one_large_batch(corpus, every_update) -> None:
     """Stack pitfall (measurements §0): the Trainer multiplied Whisper's loss by the number of accumulated batches."""
     once, large = trained(corpus, batch_size=8, accumulation=1, epochs=1)
-    four, small = trained(corpus, batch_size=2, accumulation=4, epochs=1)  # heard in the whole window, so padding is the same
+    four, small = trained(corpus, batch_size=2, accumulation=4, epochs=1)  # encoded in the whole window, so padding is the same
     assert [update for update, _ in small.logged] == [1]
     assert small.values("loss") == pytest.approx(large.values("loss"), rel=1e-3)  # the Trainer logs four decimals
     assert small.values("gradient_norm") == pytest.approx(large.values("gradient_norm"), rel=1e-3)
@@ -70,7 +81,7 @@ def test_without_the_models_word_the_loss_would_be_multiplied(corpus, every_upda
 
     model, data = mixture_and_data(corpus)
     diary = Diary()
-    fit(Careless(model), data, plan(batch_size=2, accumulation=4, epochs=1), CONTEXT, diary)
+    fit(Careless(model), data, training(plan(batch_size=2, accumulation=4, epochs=1)), diary)
     _, right = trained(corpus, batch_size=2, accumulation=4, epochs=1)
     assert diary.values("loss")[0] > 3 * right.values("loss")[0]
 
@@ -81,7 +92,7 @@ def test_the_same_seed_gives_the_same_bits_whatever_the_workers(corpus, every_up
     for seed, num_workers in ((3, 0), (3, 1), (3, 0), (4, 0)):
         model, data = mixture_and_data(corpus, dropout=0.2, augmentation=AugmentationOptions(), seed=seed)
         diary = Diary()
-        fit(model, data, plan(seed=seed, num_workers=num_workers), CONTEXT, diary)
+        fit(model, data, training(plan(seed=seed, num_workers=num_workers)), diary)
         results.append((weights(model), diary.logged))
     (first, logged), (with_worker, logged_with_worker), (again, logged_again), (other, _) = results
     for repeated in (with_worker, again):
@@ -93,7 +104,7 @@ def test_the_same_seed_gives_the_same_bits_whatever_the_workers(corpus, every_up
 def test_only_what_requires_gradient_changes(corpus) -> None:
     model, data = mixture_and_data(corpus)
     before, trainable = weights(model), set(model.trainable_parameters())
-    fit(model, data, plan(), CONTEXT, Diary())
+    fit(model, data, training(plan()), Diary())
     after = changed(before, model)
     assert after and after <= trainable and not any("base_layer" in name for name in after)
 
@@ -114,7 +125,7 @@ def test_a_loss_that_is_not_a_number_is_seen(corpus, every_update) -> None:
     with torch.no_grad():
         model.base.model.decoder.layer_norm.weight[0] = math.nan
     diary = Diary()
-    fit(model, data, plan(epochs=1), CONTEXT, diary)
+    fit(model, data, training(plan(epochs=1)), diary)
     assert all(math.isnan(loss) for loss in diary.values("loss")) and diary.values("loss")
 
 
@@ -138,7 +149,7 @@ def test_every_epoch_is_told_once(corpus, changes, epochs, n_updates) -> None:
     """Pitfall 3: the epoch was not passed on. An epoch that `max_updates` cuts short counts as one too."""
     model, data = mixture_and_data(corpus)
     diary = Diary()
-    summary = fit(model, data, plan(**changes), CONTEXT, diary)
+    summary = fit(model, data, training(plan(**changes)), diary)
     assert diary.begun == epochs and diary.ended == epochs
     assert summary.n_updates == n_updates
 
@@ -146,7 +157,7 @@ def test_every_epoch_is_told_once(corpus, changes, epochs, n_updates) -> None:
 def test_a_stage_may_end_the_training(corpus) -> None:
     model, data = mixture_and_data(corpus)
     diary = Diary(stop_after=1)
-    summary = fit(model, data, plan(epochs=5), CONTEXT, diary)
+    summary = fit(model, data, training(plan(epochs=5)), diary)
     assert diary.ended == [0, 1] and (summary.n_epochs, summary.n_updates, summary.n_utterances) == (2, 4, 2 * N)
 
 
@@ -160,7 +171,7 @@ def test_each_epoch_serves_everyone_once_in_an_order_of_its_own(corpus) -> None:
 
     forward = model.forward
     model.forward = lambda **batch: (served[-1].extend(batch["utterance_ids"]), forward(**batch))[1]
-    fit(model, data, plan(epochs=3, batch_size=2), CONTEXT, Listening())
+    fit(model, data, training(plan(epochs=3, batch_size=2)), Listening())
     assert all(sorted(epoch) == [row["utterance_id"] for row in data.rows] for epoch in served)
     assert len({tuple(epoch) for epoch in served}) == 3
 

@@ -18,16 +18,19 @@ from moe.audio.augmentation import AugmentationOptions
 from moe.experts.expert_training import ExpertOptions, train_experts
 from moe.experts.joint_training import JointOptions, train_jointly
 from moe.experts.routed_lora import AdapterOptions
+from moe.recognition import decoding
 from moe.routing.curriculum import CurriculumOptions
 from moe.routing.gate_training import GateOptions, train_gate
 from moe.systems.whisper.base_model import TOKEN_TABLE, BaseModel
 from moe.systems.whisper.pretraining import PretrainingOptions, pretrain, pretraining_plan
-from moe.training import loop as training
+from moe.systems.whisper_moe.zero_shot import base_wer
+from moe.training import loop
 from moe.training.bad_updates import TooManyBadUpdates
 from moe.training.checkpoints import PREFIX, CheckpointOptions, Checkpoints
 from moe.training.loop import fit
 from moe.training.trainer import ResumableTrainer
 from tests.toys.checkpoints import Recorded
+from tests.toys.models import system_of
 from tests.toys.training import (
     CONTEXT,
     N_EXPERTS,
@@ -39,6 +42,7 @@ from tests.toys.training import (
     plan,
     toy_base,
     toy_mixture,
+    training,
     weights,
     write_corpus,
 )
@@ -60,7 +64,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(autouse=True)
 def logs_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "LOG_EVERY", 3)  # not when a checkpoint is due
+    monkeypatch.setattr(loop, "LOG_EVERY", 3)  # not when a checkpoint is due
 
 
 def sets(corpus, **extras):
@@ -79,8 +83,8 @@ def gate(corpus, report, checkpoints, num_workers):
 def experts(corpus, report, checkpoints, num_workers, options=ExpertOptions()):
     model = toy_mixture(toy_base(dropout=0.1), adapters=DROPOUT)
     train_set, dev_set = sets(corpus, routing_weights=one_hot_rows(N))
-    loop = plan(epochs=3, num_workers=num_workers)
-    done = train_experts(model, train_set, dev_set, np.arange(4) % N_EXPERTS, options, loop, CONTEXT, report, 1, checkpoints)
+    around = training(plan(epochs=3, num_workers=num_workers), report, checkpoints)
+    done = train_experts(system_of(model), train_set, dev_set, np.arange(4) % N_EXPERTS, options, around)
     return model, (done.history, done.kept, done.wer, done.summary.n_updates)
 
 
@@ -93,18 +97,18 @@ def joint(corpus, report, checkpoints, num_workers):
     model = toy_mixture(toy_base(dropout=0.1), adapters=DROPOUT)
     train_set, dev_set = sets(corpus)
     curriculum = CurriculumOptions(soft_epochs=2, temperature_start=2.0, router_noise=0.5)
-    loop = plan(epochs=3, batch_size=2, accumulation=2, num_workers=num_workers, decay_share=0.4)
-    options = JointOptions(asr_learning_rate=1e-2, gate_learning_rate=1e-2)
-    done = train_jointly(model, train_set, dev_set, options, curriculum, loop, CONTEXT, report, 2, checkpoints)
+    long = plan(epochs=3, batch_size=2, accumulation=2, num_workers=num_workers, decay_share=0.4)
+    system = system_of(model, adapters=1e-2, gate=1e-2)
+    done = train_jointly(system, train_set, dev_set, JointOptions(), curriculum, training(long, report, checkpoints, eval_every=2))
     return model, (done.history, done.epoch, done.wer, [load.tolist() for load in done.loads])
 
 
 def single_lora(corpus, report, checkpoints, num_workers):
     model = toy_mixture(toy_base(dropout=0.1), n_experts=0, adapters=DROPOUT)
     train_set, dev_set = sets(corpus)
-    loop = plan(max_updates=8, num_workers=num_workers, warmup_share=0.3)
-    options = JointOptions(asr_learning_rate=1e-2, asr_patience=8)
-    done = train_jointly(model, train_set, dev_set, options, CurriculumOptions(), loop, CONTEXT, report, 1, checkpoints)
+    around = training(plan(max_updates=8, num_workers=num_workers, warmup_share=0.3), report, checkpoints)
+    system, options = system_of(model, adapters=1e-2), JointOptions(asr_patience=8)
+    done = train_jointly(system, train_set, dev_set, options, CurriculumOptions(), around)
     return model, (done.history, done.epoch, done.summary.n_utterances, done.summary.n_epochs)
 
 
@@ -114,9 +118,10 @@ def base(corpus, report, checkpoints, num_workers):
     manifest, root = corpus
     train_set = dataset(manifest, root, augmentation=AugmentationOptions(), seed=3, extras={"phonemes": np.ones((N, 50), np.int64)})
     options = PretrainingOptions(pretrain_updates=5, missing_updates=4, pretrain_batch_size=4)
-    loop = pretraining_plan(options, seed=5, num_workers=num_workers, precision="fp32")
-    done = pretrain(made, train_set, dataset(manifest.head(2), root), options, loop, CONTEXT, report, 3, 2, checkpoints)
-    return done.base.model, (done.history, [(summary.n_updates, summary.n_epochs) for summary in done.summary])
+    around = training(pretraining_plan(options, seed=5, num_workers=num_workers, precision="fp32"), report, checkpoints, eval_every=2)
+    dev_set = dataset(manifest.head(2), root)
+    done = pretrain(made, train_set, lambda: base_wer(made, dev_set, CONTEXT), options, around, n_phonemes=3)
+    return done.base.model, (done.history, [(summary.n_updates, summary.n_epochs) for summary in done.summaries])
 
 
 STAGES = {"gate": gate, "experts": experts, "copied_experts": copied_experts, "joint": joint, "single_lora": single_lora, "base": base}
@@ -205,7 +210,7 @@ def test_sigterm_ends_with_a_checkpoint_of_the_last_update(
     corpus, tmp_path: Path, monkeypatch, terminates, where: str, nth: int, saved_as: str
 ) -> None:
     model, outcome = single_lora(corpus, Notes(), None, 0)
-    owner, name = (ResumableTrainer, "optimizer_steps") if where == "update" else ("moe.experts.joint_training", "decode")
+    owner, name = (ResumableTrainer, "optimizer_steps") if where == "update" else (decoding, "decode_ways")
     with monkeypatch.context() as patch:
         called: list[int] = []
 
@@ -215,8 +220,8 @@ def test_sigterm_ends_with_a_checkpoint_of_the_last_update(
                 os.kill(os.getpid(), signal.SIGTERM)
             return original(*arguments, **options)
 
-        original = getattr(owner, name) if where == "update" else __import__("moe.recognition.decoding", fromlist=["x"]).decode
-        patch.setattr(owner, name, asked) if where == "update" else patch.setattr(f"{owner}.{name}", asked)
+        original = getattr(owner, name)
+        patch.setattr(owner, name, asked)
         with pytest.raises(Terminated):
             single_lora(corpus, Notes(), Checkpoints(tmp_path), 0)
     saved = sorted(path.name for path in tmp_path.glob(f"{PREFIX}*"))
@@ -239,10 +244,10 @@ def finite(model: torch.nn.Module) -> bool:
 @pytest.mark.parametrize("where", ["audio", "label", "gradient"])
 def test_an_update_that_is_not_finite_is_stepped_over_and_its_utterances_named(corpus, monkeypatch, where: str) -> None:
     """Stack pitfall: one NaN label, and all logged losses stayed finite while all weights became NaN."""
-    monkeypatch.setattr(training, "LOG_EVERY", 1)
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
     model, data = lora_and_data(corpus)
     events, diary = Recorded(), Diary()
-    summary = fit(Spoilt(model, "u5", where), data, plan(epochs=2), CONTEXT, diary, checkpoints=Checkpoints(events=events))
+    summary = fit(Spoilt(model, "u5", where), data, training(plan(epochs=2), checkpoints=Checkpoints(events=events)), diary)
     assert finite(model) and summary.n_updates == 6 and len(summary.bad_updates) == 2
     for record in summary.bad_updates:
         assert record["utterance_ids"] == ["u5"] if where != "gradient" else "u5" in record["utterance_ids"] and len(record["utterance_ids"]) == 4
@@ -256,7 +261,7 @@ def test_a_bad_update_leaves_weights_and_buffers_as_they_were(corpus) -> None:
     model = toy_mixture(toy_base())
     manifest, root = corpus
     before, window = weights(model), model.window.recent.clone()
-    summary = fit(Spoilt(model, "u5", "audio"), dataset(manifest, root), plan(batch_size=N, max_updates=1), CONTEXT, Diary())
+    summary = fit(Spoilt(model, "u5", "audio"), dataset(manifest, root), training(plan(batch_size=N, max_updates=1)), Diary())
     assert len(summary.bad_updates) == 1 and torch.equal(window, model.window.recent)
     assert all(torch.equal(value, weights(model)[name]) for name, value in before.items())
 
@@ -265,7 +270,7 @@ def test_too_many_bad_updates_fail_by_name(corpus) -> None:
     model, data = lora_and_data(corpus)
     checkpoints = Checkpoints(None, CheckpointOptions(max_bad_updates=1), Recorded())
     with pytest.raises(TooManyBadUpdates, match="2 updates was not finite, max_bad_updates=1; their utterances: u5"):
-        fit(Spoilt(model, "u5", "audio"), data, plan(epochs=4), CONTEXT, Diary(), checkpoints=checkpoints)
+        fit(Spoilt(model, "u5", "audio"), data, training(plan(epochs=4), checkpoints=checkpoints), Diary())
 
 
 class Hungry(torch.nn.Module):
@@ -290,10 +295,10 @@ ERRORS = [lambda: torch.OutOfMemoryError("CUDA out of memory"), MemoryError, lam
 @pytest.mark.parametrize("error", ERRORS)
 def test_out_of_memory_halves_the_batch_once_and_goes_on_with_the_same_updates(corpus, error) -> None:
     roomy, data = lora_and_data(corpus)
-    fit(roomy, data, plan(epochs=2), CONTEXT, Diary())
+    fit(roomy, data, training(plan(epochs=2)), Diary())
     tight, events = lora_and_data(corpus)[0], Recorded()
     hungry = Hungry(tight, 2, error)
-    summary = fit(hungry, data, plan(epochs=2), CONTEXT, Diary(), checkpoints=Checkpoints(events=events))
+    summary = fit(hungry, data, training(plan(epochs=2), checkpoints=Checkpoints(events=events)), Diary())
     assert summary.n_updates == 6 and "each batch of 4 is now 2 of 2" in events.of("out_of_memory")[0]
     assert [len(ids) for ids in hungry.served] == [4] * 4 + [2] * 4
     for name, value in weights(roomy).items():
@@ -303,14 +308,14 @@ def test_out_of_memory_halves_the_batch_once_and_goes_on_with_the_same_updates(c
 def test_out_of_memory_a_second_time_is_an_error_that_says_so(corpus) -> None:
     model, data = lora_and_data(corpus)
     with pytest.raises(RuntimeError, match="out of memory with batches of 2"):
-        fit(Hungry(model, 0, MemoryError), data, plan(epochs=2), CONTEXT, Diary(), checkpoints=Checkpoints(events=Recorded()))
+        fit(Hungry(model, 0, MemoryError), data, training(plan(epochs=2), checkpoints=Checkpoints(events=Recorded())), Diary())
 
 
 def test_halved_batches_stay_halved_after_an_interruption(corpus, tmp_path: Path, monkeypatch) -> None:
     def run(checkpoints: Checkpoints):
         model, data = lora_and_data(corpus)
         hungry = Hungry(model, 2, MemoryError)
-        fit(hungry, data, plan(epochs=3), CONTEXT, Diary(), checkpoints=checkpoints)
+        fit(hungry, data, training(plan(epochs=3), checkpoints=checkpoints), Diary())
         return model, hungry
 
     undisturbed, _ = run(Checkpoints(events=Recorded()))
@@ -326,7 +331,7 @@ def test_halved_batches_stay_halved_after_an_interruption(corpus, tmp_path: Path
 
 def test_a_checkpoint_of_another_model_is_refused(corpus, tmp_path: Path) -> None:
     model, data = lora_and_data(corpus)
-    fit(model, data, plan(epochs=1), CONTEXT, Diary(), checkpoints=Checkpoints(tmp_path, events=Recorded()))
+    fit(model, data, training(plan(epochs=1), checkpoints=Checkpoints(tmp_path, events=Recorded())), Diary())
     other = toy_mixture(toy_base(), n_experts=0, adapters=dataclasses.replace(DROPOUT, lora_targets="q_proj"))
     with pytest.raises(ValueError, match="the checkpoint is of another training"):
-        fit(other, data, plan(epochs=1), CONTEXT, Diary(), checkpoints=Checkpoints(tmp_path, events=Recorded()))
+        fit(other, data, training(plan(epochs=1), checkpoints=Checkpoints(tmp_path, events=Recorded())), Diary())

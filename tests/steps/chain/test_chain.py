@@ -14,7 +14,8 @@ from mlflow.entities import Run
 
 from moe.audio.waveforms import load_audio
 from moe.files import read_json
-from moe.recognition.recognizer import WhisperRecognizer
+from moe.recognition.recognizer import Recognizer
+from moe.systems.table import load_system
 from steps import evaluate, experts, main
 from steps.tracking import artifacts
 from steps.tracking.store import connect, project_root
@@ -162,7 +163,7 @@ def test_a_registered_version_leads_back_to_the_corpus(chain: Chain) -> None:
     version = connect().client.get_model_version_by_alias("whisper-moe", "champion")
     assert version.tags["synthetic"] == "true" and version.run_id == chain.of("register").info.run_id
     assert set(artifacts.lineage(version.run_id).values()) == set(CHAIN) - {"compare"}
-    assert version.tags["asr_run_id"] == chain.of("asr").info.run_id
+    assert version.tags["model_run_id"] == chain.of("asr").info.run_id
     assert chain.of("asr").info.run_id in artifacts.lineage(version.run_id)
 
 
@@ -171,7 +172,7 @@ def test_the_registered_model_hears_what_the_recogniser_hears(chain: Chain) -> N
     model = mlflow.pyfunc.load_model("models:/whisper-moe@champion")
     paths = sorted((chain.path("synthesize", "corpus/audio")).glob("*.flac"))[:3]
     table = pd.DataFrame({"audio": [path.read_bytes() for path in paths]})
-    recognizer = WhisperRecognizer.load(chain.path("asr", "model"))
+    recognizer = Recognizer.on_fastest_device(load_system(chain.path("asr", "model")))
     expected = recognizer.transcribe([load_audio(path) for path in paths])
     said = model.predict(table)
     assert said["text"].tolist() == [each.text for each in expected] and any(said["text"])
@@ -221,9 +222,16 @@ def test_without_pretraining_gate_and_experts_start_random(chain: Chain) -> None
     assert [(step, word) for step, word, _ in lines] == [(step, "reused") for step in CHAIN[:3]] + [("asr", "ran")]
     asr = children(main_id)[0].info.run_id
     assert not (artifacts.upstream(asr, "model") / "clusters").exists()
-    options = evaluate.StepOptions(prepare_run_id=chain.of("prepare").info.run_id, asr_run_id=asr, ablations=False)
+    options = evaluate.StepOptions(prepare_run_id=chain.of("prepare").info.run_id, model_run_id=asr, ablations=False)
     scores = read_json(artifacts.upstream(evaluate.run(options), "scores.json"))
     assert scores["gating_accuracy"] is None and scores["system"] == "whisper_moe" and scores["n_utterances_seen"] == N_TRAIN
+
+
+def test_one_system_alone_takes_only_the_stages_it_needs(chain: Chain) -> None:
+    main_id, lines = run_main(systems="zero_shot", gating_epochs=60, register_system="any")  # 60: the default, since there is no gate run
+    words = [(step, word) for step, word, _ in lines]
+    assert words == [(step, "reused") for step in ("synthesize", "prepare", "pretrain", "baseline", "evaluate")] + [("register", "ran")]
+    assert connect().client.get_run(children(main_id)[0].info.run_id).data.tags["moe.registered"] == "zero-shot/1"
 
 
 def timeless(run: Run) -> dict[str, float]:

@@ -11,6 +11,7 @@ from moe.options import to_text
 from steps import asr, baseline, experts, main, pretrain
 from steps.chain.options import SMALL_BASE
 from steps.chain.stages import stage_options
+from tests.toys.chain import pending_options
 
 OTHER = {
     "n_masks": 0, "mask_mels": 5, "mask_frames": 5, "gain": 0.0, "speed_factors": "0.9,1.1", "noise_share": 0.5, "noise_colour": "white",
@@ -96,7 +97,7 @@ def test_the_chain_refuses_what_no_stage_reads_without_epochs(name: str, value: 
 def test_the_chain_takes_what_another_stage_reads_and_gives_it_to_that_alone() -> None:
     options = main.StepOptions(asr_epochs=0, gradient_accumulation_steps=3, lora_r=4, expert_learning_rate=0.1)
     main.check_stages(options)
-    asked = {stage: stage_options(stage, options, **main._pending(stage, options)) for stage in (pretrain, experts, asr)}
+    asked = {stage: pending_options(stage, options) for stage in (pretrain, experts, asr)}
     assert [asked[stage].gradient_accumulation_steps for stage in (pretrain, experts, asr)] == [1, 3, 1]
     assert asked[asr].lora_r == 4
     zero_shot = stage_options(baseline, options, system="zero_shot", **IDS)

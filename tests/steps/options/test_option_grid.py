@@ -21,7 +21,7 @@ from moe.experts.expert_training import ExpertOptions, train_experts
 from moe.experts.joint_training import JointOptions, train_jointly
 from moe.experts.routed_lora import AdapterOptions
 from moe.options import to_text
-from moe.recognition.decoding import DecodingOptions, decode
+from moe.recognition.decoding import decode
 from moe.routing.curriculum import CurriculumOptions
 from moe.routing.embeddings import Embeddings, embed
 from moe.routing.gate import Gate, GateConfig
@@ -29,16 +29,19 @@ from moe.routing.gate_training import GateOptions, train_gate
 from moe.routing.losses import BalanceOptions
 from moe.routing.options import RoutingOptions
 from moe.routing.weights import one_hot
+from moe.system import DecodingOptions, System
 from moe.systems.whisper.base_model import BaseModel
+from moe.systems.whisper.encoder import embedder
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training.dataset import SpeechDataset
+from moe.training.loop import Training
 from steps import asr, cluster, experts, gate, main
-from steps.chain.stages import stage_options
 from steps.inputs.training import plan_of
 from steps.options.step_options import MixtureStepOptions
+from tests.toys.chain import pending_options
 from tests.toys.corpora import RATE, tone
-from tests.toys.models import toy_base, write_corpus
+from tests.toys.models import dataset, system_of, toy_base, write_corpus
 
 FACTORS: dict[str, tuple[Any, ...]] = {
     "clustering_algorithm": ("balanced", "hdbscan", "spectral", "by_etiology"),
@@ -203,9 +206,9 @@ class Toy:
         """All stages from embed to decoding."""
         options = chain_options(settings)
         main.check_stages(options)
-        joint = stage_options(asr, options, **main._pending(asr, options))
-        base, context = toy_base(), joint.part(AudioContextOptions)
-        vectors = self.embeddings(base, joint, context, folder)
+        joint = pending_options(asr, options)
+        base = toy_base()
+        vectors = self.embeddings(base, joint, folder)
         train, dev = vectors.select(self.train["utterance_id"]), vectors.select(self.dev["utterance_id"])
         if options.skip_pretraining:
             trained_gate, extras = Gate(GateConfig(train.shape[1], options.num_experts), options.seed), {}
@@ -215,57 +218,57 @@ class Toy:
             clusters, dev_labels, dev_soft = self.cluster(options, train, dev)
             trained_gate = self.gate(options, (train, clusters.soft_labels_), (dev, dev_soft))
             model, extras = self.experts(options, base, clusters, dev_labels), {"cluster_weights": clusters.soft_labels_.astype(np.float32)}
-        self.join(joint, model, trained_gate, base, context, {"embedding": train} | extras, dev)
+        model.gate, model.balance = trained_gate.train(), joint.part(BalanceOptions)
+        rates = {"adapters": joint.asr_learning_rate, "gate": joint.gate_learning_rate}
+        self.join(joint, system_of(model, base, joint.part(AudioContextOptions), **rates), {"embedding": train} | extras, dev)
 
-    def embeddings(self, base: BaseModel, options: asr.StepOptions, context: AudioContextOptions, folder: Path) -> Embeddings:
-        routing = options.part(RoutingOptions)
+    def embeddings(self, base: BaseModel, options: asr.StepOptions, folder: Path) -> Embeddings:
+        routing, context = options.part(RoutingOptions), options.part(AudioContextOptions)
         key = (routing.layer, routing.pooling, context)
         if key not in self.embedded:
             rows = pd.concat([self.train, self.dev], ignore_index=True)
             place = folder / str(len(self.embedded))
             place.mkdir()
-            self.embedded[key] = embed(base.model, SpeechDataset(rows, self.root, base.processor), place, context, *key[:2], 8)
+            data = dataset(rows, self.root, context)
+            self.embedded[key] = embed(embedder(base.model, routing.layer, routing.pooling), data, place, 8)
         return self.embedded[key]
 
     def cluster(self, options: Any, train: np.ndarray, dev: np.ndarray) -> tuple[UtteranceClusters, np.ndarray, np.ndarray]:
-        chosen = stage_options(cluster, options, **main._pending(cluster, options)).part(ClusteringOptions)
+        chosen = pending_options(cluster, options).part(ClusteringOptions)
         clusters = UtteranceClusters(chosen).fit(train, self.train["utterance_id"], self.train["speaker"], self.train["etiology"])
         return clusters, *clusters.assign(dev, self.dev["speaker"])
 
     def gate(self, options: Any, train: tuple[np.ndarray, np.ndarray], dev: tuple[np.ndarray, np.ndarray]) -> Gate:
-        chosen = stage_options(gate, options, **main._pending(gate, options)).part(GateOptions)
+        chosen = pending_options(gate, options).part(GateOptions)
         chosen = type(chosen)(**vars(chosen) | {"top_k": min(chosen.top_k, train[1].shape[1])})
         return train_gate(*train, *dev, chosen).gate
 
     def experts(self, options: Any, base: BaseModel, clusters: UtteranceClusters, dev_labels: np.ndarray) -> WhisperMoE:
-        chosen = stage_options(experts, options, **main._pending(experts, options))
+        chosen = pending_options(experts, options)
         weights = one_hot(torch.from_numpy(clusters.labels_), clusters.n_clusters_).weights.numpy()
         model = WhisperMoE(base.model, clusters.n_clusters_, chosen.part(AdapterOptions), chosen.part(RoutingOptions))
-        train_experts(
-            model, self.heard(chosen, base, {"routing_weights": weights}),
-            SpeechDataset(self.dev, self.root, base.processor), dev_labels, chosen.part(ExpertOptions),
-            plan_of(chosen, chosen.expert_epochs, chosen.expert_batch_size, chosen.expert_learning_rate), chosen.part(AudioContextOptions), _silent,
-        )  # fmt: skip
+        system = system_of(model, base, chosen.part(AudioContextOptions))
+        plan = plan_of(chosen, chosen.expert_epochs, chosen.expert_batch_size, chosen.expert_learning_rate)
+        train_set, dev_set = self.train_set(chosen, system, {"routing_weights": weights}), SpeechDataset(self.dev, self.root, system.inputs)
+        train_experts(system, train_set, dev_set, dev_labels, chosen.part(ExpertOptions), Training(plan, _silent))
         return model
 
-    def heard(self, options: MixtureStepOptions, base: BaseModel, extras: dict[str, np.ndarray]) -> SpeechDataset:
+    def train_set(self, options: MixtureStepOptions, system: System, extras: dict[str, np.ndarray]) -> SpeechDataset:
         augmentation = options.part(AugmentationOptions) if options.augment else None
-        return SpeechDataset(self.train, self.root, base.processor, augmentation, extras=extras)
+        return SpeechDataset(self.train, self.root, system.inputs, augmentation, extras=extras)
 
-    def join(
-        self, options: asr.StepOptions, model: WhisperMoE, gate: Gate, base: BaseModel, context: AudioContextOptions, extras: dict, dev: np.ndarray
-    ) -> None:
-        model.gate, model.balance = gate.train(), options.part(BalanceOptions)
-        dev_set = SpeechDataset(self.dev, self.root, base.processor, extras={"embedding": dev})
+    def join(self, options: asr.StepOptions, system: System, extras: dict, dev: np.ndarray) -> None:
+        dev_set = SpeechDataset(self.dev, self.root, system.inputs, extras={"embedding": dev})
+        plan = plan_of(options, options.asr_epochs, options.asr_batch_size, options.asr_learning_rate)
         train_jointly(
-            model, self.heard(options, base, extras), dev_set, options.part(JointOptions), options.part(CurriculumOptions),
-            plan_of(options, options.asr_epochs, options.asr_batch_size, options.asr_learning_rate), context, _silent,
+            system, self.train_set(options, system, extras), dev_set, options.part(JointOptions), options.part(CurriculumOptions),
+            Training(plan, _silent),
         )  # fmt: skip
-        hypotheses = decode(model, dev_set, context, DecodingOptions())
+        hypotheses = decode(system, dev_set, DecodingOptions())
         weights = np.stack([hypothesis.routing_weights for hypothesis in hypotheses])
         assert len(hypotheses) == len(self.dev) and np.isfinite(weights).all()
         assert ((weights > 0).sum(axis=1) <= options.top_k).all()
-        assert all(torch.isfinite(parameter).all() for parameter in model.trainable_parameters().values())
+        assert all(torch.isfinite(parameter).all() for parameter in system.module.trainable_parameters().values())
 
 
 def _silent(number: int, values: dict[str, float]) -> None:

@@ -19,8 +19,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from moe.audio.waveforms import load_audio
-from moe.recognition.decoding import DecodingOptions
-from moe.recognition.recognizer import WhisperRecognizer
+from moe.recognition.recognizer import Recognizer
+from moe.system import DecodingOptions
+from moe.systems.table import load_system
+from moe.systems.whisper_moe.asks import MixtureAsk
 from steps import register as step
 from steps import rollback
 from steps.registry import versions
@@ -160,7 +162,7 @@ def test_the_model_is_whole_code_and_safetensors(registered: Registry) -> None:
     }  # fmt: skip
     assert not [name for name in files if name.endswith((".pkl", ".pickle", ".pt", ".bin", ".joblib", ".npy", ".pyc"))]
     info = get_model_info(f"models:/{NAME}/1")
-    assert [spec.name for spec in info.signature.params.params] == ["top_k", "language", "return_routing", "beam_size"]
+    assert [spec.name for spec in info.signature.params.params] == ["language", "top_k", "return_routing", "beam_size"]
     assert info.signature.outputs.input_names() == ["text", "confidence", "expert_weights", "segments", "timing"]
     assert "## Intended use" in registered.client.get_model_version(NAME, "1").description
 
@@ -184,8 +186,8 @@ def test_loaded_elsewhere_offline_with_nothing_but_what_it_requires_it_says_the_
     done = subprocess.run(command, cwd=tmp_path, env=environment | {"MLFLOW_DISABLE_TELEMETRY": "true"}, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.strip().splitlines()[-1])
-    expected = WhisperRecognizer.load(artifacts.upstream(registered.asr, "model")).transcribe(
-        [load_audio(path) for path in paths], DecodingOptions(max_tokens_per_s=2.0), top_k=1
+    expected = Recognizer.on_fastest_device(load_system(artifacts.upstream(registered.asr, "model"))).transcribe(
+        [load_audio(path) for path in paths], DecodingOptions(max_tokens_per_s=2.0), MixtureAsk(top_k=1)
     )
     assert [row["text"] for row in found["rows"]] == [each.text for each in expected]
     assert [row["expert_weights"] for row in found["rows"]] == [pytest.approx(each.routing_weights, abs=1e-5) for each in expected]

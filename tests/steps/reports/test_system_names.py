@@ -22,6 +22,7 @@ class Stage(Options):
     seed: int = option(0, "")
     cluster_run_id: str = option("none", "")
     asr_run_id: str = option("none", "")
+    model_run_id: str = option("none", "")
 
     not_in_fingerprint = frozenset({"num_workers"})
 
@@ -37,7 +38,7 @@ def mixture(seed: int = 0, **options) -> SystemScores:
     """An evaluated mixture: cluster → asr → evaluate."""
     clustering = {name: options.pop(name) for name in ("clustering_algorithm", "num_workers") if name in options}
     asr_run_id = ran("asr", cluster_run_id=ran("cluster", seed=seed, **clustering), seed=seed, **options)
-    return SystemScores("MoE", ran("evaluate", asr_run_id=asr_run_id, seed=seed), "moe", pd.DataFrame())
+    return SystemScores("MoE", ran("evaluate", model_run_id=asr_run_id, seed=seed), "whisper_moe", "mixture", pd.DataFrame())
 
 
 def test_seeds_and_workers_stay_one_system_and_an_option_makes_two(store: Path) -> None:
@@ -53,14 +54,12 @@ def test_the_option_of_a_run_far_up_the_lineage_counts(store: Path) -> None:
 
 
 def test_a_single_lora_is_not_told_apart_by_the_mixture_whose_size_it_has_nor_by_routing(store: Path) -> None:
-    loras = [
-        SystemScores("LoRA", ran("evaluate", asr_run_id=ran("baseline", top_k=k, asr_run_id=ran("asr", top_k=k))), "lora", pd.DataFrame())
-        for k in (1, 2)
-    ]
+    runs_of = [ran("baseline", top_k=k, asr_run_id=ran("asr", top_k=k)) for k in (1, 2)]
+    loras = [SystemScores("LoRA", ran("evaluate", model_run_id=each), "single_lora", "control", pd.DataFrame()) for each in runs_of]
     assert [system.name for system in tell_apart(loras)] == ["LoRA", "LoRA"]
     assert {step for step, _ in choices(loras[0])} == {"evaluate", "baseline"}
 
 
 def test_systems_of_two_names_are_not_measured_by_each_other(store: Path) -> None:
-    base = SystemScores("base", ran("evaluate", top_k=9), "base", pd.DataFrame())
+    base = SystemScores("base", ran("evaluate", top_k=9), "zero_shot", "base", pd.DataFrame())
     assert [system.name for system in tell_apart([base, mixture()])] == ["base", "MoE"]

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from moe.routing.losses import utterance_cross_entropy
+from moe.system import IGNORED
 from moe.systems.whisper import head_loss
-from moe.systems.whisper.head_loss import head_cross_entropy
-from moe.systems.whisper.tokens import IGNORED
+from moe.systems.whisper.head_loss import head_cross_entropy, utterance_cross_entropy
 
 
 def drawn(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -17,6 +17,20 @@ def drawn(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
     labels = torch.randint(0, 40, (3, 5), generator=generator)
     labels[0, 2:], labels[2] = IGNORED, IGNORED
     return states.requires_grad_(True), head, labels
+
+
+def test_cross_entropy_is_the_mean_over_an_utterances_own_tokens() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 4, 7), torch.tensor([[1, 2, 3, 4], [5, 6, IGNORED, IGNORED]])
+    expected = [F.cross_entropy(logits[0], labels[0]), F.cross_entropy(logits[1, :2], labels[1, :2])]
+    torch.testing.assert_close(utterance_cross_entropy(logits, labels), torch.stack(expected))
+
+
+def test_an_utterance_without_labels_costs_nothing_and_is_finite() -> None:
+    logits = torch.randn(1, 2, 5, requires_grad=True)
+    loss = utterance_cross_entropy(logits, torch.full((1, 2), IGNORED))
+    loss.sum().backward()
+    assert loss.item() == 0 and logits.grad.abs().sum() == 0
 
 
 @pytest.mark.parametrize("n_logits", [1, 120, 1 << 24])

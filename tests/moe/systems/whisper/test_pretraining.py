@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 
 from moe.systems.whisper.base_model import TOKEN_TABLE, BaseModel, complete_base, is_complete, load_base
 from moe.systems.whisper.phonemes import align
-from moe.systems.whisper.pretraining import SILENCE_WEIGHT, BaseTraining, PretrainingOptions, base_wer, pretrain, pretraining_plan
+from moe.systems.whisper.pretraining import SILENCE_WEIGHT, BaseTraining, PretrainingOptions, pretrain, pretraining_plan
+from moe.systems.whisper_moe.zero_shot import base_wer
 from moe.training.loop import seed_everything
-from tests.toys.training import CONTEXT, Notes, changed, dataset, tokenizer, toy_base, weights, write_corpus
+from tests.toys.training import CONTEXT, Notes, changed, dataset, tokenizer, toy_base, training, weights, write_corpus
 
 REAL = Path(__file__).resolve().parents[5] / "shared" / "data" / "whisper_tiny_en"
 FAST = PretrainingOptions(pretrain_updates=2, missing_updates=2, pretrain_batch_size=8)
@@ -29,8 +30,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory):
 def run(base: BaseModel, corpus, options: PretrainingOptions, report=None, n_phonemes: int = 0, **extras):
     manifest, root = corpus
     data = dataset(manifest, root, extras=extras)
-    plan = pretraining_plan(options, seed=5, num_workers=0, precision="fp32")
-    return pretrain(base, data, dataset(manifest, root), options, plan, CONTEXT, report or Notes(), n_phonemes)
+    around = training(pretraining_plan(options, seed=5, num_workers=0, precision="fp32"), report)
+    dev_set = dataset(manifest, root)
+    return pretrain(base, data, lambda: base_wer(base, dev_set, CONTEXT), options, around, n_phonemes)
 
 
 @pytest.fixture
@@ -59,10 +61,11 @@ def test_from_scratch_it_learns_eight_utterances_by_heart(corpus) -> None:
     everyone, one = dataset(manifest, root), dataset(manifest.head(1), root)
     frames = np.broadcast_to(1 + np.arange(80)[:, None] % 8, (80, 50)).copy()
     tenfold = dataset(pd.concat([manifest] * 10), root, extras={"phonemes": frames})  # scored after each tenth update only
-    before = base_wer(base.model, everyone, CONTEXT)
-    done = pretrain(base, tenfold, one, options, pretraining_plan(options, 5, 0, "fp32"), CONTEXT, Notes(), n_phonemes=9)
-    assert len(done.summary) == 1 and done.summary[0].n_updates == 250 and len(done.history) == 25
-    assert before > 0.8 and base_wer(base.model, everyone, CONTEXT) <= 0.05
+    before = base_wer(base, everyone, CONTEXT)
+    around = training(pretraining_plan(options, 5, 0, "fp32"))
+    done = pretrain(base, tenfold, lambda: base_wer(base, one, CONTEXT), options, around, n_phonemes=9)
+    assert len(done.summaries) == 1 and done.summaries[0].n_updates == 250 and len(done.history) == 25
+    assert before > 0.8 and base_wer(base, everyone, CONTEXT) <= 0.05
 
 
 def test_what_a_partial_checkpoint_lacks_is_named(partial: Path) -> None:
@@ -74,7 +77,7 @@ def test_the_first_phase_changes_only_what_was_missing(partial: Path, corpus) ->
     base = complete(partial)
     before = weights(base.model)
     done = run(base, corpus, dataclasses.replace(FAST, pretrain_updates=0))
-    assert changed(before, done.base.model) == set(base.missing) and len(done.summary) == 1
+    assert changed(before, done.base.model) == set(base.missing) and len(done.summaries) == 1
 
 
 def test_the_second_phase_changes_everything_that_can_change(partial: Path, corpus) -> None:
@@ -82,7 +85,7 @@ def test_the_second_phase_changes_everything_that_can_change(partial: Path, corp
     before, frozen = weights(base.model), "model.encoder.embed_positions.weight"  # Whisper's sinusoids are no weights
     done = run(base, corpus, FAST)
     assert set(before) - changed(before, done.base.model) <= {frozen}
-    assert [phase.n_updates for phase in done.summary] == [2, 2]
+    assert [summary.n_updates for summary in done.summaries] == [2, 2]
 
 
 def test_a_loaded_part_learns_at_its_own_rate(partial: Path, corpus) -> None:
@@ -107,7 +110,7 @@ def test_scoring_between_epochs_leaves_the_model_as_it_was(corpus) -> None:
     base = toy_base()
     base.model.model.encoder.conv1.weight.requires_grad_(False)
     before = {name: (parameter.clone(), parameter.requires_grad) for name, parameter in base.model.named_parameters()}
-    first, second = (base_wer(base.model, dataset(manifest, root), CONTEXT) for _ in range(2))
+    first, second = (base_wer(base, dataset(manifest, root), CONTEXT) for _ in range(2))
     assert first == second
     for name, parameter in base.model.named_parameters():
         assert torch.equal(parameter, before[name][0]) and parameter.requires_grad == before[name][1]

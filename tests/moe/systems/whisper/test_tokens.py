@@ -5,8 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe.routing.losses import utterance_cross_entropy
-from moe.systems.whisper.tokens import END, IGNORED, START, generation_config, label_batch, label_ids, prompt_ids, train_tokenizer
+from moe.system import IGNORED
+from moe.systems.whisper.head_loss import utterance_cross_entropy
+from moe.systems.whisper.tokens import END, START, generation_config, label_batch, label_ids, prompt_ids, train_tokenizer
 from tests.toys.models import shared_base, tokenizer
 
 SENTENCES = {

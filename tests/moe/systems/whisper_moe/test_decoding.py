@@ -6,37 +6,32 @@ import pandas as pd
 import pytest
 import torch
 
-from moe.recognition.decoding import (
-    GATE,
-    MIN_NEW_TOKENS,
-    DecodingOptions,
-    clean_texts,
-    confidence,
-    decode,
-    decode_routings,
-    decoder_prompt,
-)
-from moe.recognition.hypothesis_store import BatchStore, Hypothesis
+from moe.recognition.decoding import USUAL, confidence, decode, decode_ways
+from moe.recognition.hypothesis_store import BatchStore
 from moe.routing.options import RoutingOptions
 from moe.routing.weights import RoutingWeights, one_hot
+from moe.system import DecodingOptions, Hypothesis
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper.tokens import END, label_ids, prompt_ids
+from moe.systems.whisper_moe.decoding import MIN_NEW_TOKENS, clean_texts, decoder_prompt
 from moe.systems.whisper_moe.model import WhisperMoE
-from moe.text.word_errors import word_error_rate
-from moe.training.batches import collator, context_batches
+from moe.text.error_rates import word_error_rate
+from moe.training.batches import length_batches
+from moe.training.dataset import SpeechDataset
 from tests.toys.models import (
     ALL_LINEARS,
     CONTEXT,
+    FULL,
     N_EXPERTS,
     adapter_options,
+    batch_of,
     dataset,
     logits_of,
+    system_of,
     tokenizer,
     toy_mixture,
     write_corpus,
 )
-
-FULL = AudioContextOptions(audio_context="full")
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +48,16 @@ def model() -> WhisperMoE:
 ONE_BUCKET = AudioContextOptions(context_floor_s=1.0, context_silence_s=0.2, context_bucket_s=2.0)
 
 
+def in_context(data: SpeechDataset, context: AudioContextOptions, **options) -> SpeechDataset:
+    """The same utterances as inputs of another context."""
+    return dataset(pd.DataFrame(data.rows), data.root, context, **options)
+
+
+def decode_in(model: WhisperMoE, data: SpeechDataset, context: AudioContextOptions, options: DecodingOptions, **more) -> list[Hypothesis]:
+    """What a model recognises in the utterances in a context."""
+    return decode(system_of(model, context=context), in_context(data, context), options, **more)
+
+
 def decoder_inputs(model: WhisperMoE, run) -> list[torch.Tensor]:
     """Token ids the decoder is fed while `run` runs."""
     fed = []
@@ -67,9 +72,9 @@ def decoder_inputs(model: WhisperMoE, run) -> list[torch.Tensor]:
 def test_decoding_starts_from_the_prompt_that_training_teaches(data, beams: int, n_experts: int) -> None:
     """Pitfall 5: start doubled, and no language and task in training though decoding had them."""
     model = toy_mixture(n_experts=n_experts)
-    batch = collator(data.processor, CONTEXT)([data[0], data[4]])
+    batch = batch_of(data, [0, 4], CONTEXT)
     trained = decoder_inputs(model, lambda: model(batch["mel"], batch["n_frames"], batch["labels"]))[0]
-    decoded = decoder_inputs(model, lambda: decode(model, data, CONTEXT, DecodingOptions(beam_size=beams)))
+    decoded = decoder_inputs(model, lambda: decode_in(model, data, CONTEXT, DecodingOptions(beam_size=beams)))
     prompt = prompt_ids(tokenizer())
     assert len(prompt) == 4 and all(row[:4] == prompt for row in trained.tolist())
     assert all(row == prompt for row in decoded[0].tolist())  # all of it at once, then token by token
@@ -81,7 +86,7 @@ def test_decoding_starts_from_the_prompt_that_training_teaches(data, beams: int,
 
 def test_what_training_predicts_after_the_prompt_is_text_and_its_end(data, model) -> None:
     """Pitfall 5, the other half: input shifted by one against the labels, the last label is the end of text."""
-    batch = collator(data.processor, CONTEXT)([data[1]])
+    batch = batch_of(data, [1], CONTEXT)
     fed = decoder_inputs(model, lambda: model(batch["mel"], batch["n_frames"], batch["labels"]))[0][0].tolist()
     labels = batch["labels"][0].tolist()
     assert fed[1:] == labels[:-1] and labels[-1] == tokenizer().convert_tokens_to_ids(END)
@@ -90,10 +95,10 @@ def test_what_training_predicts_after_the_prompt_is_text_and_its_end(data, model
 
 def test_hypotheses_are_in_the_datasets_order_with_their_routing(data, model) -> None:
     """Batches run from long to short; the fixture's lengths are in no order."""
-    found = decode(model, data, FULL, DecodingOptions(decoding_batch_size=2))
+    found = decode_in(model, data, FULL, DecodingOptions(decoding_batch_size=2))
     assert [hypothesis.utterance_id for hypothesis in found] == [row["utterance_id"] for row in data.rows]
     for index, hypothesis in enumerate(found):
-        batch = collator(data.processor, FULL)([data[index]])
+        batch = batch_of(data, [index])
         expected = model.route(batch["mel"], batch["n_frames"]).weights.weights[0].detach().numpy()
         np.testing.assert_allclose(hypothesis.routing_weights, expected, atol=1e-5)
 
@@ -103,56 +108,48 @@ def test_hypotheses_are_in_the_datasets_order_with_their_routing(data, model) ->
 def test_texts_do_not_depend_on_the_batch_size(data, beams: int, gate_layer: str) -> None:
     model = toy_mixture(adapters=adapter_options(ALL_LINEARS), routing=RoutingOptions(gate_layer=gate_layer))
     options = [DecodingOptions(beam_size=beams, decoding_batch_size=size, max_tokens_per_s=1.0) for size in (1, 6)]
-    one, six = ([hypothesis.text for hypothesis in decode(model, data, FULL, each)] for each in options)
+    one, six = ([hypothesis.text for hypothesis in decode_in(model, data, FULL, each)] for each in options)
     assert one == six and len(set(one)) > 1
 
 
-def test_a_policy_routes_by_utterance_id_in_place_of_the_gate(data, model) -> None:
-    asked = []
-
-    def policy(ids):
-        asked.extend(ids)
-        return one_hot(torch.tensor([int(name[1:]) % N_EXPERTS for name in ids]), N_EXPERTS).weights
-
-    found = decode(model, data, CONTEXT, DecodingOptions(), policy)
-    assert sorted(asked) == [row["utterance_id"] for row in data.rows]
-    assert [int(hypothesis.routing_weights.argmax()) for hypothesis in found] == [number % N_EXPERTS for number in range(6)]
+def test_routing_weights_in_the_dataset_route_each_utterance_in_place_of_the_gate(data, model) -> None:
+    weights = one_hot(torch.tensor([(number + 1) % N_EXPERTS for number in range(6)]), N_EXPERTS).weights.numpy()
+    routed = in_context(data, CONTEXT, extras={"routing_weights": weights})
+    with model.gate.register_forward_pre_hook(lambda *args: pytest.fail("the gate was asked")):
+        found = decode(system_of(model), routed, DecodingOptions())
+    assert [int(hypothesis.routing_weights.argmax()) for hypothesis in found] == [(number + 1) % N_EXPERTS for number in range(6)]
 
 
 def test_the_loss_is_the_training_loss_of_each_utterance(data, model) -> None:
-    found = decode(model, data, FULL, DecodingOptions(decoding_batch_size=4), with_loss=True)
+    found = decode_in(model, data, FULL, DecodingOptions(decoding_batch_size=4), with_loss=True)
     for index, hypothesis in enumerate(found):
-        batch = collator(data.processor, FULL)([data[index]])
+        batch = batch_of(data, [index])
         expected = model.eval()(batch["mel"], batch["n_frames"], batch["labels"])["loss"].item()
         assert hypothesis.utterance_loss == pytest.approx(expected, abs=1e-5)
-    assert np.isnan(decode(model, data, FULL, DecodingOptions())[0].utterance_loss)
+    assert np.isnan(decode_in(model, data, FULL, DecodingOptions())[0].utterance_loss)
 
 
 def test_a_cached_embedding_in_the_dataset_decides_the_routing(data, model) -> None:
     width = 2 * model.base.config.d_model
-    data_with = dataset(_manifest(data), data.root, extras={"embedding": np.zeros((6, width), np.float32)})
-    weights = [hypothesis.routing_weights for hypothesis in decode(model, data_with, CONTEXT, DecodingOptions())]
+    data_with = in_context(data, CONTEXT, extras={"embedding": np.zeros((6, width), np.float32)})
+    weights = [hypothesis.routing_weights for hypothesis in decode(system_of(model), data_with, DecodingOptions())]
     assert all(np.array_equal(row, weights[0]) for row in weights)
 
 
-def _manifest(data):
-    return pd.DataFrame(data.rows)
-
-
 def test_without_experts_there_is_no_routing(data) -> None:
-    found = decode(toy_mixture(n_experts=0), data, CONTEXT, DecodingOptions())
+    found = decode_in(toy_mixture(n_experts=0), data, CONTEXT, DecodingOptions())
     assert all(hypothesis.routing_weights is None and isinstance(hypothesis.text, str) for hypothesis in found)
 
 
 def test_hypotheses_are_bounded_by_the_audio_and_never_longer_than_the_decoder(data, model) -> None:
     n_positions, n_prompt = model.base.config.max_target_positions, len(prompt_ids(tokenizer()))
-    short, long = (decode(model, data, ONE_BUCKET, DecodingOptions(max_tokens_per_s=rate)) for rate in (0.1, 1e6))
+    short, long = (decode_in(model, data, ONE_BUCKET, DecodingOptions(max_tokens_per_s=rate)) for rate in (0.1, 1e6))
     assert max(hypothesis.n_tokens for hypothesis in short) <= MIN_NEW_TOKENS
     assert max(hypothesis.n_tokens for hypothesis in long) == n_positions - n_prompt  # the random toy never ends by itself
 
 
 def test_decoding_twice_is_the_same(data, model) -> None:
-    first, second = (decode(model, data, CONTEXT, DecodingOptions(beam_size=2), with_loss=True) for _ in range(2))
+    first, second = (decode_in(model, data, CONTEXT, DecodingOptions(beam_size=2), with_loss=True) for _ in range(2))
     assert facts(first) == facts(second)
 
 
@@ -165,7 +162,7 @@ def facts(hypotheses: list[Hypothesis]) -> list[tuple]:
 
 def rescored(model: WhisperMoE, data, index: int, tokens: list[int], weights: torch.Tensor | None) -> list[float]:
     """Log-probabilities of the tokens after the prompt by one teacher-forced forward of the utterance alone, experts mixed by hand."""
-    batch = collator(data.processor, FULL)([data[index]])
+    batch = batch_of(data, [index])
     prompt = prompt_ids(tokenizer())
     inputs = torch.tensor([[*prompt, *tokens]])
     if model.routing_options.mixing == "loss" and weights is not None:
@@ -197,8 +194,8 @@ def test_mean_log_probability_equals_a_teacher_forced_rescoring(
         return tokens
 
     monkeypatch.setattr(model, "search", shortened)
-    found = decode(model, data, FULL, DecodingOptions(beam_size=beams, decoding_batch_size=4))
-    batches = [int(index) for batch in context_batches(data, FULL, 4) for index in batch]
+    found = decode_in(model, data, FULL, DecodingOptions(beam_size=beams, decoding_batch_size=4))
+    batches = [int(index) for batch in length_batches(in_context(data, FULL), 4) for index in batch]
     for index, tokens in zip(batches, found_tokens, strict=True):
         weights = found[index].routing_weights
         tokens = tokens[: tokens.index(end) + 1] if end in tokens else tokens
@@ -209,9 +206,9 @@ def test_mean_log_probability_equals_a_teacher_forced_rescoring(
 
 
 def test_scoring_a_few_rows_at_a_time_changes_nothing(data, model, monkeypatch) -> None:
-    whole = decode(model, data, FULL, DecodingOptions(beam_size=2))
+    whole = decode_in(model, data, FULL, DecodingOptions(beam_size=2))
     monkeypatch.setattr("moe.systems.whisper_moe.token_scores.LOGIT_BUDGET", 1)
-    rows = decode(model, data, FULL, DecodingOptions(beam_size=2))
+    rows = decode_in(model, data, FULL, DecodingOptions(beam_size=2))
     assert [h.mean_logprob for h in whole] == pytest.approx([h.mean_logprob for h in rows], abs=1e-6)
 
 
@@ -236,32 +233,42 @@ def test_confidence_weighs_every_token_alike() -> None:
 def test_neither_batch_size_nor_neighbours_nor_order_change_a_hypothesis(data, model, beams: int) -> None:
     """In contexts of their own length, where neighbours of another length would be heard with other silence."""
     small, large = (DecodingOptions(beam_size=beams, decoding_batch_size=size) for size in (1, 6))
-    found = decode(model, data, CONTEXT, large)
-    assert [h.text for h in decode(model, data, CONTEXT, small)] == [h.text for h in found]
+    found = decode_in(model, data, CONTEXT, large)
+    assert [h.text for h in decode_in(model, data, CONTEXT, small)] == [h.text for h in found]
     turned = dataset(pd.DataFrame(data.rows[::-1]), data.root)
-    assert facts(decode(model, turned, CONTEXT, large)[::-1]) == facts(found)
+    assert facts(decode(system_of(model), turned, large)[::-1]) == facts(found)
 
 
 def test_a_batch_holds_one_context_and_all_batches_hold_every_utterance_once(data) -> None:
-    batches = context_batches(data, CONTEXT, 2)
+    batches = length_batches(data, 2)
     assert sorted(int(index) for batch in batches for index in batch) == list(range(6)) and max(map(len, batches)) <= 2
     for batch in batches:
-        items = [data[int(index)] for index in batch]
-        assert len({CONTEXT.n_frames(item["n_frames"], data.processor.feature_extractor) for item in items}) == 1
+        frames = [data[int(index)]["n_frames"] for index in batch]
+        assert len({CONTEXT.n_frames(n, data.inputs.processor.feature_extractor) for n in frames}) == 1
 
 
-def test_several_routings_at_once_are_what_each_is_alone(data, model) -> None:
-    policies = {GATE: None} | {f"e{e}": lambda ids, e=e: one_hot(torch.full((len(ids),), e), N_EXPERTS).weights for e in range(2)}
-    policies["uniform"] = lambda ids: torch.full((len(ids), N_EXPERTS), 1 / N_EXPERTS)
-    together = decode_routings(model, data, CONTEXT, DecodingOptions(), policies)
-    for name, policy in policies.items():
-        assert facts(together[name]) == facts(decode(model, data, CONTEXT, DecodingOptions(), policy)), name
-    assert together["e0"][0].text != together["e1"][0].text
+def test_several_ways_at_once_are_what_each_is_alone(data, model) -> None:
+    system = system_of(model)
+    asks = {USUAL: system.ask_type(), "top 1": system.ask_type(top_k=1), **system.ablations()}
+    together = decode_ways(system, data, DecodingOptions(), asks)
+    for name, ask in asks.items():
+        assert facts(together[name]) == facts(decode(system, data, DecodingOptions(), ask)), name
+    assert together["expert_0"][0].text != together["expert_1"][0].text
+
+
+def test_an_ablation_routes_every_utterance_alike_and_one_to_each_expert_alone(data, model) -> None:
+    system = system_of(model)
+    found = decode_ways(system, data, DecodingOptions(), system.ablations())
+    rows = {name: np.stack([hypothesis.routing_weights for hypothesis in part]) for name, part in found.items()}
+    assert list(rows) == [*(f"expert_{expert}" for expert in range(N_EXPERTS)), "uniform"]
+    for expert in range(N_EXPERTS):
+        assert (rows[f"expert_{expert}"] == np.eye(N_EXPERTS)[expert]).all()
+    assert (rows["uniform"] == 1 / N_EXPERTS).all()
 
 
 def test_a_killed_decoding_goes_on_with_the_batches_it_has_and_ends_the_same(data, model, tmp_path, monkeypatch) -> None:
     options = DecodingOptions(decoding_batch_size=1)
-    undisturbed = decode(model, data, CONTEXT, options, with_loss=True)
+    undisturbed = decode_in(model, data, CONTEXT, options, with_loss=True)
     search, n_done = model.search, []
 
     def killed(encoded, **kwargs):
@@ -272,23 +279,23 @@ def test_a_killed_decoding_goes_on_with_the_batches_it_has_and_ends_the_same(dat
 
     monkeypatch.setattr(model, "search", killed)
     with pytest.raises(KeyboardInterrupt):
-        decode(model, data, CONTEXT, options, with_loss=True, store=BatchStore(tmp_path))
+        decode_in(model, data, CONTEXT, options, with_loss=True, store=BatchStore(tmp_path))
     n_done.clear()
     store = BatchStore(tmp_path)
-    assert facts(decode(model, data, CONTEXT, options, with_loss=True, store=store)) == facts(undisturbed)
+    assert facts(decode_in(model, data, CONTEXT, options, with_loss=True, store=store)) == facts(undisturbed)
     assert (len(n_done), store.n_read) == (3, 3) and store.seconds > 0
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "other utterances"])
 def test_a_kept_batch_that_is_damaged_or_of_other_utterances_is_decoded_again(data, model, tmp_path, damage: str) -> None:
-    found = decode(model, data, CONTEXT, DecodingOptions(), store=BatchStore(tmp_path))
+    found = decode_in(model, data, CONTEXT, DecodingOptions(), store=BatchStore(tmp_path))
     path = sorted(tmp_path.iterdir())[0]
     text = path.read_text()
     path.write_text(
         {"cut": text[:50], "empty": "", "other utterances": text.replace('"u0"', '"v"').replace('"u1"', '"v"')}[damage]
     )
     again = BatchStore(tmp_path)
-    assert facts(decode(model, data, CONTEXT, DecodingOptions(), store=again)) == facts(found)
+    assert facts(decode_in(model, data, CONTEXT, DecodingOptions(), store=again)) == facts(found)
     assert again.n_read == len(list(tmp_path.iterdir())) - 1 and path.read_text().count('"v"') == 0
 
 

@@ -1,0 +1,74 @@
+"""A routed batch → hypotheses: search, texts, and how sure the model was of its tokens."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import WhisperTokenizer
+
+from moe.system import Batch, DecodingOptions, Hypothesis
+from moe.systems.whisper.inputs import WhisperInputs
+from moe.systems.whisper.tokens import prompt_ids
+from moe.systems.whisper_moe.model import WhisperMoE
+from moe.systems.whisper_moe.passes import Encoded, Routed
+from moe.systems.whisper_moe.token_scores import token_logprobs
+
+MIN_NEW_TOKENS = 16
+
+
+def hypotheses_of(
+    model: WhisperMoE, inputs: WhisperInputs, batch: Batch, routed: Routed, options: DecodingOptions, with_loss: bool
+) -> list[Hypothesis]:
+    """Hypotheses of a routed batch, in its order; see `moe.system.System.decode`."""
+    tokenizer, ids = inputs.processor.tokenizer, batch["utterance_ids"]
+    limit = max_length(model, inputs, int(batch["n_frames"].max()), options)
+    encoded = model.encode(routed)
+    tokens = model.search(encoded, num_beams=options.beam_size, max_length=limit)
+    means, counts = token_scores(model, tokenizer, encoded, tokens, limit)
+    losses = model.decoder_loss(encoded, batch["labels"]).tolist() if with_loss else [math.nan] * len(ids)
+    rows = _rows(None if routed.weights is None else routed.weights.shares(), len(ids))
+    gate = _rows(routed.probabilities, len(ids))
+    values = zip(ids, clean_texts(tokenizer, tokens), rows, losses, means, counts, gate, strict=True)
+    return [Hypothesis(*each) for each in values]
+
+
+def clean_texts(tokenizer: WhisperTokenizer, tokens: Tensor) -> list[str]:
+    """Token ids → texts without special tokens and outer spaces."""
+    return [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+
+def decoder_prompt(model: WhisperMoE, tokenizer: WhisperTokenizer) -> list[int]:
+    """The prompt that decoding starts from: the training's, in the language that is asked of the model now."""
+    config = model.base.generation_config
+    languages = getattr(config, "lang_to_id", None) or {}
+    asked = languages.get(f"<|{getattr(config, 'language', None)}|>")
+    return [asked if asked is not None and token in languages.values() else token for token in prompt_ids(tokenizer)]
+
+
+def token_scores(
+    model: WhisperMoE, tokenizer: WhisperTokenizer, encoded: Encoded, tokens: Tensor, limit: int
+) -> tuple[list[float], list[int]]:
+    """Mean log-probability and number of the tokens of each row (B, n), its end of text among them unless the bound cut it off."""
+    prompt = decoder_prompt(model, tokenizer)
+    end = model.base.config.eos_token_id
+    n_most = limit - len(prompt)
+    ended = torch.cat([tokens, tokens.new_full((len(tokens), 1), end)], dim=1)[:, :n_most]
+    n_tokens = ((ended != end).cumprod(1).sum(1) + 1).clamp(max=ended.shape[1])  # up to the first end of text
+    rows = torch.cat([tokens.new_tensor(prompt).expand(len(tokens), -1), ended], dim=1)
+    logprobs = token_logprobs(model, encoded, rows)[:, len(prompt) - 1 :]  # (B, n)
+    said = torch.arange(ended.shape[1], device=tokens.device) < n_tokens[:, None]
+    means = (logprobs.double() * said).sum(1) / n_tokens
+    return means.tolist(), n_tokens.tolist()
+
+
+def max_length(model: WhisperMoE, inputs: WhisperInputs, n_frames: int, options: DecodingOptions) -> int:
+    """Bound on prompt and hypothesis, from the length bucket of the longest utterance and so the same for every one of a bucket."""
+    extractor = inputs.processor.feature_extractor
+    longest_s = inputs.context.bucket(n_frames, extractor) * extractor.hop_length / extractor.sampling_rate
+    n_new = max(MIN_NEW_TOKENS, math.ceil(options.max_tokens_per_s * longest_s))
+    return min(model.base.config.max_target_positions, len(prompt_ids(inputs.processor.tokenizer)) + n_new)
+
+
+def _rows(values: Tensor | None, n_rows: int) -> list[np.ndarray] | list[None]:
+    return [None] * n_rows if values is None else list(values.float().cpu().numpy())
