@@ -8,7 +8,7 @@ import pytest
 from moe.systems.table import SYSTEMS
 from steps import evaluate, main
 from steps.chain.options import STAGE_NAMES
-from steps.chain.stages import NAMES, evaluation_given, ids_of, planned, stage_options, stages_of, step_name
+from steps.chain.stages import NAMES, STAGES, evaluation_given, ids_of, planned, stage_options, stages_of, step_name
 
 
 def test_an_option_that_two_stages_share_has_one_default_and_one_kind() -> None:
