@@ -54,8 +54,13 @@ def _curves(pooled: Sequence[PooledScores], note: str) -> dict[str, Figure]:
     every = [(system, number) for system in pooled for number, run in enumerate(system.runs) if run.history is not None]
     shown = every if len(every) <= MOST_CURVES else [(system, number) for system, number in every if number == 0]
     histories = {_run_name(system, number): system.runs[number].history for system, number in shown}
-    have = [metric for metric in CURVES if any(metric in history and history[metric].notna().any() for history in histories.values())]
-    return {f"curves_{_stem(metric)}": overlaid_curves(_with(histories, metric), metric, x=_x_of(metric), note=note) for metric in have}
+    have = [
+        metric for metric in CURVES if any(metric in history and history[metric].notna().any() for history in histories.values())
+    ]
+    return {
+        f"curves_{_stem(metric)}": overlaid_curves(_with(histories, metric), metric, x=_x_of(metric), note=note)
+        for metric in have
+    }
 
 
 def _with(histories: dict[str, pd.DataFrame], metric: str) -> dict[str, pd.DataFrame]:

@@ -78,7 +78,13 @@ def with_speaking_rate(table: pd.DataFrame) -> pd.DataFrame:
 def _profile(won: pd.DataFrame) -> dict[str, object]:
     recognised = "word_errors" in won
     if won.empty:
-        return {"n_speakers": 0, "main_group": "–", "main_share": np.nan, "top_speakers": "–", **({"wer": np.nan} if recognised else {})}
+        return {
+            "n_speakers": 0,
+            "main_group": "–",
+            "main_share": np.nan,
+            "top_speakers": "–",
+            **({"wer": np.nan} if recognised else {}),
+        }
     groups = won["_group"].value_counts().sort_index(kind="stable").sort_values(ascending=False, kind="stable")
     speakers = won["speaker"].value_counts().sort_index(kind="stable").sort_values(ascending=False, kind="stable")
     return {

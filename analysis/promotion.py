@@ -50,7 +50,9 @@ def decide(
     groups = regressions(ours, theirs)
     better = difference.value < 0 and difference.p_value < ALPHA
     lost = groups[groups["difference"] > max_group_regression + 1e-12]
-    return Decision(better and lost.empty, _reason(difference, better, lost, champion_name, max_group_regression), difference, groups)
+    return Decision(
+        better and lost.empty, _reason(difference, better, lost, champion_name, max_group_regression), difference, groups
+    )
 
 
 def regressions(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
@@ -62,7 +64,9 @@ def regressions(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
             n_words = part["n_words"].sum()
             lost = (part["word_errors"].sum() - other["word_errors"].sum()) / n_words if n_words else 0.0
             rows.append((column, str(group), len(part), part["speaker"].nunique(), float(lost)))
-    return pd.DataFrame(rows, columns=list(_no_groups())).sort_values("difference", ascending=False, ignore_index=True, kind="stable")
+    return pd.DataFrame(rows, columns=list(_no_groups())).sort_values(
+        "difference", ascending=False, ignore_index=True, kind="stable"
+    )
 
 
 def _no_groups() -> pd.DataFrame:

@@ -65,14 +65,18 @@ def weaknesses(wanted: dict[str, str], folder: Path) -> tuple[list[str], int]:
     for advisory in advisories(folder):
         ours = [each for each in advisory["affected"] if normal(each.get("package", {}).get("name", "")) in wanted]
         n_read += bool(ours)
-        for name in {normal(each["package"]["name"]) for each in ours if is_affected(wanted[normal(each["package"]["name"])], each)}:
+        for name in {
+            normal(each["package"]["name"]) for each in ours if is_affected(wanted[normal(each["package"]["name"])], each)
+        }:
             lines.append(f"{name} {wanted[name]}: {advisory['id']} {advisory.get('summary', '')}".rstrip())
     return lines, n_read
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--requirements", type=Path, default=ROOT / "requirements.txt")
     chosen = parser.parse_args(arguments)

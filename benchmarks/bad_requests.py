@@ -92,4 +92,6 @@ BAD_TYPES = ("text/csv", "application/vnd.apache.parquet", "text/plain", "applic
 def bad_requests() -> dict[str, tuple[bytes, str, str]]:
     """Name → body, content type, and words of the answer."""
     found = {name: (data, JSON_TYPE, said) for name, (data, said) in (BAD_BODIES | BAD_AUDIO).items()}
-    return found | {f"content type {kind}": (b"audio\n/etc/passwd\n", kind, f"content type {kind}: must be") for kind in BAD_TYPES}
+    return found | {
+        f"content type {kind}": (b"audio\n/etc/passwd\n", kind, f"content type {kind}: must be") for kind in BAD_TYPES
+    }

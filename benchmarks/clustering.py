@@ -1,7 +1,7 @@
 """Clustering and gate at scale, on made-up embeddings: time and peak memory of each, in a process of its own.
 
-    python -m benchmarks.clustering            a million 64-dim embeddings clustered, 100 000 train a gate
-    python -m benchmarks.clustering --n_utterances 100000 --algorithm hdbscan
+python -m benchmarks.clustering            a million 64-dim embeddings clustered, 100 000 train a gate
+python -m benchmarks.clustering --n_utterances 100000 --algorithm hdbscan
 """
 
 import argparse

@@ -57,15 +57,22 @@ class QualityOptions(main.StepOptions):
     """Compare variants of the mixture; every option of `main` is common to all."""
 
     seeds: str = option("0,1,2", "seeds of each variant, comma list; the corpus keeps one seed")
-    only: str = option("all", f"options whose values are compared, comma list out of {', '.join(CHANGES)}; or none: the default and the baselines")
+    only: str = option(
+        "all",
+        f"options whose values are compared, comma list out of {', '.join(CHANGES)}; or none: the default and the baselines",
+    )
 
     def faults(self) -> list[str]:
         """Also: seeds are whole numbers, the changes are known, the base is one base for all."""
-        found = [f"seeds={self.seeds}: must be whole numbers, comma list"] if not all(map(str.isdigit, _parts(self.seeds))) else []
+        found = (
+            [f"seeds={self.seeds}: must be whole numbers, comma list"] if not all(map(str.isdigit, _parts(self.seeds))) else []
+        )
         unknown = [name for name in self.changed if name not in CHANGES]
         found += [f"only={self.only}: must be all, none or out of {', '.join(CHANGES)}"] if unknown else []
         if self.init_from is not None:
-            found.append(f"init_from={self.init_from}: make it once, by main --until pretrain --export_dir BASE, and name it as whisper_model")
+            found.append(
+                f"init_from={self.init_from}: make it once, by main --until pretrain --export_dir BASE, and name it as whisper_model"
+            )
         return super().faults() + found
 
     @property
@@ -151,10 +158,16 @@ def record(path: Path, options: QualityOptions, found: list[dict[str, Any]], ver
 def markdown(corpora: dict[str, dict[str, Any]]) -> str:
     """The table of all corpora, and the options that were not the defaults."""
     lines = pd.DataFrame([_shown(name, row) for name, corpus in corpora.items() for row in corpus["rows"]])
-    notes = [f"- {name}: {', '.join(f'{key} {value}' for key, value in one['options'].items()) or 'defaults'}" for name, one in corpora.items()]
+    notes = [
+        f"- {name}: {', '.join(f'{key} {value}' for key, value in one['options'].items()) or 'defaults'}"
+        for name, one in corpora.items()
+    ]
     verdicts = [f"## {name}\n\n{one['verdict']}\n" for name, one in corpora.items() if one.get("verdict")]
     how = "WER on the test split, 95 % intervals by bootstrap over speakers; differences in points over the same speakers and seeds, each p by itself."
-    return "\n".join(["# What each choice costs", "", how, "", markdown_table(lines), *verdicts, "## Options given", "", *notes]) + "\n"
+    return (
+        "\n".join(["# What each choice costs", "", how, "", markdown_table(lines), *verdicts, "## Options given", "", *notes])
+        + "\n"
+    )
 
 
 def _changed(options: QualityOptions, name: str, value: Any) -> QualityOptions:
@@ -240,7 +253,9 @@ def check(options: QualityOptions) -> None:
     main.check_stages(options)
     idle = [f"{name}={to_text(getattr(options, name))}" for name in IDLE if options.is_changed(name)]
     if idle:
-        raise ValueError(f"{', '.join(idle)}: no effect here; every variant runs to its evaluation, without ablations, and none is registered")
+        raise ValueError(
+            f"{', '.join(idle)}: no effect here; every variant runs to its evaluation, without ablations, and none is registered"
+        )
 
 
 def command() -> None:

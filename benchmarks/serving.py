@@ -104,10 +104,27 @@ def server(model: str, config: dict[str, Any]) -> Iterator[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model, "--env-manager", "local", "-h", "127.0.0.1", "-p", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "models",
+        "serve",
+        "-m",
+        model,
+        "--env-manager",
+        "local",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(port),
+    ]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # `--env-manager local` starts the first python on it
     environment = os.environ | {"PATH": path, "SERVING_MODEL_CONFIG": json.dumps(config)}
-    with tempfile.TemporaryFile() as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True) as process:
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True) as process,
+    ):
         try:
             _wait(port, process, log)
             yield port
@@ -181,7 +198,11 @@ def run(options: ServingOptions, path: Path = RESULTS / "serving") -> dict[str, 
     with server(options.model, {}) as batched, server(options.model, ONE_AT_A_TIME) as single:
         for port in (batched, single):  # the first call of a server is not counted
             ask(port, bodies[:1], 1, 0.1)
-        for name, port, clients in (("one client", batched, 1), ("batched", batched, options.clients), ("one at a time", single, options.clients)):
+        for name, port, clients in (
+            ("one client", batched, 1),
+            ("batched", batched, options.clients),
+            ("one at a time", single, options.clients),
+        ):
             seconds = options.seconds if clients > 1 else options.seconds / 4
             found[name] = {"clients": clients} | ask(port, bodies, clients, seconds).figures()
             print(name, found[name], flush=True)
@@ -197,7 +218,9 @@ def markdown(results: dict[str, Any]) -> str:
     load = pd.DataFrame([{"": name, **figures} for name, figures in results["load"].items()])
     bad, options = results["bad"], results["options"]
     answers = pd.DataFrame(bad["answers"])
-    source = "a tone" if options["audio_dir"] is None else f"{options['n_recordings']} recordings of {Path(options['audio_dir']).name}"
+    source = (
+        "a tone" if options["audio_dir"] is None else f"{options['n_recordings']} recordings of {Path(options['audio_dir']).name}"
+    )
     return "\n\n".join(
         [
             "# Serving",

@@ -82,7 +82,13 @@ class StepOptions(JointOptions, CurriculumOptions, BalanceOptions, SkipPretraini
         if self.freeze_gate:
             terms = [field.name for field in dataclasses.fields(BalanceOptions) if getattr(self, field.name) != "none"]
             return [f"{name}={getattr(self, name)}: freeze_gate=true trains no gate" for name in terms if self.is_changed(name)]
-        if self.asr_epochs and self.top_k == 1 and self.gate_scaling == "renormalised" and not self.soft_epochs and not self.teaches_gate:
+        if (
+            self.asr_epochs
+            and self.top_k == 1
+            and self.gate_scaling == "renormalised"
+            and not self.soft_epochs
+            and not self.teaches_gate
+        ):
             return [
                 "top_k=1 gives the gate no gradient from the transcription, and no other loss is asked for: set gate_scaling=probability, "
                 "a balance, minimum_usage, entropy or alignment term, soft_epochs, or freeze_gate=true"
@@ -112,7 +118,9 @@ def run(options: StepOptions) -> str:
         routed = routed_rows(system.model.gate, dev, vectors["dev"], options.top_k, given.prepared.root)
         system.expert_of_etiology = _oracle(options, routed)
         facts = training_facts(system, trained.summary, options.seed, _earlier(options))
-        clusters = {artifacts.CLUSTERS: artifacts.upstream(options.cluster_run_id, artifacts.CLUSTERS)} if options.cluster_run_id else {}
+        clusters = (
+            {artifacts.CLUSTERS: artifacts.upstream(options.cluster_run_id, artifacts.CLUSTERS)} if options.cluster_run_id else {}
+        )
         record = log_system(step, system, {"synthetic": bool(given.prepared.note), **facts}, clusters)
         _report(step, options, given.prepared, trained, record, system.n_experts)
         log_experts(step, routed, given.prepared)

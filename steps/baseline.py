@@ -119,11 +119,15 @@ def _report(
     rank: int,
 ) -> None:
     history = pd.DataFrame(trained.history)
-    step.log_metrics({"dev/wer_kept": trained.wer} | {name: value for name, value in info.items() if name not in ("synthetic", "seed")})
+    step.log_metrics(
+        {"dev/wer_kept": trained.wer} | {name: value for name, value in info.items() if name not in ("synthetic", "seed")}
+    )
     step.log_table(history, "tables/history.json")
     if len(history) and not options.no_plot:
         panels = {"dev WER": ["wer"], "dev loss": ["loss"]}
-        step.log_figure(training_curves(history, panels, "One LoRA", best=trained.epoch, note=prepared.note), "plots/training.png")
+        step.log_figure(
+            training_curves(history, panels, "One LoRA", best=trained.epoch, note=prepared.note), "plots/training.png"
+        )
     step.describe(
         f"## Baseline: one LoRA as large as the mixture{_label(prepared)}\nRank {rank}, {info['n_trainable']:,} trainable "
         f"parameters against the mixture's {mixture['n_trainable']:,}; {info['n_utterances_seen']:,} utterances seen against "

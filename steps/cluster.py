@@ -40,7 +40,9 @@ class StepOptions(ClusteringOptions, PlotOptions):
     embed_run_id: str = option(help="run that made the embeddings")
     embed_percent: float = option(5.0, "part of the train split that clusters are fitted on, percent", above=0, high=100)
     data_percent: float = option(100.0, "scales every stage's part of the train split", above=0, high=100)
-    stage_floor: int = option(2000, "a stage gets at least so many utterances where there are so many, scaled by data_percent", low=1)
+    stage_floor: int = option(
+        2000, "a stage gets at least so many utterances where there are so many, scaled by data_percent", low=1
+    )
     plot_method: str = option("pca", "projection of the cluster plot; umap compiles for seconds first", choices=("pca", "umap"))
 
     def faults(self) -> list[str]:
@@ -116,11 +118,15 @@ def _report(
 def _report_search(step: StepRun, options: StepOptions, clusters: UtteranceClusters, note: str) -> None:
     """Every HDBSCAN attempt, every number of experts judged, and the units to which `assign` gives another label than theirs."""
     attempts, sweep = pd.DataFrame(clusters.attempts_), pd.DataFrame(clusters.sweep_)
-    step.log_metrics({"n_exceptions": len(clusters.exceptions_), "n_units": clusters.n_units_, "n_fitted_units": clusters.n_fitted_})
+    step.log_metrics(
+        {"n_exceptions": len(clusters.exceptions_), "n_units": clusters.n_units_, "n_fitted_units": clusters.n_fitted_}
+    )
     step.log_table(pd.DataFrame({options.cluster_unit: clusters.exceptions_}, dtype=object), "tables/exceptions.json")
     if len(attempts):
         step.log_table(attempts.astype(str), "tables/attempts.json")
-        step.log_history([(i, {f"attempt/{name}": row[name] for name in COUNTS if name in row}) for i, row in enumerate(clusters.attempts_)])
+        step.log_history(
+            [(i, {f"attempt/{name}": row[name] for name in COUNTS if name in row}) for i, row in enumerate(clusters.attempts_)]
+        )
     if len(sweep):
         step.log_table(sweep, "tables/sweep.json")
     if len(sweep) and not options.no_plot:
@@ -140,7 +146,9 @@ def _map(options: StepOptions, points: np.ndarray, fitted: pd.DataFrame, note: s
     points, fitted = points[chosen], fitted.iloc[chosen]
     clusters = fitted["cluster"].to_numpy()
     shown, sent_to = np.where(fitted["noise"], -1, clusters), None if options.noise == "uniform" else clusters
-    flat = _umap(points, options.seed) if options.plot_method == "umap" else PCA(2, random_state=options.seed).fit_transform(points)
+    flat = (
+        _umap(points, options.seed) if options.plot_method == "umap" else PCA(2, random_state=options.seed).fit_transform(points)
+    )
     title, fate = f"Embeddings by {options.plot_method.upper()}", options.noise.replace("_", " ")
     return embedding_map(flat, shown, fitted["etiology"].to_numpy(), title, note=note, sent_to=sent_to, fate=fate)
 

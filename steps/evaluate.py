@@ -28,8 +28,12 @@ class StepOptions(AskOptions, DecodingOptions, PrecisionOptions, PlotOptions):
     model_run_id: str = option(help="run whose artifact `model` is scored")
     scoring: str = option(PLAIN, "rule of a challenge to score by too: sapc1 (WER), sapc2 (CER)", choices=(PLAIN, *RULES))
     ablations: bool = option(True, "score the system's other ways of decoding too, for a mixture its routing ablations")
-    ablation_utterances: int = option(200, "test utterances that the ablations are decoded on, stratified by etiology (0: all)", low=0)
-    explorer_audio_mb: float = option(2.0, "audio inside the error explorer: the worst utterances and a random sample", low=0, high=500)
+    ablation_utterances: int = option(
+        200, "test utterances that the ablations are decoded on, stratified by etiology (0: all)", low=0
+    )
+    explorer_audio_mb: float = option(
+        2.0, "audio inside the error explorer: the worst utterances and a random sample", low=0, high=500
+    )
     seed: int = option(42, "seed of everything drawn", low=0)
 
 

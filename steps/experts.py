@@ -39,7 +39,12 @@ class StepOptions(ExpertOptions, MixtureStepOptions):
     cluster_run_id: str = option(help="run that made the clusters")
     experts_percent: float = option(15.0, "part of the train split for expert training, percent", above=0, high=100)
 
-    not_in_fingerprint = MixtureStepOptions.not_in_fingerprint | {"top_k", "mixing", "gate_unit", "gate_scaling"}  # here each utterance has one expert
+    not_in_fingerprint = MixtureStepOptions.not_in_fingerprint | {
+        "top_k",
+        "mixing",
+        "gate_unit",
+        "gate_scaling",
+    }  # here each utterance has one expert
 
     def faults(self) -> list[str]:
         """Faults between fields."""
@@ -47,7 +52,9 @@ class StepOptions(ExpertOptions, MixtureStepOptions):
         if self.shared_epochs and not self.shared_expert:
             found.append(f"shared_epochs={self.shared_epochs}: shared_expert=false leaves nothing to train in them")
         elif self.experts_init == "shared" and self.shared_rank != self.lora_r:
-            found.append(f"experts_init=shared: shared_r={self.shared_rank} must be lora_r={self.lora_r}, for the experts to be copies")
+            found.append(
+                f"experts_init=shared: shared_r={self.shared_rank} must be lora_r={self.lora_r}, for the experts to be copies"
+            )
         return found
 
     def idle(self) -> dict[str, str]:
@@ -148,7 +155,9 @@ def _report(
     if len(history) and not options.no_plot:
         wer = ["wer", *(name for name in history.columns if name.startswith("wer/"))]
         panels = {"dev WER": wer, "dev loss": [name.replace("wer", "loss") for name in wer]}
-        step.log_figure(training_curves(history, panels, "Experts, each on its own cluster", note=prepared.note), "plots/training.png")
+        step.log_figure(
+            training_curves(history, panels, "Experts, each on its own cluster", note=prepared.note), "plots/training.png"
+        )
     step.describe(
         f"## Experts{' on SYNTHETIC speech' if prepared.note else ''}\n{model.n_experts} experts of rank {options.lora_r}"
         f"{f' above a shared adapter of rank {options.shared_rank}' if options.shared_rank else ''}, {n_trainable:,} trainable parameters, "

@@ -52,7 +52,9 @@ def run(options: StepOptions) -> str:
             soft_labels(train),
             embeddings.select(dev["utterance_id"]),
             soft_labels(dev),
-            dataclasses.replace(options.part(GateOptions), top_k=min(options.top_k, soft_labels(train).shape[1])),  # clusters may be fewer
+            dataclasses.replace(
+                options.part(GateOptions), top_k=min(options.top_k, soft_labels(train).shape[1])
+            ),  # clusters may be fewer
             checkpoints=checkpoints_of(step, options),
         )
         with tempfile.TemporaryDirectory() as temporary:
@@ -72,19 +74,27 @@ def _report(step: StepRun, options: StepOptions, result: GateResult, dev: pd.Dat
     step.log_table(speakers, "tables/expert_by_speaker.json")
     if step.plots:
         _log_figures(step, result, dev, vectors, note)
-        step.log_figure(speakers_figure(speakers, "Where the gate sends dev speakers, none of whom it knows", note), "plots/speakers.png")
+        step.log_figure(
+            speakers_figure(speakers, "Where the gate sends dev speakers, none of whom it knows", note), "plots/speakers.png"
+        )
     step.describe(_description(result, by_etiology, speakers, note))
 
 
 def _log_figures(step: StepRun, result: GateResult, dev: pd.DataFrame, vectors: np.ndarray, note: str) -> None:
-    labels, routed, raw = dev["cluster"].to_numpy(), probabilities(result.gate, vectors), probabilities(result.gate, vectors, False)
+    labels, routed, raw = (
+        dev["cluster"].to_numpy(),
+        probabilities(result.gate, vectors),
+        probabilities(result.gate, vectors, False),
+    )
     before = (reliability(raw, labels), expected_calibration_error(raw, labels)) if CALIBRATED_FROM in result.metrics else None
     error = expected_calibration_error(routed, labels)
     figure = reliability_figure(reliability(routed, labels), error, "Reliability of the gate on dev", note, before)
     step.log_figure(figure, "plots/reliability.png")
     confusion = confusion_table(labels, routed.argmax(1), routed.shape[1])
     step.log_figure(confusion_figure(confusion, "Dev: cluster and chosen expert", note), "plots/confusion.png")
-    counts = pd.crosstab(dev["etiology"], pd.Series(routed.argmax(1), name="expert")).reindex(columns=range(routed.shape[1]), fill_value=0)
+    counts = pd.crosstab(dev["etiology"], pd.Series(routed.argmax(1), name="expert")).reindex(
+        columns=range(routed.shape[1]), fill_value=0
+    )
     step.log_figure(confusion_figure(counts, "Dev: etiology and chosen expert", note), "plots/expert_by_etiology.png")
     panels = {"KL to soft labels": ["train/kl", "dev/kl"], "argmax accuracy": ["train/accuracy", "dev/accuracy"]}
     panels["calibration error, before calibration"] = ["train/ece", "dev/ece"]
@@ -95,7 +105,9 @@ def _log_figures(step: StepRun, result: GateResult, dev: pd.DataFrame, vectors: 
 def _final(result: GateResult) -> dict[str, float]:
     """Metrics of the gate as it is kept; those it has by epoch too get `_final`."""
     by_epoch = set(result.history[0])
-    return {f"{name}_final" if name in by_epoch else name: value for name, value in result.metrics.items()} | {"best_epoch": result.best_epoch}
+    return {f"{name}_final" if name in by_epoch else name: value for name, value in result.metrics.items()} | {
+        "best_epoch": result.best_epoch
+    }
 
 
 def _description(result: GateResult, by_etiology: pd.DataFrame, speakers: pd.DataFrame, note: str) -> str:

@@ -34,7 +34,9 @@ def _union() -> list[tuple[str, Any, dataclasses.Field]]:
     for stage in STAGES:
         for field in dataclasses.fields(stage.StepOptions):
             if not field.name.endswith(("_run_id", "_run_ids")) and field.name not in own | {"system"}:
-                copy: Any = dataclasses.field(default=field.default, metadata={**field.metadata, "owner": owner(stage.StepOptions, field)})
+                copy: Any = dataclasses.field(
+                    default=field.default, metadata={**field.metadata, "owner": owner(stage.StepOptions, field)}
+                )
                 found.setdefault(field.name, (field.name, field.type, copy))
     return list(found.values())
 
@@ -96,7 +98,9 @@ def _register_faults(options: StepOptions) -> list[str]:
     systems = chosen_systems(options)
     if options.until != "register" or options.register_system in (register.ANY, *systems):
         return []
-    return [f"register_system={options.register_system}: systems={options.systems} does not train it; set register_system=any or one of them"]
+    return [
+        f"register_system={options.register_system}: systems={options.systems} does not train it; set register_system=any or one of them"
+    ]
 
 
 def _report(step: StepRun, chain: Chain) -> None:

@@ -57,8 +57,12 @@ class BaseOptions(Options):
 
     group = "pretrain"
 
-    whisper_model: str = option(SHIPPED, "the base model as it is: v2, v3, another hub name, or the folder of a complete model", common=True)
-    init_from: str | None = option(None, "make the base instead, from a checkpoint folder, whole or partial, a hub name, or scratch", common=True)
+    whisper_model: str = option(
+        SHIPPED, "the base model as it is: v2, v3, another hub name, or the folder of a complete model", common=True
+    )
+    init_from: str | None = option(
+        None, "make the base instead, from a checkpoint folder, whole or partial, a hub name, or scratch", common=True
+    )
 
     @property
     def source(self) -> str:
@@ -72,12 +76,18 @@ class BaseOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(BaseOptions, PretrainingOptions, AudioContextOptions, AugmentationOptions, ComputeOptions, CheckpointOptions, PlotOptions):
+class StepOptions(
+    BaseOptions, PretrainingOptions, AudioContextOptions, AugmentationOptions, ComputeOptions, CheckpointOptions, PlotOptions
+):
     """Make or take the base model."""
 
     prepare_run_id: str = option("none", "run whose train split the base is trained on")
-    tokenizer: str = option("checkpoint", "the checkpoint's own, characters, or a byte-level BPE of the train split", choices=TOKENIZERS)
-    pretrain_etiologies: str = option("all", "only utterances of these etiologies train the base and show its progress, comma list")
+    tokenizer: str = option(
+        "checkpoint", "the checkpoint's own, characters, or a byte-level BPE of the train split", choices=TOKENIZERS
+    )
+    pretrain_etiologies: str = option(
+        "all", "only utterances of these etiologies train the base and show its progress, comma list"
+    )
     n_merges: int = option(150, "merges of tokenizer=bpe", low=0)
     export_dir: str | None = option(None, "also write the base model to this folder")
     seed: int = option(42, "seed of everything drawn", low=0, common=True)
@@ -88,7 +98,9 @@ class StepOptions(BaseOptions, PretrainingOptions, AudioContextOptions, Augmenta
         """What cannot be trained as asked."""
         found = []
         if self.init_from is not None and self.whisper_model != SHIPPED:
-            found.append(f"whisper_model={self.whisper_model} and init_from={self.init_from}: the base is taken or made, not both")
+            found.append(
+                f"whisper_model={self.whisper_model} and init_from={self.init_from}: the base is taken or made, not both"
+            )
         if self.init_from == SCRATCH and self.tokenizer == "checkpoint":
             found.append("tokenizer=checkpoint: init_from=scratch has no tokenizer of its own; use characters or bpe")
         if self.init_from == SCRATCH and not self.pretrain_updates:
@@ -199,14 +211,18 @@ def _chosen(prepared: Prepared, split: str, options: StepOptions) -> pd.DataFram
     wanted = {name.strip() for name in options.pretrain_etiologies.split(",")}
     unknown = sorted(wanted - set(rows["etiology"]))
     if unknown:
-        raise ValueError(f"pretrain_etiologies={','.join(unknown)}: not in the {split} split, which has {', '.join(sorted(set(rows['etiology'])))}")
+        raise ValueError(
+            f"pretrain_etiologies={','.join(unknown)}: not in the {split} split, which has {', '.join(sorted(set(rows['etiology'])))}"
+        )
     return rows[rows["etiology"].isin(wanted)].reset_index(drop=True)
 
 
 def _held_out(prepared: Prepared, options: StepOptions) -> pd.DataFrame:
     """Dev utterances that show progress; never the test split."""
     dev = _chosen(prepared, "dev", options)
-    return dev.sample(min(len(dev), options.pretrain_dev_utterances), random_state=options.seed).sort_values("utterance_id", ignore_index=True)
+    return dev.sample(min(len(dev), options.pretrain_dev_utterances), random_state=options.seed).sort_values(
+        "utterance_id", ignore_index=True
+    )
 
 
 def _phonemes(prepared: Prepared, train: pd.DataFrame, base: BaseModel, options: StepOptions) -> tuple[dict, int]:
@@ -237,13 +253,19 @@ def _record(step: StepRun, options: StepOptions, prepared: Prepared, pretrained:
         "weights_sha256": file_digest(folder / "model.safetensors"),
     }
     write_json(folder / "training.json", record)
-    (folder / LICENCE).write_text(Path(LICENCE).read_text(encoding="utf-8") if prepared.note else f"Derived from {options.source}\n")
+    (folder / LICENCE).write_text(
+        Path(LICENCE).read_text(encoding="utf-8") if prepared.note else f"Derived from {options.source}\n"
+    )
     history = pd.DataFrame(pretrained.history)
     if not options.no_plot:
         step.log_figure(training_curves(history, {"dev WER": ["wer"]}, "Pretraining", note=prepared.note), "plots/training.png")
     n_bad = sum(len(summary.bad_updates) for summary in pretrained.summaries)
     step.log_metrics({"dev/wer_final": wer, "n_trained": trained, "n_bad_updates": n_bad, "seconds": seconds})
-    missing = "everything" if options.source == SCRATCH else f"{len(pretrained.base.missing)} tensors ({', '.join(pretrained.base.missing[:4])})"
+    missing = (
+        "everything"
+        if options.source == SCRATCH
+        else f"{len(pretrained.base.missing)} tensors ({', '.join(pretrained.base.missing[:4])})"
+    )
     step.describe(
         f"## {'SYNTHETIC base model' if prepared.note else 'Base model'}\nStarted from `{options.source}`; missing and newly trained: "
         f"{missing}. {record['n_updates']} updates on {record['n_train_utterances']} utterances took {seconds / 60:.1f} min; "

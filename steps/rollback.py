@@ -1,5 +1,5 @@
 """Entry point `rollback`: give the alias `champion` back to the champion before; the tags of both versions keep what happened. Example:
-    mlflow run . -e rollback -P reason=worse_in_the_clinic
+mlflow run . -e rollback -P reason=worse_in_the_clinic
 """
 
 import dataclasses
@@ -25,7 +25,9 @@ def run(options: StepOptions) -> str:
         versions.tag(name, now, {"restored_by": step.run_id})
         step.set_tags({"moe.registered": f"{name}/{now}"})
         step.log_metrics({"from_version": float(was), "to_version": float(now)})
-        step.describe(f"## Rolled back {name}\nThe champion was version {was}, and is version {now} again. Reason: {options.reason}.")
+        step.describe(
+            f"## Rolled back {name}\nThe champion was version {was}, and is version {now} again. Reason: {options.reason}."
+        )
         print(f"{name}: champion was version {was}, is version {now} again", flush=True)
     return step.run_id
 

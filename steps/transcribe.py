@@ -33,7 +33,9 @@ class StepOptions(AskOptions, DecodingOptions):
     """Transcribe recordings."""
 
     audio: str = option(help="recording, or folder of recordings (with the folders in it)")
-    model: str = option("models:/whisper-moe@champion", "models:/NAME@ALIAS, models:/NAME/VERSION, id of a run with a model, or its folder")
+    model: str = option(
+        "models:/whisper-moe@champion", "models:/NAME@ALIAS, models:/NAME/VERSION, id of a run with a model, or its folder"
+    )
     output_dir: str = option("transcripts", "folder to write to")
     language: str | None = option(None, "language code (none: the one the model was trained for)")
     format: str = option("json", "format of the transcripts", choices=tuple(WRITERS))
@@ -72,7 +74,12 @@ def _log(step: StepRun, options: StepOptions, outcomes: list[Outcome], seconds: 
     table = pd.DataFrame(map(dataclasses.asdict, outcomes))
     counts = {status: int((table["status"] == status).sum()) for status in (WRITTEN, SKIPPED, FAILED)}
     audio_s = float(table.loc[table["status"] == WRITTEN, "audio_s"].sum())
-    metrics = {"n_recordings": len(table), **{f"n_{status}": n for status, n in counts.items()}, "audio_seconds": audio_s, "seconds": seconds}
+    metrics = {
+        "n_recordings": len(table),
+        **{f"n_{status}": n for status, n in counts.items()},
+        "audio_seconds": audio_s,
+        "seconds": seconds,
+    }
     step.log_metrics(metrics | ({"real_time_factor": seconds / audio_s} if audio_s else {}))
     for ending in ("json", "csv"):
         step.log_table(table, f"tables/transcripts.{ending}")
@@ -84,7 +91,9 @@ def _log(step: StepRun, options: StepOptions, outcomes: list[Outcome], seconds: 
         print(f"failed: {len(failed) - MOST_LISTED} more, listed in the run's tables/transcripts.json", flush=True)
     print(f"{len(table)} recordings: {words}; transcripts in {options.output_dir}", flush=True)
     shown = f"\n\n{markdown_table(failed.head(MOST_LISTED))}" if len(failed) else ""
-    step.describe(f"## Transcribed {len(table)} recordings with {options.model}\n{words}; {audio_s:.0f} s of audio in {seconds:.0f} s.{shown}")
+    step.describe(
+        f"## Transcribed {len(table)} recordings with {options.model}\n{words}; {audio_s:.0f} s of audio in {seconds:.0f} s.{shown}"
+    )
 
 
 def main() -> None:

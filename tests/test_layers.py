@@ -17,7 +17,10 @@ FORBIDDEN = {
 ABOVE = ("training", "recognition", "routing", "experts", "serving", "systems")
 WALLS = {  # package → packages that it must not import
     **{f"moe/{name}/": ("moe.systems",) for name in ("training", "recognition", "routing", "experts", "serving")},
-    **{f"moe/{name}/": tuple(f"moe.{above}" for above in ABOVE) for name in ("corpora", "audio", "text", "synthesis", "clustering")},
+    **{
+        f"moe/{name}/": tuple(f"moe.{above}" for above in ABOVE)
+        for name in ("corpora", "audio", "text", "synthesis", "clustering")
+    },
     "moe/systems/whisper/": ("moe.systems.whisper_moe", "moe.systems.table"),
     "steps/tracking/": ("steps.inputs", "steps.reports", "steps.registry", "steps.chain"),
 }
@@ -142,7 +145,11 @@ def test_a_system_knows_no_other_system() -> None:
         if parts[:2] != ["moe", "systems"] or len(parts) < 4:
             return []
         allowed = (".".join(parts[:3]), SHARED_SYSTEM)
-        return sorted(name for name in imported(tree, path) if _is_of(name, "moe.systems") and not any(_is_of(name, each) for each in allowed) and name != "moe.systems")
+        return sorted(
+            name
+            for name in imported(tree, path)
+            if _is_of(name, "moe.systems") and not any(_is_of(name, each) for each in allowed) and name != "moe.systems"
+        )
 
     assert offenders(others) == {}
 

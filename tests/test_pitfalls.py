@@ -131,7 +131,9 @@ class Counted:
         self.layers, self.stems, self.tokens = [0] * len(model.base.model.encoder.layers), 0, []
         for number, layer in enumerate(model.base.model.encoder.layers):
             layer.register_forward_pre_hook(functools.partial(self._layer, number))
-        model.base.model.decoder.layers[0].register_forward_pre_hook(lambda module, inputs: self.tokens.append(inputs[0].shape[1]))
+        model.base.model.decoder.layers[0].register_forward_pre_hook(
+            lambda module, inputs: self.tokens.append(inputs[0].shape[1])
+        )
         stem = whisper_encoder.conv_stem
         monkeypatch.setattr(whisper_encoder, "conv_stem", lambda *inputs: (self._stem(), stem(*inputs))[1])
 
@@ -158,7 +160,11 @@ def test_decoding_runs_the_encoder_once_and_the_decoder_on_new_tokens_only(data,
     model = toy_mixture()
     counted = Counted(model, monkeypatch)
     context = dataclasses.replace(CONTEXT, context_bucket_s=2.0)  # one batch
-    decode(system_of(model, context=context), dataset(pd.DataFrame(data.rows), data.root, context), DecodingOptions(decoding_batch_size=len(data)))
+    decode(
+        system_of(model, context=context),
+        dataset(pd.DataFrame(data.rows), data.root, context),
+        DecodingOptions(decoding_batch_size=len(data)),
+    )
     assert counted.layers == [1, 1] and counted.stems == 1
     assert len(counted.tokens) > 4 and set(counted.tokens[1:-1]) == {1}  # after the last one pass for the probabilities of all
 
@@ -175,7 +181,9 @@ def test_a_shuffled_manifest_gives_every_stage_the_same_utterances() -> None:
     """Pitfall 13."""
     random = np.random.default_rng(0)
     ids = [f"u{number:03d}" for number in range(200)]
-    manifest = pd.DataFrame({"utterance_id": ids, "etiology": random.choice(["als", "stroke"], 200), "split": random.choice(["train", "dev"], 200)})
+    manifest = pd.DataFrame(
+        {"utterance_id": ids, "etiology": random.choice(["als", "stroke"], 200), "split": random.choice(["train", "dev"], 200)}
+    )
     for seed in range(3):
         shuffled = manifest.sample(frac=1, random_state=seed)
         for percent in (5, 15, 60):

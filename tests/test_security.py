@@ -40,7 +40,9 @@ def dangers(source: str) -> list[str]:
 def test_no_file_executes_what_it_reads() -> None:
     root = project_root()
     sources = [path for folder in FOLDERS for path in (root / folder).rglob("*.py")]
-    found = {path.relative_to(root).as_posix(): danger for path in sources if (danger := dangers(path.read_text(encoding="utf-8")))}
+    found = {
+        path.relative_to(root).as_posix(): danger for path in sources if (danger := dangers(path.read_text(encoding="utf-8")))
+    }
     assert len(sources) > 150
     assert {name: danger for name, danger in found.items() if not name.startswith(SPOILT_ON_PURPOSE)} == {}
     assert {call for danger in found.values() for call in danger} <= {"eval", "exec", "pickle", "torch.save", "torch.load"}
@@ -71,5 +73,9 @@ def test_every_requirement_is_pinned_to_one_version() -> None:
 
 def test_no_test_or_benchmark_holds_a_real_token() -> None:
     pattern = re.compile(r"\b(hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{36}|sk-[A-Za-z0-9]{32,})\b")
-    paths: list[Path] = [path for path in project_root().glob("*") if path.is_file() and path.suffix in ("", ".md", ".toml", ".yaml", ".txt")]
-    assert [path.name for path in paths if path.suffix and pattern.search(path.read_text(encoding="utf-8", errors="replace"))] == []
+    paths: list[Path] = [
+        path for path in project_root().glob("*") if path.is_file() and path.suffix in ("", ".md", ".toml", ".yaml", ".txt")
+    ]
+    assert [
+        path.name for path in paths if path.suffix and pattern.search(path.read_text(encoding="utf-8", errors="replace"))
+    ] == []

@@ -14,7 +14,11 @@ COLUMNS = {"weight": "gate", "etiology": "etiology", "speaker": "speaker", "dura
 
 
 def exemplars_html(
-    exemplars: pd.DataFrame, profiles: pd.DataFrame, audio: Mapping[str, str], title: str = "What each expert hears", note: str = ""
+    exemplars: pd.DataFrame,
+    profiles: pd.DataFrame,
+    audio: Mapping[str, str],
+    title: str = "What each expert hears",
+    note: str = "",
 ) -> str:
     """The page as text.
 

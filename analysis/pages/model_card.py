@@ -46,7 +46,13 @@ def model_card(facts: CardFacts, scores: SystemScores) -> str:
     synthetic = [SYNTHETIC] if scores.metadata.get("note") else []
     parts = [f"# {facts.name}: {scores.name}", *synthetic, _summary(facts, scores, overall)]
     parts += ["## Intended use", _intended(facts, scores), "## Data", _lines(facts.corpus)]
-    parts += ["## Evaluation", _evaluation(scores, overall), markdown_table(_readable(groups)), "## Limits", _limits(facts, scores, groups)]
+    parts += [
+        "## Evaluation",
+        _evaluation(scores, overall),
+        markdown_table(_readable(groups)),
+        "## Limits",
+        _limits(facts, scores, groups),
+    ]
     parts += ["## Base model and licence", _licence(facts), "## Decoding", _lines(facts.decoding)]
     parts += ["## Lineage", _lines({step: f"`{run_id}`" for run_id, step in facts.lineage.items()})]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -88,7 +94,9 @@ def _readable(groups: pd.DataFrame) -> pd.DataFrame:
     rates = {name.upper(): [percent_interval(*row) for row in groups[columns].to_numpy(float)] for name, columns in
              {"wer": ["wer", "low", "high"], "cer": ["cer", "cer_low", "cer_high"]}.items()}  # fmt: skip
     shown = pd.DataFrame({"by": groups["column"].str.replace("_", " "), "group": groups["group"].astype(str), **rates})
-    return shown.assign(utterances=groups["n_utterances"], speakers=groups["n_speakers"], small=groups["small"].map({True: "yes", False: ""}))
+    return shown.assign(
+        utterances=groups["n_utterances"], speakers=groups["n_speakers"], small=groups["small"].map({True: "yes", False: ""})
+    )
 
 
 def _limits(facts: CardFacts, scores: SystemScores, groups: pd.DataFrame) -> str:

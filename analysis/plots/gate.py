@@ -73,13 +73,20 @@ def speakers_figure(decisions: pd.DataFrame, title: str = "The gate on speakers 
     """
     shown = decisions
     if len(decisions) > MOST_SPEAKERS:
-        shown = decisions.sort_values(["agreement", "confidence", "speaker"]).head(MOST_SPEAKERS).sort_values(["etiology", "speaker"])
+        shown = (
+            decisions.sort_values(["agreement", "confidence", "speaker"]).head(MOST_SPEAKERS).sort_values(["etiology", "speaker"])
+        )
         title += f": the {MOST_SPEAKERS} least decided of {len(decisions)}"
     experts = [name for name in decisions.columns if name.startswith("expert_")]
     table = shown[experts].set_axis([name.removeprefix("expert_") for name in experts], axis=1)
     table.index = [f"{row.etiology} · {row.speaker}  ({row.agreement:.0%} of {row.n_utterances})" for row in shown.itertuples()]
     figure, axes = new_figure(title, min(14.0, 1.7 + 0.27 * len(table)), note=note)
-    heatmap(axes[0, 0], table, [[f"{100 * value:.0f}" if value >= 0.005 else "" for value in row] for row in table.to_numpy()], high=1.0)
+    heatmap(
+        axes[0, 0],
+        table,
+        [[f"{100 * value:.0f}" if value >= 0.005 else "" for value in row] for row in table.to_numpy()],
+        high=1.0,
+    )
     axes[0, 0].tick_params(axis="y", labelsize=8)
     axes[0, 0].set_xlabel("expert; in the cells its mean probability, %")
     axes[0, 0].set_title("beside each speaker: the share of so many utterances that one expert gets", fontsize=9, loc="left")

@@ -30,7 +30,9 @@ def profiles_figure(
     figure, axes = new_figure(title, heatmap_height(len(profiles)) + 0.6 + 0.1 * len(profiles), 1, 2, note)
     axes[0, 0].get_gridspec().set_width_ratios([max(2, shares.shape[1]), max(1, scores.shape[1])])
     shown = shares.copy()
-    shown.index = [f"expert {row.expert}\n{row.n_utterances} utterances, {row.n_speakers} speakers" for row in profiles.itertuples()]
+    shown.index = [
+        f"expert {row.expert}\n{row.n_utterances} utterances, {row.n_speakers} speakers" for row in profiles.itertuples()
+    ]
     heatmap(
         axes[0, 0], shown, [[f"{100 * value:.0f} %" if value else "" for value in row] for row in shares.to_numpy()], high=1.0
     )
@@ -53,7 +55,15 @@ def _score_map(axis: Axes, scores: pd.DataFrame, profiles: pd.DataFrame) -> None
     for row, column in np.ndindex(values.shape):
         if np.isfinite(values[row, column]):
             shade = "white" if abs(values[row, column]) > 0.5 * STRONGEST else INK
-            axis.text(column, row, f"{means[row, column]:.3g}\n{values[row, column]:+.1f}", ha="center", va="center", fontsize=8, color=shade)
+            axis.text(
+                column,
+                row,
+                f"{means[row, column]:.3g}\n{values[row, column]:+.1f}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color=shade,
+            )
 
 
 def _with_unit(name: str) -> str:

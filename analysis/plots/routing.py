@@ -47,7 +47,9 @@ def _line_by_epoch(axis: Axes, history: pd.DataFrame, name: str) -> None:
     axis.plot(history["epoch"], history[name], color=colour_of(0), marker="o", markersize=4, label="dev")
     if name == "entropy":
         if "training_entropy" in history:
-            axis.plot(history["epoch"], history["training_entropy"], color=colour_of(1), marker="s", markersize=4, label="in training")
+            axis.plot(
+                history["epoch"], history["training_entropy"], color=colour_of(1), marker="s", markersize=4, label="in training"
+            )
             legend(axis)
         axis.set_ylim(0, 1.02)
         axis.set_ylabel("gate's entropy\n(1: undecided)", fontsize=9)

@@ -81,7 +81,12 @@ COMPARISONS = {
             Claim("training, 5 s, everything on : reference way", v.SHORT, v.REFERENCE, 1 / 20),
             Claim("the same in bf16 : reference way in fp32", v.SHORT_HALF, v.REFERENCE, 1 / 20),
             Claim("training, 5 s, default options (experts in every layer) : reference way", v.SHORT_DEFAULT, v.REFERENCE),
-            Claim("evaluating 5 s (greedy, 24 tokens, losses) : training on as many; an epoch scores half as many", v.EVALUATION, v.SHORT, 1 / MixtureStepOptions.eval_share),
+            Claim(
+                "evaluating 5 s (greedy, 24 tokens, losses) : training on as many; an epoch scores half as many",
+                v.EVALUATION,
+                v.SHORT,
+                1 / MixtureStepOptions.eval_share,
+            ),
             Claim("reference way : PEFT single LoRA, 30 s", v.REFERENCE, v.SINGLE),
         ),
     ),

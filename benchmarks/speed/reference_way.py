@@ -43,9 +43,9 @@ class ReferenceWay(nn.Module):
         self.model = get_peft_model(base, lora_config(), adapter_name=expert_name(0))
         for expert in range(1, n_experts):
             self.model.add_adapter(expert_name(expert), lora_config())
-        self.gate = nn.Sequential(
-            nn.Linear(base.config.d_model, GATE_UNITS), nn.ReLU(), nn.Linear(GATE_UNITS, n_experts)
-        ).to(base.device)
+        self.gate = nn.Sequential(nn.Linear(base.config.d_model, GATE_UNITS), nn.ReLU(), nn.Linear(GATE_UNITS, n_experts)).to(
+            base.device
+        )
         self.unfreeze_experts()
 
     def unfreeze_experts(self) -> None:

@@ -49,7 +49,9 @@ def training_variants(bench: Workbench) -> Variants:
     return {
         SINGLE: _single_step(bench),
         NO_ADAPTERS: _step_without_adapters(bench),
-        NAMES: Step(bench, lambda: mixed_adapters_loss(reference, mel, labels, weights.argmax(-1).tolist()), trainable(reference)),
+        NAMES: Step(
+            bench, lambda: mixed_adapters_loss(reference, mel, labels, weights.argmax(-1).tolist()), trainable(reference)
+        ),
         LOOP: Step(bench, lambda: reference.train().loss(mel, labels, weights, 2), trainable(reference)),
         DELTA: _cached_step(bench),
         DELTA_SHARED: _cached_step(bench, shared=True),
@@ -123,7 +125,12 @@ def store_sizes(bench: Workbench) -> dict[str, list[float]]:
 
 def memory_peaks(bench: Workbench) -> dict[str, list[float]]:
     """MiB of one update at its peak, each variant in a process of its own."""
-    arguments = (bench.shape, dataclasses.replace(bench.workload, batch_size=bench.workload.batch_size // 2), bench.device, bench.dtype)
+    arguments = (
+        bench.shape,
+        dataclasses.replace(bench.workload, batch_size=bench.workload.batch_size // 2),
+        bench.device,
+        bench.dtype,
+    )
     return {name: [peak_memory(memory_step, name, *arguments)] for name in (SINGLE, REFERENCE, MIDDLE, SHORT, SHORT_DEFAULT)}
 
 
@@ -237,7 +244,9 @@ def _embed(
 ) -> None:
     processor = WhisperProcessor(bench.extractor, train_tokenizer(["a"], "characters", 0, "en"))
     dataset = SpeechDataset(manifest, root, WhisperInputs(processor, AudioContextOptions()))
-    batch_size = bench.workload.batch_size * (2 if bench.device == "cuda" else 1) // 2  # on a CPU few utterances stay in its cache
+    batch_size = (
+        bench.workload.batch_size * (2 if bench.device == "cuda" else 1) // 2
+    )  # on a CPU few utterances stay in its cache
     embed(embedder(model, layer, RoutingOptions().pooling, dtype), dataset, store, batch_size)
 
 

@@ -127,7 +127,9 @@ class Workbench:
         """PEFT's own LoRA, the floor that everything is measured against."""
         return get_peft_model(self.base(), lora_config()).train()
 
-    def mixture(self, gate_layer: str = "0", top_k: int = 2, mixing: str = "delta", shared: bool = False, n_experts: int = 0) -> WhisperMoE:
+    def mixture(
+        self, gate_layer: str = "0", top_k: int = 2, mixing: str = "delta", shared: bool = False, n_experts: int = 0
+    ) -> WhisperMoE:
         """Ours with random gate and experts; `n_experts` 0 takes the workload's."""
         n_experts = n_experts or self.workload.n_experts
         torch.manual_seed(1)
@@ -215,4 +217,3 @@ def lora_config() -> LoraConfig:
 def trainable(model: nn.Module) -> Iterator[nn.Parameter]:
     """The parameters of a model that train."""
     return (parameter for parameter in model.parameters() if parameter.requires_grad)
-

@@ -77,7 +77,16 @@ def rows(folder: Path, short: bool) -> list[Row]:
         for n_workers in (0,) if stage == "gate" else (0, 2):
             shown = f"kill -9 at a random moment: {stage}" + ("" if stage == "gate" else f", {n_workers} workers")
             trial = _killing(arena, stage, n_workers)
-            found.append(Row(f"kill-{stage}-{n_workers}", shown, "weights and metrics bit-identical", trial, None, int(stage in ("gate", "experts"))))
+            found.append(
+                Row(
+                    f"kill-{stage}-{n_workers}",
+                    shown,
+                    "weights and metrics bit-identical",
+                    trial,
+                    None,
+                    int(stage in ("gate", "experts")),
+                )
+            )
     chain = folder / "chain"
     return found + [
         Row("two-chains", "two chains at once on one fresh sqlite store", "both finish", _in(torture_chain.two_at_once, chain), 1, 0),
@@ -126,7 +135,10 @@ def torture(chosen: list[Row], n_seeds: int, short: bool, again: bool, results: 
                 continue
             found["trials"][str(seed)] = trial = attempt(row.trial, seed)
             word = {True: "passed", False: "FAILED", None: "not here"}[trial["passed"]]
-            print(f"{row.name:<20}{seed + 1:>3}/{n:<3} {word:<9}{trial['seconds']:7.1f} s  {trial['seen'].splitlines()[0][:150]}", flush=True)
+            print(
+                f"{row.name:<20}{seed + 1:>3}/{n:<3} {word:<9}{trial['seconds']:7.1f} s  {trial['seen'].splitlines()[0][:150]}",
+                flush=True,
+            )
             table.write_both(results, page(kept), kept)
     return all(trial["passed"] is not False for row in chosen for trial in kept[row.name]["trials"].values())
 
@@ -141,7 +153,14 @@ def page(kept: dict[str, Any]) -> str:
         lines.append(f"| {row['test']} | {row['passes']} | {shown} | {sum(trial['seconds'] for trial in trials):.0f} |")
         failures += [f"- {name} {seed}: {trial['seen']}" for seed, trial in row["trials"].items() if trial["passed"] is False]
     dates = sorted({row["date"] for row in kept.values()})
-    notes = ["", f"`python -m benchmarks.torture.__main__`, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}, {os.cpu_count()} cores."] if dates else []
+    notes = (
+        [
+            "",
+            f"`python -m benchmarks.torture.__main__`, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}, {os.cpu_count()} cores.",
+        ]
+        if dates
+        else []
+    )
     return "\n".join(["# Torture", "", HEADER, *lines, *notes, *(["", "## Failures", "", *failures] if failures else [])]) + "\n"
 
 
@@ -154,7 +173,9 @@ def code_digest() -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; 1 where a trial failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--only", help="names of rows, or their beginnings, comma list")
     parser.add_argument("--seeds", type=int, default=20, help="trials of each row at most; some have fewer")
     parser.add_argument("--short", action="store_true", help="a trial or none of each row, as the tests run it")

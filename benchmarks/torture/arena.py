@@ -180,7 +180,9 @@ def outcome(run_id: str) -> dict[str, Any]:
     client = connect().client
     run = client.get_run(run_id)
     root = Path(run.info.artifact_uri.removeprefix("file://"))
-    history = [metric for name in sorted(run.data.metrics) if name not in TIMES for metric in client.get_metric_history(run_id, name)]
+    history = [
+        metric for name in sorted(run.data.metrics) if name not in TIMES for metric in client.get_metric_history(run_id, name)
+    ]
     runs = runs_of(run)
     return {
         "run_id": run_id,
@@ -208,7 +210,9 @@ def assert_same(found: dict[str, Any], whole: dict[str, Any]) -> None:
         if isinstance(ours, list):
             rest = [value for value in ours if value not in theirs or ours.count(value) != theirs.count(value)]
             gaps = [value for value in theirs if value not in ours]
-            assert not rest and not gaps, f"{part}: {len(rest)} not in the undisturbed run {rest[:2]}, {len(gaps)} missing {gaps[:2]}"
+            assert not rest and not gaps, (
+                f"{part}: {len(rest)} not in the undisturbed run {rest[:2]}, {len(gaps)} missing {gaps[:2]}"
+            )
         differing = [name for name in theirs if isinstance(theirs, dict) and ours.get(name) != theirs[name]]
         assert not differing, f"{part} differ: {differing[:3]}"
     left = [status for status in found["statuses"] if status != "FINISHED"]

@@ -39,7 +39,12 @@ class Started:
         environment = os.environ | {"MLFLOW_TRACKING_URI": arena.uri(), "OMP_NUM_THREADS": "1"} | arena.environment
         with open(self.log, "w") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "steps.main", *flags], cwd=ROOT, env=environment, stdout=out, stderr=out, start_new_session=True
+                [sys.executable, "-m", "steps.main", *flags],
+                cwd=ROOT,
+                env=environment,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
             )
 
     def after(self, seconds: float, number: int) -> bool:
@@ -116,7 +121,9 @@ def terminated_at_random(folder: Path, seed: int) -> str:
         found = _left(arena)
         assert not found["RUNNING"], f"left RUNNING: {found['RUNNING']}"
         if found["n_starts"] > before["n_starts"]:
-            return f"{_stopped_well(arena, chain, found)} within {took:.1f} s" + f"; moments redrawn: {n_redrawn}" * bool(n_redrawn)
+            return f"{_stopped_well(arena, chain, found)} within {took:.1f} s" + f"; moments redrawn: {n_redrawn}" * bool(
+                n_redrawn
+            )
         n_redrawn += 1
     raise AssertionError(f"none of {N_STARTS} starts was stopped in a run, {n_redrawn} before they had one")
 
@@ -127,7 +134,9 @@ def _left(arena: Arena) -> dict[str, Any]:
 
 
 def _stopped_well(arena: Arena, chain: Started, found: dict[str, Any]) -> str:
-    assert chain.process.returncode == TERMINATED and found["main"] == "KILLED", f"{chain.process.returncode}, {found}: {chain.said()[-500:]}"
+    assert chain.process.returncode == TERMINATED and found["main"] == "KILLED", (
+        f"{chain.process.returncode}, {found}: {chain.said()[-500:]}"
+    )
     assert "start the same command again" in chain.said()
     if any(stage in found["killed"] for stage in ("experts", "asr", "baseline")) and "train" in found["told"]:
         assert list(arena.unfinished.glob("*/work/**/update_*")), f"no checkpoint of {found['killed']}"

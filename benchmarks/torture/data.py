@@ -108,7 +108,11 @@ def _write_faulty(root: Path) -> dict[str, str]:
 def _recognise_twice(ids: dict[str, str], seed: int) -> dict[str, Any]:
     straight, mixed = _recognised(ids, None), _recognised(ids, seed)
     different = [name for name, row in straight.items() if mixed.get(name) != row]
-    return {"n": len(straight), "n_different": len(different), "example": [(straight[name], mixed.get(name)) for name in different[:1]]}
+    return {
+        "n": len(straight),
+        "n_different": len(different),
+        "example": [(straight[name], mixed.get(name)) for name in different[:1]],
+    }
 
 
 def _recognised(ids: dict[str, str], seed: int | None) -> dict[str, str]:

@@ -136,7 +136,14 @@ class Server:
     def start(self) -> None:
         """Start it and wait until it answers."""
         command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", self.arena.uri(), "--workers", "1"]
-        command += ["--default-artifact-root", (self.arena.folder / "mlruns").as_uri(), "--host", "127.0.0.1", "--port", str(self.port)]
+        command += [
+            "--default-artifact-root",
+            (self.arena.folder / "mlruns").as_uri(),
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+        ]
         environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "OMP_NUM_THREADS": "1"}
         with open(self.arena.folder / "server.log", "a") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)

@@ -40,7 +40,11 @@ class AugmentationOptions(Options):
             allowed = all(SLOWEST <= speed <= FASTEST for speed in self.speeds)
         except ValueError:
             allowed = False
-        return found if allowed else [*found, f"speed_factors={self.speed_factors!r}: must be numbers from {SLOWEST:g} to {FASTEST:g} or {NONE}"]
+        return (
+            found
+            if allowed
+            else [*found, f"speed_factors={self.speed_factors!r}: must be numbers from {SLOWEST:g} to {FASTEST:g} or {NONE}"]
+        )
 
     @property
     def speeds(self) -> tuple[float, ...]:
@@ -59,7 +63,9 @@ def generator(seed: int, epoch: int, utterance_id: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(key))
 
 
-def augment_waveform(waveform: np.ndarray, options: AugmentationOptions, random: np.random.Generator, max_samples: int) -> np.ndarray:
+def augment_waveform(
+    waveform: np.ndarray, options: AugmentationOptions, random: np.random.Generator, max_samples: int
+) -> np.ndarray:
     """A faster or slower and noisier copy of a waveform (n_samples,); not slower where that would be more than `max_samples`."""
     if options.speeds:
         speed = options.speeds[int(random.integers(len(options.speeds)))]

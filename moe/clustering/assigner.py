@@ -22,7 +22,9 @@ class Assigner:
         points, soft = np.ascontiguousarray(points), np.ascontiguousarray(soft)  # the layout decides the last bits of a product
         self.points, self.labels, self.soft, self.noise, self.distance = points, labels, soft, noise, distance
         self._hard = one_hot(labels, soft.shape[1])
-        self._search = NearestNeighbors(n_neighbors=min(N_NEIGHBOURS, len(points)), metric=distance, algorithm="brute").fit(points)
+        self._search = NearestNeighbors(n_neighbors=min(N_NEIGHBOURS, len(points)), metric=distance, algorithm="brute").fit(
+            points
+        )
 
     def assign(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Labels (n,), soft labels (n, n_experts) and noise (n,) of points (n, d); each row depends on itself alone."""

@@ -70,7 +70,9 @@ class UtteranceClusters:
         """
         embeddings = checked_embeddings(embeddings)
         if embeddings.shape[1] != len(self._reduction.mean):
-            raise ValueError(f"embeddings of {embeddings.shape[1]} dimensions: clusters were fitted on {len(self._reduction.mean)}")
+            raise ValueError(
+                f"embeddings of {embeddings.shape[1]} dimensions: clusters were fitted on {len(self._reduction.mean)}"
+            )
         if self.options.cluster_unit == "utterance" or speakers is None:
             return self._assign_units(embeddings)[:2]
         if len(speakers) != len(embeddings):

@@ -64,7 +64,9 @@ def sweep_numbers(points: np.ndarray, distance: str, numbers: Sequence[int], opt
     subsets = [np.sort(rng.choice(len(points), n_subset, replace=False)) for _ in range(N_RESAMPLES)]
     divided = divider(points, distance, options)
     resampled = [(subset, divider(points[subset], distance, options)) for subset in subsets]
-    rows = [_judged(points, distance, divided(number), number, resampled, options) for number in numbers if 2 <= number < n_subset]
+    rows = [
+        _judged(points, distance, divided(number), number, resampled, options) for number in numbers if 2 <= number < n_subset
+    ]
     found = pd.DataFrame([row for row in rows if row is not None])
     return found.drop_duplicates("n_experts", ignore_index=True) if len(found) else found
 
@@ -81,7 +83,12 @@ def candidate_numbers(n_points: int, options: ClusteringOptions) -> range:
 
 
 def _judged(
-    points: np.ndarray, distance: str, partition: Partition, number: int, resampled: Sequence[Resampled], options: ClusteringOptions
+    points: np.ndarray,
+    distance: str,
+    partition: Partition,
+    number: int,
+    resampled: Sequence[Resampled],
+    options: ClusteringOptions,
 ) -> dict[str, float] | None:
     labels = partition.labels
     clustered = labels != NOISE

@@ -64,7 +64,9 @@ class ClusteringOptions(ExpertCountOptions):
     max_retries: int = option(5, "HDBSCAN: attempts after the first, min_cluster_size falling to 2", low=0)
     reduce: str = option("pca", "reduction of the z-scored embeddings", choices=REDUCTIONS)
     reduce_dim: int = option(50, "dimensions after reduction, fewer where the data have fewer", low=1)
-    noise: str = option("nearest", "fate of HDBSCAN's noise: nearest cluster, an expert of its own, all alike", choices=NOISE_FATES)
+    noise: str = option(
+        "nearest", "fate of HDBSCAN's noise: nearest cluster, an expert of its own, all alike", choices=NOISE_FATES
+    )
     max_fit: int = option(10000, "largest number of units that are clustered; a stratified sample where there are more", low=10)
     seed: int = option(42, "seed of everything drawn", low=0, common=True)
 

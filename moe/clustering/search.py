@@ -47,16 +47,22 @@ def with_number(points: np.ndarray, distance: str, options: ClusteringOptions) -
     table = sweep_numbers(points, distance, numbers, options)
     number = best_number(table) if len(table) else numbers[0]
     log.info("num_experts=auto: %d of %s", number, ", ".join(map(str, table["n_experts"] if len(table) else numbers)))
-    return dataclasses.replace(options, num_experts=number), tuple(table.astype(object).where(table.notna(), None).to_dict("records"))
+    return dataclasses.replace(options, num_experts=number), tuple(
+        table.astype(object).where(table.notna(), None).to_dict("records")
+    )
 
 
 def _fallback(
     found: Partition, points: np.ndarray, distance: str, etiologies: np.ndarray, options: ClusteringOptions
 ) -> Partition:
     log.warning("HDBSCAN found %d clusters, fewer than min_experts=%d: spectral instead", found.n_clusters, options.min_experts)
-    as_spectral = dataclasses.replace(options, clustering_algorithm="spectral", **{name: default_of(name) for name in ONLY_HDBSCAN})
+    as_spectral = dataclasses.replace(
+        options, clustering_algorithm="spectral", **{name: default_of(name) for name in ONLY_HDBSCAN}
+    )
     partition = find_partition(points, distance, etiologies, as_spectral)
-    return dataclasses.replace(partition, attempts=(*found.attempts, {"algorithm": "spectral", "n_clusters": partition.n_clusters}))
+    return dataclasses.replace(
+        partition, attempts=(*found.attempts, {"algorithm": "spectral", "n_clusters": partition.n_clusters})
+    )
 
 
 def _checked(partition: Partition, options: ClusteringOptions) -> Partition:

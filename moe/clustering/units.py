@@ -51,7 +51,9 @@ def make_units(
     return Units(profile_ids, profiles, _commonest(etiologies, unit_of_row), unit_of_row)
 
 
-def speaker_profiles(embeddings: np.ndarray, speakers: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def speaker_profiles(
+    embeddings: np.ndarray, speakers: np.ndarray, order: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean embedding of each speaker, summed in the given order of rows.
 
     Returns:

@@ -1,6 +1,5 @@
 """What a manifest holds, in tables: utterances, minutes, speakers, durations and words."""
 
-
 import numpy as np
 import pandas as pd
 from tqdm import tqdm

@@ -96,7 +96,9 @@ def experts_from_shared(model: nn.Module) -> None:
     """
     for name, layer in routed_layers(model):
         if layer.shared_A.shape[0] != layer.r:
-            raise ValueError(f"{name}: experts of rank {layer.r} cannot start from a shared adapter of rank {layer.shared_A.shape[0]}")
+            raise ValueError(
+                f"{name}: experts of rank {layer.r} cannot start from a shared adapter of rank {layer.shared_A.shape[0]}"
+            )
         layer.shared_B.mul_(0.5)
         layer.lora_A.copy_(layer.shared_A.expand_as(layer.lora_A))
         layer.lora_B.copy_(layer.shared_B.expand_as(layer.lora_B))

@@ -68,7 +68,12 @@ class TrainedExperts:
 
 
 def train_experts(
-    system: System, train_set: SpeechDataset, dev_set: SpeechDataset, dev_clusters: np.ndarray, options: ExpertOptions, training: Training
+    system: System,
+    train_set: SpeechDataset,
+    dev_set: SpeechDataset,
+    dev_clusters: np.ndarray,
+    options: ExpertOptions,
+    training: Training,
 ) -> TrainedExperts:
     """Train the adapters of a mixture in place.
 

@@ -86,16 +86,19 @@ def train_jointly(
     return TrainedMixture(summary, epoch, hooks.best_value, hooks.start_value, tuple(hooks.history), tuple(hooks.loads))
 
 
-def experts_faults(
-    n_experts: int, routing: RoutingOptions, curriculum: CurriculumOptions, balance: BalanceOptions
-) -> list[str]:
+def experts_faults(n_experts: int, routing: RoutingOptions, curriculum: CurriculumOptions, balance: BalanceOptions) -> list[str]:
     """Options that this many experts leave without effect, or cannot satisfy."""
     if balance.minimum_usage * n_experts > 1:
         return [f"minimum_usage={balance.minimum_usage:g}: {n_experts} experts can have {1 / n_experts:.3g} each at most"]
     if n_experts == 1:
         asked = [(curriculum, ("soft_epochs", "router_noise"))]
         asked.append((balance, ("minimum_usage", "entropy_coefficient", "alignment_coefficient")))
-        return [f"{name}: one expert leaves nothing to route" for options, names in asked for name in names if options.is_changed(name)]
+        return [
+            f"{name}: one expert leaves nothing to route"
+            for options, names in asked
+            for name in names
+            if options.is_changed(name)
+        ]
     if curriculum.soft_epochs and curriculum.temperature_start == 1 and routing.top_k >= n_experts:
         return [f"soft_epochs={curriculum.soft_epochs}: top_k={routing.top_k} routes to all {n_experts} experts in every epoch"]
     return []

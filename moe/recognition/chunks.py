@@ -98,11 +98,21 @@ def _spans(row: dict, root: Root, window_s: float) -> list[tuple[int, int]]:
 
 def _joined(utterance_id: str, parts: Sequence[tuple[float, Hypothesis]]) -> Hypothesis:
     seconds, hypotheses = zip(*parts, strict=True)
-    weights, gate = (_mean([getattr(each, name) for each in hypotheses], seconds) for name in ("routing_weights", "gate_probabilities"))
+    weights, gate = (
+        _mean([getattr(each, name) for each in hypotheses], seconds) for name in ("routing_weights", "gate_probabilities")
+    )
     n_tokens = sum(each.n_tokens for each in hypotheses)
     logprob = sum(each.mean_logprob * each.n_tokens for each in hypotheses) / n_tokens
     text = " ".join(each.text for each in hypotheses if each.text)
-    return Hypothesis(utterance_id, text, weights, mean_logprob=logprob, n_tokens=n_tokens, gate_probabilities=gate, details=_details([each.details for each in hypotheses], seconds))
+    return Hypothesis(
+        utterance_id,
+        text,
+        weights,
+        mean_logprob=logprob,
+        n_tokens=n_tokens,
+        gate_probabilities=gate,
+        details=_details([each.details for each in hypotheses], seconds),
+    )
 
 
 def _details(parts: Sequence[Mapping[str, Any]], seconds: Sequence[float]) -> dict[str, Any]:

@@ -40,7 +40,12 @@ def to_csv(transcript: Transcript, facts: Mapping[str, Any]) -> str:
     return text.getvalue()
 
 
-WRITERS: dict[str, Callable[[Transcript, Mapping[str, Any]], str]] = {"json": to_json, "srt": to_srt, "vtt": to_vtt, "csv": to_csv}
+WRITERS: dict[str, Callable[[Transcript, Mapping[str, Any]], str]] = {
+    "json": to_json,
+    "srt": to_srt,
+    "vtt": to_vtt,
+    "csv": to_csv,
+}
 
 
 def clock(seconds: float, point: str) -> str:

@@ -55,7 +55,9 @@ def find_recordings(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise ValueError(f"audio={path}: no such file or folder")
-    found = [Path(folder) / name for folder, _, names in os.walk(path) for name in names if is_recording(name) and not is_hidden(name)]
+    found = [
+        Path(folder) / name for folder, _, names in os.walk(path) for name in names if is_recording(name) and not is_hidden(name)
+    ]
     if not found:
         raise ValueError(f"audio={path}: no recordings there ({' '.join(sorted(AUDIO_SUFFIXES))})")
     return sorted(found)
@@ -65,7 +67,9 @@ def output_names(names: Sequence[str], ending: str) -> dict[str, str]:
     """Recording → its transcript's path: the ending replaced, or added where two recordings differ by their ending alone."""
     stems = collections.Counter(str(Path(name).with_suffix("")).casefold() for name in names)
     return {
-        name: f"{name}.{ending}" if stems[str(Path(name).with_suffix("")).casefold()] > 1 else str(Path(name).with_suffix(f".{ending}"))
+        name: f"{name}.{ending}"
+        if stems[str(Path(name).with_suffix("")).casefold()] > 1
+        else str(Path(name).with_suffix(f".{ending}"))
         for name in names
     }
 
@@ -131,7 +135,12 @@ class Transcription:
         outcome = Outcome(
             name, output, WRITTEN, seconds, transcript.text, transcript.confidence, len(transcript.segments), expert
         )  # fmt: skip
-        line = {"settings": self.settings, "audio_digest": digest, "output_digest": file_digest(path), **dataclasses.asdict(outcome)}
+        line = {
+            "settings": self.settings,
+            "audio_digest": digest,
+            "output_digest": file_digest(path),
+            **dataclasses.asdict(outcome),
+        }
         with open(self.output_dir / RECORD, "a", encoding="utf-8") as record:
             record.write(json.dumps(line, ensure_ascii=False) + "\n")
         return outcome

@@ -24,7 +24,9 @@ class CurriculumOptions(Options):
     """When and how routing sharpens."""
 
     soft_epochs: int = option(0, "first epochs of joint training that route to all experts", low=0)
-    temperature_start: float = option(1.0, "softmax temperature of the gate in the first epoch; falls to 1 over the soft epochs", low=1)
+    temperature_start: float = option(
+        1.0, "softmax temperature of the gate in the first epoch; falls to 1 over the soft epochs", low=1
+    )
     router_noise: float = option(0.0, "standard deviation of noise on the gate logits in training", low=0)
 
     def faults(self) -> list[str]:

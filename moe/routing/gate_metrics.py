@@ -49,6 +49,8 @@ def fitted_temperature(logits: Tensor, labels: Tensor) -> float:
     low, high = (math.log(bound) for bound in TEMPERATURE_RANGE)
     logits = logits.double()
     found = minimize_scalar(
-        lambda log_t: float(torch.nn.functional.cross_entropy(logits / math.exp(log_t), labels)), bounds=(low, high), method="bounded"
+        lambda log_t: float(torch.nn.functional.cross_entropy(logits / math.exp(log_t), labels)),
+        bounds=(low, high),
+        method="bounded",
     )
     return math.exp(found.x)

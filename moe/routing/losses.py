@@ -14,11 +14,15 @@ from moe.options import Options, option
 class BalanceOptions(Options):
     """How the gate is kept from sending everyone to the same expert."""
 
-    balance: str = option("kl", "balance loss: KL of the mean routing to uniform, or Switch's f·P", choices=("kl", "switch", "none"))
+    balance: str = option(
+        "kl", "balance loss: KL of the mean routing to uniform, or Switch's f·P", choices=("kl", "switch", "none")
+    )
     balance_coefficient: float = option(0.01, "weight of the balance loss", low=0)
     balance_window: int = option(256, "utterances over which routing is balanced", low=1)
     minimum_usage: float = option(0.0, "share of the window's routing below which an expert is pulled up; 0: none", low=0, high=1)
-    minimum_usage_coefficient: float = option(0.1, "weight of minimum_usage: what an expert that is not used at all costs", above=0)
+    minimum_usage_coefficient: float = option(
+        0.1, "weight of minimum_usage: what an expert that is not used at all costs", above=0
+    )
     entropy_coefficient: float = option(0.0, "weight of the mean routing entropy (above 0: sharper routing)", low=0)
     alignment_coefficient: float = option(0.0, "weight of the gate's KL to the cluster labels in joint training", low=0)
 

@@ -51,7 +51,9 @@ class RoutingOptions(TopKOptions, ViewOptions):
     (benchmarks/MEASURED.md).
     """
 
-    mixing: str = option("delta", "mix the experts' weights (delta) or their losses and token probabilities (loss)", choices=("delta", "loss"))
+    mixing: str = option(
+        "delta", "mix the experts' weights (delta) or their losses and token probabilities (loss)", choices=("delta", "loss")
+    )
     gate_unit: str = option(
         "utterance",
         "what the gate reads: the utterance's own embedding, or its speaker's profile: the mean over all the speaker's utterances at hand",

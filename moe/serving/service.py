@@ -50,7 +50,9 @@ class Service:
         self.recognizer, self.options = recognizer, options
         self.usual = usual or recognizer.system.ask_type()
         self._batcher = MicroBatcher(self._recognise, options.batch_window_ms / 1000, options.decoding_batch_size)
-        self._decoders = threading.BoundedSemaphore(os.cpu_count() or 1)  # unfolded audio is large: not more at once than can work
+        self._decoders = threading.BoundedSemaphore(
+            os.cpu_count() or 1
+        )  # unfolded audio is large: not more at once than can work
 
     def check(self, body: bytes) -> None:
         """Check the body of a request, all but the audio itself.
@@ -77,7 +79,8 @@ class Service:
             for waveform, spans in zip(waveforms, cuts, strict=True)
         ]
         transcripts = [
-            self.recognizer.join(spans, [future.result() for future in futures]) for spans, futures in zip(cuts, waiting, strict=True)
+            self.recognizer.join(spans, [future.result() for future in futures])
+            for spans, futures in zip(cuts, waiting, strict=True)
         ]
         seconds = time.perf_counter() - started
         return [Answer(each, len(waveform) / SAMPLE_RATE, seconds) for each, waveform in zip(transcripts, waveforms, strict=True)]
@@ -98,7 +101,9 @@ class Service:
         for number, recording in enumerate(recordings):
             data = as_bytes(recording, number)
             if left_s <= 0:
-                raise RequestError(f"the recordings are too long together: at most {self.options.max_audio_s:g} s are served at once")
+                raise RequestError(
+                    f"the recordings are too long together: at most {self.options.max_audio_s:g} s are served at once"
+                )
             with self._decoders:
                 waveforms.append(decode(data, number, left_s))
             left_s -= len(waveforms[-1]) / SAMPLE_RATE
@@ -122,4 +127,6 @@ def settings(config: Mapping[str, Any], ask_type: type[Ask]) -> tuple[ServiceOpt
     own, asks = ({field.name for field in dataclasses.fields(kind)} for kind in (ServiceOptions, ask_type))
     if unknown := sorted(set(config) - own - asks):
         raise ValueError(f"the configuration has {unknown[0]}: there are {', '.join(sorted(own | asks))}")
-    return ServiceOptions(**{name: config[name] for name in own & set(config)}), ask_type(**{name: config[name] for name in asks & set(config)})
+    return ServiceOptions(**{name: config[name] for name in own & set(config)}), ask_type(
+        **{name: config[name] for name in asks & set(config)}
+    )

@@ -36,7 +36,9 @@ class CheckpointOptions(Options):
     keep_checkpoints: int = option(2, "newest checkpoints kept, beside that of the best epoch", low=1)
     max_bad_updates: int = option(10, "updates skipped for a loss or gradient that is not finite, before the stage fails", low=0)
 
-    not_in_fingerprint = frozenset({"save_every_n_epochs", "save_every_n_updates", "save_every_minutes", "keep_checkpoints", "max_bad_updates"})
+    not_in_fingerprint = frozenset(
+        {"save_every_n_epochs", "save_every_n_updates", "save_every_minutes", "keep_checkpoints", "max_bad_updates"}
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +75,9 @@ class TrainingEvents:
 class Checkpoints:
     """The checkpoints of one training stage in a folder; without a folder nothing is kept."""
 
-    def __init__(self, folder: Path | None = None, options: CheckpointOptions = CheckpointOptions(), events: TrainingEvents | None = None) -> None:
+    def __init__(
+        self, folder: Path | None = None, options: CheckpointOptions = CheckpointOptions(), events: TrainingEvents | None = None
+    ) -> None:
         self.folder, self.options, self.events = folder and Path(folder), options, events or TrainingEvents()
 
     def below(self, name: str) -> "Checkpoints":
@@ -97,7 +101,9 @@ class Checkpoints:
             self.events.saving()
             write_checkpoint(path, checkpoint, is_best)
         except (OSError, SafetensorError) as error:
-            self.events.report("checkpoint_not_written", f"{path.name} could not be written, the earlier ones stay as they are: {error}")
+            self.events.report(
+                "checkpoint_not_written", f"{path.name} could not be written, the earlier ones stay as they are: {error}"
+            )
         else:
             self._drop_old()
 
@@ -149,7 +155,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         files = read_json(path / MANIFEST)["files"]
         found = {file.name for file in path.iterdir()} - {MANIFEST}
         if found != set(files):
-            raise DamagedCheckpoint(f"checkpoint {path.name} is damaged: {', '.join(sorted(found ^ set(files)))} missing or not its own")
+            raise DamagedCheckpoint(
+                f"checkpoint {path.name} is damaged: {', '.join(sorted(found ^ set(files)))} missing or not its own"
+            )
         changed = [name for name in sorted(found) if file_digest(path / name) != files[name]]
         if changed:
             raise DamagedCheckpoint(f"checkpoint {path.name} is damaged: {', '.join(changed)} changed since written")

@@ -115,7 +115,9 @@ class SpeechDataset(Dataset):
     def _kept(self, cache: dict[int, Kept], index: int, make: Callable[[], Kept]) -> Kept:
         if index not in cache:
             made = make()
-            n_bytes = sum(part.nbytes for part in (made.values() if isinstance(made, dict) else [made]) if isinstance(part, np.ndarray))
+            n_bytes = sum(
+                part.nbytes for part in (made.values() if isinstance(made, dict) else [made]) if isinstance(part, np.ndarray)
+            )
             if self._cached_bytes + n_bytes > CACHE_BYTES:
                 return made
             cache[index] = made

@@ -145,7 +145,10 @@ def _trainer(
 
 
 def _run(
-    trainer_from: Callable[[Checkpoint | None], "SpeechTrainer"], start: Checkpoint | None, plan: TrainingPlan, events: TrainingEvents
+    trainer_from: Callable[[Checkpoint | None], "SpeechTrainer"],
+    start: Checkpoint | None,
+    plan: TrainingPlan,
+    events: TrainingEvents,
 ) -> dict[str, Any]:
     """Run a trainer to its end; where memory is short, go on once with every batch in parts: the same utterances in an update."""
     trainer = trainer_from(start)
@@ -158,7 +161,10 @@ def _run(
             raise
         if n_parts == 1 or trainer.notes["n_parts"] > 1 or not trainer.whole or trainer.args.world_size > 1:
             raise RuntimeError(f"out of memory with batches of {trainer.args.per_device_train_batch_size}: {error}") from error
-        events.report("out_of_memory", f"each batch of {plan.batch_size} is now {n_parts} of {plan.batch_size // n_parts}, accumulated: {error}")
+        events.report(
+            "out_of_memory",
+            f"each batch of {plan.batch_size} is now {n_parts} of {plan.batch_size // n_parts}, accumulated: {error}",
+        )
         start = trainer.checkpoint()
     start.values["n_parts"] = n_parts
     del trainer

@@ -35,7 +35,12 @@ class ResumableTrainer(CarefulTrainer):
     """
 
     def __init__(
-        self, hooks: TrainingHooks, checkpoints: Checkpoints, start: Checkpoint | None, notes: dict[str, Any] | None = None, **options: Any
+        self,
+        hooks: TrainingHooks,
+        checkpoints: Checkpoints,
+        start: Checkpoint | None,
+        notes: dict[str, Any] | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(hooks, checkpoints, **options)
         self.start, self.notes = start, notes or {}

@@ -16,7 +16,14 @@ __all__ = ["PRIVATE", "PRIVATE_VALUES", "TRAINER_STATE_NAME", "OpenTrainer"]
 PRIVATE = {
     "_get_train_sampler": ("self", "train_dataset"),
     "_get_grad_norm": ("self", "model", "grad_norm"),
-    "_init_training_state": ("self", "max_steps", "num_update_steps_per_epoch", "num_train_epochs", "resume_from_checkpoint", "trial"),
+    "_init_training_state": (
+        "self",
+        "max_steps",
+        "num_update_steps_per_epoch",
+        "num_train_epochs",
+        "resume_from_checkpoint",
+        "trial",
+    ),
     "_load_from_checkpoint": ("self", "resume_from_checkpoint", "model"),
     "_load_optimizer_and_scheduler": ("self", "checkpoint"),
     "_load_scaler": ("self", "checkpoint"),
@@ -74,7 +81,9 @@ class OpenTrainer(Trainer):
         self.gradient_known(model, norm)
         return norm
 
-    def _init_training_state(self, max_steps: int, n_per_epoch: int, n_epochs: int, path: str | None, trial: Any) -> tuple[int, int]:
+    def _init_training_state(
+        self, max_steps: int, n_per_epoch: int, n_epochs: int, path: str | None, trial: Any
+    ) -> tuple[int, int]:
         super()._init_training_state(max_steps, n_per_epoch, n_epochs, None, trial)
         return self.place_to_resume(max_steps, n_per_epoch)
 

@@ -15,7 +15,12 @@ from moe.systems.whisper.base_model import SCRATCH, SmallShape
 from steps.chain.options import ChainOptions
 from steps.chain.stages import idle_options
 
-SIZES = ("gating_batch_size", "expert_batch_size", "asr_batch_size", "embedding_batch_size")  # of the machine: option files name them for every chain
+SIZES = (
+    "gating_batch_size",
+    "expert_batch_size",
+    "asr_batch_size",
+    "embedding_batch_size",
+)  # of the machine: option files name them for every chain
 
 
 def idle_faults(
@@ -59,7 +64,9 @@ def top_k_faults(options: ChainOptions, n_experts: int | str) -> list[str]:
     asked = {name: getattr(options, name) for name in ("top_k", "decoding_top_k")}
     if isinstance(n_experts, str):
         return []
-    return [f"{name}={k}: num_experts={n_experts} has no more to mix" for name, k in asked.items() if k is not None and k > n_experts]
+    return [
+        f"{name}={k}: num_experts={n_experts} has no more to mix" for name, k in asked.items() if k is not None and k > n_experts
+    ]
 
 
 def _names(stage: ModuleType) -> list[str]:

@@ -39,7 +39,9 @@ class ChainOptions(BaseOptions, SkipPretrainingOptions, SeedOptions, PlotOptions
         None, "seed of synthesize and prepare, to train several seeds on one corpus (none: seed)", low=0
     )
     systems: str = option(
-        "whisper_moe,single_lora,zero_shot", f"systems to train, evaluate and compare, comma list of {', '.join(SYSTEMS)}", common=True
+        "whisper_moe,single_lora,zero_shot",
+        f"systems to train, evaluate and compare, comma list of {', '.join(SYSTEMS)}",
+        common=True,
     )
     until: str = option("register", "the last stage to run", choices=STAGE_NAMES, common=True)
     force: str = option(

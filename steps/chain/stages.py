@@ -98,7 +98,9 @@ def stages_of(options: ChainOptions) -> list[Stage]:
 def stage_options(module: ModuleType, options: ChainOptions, **given: Any) -> Options:
     """The options of one step: those of `main` that it has and that do something there, and `given`."""
     idle = idle_options(module, options, given)
-    values = {name: getattr(options, name) for name in names_of(module.StepOptions) if hasattr(options, name) and name not in idle}
+    values = {
+        name: getattr(options, name) for name in names_of(module.StepOptions) if hasattr(options, name) and name not in idle
+    }
     return module.StepOptions(**values | given)
 
 

@@ -100,7 +100,9 @@ def recognise_ablations(test_set: TestSet, learned: pd.DataFrame, n_utterances: 
             decoded[name] = ablations.looked_up(decoded, experts)
     part = _part(test_set, chosen, of_chunks)
     joined = {name: part.chunks.join(found, part.rows["utterance_id"]) for name, found in decoded.items()}
-    return {LEARNED: learned[chosen].reset_index(drop=True)} | {name: count_errors(_table(part, found)) for name, found in joined.items()}
+    return {LEARNED: learned[chosen].reset_index(drop=True)} | {
+        name: count_errors(_table(part, found)) for name, found in joined.items()
+    }
 
 
 def embedder_of(system: Routes) -> Embedder:

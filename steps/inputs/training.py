@@ -74,7 +74,9 @@ def training_inputs(step: StepRun, options: MixtureStepOptions, percent: float, 
     return TrainingInputs(options, prepared, train, dev, training)
 
 
-def training_facts(system: System, summary: TrainingSummary, seed: int, earlier: Mapping[str, float] | None = None) -> dict[str, float]:
+def training_facts(
+    system: System, summary: TrainingSummary, seed: int, earlier: Mapping[str, float] | None = None
+) -> dict[str, float]:
     """What a record says of a training.
 
     Args:

@@ -32,7 +32,15 @@ def card_facts(
     asked = {field: str(config[field]) for field in _names(system.ask_type) if config.get(field) is not None}
     corpus = _corpus(made_from.get("prepare_run_id", ""), record)
     return CardFacts(
-        name, base, licence, record.language, system.inputs.window_s, corpus, decoding | system.describe() | asked, lineage, decision
+        name,
+        base,
+        licence,
+        record.language,
+        system.inputs.window_s,
+        corpus,
+        decoding | system.describe() | asked,
+        lineage,
+        decision,
     )
 
 
@@ -58,12 +66,15 @@ def _base(pretrain_run_id: str) -> tuple[str, str]:
 def _corpus(prepare_run_id: str, record: Record) -> dict[str, str]:
     """Amount of data by split, and how its transcripts were normalised."""
     try:
-        manifest = pd.read_parquet(artifacts.upstream(prepare_run_id, artifacts.MANIFEST), columns=["split", "speaker", "duration_s"])
+        manifest = pd.read_parquet(
+            artifacts.upstream(prepare_run_id, artifacts.MANIFEST), columns=["split", "speaker", "duration_s"]
+        )
     except RuntimeError:
         return {"normaliser": record.normaliser}
     rows = manifest.groupby("split").agg(n=("speaker", "size"), speakers=("speaker", "nunique"), seconds=("duration_s", "sum"))
     said = {
-        f"{split} split": f"{row.n} utterances, {row.speakers} speakers, {row.seconds / 3600:.2f} h" for split, row in rows.iterrows()
+        f"{split} split": f"{row.n} utterances, {row.speakers} speakers, {row.seconds / 3600:.2f} h"
+        for split, row in rows.iterrows()
     }
     seen = record.facts.get("n_utterances_seen")
     trained = {"utterances heard in training, repeats counted": f"{seen:,}"} if seen else {}

@@ -48,7 +48,9 @@ class RecognizerModel(mlflow.pyfunc.PythonModel):
         if request_guard.in_server():
             request_guard.install(self.service.check, options)
 
-    def predict(self, context: mlflow.pyfunc.PythonModelContext, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
+    def predict(
+        self, context: mlflow.pyfunc.PythonModelContext, model_input: pd.DataFrame, params: dict | None = None
+    ) -> pd.DataFrame:
         """One row per row of `audio`: encoded bytes, or base64 text of them.
 
         Raises:

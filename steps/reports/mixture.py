@@ -56,7 +56,9 @@ def loads_by_epoch(history: pd.DataFrame) -> dict[int, pd.DataFrame]:
     groups = sorted({group for group, slash, _ in names if slash})  # the name of an etiology may hold slashes itself
     experts = sorted({expert for _, slash, expert in names if slash}, key=lambda name: int(name.rpartition("_")[2]))
     return {
-        int(row["epoch"]): pd.DataFrame([[row[f"load/{group}/{expert}"] for expert in experts] for group in groups], groups, experts)
+        int(row["epoch"]): pd.DataFrame(
+            [[row[f"load/{group}/{expert}"] for expert in experts] for group in groups], groups, experts
+        )
         for row in history.to_dict("records")
     }
 
@@ -73,7 +75,9 @@ def log_experts(step: StepRun, routed: pd.DataFrame, prepared: Prepared) -> None
         scores = standard_scores(profiles, routed)
         figure = profiles_figure(profiles, group_shares(routed), scores, "What each expert is for (dev)", prepared.note)
         step.log_figure(figure, "plots/expert_profiles.png")
-        step.log_figure(load_heatmap(load_by(routed), "Expert load by etiology (dev)", prepared.note), "plots/load_by_etiology.png")
+        step.log_figure(
+            load_heatmap(load_by(routed), "Expert load by etiology (dev)", prepared.note), "plots/load_by_etiology.png"
+        )
     step.log_table(chosen[["expert", "weight", *FACTS]].astype(str), "tables/exemplars.json")
     clips = {row["utterance_id"]: _clip(prepared, row) for row in chosen.to_dict("records")}
     links = {name: clip_uri(clip) for name, clip in clips.items()}
@@ -92,7 +96,9 @@ def routed_rows(gate: Gate, dev: pd.DataFrame, vectors: np.ndarray, top_k: int, 
     gated = probabilities(gate, vectors)  # (N, E)
     weights = top_k_weights(torch.from_numpy(gated).log(), min(top_k, gated.shape[1]))[0].weights.numpy()
     table = dev[[name for name in FACTS if name in dev]].reset_index(drop=True)
-    table = table.assign(n_words=table["reference"].str.split().str.len(), loudness_db=loudness_of(dev, root), expert=gated.argmax(1))
+    table = table.assign(
+        n_words=table["reference"].str.split().str.len(), loudness_db=loudness_of(dev, root), expert=gated.argmax(1)
+    )
     for name, values in (("weight", weights), ("probability", gated)):
         table = table.join(pd.DataFrame(values, columns=[f"{name}_{expert}" for expert in range(values.shape[1])]))
     return table

@@ -13,7 +13,12 @@ from moe.routing.options import RoutingOptions
 from steps.tracking import artifacts
 
 Choice = tuple[str, str]  # step, option
-SHARED_STEPS = ("synthesize", "prepare", "pretrain", "evaluate")  # that every system comes from; a mixture or candidate comes from all
+SHARED_STEPS = (
+    "synthesize",
+    "prepare",
+    "pretrain",
+    "evaluate",
+)  # that every system comes from; a mixture or candidate comes from all
 UNTOLD = frozenset({"seed", "decoding_batch_size", "ablations", "ablation_utterances", "explorer_audio_mb", "scoring"})
 UNTOLD_OF_LORA = frozenset(field.name for field in dataclasses.fields(RoutingOptions))  # it has, but nothing to route
 MAX_VALUE = 60
@@ -28,7 +33,8 @@ def tell_apart(systems: Sequence[SystemScores]) -> list[SystemScores]:
     names = [system.name for system in systems]
     told = {name: _told([one for one, other in zip(chosen, names, strict=True) if other == name]) for name in set(names)}
     return [
-        dataclasses.replace(system, name=_name(system.name, one, told[system.name])) for system, one in zip(systems, chosen, strict=True)
+        dataclasses.replace(system, name=_name(system.name, one, told[system.name]))
+        for system, one in zip(systems, chosen, strict=True)
     ]
 
 
@@ -40,8 +46,14 @@ def choices(system: SystemScores) -> dict[Choice, str]:
         if is_own or step in SHARED_STEPS:
             parameters = read_json(artifacts.upstream(run_id, artifacts.FINGERPRINT))["parameters"]
             untold = UNTOLD | UNTOLD_OF_LORA if step == "baseline" else UNTOLD
-            kept = {name: value for name, value in parameters.items() if name not in untold and not name.endswith(("_run_id", "_run_ids"))}
-            found = {(step, name): value for name, value in kept.items()} | found  # the nearest run of a step is the one that counts
+            kept = {
+                name: value
+                for name, value in parameters.items()
+                if name not in untold and not name.endswith(("_run_id", "_run_ids"))
+            }
+            found = {
+                (step, name): value for name, value in kept.items()
+            } | found  # the nearest run of a step is the one that counts
     return found
 
 

@@ -72,7 +72,9 @@ def _finished(run_id: str, artifact: str) -> Run:
     try:
         run = connect().client.get_run(run_id)
     except MlflowException as error:
-        raise RuntimeError(f"no run {run_id!r} in {without_secrets(mlflow.get_tracking_uri())} (asked for its {artifact!r})") from error
+        raise RuntimeError(
+            f"no run {run_id!r} in {without_secrets(mlflow.get_tracking_uri())} (asked for its {artifact!r})"
+        ) from error
     if run.info.status != "FINISHED":
         raise RuntimeError(f"{_words(run)} is {run.info.status}, not FINISHED; its {artifact!r} is not used")
     return run

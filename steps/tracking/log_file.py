@@ -65,7 +65,11 @@ def _screen() -> list[logging.Handler]:
 @contextlib.contextmanager
 def _attached(handlers: list[logging.Handler]) -> Iterator[None]:
     """Handlers on the root and on every logger that keeps its records to itself; the project's loggers say more than warnings."""
-    closed = [logger for logger in logging.Logger.manager.loggerDict.values() if isinstance(logger, logging.Logger) and not logger.propagate]
+    closed = [
+        logger
+        for logger in logging.Logger.manager.loggerDict.values()
+        if isinstance(logger, logging.Logger) and not logger.propagate
+    ]
     levels = {name: logging.getLogger(name).level for name in PROJECT}
     places = [(logging.getLogger(), handlers), *((logger, handlers[:1]) for logger in closed)]
     logging.captureWarnings(True)

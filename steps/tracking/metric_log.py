@@ -82,7 +82,9 @@ class MetricLog:
         except MlflowException as error:
             n_waiting = len(self._waiting)
             self._keep_or_say()
-            raise RuntimeError(f"the tracking store has not taken {n_waiting} metrics of run {self.run_id}: {first_line(error)}") from error
+            raise RuntimeError(
+                f"the tracking store has not taken {n_waiting} metrics of run {self.run_id}: {first_line(error)}"
+            ) from error
 
     def _offer(self) -> None:
         try:

@@ -73,7 +73,9 @@ def close_run(run_id: str, store: Store, status: str) -> None:
         active = mlflow.active_run()
         with contextlib.suppress(MlflowException):
             if active is not None and active.info.run_id == run_id:
-                mlflow.end_run(status)  # takes the run from the stack first, so that asking it again would end the run around this one
+                mlflow.end_run(
+                    status
+                )  # takes the run from the stack first, so that asking it again would end the run around this one
 
 
 def _start(store: Store, given: str | None, earlier: Run | None, name: str, tags: dict[str, str]) -> str:

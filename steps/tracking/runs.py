@@ -71,10 +71,6 @@ def work_dir(run: StepRun) -> Path:
     return run.opened.work_folder.work_dir
 
 
-
-
-
-
 def command(run: Callable[[OptionsType], str], options_type: type[OptionsType], arguments: Sequence[str] | None = None) -> None:
     """A step's `main`: parse the flags, run, and end the process with one clear line where that goes wrong.
 
@@ -139,11 +135,3 @@ def _one_line(step: str, error: BaseException) -> str:
     said = first_line(error) if isinstance(error, MlflowException) else str(error)  # without the query that SQLAlchemy adds
     text = " ".join(said.split()) or type(error).__name__
     return without_secrets(f"{': '.join(names)}: {text}")[:MAX_MESSAGE]
-
-
-
-
-
-
-
-

@@ -8,7 +8,9 @@ import re
 from collections.abc import Mapping
 
 HIDDEN = "***"
-NAMES = re.compile(r"(^|_)(password|passwd|secret|api_?key|access_?key|credentials?|auth_token|access_token|hf_token|token)$", re.IGNORECASE)
+NAMES = re.compile(
+    r"(^|_)(password|passwd|secret|api_?key|access_?key|credentials?|auth_token|access_token|hf_token|token)$", re.IGNORECASE
+)
 USER = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 TOKENS = re.compile(
     r"\b(hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}|glpat-[\w-]{20,}|sk-[\w-]{20,}|xox[abprs]-[\w-]{10,}"
@@ -23,4 +25,7 @@ def without_secrets(text: str) -> str:
 
 def public(parameters: Mapping[str, str]) -> dict[str, str]:
     """Parameters as they may be logged."""
-    return {name: HIDDEN if NAMES.search(name) and value not in ("", "none") else without_secrets(value) for name, value in parameters.items()}
+    return {
+        name: HIDDEN if NAMES.search(name) and value not in ("", "none") else without_secrets(value)
+        for name, value in parameters.items()
+    }

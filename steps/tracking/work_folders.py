@@ -125,7 +125,9 @@ def _prune(root: Path, step: str, stem: str) -> None:
     """Remove old folders of a step that no process holds, but for those of the fingerprint `stem`."""
     for folder in sorted(root.glob(f"{step}-*")):
         with contextlib.suppress(OSError):  # another process was faster; what cannot be removed must not end the step
-            if folder.name.startswith(stem) or not _is_old(folder):  # a young one is not locked even for a moment: its step may start now
+            if folder.name.startswith(stem) or not _is_old(
+                folder
+            ):  # a young one is not locked even for a moment: its step may start now
                 continue
             if (lock := _locked_as_it_is(folder)) is None:
                 continue

@@ -117,9 +117,7 @@ def test_figures_markdown_and_html_hold_what_was_found(comparison):
 
 
 def test_the_answer_does_not_depend_on_row_order():
-    shuffled = [
-        dataclasses.replace(one, hypotheses=one.hypotheses.sample(frac=1, random_state=4)) for one in three()
-    ]
+    shuffled = [dataclasses.replace(one, hypotheses=one.hypotheses.sample(frac=1, random_state=4)) for one in three()]
     a, b = compare(three(), n_resamples=500), compare(shuffled, n_resamples=500)
     pd.testing.assert_frame_equal(a.tests, b.tests)
     pd.testing.assert_frame_equal(a.by_group, b.by_group)
@@ -215,7 +213,14 @@ def test_experts_stand_one_by_one():
 
 
 def test_curves_of_dev_and_train_are_overlaid_by_their_own_axis():
-    history = pd.DataFrame({"epoch": [0, 1, np.nan], "dev/wer": [0.5, 0.4, np.nan], "update": [np.nan, np.nan, 10], "train/loss": [np.nan, np.nan, 2.0]})
+    history = pd.DataFrame(
+        {
+            "epoch": [0, 1, np.nan],
+            "dev/wer": [0.5, 0.4, np.nan],
+            "update": [np.nan, np.nan, 10],
+            "train/loss": [np.nan, np.nan, 2.0],
+        }
+    )
     runs = [dataclasses.replace(one, history=history) for one in three()[1:]]
     figures = compare([three()[0], *runs], n_resamples=200).figures
     assert {"curves_dev_wer", "curves_train_loss"} <= set(figures) and "curves_dev_loss" not in figures

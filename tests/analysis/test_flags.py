@@ -62,6 +62,9 @@ def test_counts_add_up_and_nothing_is_left_out():
 
 
 def test_tokens_by_second_and_lost_repetitions_are_flagged():
-    assert flagged("a", "a", duration_s=1.0, n_tokens=40)["is_too_fast"] and flagged("a", "a", duration_s=1.0, n_tokens=40)["tokens_per_s"] == 40
+    assert (
+        flagged("a", "a", duration_s=1.0, n_tokens=40)["is_too_fast"]
+        and flagged("a", "a", duration_s=1.0, n_tokens=40)["tokens_per_s"] == 40
+    )
     assert not flagged("a", "a", duration_s=2.0, n_tokens=40)["is_too_fast"] and np.isnan(flagged("a", "a")["tokens_per_s"])
     assert flagged("i i want tea", "i want tea")["is_smoothed"] and not flagged("i want tea", "want tea")["is_smoothed"]

@@ -26,7 +26,9 @@ def test_speakers_are_told_apart_with_how_decided_the_gate_is() -> None:
     assert found.index.tolist() == ["s2", "s3", "s1"] and found["etiology"].tolist() == ["als", "als", "stroke"]
     assert found["agreement"].to_dict() == {"s2": pytest.approx(2 / 3), "s3": 1.0, "s1": 1.0}
     assert found["expert"].to_dict() == {"s2": 0, "s3": 1, "s1": 0}
-    assert found.loc["s2", ["expert_0", "expert_1"]].tolist() == pytest.approx([1.7 / 3, 1.3 / 3])  # mean probabilities, not counts
+    assert found.loc["s2", ["expert_0", "expert_1"]].tolist() == pytest.approx(
+        [1.7 / 3, 1.3 / 3]
+    )  # mean probabilities, not counts
     assert found["accuracy"].to_dict() == {"s2": pytest.approx(2 / 3), "s3": 0.0, "s1": 1.0}
 
 

@@ -43,7 +43,10 @@ def test_as_good_is_not() -> None:
 def test_better_overall_but_worse_for_one_group_is_not_and_the_group_is_named() -> None:
     found = decision(UNFAIR)
     assert not found.promoted and found.difference.value < 0 and found.difference.p_value < 0.05
-    assert "points WER better than version 1" in found.reason and "worse by more than 2 points for etiology typical by" in found.reason
+    assert (
+        "points WER better than version 1" in found.reason
+        and "worse by more than 2 points for etiology typical by" in found.reason
+    )
     assert found.groups.iloc[0]["group"] == "typical"
 
 
@@ -66,7 +69,8 @@ def test_a_missing_utterance_is_another_test_set() -> None:
 
 def test_one_speaker_proves_nothing() -> None:
     one, other = (
-        dataclasses.replace(scores(wrong), hypotheses=toy_hypotheses(wrong, 1).query("speaker == 's00'")) for wrong in (BETTER, WRONG)
+        dataclasses.replace(scores(wrong), hypotheses=toy_hypotheses(wrong, 1).query("speaker == 's00'"))
+        for wrong in (BETTER, WRONG)
     )
     found = decide(one, other, "version 1", 0.02, 500)
     assert not found.promoted and "p not defined" in found.reason
@@ -77,5 +81,7 @@ def test_regressions_are_differences_of_ratios_of_sums() -> None:
     found = regressions(ours, theirs).set_index(["column", "group"])["difference"]
     for group in ("als", "stroke", "typical"):
         a, b = (table[table["etiology"] == group] for table in (ours, theirs))
-        assert found["etiology", group] == pytest.approx(a["word_errors"].sum() / a["n_words"].sum() - b["word_errors"].sum() / b["n_words"].sum())
+        assert found["etiology", group] == pytest.approx(
+            a["word_errors"].sum() / a["n_words"].sum() - b["word_errors"].sum() / b["n_words"].sum()
+        )
     assert (np.diff(found.to_numpy()) <= 0).all()

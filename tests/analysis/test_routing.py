@@ -36,7 +36,9 @@ def test_entropy_is_0_for_one_expert_and_1_for_all_alike():
 
 def test_at_top_1_the_entropy_is_still_the_gates_own():
     """Weights of one expert alone are certain, whatever the gate thinks."""
-    table = pd.DataFrame({"utterance_id": ["a"], "weight_0": [1.0], "weight_1": [0.0], "probability_0": [0.5], "probability_1": [0.5]})
+    table = pd.DataFrame(
+        {"utterance_id": ["a"], "weight_0": [1.0], "weight_1": [0.0], "probability_0": [0.5], "probability_1": [0.5]}
+    )
     assert routing.routing_entropy(table) == pytest.approx(1.0)
     assert routing.routing_entropy(table.drop(columns="probability_1")) == 0.0
 

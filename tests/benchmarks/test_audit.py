@@ -9,12 +9,28 @@ from benchmarks import audit
 from benchmarks.audit import is_affected, normal, pinned
 from steps.tracking.store import project_root
 
-RANGE = {"ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "1.2"}, {"fixed": "1.5"}, {"introduced": "2.0"}, {"last_affected": "2.3"}]}]}
+RANGE = {
+    "ranges": [
+        {
+            "type": "ECOSYSTEM",
+            "events": [{"introduced": "1.2"}, {"fixed": "1.5"}, {"introduced": "2.0"}, {"last_affected": "2.3"}],
+        }
+    ]
+}
 
 
 @pytest.mark.parametrize(
     ("version", "applies"),
-    [("1.1.9", False), ("1.2", True), ("1.4.99", True), ("1.5", False), ("1.10", False), ("2.0", True), ("2.3", True), ("2.3.1", False)],
+    [
+        ("1.1.9", False),
+        ("1.2", True),
+        ("1.4.99", True),
+        ("1.5", False),
+        ("1.10", False),
+        ("2.0", True),
+        ("2.3", True),
+        ("2.3.1", False),
+    ],
 )
 def test_a_range_is_open_at_its_fix(version: str, applies: bool) -> None:
     assert is_affected(version, RANGE) == applies

@@ -76,7 +76,9 @@ def test_the_expert_loop_over_two_experts_equals_our_mixture_of_losses(bench, re
 def test_two_experts_mixed_as_weights_are_another_model_than_mixed_as_losses(bench, reference):
     weights = bench.routing_weights(2)
     by_losses, by_weights = (
-        ours(bench, reference, mixing=mixing)(bench.window_mel, bench.n_frames(400), bench.labels, routing_weights=weights)["loss"]
+        ours(bench, reference, mixing=mixing)(bench.window_mel, bench.n_frames(400), bench.labels, routing_weights=weights)[
+            "loss"
+        ]
         for mixing in ("loss", "delta")
     )
     assert abs(by_losses.item() - by_weights.item()) > 1e-4
@@ -108,7 +110,9 @@ def test_decoding_expert_by_expert_gives_our_tokens(bench, reference, options):
 
 def test_the_second_encoder_sees_what_our_gate_pools_from_a_full_window(bench, reference):
     pooled = pooled_embedding(bench.base().eval().model.encoder, bench.window_mel, bench.n_frames(400), None, "mean")
-    torch.testing.assert_close(reference.embed(bench.window_mel), pooled, atol=1e-5, rtol=1e-3)  # ours is rounded to half precision
+    torch.testing.assert_close(
+        reference.embed(bench.window_mel), pooled, atol=1e-5, rtol=1e-3
+    )  # ours is rounded to half precision
 
 
 def test_one_by_one_embedding_keeps_every_frame_of_the_window(bench, tmp_path):
@@ -136,7 +140,11 @@ def test_a_step_updates_the_adapters_and_nothing_else(bench):
 
 @pytest.mark.parametrize("name", ("training", "whole_step", "decoding"))
 def test_every_claim_is_about_variants_that_are_measured(bench, name):
-    build = {"training": variants.training_variants, "whole_step": variants.whole_step_variants, "decoding": variants.decoding_variants}
+    build = {
+        "training": variants.training_variants,
+        "whole_step": variants.whole_step_variants,
+        "decoding": variants.decoding_variants,
+    }
     built = build[name](bench)
     claimed = {part for claim in speed.COMPARISONS[name].claims for part in (claim.variant, claim.against)}
     assert claimed <= set(built)

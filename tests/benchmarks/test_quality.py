@@ -29,10 +29,16 @@ def test_one_option_changes_at_a_time_and_all_else_is_as_given() -> None:
     given = QualityOptions(top_k=4, seeds="1")
     found = variants(given)
     assert list(found)[0] == DEFAULT and "top_k=4" not in found and found["top_k=all"].top_k == n_experts(given)
-    assert {"audio_context=full", "mixing=loss", "gate_layer=1", "gate_layer=3", "gate_layer=last", "top_k=1", "top_k=2"} <= set(found)
+    assert {"audio_context=full", "mixing=loss", "gate_layer=1", "gate_layer=3", "gate_layer=last", "top_k=1", "top_k=2"} <= set(
+        found
+    )
     for name, variant in found.items():
-        changed = {field.name for field in dataclasses.fields(given) if getattr(given, field.name) != getattr(variant, field.name)}
-        along = {"skip_pretraining=true": {"num_experts", "asr_epochs"}, "experts_init=shared": {"shared_epochs"}}.get(name, set())
+        changed = {
+            field.name for field in dataclasses.fields(given) if getattr(given, field.name) != getattr(variant, field.name)
+        }
+        along = {"skip_pretraining=true": {"num_experts", "asr_epochs"}, "experts_init=shared": {"shared_epochs"}}.get(
+            name, set()
+        )
         assert changed == (along | {name.partition("=")[0]} if name != DEFAULT else set())
     assert found["skip_pretraining=true"].asr_epochs == given.expert_epochs + given.asr_epochs  # as many updates
 
@@ -69,7 +75,11 @@ def test_a_whole_table_is_there_after_the_first_seed_and_one_corpus_serves_all()
 def test_variants_that_differ_in_k_or_mixing_share_their_expert_training() -> None:
     digests = set()
     for _, _, variant in jobs(QualityOptions(seeds="7", only="mixing,top_k")):
-        digests.add(fingerprint("experts", stage_options(experts, variant, cluster_run_id="c", prepare_run_id="p", pretrain_run_id="b")).digest)
+        digests.add(
+            fingerprint(
+                "experts", stage_options(experts, variant, cluster_run_id="c", prepare_run_id="p", pretrain_run_id="b")
+            ).digest
+        )
     assert len(digests) == 1
     other = stage_options(experts, QualityOptions(gate_layer="1"), cluster_run_id="c", prepare_run_id="p", pretrain_run_id="b")
     assert fingerprint("experts", other).digest not in digests
@@ -90,7 +100,9 @@ def test_rates_are_pooled_over_seeds_and_compared_over_those_that_both_have() ->
     found = [scored(DEFAULT, 0, {"s0": 2}), scored("other", 0, {"s0": 3}), scored(DEFAULT, 1, {"s0": 4})]
     default, other, lora = rows([*found, scored(ONE_LORA, 1, {"s0": 3})])
     assert default["wer"][0] == pytest.approx(3 / 12) and default["seeds"] == {"0": 2 / 12, "1": 4 / 12}
-    assert other["wer"][0] == pytest.approx(3 / 12) and other["against"][DEFAULT][0] == pytest.approx(1 / 12)  # seed 0 against seed 0
+    assert other["wer"][0] == pytest.approx(3 / 12) and other["against"][DEFAULT][0] == pytest.approx(
+        1 / 12
+    )  # seed 0 against seed 0
     assert default["against"][ONE_LORA][0] == pytest.approx(1 / 12) and lora["against"][DEFAULT][0] == pytest.approx(-1 / 12)
     assert DEFAULT not in default["against"] and ONE_LORA not in other["against"]  # no seed that both have
     assert default["seconds"] == 2.0 and default["gating_accuracy"] is None

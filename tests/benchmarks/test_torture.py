@@ -39,7 +39,9 @@ def can_mount(folder: Path) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHORT)
-def test_the_promise_holds_once_and_only_a_disk_that_cannot_be_mounted_excuses(short_form: dict[str, Any], name: str, tmp_path: Path) -> None:
+def test_the_promise_holds_once_and_only_a_disk_that_cannot_be_mounted_excuses(
+    short_form: dict[str, Any], name: str, tmp_path: Path
+) -> None:
     expected = None if name in ON_A_SMALL_DISK and not can_mount(tmp_path) else True
     trials = list(short_form[name]["trials"].values())
     assert trials and all(trial["passed"] is expected for trial in trials), trials
@@ -83,7 +85,11 @@ def test_the_table_counts_and_shows_what_failed(tmp_path: Path) -> None:
     rows = [Row("a", "t1", "p1", lambda seed: "ok" if seed else fails(seed), None), Row("b", "t2", "p2", impossible, 1)]
     assert not torture.torture(rows, 3, False, False, tmp_path / "torture", "code")
     said = (tmp_path / "torture.md").read_text()
-    assert "| t1 | p1 | 2/3 |" in said and "| t2 | p2 | not on this machine |" in said and "- a 0: AssertionError: bits differ" in said
+    assert (
+        "| t1 | p1 | 2/3 |" in said
+        and "| t2 | p2 | not on this machine |" in said
+        and "- a 0: AssertionError: bits differ" in said
+    )
 
 
 def test_what_passed_with_the_same_code_is_not_repeated(tmp_path: Path) -> None:
@@ -106,8 +112,22 @@ def test_a_table_of_nothing_is_a_page() -> None:
 def test_every_row_of_the_issue_is_there(tmp_path: Path) -> None:
     names = [row.name for row in torture.rows(tmp_path, short=False)]
     assert len(names) == len(set(names))
-    wanted = {"nan", "order", "save", "damage", "same", "faulty", "full-checkpoint", "full-artifact", "full-database", "read-only", "server"}
-    wanted |= {"two-chains", "sigterm", "kill-chain"} | {f"kill-{stage}-{n}" for stage in ("pretrain", "experts", "asr", "single_lora") for n in (0, 2)}
+    wanted = {
+        "nan",
+        "order",
+        "save",
+        "damage",
+        "same",
+        "faulty",
+        "full-checkpoint",
+        "full-artifact",
+        "full-database",
+        "read-only",
+        "server",
+    }
+    wanted |= {"two-chains", "sigterm", "kill-chain"} | {
+        f"kill-{stage}-{n}" for stage in ("pretrain", "experts", "asr", "single_lora") for n in (0, 2)
+    }
     assert wanted | {"kill-gate-0"} == set(names)
 
 
@@ -137,14 +157,20 @@ class Stopped:
         return "start the same command again"
 
 
-@pytest.mark.parametrize(("n_starts", "said"), [([0, 1], "stopped in main within 0.0 s"), ([0, 0, 0, 0, 0, 2], "; moments redrawn: 2")])
-def test_a_stop_before_there_was_a_run_is_no_trial(n_starts: list[int], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("n_starts", "said"), [([0, 1], "stopped in main within 0.0 s"), ([0, 0, 0, 0, 0, 2], "; moments redrawn: 2")]
+)
+def test_a_stop_before_there_was_a_run_is_no_trial(
+    n_starts: list[int], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What the store holds before and after each start: only a start that had a run of its own counts."""
     held = iter(n_starts)
     monkeypatch.setattr(Stopped, "moments", [])
     monkeypatch.setattr(chain, "Started", Stopped)
     monkeypatch.setattr(chain, "undisturbed", lambda folder: ({}, 100.0))
-    monkeypatch.setattr(chain, "_left", lambda arena: {"RUNNING": [], "main": "KILLED", "killed": ["main"], "told": "", "n_starts": next(held)})
+    monkeypatch.setattr(
+        chain, "_left", lambda arena: {"RUNNING": [], "main": "KILLED", "killed": ["main"], "told": "", "n_starts": next(held)}
+    )
     assert said in chain.terminated_at_random(tmp_path, 0)
     assert len(Stopped.moments) == len(n_starts) / 2
     assert all(10 * (1 + number) <= moment <= 50 + 10 * number for number, moment in enumerate(Stopped.moments))

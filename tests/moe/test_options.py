@@ -50,13 +50,24 @@ def refusal(capsys: pytest.CaptureFixture, *arguments: str, options_type: type[O
 def test_all_faults_are_told_at_once() -> None:
     with pytest.raises(ValueError) as refused:
         Toy(rate=0, epochs=11, kind="c", rank=0, fast="yes")
-    for part in ("rate=0: must be above 0", "epochs=11: must be at most 10", "kind='c': must be one of a, b", "rank=0", "fast='yes'"):
+    for part in (
+        "rate=0: must be above 0",
+        "epochs=11: must be at most 10",
+        "kind='c': must be one of a, b",
+        "rank=0",
+        "fast='yes'",
+    ):
         assert part in str(refused.value)
 
 
 def test_the_command_line_too_tells_all_faults_at_once(capsys) -> None:
     error = refusal(capsys, "--rate", "quick", "--epochs", "2.5", "--fast", "maybe", "--rank", "0")
-    for part in ("rate='quick': must be a number", "epochs='2.5'", "fast='maybe': must be true or false", "rank=0: must be at least 1"):
+    for part in (
+        "rate='quick': must be a number",
+        "epochs='2.5'",
+        "fast='maybe': must be true or false",
+        "rank=0: must be at least 1",
+    ):
         assert part in error
 
 
@@ -76,7 +87,13 @@ def test_an_unknown_key_is_refused_and_none_is_guessed(capsys) -> None:
 
 def test_unknown_wrong_repeated_and_missing_flags_are_told_at_once(capsys) -> None:
     error = refusal(capsys, "--epoch", "3", "--rate", "0", "--kind", "b", "--kind", "a", "stray", "--fast")
-    for part in ("epoch: no such option", "rate=0.0: must be above 0", "--kind is given twice", "'stray' is no --NAME VALUE", "--fast has no value"):
+    for part in (
+        "epoch: no such option",
+        "rate=0.0: must be above 0",
+        "--kind is given twice",
+        "'stray' is no --NAME VALUE",
+        "--fast has no value",
+    ):
         assert part in error
     assert "corpus is missing" in refusal(capsys, "--corpse", "x", options_type=Needy)
 
@@ -102,7 +119,9 @@ def test_text_becomes_the_fields_kind(flag: str, text: str, value: object) -> No
     assert read == value and type(read) is type(value)
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": True}, {"epochs": 2.0}, {"epochs": None}, {"rate": "1e-4"}, {"fast": 1}, {"kind": None}])
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": True}, {"epochs": 2.0}, {"epochs": None}, {"rate": "1e-4"}, {"fast": 1}, {"kind": None}]
+)
 def test_a_value_of_another_kind_is_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Toy(**wrong)

@@ -114,7 +114,9 @@ def test_a_speaker_in_two_splits(refuse: Refuse, tmp_path: Path) -> None:
 
 def test_fewer_speakers_or_utterances_than_experts(refuse: Refuse, tmp_path: Path) -> None:
     """Two train speakers with two utterances each; what ran before the clusters is kept and reused."""
-    corpus = corpus_args(toys.write_folder(tmp_path), "--mode", "quick", "--until", "cluster", "--reduce_dim", "2", "--no_plot", "true")
+    corpus = corpus_args(
+        toys.write_folder(tmp_path), "--mode", "quick", "--until", "cluster", "--reduce_dim", "2", "--no_plot", "true"
+    )
     done = ("prepare", "pretrain", "embed")
     assert "num_experts=3: only 2 speakers" in refuse(main, *corpus, "--num_experts", "3", finished=done)
     said = refuse(main, *corpus, "--num_experts", "5", "--cluster_unit", "utterance", finished=done)
@@ -135,12 +137,20 @@ def test_fewer_speakers_or_utterances_than_experts(refuse: Refuse, tmp_path: Pat
         (main, ["--systems", "whisper_moe,wav2vec"], ["systems=wav2vec: there are whisper_moe, single_lora, zero_shot"]),
         (main, ["--systems", "single_lora"], ["systems=single_lora", "name whisper_moe too"]),
         (main, ["--systems", "zero_shot,zero_shot"], ["systems=zero_shot,zero_shot: zero_shot is named twice"]),
-        (register, ["--register_system", "moe"], ["register_system='moe': must be one of whisper_moe, single_lora, zero_shot, any"]),
+        (
+            register,
+            ["--register_system", "moe"],
+            ["register_system='moe': must be one of whisper_moe, single_lora, zero_shot, any"],
+        ),
         (compare, ["--evaluate_run_ids", "one"], ["evaluate_run_ids=one: must be two or more"]),
         (baseline, ["--system", "single_lora"], ["asr_run_id is missing"]),
         (pretrain, ["--init_from", "./nowhere"], ["init_from=./nowhere: no such folder"]),
         (pretrain, ["--init_from", "scratch"], ["tokenizer=checkpoint", "characters or bpe"]),
-        (pretrain, ["--init_from", "scratch", "--tokenizer", "bpe", "--pretrain_updates", "0"], ["pretrain_updates=0", "scratch"]),
+        (
+            pretrain,
+            ["--init_from", "scratch", "--tokenizer", "bpe", "--pretrain_updates", "0"],
+            ["pretrain_updates=0", "scratch"],
+        ),
         (prepare, ["--corpus", "folder"], ["dataset_root is missing"]),
         (prepare, ["--corpus", "synthetic"], ["synthesize_run_id is missing"]),
         (embed, ["--gate_layer", "top"], ["gate_layer='top': must be a layer number or last"]),
@@ -169,7 +179,11 @@ def test_faults_of_a_later_stage_show_before_anything_has_run(refuse: Refuse, ar
 
 def test_all_faults_of_all_stages_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        tracking.command(main.run, main.StepOptions, ["--noise", "uniform", "--fp16", "true", "--no_fp16", "true", "--dev_share", "0.8", "--test_share", "0.5"])
+        tracking.command(
+            main.run,
+            main.StepOptions,
+            ["--noise", "uniform", "--fp16", "true", "--no_fp16", "true", "--dev_share", "0.8", "--test_share", "0.5"],
+        )
     said = capsys.readouterr().err.strip()
     assert "\n" not in said and all(word in said for word in ("noise=uniform", "fp16=true and no_fp16=true", "dev_share=0.8"))
 
@@ -200,7 +214,10 @@ def test_a_base_model_that_cannot_be_read(refuse: Refuse, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("step", "arguments", "code", "word"),
-    [("main", ["--num_experts", "0", "--data_percent", "0"], 2, "num_experts=0"), ("prepare", ["--corpus", "folder", "--dataset_root", "gone"], 1, "gone")],
+    [
+        ("main", ["--num_experts", "0", "--data_percent", "0"], 2, "num_experts=0"),
+        ("prepare", ["--corpus", "folder", "--dataset_root", "gone"], 1, "gone"),
+    ],
 )
 def test_the_command_line_itself(store: Path, step: str, arguments: list[str], code: int, word: str) -> None:
     command = [sys.executable, "-m", f"steps.{step}", *arguments]

@@ -79,14 +79,26 @@ def test_an_evaluation_says_everything_by_group_and_in_the_explorer(runs) -> Non
     table = hypotheses_of(run_id)
     assert table["utterance_id"].tolist() == [f"u{number}" for number in range(1, 9)]
     assert metrics["test/wer"] == pytest.approx(table["word_errors"].sum() / table["n_words"].sum())
-    groups = ("etiology/als", "severity_group/0.5", "speaker/s1", "sex/female", "language/en", "sentence_seen/no", "duration_group/under 2 s")
+    groups = (
+        "etiology/als",
+        "severity_group/0.5",
+        "speaker/s1",
+        "sex/female",
+        "language/en",
+        "sentence_seen/no",
+        "duration_group/under 2 s",
+    )
     assert {f"test/wer/{group}" for group in groups} <= set(metrics)
     wanted = {"test/cer", "test/wer_clipped", "test/sapc2/cer", "test/flags/loop", "test/mean_logprob", "test/regret", "test/routing_entropy",
               "test/load/expert_3", "test/wer/routing/uniform", "real_time_factor", "tokens_per_s", "utterances_per_s"}  # fmt: skip
     assert wanted <= set(metrics)
     assert (table["mean_logprob"] < 0).all() and (table["n_tokens"] > 0).all() and (table["reference_fluent"] == "oak").all()
     scores = read_json(artifacts.upstream(run_id, artifacts.SCORES))
-    assert scores["challenge"]["two_references"] and scores["scoring"] == "sapc2" and set(scores["expert_wer"]) == {f"expert_{e}" for e in range(4)}
+    assert (
+        scores["challenge"]["two_references"]
+        and scores["scoring"] == "sapc2"
+        and set(scores["expert_wer"]) == {f"expert_{e}" for e in range(4)}
+    )
     page = artifacts.upstream(run_id, "explorer.html").read_text()
     assert page.count("data:audio/mpeg;base64,") > 1 and len(page) < 100_000
     for name in ("flags", "regret", "wer_by_language", "challenge"):
@@ -129,7 +141,9 @@ def test_ablations_of_a_sample_stand_beside_the_gates_own_on_the_same_utterances
 
     model_dir = artifacts.upstream(runs["asr"], artifacts.MODEL)
     system = load_system(model_dir)
-    test_set = prepare_test_set(system, system.ask_type(), read_prepared(runs["prepare"]), model_dir, DecodingOptions(), tmp_path / "work")
+    test_set = prepare_test_set(
+        system, system.ask_type(), read_prepared(runs["prepare"]), model_dir, DecodingOptions(), tmp_path / "work"
+    )
     counted, seconds = recognise(test_set)
     some, whole = (recognise_ablations(test_set, counted, n, seed=4) for n in (4, 0))
     test_set.work_dir.exists()
@@ -153,7 +167,9 @@ def test_models_are_ranked_by_their_metrics_with_the_test_set(runs) -> None:
     assert {model.tags[MODEL_RUN_TAG] for model in found} == {runs["asr"], runs["baseline"]}  # two evaluations, one model
     wer = [next(m.value for m in model.metrics if m.key == "test/wer") for model in found]
     assert wer == sorted(wer) and {model.name for model in found} == {"whisper_moe", "zero_shot"}
-    better = mlflow.search_logged_models([connect().experiment_id], filter_string=f"metrics.`test/wer` <= {wer[0]}", output_format="list")
+    better = mlflow.search_logged_models(
+        [connect().experiment_id], filter_string=f"metrics.`test/wer` <= {wer[0]}", output_format="list"
+    )
     assert found[0].model_id in [model.model_id for model in better]
     metric = next(m for m in found[0].metrics if m.key == "test/wer")
     assert metric.dataset_name == "test manifest" and metric.dataset_digest and metric.run_id in {*ids.values(), again}
@@ -163,7 +179,9 @@ def test_compare_takes_ids_or_a_filter_in_a_run_or_in_a_notebook(runs) -> None:
     ids = [evaluate.run(options(runs, name, ablation_utterances=3)) for name in ("baseline", "asr")]
     found = compare.compare(ids, n_resamples=200)
     assert found.table["system"].tolist() == ["base model", "Whisper-MoE"] and len(found.experts) == N_EXPERTS
-    assert {"wer_by_system", "wer_by_etiology", "expert_wer", "load_whisper_moe"} <= set(found.figures) and "<table>" in found._repr_html_()
+    assert {"wer_by_system", "wer_by_etiology", "expert_wer", "load_whisper_moe"} <= set(
+        found.figures
+    ) and "<table>" in found._repr_html_()
     wanted = f"params.prepare_run_id = '{runs['prepare']}'"
     pd.testing.assert_frame_equal(compare.compare(wanted, n_resamples=200, plots=False).table, found.table)
     run_id = compare.run(compare.StepOptions(evaluate_filter=wanted, n_resamples=200, no_plot=True))
@@ -186,7 +204,10 @@ def test_what_cannot_be_scored_is_refused_by_name(runs) -> None:
 
 @pytest.mark.parametrize(
     ("model", "said"),
-    [("baseline", "decoding_top_k=9: base model does not take it; it takes language"), ("asr", "top_k=9: must be between 1 and 4")],
+    [
+        ("baseline", "decoding_top_k=9: base model does not take it; it takes language"),
+        ("asr", "top_k=9: must be between 1 and 4"),
+    ],
 )
 def test_what_a_recogniser_cannot_be_asked_is_refused_before_a_run_begins(runs, model: str, said: str) -> None:
     n_runs = len(connect().client.search_runs([connect().experiment_id]))

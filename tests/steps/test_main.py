@@ -74,8 +74,14 @@ def test_no_stage_runs_that_no_system_needs(systems: str, stages: list[str]) -> 
     ("given", "said"),
     [
         ({"systems": "zero_shot", "register_system": "any", "asr_epochs": 7}, "asr_epochs=7: systems=zero_shot runs no asr"),
-        ({"systems": "whisper_moe", "until": "evaluate", "evaluate_filter": "x"}, "evaluate_filter=x: systems=whisper_moe runs no compare"),
-        ({"systems": "zero_shot"}, "register_system=whisper_moe: systems=zero_shot does not train it; set register_system=any or one of them"),
+        (
+            {"systems": "whisper_moe", "until": "evaluate", "evaluate_filter": "x"},
+            "evaluate_filter=x: systems=whisper_moe runs no compare",
+        ),
+        (
+            {"systems": "zero_shot"},
+            "register_system=whisper_moe: systems=zero_shot does not train it; set register_system=any or one of them",
+        ),
     ],
 )
 def test_what_the_chosen_systems_leave_without_effect_is_refused(given: dict, said: str) -> None:

@@ -163,20 +163,31 @@ class TestEmbeddings:
 class TestTraining:
     def test_the_plan_says_what_the_options_say(self) -> None:
         options = asr.StepOptions(
-            **IDS, cluster_run_id="a", gate_run_id="b", experts_run_id="c", seed=9, gradient_accumulation_steps=3, num_workers=2, no_fp16=True
+            **IDS,
+            cluster_run_id="a",
+            gate_run_id="b",
+            experts_run_id="c",
+            seed=9,
+            gradient_accumulation_steps=3,
+            num_workers=2,
+            no_fp16=True,
         )
         found = plan_of(options, 4, 8, 0.5)
         assert (found.epochs, found.batch_size, found.learning_rate) == (4, 8, 0.5)
         assert (found.seed, found.accumulation, found.num_workers, found.precision) == (9, 3, 2, "fp32")
 
     def test_workers_and_plots_change_no_result_and_are_not_in_the_fingerprint(self) -> None:
-        for name, options in (("experts", experts.StepOptions(**IDS, cluster_run_id="c")), ("baseline", baseline.StepOptions(**IDS, system="single_lora", asr_run_id="a"))):
+        for name, options in (
+            ("experts", experts.StepOptions(**IDS, cluster_run_id="c")),
+            ("baseline", baseline.StepOptions(**IDS, system="single_lora", asr_run_id="a")),
+        ):
             changed = dataclasses.replace(options, num_workers=3, no_plot=True)
             assert fingerprint(name, options).digest == fingerprint(name, changed).digest
         assert "gradient_accumulation_steps" in {field.name for field in dataclasses.fields(ComputeOptions)}
 
     @pytest.mark.parametrize(
-        ("n_seen", "n_utterances", "expected"), [(48, 24, 4), (24, 24, 2), (60, 24, 5), (16, 24, 1), (1, 24, 1), (2000, 1000, 126)]
+        ("n_seen", "n_utterances", "expected"),
+        [(48, 24, 4), (24, 24, 2), (60, 24, 5), (16, 24, 1), (1, 24, 1), (2000, 1000, 126)],
     )
     def test_one_lora_sees_as_many_utterances_as_the_mixture(self, n_seen: int, n_utterances: int, expected: int) -> None:
         """Batches of 16; an epoch of 24 takes two updates, the second of which is short."""
@@ -215,7 +226,9 @@ class TestEvaluation:
     def test_the_best_of_a_system_is_the_one_with_the_fewest_errors(self) -> None:
         systems = [a_system("single_lora", 1, "a"), a_system("whisper_moe", 4, "b"), a_system("whisper_moe", 3, "c")]
         assert register.best_system(systems, "whisper_moe").run_id == "c" and register.best_system(systems).run_id == "a"
-        with pytest.raises(ValueError, match="register_system=whisper_moe: none of the 1 evaluate runs scored it, they scored single_lora"):
+        with pytest.raises(
+            ValueError, match="register_system=whisper_moe: none of the 1 evaluate runs scored it, they scored single_lora"
+        ):
             register.best_system(systems[:1], "whisper_moe")
 
 
@@ -227,7 +240,13 @@ def a_system(system: str, n_errors: int, run_id: str) -> SystemScores:
 def test_the_base_is_trained_on_the_etiologies_named_and_on_no_other() -> None:
     rows = pd.DataFrame({"utterance_id": ["a", "b"], "split": ["train"] * 2, "etiology": ["adult", "child"]})
     corpus = prepared(rows, Path("root"))
-    chosen = pretrain._chosen(corpus, "train", pretrain.StepOptions(init_from="scratch", tokenizer="characters", pretrain_etiologies="adult"))
+    chosen = pretrain._chosen(
+        corpus, "train", pretrain.StepOptions(init_from="scratch", tokenizer="characters", pretrain_etiologies="adult")
+    )
     assert chosen["utterance_id"].tolist() == ["a"]
     with pytest.raises(ValueError, match="pretrain_etiologies=stroke: not in the train split, which has adult, child"):
-        pretrain._chosen(corpus, "train", pretrain.StepOptions(init_from="scratch", tokenizer="characters", pretrain_etiologies="adult, stroke"))
+        pretrain._chosen(
+            corpus,
+            "train",
+            pretrain.StepOptions(init_from="scratch", tokenizer="characters", pretrain_etiologies="adult, stroke"),
+        )

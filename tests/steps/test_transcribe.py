@@ -27,7 +27,13 @@ def test_a_folder_is_transcribed_as_the_recogniser_does_and_a_second_run_skips(s
     (corpus / "bad.wav").write_bytes(b"no sound at all")
     (corpus / "empty.flac").write_bytes(toys.encode(toys.tone(1)[:0], "flac"))
     options = transcribe.StepOptions(
-        audio=str(corpus), model=asr, output_dir=str(tmp_path / "out"), max_tokens_per_s=2.0, decoding_top_k=1, beam_size=2, language="en"
+        audio=str(corpus),
+        model=asr,
+        output_dir=str(tmp_path / "out"),
+        max_tokens_per_s=2.0,
+        decoding_top_k=1,
+        beam_size=2,
+        language="en",
     )
     run = connect().client.get_run(transcribe.run(options))
     said = capsys.readouterr().out
@@ -42,9 +48,15 @@ def test_a_folder_is_transcribed_as_the_recogniser_does_and_a_second_run_skips(s
         (expected,) = recognizer.transcribe([load_audio(corpus / name)], decoding, ask)
         kept = json.loads((tmp_path / "out" / table.loc[name, "output"]).read_text())
         assert kept["text"] == expected.text and len(kept["segments"]) == len(expected.segments) == table.loc[name, "n_segments"]
-        assert kept["routing_weights"] == pytest.approx(expected.routing_weights, abs=1e-5) and max(kept["routing_weights"]) == 1.0
+        assert (
+            kept["routing_weights"] == pytest.approx(expected.routing_weights, abs=1e-5) and max(kept["routing_weights"]) == 1.0
+        )
     again = connect().client.get_run(transcribe.run(options))
-    assert again.data.metrics["n_skipped"] == 3 and again.data.metrics["n_failed"] == 2 and "real_time_factor" not in again.data.metrics
+    assert (
+        again.data.metrics["n_skipped"] == 3
+        and again.data.metrics["n_failed"] == 2
+        and "real_time_factor" not in again.data.metrics
+    )
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,9 @@ def train(options: StepOptions) -> tuple[str, Notes]:
     """The step of the system: train it, log it."""
     with runs.step_run(NAME, options) as step:
         prepared, report, system = read_prepared(options.prepare_run_id), Notes(), build(options.seed, learning_rate=0.05)
-        sets = [SpeechDataset(prepared.rows(split), Path(prepared.root), system.inputs, trains=True) for split in ("train", "dev")]
+        sets = [
+            SpeechDataset(prepared.rows(split), Path(prepared.root), system.inputs, trains=True) for split in ("train", "dev")
+        ]
         around = training(plan(epochs=6, batch_size=2), report)
         hooks = BestOnDev(system, sets[1], around, patience=6)
         summary = fit(system.module, sets[0], around, hooks, system.parameter_groups())
@@ -85,7 +87,9 @@ def main(corpus: Path, folder: Path) -> None:
     ]
     service.close()
     signature = mlflow.models.get_model_info("models:/toy-ctc@champion").signature
-    direct = Recognizer(system).transcribe([SpeechDataset(read_prepared(prepared).rows("test"), corpus, system.inputs).waveform(0)])
+    direct = Recognizer(system).transcribe(
+        [SpeechDataset(read_prepared(prepared).rows("test"), corpus, system.inputs).waveform(0)]
+    )
     found = {
         "losses": [value for _, value in report.of("dev/loss")],
         "blank_share": [value for _, value in report.of("dev/blank_share")],

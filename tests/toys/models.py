@@ -31,7 +31,9 @@ from moe.training.batches import collate
 from moe.training.dataset import SpeechDataset
 from tests.toys.corpora import RATE, tone
 
-SHAPE = SmallShape(d_model=32, encoder_layers=2, decoder_layers=2, heads=2, dropout=0.1, window_s=2, n_mels=16, max_target_positions=32)
+SHAPE = SmallShape(
+    d_model=32, encoder_layers=2, decoder_layers=2, heads=2, dropout=0.1, window_s=2, n_mels=16, max_target_positions=32
+)
 CONTEXT = AudioContextOptions(context_floor_s=1.0, context_silence_s=0.2, context_bucket_s=0.25)
 QV, ALL_LINEARS = "q_proj,v_proj", "q_proj,k_proj,v_proj,out_proj,fc1,fc2"
 WORDS = ("oak", "elm", "fig", "ash", "yew")
@@ -51,7 +53,9 @@ def shared_base(**shape) -> BaseModel:
     torch.manual_seed(0)
     base = new_base(tokenizer(), SmallShape(**{**vars(SHAPE), **shape}), "en")
     for name, parameter in base.model.named_parameters():
-        if parameter.dim() > 1 and "encoder.embed_positions" not in name:  # Whisper's own 0.02 says nearly the same of every audio
+        if (
+            parameter.dim() > 1 and "encoder.embed_positions" not in name
+        ):  # Whisper's own 0.02 says nearly the same of every audio
             torch.nn.init.normal_(parameter.data, std=0.8 if "embed_positions" in name else 0.2)
     return BaseModel(base.model.eval(), base.processor)
 
@@ -143,9 +147,13 @@ def batch_of(data: SpeechDataset, indices: list[int], context: AudioContextOptio
     return collate(chosen, [data[index] for index in indices])
 
 
-def system_of(model: WhisperMoE, base: BaseModel | None = None, context: AudioContextOptions = CONTEXT, **rates: float) -> WhisperSystem:
+def system_of(
+    model: WhisperMoE, base: BaseModel | None = None, context: AudioContextOptions = CONTEXT, **rates: float
+) -> WhisperSystem:
     """A model as a system; `rates` are learning rates of `adapters` and `gate`."""
-    shape = WhisperShape(model.n_experts, model.adapter_options, model.routing_options, context, {"als": 1} if model.n_experts else {})
+    shape = WhisperShape(
+        model.n_experts, model.adapter_options, model.routing_options, context, {"als": 1} if model.n_experts else {}
+    )
     record = new_record(MIXTURE if model.n_experts else LORA, shape, "en", "basic", {})
     return wrap(model, base or shared_base(), Path("base"), record, rates)
 

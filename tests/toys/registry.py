@@ -38,9 +38,14 @@ WORSE = {"als": 0.7, "stroke": 0.6, "typical": 0.3}
 def toy_store(empty_store: Path, folder: Path) -> Iterator[Path]:
     """As the fixture `store`, for all tests of a module."""
     folder.mkdir()
-    with contextlib.closing(sqlite3.connect(empty_store)) as source, contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as copy:
+    with (
+        contextlib.closing(sqlite3.connect(empty_store)) as source,
+        contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as copy,
+    ):
         source.backup(copy)
-        copy.execute("update experiments set artifact_location = replace(artifact_location, ?, ?)", (str(empty_store.parent), str(folder)))
+        copy.execute(
+            "update experiments set artifact_location = replace(artifact_location, ?, ?)", (str(empty_store.parent), str(folder))
+        )
         copy.commit()
     with pytest.MonkeyPatch.context() as patch:
         for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):

@@ -62,7 +62,9 @@ def toy_mixture(
 
 def plan(**changes) -> TrainingPlan:
     """Two epochs of four utterances an update."""
-    return TrainingPlan(**{"epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "seed": 3, "warmup_share": 0.0, "decay_share": 0.0} | changes)
+    return TrainingPlan(
+        **{"epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "seed": 3, "warmup_share": 0.0, "decay_share": 0.0} | changes
+    )
 
 
 def training(plan: TrainingPlan, report: Any = None, checkpoints: Checkpoints | None = None, eval_every: int = 1) -> Training:

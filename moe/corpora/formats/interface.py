@@ -87,7 +87,8 @@ class CorpusOptions(Options):
     """Where a corpus is and how its columns are called."""
 
     dataset_root: str | None = option(
-        None, "root of the corpus (sap: the folder with Train and Dev), an fsspec address, or a Hugging Face dataset's name",
+        None,
+        "root of the corpus (sap: the folder with Train and Dev), an fsspec address, or a Hugging Face dataset's name",
         common=True,
     )
     trusted_root: str | None = option(

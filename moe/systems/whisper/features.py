@@ -32,7 +32,11 @@ class AudioContextOptions(Options):
     def faults(self) -> list[str]:
         """What the full window leaves without effect."""
         unused = () if self.audio_context == "bucketed" else ("context_silence_s", "context_bucket_s", "context_floor_s")
-        return [f"{name}={getattr(self, name):g}: audio_context=full hears the whole window" for name in unused if self.is_changed(name)]
+        return [
+            f"{name}={getattr(self, name):g}: audio_context=full hears the whole window"
+            for name in unused
+            if self.is_changed(name)
+        ]
 
     def n_frames(self, n_valid: int, extractor: WhisperFeatureExtractor) -> int:
         """Mel frames that the encoder hears for an utterance of `n_valid` frames; never more than the window holds."""

@@ -41,7 +41,10 @@ def head_cross_entropy(states: Tensor, head: Tensor, labels: Tensor) -> Tensor:
 
 def _rows(states: Tensor, labels: Tensor, head: Tensor, trains: bool) -> tuple[Tensor, Tensor | None]:
     """Losses of some rows (n,), and their gradient by the states (n, D)."""
-    log_probabilities, scored = F.linear(states, head).float().log_softmax(-1), labels != IGNORED  # one pass, where logsumexp makes four
+    log_probabilities, scored = (
+        F.linear(states, head).float().log_softmax(-1),
+        labels != IGNORED,
+    )  # one pass, where logsumexp makes four
     wanted = labels.clamp_min(0)[:, None]
     losses = -log_probabilities.gather(-1, wanted)[:, 0] * scored
     if not trains:

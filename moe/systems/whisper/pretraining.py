@@ -129,7 +129,9 @@ def _train_missing(
     for name, parameter in model.base.named_parameters():
         parameter.requires_grad_(name in missing)
     rate, n_updates = options.missing_learning_rate, options.missing_updates
-    summary = fit(model, train_set, _phase(training, "missing", learning_rate=rate, max_updates=n_updates, decay_share=0.0), hooks)
+    summary = fit(
+        model, train_set, _phase(training, "missing", learning_rate=rate, max_updates=n_updates, decay_share=0.0), hooks
+    )
     for name, parameter in model.base.named_parameters():
         parameter.requires_grad_(name in trainable)
     return summary
@@ -144,7 +146,11 @@ def _phase(training: Training, name: str, **changes: Any) -> Training:
 def _loaded_groups(
     base: WhisperForConditionalGeneration, missing: Sequence[str], options: PretrainingOptions
 ) -> list[ParameterGroup]:
-    rates = {"missing": options.missing_learning_rate, "encoder": options.encoder_learning_rate, "decoder": options.decoder_learning_rate}
+    rates = {
+        "missing": options.missing_learning_rate,
+        "encoder": options.encoder_learning_rate,
+        "decoder": options.decoder_learning_rate,
+    }
     groups: dict[str, list[nn.Parameter]] = {name: [] for name in rates}
     for name, parameter in base.named_parameters():
         kind = "missing" if name in missing else "encoder" if name.startswith("model.encoder") else "decoder"
@@ -158,7 +164,12 @@ class _PretrainingHooks(Validation):
     """Scores the base on dev; epochs and updates are counted through both phases, so that no metric is reported twice under one number."""
 
     def __init__(
-        self, model: BaseTraining, n_utterances: int, dev_wer: Callable[[], float], options: PretrainingOptions, training: Training
+        self,
+        model: BaseTraining,
+        n_utterances: int,
+        dev_wer: Callable[[], float],
+        options: PretrainingOptions,
+        training: Training,
     ) -> None:
         super().__init__(training)
         self.model, self.dev_wer, self.options = model, dev_wer, options

@@ -1,6 +1,6 @@
 """A recogniser's folder, which is enough by itself: base model, adapters as PEFT folders, gate, and `model.json` to rebuild it.
 
-    model.json   base/   shared/   expert_0/ …   gate/
+model.json   base/   shared/   expert_0/ …   gate/
 """
 
 import dataclasses

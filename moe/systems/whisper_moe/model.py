@@ -51,7 +51,9 @@ class WhisperMoE(nn.Module):
     ) -> None:
         super().__init__()
         self.n_experts, self.adapter_options, self.routing_options = n_experts, adapters, routing
-        whisper_encoder.layer_index(base.model.encoder, routing.layer)  # an impossible layer is refused before anything is changed
+        whisper_encoder.layer_index(
+            base.model.encoder, routing.layer
+        )  # an impossible layer is refused before anything is changed
         base.requires_grad_(False)
         base.generation_config.max_length = None  # decoding bounds the new tokens itself
         self.routing = attach(base, n_experts, adapters, self.first_layer) if self.is_adapted else Routing()
@@ -149,7 +151,10 @@ class WhisperMoE(nn.Module):
         """Token ids (B, N) of a batch that the encoder has heard; options as for `generate`."""
         processors = LogitsProcessorList([ProbabilityMixing(encoded.values)] if encoded.values is not None else [])
         with self.experts(encoded.weights):
-            options |= {"past_key_values": beam_cache(self.base, encoded.states, options.get("num_beams", 1)), "logits_processor": processors}
+            options |= {
+                "past_key_values": beam_cache(self.base, encoded.states, options.get("num_beams", 1)),
+                "logits_processor": processors,
+            }
             tokens = self.base.generate(encoder_outputs=BaseModelOutput(last_hidden_state=encoded.states), **options)
         return tokens.view(*encoded.values.shape, -1)[:, 0] if processors else tokens
 
@@ -225,7 +230,9 @@ class WhisperMoE(nn.Module):
         labels = labels if values is None else labels.repeat_interleave(values.shape[1], 0)
         inputs = shift_tokens_right(labels, config.pad_token_id, config.decoder_start_token_id)
         with self.experts(encoded.weights):
-            said = self.base.model.decoder(input_ids=inputs, encoder_hidden_states=encoded.states, use_cache=False).last_hidden_state
+            said = self.base.model.decoder(
+                input_ids=inputs, encoder_hidden_states=encoded.states, use_cache=False
+            ).last_hidden_state
             losses = head_cross_entropy(said, self.base.proj_out.weight, labels)  # (B·k,)
         return losses if values is None else (losses.view_as(values) * values).sum(-1)
 

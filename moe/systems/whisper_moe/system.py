@@ -36,7 +36,12 @@ class WhisperSystem:
     ask_type = WhisperAsk
 
     def __init__(
-        self, model: WhisperMoE, base: BaseModel, base_dir: Path, record: Record, learning_rates: Mapping[str, float] | None = None
+        self,
+        model: WhisperMoE,
+        base: BaseModel,
+        base_dir: Path,
+        record: Record,
+        learning_rates: Mapping[str, float] | None = None,
     ) -> None:
         self.model, self.base_dir, self.record = model, base_dir, record
         self.shape = WhisperShape.of(record.shape)
@@ -188,7 +193,6 @@ class WhisperMoESystem(WhisperSystem):
                 yield
         finally:
             self.model.phase = phase
-
 
 
 def load(folder: Path) -> WhisperSystem:

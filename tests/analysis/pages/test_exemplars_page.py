@@ -8,7 +8,13 @@ import pytest
 from analysis.pages.exemplars_page import exemplars_html
 
 PROFILES = pd.DataFrame(
-    {"expert": [0, 1], "n_utterances": [2, 0], "n_speakers": [2, 0], "main_group": ["als", "–"], "main_share": [0.5, float("nan")]}
+    {
+        "expert": [0, 1],
+        "n_utterances": [2, 0],
+        "n_speakers": [2, 0],
+        "main_group": ["als", "–"],
+        "main_share": [0.5, float("nan")],
+    }
 )
 EXEMPLARS = pd.DataFrame(
     {

@@ -31,7 +31,10 @@ def test_the_table_has_every_group_and_the_worst_is_named() -> None:
     groups = group_table(counted(SCORES))
     assert set(groups["group"].astype(str)) >= {"als", "stroke", "typical"}
     card = model_card(FACTS, SCORES)
-    assert all(f"| etiology | {group} |" in card for group in ("als", "stroke", "typical")) and "Highest error rate: etiology als" in card
+    assert (
+        all(f"| etiology | {group} |" in card for group in ("als", "stroke", "typical"))
+        and "Highest error rate: etiology als" in card
+    )
     assert "Fewer than 5 speakers" in card  # four of each etiology
 
 

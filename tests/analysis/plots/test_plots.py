@@ -58,7 +58,9 @@ def all_figures(table):
     yield gate.reliability_figure(
         reliability(probabilities, labels), expected_calibration_error(probabilities, labels), note=NOTE
     )
-    yield gate.reliability_figure(reliability(probabilities, labels), 0.1, note=NOTE, before=(reliability(probabilities**2, labels), 0.2))
+    yield gate.reliability_figure(
+        reliability(probabilities, labels), 0.1, note=NOTE, before=(reliability(probabilities**2, labels), 0.2)
+    )
     yield gate.confusion_figure(confusion_table(labels, probabilities.argmax(1)), note=NOTE)
     people = pd.DataFrame({"speaker": [f"s{i % 50}" for i in range(60)], "etiology": "als", "cluster": labels})
     yield gate.speakers_figure(speaker_decisions(people, probabilities), note=NOTE)

@@ -223,7 +223,9 @@ def test_final_order_is_by_size_then_first_row_with_noise_last() -> None:
 
 
 def test_profiles_are_means_and_take_the_commonest_etiology() -> None:
-    units = make_units(np.array([[1.0], [9.0], [3.0], [5.0]]), list("dcba"), ["y", "x", "y", "y"], ["p", "q", "a", "p"], "speaker")
+    units = make_units(
+        np.array([[1.0], [9.0], [3.0], [5.0]]), list("dcba"), ["y", "x", "y", "y"], ["p", "q", "a", "p"], "speaker"
+    )
     assert units.ids.tolist() == ["x", "y"] and units.vectors.ravel().tolist() == [9.0, 3.0]
     assert units.etiologies.tolist() == ["q", "p"] and units.unit_of_row.tolist() == [1, 0, 1, 1]
 

@@ -190,7 +190,13 @@ def test_clusters_read_from_disk_assign_as_those_just_fitted(options: dict, tmp_
 
 def test_umap_finds_the_styles_twice_alike_and_needs_no_pickle(tmp_path) -> None:
     corpus = toy(n_outliers=0)
-    options = {"reduce": "umap", "reduce_dim": 3, "clustering_algorithm": "hdbscan", "cluster_unit": "utterance", "num_experts": 3}
+    options = {
+        "reduce": "umap",
+        "reduce_dim": 3,
+        "clustering_algorithm": "hdbscan",
+        "cluster_unit": "utterance",
+        "num_experts": 3,
+    }
     clusters, again = (corpus.fit(**options, min_clusters=3, min_cluster_size=20) for _ in range(2))
     np.testing.assert_array_equal(clusters.soft_labels_, again.soft_labels_)
     assert adjusted_rand_score(corpus.etiologies, clusters.labels_) == pytest.approx(1.0)

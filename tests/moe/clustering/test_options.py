@@ -46,7 +46,9 @@ def test_the_grid_runs_or_is_refused_up_front() -> None:
 @pytest.mark.parametrize("backend", HDBSCAN_BACKENDS)
 @pytest.mark.parametrize("metric", METRICS)
 def test_every_backend_serves_every_metric(backend: str, metric: str) -> None:
-    options = ClusteringOptions(clustering_algorithm="hdbscan", hdbscan_algorithm=backend, metric=metric, num_experts=3, min_clusters=2)
+    options = ClusteringOptions(
+        clustering_algorithm="hdbscan", hdbscan_algorithm=backend, metric=metric, num_experts=3, min_clusters=2
+    )
     clusters = UtteranceClusters(options).fit(*corpus())
     assert 2 <= clusters.n_clusters_ <= 3
 

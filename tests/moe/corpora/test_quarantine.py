@@ -15,6 +15,8 @@ from moe.corpora.validation import inspect_all
 from tests.toys.faults import PLANTED, wav
 
 N, N_EACH = 1000, 4
+
+
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory) -> tuple[Path, dict[str, str]]:
     """A folder corpus of 1000 utterances, and the reason planted in 60 of them."""

@@ -80,7 +80,9 @@ def test_shared_adapter_and_expert_are_both_of_pefts_active_together(targets: st
 
 
 def test_a_folder_that_peft_wrote_fills_a_slot_and_comes_back(tmp_path: Path) -> None:
-    peft = get_peft_model(bare_model(), LoraConfig(r=4, lora_alpha=8, target_modules=QV.split(","), init_lora_weights=False)).eval()
+    peft = get_peft_model(
+        bare_model(), LoraConfig(r=4, lora_alpha=8, target_modules=QV.split(","), init_lora_weights=False)
+    ).eval()
     peft.save_pretrained(tmp_path / "theirs")
     model = toy_mixture(adapters=adapter_options(shared_expert=False))
     load_adapter(model.base, "expert_2", tmp_path / "theirs")

@@ -37,9 +37,13 @@ def mixture_and_data(corpus, awake: bool = True):
     return model, train_set, dataset(manifest, root), np.arange(N) % N_EXPERTS
 
 
-def train(mixture_and_data, options: ExpertOptions = ExpertOptions(), report=None, eval_every: int = 1, **changes) -> TrainedExperts:
+def train(
+    mixture_and_data, options: ExpertOptions = ExpertOptions(), report=None, eval_every: int = 1, **changes
+) -> TrainedExperts:
     model, train_set, dev_set, clusters = mixture_and_data
-    return train_experts(system_of(model), train_set, dev_set, clusters, options, training(plan(**changes), report, eval_every=eval_every))
+    return train_experts(
+        system_of(model), train_set, dev_set, clusters, options, training(plan(**changes), report, eval_every=eval_every)
+    )
 
 
 def matrices(model: WhisperMoE) -> dict[tuple[str, str], torch.Tensor]:
@@ -94,7 +98,10 @@ def test_an_expert_nobody_is_sent_to_stays_as_it_is(corpus) -> None:
     train_set = dataset(manifest, root, extras={"routing_weights": rows})
     before = {name: adapter_state(model, name) for name in (expert_name(e) for e in range(N_EXPERTS))}
     train((model, train_set, dev_set, clusters), epochs=1)
-    moved = {name: any(not torch.equal(value, adapter_state(model, name)[key]) for key, value in old.items()) for name, old in before.items()}
+    moved = {
+        name: any(not torch.equal(value, adapter_state(model, name)[key]) for key, value in old.items())
+        for name, old in before.items()
+    }
     assert moved == {"expert_0": True, "expert_1": True, "expert_2": False}
 
 

@@ -52,7 +52,9 @@ def train(
 ) -> TrainedMixture:
     model, train_set, dev_set = mixture_and_data
     system = system_of(model, adapters=options.asr_learning_rate, gate=options.gate_learning_rate)
-    return train_jointly(system, train_set, dev_set, options, curriculum, training(plan(**changes), report, eval_every=eval_every))
+    return train_jointly(
+        system, train_set, dev_set, options, curriculum, training(plan(**changes), report, eval_every=eval_every)
+    )
 
 
 def gate_names(model: WhisperMoE) -> set[str]:
@@ -166,7 +168,10 @@ def test_the_gate_is_watched_in_training_too_under_the_epochs_temperature(corpus
 
 def test_an_expert_below_its_minimum_is_pulled_up(corpus) -> None:
     shares = []
-    for balance in (BalanceOptions(balance="none"), BalanceOptions(balance="none", minimum_usage=0.3, minimum_usage_coefficient=5.0)):
+    for balance in (
+        BalanceOptions(balance="none"),
+        BalanceOptions(balance="none", minimum_usage=0.3, minimum_usage_coefficient=5.0),
+    ):
         model, *data = mixture_and_data(corpus, balance=balance)
         with torch.no_grad():
             model.gate.output.bias[0] = -3.0
@@ -252,7 +257,9 @@ def test_no_epoch_of_joint_training_leaves_the_mixture_as_it_came_and_says_how_g
     model, *data = mixture_and_data(corpus)
     before = weights(model)
     trained = train((model, *data), epochs=0)
-    assert trained.kept == "The start (there was no epoch)" and trained.history == () and 0 < trained.wer == trained.start_wer < 10
+    assert (
+        trained.kept == "The start (there was no epoch)" and trained.history == () and 0 < trained.wer == trained.start_wer < 10
+    )
     assert not changed(before, model)
 
 

@@ -90,7 +90,8 @@ def test_top_k_is_that_of_the_call_and_only_of_the_call(mixture, top_k: int) -> 
 
 
 @pytest.mark.parametrize(
-    ("top_k", "allowed"), [(0, "at least 1"), (-1, "at least 1"), (N_EXPERTS + 1, f"between 1 and {N_EXPERTS}, the number of experts")]
+    ("top_k", "allowed"),
+    [(0, "at least 1"), (-1, "at least 1"), (N_EXPERTS + 1, f"between 1 and {N_EXPERTS}, the number of experts")],
 )
 def test_a_top_k_out_of_range_is_refused(mixture, top_k: int, allowed: str) -> None:
     with pytest.raises(ValueError, match=f"top_k={top_k}: must be {allowed}"):

@@ -46,5 +46,7 @@ def test_a_recording_in_which_nothing_was_said_has_a_file_too(name: str) -> None
 
 @given(st.floats(0, 360_000))
 def test_a_clock_reads_back_to_the_thousandth(seconds: float) -> None:
-    hours, minutes, rest, thousandths = map(int, re.fullmatch(r"(\d{2,}):([0-5]\d):([0-5]\d),(\d{3})", clock(seconds, ",")).groups())
+    hours, minutes, rest, thousandths = map(
+        int, re.fullmatch(r"(\d{2,}):([0-5]\d):([0-5]\d),(\d{3})", clock(seconds, ",")).groups()
+    )
     assert abs(hours * 3600 + minutes * 60 + rest + thousandths / 1000 - seconds) <= 0.00051

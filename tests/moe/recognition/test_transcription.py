@@ -36,7 +36,9 @@ def corpus(tmp_path: Path) -> Path:
     return root
 
 
-def run(corpus: Path, out: Path, ending: str = "json", settings: str = "model 1", hearing: Hearing | None = None) -> dict[str, Outcome]:
+def run(
+    corpus: Path, out: Path, ending: str = "json", settings: str = "model 1", hearing: Hearing | None = None
+) -> dict[str, Outcome]:
     work = Transcription(hearing or Hearing(), out, ending, settings)
     outcomes = list(work.run(find_recordings(corpus), corpus))
     assert len({outcome.audio for outcome in outcomes}) == len(outcomes)
@@ -55,7 +57,9 @@ def test_every_recording_gets_a_file_in_its_place(corpus: Path, tmp_path: Path) 
     }  # fmt: skip
     for outcome in found.values():
         kept = json.loads((tmp_path / "out" / outcome.output).read_text())
-        assert kept["audio"] == outcome.audio and kept["text"] == outcome.text and outcome.status == WRITTEN and outcome.expert == 1
+        assert (
+            kept["audio"] == outcome.audio and kept["text"] == outcome.text and outcome.status == WRITTEN and outcome.expert == 1
+        )
 
 
 def test_a_second_run_does_nothing_and_says_the_same(corpus: Path, tmp_path: Path) -> None:
@@ -104,7 +108,9 @@ def test_what_cannot_be_read_or_recognised_is_a_failure_with_its_reason_and_is_t
         found = run(corpus, tmp_path / "out")
         failed = {name: outcome.reason for name, outcome in found.items() if outcome.status == FAILED}
         assert set(failed) == {"broken.wav", "empty.wav", "silent.wav"} and len(found) == 8
-        assert failed["empty.wav"] == "empty: the file has no bytes" and failed["silent.wav"] == "silence" and failed["broken.wav"]
+        assert (
+            failed["empty.wav"] == "empty: the file has no bytes" and failed["silent.wav"] == "silence" and failed["broken.wav"]
+        )
     assert not (tmp_path / "out" / "silent.json").exists()
 
 

@@ -50,7 +50,9 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, n_batches: int) -> list[list[str
     return seen
 
 
-@pytest.mark.parametrize(("layer", "pooling", "size"), [(0, "mean", 32), (0, "mean_std", 64), (1, "mean", 32), (None, "mean", 32)])
+@pytest.mark.parametrize(
+    ("layer", "pooling", "size"), [(0, "mean", 32), (0, "mean_std", 64), (1, "mean", 32), (None, "mean", 32)]
+)
 def test_each_vector_is_its_utterances_own(data, layer: int | None, pooling: str, size: int, tmp_path: Path) -> None:
     found = store(data, tmp_path, layer, pooling, batch_size=1)
     assert found.utterance_ids == tuple(f"u{number}" for number in range(6)) and found.vectors.shape == (6, size)
@@ -157,7 +159,9 @@ def test_a_vector_depends_on_neither_batch_size_nor_neighbours_nor_order(data, l
 
 def test_what_is_stored_is_what_the_gate_sees_to_the_bit_and_takes_two_bytes_a_value(data, tmp_path: Path) -> None:
     made = store(data, tmp_path, 1, "mean_std", batch_size=1)
-    assert np.array_equal(read_embeddings(tmp_path).vectors, made.vectors) and (tmp_path / MATRIX).stat().st_size < 6 * 64 * 2 + 200
+    assert (
+        np.array_equal(read_embeddings(tmp_path).vectors, made.vectors) and (tmp_path / MATRIX).stat().st_size < 6 * 64 * 2 + 200
+    )
     for number in range(6):
         batch = batch_of(data, [number], CONTEXT)
         with torch.inference_mode():
@@ -167,7 +171,9 @@ def test_what_is_stored_is_what_the_gate_sees_to_the_bit_and_takes_two_bytes_a_v
 
 def test_vectors_are_kept_at_large_v2s_width_in_less_than_8_kib(tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).standard_normal((64, 2560)).astype(embeddings.STORED)
-    embeddings._finish(tmp_path, [f"u{number}" for number in range(64)], {f"u{number}": row for number, row in enumerate(vectors)})
+    embeddings._finish(
+        tmp_path, [f"u{number}" for number in range(64)], {f"u{number}": row for number, row in enumerate(vectors)}
+    )
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 8 * 1024 * 64
 
 

@@ -105,7 +105,12 @@ def test_label_smoothing_makes_the_gate_less_sure() -> None:
     ("train", "dev", "options", "message"),
     [
         (split(20, 0), (np.zeros((0, 10)), np.zeros((0, 4))), QUICK, r"dev embeddings of shape \(0, 10\)"),
-        ((split(20, 0)[0], split(19, 0)[1]), split(5, 1), QUICK, r"train embeddings of shape \(20, 10\) and soft labels of shape \(19, 4\)"),
+        (
+            (split(20, 0)[0], split(19, 0)[1]),
+            split(5, 1),
+            QUICK,
+            r"train embeddings of shape \(20, 10\) and soft labels of shape \(19, 4\)",
+        ),
         ((split(20, 0)[0] * np.nan, split(20, 0)[1]), split(5, 1), QUICK, "train embeddings hold values that are not finite"),
         ((split(20, 0)[0], split(20, 0)[1] * 2), split(5, 1), QUICK, "train soft labels: each row"),
         (split(20, 0), (split(5, 1)[0][:, :9], split(5, 1)[1]), QUICK, "train and dev differ in dimensions"),

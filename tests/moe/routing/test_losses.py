@@ -58,7 +58,12 @@ def test_what_would_have_no_effect_is_refused(options: dict, message: str) -> No
 
 
 def test_balance_terms_have_finite_gradients_at_the_edge() -> None:
-    for term in (kl_balance, lambda p: usage_shortfall(p, 0.1), lambda p: routing_entropy(p[None]), lambda p: switch_balance(p, p)):
+    for term in (
+        kl_balance,
+        lambda p: usage_shortfall(p, 0.1),
+        lambda p: routing_entropy(p[None]),
+        lambda p: switch_balance(p, p),
+    ):
         logits = torch.tensor([200.0, 0.0, 0.0], requires_grad=True)
         term(torch.softmax(logits, -1)).backward()
         assert logits.grad.isfinite().all()

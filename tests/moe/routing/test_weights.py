@@ -36,7 +36,9 @@ def test_rows_sum_to_one_with_at_most_k_experts(n_experts: int, top_k: int, seed
 
 def test_at_top_1_the_renormalised_weight_is_a_constant() -> None:
     weights, probabilities = top_k_weights(torch.randn(64, 5, requires_grad=True), 1)
-    assert not weights.weights.requires_grad and weights.weights.sort(1).values.unique(dim=0).tolist() == [[0.0, 0.0, 0.0, 0.0, 1.0]]
+    assert not weights.weights.requires_grad and weights.weights.sort(1).values.unique(dim=0).tolist() == [
+        [0.0, 0.0, 0.0, 0.0, 1.0]
+    ]
     assert probabilities.requires_grad and torch.equal(weights.weights.argmax(1), probabilities.argmax(1))
 
 
@@ -68,7 +70,10 @@ def test_rows_expand_as_beams_lie() -> None:
 
 def test_rows_that_are_no_multiple_are_refused() -> None:
     routing = Routing()
-    with routing.use(one_hot(torch.tensor([0, 1]), 2)), pytest.raises(ValueError, match="2 utterances were routed, a layer sees 3 rows"):
+    with (
+        routing.use(one_hot(torch.tensor([0, 1]), 2)),
+        pytest.raises(ValueError, match="2 utterances were routed, a layer sees 3 rows"),
+    ):
         routing.rows(3)
 
 

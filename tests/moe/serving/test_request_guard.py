@@ -31,7 +31,9 @@ def check(body: bytes) -> None:
         raise RequestError("this is bad")
 
 
-def call(parts: list[bytes], headers: list = JSON_HEADERS, path: str = "/invocations", guard: RequestGuard | None = None) -> tuple[int, bytes]:
+def call(
+    parts: list[bytes], headers: list = JSON_HEADERS, path: str = "/invocations", guard: RequestGuard | None = None
+) -> tuple[int, bytes]:
     guard = guard or RequestGuard(echo, check, OPTIONS)
     waiting = [{"type": "http.request", "body": part, "more_body": number + 1 < len(parts)} for number, part in enumerate(parts)]
     sent: list[dict] = []

@@ -29,9 +29,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Service:
 
 def test_concurrent_requests_get_what_each_alone_would_get(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lengths, beams and top-k differ; answers must not depend on the company, and passes must be shared."""
-    jobs = [(toy_recording(n, (0.5, 0.6, 3.1)[n % 3]), Asked(MixtureAsk(top_k=(None, 1)[n // 4 % 2]), 1 + n % 2)) for n in range(16)]
+    jobs = [
+        (toy_recording(n, (0.5, 0.6, 3.1)[n % 3]), Asked(MixtureAsk(top_k=(None, 1)[n // 4 % 2]), 1 + n % 2)) for n in range(16)
+    ]
     alone = [
-        service.recognizer.transcribe([load_audio(data)], DecodingOptions(**vars(PLAIN) | {"beam_size": asked.beam_size}), asked.ask)[0]
+        service.recognizer.transcribe(
+            [load_audio(data)], DecodingOptions(**vars(PLAIN) | {"beam_size": asked.beam_size}), asked.ask
+        )[0]
         for data, asked in jobs
     ]
     sizes, plain = [], service.recognizer.recognise
@@ -56,7 +60,9 @@ def test_an_answer_holds_text_confidence_weights_segments_and_timing(service: Se
     (answer,) = service.answer([toy_recording(1, 5.0)], NOTHING)
     row = answer.as_row(True)
     assert set(row) == {"text", "confidence", "expert_weights", "segments", "timing"}
-    assert 0 < row["confidence"] <= 1 and len(row["expert_weights"]) == N_EXPERTS and sum(row["expert_weights"]) == pytest.approx(1)
+    assert (
+        0 < row["confidence"] <= 1 and len(row["expert_weights"]) == N_EXPERTS and sum(row["expert_weights"]) == pytest.approx(1)
+    )
     assert row["timing"]["audio_s"] == 5.0 and row["timing"]["seconds"] > 0
     assert len(row["segments"]) >= 3 and row["segments"][0]["start_s"] == 0 and row["segments"][-1]["end_s"] == 5.0
     assert all(set(segment) == {"start_s", "end_s", "text", "confidence"} for segment in row["segments"])

@@ -74,10 +74,25 @@ def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", URI, "--env-manager", "local", "-h", "127.0.0.1", "-p", str(port)]
-        with open(folder / "server.log", "w") as log, subprocess.Popen(
-            command, cwd=folder, env=environment(), stdout=log, stderr=log, start_new_session=True
-        ) as process:
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "models",
+            "serve",
+            "-m",
+            URI,
+            "--env-manager",
+            "local",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(port),
+        ]
+        with (
+            open(folder / "server.log", "w") as log,
+            subprocess.Popen(command, cwd=folder, env=environment(), stdout=log, stderr=log, start_new_session=True) as process,
+        ):
             found = Server(port, process, artifacts.upstream(asr, "model"))
             try:
                 wait_for(found, folder / "server.log")
@@ -104,7 +119,9 @@ def test_a_recording_comes_back_as_the_recogniser_alone_has_it(server: Server, c
     assert status == 200, answer
     (row,) = answer["predictions"]
     assert row["text"] == server.expected(audio) and len(row["segments"]) == 2
-    assert 0 < row["confidence"] <= 1 and sum(row["expert_weights"]) == pytest.approx(1, abs=1e-5) and row["timing"]["audio_s"] > 2.5
+    assert (
+        0 < row["confidence"] <= 1 and sum(row["expert_weights"]) == pytest.approx(1, abs=1e-5) and row["timing"]["audio_s"] > 2.5
+    )
 
 
 def test_parameters_reach_the_model(server: Server) -> None:
@@ -125,7 +142,12 @@ def test_clients_at_once_get_their_own_answers(server: Server) -> None:
 def refused(server: Server, body: bytes, said: str, headers: dict[str, str] = HEADERS) -> None:
     status, answer = server.post(body, headers)
     assert status == 400 and set(answer) >= {"error_code", "message"}, answer
-    assert said in answer["message"] and "\n" not in answer["message"] and len(answer["message"]) < 300 and "Traceback" not in str(answer)
+    assert (
+        said in answer["message"]
+        and "\n" not in answer["message"]
+        and len(answer["message"]) < 300
+        and "Traceback" not in str(answer)
+    )
 
 
 def test_every_bad_request_is_a_400_in_one_sentence_and_the_server_lives(server: Server) -> None:
@@ -136,7 +158,10 @@ def test_every_bad_request_is_a_400_in_one_sentence_and_the_server_lives(server:
 
 def test_a_client_that_hangs_up_disturbs_nobody(server: Server) -> None:
     host, _, port = server.place.removeprefix("http://").partition(":")
-    for sent in (b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n{", b"\x00\xff" * 50):
+    for sent in (
+        b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n{",
+        b"\x00\xff" * 50,
+    ):
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(sent)
     assert server.lives() and server.ask(toy_recording())[0] == 200

@@ -38,7 +38,9 @@ def base_corpus() -> SynthesisOptions:
     """The corpus that `make base` trains the shipped base model on."""
     target = MAKEFILE.read_text().partition("\nbase: ")[2].partition("\n\n")[0]
     given = {name: yaml.safe_load(value) for name, value in re.findall(r"-P (\w+)=(\S+)", target)}
-    return SynthesisOptions(**{field.name: given[field.name] for field in dataclasses.fields(SynthesisOptions) if field.name in given})
+    return SynthesisOptions(
+        **{field.name: given[field.name] for field in dataclasses.fields(SynthesisOptions) if field.name in given}
+    )
 
 
 def speaker_of(style: str, language: str = "en", key: object = 0):

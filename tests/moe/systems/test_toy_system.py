@@ -25,7 +25,11 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict:
         split = ("train", "train", "train", "train", "train", "train", "dev", "dev", "test", "test")[number]
         rows.append(f"u{number}.wav,{WORDS[number % 3]},{split}{number % 2},{('als', 'typical')[number % 2]},{split}")
     (corpus / "manifest.csv").write_text("\n".join(rows), encoding="utf-8")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, "-m", "tests.toys.ctc_chain", str(corpus), str(folder)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -48,7 +52,9 @@ def test_what_it_may_be_asked_is_what_the_registered_model_offers(found: dict) -
 
 
 def test_transcribe_asks_it_by_the_same_name(found: dict) -> None:
-    texts = [json.loads((found["folder"] / name / "u0.json").read_text(encoding="utf-8"))["text"] for name in ("plain", "capitals")]
+    texts = [
+        json.loads((found["folder"] / name / "u0.json").read_text(encoding="utf-8"))["text"] for name in ("plain", "capitals")
+    ]
     assert texts == [found["answers"][0]] * 2 or texts == found["answers"]
 
 

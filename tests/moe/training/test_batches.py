@@ -35,7 +35,9 @@ def drawn(durations: list[float], batch_size: int, seed: int, epoch: int) -> lis
 
 
 @given(lengths, st.integers(1, 9), st.integers(0, 99), st.integers(0, 9))
-def test_every_epoch_is_a_permutation_that_knows_its_epoch(durations: list[float], batch_size: int, seed: int, epoch: int) -> None:
+def test_every_epoch_is_a_permutation_that_knows_its_epoch(
+    durations: list[float], batch_size: int, seed: int, epoch: int
+) -> None:
     draws = drawn(durations, batch_size, seed, epoch)
     assert sorted(draw.index for draw in draws) == list(range(len(durations)))
     assert {draw.epoch for draw in draws} == {epoch}
@@ -115,7 +117,9 @@ def test_the_cache_changes_nothing_and_is_bounded(corpus, monkeypatch) -> None:
 
 def test_utterances_longer_than_the_window_are_refused_by_name_before_anything_is_read(corpus) -> None:
     manifest, _ = corpus
-    with pytest.raises(ValueError, match=r"2 utterances are longer than .* window of 2 s, e.g. \['u1', 'u3'\]; .*max_duration_s=2"):
+    with pytest.raises(
+        ValueError, match=r"2 utterances are longer than .* window of 2 s, e.g. \['u1', 'u3'\]; .*max_duration_s=2"
+    ):
         dataset(manifest.assign(duration_s=[1, 2.1, 2, 9, 1, 1]), Path("nowhere"))
 
 
@@ -123,7 +127,9 @@ def test_references_longer_than_the_decoder_are_refused_by_name_where_they_are_t
     manifest, root = corpus
     too_long = manifest.assign(reference=["oak " * 40, *manifest["reference"][1:]])
     n_positions = shared_base().model.config.max_target_positions
-    with pytest.raises(ValueError, match=rf"1 utterances have references of more than the decoder's {n_positions} tokens, e.g. \['u0'\]"):
+    with pytest.raises(
+        ValueError, match=rf"1 utterances have references of more than the decoder's {n_positions} tokens, e.g. \['u0'\]"
+    ):
         dataset(too_long, root, trains=True)
     assert len(dataset(too_long, root)) == 6  # where labels are not used
 
@@ -133,5 +139,7 @@ def test_a_reference_of_just_as_many_tokens_as_the_decoder_takes_is_learnt(corpu
     lengths = [len(label_ids(tokenizer(), reference)) for reference in manifest["reference"]]
     processor, longest = shared_base().processor, max(lengths)
     assert len(SpeechDataset(manifest, root, WhisperInputs(processor, CONTEXT, longest), trains=True)) == 6
-    with pytest.raises(ValueError, match=rf"{lengths.count(longest)} utterances have references of more than .* {longest - 1} tokens"):
+    with pytest.raises(
+        ValueError, match=rf"{lengths.count(longest)} utterances have references of more than .* {longest - 1} tokens"
+    ):
         SpeechDataset(manifest, root, WhisperInputs(processor, CONTEXT, longest - 1), trains=True)

@@ -26,7 +26,10 @@ from tests.toys.checkpoints import damage, filled, kept, names, state
 def test_what_is_read_is_what_was_written_to_the_bit(tmp_path: Path) -> None:
     found = filled(tmp_path).newest()
     assert found.values == state(3).values
-    assert torch.equal(found.tensors["weights"]["a"], state(3).tensors["weights"]["a"]) and found.tensors["weights"]["n"].dtype == torch.int64
+    assert (
+        torch.equal(found.tensors["weights"]["a"], state(3).tensors["weights"]["a"])
+        and found.tensors["weights"]["n"].dtype == torch.int64
+    )
     assert found.tensors["stage"] == {}
 
 
@@ -40,7 +43,9 @@ def test_any_number_and_any_bits_survive(tmp_path_factory, value: float, bits: b
     assert found.values == {"x": value} and torch.equal(found.tensors["t"]["x"].view(torch.int32), tensor)
 
 
-@pytest.mark.parametrize("how", ["truncated", "emptied", "missing", "flipped", "added", "no manifest", "{", "[]", '{"files": {}}'])
+@pytest.mark.parametrize(
+    "how", ["truncated", "emptied", "missing", "flipped", "added", "no manifest", "{", "[]", '{"files": {}}']
+)
 def test_a_damaged_newest_one_is_named_kept_aside_and_the_one_before_is_taken(tmp_path: Path, how: str) -> None:
     """Stack pitfall: a truncated, emptied or incomplete newest checkpoint was fatal."""
     checkpoints = filled(tmp_path)

@@ -18,7 +18,17 @@ def launch(folder: Path, stop_at: int, name: str) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}", SCRIPT, folder, stop_at, name]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node=2",
+        f"--master_port={port}",
+        SCRIPT,
+        folder,
+        stop_at,
+        name,
+    ]
     root = SCRIPT.parents[2]
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True, timeout=900)

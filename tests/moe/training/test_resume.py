@@ -99,7 +99,9 @@ def joint(corpus, report, checkpoints, num_workers):
     curriculum = CurriculumOptions(soft_epochs=2, temperature_start=2.0, router_noise=0.5)
     long = plan(epochs=3, batch_size=2, accumulation=2, num_workers=num_workers, decay_share=0.4)
     system = system_of(model, adapters=1e-2, gate=1e-2)
-    done = train_jointly(system, train_set, dev_set, JointOptions(), curriculum, training(long, report, checkpoints, eval_every=2))
+    done = train_jointly(
+        system, train_set, dev_set, JointOptions(), curriculum, training(long, report, checkpoints, eval_every=2)
+    )
     return model, (done.history, done.epoch, done.wer, [load.tolist() for load in done.loads])
 
 
@@ -116,15 +118,26 @@ def base(corpus, report, checkpoints, num_workers):
     made = toy_base(dropout=0.1)
     made = BaseModel(made.model, made.processor, (TOKEN_TABLE, "model.decoder.layer_norm.bias"))
     manifest, root = corpus
-    train_set = dataset(manifest, root, augmentation=AugmentationOptions(), seed=3, extras={"phonemes": np.ones((N, 50), np.int64)})
+    train_set = dataset(
+        manifest, root, augmentation=AugmentationOptions(), seed=3, extras={"phonemes": np.ones((N, 50), np.int64)}
+    )
     options = PretrainingOptions(pretrain_updates=5, missing_updates=4, pretrain_batch_size=4)
-    around = training(pretraining_plan(options, seed=5, num_workers=num_workers, precision="fp32"), report, checkpoints, eval_every=2)
+    around = training(
+        pretraining_plan(options, seed=5, num_workers=num_workers, precision="fp32"), report, checkpoints, eval_every=2
+    )
     dev_set = dataset(manifest.head(2), root)
     done = pretrain(made, train_set, lambda: base_wer(made, dev_set, CONTEXT), options, around, n_phonemes=3)
     return done.base.model, (done.history, [(summary.n_updates, summary.n_epochs) for summary in done.summaries])
 
 
-STAGES = {"gate": gate, "experts": experts, "copied_experts": copied_experts, "joint": joint, "single_lora": single_lora, "base": base}
+STAGES = {
+    "gate": gate,
+    "experts": experts,
+    "copied_experts": copied_experts,
+    "joint": joint,
+    "single_lora": single_lora,
+    "base": base,
+}
 MOMENTS = ("optimizer_steps", "update_ends", "epoch_ends", "has_logged", "checkpoint")
 
 
@@ -250,7 +263,11 @@ def test_an_update_that_is_not_finite_is_stepped_over_and_its_utterances_named(c
     summary = fit(Spoilt(model, "u5", where), data, training(plan(epochs=2), checkpoints=Checkpoints(events=events)), diary)
     assert finite(model) and summary.n_updates == 6 and len(summary.bad_updates) == 2
     for record in summary.bad_updates:
-        assert record["utterance_ids"] == ["u5"] if where != "gradient" else "u5" in record["utterance_ids"] and len(record["utterance_ids"]) == 4
+        assert (
+            record["utterance_ids"] == ["u5"]
+            if where != "gradient"
+            else "u5" in record["utterance_ids"] and len(record["utterance_ids"]) == 4
+        )
     assert [value for _, values in diary.logged for name, value in values.items() if name == "n_bad_updates"] == [1, 2]
     losses = diary.values("loss")
     assert any(np.isfinite(losses)), "one bad update must not blind the log for ever"
@@ -289,7 +306,11 @@ class Hungry(torch.nn.Module):
         return self.model(utterance_ids=utterance_ids, **batch)
 
 
-ERRORS = [lambda: torch.OutOfMemoryError("CUDA out of memory"), MemoryError, lambda: RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+ERRORS = [
+    lambda: torch.OutOfMemoryError("CUDA out of memory"),
+    MemoryError,
+    lambda: RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+]
 
 
 @pytest.mark.parametrize("error", ERRORS)

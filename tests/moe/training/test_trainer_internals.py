@@ -58,11 +58,20 @@ class Line(torch.nn.Module):
 
 def test_the_loop_calls_each_moment(tmp_path) -> None:
     arguments = TrainingArguments(
-        str(tmp_path), max_steps=2, save_strategy="steps", save_steps=1, logging_steps=1, report_to="none", use_cpu=True, disable_tqdm=True
+        str(tmp_path),
+        max_steps=2,
+        save_strategy="steps",
+        save_steps=1,
+        logging_steps=1,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
     )
     trainer = Seen(model=Line(), args=arguments, train_dataset=[{"labels": torch.zeros(())}] * 16)
     trainer.train()
     assert {"sampler_of", "place_to_resume"} <= set(trainer.seen)
     assert trainer.seen.count("gradient_known") == 2
-    assert [each for each in trainer.seen if each.startswith("save")] == [f"save_state after update {n}, losses 0" for n in (1, 2)]
+    assert [each for each in trainer.seen if each.startswith("save")] == [
+        f"save_state after update {n}, losses 0" for n in (1, 2)
+    ]
     assert all(hasattr(trainer, name) for name in PRIVATE_VALUES) and not list(tmp_path.iterdir())

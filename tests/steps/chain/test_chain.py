@@ -76,7 +76,9 @@ def chain(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def children(main_id: str) -> list[Run]:
     """Runs nested in a run, oldest first."""
     store = connect()
-    return store.client.search_runs([store.experiment_id], f"tags.mlflow.parentRunId = '{main_id}'", order_by=["attributes.start_time ASC"])
+    return store.client.search_runs(
+        [store.experiment_id], f"tags.mlflow.parentRunId = '{main_id}'", order_by=["attributes.start_time ASC"]
+    )
 
 
 def test_every_stage_is_a_finished_run_nested_in_main(chain: Chain) -> None:
@@ -142,14 +144,20 @@ def test_every_test_utterance_is_scored_by_every_system(chain: Chain) -> None:
         wer = hypotheses["word_errors"].sum() / hypotheses["n_words"].sum()
         assert chain.of("evaluate", number).data.metrics["test/wer"] == pytest.approx(wer)
         found.append((scores["system"], scores["test_set_digest"]))
-    assert [system for system, _ in found] == ["zero_shot", "single_lora", "whisper_moe"] and len({digest for _, digest in found}) == 1
+    assert [system for system, _ in found] == ["zero_shot", "single_lora", "whisper_moe"] and len(
+        {digest for _, digest in found}
+    ) == 1
 
 
 def test_the_mixture_has_all_the_rows_it_must_be_seen_beside(chain: Chain) -> None:
     """Pitfall 2: a collapsed mixture's WER was reported without a baseline."""
     ablations = read_json(chain.path("evaluate", "scores.json", 2))["ablations"]
     assert set(ablations) == {"learned", "random", "oracle", "cluster", "uniform", "expert_0", "expert_1", "expert_2"}
-    assert set(pd.read_parquet(chain.path("compare", "comparison.parquet"))["system"]) == {"base model", "one LoRA, same size", "Whisper-MoE"}
+    assert set(pd.read_parquet(chain.path("compare", "comparison.parquet"))["system"]) == {
+        "base model",
+        "one LoRA, same size",
+        "Whisper-MoE",
+    }
     hypotheses = pd.read_parquet(chain.path("evaluate", "hypotheses.parquet", 2))
     weights = hypotheses[["weight_0", "weight_1", "weight_2"]]
     assert weights.sum(axis=1).to_numpy() == pytest.approx(1) and ((weights > 0).sum(axis=1) <= 2).all()
@@ -228,9 +236,13 @@ def test_without_pretraining_gate_and_experts_start_random(chain: Chain) -> None
 
 
 def test_one_system_alone_takes_only_the_stages_it_needs(chain: Chain) -> None:
-    main_id, lines = run_main(systems="zero_shot", gating_epochs=60, register_system="any")  # 60: the default, since there is no gate run
+    main_id, lines = run_main(
+        systems="zero_shot", gating_epochs=60, register_system="any"
+    )  # 60: the default, since there is no gate run
     words = [(step, word) for step, word, _ in lines]
-    assert words == [(step, "reused") for step in ("synthesize", "prepare", "pretrain", "baseline", "evaluate")] + [("register", "ran")]
+    assert words == [(step, "reused") for step in ("synthesize", "prepare", "pretrain", "baseline", "evaluate")] + [
+        ("register", "ran")
+    ]
     assert connect().client.get_run(children(main_id)[0].info.run_id).data.tags["moe.registered"] == "zero-shot/1"
 
 
@@ -257,7 +269,10 @@ def test_the_same_seed_in_another_store_gives_the_same_metrics_even_after_a_kill
         assert {run.data.tags["moe.step"] for run in killed} == {"main", "experts"}
         main_id, lines = run_main(until="asr")
         assert [word for _, word, _ in lines] == ["reused"] * 6 + ["ran"] * 2 and "is KILLED" in lines[6][2]
-        again = {run.data.tags["moe.step"]: timeless(run) for run in store.client.search_runs([store.experiment_id], "attributes.status = 'FINISHED'")}
+        again = {
+            run.data.tags["moe.step"]: timeless(run)
+            for run in store.client.search_runs([store.experiment_id], "attributes.status = 'FINISHED'")
+        }
     mlflow.set_tracking_uri(outer)
     for step in CHAIN[:8]:
         assert again[step] == timeless(chain.of(step)), step

@@ -40,15 +40,23 @@ def test_an_adapter_step_takes_it_only_with_augment(step: ModuleType, name: str)
 @pytest.mark.parametrize("name", OTHER)
 def test_the_chain_takes_it_only_for_adapters_or_for_a_base_that_is_made(name: str) -> None:
     scratch = {"init_from": "scratch", "tokenizer": "characters"}
-    with pytest.raises(ValueError, match=f"{name}={OTHER[name]}: the base base/synthetic-en is complete and taken as it is, and needs augment=true"):
+    with pytest.raises(
+        ValueError,
+        match=f"{name}={OTHER[name]}: the base base/synthetic-en is complete and taken as it is, and needs augment=true",
+    ):
         main.check_stages(main.StepOptions(**{name: OTHER[name]}))
     for used in ({"augment": True}, scratch):
         main.check_stages(main.StepOptions(**{name: OTHER[name]} | used))
 
 
-@pytest.mark.parametrize(("name", "value"), [("pretrain_updates", 9), ("tokenizer", "characters"), ("n_merges", 7), ("pretrain_etiologies", "als")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("pretrain_updates", 9), ("tokenizer", "characters"), ("n_merges", 7), ("pretrain_etiologies", "als")]
+)
 def test_what_trains_a_base_is_refused_where_the_base_is_taken_as_it_is(name: str, value: object) -> None:
-    for refuse in (lambda options: pretrain.StepOptions(**options), lambda options: main.check_stages(main.StepOptions(**options))):
+    for refuse in (
+        lambda options: pretrain.StepOptions(**options),
+        lambda options: main.check_stages(main.StepOptions(**options)),
+    ):
         with pytest.raises(ValueError, match=f"{name}={value}: the base base/synthetic-en is complete"):
             refuse({name: value})
 
@@ -62,8 +70,16 @@ def test_a_smoke_test_says_nothing_of_a_base_that_is_not_made() -> None:
 
 TRAINED_ONLY = {"fp16": True, "num_workers": 2, "save_every_n_epochs": 3, "lora_dropout": 0.1, "augment": True}
 NO_EPOCHS: list[tuple[ModuleType, dict[str, Any], str]] = [
-    (asr, {"asr_batch_size": 3, "asr_learning_rate": 0.1, "balance": "switch", "soft_epochs": 1, "eval_every_n_epochs": 2}, "asr_epochs=0 trains nothing"),
-    (experts, {"expert_batch_size": 3, "expert_learning_rate": 0.1, "expert_patience": 2, "num_workers": 1}, "expert_epochs=0 trains nothing"),
+    (
+        asr,
+        {"asr_batch_size": 3, "asr_learning_rate": 0.1, "balance": "switch", "soft_epochs": 1, "eval_every_n_epochs": 2},
+        "asr_epochs=0 trains nothing",
+    ),
+    (
+        experts,
+        {"expert_batch_size": 3, "expert_learning_rate": 0.1, "expert_patience": 2, "num_workers": 1},
+        "expert_epochs=0 trains nothing",
+    ),
 ]
 
 
@@ -81,7 +97,9 @@ def test_the_base_as_it_is_refuses_everything_that_trains() -> None:
     ignored = TRAINED_ONLY | {"lora_r": 4, "top_k": 1, "data_percent": 5.0, "asr_batch_size": 3, "asr_run_id": "a"}
     with pytest.raises(ValueError) as fault:
         baseline.StepOptions(**IDS, system="zero_shot", **ignored)
-    assert set(str(fault.value).split("; ")) == {f"{name}={to_text(value)}: system=zero_shot trains nothing" for name, value in ignored.items()}
+    assert set(str(fault.value).split("; ")) == {
+        f"{name}={to_text(value)}: system=zero_shot trains nothing" for name, value in ignored.items()
+    }
     baseline.StepOptions(**IDS, system="zero_shot", seed=3, no_plot=True, audio_context="full", resume=False)
     baseline.StepOptions(**IDS, system="single_lora", **ignored)
 

@@ -106,6 +106,8 @@ def test_a_number_or_a_word(text: str, value: int | str) -> None:
     assert parse(Toy, ["--n", text]).n == value
 
 
-@pytest.mark.parametrize(("text", "said"), [("many", "must be a whole number or auto"), ("2.5", "must be a whole number or auto"), ("0", "at least 1")])
+@pytest.mark.parametrize(
+    ("text", "said"), [("many", "must be a whole number or auto"), ("2.5", "must be a whole number or auto"), ("0", "at least 1")]
+)
 def test_neither_a_number_nor_the_word_is_refused(capsys, text: str, said: str) -> None:
     assert said in refusal(capsys, "--n", text)

@@ -121,7 +121,9 @@ def verdicts() -> tuple[list[Pair], dict[Pair, str]]:
     """Pairs of values that are allowed, and those that are not with what is said."""
     allowed, refused = [], {}
     for first, second in itertools.combinations(FACTORS, 2):
-        for pair in itertools.product([(first, value) for value in FACTORS[first]], [(second, value) for value in FACTORS[second]]):
+        for pair in itertools.product(
+            [(first, value) for value in FACTORS[first]], [(second, value) for value in FACTORS[second]]
+        ):
             said = refusal(combined(*pair))
             if said:
                 refused[pair] = said
@@ -191,7 +193,9 @@ def outcome(corpus: tuple[pd.DataFrame, pd.DataFrame, Path], tmp_path_factory: p
         except Exception as error:  # noqa: BLE001 - all that fail midway are told together
             if settings["no_reduce_experts"] and "no_reduce_experts=true" in str(error):
                 continue  # to fail on too few clusters is what it is for
-            failed.append((type(error).__name__, str(error), {k: v for k, v in settings.items() if k not in FACTORS or v != FACTORS[k][0]}))
+            failed.append(
+                (type(error).__name__, str(error), {k: v for k, v in settings.items() if k not in FACTORS or v != FACTORS[k][0]})
+            )
     return whole, failed
 
 
@@ -217,7 +221,10 @@ class Toy:
         else:
             clusters, dev_labels, dev_soft = self.cluster(options, train, dev)
             trained_gate = self.gate(options, (train, clusters.soft_labels_), (dev, dev_soft))
-            model, extras = self.experts(options, base, clusters, dev_labels), {"cluster_weights": clusters.soft_labels_.astype(np.float32)}
+            model, extras = (
+                self.experts(options, base, clusters, dev_labels),
+                {"cluster_weights": clusters.soft_labels_.astype(np.float32)},
+            )
         model.gate, model.balance = trained_gate.train(), joint.part(BalanceOptions)
         rates = {"adapters": joint.asr_learning_rate, "gate": joint.gate_learning_rate}
         self.join(joint, system_of(model, base, joint.part(AudioContextOptions), **rates), {"embedding": train} | extras, dev)
@@ -249,7 +256,10 @@ class Toy:
         model = WhisperMoE(base.model, clusters.n_clusters_, chosen.part(AdapterOptions), chosen.part(RoutingOptions))
         system = system_of(model, base, chosen.part(AudioContextOptions))
         plan = plan_of(chosen, chosen.expert_epochs, chosen.expert_batch_size, chosen.expert_learning_rate)
-        train_set, dev_set = self.train_set(chosen, system, {"routing_weights": weights}), SpeechDataset(self.dev, self.root, system.inputs)
+        train_set, dev_set = (
+            self.train_set(chosen, system, {"routing_weights": weights}),
+            SpeechDataset(self.dev, self.root, system.inputs),
+        )
         train_experts(system, train_set, dev_set, dev_labels, chosen.part(ExpertOptions), Training(plan, _silent))
         return model
 
@@ -286,7 +296,12 @@ def test_what_is_refused_is_refused_by_a_message_that_names_both_options() -> No
 
 
 def test_every_allowed_pair_of_values_is_in_the_grid() -> None:
-    pairs = {_ordered(pair) for settings in grid() for pair in itertools.combinations(settings.items(), 2) if {*dict(pair)} <= {*FACTORS}}
+    pairs = {
+        _ordered(pair)
+        for settings in grid()
+        for pair in itertools.combinations(settings.items(), 2)
+        if {*dict(pair)} <= {*FACTORS}
+    }
     assert set(verdicts()[0]) <= pairs
 
 

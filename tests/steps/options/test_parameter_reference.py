@@ -152,7 +152,9 @@ def test_a_change_on_main_reaches_the_step_and_is_another_result(name: str) -> N
     plain, changed = main.StepOptions(**before), main.StepOptions(**needed | {name: CHANGED[name]})
     main.check_stages(changed)
     steps = ["synthesize"] if name == "seed" else STEPS[name].split()
-    step = step_module(next(each for each in steps if each != "pretrain" or name == "whisper_model"))  # the base is taken, not trained
+    step = step_module(
+        next(each for each in steps if each != "pretrain" or name == "whisper_model")
+    )  # the base is taken, not trained
     options = [pending_options(step, each) for each in (plain, changed)]
     assert getattr(options[1], name) == CHANGED[name] != getattr(options[0], name)
     digests = [fingerprint(step.__name__.rpartition(".")[2], each).digest for each in options if step is not prepare]
@@ -169,7 +171,10 @@ def test_what_says_how_a_run_goes_does_not_say_what_it_finds() -> None:
     changed = {"resume": False, "no_plot": True, "num_workers": 3, "log_file": "x.log", "save_every_n_epochs": 1}
     given = {"prepare_run_id": "p", "pretrain_run_id": "b", "cluster_run_id": "c"}
     assert set(changed) == NO_RESULT
-    assert fingerprint("experts", experts.StepOptions(**given)).digest == fingerprint("experts", experts.StepOptions(**given, **changed)).digest
+    assert (
+        fingerprint("experts", experts.StepOptions(**given)).digest
+        == fingerprint("experts", experts.StepOptions(**given, **changed)).digest
+    )
 
 
 def asr_options(**changes: Any) -> asr.StepOptions:
@@ -179,11 +184,18 @@ def asr_options(**changes: Any) -> asr.StepOptions:
 def test_sizes_and_steps_reach_the_trainer(tmp_path: Path) -> None:
     options = asr_options(asr_batch_size=2, gradient_accumulation_steps=8, num_workers=4, seed=9)
     arguments = training_arguments(plan_of(options, 1, options.asr_batch_size, 1e-3), 64, str(tmp_path))
-    held = (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps, arguments.dataloader_num_workers, arguments.seed)
+    held = (
+        arguments.per_device_train_batch_size,
+        arguments.gradient_accumulation_steps,
+        arguments.dataloader_num_workers,
+        arguments.seed,
+    )
     assert held == (2, 8, 4, 9)
 
 
-@pytest.mark.parametrize(("changes", "cpu"), [({}, "fp32"), ({"fp16": True}, "bf16"), ({"fp16": False}, "fp32"), ({"no_fp16": True}, "fp32")])
+@pytest.mark.parametrize(
+    ("changes", "cpu"), [({}, "fp32"), ({"fp16": True}, "bf16"), ({"fp16": False}, "fp32"), ({"no_fp16": True}, "fp32")]
+)
 def test_half_precision_is_by_wish_or_by_machine(monkeypatch: pytest.MonkeyPatch, changes: dict, cpu: str) -> None:
     options = asr_options(**changes)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
@@ -202,7 +214,9 @@ def test_checkpoints_are_options_of_every_stage_that_trains() -> None:
     assert all(issubclass(step_module(step).StepOptions, CheckpointOptions) for step in STEPS["save_every_n_epochs"].split())
 
 
-@pytest.mark.parametrize(("name", "meant"), [("v2", "openai/whisper-large-v2"), ("v3", "openai/whisper-large-v3"), ("a/b", "a/b")])
+@pytest.mark.parametrize(
+    ("name", "meant"), [("v2", "openai/whisper-large-v2"), ("v3", "openai/whisper-large-v3"), ("a/b", "a/b")]
+)
 def test_a_whisper_model_is_a_version_a_hub_name_or_a_folder(name: str, meant: str) -> None:
     assert resolve(name) == meant and pretrain.StepOptions(prepare_run_id="p", whisper_model=name).source == name
 
@@ -256,7 +270,13 @@ def test_each_hdbscan_option_reaches_hdbscan(monkeypatch: pytest.MonkeyPatch) ->
     real = density_partition.__globals__["hdbscan"].HDBSCAN
     monkeypatch.setattr("moe.clustering.density.hdbscan.HDBSCAN", lambda **given: seen.append(given) or real(**given))
     clustered(hdbscan_algorithm="prims_kdtree", allow_single_cluster=True, metric="manhattan", min_samples=3, min_cluster_size=7)
-    wanted = {"algorithm": "prims_kdtree", "allow_single_cluster": True, "metric": "manhattan", "min_samples": 3, "min_cluster_size": 7}
+    wanted = {
+        "algorithm": "prims_kdtree",
+        "allow_single_cluster": True,
+        "metric": "manhattan",
+        "min_samples": 3,
+        "min_cluster_size": 7,
+    }
     assert {name: seen[0][name] for name in wanted} == wanted
 
 
@@ -325,12 +345,18 @@ def unguarded(source: str) -> list[str]:
     """Calls of functions from `analysis.plots` that lie neither in an `if` about plots nor in a function that is only called in one."""
     tree = ast.parse(source)
     parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
-    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("analysis.plots")]
+    imports = [
+        node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("analysis.plots")
+    ]
     drawers = {alias.asname or alias.name for node in imports for alias in node.names} - {"colour_of", "marker_of"}
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
 
     def returns_before(function: ast.FunctionDef, line: int) -> bool:
-        early = [each for each in function.body if isinstance(each, ast.If) and isinstance(each.body[-1], ast.Return) and each.lineno < line]
+        early = [
+            each
+            for each in function.body
+            if isinstance(each, ast.If) and isinstance(each.body[-1], ast.Return) and each.lineno < line
+        ]
         return any("plot" in ast.unparse(each.test) for each in early)
 
     def is_guarded(node: ast.AST, seen: frozenset[str] = frozenset()) -> bool:

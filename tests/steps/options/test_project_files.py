@@ -54,7 +54,9 @@ def test_mlflow_starts_a_step_with_what_was_said_and_nothing_else(toy_project: P
 
 def test_mlflow_logs_no_default_so_that_the_step_can_log_what_was_used(toy_project: Path) -> None:
     """A parameter that MLflow has logged cannot be logged again with the value of an option file."""
-    parameters, extra = load_project(str(toy_project)).get_entry_point("gate").compute_parameters({"prepare_run_id": "abc", "seed": "1"}, None)
+    parameters, extra = (
+        load_project(str(toy_project)).get_entry_point("gate").compute_parameters({"prepare_run_id": "abc", "seed": "1"}, None)
+    )
     assert parameters == {"prepare_run_id": "abc"} and extra == {"seed": "1"}
 
 
@@ -73,7 +75,9 @@ def test_mlproject_is_short_and_shows_what_people_set() -> None:
 
 def test_the_committed_files_are_what_would_be_written() -> None:
     for path, text in project_files.files(project_root()).items():
-        assert path.read_text(encoding="utf-8") == text, f"{path.name} is out of date: run `python -m steps.options.project_files`"
+        assert path.read_text(encoding="utf-8") == text, (
+            f"{path.name} is out of date: run `python -m steps.options.project_files`"
+        )
 
 
 def test_every_entry_point_has_its_options_and_run() -> None:

@@ -105,25 +105,37 @@ def test_better_is_promoted_worse_and_unfair_stay_challengers_and_rollback_goes_
     assert registered.tags("first")["promotion_reason"] == "first: there was no champion"
     registered.register("better", BETTER)
     assert registered.alias("champion") == registered.versions["better"] and registered.alias("challenger") is None
-    assert registered.tags("better")["promoted"] == "true" and "better than version 1" in registered.tags("better")["promotion_reason"]
+    assert (
+        registered.tags("better")["promoted"] == "true"
+        and "better than version 1" in registered.tags("better")["promotion_reason"]
+    )
     for name, wrong, said in (
         ("worse", WORSE, "worse than version 2"),
         ("unfair", {"als": 0.02, "stroke": 0.02, "typical": 0.2}, "better than version 2"),
     ):
         run_id = registered.register(name, wrong)
         tags = registered.tags(name)
-        assert registered.alias("champion") == registered.versions["better"] and registered.alias("challenger") == registered.versions[name]
+        assert (
+            registered.alias("champion") == registered.versions["better"]
+            and registered.alias("challenger") == registered.versions[name]
+        )
         assert tags["promoted"] == "false" and said in tags["promotion_reason"]
         assert (artifacts.upstream(run_id, "tables/groups_against_champion.json")).exists()
     assert "worse by more than 2 points for etiology typical by" in registered.tags("unfair")["promotion_reason"]
     registered.register("elsewhere", BETTER, digest="another test set")
-    assert "cannot be compared with version 2" in registered.tags("elsewhere")["promotion_reason"] and registered.alias("champion") == "2"
+    assert (
+        "cannot be compared with version 2" in registered.tags("elsewhere")["promotion_reason"]
+        and registered.alias("champion") == "2"
+    )
     assert registered.client.get_registered_model(NAME).tags["champions"] == "1,2"
     assert {mv.current_stage for mv in registered.client.search_model_versions(f"name='{NAME}'")} <= {"None", None}
 
     run_id = rollback.run(rollback.StepOptions(registered_model=NAME, reason="complaints"))
     assert registered.alias("champion") == "1" and registered.tags("better")["rollback_reason"] == "complaints"
-    assert registered.tags("first")["restored_by"] == run_id and registered.client.get_registered_model(NAME).tags["champions"] == "1"
+    assert (
+        registered.tags("first")["restored_by"] == run_id
+        and registered.client.get_registered_model(NAME).tags["champions"] == "1"
+    )
     with pytest.raises(ValueError, match=f"version 1 is the first champion of {NAME}"):
         rollback.run(rollback.StepOptions(registered_model=NAME))
     assert registered.alias("champion") == "1"
@@ -150,7 +162,10 @@ def test_a_champion_whose_evaluation_is_gone_is_not_beaten(registered: Registry,
     registered.register("g1", WRONG, "gone")
     registered.client.set_model_version_tag("gone", "1", "evaluate_run_id", "0123")
     registered.register("g2", BETTER, "gone")
-    assert "cannot be compared with version 1: no run '0123'" in registered.client.get_model_version("gone", "2").tags["promotion_reason"]
+    assert (
+        "cannot be compared with version 1: no run '0123'"
+        in registered.client.get_model_version("gone", "2").tags["promotion_reason"]
+    )
 
 
 def test_the_model_is_whole_code_and_safetensors(registered: Registry) -> None:
@@ -169,10 +184,14 @@ def test_the_model_is_whole_code_and_safetensors(registered: Registry) -> None:
 
 def test_it_serves_with_the_decoding_that_was_evaluated(registered: Registry) -> None:
     config = get_model_info(f"models:/{NAME}/1").flavors["python_function"]["config"]
-    assert config["max_tokens_per_s"] == 2.0 and config["beam_size"] == 1 and config["top_k"] is None and config["max_audio_s"] > 0
+    assert (
+        config["max_tokens_per_s"] == 2.0 and config["beam_size"] == 1 and config["top_k"] is None and config["max_audio_s"] > 0
+    )
 
 
-def test_loaded_elsewhere_offline_with_nothing_but_what_it_requires_it_says_the_same(registered: Registry, tmp_path: Path) -> None:
+def test_loaded_elsewhere_offline_with_nothing_but_what_it_requires_it_says_the_same(
+    registered: Registry, tmp_path: Path
+) -> None:
     paths = []
     for number, container in enumerate(("wav", "flac", "ogg")):
         paths.append(tmp_path / f"{number}.{container}")
@@ -180,17 +199,25 @@ def test_loaded_elsewhere_offline_with_nothing_but_what_it_requires_it_says_the_
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHONPATH", "MLFLOW_", "HF_"))}
     pins = (model_dir(registered) / "requirements.txt").read_text().split()
     required = closure({pin.partition("==")[0] for pin in pins})
-    absent = [name for name, owners in metadata.packages_distributions().items() if not {canonicalize_name(each) for each in owners} & required]
+    absent = [
+        name
+        for name, owners in metadata.packages_distributions().items()
+        if not {canonicalize_name(each) for each in owners} & required
+    ]
     assert {"espeakng_loader", "datasets", "pytest"} <= set(absent)
     command = [sys.executable, "-c", ELSEWHERE, str(model_dir(registered)), json.dumps(absent), *map(str, paths)]
-    done = subprocess.run(command, cwd=tmp_path, env=environment | {"MLFLOW_DISABLE_TELEMETRY": "true"}, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment | {"MLFLOW_DISABLE_TELEMETRY": "true"}, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.strip().splitlines()[-1])
     expected = Recognizer.on_fastest_device(load_system(artifacts.upstream(registered.asr, "model"))).transcribe(
         [load_audio(path) for path in paths], DecodingOptions(max_tokens_per_s=2.0), MixtureAsk(top_k=1)
     )
     assert [row["text"] for row in found["rows"]] == [each.text for each in expected]
-    assert [row["expert_weights"] for row in found["rows"]] == [pytest.approx(each.routing_weights, abs=1e-5) for each in expected]
+    assert [row["expert_weights"] for row in found["rows"]] == [
+        pytest.approx(each.routing_weights, abs=1e-5) for each in expected
+    ]
     assert [row["confidence"] for row in found["rows"]] == [pytest.approx(each.confidence, abs=1e-4) for each in expected]
     assert str(project_root()) not in found["path"] and Path(found["moe"]).is_relative_to(model_dir(registered))
 
@@ -233,4 +260,6 @@ def test_a_model_that_is_not_registered_is_named(registered: Registry, reference
 def test_a_recogniser_is_found_by_name_run_or_folder(registered: Registry) -> None:
     folder = artifacts.upstream(registered.asr, "model")
     assert versions.recognizer_dir(registered.asr) == folder == versions.recognizer_dir(str(folder))
-    assert (versions.recognizer_dir(f"models:/{NAME}@champion") / "model.json").read_bytes() == (folder / "model.json").read_bytes()
+    assert (versions.recognizer_dir(f"models:/{NAME}@champion") / "model.json").read_bytes() == (
+        folder / "model.json"
+    ).read_bytes()

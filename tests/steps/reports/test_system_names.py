@@ -50,12 +50,17 @@ def test_the_option_of_a_run_far_up_the_lineage_counts(store: Path) -> None:
     systems = [mixture(), mixture(clustering_algorithm="hdbscan")]
     assert choices(systems[1])[("cluster", "clustering_algorithm")] == "hdbscan"
     # one of each: neither is the usual one
-    assert [system.name for system in tell_apart(systems)] == ["MoE · clustering_algorithm=spectral", "MoE · clustering_algorithm=hdbscan"]
+    assert [system.name for system in tell_apart(systems)] == [
+        "MoE · clustering_algorithm=spectral",
+        "MoE · clustering_algorithm=hdbscan",
+    ]
 
 
 def test_a_single_lora_is_not_told_apart_by_the_mixture_whose_size_it_has_nor_by_routing(store: Path) -> None:
     runs_of = [ran("baseline", top_k=k, asr_run_id=ran("asr", top_k=k)) for k in (1, 2)]
-    loras = [SystemScores("LoRA", ran("evaluate", model_run_id=each), "single_lora", "control", pd.DataFrame()) for each in runs_of]
+    loras = [
+        SystemScores("LoRA", ran("evaluate", model_run_id=each), "single_lora", "control", pd.DataFrame()) for each in runs_of
+    ]
     assert [system.name for system in tell_apart(loras)] == ["LoRA", "LoRA"]
     assert {step for step, _ in choices(loras[0])} == {"evaluate", "baseline"}
 

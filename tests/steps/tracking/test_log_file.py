@@ -38,7 +38,13 @@ def test_everything_said_is_in_the_file_and_the_run_keeps_a_copy(tmp_path: Path)
         warnings.warn("Python's own", stacklevel=1)
         run.log_metrics({"train/loss": 1.25}, 40)
     said = path.read_text(encoding="utf-8")
-    for part in ("a detail of ours", "another library's warning", "Python's own", "toy, 40: train/loss 1.25", f"run {run.run_id} ends well"):
+    for part in (
+        "a detail of ours",
+        "another library's warning",
+        "Python's own",
+        "toy, 40: train/loss 1.25",
+        f"run {run.run_id} ends well",
+    ):
         assert part in said, part
     assert "its chatter" not in said and kept(run.run_id, "training.log") == said
 

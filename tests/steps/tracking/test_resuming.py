@@ -190,7 +190,9 @@ def test_a_stage_that_another_chain_continues_is_nested_in_that_chain() -> None:
     assert held(run_id).data.tags["mlflow.parentRunId"] == parent.run_id
 
 
-def test_a_stop_while_the_run_is_made_leaves_none_running(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stop_while_the_run_is_made_leaves_none_running(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The run is made, and the signal comes before anybody knows its id."""
     real = mlflow.start_run
 

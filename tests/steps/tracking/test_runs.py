@@ -236,7 +236,11 @@ class TestCommand:
 
     @pytest.mark.parametrize(
         ("arguments", "word"),
-        [(["--seed", "-1"], "seed=-1: must be at least 0"), (["--prest", "full"], "prest: no such option"), (["--seed", "x"], "seed='x': must be")],
+        [
+            (["--seed", "-1"], "seed=-1: must be at least 0"),
+            (["--prest", "full"], "prest: no such option"),
+            (["--seed", "x"], "seed='x': must be"),
+        ],
     )
     def test_bad_options_end_with_code_2_and_leave_no_run(self, arguments: list[str], word: str, capsys: Capture) -> None:
         with pytest.raises(SystemExit) as end:

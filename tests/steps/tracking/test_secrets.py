@@ -58,7 +58,10 @@ def test_a_run_holds_no_secret_anywhere() -> None:
     assert data.params == {"dataset_root": "s3://***@bucket", "hf_token": HIDDEN}
     written = artifacts.upstream(run.run_id, artifacts.FINGERPRINT).read_text()
     assert TOKEN not in written and "key:word" not in written
-    assert fingerprint("prepare", options).digest == fingerprint("prepare", dataclasses.replace(options, hf_token=TOKEN[::-1])).digest
+    assert (
+        fingerprint("prepare", options).digest
+        == fingerprint("prepare", dataclasses.replace(options, hf_token=TOKEN[::-1])).digest
+    )
 
 
 @pytest.mark.usefixtures("store")

@@ -137,7 +137,9 @@ def test_what_other_options_left_long_ago_goes_and_nothing_else(tmp_path: Path, 
     assert capsys.readouterr().out == f"unfinished work of {old.name}, unchanged for 30 days, was removed\n"
 
 
-def test_a_young_folder_is_not_locked_and_one_that_became_young_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_young_folder_is_not_locked_and_one_that_became_young_meanwhile_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another start of its step may come in the same moment, just before the lock or while it is held."""
     left(tmp_path, "gate", "young", MAX_AGE_DAYS - 1)
     old, own, locked = left(tmp_path, "gate", "old", MAX_AGE_DAYS + 1), tmp_path / "gate-new", []

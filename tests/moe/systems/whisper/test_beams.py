@@ -18,7 +18,11 @@ def test_the_cache_holds_what_the_decoder_would_have_computed_for_every_beam() -
     model = bare_model()
     states = model.model.encoder(MEL).last_hidden_state
     theirs = EncoderDecoderCache(DynamicCache(config=model.config), DynamicCache(config=model.config))
-    model(encoder_outputs=(states.repeat_interleave(3, 0),), decoder_input_ids=torch.ones(9, 1, dtype=torch.long), past_key_values=theirs)
+    model(
+        encoder_outputs=(states.repeat_interleave(3, 0),),
+        decoder_input_ids=torch.ones(9, 1, dtype=torch.long),
+        past_key_values=theirs,
+    )
     ours = beam_cache(model, states, 3)
     for mine, wanted in zip(ours.cross_attention_cache.layers, theirs.cross_attention_cache.layers, strict=True):
         torch.testing.assert_close(mine.keys, wanted.keys, atol=1e-5, rtol=1e-5)

@@ -111,7 +111,9 @@ def test_the_gates_view_of_each_layer() -> None:
     stem = states.hidden_states[0] - ENCODER.embed_positions.weight
     expected = {0: stem, 1: states.hidden_states[1], None: states.last_hidden_state}
     for layer, hidden in expected.items():
-        torch.testing.assert_close(pooled_embedding(ENCODER, mel, n_frames, layer, "mean"), pool(hidden, n_frames), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            pooled_embedding(ENCODER, mel, n_frames, layer, "mean"), pool(hidden, n_frames), atol=1e-5, rtol=1e-5
+        )
 
 
 def test_pooling_is_finite_for_one_frame_and_in_half_precision() -> None:
@@ -125,7 +127,9 @@ def test_pooling_is_in_single_precision_and_rounded_to_half_at_its_end() -> None
     """Half precision inside would lose a mean over 1500 frames; half precision outside holds what the gate sees."""
     torch.manual_seed(0)
     hidden, n_frames = 3 + torch.randn(2, 1500, 8), torch.tensor([2999, 1000])
-    expected = torch.stack([torch.cat([row[:n].mean(0), row[:n].std(0, unbiased=False)]) for row, n in zip(hidden, (1500, 500), strict=True)])
+    expected = torch.stack(
+        [torch.cat([row[:n].mean(0), row[:n].std(0, unbiased=False)]) for row, n in zip(hidden, (1500, 500), strict=True)]
+    )
     for dtype, tolerance in ((torch.float32, 1e-3), (torch.bfloat16, 1e-2)):
         with torch.autocast("cpu", torch.bfloat16):
             pooled = pool(hidden.to(dtype), n_frames, "mean_std")

@@ -49,7 +49,9 @@ def test_valid_frames_by_hand(n_samples: int, n: int) -> None:
     assert valid_frames(n_samples, OURS) == n
 
 
-@pytest.mark.parametrize(("n_valid", "expected"), [(1, 200), (99, 200), (100, 200), (101, 300), (150, 300), (1000, 1100), (2950, 3000)])
+@pytest.mark.parametrize(
+    ("n_valid", "expected"), [(1, 200), (99, 200), (100, 200), (101, 300), (150, 300), (1000, 1100), (2950, 3000)]
+)
 def test_contexts_by_hand(n_valid: int, expected: int) -> None:
     """Whisper's 100 frames a second: 1 s of silence after the audio, up to the next second, at least 2 s, at most the window."""
     assert AudioContextOptions().n_frames(n_valid, WHISPERS) == expected
@@ -61,7 +63,10 @@ def test_the_full_context_is_the_window() -> None:
 
 
 contexts = st.builds(
-    AudioContextOptions, context_silence_s=st.floats(0, 3), context_bucket_s=st.floats(0.01, 3), context_floor_s=st.floats(0.01, 5)
+    AudioContextOptions,
+    context_silence_s=st.floats(0, 3),
+    context_bucket_s=st.floats(0.01, 3),
+    context_floor_s=st.floats(0.01, 5),
 )
 
 

@@ -39,7 +39,11 @@ def run(base: BaseModel, corpus, options: PretrainingOptions, report=None, n_pho
 def partial(tmp_path: Path) -> Path:
     """A checkpoint without its token table and one layer norm; names without `model.`, as some conversions have them."""
     base = toy_base(seed=8)
-    state = {name.removeprefix("model."): value for name, value in base.model.state_dict().items() if name not in (TOKEN_TABLE, "proj_out.weight")}
+    state = {
+        name.removeprefix("model."): value
+        for name, value in base.model.state_dict().items()
+        if name not in (TOKEN_TABLE, "proj_out.weight")
+    }
     del state["decoder.layer_norm.bias"]
     save_file({name: value.contiguous() for name, value in state.items()}, tmp_path / "weights.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(base.model.config.to_dict()))

@@ -53,7 +53,9 @@ def in_context(data: SpeechDataset, context: AudioContextOptions, **options) -> 
     return dataset(pd.DataFrame(data.rows), data.root, context, **options)
 
 
-def decode_in(model: WhisperMoE, data: SpeechDataset, context: AudioContextOptions, options: DecodingOptions, **more) -> list[Hypothesis]:
+def decode_in(
+    model: WhisperMoE, data: SpeechDataset, context: AudioContextOptions, options: DecodingOptions, **more
+) -> list[Hypothesis]:
     """What a model recognises in the utterances in a context."""
     return decode(system_of(model, context=context), in_context(data, context), options, **more)
 

@@ -176,7 +176,9 @@ def test_mixed_losses_teach_the_gate_and_both_experts() -> None:
 @pytest.mark.parametrize("mixing", ["delta", "loss"])
 def test_after_one_update_on_a_mixed_batch_every_expert_with_an_utterance_has_changed(gate_layer: str, mixing: str) -> None:
     """Pitfall 1: only the expert activated last was trained, and the optimizer held the first alone."""
-    model = toy_mixture(adapters=adapter_options(ALL_LINEARS), routing=RoutingOptions(gate_layer=gate_layer, mixing=mixing)).train()
+    model = toy_mixture(
+        adapters=adapter_options(ALL_LINEARS), routing=RoutingOptions(gate_layer=gate_layer, mixing=mixing)
+    ).train()
     trainable = model.trainable_parameters()
     optimizer = torch.optim.AdamW(trainable.values(), lr=1e-2, weight_decay=0.0)
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
@@ -199,7 +201,9 @@ def test_joint_training_teaches_the_gate_through_the_transcription() -> None:
     model = toy_mixture(balance=BalanceOptions(balance="none")).train()
     found = gradients(model, model(MEL, N_FRAMES, LABELS)["loss"])
     assert found["gate.output.weight"].abs().max() > 0
-    assert not any(name.startswith("base.") and "lora" not in name and "shared" not in name for name in model.trainable_parameters())
+    assert not any(
+        name.startswith("base.") and "lora" not in name and "shared" not in name for name in model.trainable_parameters()
+    )
 
 
 @pytest.mark.parametrize("scaling", ["renormalised", "probability"])
@@ -236,7 +240,9 @@ def test_sleeping_experts_neither_speak_nor_learn_and_the_shared_adapter_does_bo
     found = gradients(model, muted["loss"])
     assert not any(gradient.abs().any() for name, gradient in found.items() if "lora_" in name)
     assert all(gradient.abs().any() for name, gradient in found.items() if name.endswith("shared_B"))
-    torch.testing.assert_close(model.eval()(MEL, N_FRAMES, LABELS, routing_weights=weights)["utterance_loss"], awake)  # decoding wakes them
+    torch.testing.assert_close(
+        model.eval()(MEL, N_FRAMES, LABELS, routing_weights=weights)["utterance_loss"], awake
+    )  # decoding wakes them
     for _, layer in routed_layers(model.base):
         layer.lora_B.data.zero_()
     alone = model(MEL, N_FRAMES, LABELS, routing_weights=weights)["utterance_loss"]
@@ -272,7 +278,9 @@ def test_training_twice_from_one_seed_is_bit_identical() -> None:
 
 def checkpointed_pair(**options) -> tuple[WhisperMoE, WhisperMoE]:
     """The same mixture plain and checkpointed; without dropout, which two models would draw differently."""
-    plain = toy_mixture(dropout=0.0, balance=BalanceOptions(balance="none"), **options).train()  # only then layers are checkpointed
+    plain = toy_mixture(
+        dropout=0.0, balance=BalanceOptions(balance="none"), **options
+    ).train()  # only then layers are checkpointed
     saving = copy.deepcopy(plain)
     saving.enable_checkpointing()
     return plain, saving
@@ -291,7 +299,9 @@ def n_calls(model: WhisperMoE, run: Callable[[], object]) -> int:
 @pytest.mark.parametrize("gate_layer", ["0", "1"])
 @pytest.mark.parametrize("mixing", ["delta", "loss"])
 def test_checkpointing_gives_the_same_gradients(gate_layer: str, mixing: str) -> None:
-    plain, saving = checkpointed_pair(adapters=adapter_options(ALL_LINEARS), routing=RoutingOptions(gate_layer=gate_layer, mixing=mixing))
+    plain, saving = checkpointed_pair(
+        adapters=adapter_options(ALL_LINEARS), routing=RoutingOptions(gate_layer=gate_layer, mixing=mixing)
+    )
     found = [gradients(model, model(MEL, N_FRAMES, LABELS)["loss"]) for model in (plain, saving)]
     assert found[0].keys() == found[1].keys() == plain.trainable_parameters().keys()
     assert all(close(found[1][name], value) for name, value in found[0].items())
