@@ -89,11 +89,21 @@ class StepOptions(JointOptions, CurriculumOptions, BalanceOptions, SkipPretraini
             and not self.soft_epochs
             and not self.teaches_gate
         ):
-            return [
-                "top_k=1 gives the gate no gradient from the transcription, and no other loss is asked for: set gate_scaling=probability, "
-                "a balance, minimum_usage, entropy or alignment term, soft_epochs, or freeze_gate=true"
-            ]
+            ways = ", ".join(self._ways_to_teach())
+            return [f"top_k=1 gives the gate no gradient from the transcription, and no other loss is asked for: set one of {ways}"]
         return []
+
+    def _ways_to_teach(self) -> list[str]:
+        """What teaches a gate, or lets it stay as it is, and is not refused beside the other options."""
+        ways = ["minimum_usage=0.05", "entropy_coefficient=0.01", "soft_epochs=1"]
+        ways.append("balance=kl" if self.balance == "none" else "balance_coefficient=0.01")
+        if self.mixing != "loss":
+            ways.append("gate_scaling=probability")
+        if not self.skip_pretraining:
+            ways.append("alignment_coefficient=0.1")
+            changed = ("gate_learning_rate", "balance_coefficient", "balance_window")
+            ways += [] if any(map(self.is_changed, changed)) else ["freeze_gate=true"]
+        return ways
 
 
 def run(options: StepOptions) -> str:

@@ -80,7 +80,7 @@ def umap_points(points: np.ndarray, reduction: Reduction, options: ClusteringOpt
 
     n_points = len(points)
     if n_points < 5:
-        raise ValueError(f"reduce=umap with {n_points} units: needs at least 5; use reduce=pca or none")
+        raise ValueError(f"reduce=umap with {n_points} units: needs at least 5; use reduce=pca")
     n_dims = min(options.reduce_dim, n_points - 3)
     log.info("UMAP of %d units to %d dimensions, on one thread so that the seed decides the result", n_points, n_dims)
     neighbours = min(UMAP_NEIGHBOURS, n_points - 1)

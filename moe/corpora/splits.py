@@ -15,6 +15,7 @@ from moe.corpora.leaks import LeakError, refuse_leaks
 __all__ = ["MODES", "LeakError", "SplitPlan", "assign_splits"]
 
 MODES = ("auto", "own", "by_speaker", "k_fold", "leave_one_speaker_out")
+EVALUATE_ONLY = "dev_share=0 to evaluate only (all training needs a dev split)"
 N_TRIES = 20  # random orders of speakers, of which the one that fits best is taken
 MIN_SPEAKERS_FOR_SEVERITY = 6  # with fewer in an etiology, halves by severity would be single speakers
 
@@ -119,9 +120,9 @@ def _hold_out_test(speakers: pd.DataFrame, plan: SplitPlan) -> list[str]:
         return []
     needed = 3 if plan.dev_share > 0 else 2
     if len(speakers) < needed:
-        names = ", ".join(speakers["speaker"])
+        names, spared = ", ".join(speakers["speaker"]), f", or {EVALUATE_ONLY}" if len(speakers) == 2 else ""
         raise ValueError(
-            f"{len(speakers)} speakers ({names}): a speaker-disjoint split into train, dev and test needs at least {needed}"
+            f"{len(speakers)} speakers ({names}): a speaker-disjoint split into train, dev and test needs at least {needed}{spared}"
         )
     spare = 1 + (plan.dev_share > 0)
     return _hold_out(speakers, plan.test_share, spare, np.random.default_rng([plan.seed, 1]))
@@ -132,7 +133,7 @@ def _hold_out_dev(rest: pd.DataFrame, plan: SplitPlan) -> list[str]:
         return []
     if len(rest) < 2:
         names = ", ".join(rest["speaker"])
-        raise ValueError(f"{len(rest)} speakers left for train and dev ({names}): at least 2 are needed, or dev_share=0")
+        raise ValueError(f"{len(rest)} speakers left for train and dev ({names}): at least 2 are needed, or {EVALUATE_ONLY}")
     share = plan.dev_share / (1 - plan.test_share) if plan.test_share < 1 else plan.dev_share
     return _hold_out(rest, share, 1, np.random.default_rng([plan.seed, 2]))
 

@@ -181,7 +181,7 @@ def _folder_fault(folder: Path) -> str | None:
         return f"no model there: needs {CONFIG} and weights ({', '.join(WEIGHTS)}, or shards with an index)"
     if lacking := lacking_tensors(folder):
         shown = ", ".join(lacking[:3])
-        return f"the checkpoint is partial, {len(lacking)} tensors are missing ({shown}); name it as init_from, and what it lacks is trained"
+        return f"the checkpoint is partial, {len(lacking)} tensors are missing ({shown}); name it as init_from instead, and what it lacks is trained"
     if not _has_processor(folder):
         return f"no processor there ({' or '.join(PROCESSOR_FILES)}, {' or '.join(TOKENIZER_FILES)}): copy it from the model it was made of"
     return None

@@ -121,7 +121,7 @@ def test_partial_is_said_of_what_lacks_tensors_alone_and_names_them(
     monkeypatch.setattr(f"{__name__}.state", lambda: dict(part))
     folder = folder_of(form, tmp_path / "base")
     assert lacking_tensors(folder) == [lost]
-    assert f"partial, 1 tensors are missing ({lost}); name it as init_from" in whole_fault(str(folder))
+    assert f"partial, 1 tensors are missing ({lost}); name it as init_from instead" in whole_fault(str(folder))
     with pytest.raises(ValueError, match="partial"):
         load_base(str(folder))
     assert complete_base(folder, None, "en").missing == (lost,)  # as the message says
