@@ -44,6 +44,7 @@ from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.training import checkpoints_of, reporter
 from steps.options.step_options import PlotOptions
 from steps.tracking import artifacts, runs
+from steps.tracking.artifacts import NONE_GIVEN
 from steps.tracking.step_run import StepRun
 
 ALIGNMENTS = "alignments.parquet"
@@ -105,6 +106,8 @@ class StepOptions(
             found.append("tokenizer=checkpoint: init_from=scratch has no tokenizer of its own; use characters or bpe")
         if self.init_from == SCRATCH and not self.pretrain_updates:
             found.append("pretrain_updates=0: init_from=scratch has nothing but what is trained; at least 1")
+        if self.init_from is not None and not self.is_taken and self.prepare_run_id in NONE_GIVEN:
+            found.append(f"prepare_run_id is missing: init_from={self.init_from} is trained on its train split")
         return found + self._folder_faults()
 
     def _folder_faults(self) -> list[str]:

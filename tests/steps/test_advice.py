@@ -1,5 +1,6 @@
 """A refusal's advice, followed to the letter, leads on: each is provoked, the option it names is set, and nothing is refused any more."""
 
+import dataclasses
 import re
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,7 @@ from moe.clustering.clusters import UtteranceClusters
 from moe.clustering.options import ClusteringOptions
 from moe.corpora.splits import SplitPlan, assign_splits
 from moe.corpora.subsets import at_most
+from moe.options import is_required
 from moe.systems.whisper.base_model import save_base
 from moe.training.dataset import SpeechDataset
 from steps import asr, baseline, cluster, compare, embed, evaluate, experts, main, prepare, pretrain, synthesize, transcribe
@@ -38,9 +40,9 @@ ADVICE: list[tuple[ModuleType, Options, str, Options]] = [
     (prepare, FOLDER | {"split": "k_fold", "fold": 7}, "fold=7: must be below n_folds=5", {"fold": 4}),
     (prepare, FOLDER | {"min_duration_s": 40.0}, "min_duration_s=40 must be below max_duration_s=30", {"min_duration_s": 29.0}),
     (synthesize, {"alignments": True}, "alignments=true .* only styles=typical", {"styles": "typical"}),
-    (pretrain, {"init_from": "scratch"}, "tokenizer=checkpoint: .* use characters or bpe", {"tokenizer": "characters"}),
-    (pretrain, {"init_from": "scratch"}, "tokenizer=checkpoint: .* use characters or bpe", {"tokenizer": "bpe"}),
-    (pretrain, {"init_from": "scratch", "tokenizer": "bpe", "pretrain_updates": 0}, "pretrain_updates=0: .* at least 1", {"pretrain_updates": 1}),
+    (pretrain, {"prepare_run_id": "p", "init_from": "scratch"}, "tokenizer=checkpoint: .* use characters or bpe", {"tokenizer": "characters"}),
+    (pretrain, {"prepare_run_id": "p", "init_from": "scratch"}, "tokenizer=checkpoint: .* use characters or bpe", {"tokenizer": "bpe"}),
+    (pretrain, {"prepare_run_id": "p", "init_from": "scratch", "tokenizer": "bpe", "pretrain_updates": 0}, "pretrain_updates=0: .* at least 1", {"pretrain_updates": 1}),
     (embed, {"pooling": "none"}, "pooling=none: .* use mean, mean_std or flatten", {"pooling": "mean"}),
     (embed, {"pooling": "none"}, "pooling=none: .* use mean, mean_std or flatten", {"pooling": "mean_std"}),
     (embed, {"pooling": "none"}, "pooling=none: .* use mean, mean_std or flatten", {"pooling": "flatten"}),
@@ -55,7 +57,7 @@ ADVICE: list[tuple[ModuleType, Options, str, Options]] = [
     (experts, {"shared_epochs": 6}, "shared_epochs=6: leaves none of expert_epochs=6", {"expert_epochs": 7}),
     (experts, {"speed_factors": "0.9,1.1"}, "speed_factors=0.9,1.1: needs augment=true", {"augment": True}),
     (experts, {"gate_scaling": "probability", "mixing": "loss"}, "gate_scaling=probability with mixing=loss", {"mixing": "delta"}),
-    (asr, {"skip_pretraining": True}, "num_experts is missing", {"num_experts": 4}),
+    (asr, {"skip_pretraining": True}, "num_experts=none: .* give a number", {"num_experts": 4}),
     (asr, MIXTURE | {"num_experts": 4}, "num_experts=4: only skip_pretraining=true has it", {"num_experts": None}),
     (asr, {"skip_pretraining": True, "num_experts": 2, "top_k": 3}, "top_k=3: num_experts=2", {"top_k": 2}),
     (asr, MIXTURE | {"temperature_start": 2.0}, "temperature_start=2 has no effect without soft_epochs", {"soft_epochs": 1}),
@@ -68,7 +70,7 @@ ADVICE: list[tuple[ModuleType, Options, str, Options]] = [
     (evaluate, {}, "exactly one of asr_run_id and baseline_run_id", {"asr_run_id": "a"}),
     (evaluate, {}, "exactly one of asr_run_id and baseline_run_id", {"baseline_run_id": "b"}),
     (compare, {"evaluate_run_ids": "one"}, "evaluate_run_ids=one: must be two or more", {"evaluate_run_ids": "one,two"}),
-    (transcribe, {}, "audio is missing: name a recording", {"audio": "a.wav"}),
+    (transcribe, {}, "audio is missing", {"audio": "a.wav"}),
 ]  # fmt: skip
 
 
@@ -107,8 +109,11 @@ def test_every_way_to_teach_a_gate_that_is_named_is_one(given: Options) -> None:
 
 
 def check(step: ModuleType, given: Options) -> None:
-    """As the step's command line does before any work; `main` asks all its stages too."""
-    options = step.StepOptions(**given)
+    """As the step's command line does before any work; `main` asks all its stages too. Runs to read from are given where they are required."""
+    upstream = {
+        field.name: "r" for field in dataclasses.fields(step.StepOptions) if is_required(field) and field.name.endswith("_run_id")
+    }
+    options = step.StepOptions.asked(**upstream | given)
     if step is main:
         main.check_stages(options)
 
@@ -183,8 +188,14 @@ class TestData:
         del weights["model.decoder.layer_norm.bias"]
         save_file(weights, tmp_path / "model.safetensors")
         with pytest.raises(ValueError, match="partial, 1 tensors are missing .*; name it as init_from instead"):
-            pretrain.StepOptions(whisper_model=str(tmp_path))
-        assert not pretrain.is_taken(pretrain.StepOptions(init_from=str(tmp_path)))
+            pretrain.StepOptions(whisper_model=str(tmp_path), prepare_run_id="p")
+        assert not pretrain.StepOptions(init_from=str(tmp_path), prepare_run_id="p").is_taken
+
+    def test_a_base_that_is_made_of_no_corpus(self) -> None:
+        made = {"init_from": "scratch", "tokenizer": "bpe"}
+        with pytest.raises(ValueError, match="prepare_run_id is missing"):
+            pretrain.StepOptions(**made)
+        pretrain.StepOptions(**made, prepare_run_id="p")
 
     def test_utterances_longer_than_the_bases_window(self, tmp_path: Path) -> None:
         rows = write_corpus(tmp_path)
