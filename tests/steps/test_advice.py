@@ -17,8 +17,10 @@ from moe.corpora.splits import SplitPlan, assign_splits
 from moe.corpora.subsets import at_most
 from moe.options import is_required
 from moe.systems.whisper.base_model import save_base
+from moe.systems.whisper.features import AudioContextOptions
+from moe.systems.whisper.inputs import WhisperInputs
 from moe.training.dataset import SpeechDataset
-from steps import asr, baseline, cluster, compare, embed, evaluate, experts, main, prepare, pretrain, synthesize, transcribe
+from steps import asr, baseline, cluster, compare, embed, experts, main, prepare, pretrain, synthesize, transcribe
 from tests.toys.models import shared_base, write_corpus
 
 Options = dict[str, Any]
@@ -67,8 +69,6 @@ ADVICE: list[tuple[ModuleType, Options, str, Options]] = [
     *[(asr, UNTAUGHT | {"mixing": "loss"}, "top_k=1 gives the gate no gradient", way) for way in (*TEACHERS, {"freeze_gate": True})],
     *[(asr, RANDOM, "top_k=1 gives the gate no gradient", way) for way in (*TEACHERS, {"gate_scaling": "probability"})],
     (baseline, {"system": "single_lora"}, "asr_run_id is missing", {"asr_run_id": "a"}),
-    (evaluate, {}, "exactly one of asr_run_id and baseline_run_id", {"asr_run_id": "a"}),
-    (evaluate, {}, "exactly one of asr_run_id and baseline_run_id", {"baseline_run_id": "b"}),
     (compare, {"evaluate_run_ids": "one"}, "evaluate_run_ids=one: must be two or more", {"evaluate_run_ids": "one,two"}),
     (transcribe, {}, "audio is missing", {"audio": "a.wav"}),
 ]  # fmt: skip
@@ -198,11 +198,11 @@ class TestData:
         pretrain.StepOptions(**made, prepare_run_id="p")
 
     def test_utterances_longer_than_the_bases_window(self, tmp_path: Path) -> None:
-        rows = write_corpus(tmp_path)
+        rows, inputs = write_corpus(tmp_path), WhisperInputs(shared_base().processor, AudioContextOptions())
         long = rows.assign(duration_s=np.where(rows.index == 0, 99.0, rows["duration_s"]))
         with pytest.raises(
             ValueError, match=r"1 utterances are longer .*; prepare the corpus with max_duration_s=\d+"
         ) as refusal:
-            SpeechDataset(long, tmp_path, shared_base().processor)
+            SpeechDataset(long, tmp_path, inputs)
         most = float(str(refusal.value).rpartition("=")[2])
-        assert len(SpeechDataset(long[long["duration_s"] <= most], tmp_path, shared_base().processor)) == len(rows) - 1
+        assert len(SpeechDataset(long[long["duration_s"] <= most], tmp_path, inputs)) == len(rows) - 1
