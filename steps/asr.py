@@ -90,7 +90,9 @@ class StepOptions(JointOptions, CurriculumOptions, BalanceOptions, SkipPretraini
             and not self.teaches_gate
         ):
             ways = ", ".join(self._ways_to_teach())
-            return [f"top_k=1 gives the gate no gradient from the transcription, and no other loss is asked for: set one of {ways}"]
+            return [
+                f"top_k=1 gives the gate no gradient from the transcription, and no other loss is asked for: set one of {ways}"
+            ]
         return []
 
     def _ways_to_teach(self) -> list[str]:

@@ -240,7 +240,17 @@ def a_system(system: str, n_errors: int, run_id: str) -> SystemScores:
 def test_the_base_is_trained_on_the_etiologies_named_and_on_no_other() -> None:
     rows = pd.DataFrame({"utterance_id": ["a", "b"], "split": ["train"] * 2, "etiology": ["adult", "child"]})
     corpus = prepared(rows, Path("root"))
-    chosen = pretrain._chosen(corpus, "train", pretrain.StepOptions(prepare_run_id="p", init_from="scratch", tokenizer="characters", pretrain_etiologies="adult"))
+    chosen = pretrain._chosen(
+        corpus,
+        "train",
+        pretrain.StepOptions(prepare_run_id="p", init_from="scratch", tokenizer="characters", pretrain_etiologies="adult"),
+    )
     assert chosen["utterance_id"].tolist() == ["a"]
     with pytest.raises(ValueError, match="pretrain_etiologies=stroke: not in the train split, which has adult, child"):
-        pretrain._chosen(corpus, "train", pretrain.StepOptions(prepare_run_id="p", init_from="scratch", tokenizer="characters", pretrain_etiologies="adult, stroke"))
+        pretrain._chosen(
+            corpus,
+            "train",
+            pretrain.StepOptions(
+                prepare_run_id="p", init_from="scratch", tokenizer="characters", pretrain_etiologies="adult, stroke"
+            ),
+        )
