@@ -61,7 +61,7 @@ def run(options: StepOptions) -> str:
 
 
 def _as_file(options: StepOptions) -> dict[str, Any]:
-    """Every option in use: under `mlflow run` the run's parameters cannot show what came from an option file."""
+    """Every option in use, in a form that `options_file` takes."""
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options) if field.name != "options_file"}
     return {name: NONE if value is None else value for name, value in values.items()}
 

@@ -15,7 +15,7 @@ STEP_NAMES = {"top_k": "decoding_top_k"}  # `top_k` is joint training's on `main
 
 
 def _fields() -> list[tuple[str, Any, dataclasses.Field]]:
-    found = {}
+    found: dict[str, tuple[str, Any, dataclasses.Field]] = {}
     for row in SYSTEMS.values():
         for field in dataclasses.fields(row.ask_type):
             name = STEP_NAMES.get(field.name, field.name)

@@ -166,6 +166,13 @@ def test_the_gate_is_watched_in_training_too_under_the_epochs_temperature(corpus
     assert [(row["epoch"], row["temperature"], row["top_k"]) for row in trained.history] == [(1, 25.5, 3), (2, 1.0, 2)]
 
 
+def test_the_last_epoch_is_scored_however_seldom_that_is_asked_for(corpus) -> None:
+    report = Notes()
+    trained = train(mixture_and_data(corpus), report=report, epochs=2, eval_every=9)
+    assert [row["epoch"] for row in trained.history] == [1]
+    assert report.of("dev/wer")[-1] == (1, trained.history[0]["wer"]) and trained.wer <= trained.start_wer
+
+
 def test_an_expert_below_its_minimum_is_pulled_up(corpus) -> None:
     shares = []
     for balance in (
