@@ -113,7 +113,7 @@ def prepare(options: PreparationOptions, dataset_root: str | Path | None = None)
     table = _judge_listing(listing.utterances, options)
     faults.check_limit(faults.quarantine_table(table), listing.faults, len(table), options.max_quarantined)
     usable = table[table["reason"].isna()]
-    with _naming_what_is_missing(listing.faults):
+    with _naming_what_is_missing(table, listing.faults):
         split = assign_splits(usable, _plan(options)) if len(usable) else usable["split"]
         table["split"] = split.reindex(table.index)
         left_out = _leave_out(table, options)
@@ -121,7 +121,7 @@ def prepare(options: PreparationOptions, dataset_root: str | Path | None = None)
     quarantine = faults.quarantine_table(table)
     faults.check_limit(quarantine, listing.faults, len(table), options.max_quarantined)
     manifest = _manifest(table)
-    with _naming_what_is_missing(listing.faults):
+    with _naming_what_is_missing(table, listing.faults):
         _check_splits(manifest, set(split))
     return PreparedCorpus(
         root=listing.root,
@@ -138,14 +138,16 @@ def prepare(options: PreparationOptions, dataset_root: str | Path | None = None)
 
 
 @contextlib.contextmanager
-def _naming_what_is_missing(files: pd.DataFrame) -> Iterator[None]:
-    """A check that fails may do so because of what could not be read: its message then says so."""
+def _naming_what_is_missing(table: pd.DataFrame, files: pd.DataFrame) -> Iterator[None]:
+    """A check that fails may do so because of what cannot be used: its message then says so."""
     try:
         yield
     except LeakError:
         raise
     except ValueError as error:
-        raise ValueError("; ".join([str(error), *faults.missing_text(files)])) from error
+        quarantine, n_all = faults.quarantine_table(table), len(table) + int(files["n_lost"].sum())
+        unused = [faults.unused_text(quarantine, files, n_all)] if len(quarantine) or len(files) else []
+        raise ValueError("; ".join([str(error), *unused])) from error
 
 
 def _channel_notes(manifest: pd.DataFrame) -> list[str]:

@@ -161,3 +161,15 @@ def test_help_shows_what_a_flag_is_and_its_default(capsys) -> None:
         parse(Toy, ["--help"])
     shown = " ".join(capsys.readouterr().out.split())
     assert ended.value.code == 0 and "rank, 100 % optional (default: none)" in shown
+
+
+@pytest.mark.parametrize("name", ["none", "None", '"none"', "als", "", "07", "nan"])
+def test_no_word_is_reserved(name: str) -> None:
+    """What is logged reads back as what was meant, the word none too."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Named(Options):
+        name: str | None = None
+
+    assert from_text(Named(name).as_parameters()["name"], str | None) == name
+    assert from_text(Named(None).as_parameters()["name"], str | None) is None
