@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import soundfile
 
+from moe.audio.decoders import SOUNDFILE_ERRORS, AudioError
 from moe.audio.headers import is_open_ended, missing_bytes, with_known_size
-from moe.audio.waveforms import SOUNDFILE_ERRORS, AudioError, decode_recording
+from moe.audio.waveforms import decode_recording
 
 EXACT = (b"RIFF", b"RIFX", b"RF64", b"fLaC", b"NIST_1A", b"FORM", b".snd")  # libsndfile seeks to the sample in these
 OVERSHOOT_S = 0.5  # a part may end so much behind the recording, as in Kaldi's extract-segments

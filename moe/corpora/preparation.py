@@ -17,14 +17,13 @@ from moe.corpora.listing import list_corpus
 from moe.corpora.locations import Root
 from moe.corpora.manifest import SPLITS, check_manifest
 from moe.corpora.names import canonical
+from moe.corpora.remarks import NAMED_NONE, channel_notes, none_notes
 from moe.corpora.splits import MODES, SplitPlan, assign_splits
 from moe.corpora.subsets import at_most
 from moe.corpora.summaries import corpus_statistics
 from moe.corpora.validation import as_columns, inspect_all
-from moe.options import NONE, option
+from moe.options import option
 from moe.text.normalisers import NAMES, normaliser_version, references
-
-NAMED_NONE = f"'\"{NONE}\"'"  # on a command line: the name in quotation marks, which the shell leaves in place
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ def prepare(options: PreparationOptions, dataset_root: str | Path | None = None)
         manifest=manifest,
         quarantine=quarantine,
         files=listing.faults,
-        notes=(*listing.notes, *_channel_notes(manifest), *_none_notes(listing.utterances, options)),
+        notes=(*listing.notes, *channel_notes(manifest), *none_notes(listing.utterances, options.exclude_etiology)),
         left_out=left_out.sort_values("utterance_id", ignore_index=True),
         leaks=refuse_leaks(manifest),
         counts=_counts(listing.utterances, manifest, quarantine, left_out, listing.faults),
@@ -148,23 +147,6 @@ def _naming_what_is_missing(table: pd.DataFrame, files: pd.DataFrame) -> Iterato
         quarantine, n_all = faults.quarantine_table(table), len(table) + int(files["n_lost"].sum())
         unused = [faults.unused_text(quarantine, files, n_all)] if len(quarantine) or len(files) else []
         raise ValueError("; ".join([str(error), *unused])) from error
-
-
-def _channel_notes(manifest: pd.DataFrame) -> list[str]:
-    if "channel" not in manifest.columns:
-        return []
-    taken = manifest[manifest["channel"].notna()]
-    first = taken.iloc[0]
-    return [
-        f"of {len(taken)} recordings with several channels one is taken (first {first['utterance_id']}: channel {first['channel']})"
-    ]
-
-
-def _none_notes(utterances: pd.DataFrame, options: "PreparationOptions") -> list[str]:
-    """That a name which looks like no value is there, and how to say it."""
-    if options.exclude_etiology is None and utterances["etiology"].str.casefold().eq(NONE).any():
-        return [f"exclude_etiology=none excludes nothing; the etiology called none is written exclude_etiology={NAMED_NONE}"]
-    return []
 
 
 def _plan(options: PreparationOptions) -> SplitPlan:

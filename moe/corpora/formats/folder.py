@@ -20,6 +20,7 @@ from moe.corpora.formats.text_tables import NOT_UTF8, Row, TextTable, is_undecod
 from moe.corpora.locations import Root, inside, open_file
 
 TABLES = tuple(f"{name}.{kind}" for name in ("manifest", "metadata") for kind in ("csv", "tsv", "jsonl"))
+OTHER_TABLES = (".csv", ".tsv", ".jsonl", ".xlsx", ".xls", ".ods", ".json")  # to be named where there is nothing else
 
 
 def read_folder(root: Root, options: CorpusOptions) -> Iterator[Item]:
@@ -55,8 +56,9 @@ def _without_table(root: Root, options: CorpusOptions, inventory: Inventory) -> 
         yield Note("there is no manifest.csv or metadata.csv: transcripts are the texts beside the recordings")
         yield from read_sidecars(root, options)
     except ValueError as error:
-        others = [name for name in inventory.files if name.lower().endswith((".csv", ".tsv", ".jsonl"))]
-        hint = f"; there is {others[0]}: name it manifest.csv, or the like" if others else ""
+        hint = "".join(f"; {name} is {what}" for name, what in inventory.dead.items() if name.lower().endswith(TABLES))
+        others = [name for name in inventory.files if name.lower().endswith(OTHER_TABLES)]
+        hint += f"; there is {others[0]}: name it manifest.csv, or the like, in the form that its ending says" if others else ""
         raise ValueError(f"dataset_root={str(root)!r}: holds none of {', '.join(TABLES)}{hint}; {error}") from error
 
 

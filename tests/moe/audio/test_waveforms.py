@@ -123,7 +123,7 @@ def test_empty_and_unknown_files():
 
 @pytest.mark.parametrize("container", ["wav", "flac", "mp3", "m4a"])
 def test_decoding_stops_where_it_is_told_to(container, monkeypatch):
-    monkeypatch.setattr("moe.audio.waveforms.BLOCK_FRAMES", 1000)
+    monkeypatch.setattr("moe.audio.decoders.BLOCK_FRAMES", 1000)
     data = toys.encode(toys.tone(1, 2.0), container)
     with pytest.raises(AudioError, match=r"too_long: .*allowed: 0.5 s"):
         decode_audio(data, max_duration_s=0.5)

@@ -36,7 +36,10 @@ def folder(root: Path, n: int = 20, **columns: list[str]) -> Path:
     rows = []
     for k in range(n):
         (root / f"{k}.wav").write_bytes(toys.encode(toys.tone(k)))
-        rows.append({"path": f"{k}.wav", "transcript": f"word {k}", "speaker": f"s{k % 5}"} | {name: values[k] for name, values in columns.items()})
+        rows.append(
+            {"path": f"{k}.wav", "transcript": f"word {k}", "speaker": f"s{k % 5}"}
+            | {name: values[k] for name, values in columns.items()}
+        )
     toys.write_csv(root / "manifest.csv", rows)
     return root
 
@@ -46,7 +49,9 @@ def test_rows_that_cannot_be_read_count(tmp_path: Path) -> None:
     table = folder(tmp_path, 60) / "manifest.csv"
     lines = table.read_text().splitlines()
     table.write_text("\n".join([lines[0], *(line + ",more" if n < 36 else line for n, line in enumerate(lines[1:]))]))
-    with pytest.raises(QuarantineLimitError, match=r"36 of 60 utterances cannot be used \(36 bad_row\); first manifest.csv:2: 4 fields"):
+    with pytest.raises(
+        QuarantineLimitError, match=r"36 of 60 utterances cannot be used \(36 bad_row\); first manifest.csv:2: 4 fields"
+    ):
         prepared("folder", tmp_path)
     found = prepared("folder", tmp_path, max_quarantined=0.6)
     assert (found.counts["n_used"], found.counts["n_lost"], found.counts["n_bad_files"]) == (24, 36, 36)
@@ -58,7 +63,9 @@ def test_a_contributor_counts_with_all_the_recordings(damage: str, tmp_path: Pat
     if damage == "no json":
         path.unlink()
     else:
-        path.write_text('{"Contributor ID": "s0", "Files": [{"Filename"' if damage == "json" else '{"Contributor ID": "s0", "Files": []}')
+        path.write_text(
+            '{"Contributor ID": "s0", "Files": [{"Filename"' if damage == "json" else '{"Contributor ID": "s0", "Files": []}'
+        )
     with pytest.raises(QuarantineLimitError, match=r"2 of 8 utterances.*whole files are missing, with their speakers: Train/s0"):
         prepared("sap", tmp_path)
 
@@ -92,7 +99,13 @@ def shard(root: Path, files: dict[str, bytes], name: str = "train/0.tar") -> Pat
 
 
 @settings(max_examples=60, deadline=None)
-@given(keys=st.lists(st.text(st.sampled_from("ab.-_é"), min_size=1, max_size=6).filter(lambda key: not key.startswith(".")), unique=True, min_size=1))
+@given(
+    keys=st.lists(
+        st.text(st.sampled_from("ab.-_é"), min_size=1, max_size=6).filter(lambda key: not key.startswith(".")),
+        unique=True,
+        min_size=1,
+    )
+)
 def test_every_key_is_an_utterance_whatever_dots_it_has(keys: list[str], tmp_path_factory) -> None:
     files = {name: data for key in keys for name, data in ((f"{key}.wav", WAV), (f"{key}.txt", key.encode()))}
     utterances = listed("webdataset", shard(tmp_path_factory.mktemp("keys"), files)).utterances
@@ -160,7 +173,10 @@ def test_what_is_no_file_and_belongs_to_no_utterance_stops_nothing(format_: str,
     assert found.counts["n_used"] == 8 and found.counts["n_lost"] == 0
 
 
-@pytest.mark.parametrize(("format_", "names"), [("webdataset", ("train/1.tar", "train/2.tar", "train/3.tar")), ("parquet", ("a.parquet", "b.parquet", "c.parquet"))])
+@pytest.mark.parametrize(
+    ("format_", "names"),
+    [("webdataset", ("train/1.tar", "train/2.tar", "train/3.tar")), ("parquet", ("a.parquet", "b.parquet", "c.parquet"))],
+)
 def test_a_shard_that_is_no_file_counts_as_missing(format_: str, names: tuple[str, ...], tmp_path: Path) -> None:
     clutter(toys.WRITERS[format_][1](tmp_path), names)
     faults = listed(toys.WRITERS[format_][0], tmp_path).faults
@@ -224,7 +240,10 @@ def test_channels_are_taken_said_and_read_again(tmp_path: Path) -> None:
     rows = {row["utterance_id"]: row for row in found.manifest.to_dict("records")}
     np.testing.assert_allclose(read_utterance(tmp_path, rows["1.wav"]), toys.tone(1), atol=1e-4)
     first = prepared("folder", tmp_path, channels="first").manifest
-    assert first.loc[first["audio"].isin(["0.wav", "1.wav"]), "channel"].tolist() == ["0", "0"] and first["channel"].notna().sum() == 2
+    assert (
+        first.loc[first["audio"].isin(["0.wav", "1.wav"]), "channel"].tolist() == ["0", "0"]
+        and first["channel"].notna().sum() == 2
+    )
 
 
 def test_an_etiology_or_speaker_called_none_can_be_said(tmp_path: Path) -> None:

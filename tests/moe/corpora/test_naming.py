@@ -16,7 +16,13 @@ from moe.corpora.naming import merge_forms
 from moe.corpora.preparation import PreparationOptions, prepare
 
 ZOE = [unicodedata.normalize("NFC", "Zoë"), unicodedata.normalize("NFD", "Zoë")]
-FORMS = {"composed": ZOE, "apostrophe": ["O'Neil", "O’Neil"], "space": ["ann", " ann\u00a0"], "modifier": ["K'o", "Kʼo"], "mark": ["bo", "\ufeffbo"]}
+FORMS = {
+    "composed": ZOE,
+    "apostrophe": ["O'Neil", "O’Neil"],
+    "space": ["ann", " ann\u00a0"],
+    "modifier": ["K'o", "Kʼo"],
+    "mark": ["bo", "\ufeffbo"],
+}
 
 
 @given(st.text())

@@ -22,7 +22,10 @@ def listed(corpus: str, root: Path, **options) -> Listing:
     return list_corpus(corpus, str(root), CorpusOptions(**options))
 
 
-@pytest.mark.parametrize("spell", [str.upper, str.title, lambda name: f" {name} ", lambda name: name.replace("_", " "), lambda name: name.replace("_", "-")])
+@pytest.mark.parametrize(
+    "spell",
+    [str.upper, str.title, lambda name: f" {name} ", lambda name: name.replace("_", " "), lambda name: name.replace("_", "-")],
+)
 def test_every_known_name_is_known_in_any_spelling(spell) -> None:
     for role, names in NAMES.items():
         for name in names:
@@ -41,12 +44,20 @@ def test_two_columns_for_one_role_are_said_or_refused() -> None:
         Columns.of(["path", "text", "text"], CorpusOptions(), "t")
 
 
-@pytest.mark.parametrize(("cell", "text"), [(7, "7"), (7.0, "7"), (7.5, "7.5"), ("007", "007"), (None, ""), (float("nan"), ""), (True, "True")])
+@pytest.mark.parametrize(
+    ("cell", "text"), [(7, "7"), (7.0, "7"), (7.5, "7.5"), ("007", "007"), (None, ""), (float("nan"), ""), (True, "True")]
+)
 def test_a_cell_as_text(cell, text) -> None:
     assert as_text(cell) == text
 
 
-TEXT_TYPES = [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string()), pa.dictionary(pa.int8(), pa.large_string())]
+TEXT_TYPES = [
+    pa.string(),
+    pa.large_string(),
+    pa.string_view(),
+    pa.dictionary(pa.int32(), pa.string()),
+    pa.dictionary(pa.int8(), pa.large_string()),
+]
 
 
 @pytest.mark.parametrize("kind", TEXT_TYPES, ids=str)
@@ -55,7 +66,9 @@ def test_texts_of_any_arrow_type_read_like_plain_ones(kind: pa.DataType, tmp_pat
     for number, name in enumerate(names):
         (tmp_path / name).write_bytes(toys.audio_of(number))
     columns = {"path": names, "text": [f"t{k}" for k in range(N)], "speaker": [f"s{k}" for k in range(N)]}
-    pq.write_table(pa.table({name: pa.array(values, pa.string()).cast(kind) for name, values in columns.items()}), tmp_path / "a.parquet")
+    pq.write_table(
+        pa.table({name: pa.array(values, pa.string()).cast(kind) for name, values in columns.items()}), tmp_path / "a.parquet"
+    )
     utterances = listed("parquet", tmp_path).utterances
     assert sorted(utterances["audio"]) == names and utterances["reason"].isna().all()
     for entry in utterances.to_dict("records"):

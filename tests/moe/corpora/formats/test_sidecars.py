@@ -15,7 +15,13 @@ from moe.corpora.preparation import PreparationOptions, prepare
 def textgrid(kind: str = "long_textgrid", **tiers: list[str]) -> str:
     """A TextGrid with so many labels a second; written by the library."""
     made = [
-        {"class": "IntervalTier", "name": name, "xmin": 0, "xmax": len(labels), "entries": [(k, k + 1, text) for k, text in enumerate(labels)]}
+        {
+            "class": "IntervalTier",
+            "name": name,
+            "xmin": 0,
+            "xmax": len(labels),
+            "entries": [(k, k + 1, text) for k, text in enumerate(labels)],
+        }
         for name, labels in tiers.items()
     ]
     longest = max(map(len, tiers.values()))
@@ -39,7 +45,12 @@ def test_a_text_beside_a_recording_is_its_transcript(ending: str, corpus: str, t
     (tmp_path / "s1/a.WAV").write_bytes(toys.encode(toys.tone(1)))
     (tmp_path / f"s1/a.{ending}").write_bytes(TEXTS[ending])
     (found,) = listed(tmp_path, corpus, speaker_pattern="^[^/]+").utterances.to_dict("records")
-    assert (found["utterance_id"], found["audio"], found["transcript"], found["speaker"]) == ("s1/a", "s1/a.WAV", "hello there", "s1")
+    assert (found["utterance_id"], found["audio"], found["transcript"], found["speaker"]) == (
+        "s1/a",
+        "s1/a.WAV",
+        "hello there",
+        "s1",
+    )
 
 
 def test_what_has_no_partner_is_named(tmp_path: Path) -> None:

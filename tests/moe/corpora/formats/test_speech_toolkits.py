@@ -36,7 +36,9 @@ def kaldi(root: Path) -> Path:
         files[f"data/{split}/wav.scp"] = "".join(f"{row.id} wavs/{row.id}.flac\n" for row in rows.itertuples())
         files[f"data/{split}/text"] = "".join(f"{row.id} {row.transcript}\n" for row in rows.itertuples())
         files[f"data/{split}/utt2spk"] = "".join(f"{row.id} {row.speaker}\n" for row in rows.itertuples())
-        files[f"data/{split}/spk2etiology"] = "".join(f"{row.speaker} {row.etiology}\n" for row in rows.drop_duplicates("speaker").itertuples())
+        files[f"data/{split}/spk2etiology"] = "".join(
+            f"{row.speaker} {row.etiology}\n" for row in rows.drop_duplicates("speaker").itertuples()
+        )
         write(root, files)
     return root
 
@@ -52,7 +54,11 @@ def test_data_folders_are_read_whole(corpus: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("container", ["wav", "flac", "m4a"])
 def test_segments_are_parts_of_recordings(container: str, tmp_path: Path) -> None:
-    scripts = {"wav.scp": f"r a.{container}\n", "text": "u0 one\nu1 two\nu9 lost\n", "segments": "u0 r 1.0 2.0\nu1 r 2.5 -1\nu2 r 3 9\nu3 q 0 1\n"}
+    scripts = {
+        "wav.scp": f"r a.{container}\n",
+        "text": "u0 one\nu1 two\nu9 lost\n",
+        "segments": "u0 r 1.0 2.0\nu1 r 2.5 -1\nu2 r 3 9\nu3 q 0 1\n",
+    }
     root = write(tmp_path, {f"a.{container}": toys.encode(LONG, container), **scripts})
     listing = listed("kaldi", root)
     rows = {row["utterance_id"]: row for row in listing.utterances.to_dict("records")}
@@ -98,19 +104,38 @@ def test_a_part_is_named_and_found_again() -> None:
 def lhotse(root: Path, cuts: bool, packed: bool) -> Path:
     def record(number: int, name: str) -> dict:
         source = {"type": "file", "channels": [0], "source": f"{root}/wavs/{name}.flac" if number % 2 else f"wavs/{name}.flac"}
-        return {"id": name, "sources": [source], "sampling_rate": toys.RATE, "num_samples": 6400, "duration": 0.4, "channel_ids": [0]}
+        return {
+            "id": name,
+            "sources": [source],
+            "sampling_rate": toys.RATE,
+            "num_samples": 6400,
+            "duration": 0.4,
+            "channel_ids": [0],
+        }
 
     for split, rows in toys.UTTERANCES.groupby("split"):
         files = {f"wavs/{row.id}.flac": toys.audio_of(number) for number, row in rows.iterrows()}
         recordings = [record(number, row.id) for number, row in rows.iterrows()]
         spans = {"start": 0.0, "duration": 0.4, "channel": 0}
         heard = [
-            {"id": row.id, "recording_id": row.id, **spans, "text": row.transcript, "speaker": row.speaker, "custom": {"etiology": row.etiology}}
+            {
+                "id": row.id,
+                "recording_id": row.id,
+                **spans,
+                "text": row.transcript,
+                "speaker": row.speaker,
+                "custom": {"etiology": row.etiology},
+            }
             for row in rows.itertuples()
         ]
         tables = {"recordings": recordings, "supervisions": heard}
         if cuts:
-            tables = {"cuts": [{"id": s["id"], **spans, "supervisions": [s], "recording": r, "type": "MonoCut"} for s, r in zip(heard, recordings, strict=True)]}
+            tables = {
+                "cuts": [
+                    {"id": s["id"], **spans, "supervisions": [s], "recording": r, "type": "MonoCut"}
+                    for s, r in zip(heard, recordings, strict=True)
+                ]
+            }
         for kind, lines in tables.items():
             text = "".join(json.dumps(line) + "\n" for line in lines).encode()
             files[f"toy_{kind}_{split}.jsonl" + ".gz" * packed] = gzip.compress(text) if packed else text
@@ -132,7 +157,13 @@ def test_what_only_lhotse_can_do_is_named(tmp_path: Path) -> None:
     lines = [
         {"id": "a", "type": "MixedCut", "tracks": [], "supervisions": [{}]},
         {"id": "b", "start": 0, "duration": 1.0, "supervisions": [{}], "recording": base | {"sources": [source]}},
-        {"id": "c", "start": 0, "duration": 1.0, "supervisions": [{}], "recording": base | {"sources": [source | {"type": "file"}], "transforms": [{"name": "Speed"}]}},
+        {
+            "id": "c",
+            "start": 0,
+            "duration": 1.0,
+            "supervisions": [{}],
+            "recording": base | {"sources": [source | {"type": "file"}], "transforms": [{"name": "Speed"}]},
+        },
         {"id": "d", "supervisions": [{}, {}]},
     ]
     listing = listed("lhotse", write(tmp_path, {"cuts.jsonl": "\n".join(map(json.dumps, lines)) + "\n{broken"}))
@@ -144,7 +175,14 @@ def test_what_only_lhotse_can_do_is_named(tmp_path: Path) -> None:
 def test_a_part_of_a_recording_by_seconds(tmp_path: Path) -> None:
     source = {"type": "file", "channels": [0, 1], "source": "a.wav"}
     recording = {"id": "r", "sources": [source], "sampling_rate": 16000, "num_samples": 64000, "duration": 4.0}
-    cut = {"id": "c", "start": 1.0, "duration": 1.5, "channel": 1, "supervisions": [{"text": "hi", "speaker": "s"}], "recording": recording}
+    cut = {
+        "id": "c",
+        "start": 1.0,
+        "duration": 1.5,
+        "channel": 1,
+        "supervisions": [{"text": "hi", "speaker": "s"}],
+        "recording": recording,
+    }
     root = write(tmp_path, {"a.wav": toys.encode(np.stack([LONG[::-1], LONG], axis=1)), "cuts.jsonl": json.dumps(cut)})
     (row,) = listed("lhotse", root).utterances.to_dict("records")
     np.testing.assert_allclose(read_utterance(root, row), load_audio(toys.encode(LONG))[16_000:40_000], atol=1e-4)

@@ -29,7 +29,7 @@ def row(number: int, transcript: str) -> str:
 
 
 TEXTS = st.one_of(
-    st.text(st.sampled_from('ab "\t;|\'’\\'), max_size=12),
+    st.text(st.sampled_from("ab \"\t;|'’\\"), max_size=12),
     st.text(st.sampled_from('a",'), max_size=8),
     st.sampled_from(['"', '""', '"oh', '"oh" no', 'oh "', 'say ""hi""', "wav/7.wav", "null", "NA"]),
 )
@@ -48,7 +48,11 @@ def test_listed_is_used_and_named_whatever_the_table(texts: list[str], end: str,
 
 
 @settings(max_examples=150, deadline=None)
-@given(texts=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), min_size=1, max_size=15), min_size=1, max_size=8))
+@given(
+    texts=st.lists(
+        st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), min_size=1, max_size=15), min_size=1, max_size=8
+    )
+)
 def test_a_table_that_is_written_well_comes_back_as_it_is(texts: list[str], tmp_path_factory) -> None:
     """The oracle is Python's own writer, fields over several lines included."""
     buffer = io.StringIO()
@@ -62,7 +66,9 @@ def test_a_table_that_is_written_well_comes_back_as_it_is(texts: list[str], tmp_
 def test_a_stray_quotation_mark_takes_no_other_row_with_it(tmp_path: Path) -> None:
     lines = [HEADER, row(1, "one"), row(2, '"oh two'), row(3, "three"), row(4, '"oh" four'), row(5, "five")]
     listing = listed(tmp_path, "\n".join(lines))
-    assert transcripts(listing) == {f"wav/{n}.wav": t for n, t in enumerate(["one", '"oh two', "three", '"oh" four', "five"], start=1)}
+    assert transcripts(listing) == {
+        f"wav/{n}.wav": t for n, t in enumerate(["one", '"oh two', "three", '"oh" four', "five"], start=1)
+    }
     assert any("quotation mark" in note and "2 times, first manifest.csv:3" in note for note in listing.notes)
 
 

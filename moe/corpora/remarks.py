@@ -1,0 +1,25 @@
+"""What is said of a prepared corpus beside what its reader says."""
+
+import pandas as pd
+
+from moe.options import NONE
+
+NAMED_NONE = f"'\"{NONE}\"'"  # on a command line: the name in quotation marks, which the shell leaves in place
+
+
+def channel_notes(manifest: pd.DataFrame) -> list[str]:
+    """That one of several channels was taken, which `channel` in the manifest says."""
+    if "channel" not in manifest.columns:
+        return []
+    taken = manifest[manifest["channel"].notna()]
+    first = taken.iloc[0]
+    return [
+        f"of {len(taken)} recordings with several channels one is taken (first {first['utterance_id']}: channel {first['channel']})"
+    ]
+
+
+def none_notes(utterances: pd.DataFrame, exclude_etiology: str | None) -> list[str]:
+    """That a name which looks like no value is there, and how to say it."""
+    if exclude_etiology is None and utterances["etiology"].str.casefold().eq(NONE).any():
+        return [f"exclude_etiology=none excludes nothing; the etiology called none is written exclude_etiology={NAMED_NONE}"]
+    return []
