@@ -72,7 +72,7 @@ def _forgiven(references: Sequence[str], hypotheses: Sequence[str]) -> tuple[lis
 
 
 def _forgive(reference: list[str], hypothesis: list[str], chunks: list[jiwer.AlignmentChunk]) -> tuple[str, str]:
-    said, heard = [], []
+    said, hypothesis_words = [], []
     for chunk in chunks:
         before, after = reference[chunk.ref_start_idx : chunk.ref_end_idx], hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
         if chunk.type == "substitute":
@@ -81,8 +81,8 @@ def _forgive(reference: list[str], hypothesis: list[str], chunks: list[jiwer.Ali
             before = [word for word in before if word != UNKNOWN_WORD]
         if chunk.type == "insert":
             after = [word for word in after if word != UNKNOWN_WORD]
-        said, heard = said + before, heard + after
-    return " ".join(said), " ".join(heard)
+        said, hypothesis_words = said + before, hypothesis_words + after
+    return " ".join(said), " ".join(hypothesis_words)
 
 
 def _lengths_and_errors(references: Sequence[str], hypotheses: Sequence[str], unit: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Whom a gate sends where: its decisions by group, and by speaker, of whom it has never heard any.
+"""Whom a gate sends where: its decisions by group, and by speaker, all of them unseen.
 
 Reads rows of utterances (speaker, etiology, cluster) and the gate's probabilities (n_utterances, n_experts) for them. Shares and
 entropies lie between 0 and 1.

@@ -105,7 +105,7 @@ def mapsswe(segments: np.ndarray) -> Mapsswe:
 def matched_pairs(system: Sequence[WordErrors], base: Sequence[WordErrors]) -> Mapsswe:
     """MAPSSWE of two systems of one or more runs (seeds): run by run in their order, a single run against each of the other's.
 
-    Runs hear the same utterances, so their segments are not independent: z is the mean over the pairs of runs and gains nothing
+    Runs decode the same utterances, so their segments are not independent: z is the mean over the pairs of runs and gains nothing
     from more seeds. NaN where the numbers of runs differ and neither is one.
     """
     n_pairs = max(len(system), len(base))

@@ -222,7 +222,7 @@ def _description(
         f"{top_k}, mixing `{options.mixing}`, gate at layer `{options.gate_layer}`. {info['n_trainable']:,} trainable of "
         f"{info['n_total']:,} parameters; {info['n_utterances_seen']:,} utterances seen in all. {trained.kept} is kept by dev WER, "
         f"{100 * trained.wer:.1f} % (at the start {100 * trained.start_wer:.1f} %). Training took {trained.summary.seconds:.0f} s. "
-        f"`model/` rebuilds the recogniser by itself; `exemplars.html` lets each expert's dev utterances be heard.{note}"
+        f"`model/` rebuilds the recogniser by itself; `exemplars.html` plays each expert's dev utterances.{note}"
     )
 
 

@@ -122,7 +122,7 @@ def _description(result: GateResult, by_etiology: pd.DataFrame, speakers: pd.Dat
         f"it was trained on: argmax accuracy {100 * metrics['dev/accuracy']:.1f} %, calibration error {100 * metrics['dev/ece']:.1f} %{change}, "
         f"temperature {config.temperature:.2f}.",
         "",
-        f"Of {len(speakers)} speakers it has never heard {n_torn} have less than {TORN:.0%} of their utterances sent to one expert.",
+        f"Of {len(speakers)} unseen speakers {n_torn} have less than {TORN:.0%} of their utterances sent to one expert.",
         "",
         markdown_table(shown.round(3)),
     ]

@@ -1,4 +1,4 @@
-"""Entry point `main`: the whole chain as nested runs, every stage told the ids of the runs it reads.
+"""Entry point `main`: the whole chain as nested runs; every stage is given the ids of the runs it reads.
 
     synthesize → prepare → pretrain → embed → cluster → gate → experts → asr → baseline ×2 → evaluate ×3 → compare → register
 

@@ -17,7 +17,7 @@ def exemplars_html(
     exemplars: pd.DataFrame,
     profiles: pd.DataFrame,
     audio: Mapping[str, str],
-    title: str = "What each expert hears",
+    title: str = "Utterances of each expert",
     note: str = "",
 ) -> str:
     """The page as text.

@@ -104,7 +104,7 @@ class Workbench:
         self.extractor = WhisperFeatureExtractor(chunk_length=shape.window_s)
 
     def with_window(self, seconds: float) -> "Workbench":
-        """A bench whose model hears a window of this length: transformers' own encoder takes no other input."""
+        """A bench whose model takes a window of this length: transformers' own encoder takes no other input."""
         return Workbench(dataclasses.replace(self.shape, window_s=int(seconds)), self.workload, self.device, self.dtype)
 
     @functools.cached_property

@@ -1,4 +1,4 @@
-"""Random changes to what the model hears in training, drawn from (seed, epoch, utterance id) and nothing else.
+"""Random changes to the audio that the model is trained on, drawn from (seed, epoch, utterance id) and nothing else.
 
 So no worker count, batch order or interruption changes what an utterance sounds like in an epoch. Speed and noise change the
 waveform, SpecAugment masks (Park et al. 2019, arXiv:1904.08779, without time warping) and loudness the log-mel.

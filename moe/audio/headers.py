@@ -13,7 +13,7 @@ UNKNOWN_FROM = 0x7F000000  # no recording that is read is so large: SoX writes 0
 
 
 def stated_header(data: bytes) -> tuple[int, int, int] | None:
-    """Rate in Hz, channels and frames (0: not told) as the header of a wav or flac states them; None for others."""
+    """Rate in Hz, channels and frames (0: not stated) as the header of a wav or flac states them; None for others."""
     if data.startswith(b"fLaC") and len(data) >= 26:
         packed = int.from_bytes(data[18:26], "big")  # rate 20 bits, channels − 1 3 bits, sample size 5, frames 36
         return packed >> 44, (packed >> 41 & 7) + 1, packed & (1 << 36) - 1

@@ -7,7 +7,7 @@ import pandas as pd
 from moe.corpora.formats.columns import further_name
 from moe.corpora.names import canonical
 
-MOST_REPEATED = 0.05  # a column in which a larger share of the rows repeats an id tells something else than utterances
+MOST_REPEATED = 0.05  # a column in which a larger share of the rows repeats an id names something else than utterances
 SHOWN = 3
 
 

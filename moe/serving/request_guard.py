@@ -58,7 +58,7 @@ class RequestGuard:
     async def _body(self, scope: Message, receive: Receive) -> bytes:
         """The whole body, at most as many bytes as are allowed.
 
-        What is too much is read and thrown away, since a client that is still sending hears no answer; the server's own time limit on a
+        What is too much is read and thrown away, since a client that is still sending reads no answer; the server's own time limit on a
         request ends that too.
 
         Raises:

@@ -38,7 +38,7 @@ class ServiceOptions(DecodingOptions):
     max_inputs: int = option(32, "recordings in one request", low=1)
     max_request_mb: float = option(32.0, "size of one request, MiB", above=0)
     max_beam_size: int = option(8, "most beams a client may ask for", low=1, high=32)
-    max_requests: int = option(64, "requests at work or waiting; more are told to come back", low=1)
+    max_requests: int = option(64, "requests at work or waiting; more get status 503", low=1)
     batch_window_ms: float = option(5.0, "how long a request waits for others to share its pass, milliseconds", low=0)
 
     @property

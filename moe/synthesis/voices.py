@@ -11,7 +11,7 @@ import numpy as np
 
 from moe.synthesis.espeak import Prosody
 
-RESERVED_VARIANTS = ("m5", "f4")  # never heard in training: only held-out speakers have them
+RESERVED_VARIANTS = ("m5", "f4")  # not in training: only held-out speakers have them
 VARIANTS = tuple(
     name for name in [f"m{i}" for i in range(1, 9)] + [f"f{i}" for i in range(1, 6)] if name not in RESERVED_VARIANTS
 )

@@ -54,7 +54,7 @@ class DamagedCheckpoint(ValueError):
 
 
 class TrainingEvents:
-    """Is told what happens to a training beside its metrics; a step overrides this, here it goes to the log."""
+    """What happens to a training beside its metrics; a step overrides this, here it goes to the log."""
 
     def report(self, event: str, text: str) -> None:
         """An event (`resumed`, `damaged_checkpoint`, `checkpoint_not_written`, `out_of_memory`, `bad_update`) in words."""
@@ -93,7 +93,7 @@ class Checkpoints:
         return next(self._whole(), None)
 
     def save(self, checkpoint: Checkpoint, update: int, epoch: int, is_best: bool = False) -> None:
-        """Write a checkpoint and drop the oldest; a disk that takes nothing is told of and costs no more than this checkpoint."""
+        """Write a checkpoint and drop the oldest; a disk that takes nothing is reported and costs no more than this checkpoint."""
         path = self.folder / f"{PREFIX}{update:08d}_epoch_{epoch:04d}"
         if path.exists():
             return  # where an interruption came before the first update

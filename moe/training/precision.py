@@ -30,7 +30,7 @@ class PrecisionOptions(Options):
 
 
 def precision(options: PrecisionOptions) -> str:
-    """fp32, bf16 or fp16, by wish and capability: CUDA takes half precision unless told not to, a CPU only where told to."""
+    """fp32, bf16 or fp16, by option and capability: CUDA takes half precision unless it is switched off, a CPU only where it is switched on."""
     wanted = torch.cuda.is_available() if options.fp16 is None else options.fp16
     if options.no_fp16 or not wanted:
         return "fp32"

@@ -81,7 +81,7 @@ class ResumableTrainer(CarefulTrainer):
         weights = {name: parameter.detach() for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         return Checkpoint(self.rest.values | values, self.rest.tensors | {"weights": weights, "optimizer": moments})
 
-    # Moments that the Trainer tells of.
+    # Moments that the Trainer calls.
 
     def training_begins(self) -> None:
         """Take up the losses since the last log line, which the Trainer has set to zero."""
@@ -128,7 +128,7 @@ class ResumableTrainer(CarefulTrainer):
         self.whole, self.rest = True, self._resting()
 
     def has_logged(self, logs: dict[str, Any]) -> None:
-        """Pass the metrics on; a checkpoint that follows must know that they were told."""
+        """Pass the metrics on; a checkpoint that follows must know that they were reported."""
         values = {LOGGED[name]: float(value) for name, value in logs.items() if name in LOGGED}
         if values:
             self.loss_since_log.zero_()  # the Trainer subtracts the sum from itself, which leaves NaN where it was NaN

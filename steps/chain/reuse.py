@@ -24,7 +24,7 @@ from steps.tracking.step_run import ARTIFACTS_TAG
 from steps.tracking.store import connect
 
 N_EARLIER = 30  # earlier runs looked at to find the nearest one on a miss
-N_DIFFERENCES = 3  # told on a miss, the rest counted
+N_DIFFERENCES = 3  # shown on a miss, the rest counted
 SAME = "same parameters, code and inputs"
 
 

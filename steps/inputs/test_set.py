@@ -29,7 +29,7 @@ from steps.tracking import artifacts
 
 EMBEDDING_BATCH = 32
 FACTS = ("utterance_id", "speaker", "etiology", "severity", "duration_s", "language", "reference")
-FURTHER_FACTS = ("sex", "gender", "age", "reference_fluent", "loudness_db")  # where the corpus tells them
+FURTHER_FACTS = ("sex", "gender", "age", "reference_fluent", "loudness_db")  # where the corpus has them
 
 
 @dataclasses.dataclass(frozen=True)

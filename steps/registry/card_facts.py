@@ -77,5 +77,5 @@ def _corpus(prepare_run_id: str, record: Record) -> dict[str, str]:
         for split, row in rows.iterrows()
     }
     seen = record.facts.get("n_utterances_seen")
-    trained = {"utterances heard in training, repeats counted": f"{seen:,}"} if seen else {}
+    trained = {"utterances seen in training, repeats counted": f"{seen:,}"} if seen else {}
     return said | {"speakers": "no speaker is in two splits"} | trained | {"normaliser of the transcripts": record.normaliser}

@@ -79,7 +79,7 @@ def log_evaluation(step: StepRun, evaluation: Evaluation, audio_mb: float, seed:
 
 
 def _log_groups(step: StepRun, evaluation: Evaluation) -> dict[str, float]:
-    """WER of every group of every column that the corpus tells."""
+    """WER of every group of every column that the corpus has."""
     grouped, metrics = with_groups(evaluation.counted), {}
     for column in [name for name in EVERY_GROUP if name in grouped and grouped[name].notna().any()]:
         rates = rates_by(grouped, column)
@@ -183,7 +183,7 @@ def _description(evaluation: Evaluation, overall: pd.DataFrame, challenge: Chall
         f"## Test of {record.system}{', SYNTHETIC speech' if evaluation.note else ''}",
         f"WER {percent_interval(row['wer'], row['low'], row['high'])}, CER {percent_interval(row['cer'], row['cer_low'], row['cer_high'])} "
         f"(95 %, bootstrap over {row['n_speakers']} speakers), clipped {percent(row['wer_clipped'])}; {row['n_utterances']} utterances, "
-        f"{row['n_words']} words. Errors to read and hear: `explorer.html`.",
+        f"{row['n_words']} words. Errors with their audio: `explorer.html`.",
         "",
         markdown_table(by_etiology[["group", "n_utterances", "n_speakers", "wer", "low", "high", "cer", "small"]]),
     ]

@@ -31,9 +31,11 @@ def tell_apart(systems: Sequence[SystemScores]) -> list[SystemScores]:
     """
     chosen = [choices(system) for system in systems]
     names = [system.name for system in systems]
-    told = {name: _told([one for one, other in zip(chosen, names, strict=True) if other == name]) for name in set(names)}
+    differing = {
+        name: _differing([one for one, other in zip(chosen, names, strict=True) if other == name]) for name in set(names)
+    }
     return [
-        dataclasses.replace(system, name=_name(system.name, one, told[system.name]))
+        dataclasses.replace(system, name=_name(system.name, one, differing[system.name]))
         for system, one in zip(systems, chosen, strict=True)
     ]
 
@@ -57,16 +59,16 @@ def choices(system: SystemScores) -> dict[Choice, str]:
     return found
 
 
-def _told(chosen: Sequence[Mapping[Choice, str]]) -> dict[Choice, str | None]:
+def _differing(chosen: Sequence[Mapping[Choice, str]]) -> dict[Choice, str | None]:
     """The choices in which systems of one name differ, each with the value that goes without saying, if any."""
-    told = {}
+    differing = {}
     for choice in dict.fromkeys(choice for one in chosen for choice in one):
         counts = Counter(one[choice] for one in chosen if choice in one).most_common()
         if len(counts) > 1:
-            told[choice] = counts[0][0] if counts[0][1] > counts[1][1] else None
-    return told
+            differing[choice] = counts[0][0] if counts[0][1] > counts[1][1] else None
+    return differing
 
 
-def _name(name: str, chosen: Mapping[Choice, str], told: Mapping[Choice, str | None]) -> str:
-    said = {choice[1]: chosen[choice] for choice, usual in told.items() if choice in chosen and chosen[choice] != usual}
+def _name(name: str, chosen: Mapping[Choice, str], differing: Mapping[Choice, str | None]) -> str:
+    said = {choice[1]: chosen[choice] for choice, usual in differing.items() if choice in chosen and chosen[choice] != usual}
     return f"{name} · {', '.join(f'{option}={value[:MAX_VALUE]}' for option, value in sorted(said.items()))}" if said else name

@@ -168,6 +168,6 @@ def _quiet_transformers() -> None:
 
 
 def _no_telemetry() -> None:
-    """MLflow reports its use over the network unless told otherwise; this project is offline by default."""
+    """MLflow reports its use over the network unless it is switched off; this project is offline by default."""
     if os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true").lower() == "true":
         set_telemetry_client()

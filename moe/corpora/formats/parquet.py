@@ -1,7 +1,7 @@
 """Folders of Parquet files, as `datasets` writes them: an audio struct (`bytes`, `path`), bytes or a path, and a text.
 
 Audio stays in its file: the listing reads the other columns only, a piece at a time. The split is a column, or a folder or file
-name such as `train-00000-of-00004.parquet`, whose number also tells which files should be there.
+name such as `train-00000-of-00004.parquet`, whose number also says which files should be there.
 """
 
 import posixpath

@@ -22,7 +22,7 @@ def conv_stem(encoder: WhisperEncoder, mel: Tensor) -> Tensor:
     """
     n_positions = encoder.embed_positions.num_embeddings
     if mel.shape[-1] > 2 * n_positions:
-        raise ValueError(f"{mel.shape[-1]} mel frames: the encoder hears at most {2 * n_positions}")
+        raise ValueError(f"{mel.shape[-1]} mel frames: the encoder takes at most {2 * n_positions}")
     hidden = F.gelu(encoder.conv1(mel))  # (B, D, F)
     return F.gelu(encoder.conv2(hidden)).transpose(1, 2).contiguous()  # (B, T, D): left as it is, every layer would pay for it
 

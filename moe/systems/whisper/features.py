@@ -1,4 +1,4 @@
-"""Waveform → log-mel frames, and how many of them the encoder hears.
+"""Waveform → log-mel frames, and how many of them the encoder takes.
 
 A log-mel is kept unpadded. Padding is silence as Whisper's own extractor would have made it, so an utterance padded here to the
 full window equals the extractor's output for the zero-padded waveform.
@@ -18,13 +18,13 @@ LOG_MEL_RANGE = 8 / 4  # the extractor clips at 8 decades below the loudest fram
 
 @dataclasses.dataclass(frozen=True)
 class AudioContextOptions(Options):
-    """How much audio the encoder hears: the whole window, or the utterance with silence after it, in buckets.
+    """How much audio the encoder takes: the whole window, or the utterance with silence after it, in buckets.
 
     Whisper is used to a padded window and repeats itself on very short ones, hence the silence and the floor. Training and
     decoding use the same context; it is saved with the model. The whole window has no fewer errors (benchmarks/MEASURED.md).
     """
 
-    audio_context: str = option("bucketed", "what the encoder hears", choices=("bucketed", "full"))
+    audio_context: str = option("bucketed", "how much audio the encoder takes", choices=("bucketed", "full"))
     context_silence_s: float = option(1.0, "silence after the utterance, seconds (bucketed)", low=0, high=30)
     context_bucket_s: float = option(1.0, "context lengths are multiples of this, seconds (bucketed)", above=0, high=30)
     context_floor_s: float = option(2.0, "shortest context, seconds (bucketed)", above=0, high=30)
@@ -33,13 +33,13 @@ class AudioContextOptions(Options):
         """What the full window leaves without effect."""
         unused = () if self.audio_context == "bucketed" else ("context_silence_s", "context_bucket_s", "context_floor_s")
         return [
-            f"{name}={getattr(self, name):g}: audio_context=full hears the whole window"
+            f"{name}={getattr(self, name):g}: audio_context=full takes the whole window"
             for name in unused
             if self.is_changed(name)
         ]
 
     def n_frames(self, n_valid: int, extractor: WhisperFeatureExtractor) -> int:
-        """Mel frames that the encoder hears for an utterance of `n_valid` frames; never more than the window holds."""
+        """Mel frames that the encoder takes for an utterance of `n_valid` frames; never more than the window holds."""
         return window_frames(extractor) if self.audio_context == "full" else self.bucket(n_valid, extractor)
 
     def bucket(self, n_valid: int, extractor: WhisperFeatureExtractor) -> int:

@@ -148,7 +148,7 @@ class WhisperMoE(nn.Module):
 
     @torch.no_grad()
     def search(self, encoded: Encoded, **options: Any) -> Tensor:
-        """Token ids (B, N) of a batch that the encoder has heard; options as for `generate`."""
+        """Token ids (B, N) of an encoded batch; options as for `generate`."""
         processors = LogitsProcessorList([ProbabilityMixing(encoded.values)] if encoded.values is not None else [])
         with self.experts(encoded.weights):
             options |= {
@@ -225,7 +225,7 @@ class WhisperMoE(nn.Module):
         return self.decoder_loss(self.encode(routed), labels)
 
     def decoder_loss(self, encoded: Encoded, labels: Tensor) -> Tensor:
-        """The same of a batch that the encoder has heard."""
+        """The same of an encoded batch."""
         config, values = self.base.config, encoded.values
         labels = labels if values is None else labels.repeat_interleave(values.shape[1], 0)
         inputs = shift_tokens_right(labels, config.pad_token_id, config.decoder_start_token_id)

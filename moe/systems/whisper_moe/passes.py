@@ -1,4 +1,4 @@
-"""A batch on its way through a mixture: routed below the experts, then heard by the encoder with them."""
+"""A batch on its way through a mixture: routed below the experts, then encoded with them."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ class Routed:
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """A batch that the encoder has heard: states (R, T, D), R = B, or B·k with weights `values` (B, k) where losses are mixed."""
+    """An encoded batch: states (R, T, D), R = B, or B·k with weights `values` (B, k) where losses are mixed."""
 
     states: Tensor
     weights: RoutingWeights | None

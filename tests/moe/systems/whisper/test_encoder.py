@@ -58,7 +58,7 @@ def test_in_pieces_it_is_the_whole() -> None:
 
 
 def test_more_frames_than_positions_are_refused() -> None:
-    with pytest.raises(ValueError, match="102 mel frames: the encoder hears at most 100"):
+    with pytest.raises(ValueError, match="102 mel frames: the encoder takes at most 100"):
         encode(ENCODER, torch.zeros(1, 16, 102))
 
 

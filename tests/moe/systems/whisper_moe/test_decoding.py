@@ -233,7 +233,7 @@ def test_confidence_weighs_every_token_alike() -> None:
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_neither_batch_size_nor_neighbours_nor_order_change_a_hypothesis(data, model, beams: int) -> None:
-    """In contexts of their own length, where neighbours of another length would be heard with other silence."""
+    """In contexts of their own length, where neighbours of another length would be encoded with other silence."""
     small, large = (DecodingOptions(beam_size=beams, decoding_batch_size=size) for size in (1, 6))
     found = decode_in(model, data, CONTEXT, large)
     assert [h.text for h in decode_in(model, data, CONTEXT, small)] == [h.text for h in found]
