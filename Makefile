@@ -46,7 +46,7 @@ ui: install
 
 # kill, fill, stop and start again: hours; goes on where it was. A part: make torture ONLY=kill-chain,server SEEDS=5
 torture: install
-	python -m benchmarks.torture.__main__ $(if $(ONLY),--only $(ONLY)) --seeds $(or $(SEEDS),20)
+	python -m benchmarks.torture $(if $(ONLY),--only $(ONLY)) --seeds $(or $(SEEDS),20)
 
 # known weaknesses of the pinned versions, asked of a service over the network (what it does not know fails the audit), or read from
 # advisories brought along: make audit ADVISORIES=DIR

@@ -1,8 +1,8 @@
 """Speed, memory and storage of the mixture against the documents' way and PEFT, at the shape of a named Whisper with random weights.
 
-    python -m benchmarks.speed.__main__                                       whisper-tiny on the CPU, every comparison
-    python -m benchmarks.speed.__main__ --shape base --repeats 2 --only decoding
-    python -m benchmarks.speed.__main__ --shape large-v2 --device cuda --dtype bf16
+    python -m benchmarks.speed                                       whisper-tiny on the CPU, every comparison
+    python -m benchmarks.speed --shape base --repeats 2 --only decoding
+    python -m benchmarks.speed --shape large-v2 --device cuda --dtype bf16
 
 Writes benchmarks/results/speed-SHAPE.md and .json (-cuda, -bf16 where asked for). `--only` replaces that comparison and keeps the others.
 Every adapter has rank 16 on q_proj and v_proj; lines without "shared adapter" have the same trainable layers as the single LoRA.

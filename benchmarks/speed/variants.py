@@ -1,4 +1,4 @@
-"""What `benchmarks.speed.__main__` times: the ways to train, decode and embed, by name, as calls without arguments."""
+"""What `benchmarks.speed` times: the ways to train, decode and embed, by name, as calls without arguments."""
 
 import dataclasses
 import tempfile

@@ -1,6 +1,6 @@
 """Whether the promise holds: kill it anywhere, start it again, get the same result; a bad sample or a bad disk costs a message.
 
-    python -m benchmarks.torture.__main__ [--only NAME,NAME] [--seeds 20] [--short] [--again] [--folder DIR]      or: make torture
+    python -m benchmarks.torture [--only NAME,NAME] [--seeds 20] [--short] [--again] [--folder DIR]      or: make torture
 
 Real processes on the smallest honest chain. What has passed with the same code is not repeated (`--again` does); the table is written
 to benchmarks/results/torture.md and .json after every trial. Disks are filled in tmpfs mounts, for which one must be root.
@@ -156,7 +156,7 @@ def page(kept: dict[str, Any]) -> str:
     notes = (
         [
             "",
-            f"`python -m benchmarks.torture.__main__`, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}, {os.cpu_count()} cores.",
+            f"`python -m benchmarks.torture`, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}, {os.cpu_count()} cores.",
         ]
         if dates
         else []

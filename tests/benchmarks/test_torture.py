@@ -24,7 +24,7 @@ ON_A_SMALL_DISK = ("full-checkpoint", "read-only")
 def short_form(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The rows as a process of its own found them: it forks, and this one has opened stores and trained."""
     folder = tmp_path_factory.mktemp("torture")
-    command = [sys.executable, "-m", "benchmarks.torture.__main__", "--short", "--only", ",".join(SHORT)]
+    command = [sys.executable, "-m", "benchmarks.torture", "--short", "--only", ",".join(SHORT)]
     command += ["--folder", str(folder), "--results", str(folder / "torture")]
     done = subprocess.run(command, cwd=torture.ROOT, capture_output=True, text=True, check=False)
     assert (folder / "torture.json").exists(), done.stderr[-2000:]
