@@ -1,4 +1,7 @@
-"""Shared by all tests: one thread, and a tracking store of one's own.
+"""Shared by all tests: threads, examples, and a tracking store of one's own.
+
+One thread, unless OMP_NUM_THREADS says otherwise: small toys gain nothing from more, and two processes share two cores. Whatever the
+number, the tests hold: nothing here expects the same bits of two different computations.
 
 Making MLflow's schema takes seconds, so it is made once and copied for each test.
 """
@@ -13,17 +16,15 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import settings
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch or a BLAS is loaded
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch or a BLAS is loaded
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before mlflow is loaded
 os.environ.setdefault("MPLBACKEND", "agg")
 
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> None:
-    """Two threads add in another order than one; results must not depend on the machine."""
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
+# the same examples on every machine, however slow; others with `pytest --hypothesis-profile=default`
+settings.register_profile("anywhere", deadline=None, derandomize=True)
+settings.load_profile("anywhere")
 
 
 @pytest.fixture(scope="session")

@@ -154,10 +154,7 @@ def page(kept: dict[str, Any]) -> str:
         failures += [f"- {name} {seed}: {trial['seen']}" for seed, trial in row["trials"].items() if trial["passed"] is False]
     dates = sorted({row["date"] for row in kept.values()})
     notes = (
-        [
-            "",
-            f"`python -m benchmarks.torture`, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}, {os.cpu_count()} cores.",
-        ]
+        ["", f"`python -m benchmarks.torture`, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}, {os.cpu_count()} cores."]
         if dates
         else []
     )

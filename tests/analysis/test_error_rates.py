@@ -100,7 +100,7 @@ def test_boolean_and_numeric_groups_have_readable_names():
     assert rates_by(counted, "severity")["group"].tolist() == ["1", "2.5", "unknown"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.text("ab ", max_size=12), st.text("ab ", max_size=12)), min_size=1, max_size=6))
 def test_counts_agree_with_the_lengths_of_both_sides(pairs):
     counted = count_errors(hypotheses(pairs))

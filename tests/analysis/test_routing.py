@@ -49,7 +49,7 @@ def test_a_sure_gate_with_even_load_is_told_from_an_unsure_one():
     assert (routing.routing_entropy(unsure), routing.load_entropy(unsure)) == pytest.approx((1, 1))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.lists(st.floats(0.01, 1), min_size=3, max_size=3), min_size=1, max_size=8))
 def test_loads_sum_to_one_and_entropies_stay_between_0_and_1(rows):
     etiology = [["ALS", "stroke"][i % 2] for i in range(len(rows))]

@@ -109,7 +109,7 @@ def slots_of_length(n_words):
     return st.tuples(*[st.lists(st.sampled_from([0, 0, 0, 1, 2]), min_size=n_slots, max_size=n_slots)] * 2)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(0, 12).flatmap(slots_of_length))
 def test_segments_equal_those_of_the_state_machine(pair):
     sides = []
@@ -119,7 +119,7 @@ def test_segments_equal_those_of_the_state_machine(pair):
     assert segment_errors(*sides).tolist() == state_machine(*sides, len(pair[0]) // 2)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(*[st.text("ab ", max_size=14)] * 3), min_size=1, max_size=5))
 def test_segments_hold_all_errors_of_both_systems(rows):
     references, first, second = zip(*rows, strict=True)
@@ -156,7 +156,7 @@ def test_holm_by_hand():
     assert holm([]).tolist() == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_lies_between_no_correction_and_bonferroni_and_keeps_the_order(p_values):
     corrected = holm(p_values)

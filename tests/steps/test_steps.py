@@ -26,7 +26,7 @@ from steps.inputs.corpus import Prepared, path_digests, soft_labels
 from steps.inputs.training import embeddings_of, plan_of
 from steps.tracking.fingerprint import fingerprint
 from tests.toys.chain import pending_options
-from tests.toys.models import dataset, toy_base, write_corpus
+from tests.toys.models import HALF, dataset, toy_base, write_corpus
 from tests.toys.training import plan
 
 IDS = {"prepare_run_id": "p", "pretrain_run_id": "b"}
@@ -146,7 +146,7 @@ class TestEmbeddings:
         monkeypatch.setattr(training, "read_embeddings", lambda path: half)
         monkeypatch.setattr(training.artifacts, "upstream", lambda *_: tmp_path)
         found = embeddings_of(prepared(manifest, tmp_path), manifest, base, RoutingOptions(), self.CONTEXT, "an id")
-        np.testing.assert_allclose(found.select(manifest["utterance_id"]), whole.vectors, atol=1e-5)
+        np.testing.assert_allclose(found.select(manifest["utterance_id"]), whole.vectors, atol=HALF, rtol=HALF)
 
     def test_cached_embeddings_are_taken_where_they_are_all_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         manifest = write_corpus(tmp_path)

@@ -15,6 +15,7 @@ from moe.systems.whisper_moe.asks import MixtureAsk
 from steps import transcribe
 from steps.tracking import artifacts
 from steps.tracking.store import connect
+from tests.toys.models import HALF
 from tests.toys.registry import log_toy_asr, toy_recording
 
 
@@ -49,7 +50,7 @@ def test_a_folder_is_transcribed_as_the_recogniser_does_and_a_second_run_skips(s
         kept = json.loads((tmp_path / "out" / table.loc[name, "output"]).read_text())
         assert kept["text"] == expected.text and len(kept["segments"]) == len(expected.segments) == table.loc[name, "n_segments"]
         assert (
-            kept["routing_weights"] == pytest.approx(expected.routing_weights, abs=1e-5) and max(kept["routing_weights"]) == 1.0
+            kept["routing_weights"] == pytest.approx(expected.routing_weights, abs=HALF) and max(kept["routing_weights"]) == 1.0
         )
     again = connect().client.get_run(transcribe.run(options))
     assert (

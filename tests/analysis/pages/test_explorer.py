@@ -70,7 +70,7 @@ def test_alignments_are_spelt_in_letters(reference, hypothesis, letters):
     assert alignment_letters([reference], [hypothesis]) == [letters]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text("abc ", max_size=20), st.text("abc ", max_size=20))
 def test_letters_use_up_both_sides_and_count_the_errors(reference, hypothesis):
     letters = alignment_letters([reference], [hypothesis])[0]

@@ -157,7 +157,7 @@ def test_the_same_damage_is_told_in_the_same_words():
     assert len(details) == 1 and "0x" not in details.pop()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(n=st.integers(1, 5000), rate=st.sampled_from([8000, 11025, 16000, 48000]), channels=st.integers(1, 8))
 def test_any_length_and_channels_come_back(n, rate, channels):
     noise = np.random.default_rng(n).uniform(-0.9, 0.9, (n, channels)).astype(np.float32)

@@ -133,7 +133,7 @@ def test_fate_of_noise_shows_in_the_fitted_clusters(fate: str) -> None:
     np.testing.assert_array_equal(is_own, clusters.noise_ & (fate == "own_expert"))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(n=st.integers(4, 200), k=st.integers(1, 7), seed=st.integers(0, 999), skew=st.floats(0, 8))
 def test_balanced_sizes_lie_within_ten_percent(n: int, k: int, seed: int, skew: float) -> None:
     k = min(k, n)
@@ -195,7 +195,7 @@ def test_assignment_votes_with_the_nearest_references() -> None:
     np.testing.assert_allclose(soft[2], [1, 0], atol=1e-9)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(n=st.integers(1, 30), k=st.integers(2, 9), seed=st.integers(0, 999), scale=st.floats(0.01, 50))
 def test_sharpening_keeps_sums_and_order_and_bounds_entropy(n: int, k: int, seed: int, scale: float) -> None:
     rng = np.random.default_rng(seed)
@@ -230,7 +230,7 @@ def test_profiles_are_means_and_take_the_commonest_etiology() -> None:
     assert units.etiologies.tolist() == ["q", "p"] and units.unit_of_row.tolist() == [1, 0, 1, 1]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(counts=st.lists(st.integers(1, 80), min_size=1, max_size=6), share=st.floats(0.1, 1.0), seed=st.integers(0, 99))
 def test_a_stratified_sample_keeps_proportions(counts: list[int], share: float, seed: int) -> None:
     etiologies = np.repeat([f"e{i}" for i in range(len(counts))], counts)

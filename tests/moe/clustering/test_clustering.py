@@ -68,7 +68,7 @@ def test_row_order_changes_neither_partition_nor_numbers(options: dict) -> None:
     np.testing.assert_array_equal(straight.noise_[shuffled], mixed.noise_)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10_000), spread=st.floats(0.3, 3.0), algorithm=st.sampled_from(["spectral", "balanced", "hdbscan"]))
 def test_any_order_of_any_corpus_gives_the_same_partition(seed: int, spread: float, algorithm: str) -> None:
     corpus = toy(spread=spread, seed=seed)
@@ -84,7 +84,8 @@ def test_number_of_threads_changes_nothing(options: dict) -> None:
         one = corpus.fit(**options)
     with threadpool_limits(4):
         four = corpus.fit(**options)
-    np.testing.assert_array_equal(one.soft_labels_, four.soft_labels_)
+    np.testing.assert_array_equal(one.labels_, four.labels_)
+    np.testing.assert_allclose(one.soft_labels_, four.soft_labels_, atol=1e-6)
 
 
 @each_choice

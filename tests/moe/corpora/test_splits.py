@@ -40,7 +40,7 @@ def speakers_of(table: pd.DataFrame, name: str) -> set[str]:
     return set(table.loc[table["split"] == name, "speaker"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     sizes=st.lists(st.tuples(st.sampled_from(["als", "stroke", "cp"]), st.integers(1, 30)), min_size=3, max_size=15),
     seed=st.integers(0, 9),

@@ -10,7 +10,7 @@ from moe.recognition.decoding import decode
 from moe.recognition.recognizer import Recognizer
 from moe.system import DecodingOptions, Hypothesis
 from moe.training.dataset import SpeechDataset
-from tests.toys.models import shared_base, system_of, toy_mixture, whisper_inputs, write_corpus
+from tests.toys.models import HALF, shared_base, system_of, toy_mixture, whisper_inputs, write_corpus
 
 WINDOW_S = 2.0  # of the toy
 
@@ -52,8 +52,8 @@ def test_a_long_utterance_is_recognised_as_serving_recognises_it(corpus) -> None
     served = Recognizer(system).transcribe(waveforms, DecodingOptions())
     assert [each.utterance_id for each in found] == ["u0", "u1", "u2"]
     for ours, theirs in zip(found, served, strict=True):
-        assert ours.routing_weights == pytest.approx(theirs.routing_weights, abs=1e-5)
-        assert np.exp(ours.mean_logprob) == pytest.approx(theirs.confidence, abs=1e-5)
+        assert ours.routing_weights == pytest.approx(theirs.routing_weights, abs=HALF)
+        assert np.exp(ours.mean_logprob) == pytest.approx(theirs.confidence, abs=HALF)
     assert system.record.normaliser == "basic" and found[1].n_tokens > found[0].n_tokens
 
 

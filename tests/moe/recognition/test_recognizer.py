@@ -13,7 +13,7 @@ from moe.recognition.recognizer import Recognizer, Segment, WaveformSet
 from moe.system import DecodingOptions
 from moe.systems.whisper_moe.asks import MixtureAsk, WhisperAsk
 from tests.toys.corpora import RATE
-from tests.toys.models import N_EXPERTS, toy_wave
+from tests.toys.models import HALF, N_EXPERTS, toy_wave
 from tests.toys.recognizers import recognizer
 
 OPTIONS = DecodingOptions(max_tokens_per_s=1.0)
@@ -54,11 +54,11 @@ def test_a_long_recording_is_recognised_to_its_end(mixture) -> None:
     chunks = [wave[round(s.start_s * RATE) : round(s.end_s * RATE)] for s in found.segments]
     alone = [mixture.transcribe([chunk], OPTIONS)[0] for chunk in chunks]
     assert sum(map(len, chunks)) == len(wave) and all(len(each.segments) == 1 for each in alone)
-    assert [s.confidence for s in found.segments] == pytest.approx([each.confidence for each in alone], abs=1e-4)
+    assert [s.confidence for s in found.segments] == pytest.approx([each.confidence for each in alone], abs=HALF)
     assert min(s.confidence for s in found.segments) <= found.confidence <= max(s.confidence for s in found.segments)
     lengths = [len(chunk) for chunk in chunks]
     expected = np.average([each.routing_weights for each in alone], axis=0, weights=lengths)
-    np.testing.assert_allclose(found.routing_weights, expected, atol=1e-4)
+    np.testing.assert_allclose(found.routing_weights, expected, atol=HALF)
 
 
 def test_transcripts_come_in_the_order_of_the_recordings(mixture) -> None:
@@ -75,7 +75,7 @@ def test_it_says_what_decoding_says(mixture) -> None:
     plain = decode(mixture.system, WaveformSet(waves, mixture.system.inputs), OPTIONS)
     for hypothesis, transcript in zip(plain, mixture.transcribe(waves, OPTIONS), strict=True):
         assert transcript.text.split() == transcript.segments[0].text.split()
-        np.testing.assert_allclose(transcript.routing_weights, hypothesis.routing_weights)
+        np.testing.assert_allclose(transcript.routing_weights, hypothesis.routing_weights, atol=HALF)
         sure = np.exp(hypothesis.mean_logprob)
         assert transcript.segments == (Segment(0.0, 1.0, transcript.segments[0].text, pytest.approx(sure)),)
         assert 0 < transcript.confidence == pytest.approx(sure)
@@ -136,4 +136,4 @@ def test_what_is_recognised_does_not_depend_on_the_company(mixture) -> None:
     alone = [mixture.transcribe([wave], options)[0] for wave in waves]
     together = mixture.transcribe(waves, options)
     assert [one.text for one in together] == [one.text for one in alone] and any(one.text for one in alone)
-    assert [one.confidence for one in together] == pytest.approx([one.confidence for one in alone], abs=1e-4)
+    assert [one.confidence for one in together] == pytest.approx([one.confidence for one in alone], abs=HALF)

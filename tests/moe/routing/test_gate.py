@@ -74,7 +74,7 @@ def test_calibration_error_by_hand() -> None:
     assert calibration_error(logits, labels) == pytest.approx((4 * 0.15 + 2 * 0.4) / 6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(scale=st.floats(0.5, 4.0), seed=st.integers(0, 99))
 def test_the_temperature_of_made_up_confidence_is_found(scale: float, seed: int) -> None:
     """Labels are drawn from softmax(logits); a gate that says `scale` times the logits needs the temperature `scale`."""

@@ -7,7 +7,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import tests.toys.corpora as toys
@@ -62,7 +62,6 @@ def test_a_bad_request_is_refused_by_name(name: str, monkeypatch: pytest.MonkeyP
     assert said in refusal(data)
 
 
-@settings(deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=9), lambda x: st.lists(x) | st.dictionaries(st.sampled_from(
     ["dataframe_records", "dataframe_split", "params", "audio", "columns", "data", "top_k"]), x)))  # fmt: skip
 def test_any_json_is_taken_or_refused_and_raises_nothing_else(value: object) -> None:

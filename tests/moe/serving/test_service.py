@@ -13,7 +13,7 @@ from moe.serving.service import Service, settings
 from moe.system import DecodingOptions
 from moe.systems.whisper_moe.asks import MixtureAsk, WhisperAsk
 from tests.toys.corpora import RATE
-from tests.toys.models import N_EXPERTS, toy_wave
+from tests.toys.models import HALF, N_EXPERTS, toy_wave
 from tests.toys.recognizers import recognizer
 from tests.toys.registry import toy_recording
 
@@ -51,8 +51,8 @@ def test_concurrent_requests_get_what_each_alone_would_get(service: Service, mon
     assert [each.text for each in together] == [each.text for each in alone]
     assert [len(each.segments) for each in together] == [len(each.segments) for each in alone]
     for one, other in zip(together, alone, strict=True):
-        np.testing.assert_allclose(one.routing_weights, other.routing_weights, atol=1e-5)
-        assert one.confidence == pytest.approx(other.confidence, abs=1e-4)
+        np.testing.assert_allclose(one.routing_weights, other.routing_weights, atol=HALF)
+        assert one.confidence == pytest.approx(other.confidence, abs=HALF)
     assert max(sizes) > 1 and len(sizes) < sum(sizes)
 
 

@@ -334,7 +334,7 @@ def test_parkinsons_is_faster_and_quieter_and_als_slower_than_typical():
     assert als[0] > 1.15 * typical[0]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 1000), positions=st.lists(st.integers(200, 15_000), min_size=1, max_size=6, unique_by=lambda p: p // 1500)
 )

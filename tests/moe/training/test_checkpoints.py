@@ -34,7 +34,7 @@ def test_what_is_read_is_what_was_written_to_the_bit(tmp_path: Path) -> None:
 
 
 @given(st.floats(allow_nan=False), st.binary(min_size=4, max_size=4))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_any_number_and_any_bits_survive(tmp_path_factory, value: float, bits: bytes) -> None:
     folder = tmp_path_factory.mktemp("c")
     tensor = torch.frombuffer(bytearray(bits), dtype=torch.int32)
@@ -57,7 +57,7 @@ def test_a_damaged_newest_one_is_named_kept_aside_and_the_one_before_is_taken(tm
 
 
 @given(st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_bit_flipped_anywhere_is_seen_or_changes_nothing(tmp_path_factory, data) -> None:
     folder = tmp_path_factory.mktemp("c")
     filled(folder, 1)

