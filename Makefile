@@ -37,8 +37,9 @@ demo: install
 	$(MLFLOW_RUN)
 	@echo; echo "The runs, with their plots: make ui"
 
+# in a process for each core, four at most, each with one thread; in one process: python -m pytest
 test: install
-	python -m pytest -q
+	python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 ui: install
 	@echo "http://127.0.0.1:$(PORT)/#/experiments/$(EXPERIMENT_ID)/runs?workflowType=machine_learning (ready in some ten seconds)"

@@ -27,6 +27,12 @@ settings.register_profile("anywhere", deadline=None, derandomize=True)
 settings.load_profile("anywhere")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, so that processes that share the suite end together."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sqlite store with schema and experiment, to be copied."""

@@ -1,7 +1,9 @@
 """Pooled embeddings of a corpus: one store, a few kilobytes per utterance, written in parts so that an interrupted run goes on.
 
-An utterance's vector depends on nothing but the utterance: a batch holds one length bucket, and `moe.systems.whisper.encoder.pool` rounds to the half
-precision that is stored. The store is a folder: `part_*.safetensors` while it grows, then `embeddings.safetensors` (N, D) beside
+An utterance's vector depends on the utterance alone, but for rounding: a batch holds one length bucket, so that padding is the same, and
+`moe.routing.pooling.pool` rounds to the half precision that is stored. Kernels differ by batch size (torch convolves one short utterance
+in another way than several): between a batch of one and one of 32, fewer than one value in a thousand falls on the next half-precision
+number. A set is embedded in the same batches in any order, to the same bits. The store is a folder: `part_*.safetensors` while it grows, then `embeddings.safetensors` (N, D) beside
 `index.parquet`, which maps each utterance id to its row.
 """
 

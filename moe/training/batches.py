@@ -67,7 +67,8 @@ class LengthGroupedSampler(Sampler):
 def length_batches(dataset: Examples, batch_size: int) -> list[np.ndarray]:
     """Indices of utterances of one length bucket, long ones first; the same batches whatever the dataset's order.
 
-    For decoding and embedding: what comes out for an utterance then depends neither on its neighbours nor on the batch size.
+    For decoding and embedding: what comes out for an utterance then depends neither on its neighbours nor, but for rounding, on the
+    batch size.
 
     Args:
         dataset: has `durations`, `utterance_ids` and `inputs`, as `SpeechDataset` has.

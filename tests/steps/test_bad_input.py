@@ -221,7 +221,7 @@ def test_a_base_model_that_cannot_be_read(refuse: Refuse, tmp_path: Path) -> Non
 )
 def test_the_command_line_itself(store: Path, step: str, arguments: list[str], code: int, word: str) -> None:
     command = [sys.executable, "-m", f"steps.{step}", *arguments]
-    done = subprocess.run(command, cwd=project_root(), env=os.environ.copy(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=project_root(), env=os.environ.copy(), capture_output=True, text=True, timeout=600)
     assert done.returncode == code
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith(step) and word in lines[0], done.stderr

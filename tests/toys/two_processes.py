@@ -1,4 +1,4 @@
-"""One training in two processes: each writes down its weights and which parameters got a gradient. Started by `test_processes.py`."""
+"""Trainings in two processes: each writes down its weights and which parameters got a gradient. Started by `test_processes.py`."""
 
 import os
 import sys
@@ -19,8 +19,8 @@ class Stopped(BaseException):
     """As if the process had gone."""
 
 
-def main(folder: Path, stop_at: int, name: str) -> None:
-    """Train, to `stop_at` updates or, with 0, to the end."""
+def train(folder: Path, name: str, stop_at: int) -> None:
+    """Train from the newest checkpoint of `name`, to `stop_at` updates or, with 0, to the end."""
     rank = int(os.environ["RANK"])
     corpus = folder / f"corpus_{rank}"
     corpus.mkdir(exist_ok=True)
@@ -41,11 +41,15 @@ def main(folder: Path, stop_at: int, name: str) -> None:
     try:
         fit(model, dataset(write_corpus(corpus, 12), corpus), training(plan(batch_size=2), checkpoints=checkpoints), Diary())
     except Stopped:
-        torch.distributed.destroy_process_group()
         return
+    finally:
+        ResumableTrainer.update_ends = ends
     save_file(weights(model), folder / f"{name}_{rank}.safetensors")
     write_json(folder / f"{name}_{rank}.json", sorted(set(model.trainable_parameters()) - touched))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    for word in sys.argv[2:]:
+        name, _, stop_at = word.partition(":")
+        train(Path(sys.argv[1]), name, int(stop_at))
+    torch.distributed.destroy_process_group()

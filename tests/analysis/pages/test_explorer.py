@@ -44,7 +44,7 @@ def opened(page, folder, view=""):
     path = folder / "explorer.html"
     path.write_text(page, encoding="utf-8")
     command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--dump-dom", f"file://{path}#{view}"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=True).stdout
 
 
 def ids_in(dom):

@@ -18,7 +18,7 @@ from moe.corpora.formats.table import CorpusOptions
 from moe.corpora.listing import list_corpus
 from moe.corpora.quarantine import REASONS, inspect_audio, inspect_bytes
 
-LONGEST_S = 5.0  # for one mutated file
+LONGEST_S = 10.0  # of the processor, for one mutated file
 AUDIO = ["wav", "flac", "mp3", "ogg", "opus", "m4a", "aac", "aiff", "rf64"]
 FILES = {
     "folder": "manifest.csv", "sap": "Train/s0/s0.json", "sap_tars": "SAP_Train.tar", "webdataset": "train/000000.tar",
@@ -77,10 +77,10 @@ def fuzz_audio(container: str, n: int) -> int:
     """Decode n mutations; how many were still readable."""
     whole, n_readable = toys.encode(toys.tone(1, 0.25), container), 0
     for number in range(n):
-        start = time.monotonic()
+        start = time.process_time()
         inspected = inspect_bytes(mutate(whole, np.random.default_rng([number, len(container)])), 0.1, 30.0)
         assert inspected.reason is None or inspected.reason in REASONS
-        assert time.monotonic() - start < LONGEST_S, f"{container} mutation {number} took too long"
+        assert time.process_time() - start < LONGEST_S, f"{container} mutation {number} took too long"
         n_readable += inspected.reason is None
     return n_readable
 
@@ -93,7 +93,7 @@ def fuzz_corpus(name: str, source: Path, root: Path, n: int) -> int:
         variant = root / f"{name}{number}"  # a folder of its own: shards are indexed once per path
         (variant / FILES[name]).parent.mkdir(parents=True)
         (variant / FILES[name]).write_bytes(mutate(whole, np.random.default_rng([number, 7])))
-        start = time.monotonic()
+        start = time.process_time()
         try:
             utterances = list_corpus(corpus, str(variant), CorpusOptions()).utterances
         except ValueError:
@@ -103,7 +103,7 @@ def fuzz_corpus(name: str, source: Path, root: Path, n: int) -> int:
             inspected = inspect_audio(str(variant), row["audio"], member, 0.1, 30.0)
             assert inspected.reason is None or inspected.reason in REASONS
             n_readable += inspected.reason is None
-        assert time.monotonic() - start < LONGEST_S, f"{name} mutation {number} took too long"
+        assert time.process_time() - start < LONGEST_S, f"{name} mutation {number} took too long"
     return n_readable
 
 

@@ -39,7 +39,7 @@ class Server:
     def post(self, body: bytes, headers: dict[str, str] = HEADERS) -> tuple[int, dict]:
         request = urllib.request.Request(f"{self.place}/invocations", body, headers)
         try:
-            with urllib.request.urlopen(request, timeout=120) as answer:
+            with urllib.request.urlopen(request, timeout=600) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             return error.code, json.loads(error.read())
@@ -48,7 +48,7 @@ class Server:
         return self.post(json.dumps(request_of(audio, **params)).encode())
 
     def lives(self) -> bool:
-        with urllib.request.urlopen(f"{self.place}/ping", timeout=60) as answer:
+        with urllib.request.urlopen(f"{self.place}/ping", timeout=600) as answer:
             return answer.status == 200 and self.process.poll() is None
 
     def expected(self, audio: bytes, options: DecodingOptions = DecodingOptions(max_tokens_per_s=2.0)) -> str:
@@ -102,7 +102,7 @@ def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def wait_for(server: Server, log: Path) -> None:
-    for _ in range(600):
+    for _ in range(1200):
         assert server.process.poll() is None, log.read_text()[-3000:]
         try:
             if server.lives():

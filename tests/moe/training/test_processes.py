@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -14,7 +15,8 @@ from moe.files import read_json
 SCRIPT = Path(__file__).resolve().parents[2] / "toys" / "two_processes.py"
 
 
-def launch(folder: Path, stop_at: int, name: str) -> None:
+def launch(folder: Path, *trainings: str) -> None:
+    """Trainings `name:updates` one after the other in the same two processes; 0 updates are all."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -26,8 +28,7 @@ def launch(folder: Path, stop_at: int, name: str) -> None:
         f"--master_port={port}",
         SCRIPT,
         folder,
-        stop_at,
-        name,
+        *trainings,
     ]
     root = SCRIPT.parents[2]
     environment = os.environ | {"PYTHONPATH": str(root), "CUDA_VISIBLE_DEVICES": ""}
@@ -35,10 +36,10 @@ def launch(folder: Path, stop_at: int, name: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_model_and_resume_it_exactly(tmp_path: Path) -> None:
-    launch(tmp_path, 0, "undisturbed")
-    launch(tmp_path, 3, "stopped")
-    launch(tmp_path, 0, "stopped")
+    launch(tmp_path, "undisturbed:0", "stopped:3")
+    launch(tmp_path, "stopped:0")
     found = [load_file(tmp_path / f"{name}_{rank}.safetensors") for name in ("undisturbed", "stopped") for rank in (0, 1)]
     assert all(torch.equal(value, other[name]) for other in found[1:] for name, value in found[0].items())
     assert read_json(tmp_path / "undisturbed_0.json") == read_json(tmp_path / "undisturbed_1.json") == []

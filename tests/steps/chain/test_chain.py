@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import io
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -200,10 +199,8 @@ def test_the_registered_model_says_what_was_evaluated(chain: Chain) -> None:
     assert said["text"].tolist() == hypotheses.tolist() and len(audio) == N_TEST and any(hypotheses)
 
 
-def test_a_second_main_reuses_everything_and_is_quick(chain: Chain) -> None:
-    started = time.process_time()
+def test_a_second_main_reuses_everything(chain: Chain) -> None:
     main_id, lines = run_main()
-    assert time.process_time() - started < 10
     assert [step for step, _, _ in lines] == CHAIN
     assert {(word, why) for _, word, why in lines} == {("reused", "same parameters, code and inputs")}
     assert children(main_id) == [] and connect().client.get_run(main_id).info.status == "FINISHED"

@@ -90,6 +90,7 @@ Pair = tuple[tuple[str, Any], tuple[str, Any]]
 CONTEXT = {"context_floor_s": 1.0, "context_bucket_s": 0.25}
 TOY = {"lora_r": 2, "expert_epochs": 1, "asr_epochs": 2, "gating_epochs": 3, "num_experts": 3}
 N_SPEAKERS, N_EACH = 9, 2
+pytestmark = pytest.mark.slow
 
 
 def combined(*settings: tuple[str, Any]) -> dict[str, Any]:

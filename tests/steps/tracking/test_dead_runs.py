@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(not dead_runs.PROC.is_dir(), reason="needs /proc
 
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen]:
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
     yield process
     process.kill()
     process.wait()

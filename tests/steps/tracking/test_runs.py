@@ -321,5 +321,5 @@ class TestStore:
             subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=store_module.project_root(), stdout=-1, text=True)
             for _ in range(2)
         ]
-        ids = {process.communicate(timeout=120)[0].split()[-1] for process in begun}
+        ids = {process.communicate(timeout=600)[0].split()[-1] for process in begun}
         assert [process.returncode for process in begun] == [0, 0] and len(ids) == 1
