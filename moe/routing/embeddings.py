@@ -3,8 +3,8 @@
 An utterance's vector depends on the utterance alone, but for rounding: a batch holds one length bucket, so that padding is the same, and
 `moe.routing.pooling.pool` rounds to the half precision that is stored. Kernels differ by batch size (torch convolves one short utterance
 in another way than several): between a batch of one and one of 32, fewer than one value in a thousand falls on the next half-precision
-number. A set is embedded in the same batches in any order, to the same bits. The store is a folder: `part_*.safetensors` while it grows, then `embeddings.safetensors` (N, D) beside
-`index.parquet`, which maps each utterance id to its row.
+number. A set is embedded in the same batches in any order, to the same bits. The store is a folder: `part_*.safetensors` while it
+grows, then `embeddings.safetensors` (N, D) beside `index.parquet`, which maps each utterance id to its row.
 """
 
 import dataclasses
