@@ -5,9 +5,9 @@ Torch's files are read as weights only: nothing in them is run.
 
 import functools
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -84,7 +84,7 @@ def _read(path: Path, device: str) -> Mapping[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path, device=device)
         weights = torch.load(path, map_location=device, weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, UnpicklingError) as error:
         raise ValueError(f"{path}: cannot be read as weights ({type(error).__name__})") from error
     if not isinstance(weights, Mapping) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
         raise ValueError(f"{path}: holds other things than weights")
