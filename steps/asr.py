@@ -1,7 +1,7 @@
 """Entry point `asr`: joint training of gate, experts and shared adapter with top-k routing; writes the artifact `model`.
 
 Reads `prepare`, `pretrain`, and, unless pretraining is skipped, `embed`, `cluster`, `gate` and `experts` runs. Example:
-    mlflow run . -e asr -P prepare_run_id=ID -P pretrain_run_id=ID -P embed_run_id=ID -P cluster_run_id=ID -P gate_run_id=ID -P experts_run_id=ID
+    mlflow run . --env-manager local -e asr -P prepare_run_id=ID -P pretrain_run_id=ID -P embed_run_id=ID -P cluster_run_id=ID -P gate_run_id=ID -P experts_run_id=ID
 """
 
 import dataclasses

@@ -2,7 +2,7 @@
 
 `zero_shot` is the base model as it is. `single_lora` is one LoRA with as many trainable parameters as a mixture (`asr_run_id`), trained
 on the same data for the same number of utterances. Example:
-    mlflow run . -e baseline -P system=single_lora -P prepare_run_id=ID -P pretrain_run_id=ID -P asr_run_id=ID
+    mlflow run . --env-manager local -e baseline -P system=single_lora -P prepare_run_id=ID -P pretrain_run_id=ID -P asr_run_id=ID
 """
 
 import dataclasses

@@ -2,7 +2,7 @@
 
 Reads `prepare` (etiologies, speakers) and `embed` runs; writes the artifact `clusters` with the label of every train and dev utterance.
 Clusters are fitted on the stage's part of the train split; everyone else is assigned by the fitted object. Example:
-    mlflow run . -e cluster -P prepare_run_id=ID -P embed_run_id=ID -P num_experts=6
+    mlflow run . --env-manager local -e cluster -P prepare_run_id=ID -P embed_run_id=ID -P num_experts=6
 """
 
 import dataclasses

@@ -2,8 +2,8 @@
 
 Runs of one system with the same options are its seeds; where an option differs, the table names it. Refuses runs scored on different test
 sets or with different normalisers. Example:
-    mlflow run . -e compare -P evaluate_run_ids=ID,ID,ID
-    mlflow run . -e compare -P evaluate_filter="params.prepare_run_id = 'ID'"
+    mlflow run . --env-manager local -e compare -P evaluate_run_ids=ID,ID2,ID3
+    mlflow run . --env-manager local -e compare -P evaluate_filter="params.prepare_run_id = 'ID'"
 In a notebook, without a run:
     from steps.compare import compare
     found = compare(["ID", "ID"]); found.table; found.figures["wer_by_etiology"]

@@ -2,7 +2,7 @@
 
 Reads a `prepare` run (manifest) and a `pretrain` run (base model); writes the artifact `embeddings`. The test split is not touched:
 evaluation routes it by itself. An interrupted run goes on where it was. Example:
-    mlflow run . -e embed -P prepare_run_id=ID -P pretrain_run_id=ID
+    mlflow run . --env-manager local -e embed -P prepare_run_id=ID -P pretrain_run_id=ID
 """
 
 import dataclasses

@@ -2,7 +2,7 @@
 
 Reads a `prepare` run and the model of a run that trained one; writes `hypotheses.parquet`, `scores.json` and `explorer.html`. For a
 mixture also the routing ablations: oracle by etiology, by cluster, random, uniform, and each expert alone. Example:
-    mlflow run . -e evaluate -P prepare_run_id=ID -P model_run_id=ID
+    mlflow run . --env-manager local -e evaluate -P prepare_run_id=ID -P model_run_id=ID
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """Entry point `experts`: train all experts and the shared adapter beneath them, together, each utterance on its cluster's expert.
 
 Reads `prepare`, `pretrain`, `embed`-ded and `cluster`-ed runs; writes the artifact `experts`: one PEFT folder per adapter. Example:
-    mlflow run . -e experts -P prepare_run_id=ID -P pretrain_run_id=ID -P cluster_run_id=ID
+    mlflow run . --env-manager local -e experts -P prepare_run_id=ID -P pretrain_run_id=ID -P cluster_run_id=ID
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """Entry point `gate`: train the gate to send each utterance to its cluster's expert.
 
 Reads `embed` (vectors) and `cluster` (soft labels) runs; writes the artifact `gate`. Example:
-    mlflow run . -e gate -P embed_run_id=ID -P cluster_run_id=ID
+    mlflow run . --env-manager local -e gate -P embed_run_id=ID -P cluster_run_id=ID
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """Entry point `prepare`: a corpus → one manifest, with everything that could not be used listed.
 
 Reads a corpus folder, or the artifact `corpus` of a `synthesize` run; writes `manifest.parquet`. Example:
-    mlflow run . -e prepare -P corpus=folder -P dataset_root=PATH
+    mlflow run . --env-manager local -e prepare -P corpus=folder -P dataset_root=PATH
 """
 
 import dataclasses

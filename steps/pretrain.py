@@ -2,7 +2,7 @@
 
 The base is taken, `whisper_model` (a complete model: nothing is trained), or made, `init_from` (a partial checkpoint: what is missing
 is trained, then all; or `scratch`). Example:
-    mlflow run . -e pretrain -P prepare_run_id=ID -P init_from=scratch -P tokenizer=bpe
+    mlflow run . --env-manager local -e pretrain -P prepare_run_id=ID -P init_from=scratch -P tokenizer=bpe
 """
 
 import dataclasses

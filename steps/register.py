@@ -3,7 +3,7 @@
 Of the `evaluate` runs given, the one of `register_system` with the lowest test WER is registered. It becomes `champion` if it is the first, or significantly
 better than the champion on the same test set with no group worse by more than `max_group_regression`; otherwise it stays `challenger`, and
 its tags say why. Example:
-    mlflow run . -e register -P evaluate_run_ids=ID,ID
+    mlflow run . --env-manager local -e register -P evaluate_run_ids=ID,ID
 """
 
 import dataclasses

@@ -1,5 +1,7 @@
-"""Entry point `rollback`: give the alias `champion` back to the champion before; the tags of both versions keep what happened. Example:
-mlflow run . -e rollback -P reason=worse_in_the_clinic
+"""Entry point `rollback`: give the alias `champion` back to the champion before; the tags of both versions keep what happened.
+
+Example:
+    mlflow run . --env-manager local -e rollback -P reason=worse_in_the_clinic
 """
 
 import dataclasses

@@ -2,7 +2,7 @@
 
 Interrupted, it goes on where it was: start the same command again. A file that cannot be read is listed with its reason and stops nothing.
 Example:
-    mlflow run . -e transcribe -P audio=RECORDINGS -P output_dir=TRANSCRIPTS -P format=srt
+    mlflow run . --env-manager local -e transcribe -P audio=RECORDINGS -P output_dir=TRANSCRIPTS -P format=srt
 """
 
 import dataclasses

@@ -1,0 +1,199 @@
+"""Every command and snippet of README, docs and the steps' docstrings runs here, or is known by the program it starts."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow.models.cli import commands as models_cli
+
+from moe.corpora.formats import table
+from moe.corpora.formats.interface import CorpusOptions
+from moe.corpora.listing import list_corpus
+from moe.serving.requests import ServiceOptions, check_body
+from moe.systems.whisper_moe.asks import MixtureAsk
+from steps import main
+from steps.options.command_line import parse
+from steps.options.project_files import ENTRY_POINTS
+from steps.tracking.store import connect
+from tests.toys.corpora import RATE, encode
+from tests.toys.models import toy_wave
+from tests.toys.pages import README, ROOT, WRITTEN, blocks, commands, inline_commands
+from tests.toys.registry import BETTER, WRONG, log_toy_asr, log_toy_evaluation
+
+LOCAL = ["--env-manager", "local"]  # without it `mlflow run` makes a conda environment
+ELSEWHERE = ("source", "wc", "sed")  # README's recordings below; the lines that test_pages counts
+SERVING, ARCHITECTURE = ROOT / "docs" / "compare-register-serve.md", ROOT / "docs" / "architecture.md"
+
+
+def refuse(words: list[str]) -> str | None:
+    """What is wrong with a command, or None."""
+    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):  # settings before the program
+        words = words[1:]
+    program, *rest = words
+    checks = {"make": _make, "mlflow": _mlflow, "python": _python, "export": _export, "curl": _curl}
+    if program in checks:
+        return checks[program](rest)
+    return None if program in ELSEWHERE else f"{program}: no test knows it"
+
+
+def _make(words: list[str]) -> str | None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for word in words:
+        name, given, _ = word.partition("=")
+        if not re.search(rf"\$\({name}\)" if given else rf"^{name}:", makefile, re.MULTILINE):
+            return f"make: {word}"
+    return None
+
+
+def _mlflow(words: list[str]) -> str | None:
+    if words[0] == "models":
+        models_cli.commands[words[1]].make_context(words[1], words[2:])  # refuses what it does not know
+        return None if words[-1] and "--env-manager local" in " ".join(words) else "without --env-manager local"
+    if words[:4] != ["run", ".", *LOCAL]:
+        return f"mlflow {' '.join(words)}: not `mlflow run . --env-manager local`"
+    step, flags, waiting = "main", [], iter(words[4:])
+    for word in waiting:
+        value = next(waiting)
+        if word == "-e":
+            step = value
+        elif word == "-P":
+            name, _, text = value.partition("=")
+            flags += [f"--{name}", text]
+        else:
+            return f"mlflow run: {word}"
+    return f"mlflow run -e {step}" if step not in ENTRY_POINTS else _options(f"steps.{step}", flags)
+
+
+def _options(module: str, flags: list[str]) -> str | None:
+    """The step's own parser, and for `main` the options of every stage."""
+    try:
+        with contextlib.chdir(ROOT):
+            options = parse(importlib.import_module(module).StepOptions, flags)
+            if module == "steps.main":
+                main.check_stages(options)
+    except (SystemExit, ValueError) as error:
+        return f"{module} {flags}: {error}"
+    return None
+
+
+def _python(words: list[str]) -> str | None:
+    module, flags = words[1], words[2:]
+    found = importlib.util.find_spec(module) if words[0] == "-m" else None
+    if found is None:
+        return f"python {' '.join(words)}: no such module"
+    if module.split(".")[-1] in ENTRY_POINTS:
+        return _options(module, flags)
+    if module == "benchmarks.quality":  # takes the options of main beside its own
+        return None if all(flag in ("--only", "--seeds") for flag in flags[::2]) else f"{module} {flags}"
+    origin = found if not found.submodule_search_locations else importlib.util.find_spec(f"{module}.__main__")
+    source = Path(origin.origin).read_text(encoding="utf-8")
+    known = set(re.findall(r'"--(\w+)"|^    (\w+): .* = option\(', source, re.MULTILINE))
+    names = {name for pair in known for name in pair}
+    return next((f"{module} {flag}" for flag in flags if flag.startswith("--") and flag[2:] not in names), None)
+
+
+def _export(words: list[str]) -> str | None:
+    return None if words == ["MLFLOW_EXPERIMENT_NAME=whisper-moe"] else f"export {' '.join(words)}"
+
+
+def _curl(words: list[str]) -> str | None:
+    """The body is a request that the served mixture takes."""
+    body = words[words.index("-d") + 1].replace("$(base64 -w0 a.wav)", "UklGRg==")
+    assert check_body(body.encode(), ServiceOptions(), MixtureAsk()).ask.top_k == json.loads(body)["params"]["top_k"]
+    return None
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
+def test_every_command_is_one_that_runs(page: Path, tmp_path: Path) -> None:
+    given = commands(page) + [words for words in inline_commands(page) if words != ["mlflow", "run", "."]]
+    given = [[word.replace("WEIGHTS_DIR", str(tmp_path)) for word in words] for words in given]  # a checkpoint that is not complete
+    assert [fault for words in given if (fault := refuse(words))] == []
+
+
+@pytest.mark.parametrize("preset", sorted((ROOT / "presets").iterdir()), ids=lambda path: path.stem)
+def test_the_command_at_the_head_of_a_preset_runs(preset: Path) -> None:
+    (line,) = re.findall(r"^# +(mlflow run .*)$", preset.read_text(encoding="utf-8"), re.MULTILINE)
+    assert refuse(shlex.split(line)) is None
+
+
+@pytest.mark.parametrize("step", ENTRY_POINTS)
+def test_the_commands_in_the_docstring_of_a_step_run(step: str) -> None:
+    lines = (importlib.import_module(f"steps.{step}").__doc__ or "").splitlines()
+    given = [shlex.split(line) for line in lines if line.strip().startswith(("mlflow run", "python -m"))]
+    assert [fault for words in given if (fault := refuse(words))] == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["make nothing", "mlflow run . -e gate", "mlflow run . --env-manager local -P batchsize=4", "python -m steps.none", "rm a",
+     "mlflow run . --env-manager local -e gate -P embed_run_id=ID", "python -m benchmarks.scoring --nothing 3"],
+)  # fmt: skip
+def test_a_command_that_does_not_run_is_found(command: str) -> None:
+    assert refuse(shlex.split(command))
+
+
+# ---- snippets
+
+
+def snippet(page: Path, words: str) -> str:
+    (found,) = [block for block in blocks(page, "python") if words in block]
+    return found
+
+
+def test_every_snippet_is_run_by_a_test_here() -> None:
+    assert {page: len(found) for page in WRITTEN if (found := blocks(page, "python"))} == {ARCHITECTURE: 1, SERVING: 1}
+
+
+def test_the_format_of_the_page_reads_a_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "list.txt").write_text("anna_1.wav good morning\n\nben_1.wav good night\n", encoding="utf-8")
+    for name in ("anna_1.wav", "ben_1.wav"):
+        (tmp_path / name).write_bytes(encode(toy_wave(1, 0.5)))
+    names: dict = {}
+    exec(compile(snippet(ARCHITECTURE, "def read_lines"), "lines.py", "exec"), names)
+    monkeypatch.setitem(table.FORMATS, "lines", names["read_lines"])
+    listing = list_corpus("lines", str(tmp_path), CorpusOptions())
+    assert listing.utterances[["transcript", "speaker"]].to_numpy().tolist() == [["good morning", "anna"], ["good night", "ben"]]
+    assert listing.faults["file"].tolist() == ["list.txt:2"] and listing.notes == ()
+
+
+@pytest.mark.usefixtures("store")
+def test_the_snippet_of_the_notebook_compares(tmp_path: Path) -> None:
+    asr = log_toy_asr(tmp_path)
+    ids = {"EVALUATE_RUN": log_toy_evaluation(asr, WRONG, system="single_lora"), "OTHER_EVALUATE_RUN": log_toy_evaluation(asr, BETTER)}
+    source = re.sub(r'"(\w*EVALUATE_RUN)"', lambda found: repr(ids[found[1]]), snippet(SERVING, "compare("))
+    names: dict = {}
+    exec(compile(source, "notebook.py", "exec"), names)
+    assert sorted(names["found"].table["system"]) == ["Whisper-MoE", "one LoRA, same size"]
+
+
+# ---- README's recordings
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("store")
+def test_readmes_own_recordings_are_prepared_and_measured(tmp_path: Path) -> None:
+    """The manifest of README and both of its commands, word for word but for the folder."""
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    (manifest,) = blocks(README, "csv")
+    (folder / "manifest.csv").write_text(manifest, encoding="utf-8")
+    for number, row in enumerate(manifest.splitlines()[1:]):
+        (folder / row.split(",")[0]).write_bytes(encode(toy_wave(number, 1.0), "wav", RATE))
+    given = [words for words in commands(README) if "dataset_root=recordings" in words and not any("openai" in word for word in words)]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "MLFLOW_EXPERIMENT_NAME": "whisper-moe"}
+    assert len(given) == 2
+    for words in given:
+        here = [word.replace("=recordings", f"={folder}") for word in words]
+        done = subprocess.run(here, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "3 of 3 utterances are used" in done.stdout or words == given[1]
+    store = connect()
+    runs = store.client.search_runs([store.experiment_id], "tags.`moe.step` = 'evaluate'")
+    assert [run.info.status for run in runs] == ["FINISHED"] and "test/wer" in runs[0].data.metrics
