@@ -113,7 +113,9 @@ def _curl(words: list[str]) -> str | None:
 @pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
 def test_every_command_is_one_that_runs(page: Path, tmp_path: Path) -> None:
     given = commands(page) + [words for words in inline_commands(page) if words != ["mlflow", "run", "."]]
-    given = [[word.replace("WEIGHTS_DIR", str(tmp_path)) for word in words] for words in given]  # a checkpoint that is not complete
+    given = [
+        [word.replace("WEIGHTS_DIR", str(tmp_path)) for word in words] for words in given
+    ]  # a checkpoint that is not complete
     assert [fault for words in given if (fault := refuse(words))] == []
 
 
@@ -166,7 +168,10 @@ def test_the_format_of_the_page_reads_a_corpus(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.usefixtures("store")
 def test_the_snippet_of_the_notebook_compares(tmp_path: Path) -> None:
     asr = log_toy_asr(tmp_path)
-    ids = {"EVALUATE_RUN": log_toy_evaluation(asr, WRONG, system="single_lora"), "OTHER_EVALUATE_RUN": log_toy_evaluation(asr, BETTER)}
+    ids = {
+        "EVALUATE_RUN": log_toy_evaluation(asr, WRONG, system="single_lora"),
+        "OTHER_EVALUATE_RUN": log_toy_evaluation(asr, BETTER),
+    }
     source = re.sub(r'"(\w*EVALUATE_RUN)"', lambda found: repr(ids[found[1]]), snippet(SERVING, "compare("))
     names: dict = {}
     exec(compile(source, "notebook.py", "exec"), names)
@@ -186,8 +191,13 @@ def test_readmes_own_recordings_are_prepared_and_measured(tmp_path: Path) -> Non
     (folder / "manifest.csv").write_text(manifest, encoding="utf-8")
     for number, row in enumerate(manifest.splitlines()[1:]):
         (folder / row.split(",")[0]).write_bytes(encode(toy_wave(number, 1.0), "wav", RATE))
-    given = [words for words in commands(README) if "dataset_root=recordings" in words and not any("openai" in word for word in words)]
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "MLFLOW_EXPERIMENT_NAME": "whisper-moe"}
+    given = [
+        words for words in commands(README) if "dataset_root=recordings" in words and not any("openai" in word for word in words)
+    ]
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "MLFLOW_EXPERIMENT_NAME": "whisper-moe",
+    }
     assert len(given) == 2
     for words in given:
         here = [word.replace("=recordings", f"={folder}") for word in words]

@@ -79,7 +79,11 @@ def test_a_figure_and_its_interval_were_measured_together(page: Path) -> None:
 def test_these_checks_find_a_wrong_figure() -> None:
     assert WITH_INTERVAL.findall("17.3 % (13.3–21.5) and +1.3 (-0.1 to +2.7)") == ["17.3 % (13.3–21.5", "+1.3 (-0.1 to +2.7"]
     assert FIGURE.findall("reaches 17.9 %, 0.9 points, 18.2") == ["17.9", "0.9", "18.2"]
-    assert broken(README, "docs/none.md") and broken(README, "docs/results.md#nothing") and not broken(README, "docs/results.md#one-demo-by-seed-42")
+    assert (
+        broken(README, "docs/none.md")
+        and broken(README, "docs/results.md#nothing")
+        and not broken(README, "docs/results.md#one-demo-by-seed-42")
+    )
 
 
 def test_as_many_trials_passed_as_were_measured() -> None:
