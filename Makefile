@@ -1,4 +1,4 @@
-# make demo | test | torture | audit | ui | lint | base | install | clean
+# make demo | test | check | format | torture | audit | ui | base | install | clean
 # Needs Python 3.11 or 3.12; another one than python3: make PYTHON=/path/to/python3.12 demo
 
 PYTHON ?= python3
@@ -7,6 +7,7 @@ EXPERIMENT ?= whisper-moe
 
 BIN := $(CURDIR)/.venv/bin
 STAMP := .venv/.installed
+DEV_STAMP := .venv/.installed-dev
 STORE = $$(python -c "from steps.tracking.store import tracking_address; print(tracking_address().uri)")
 MLFLOW_RUN = MLFLOW_TRACKING_URI="$(STORE)" mlflow run . --env-manager local --experiment-name "$(EXPERIMENT)"
 EXPERIMENT_ID = $$(python -c "from steps.tracking.store import connect; print(connect().experiment_id)" | tail -n 1)
@@ -16,7 +17,7 @@ export PATH := $(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 
-.PHONY: help install demo test torture audit ui lint base clean
+.PHONY: help install demo test check lint types rules format hooks torture audit ui base clean
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
@@ -29,6 +30,11 @@ $(STAMP): requirements.txt
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv || \
 		{ rm -rf .venv; echo "no virtual environment could be made; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
 	python -m pip install --disable-pip-version-check --requirement requirements.txt
+	@touch $@
+
+# what only the checks need
+$(DEV_STAMP): requirements-dev.txt $(STAMP)
+	python -m pip install --disable-pip-version-check --requirement requirements-dev.txt
 	@touch $@
 
 # the store is made first, under a lock: two `mlflow run` at once on a fresh store would break each other
@@ -59,9 +65,26 @@ else
 	pip-audit --requirement requirements.txt --no-deps --disable-pip --strict
 endif
 
-lint: install
-	python -m pip install --quiet --disable-pip-version-check ruff==0.17.5
+# what has to hold before the tests: style, types, and the rules that tests read off the source and the written files
+check: lint rules
+
+lint: $(DEV_STAMP)
 	ruff check .
+	ruff format --check .
+
+types: $(DEV_STAMP)
+	mypy
+
+rules: install
+	python -m pytest -q tests/test_layers.py tests/steps/options/test_project_files.py
+
+format: $(DEV_STAMP)
+	ruff check --fix .
+	ruff format .
+
+# the same checks before each commit
+hooks: $(DEV_STAMP)
+	pre-commit install
 
 # make the shipped base model again, from speech to weights
 base: install
@@ -70,5 +93,5 @@ base: install
 		-P n_test_utterances=25 -P n_reserved_speakers=12 -P init_from=scratch -P tokenizer=bpe -P export_dir=base/synthetic-en
 
 clean:
-	rm -rf .pytest_cache .ruff_cache .hypothesis
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
