@@ -4,6 +4,8 @@ import numpy as np
 
 CHANNELS = ("mix", "first", "loudest")
 CANCELLED = 0.2  # a mean below this share of the power that unrelated channels would leave it has lost the speech
+SPARSE = 7  # of long blocks every so many frames are looked at
+LONG_FRAMES = 1 << 14
 FEWEST_FRAMES = 256  # in fewer, unrelated channels may cancel by chance
 
 
@@ -12,42 +14,33 @@ class ChannelMixer:
 
     def __init__(self) -> None:
         self.n_frames = 0
-        self._sums: np.ndarray | None = None  # (2, n_channels + 1): of samples and of squares; the mix is the last
+        self._products = np.zeros((0, 0))  # (n_channels, n_channels): sums over the frames of the products of two channels
 
     def mix(self, block: np.ndarray) -> np.ndarray:
         """The mean of the channels of float32 samples, (n_frames, n_channels) → (n_frames,)."""
-        mixed = _mean(block)
-        if block.shape[1] > 1:
-            self._add(block, mixed)
-        return mixed
+        if block.shape[1] > 1 and len(block):
+            self._add(block)
+        return _mean(block)
 
     def choose(self, wanted: str) -> int | None:
         """The channel to take instead of the mix, from 0; None for the mix. `wanted` is one of `CHANNELS`."""
-        if self._sums is None or not self.n_frames:
+        if not self.n_frames:
             return None
-        if wanted == "first":
-            return 0
-        *powers, mixed = self._powers()
-        loudest = int(np.argmax(powers))
-        return loudest if wanted == "loudest" or self._is_cancelled(np.array(powers), mixed) else None
+        loudest = int(np.argmax(np.diag(self._products)))
+        return {"first": 0, "loudest": loudest}.get(wanted, loudest if self._is_cancelled() else None)
 
-    def _is_cancelled(self, powers: np.ndarray, mixed: float) -> bool:
-        unrelated = float(powers.sum()) / len(powers) ** 2  # the power that the mean of unrelated channels has
+    def _is_cancelled(self) -> bool:
+        """Unrelated channels have a mean whose power is the sum of theirs over n²; channels that cancel leave far less."""
+        unrelated, mixed = float(np.trace(self._products)), float(self._products.sum())
         return self.n_frames >= FEWEST_FRAMES and mixed < CANCELLED * unrelated
 
-    def _powers(self) -> np.ndarray:
-        sums, squares = self._sums / self.n_frames
-        return np.maximum(squares - sums**2, 0.0)  # (n_channels + 1,)
-
-    def _add(self, block: np.ndarray, mixed: np.ndarray) -> None:
-        columns = [*(block[:, channel] for channel in range(block.shape[1])), mixed]
-        sums = np.array([[column.sum(dtype=np.float64) for column in columns], [_energy(column) for column in columns]])
-        self._sums = sums if self._sums is None else self._sums + sums
+    def _add(self, block: np.ndarray) -> None:
+        block = block[::SPARSE] if len(block) > LONG_FRAMES else block
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused when all is decoded
+            centred = block - np.ones(len(block), np.float32) @ block / len(block)
+            products = (centred.T @ centred).astype(np.float64)
+        self._products = self._products + products if self.n_frames else products
         self.n_frames += len(block)
-
-
-def _energy(column: np.ndarray) -> float:
-    return float(np.einsum("i,i->", column, column, dtype=np.float64))
 
 
 def _mean(block: np.ndarray) -> np.ndarray:
