@@ -33,7 +33,11 @@ class PreparationOptions(CorpusOptions):
     group = "prepare"
 
     corpus: str = option("folder", "format of the corpus", choices=tuple(FORMATS), common=True)
-    normaliser: str = option("basic", "how transcripts become references", choices=NAMES)
+    normaliser: str = option(
+        "basic",
+        "how transcripts become references; whisper_english is without its table of British and American spellings",
+        choices=NAMES,
+    )
     split: str = option("auto", "whose split: auto is the corpus's own where it has one, else by_speaker", choices=MODES)
     dev_share: float = option(0.1, "share of the utterances for dev, by whole speakers (0: no dev)", low=0, high=0.8)
     test_share: float = option(0.1, "share of the utterances for test, by whole speakers (0: no test)", low=0, high=0.8)
