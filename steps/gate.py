@@ -75,7 +75,7 @@ def _report(step: StepRun, options: StepOptions, result: GateResult, dev: pd.Dat
     if step.plots:
         _log_figures(step, result, dev, vectors, note)
         step.log_figure(
-            speakers_figure(speakers, "Where the gate sends dev speakers, none of whom it knows", note), "plots/speakers.png"
+            speakers_figure(speakers, "Where the gate sends dev speakers, unseen in training", note), "plots/speakers.png"
         )
     step.describe(_description(result, by_etiology, speakers, note))
 

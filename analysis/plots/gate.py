@@ -65,7 +65,7 @@ def confusion_figure(table: pd.DataFrame, title: str = "Cluster and chosen exper
     return figure
 
 
-def speakers_figure(decisions: pd.DataFrame, title: str = "The gate on speakers it has never heard", note: str = "") -> Figure:
+def speakers_figure(decisions: pd.DataFrame, title: str = "The gate on speakers unseen in training", note: str = "") -> Figure:
     """Mean probability of each expert (columns) for each speaker (rows, by etiology); of many speakers the least decided are shown.
 
     Args:

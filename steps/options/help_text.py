@@ -82,7 +82,7 @@ def _parser(options_type: type[Options]) -> argparse.ArgumentParser:
     package, _, step = module.rpartition(".")
     usage = f"python -m {module} [--NAME VALUE ...]"
     if package == "steps":
-        usage += f"\n       mlflow run . {'' if step == 'main' else f'-e {step} '}[-P NAME=VALUE ...]"
+        usage += f"\n       mlflow run . --env-manager local {'' if step == 'main' else f'-e {step} '}[-P NAME=VALUE ...]"
     width = max(shutil.get_terminal_size().columns - 2, 60)
     return argparse.ArgumentParser(
         usage=usage,

@@ -9,10 +9,11 @@ from steps.options.help_text import groups
 HEAD = """<!-- Written by `python -m steps.options.project_files`; change the options in their modules, not this file. -->
 # Options
 
-Every option of every entry point. Set one with `mlflow run . -e STEP -P NAME=VALUE`, or `python -m steps.STEP --NAME VALUE`; `none` means
-nothing, and `1e-4` is a number. `mlflow run .` without `-e` is `main`: it takes the options of all stages but the ids of runs. Options may
-also stand in a YAML or JSON file, `-P options_file=FILE` (`main`). What is said on the command line wins over the file, also where it is the
-default; the file wins over `mode=quick`, and that over the defaults. Options in bold are those that people set; `--help` shows these first.
+Every option of every entry point. Set one with `mlflow run . --env-manager local -e STEP -P NAME=VALUE`, or
+`python -m steps.STEP --NAME VALUE`; `none` means nothing, and `1e-4` is a number. Without `-e` the step is `main`: it takes the options of
+all stages but the ids of runs. Options may also stand in a YAML or JSON file, `-P options_file=FILE` (`main`). What is said on the command
+line wins over the file, also where it is the default; the file wins over `mode=quick`, and that over the defaults. Options in bold are
+those that people set; `--help` shows these first.
 """
 
 

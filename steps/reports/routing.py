@@ -82,7 +82,7 @@ def _gating(step: StepRun, counted: pd.DataFrame, top_k: int, note: str) -> dict
     step.log_table(speakers, "tables/expert_by_speaker.json")
     if step.plots:
         step.log_figure(
-            speakers_figure(speakers, "Where the gate sends test speakers, none of whom it knows", note), "plots/speakers.png"
+            speakers_figure(speakers, "Where the gate sends test speakers, unseen in training", note), "plots/speakers.png"
         )
         step.log_figure(reliability_figure(reliability(believed, clusters), error, note=note), "plots/calibration.png")
     return {
