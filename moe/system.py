@@ -73,7 +73,10 @@ def read_record(folder: Path) -> Record:
         raise ValueError(f"{path} is damaged: {error}") from error
     found = values.get("version") if isinstance(values, dict) else None
     if found != VERSION:
-        raise ValueError(f"{path} is of version {found}, and this code reads version {VERSION}: train the model again")
+        raise ValueError(
+            f"{path} is of version {found}, and this code reads version {VERSION}: train the model again; a registered version of before "
+            "is still served by `mlflow models serve`, with the code that lies beside it"
+        )
     return Record(**values)
 
 

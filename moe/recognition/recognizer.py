@@ -87,10 +87,21 @@ class Recognizer:
         Raises:
             ValueError: an ask that the system cannot meet.
         """
-        ask = ask or self.system.ask_type()
+        ask = self._asked(ask)
         self.system.check(ask)
         with self._turn:
             return decode(self.system, WaveformSet(chunks, self.system.inputs), options, ask)
+
+    def _asked(self, ask: Ask | None) -> Ask:
+        """What is asked, as the system's own kind of ask."""
+        given = {} if ask is None else dataclasses.asdict(ask)
+        known = {field.name for field in dataclasses.fields(self.system.ask_type)}
+        strange = [name for name, value in given.items() if name not in known and value is not None]
+        if strange:
+            raise ValueError(
+                f"{strange[0]}={given[strange[0]]!r}: {self.system.record.title} takes {', '.join(sorted(known)) or 'nothing'}"
+            )
+        return self.system.ask_type(**{name: value for name, value in given.items() if name in known})
 
     def join(self, spans: Sequence[Span], hypotheses: Sequence[Hypothesis]) -> Transcript:
         """The hypotheses of a recording's chunks as one transcript."""

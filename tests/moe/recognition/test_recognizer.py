@@ -137,3 +137,10 @@ def test_what_is_recognised_does_not_depend_on_the_company(mixture) -> None:
     together = mixture.transcribe(waves, options)
     assert [one.text for one in together] == [one.text for one in alone] and any(one.text for one in alone)
     assert [one.confidence for one in together] == pytest.approx([one.confidence for one in alone], abs=HALF)
+
+
+def test_what_a_system_does_not_take_is_refused_by_name_and_not_dropped(tmp_path: Path) -> None:
+    one_lora = recognizer(tmp_path, n_experts=0)
+    with pytest.raises(ValueError, match="top_k=1: one LoRA, same size takes language"):
+        one_lora.transcribe([toy_wave(1, 0.5)], OPTIONS, MixtureAsk(top_k=1))
+    assert one_lora.transcribe([toy_wave(1, 0.5)], OPTIONS, MixtureAsk()) == one_lora.transcribe([toy_wave(1, 0.5)], OPTIONS)
