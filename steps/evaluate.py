@@ -8,6 +8,7 @@ mixture also the routing ablations: oracle by etiology, by cluster, random, unif
 import dataclasses
 
 from analysis.challenge import PLAIN, RULES
+from moe.audio.voice_activity import SPEECH_THRESHOLD, THRESHOLD_HELP
 from moe.options import option
 from moe.system import DecodingOptions
 from moe.systems.table import load_system
@@ -34,6 +35,7 @@ class StepOptions(AskOptions, DecodingOptions, PrecisionOptions, PlotOptions):
     explorer_audio_mb: float = option(
         2.0, "audio inside the error explorer: the worst utterances and a random sample", low=0, high=500
     )
+    speech_threshold: float = option(0.0, f"{THRESHOLD_HELP}; serving and transcribe have {SPEECH_THRESHOLD}", low=0, high=1)
     seed: int = option(42, "seed of everything drawn", low=0)
 
 
@@ -46,7 +48,8 @@ def run(options: StepOptions) -> str:
     name = f"evaluate · {system.record.system} · seed {system.record.facts.get('seed', options.seed)}"
     with runs.step_run("evaluate", options, name) as step:
         prepared = read_prepared(options.prepare_run_id)
-        test_set = prepare_test_set(system, ask, prepared, model_dir, options.part(DecodingOptions), runs.work_dir(step))
+        decoding, work_dir = options.part(DecodingOptions), runs.work_dir(step)
+        test_set = prepare_test_set(system, ask, prepared, model_dir, decoding, work_dir, options.speech_threshold)
         prepared.log_input(step, test_set.rows, "test")
         counted, seconds = recognise(test_set)
         ablated = {}

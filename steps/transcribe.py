@@ -13,6 +13,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from analysis.report import markdown_table
+from moe.audio.voice_activity import SPEECH_THRESHOLD, THRESHOLD_HELP
 from moe.files import folder_digest
 from moe.options import option
 from moe.recognition.recognizer import Recognizer
@@ -38,6 +39,7 @@ class StepOptions(AskOptions, DecodingOptions):
     )
     output_dir: str = option("transcripts", "folder to write to")
     language: str | None = option(None, "language code (none: the one the model was trained for)")
+    speech_threshold: float = option(SPEECH_THRESHOLD, THRESHOLD_HELP, low=0, high=1)
     format: str = option("json", "format of the transcripts", choices=tuple(WRITERS))
 
 
@@ -47,13 +49,13 @@ def run(options: StepOptions) -> str:
         source = Path(options.audio).expanduser().absolute()
         recordings = find_recordings(source)
         folder = versions.recognizer_dir(options.model)
-        recognizer = Recognizer.on_fastest_device(load_system(folder))
+        recognizer = Recognizer.on_fastest_device(load_system(folder), options.speech_threshold)
         ask, decoding = ask_of(options, recognizer.system), options.part(DecodingOptions)
         transcription = Transcription(
             lambda waveforms: recognizer.transcribe(waveforms, decoding, ask),
             Path(options.output_dir).expanduser(),
             options.format,
-            f"{folder_digest(folder)} {decoding} {ask}",
+            f"{folder_digest(folder)} {decoding} {ask} {options.speech_threshold}",
         )
         started = time.perf_counter()
         outcomes = _with_bar(transcription, recordings, source if source.is_dir() else source.parent)
@@ -74,9 +76,11 @@ def _log(step: StepRun, options: StepOptions, outcomes: list[Outcome], seconds: 
     table = pd.DataFrame(map(dataclasses.asdict, outcomes))
     counts = {status: int((table["status"] == status).sum()) for status in (WRITTEN, SKIPPED, FAILED)}
     audio_s = float(table.loc[table["status"] == WRITTEN, "audio_s"].sum())
+    n_silent = int(table["no_speech"].sum())
     metrics = {
         "n_recordings": len(table),
         **{f"n_{status}": n for status, n in counts.items()},
+        "n_no_speech": n_silent,
         "audio_seconds": audio_s,
         "seconds": seconds,
     }
@@ -84,7 +88,7 @@ def _log(step: StepRun, options: StepOptions, outcomes: list[Outcome], seconds: 
     for ending in ("json", "csv"):
         step.log_table(table, f"tables/transcripts.{ending}")
     failed = table.loc[table["status"] == FAILED, ["audio", "reason"]]
-    words = ", ".join(f"{n} {status}" for status, n in counts.items())
+    words = ", ".join(f"{n} {status}" for status, n in counts.items()) + (f", nobody speaks in {n_silent}" if n_silent else "")
     for row in failed.head(MOST_LISTED).itertuples():
         print(f"failed: {row.audio}: {row.reason}", flush=True)
     if len(failed) > MOST_LISTED:

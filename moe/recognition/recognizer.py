@@ -2,6 +2,7 @@
 
 Audio longer than the model's window is cut at its quietest places, recognised chunk by chunk and joined; nothing is dropped. A chunk
 shares a pass only with chunks of its own length bucket, so what is recognised in it does not depend on the recordings beside it.
+A chunk in which nobody speaks is not decoded: its text is empty and `no_speech` says why.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from moe.audio.cutting import Span, cut_quietly
+from moe.audio.voice_activity import VoiceActivity
 from moe.audio.waveforms import SAMPLE_RATE
 from moe.recognition.decoding import confidence, decode
 from moe.system import Ask, DecodingOptions, Hypothesis, Inputs, System
@@ -22,40 +24,51 @@ from moe.training.precision import PrecisionOptions, fastest_device, precision
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """A recognised chunk of a recording: start and end in seconds, its text, and exp of its mean token log-probability."""
+    """A chunk of a recording: start and end in seconds, its text, exp of its mean token log-probability, and whether nobody speaks in it."""
 
     start_s: float
     end_s: float
     text: str
     confidence: float
+    no_speech: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Transcript:
     """What was recognised in a recording.
 
-    `routing_weights` are those of its chunks, averaged by duration (empty without experts); `confidence` is exp of the mean
-    log-probability of all its tokens.
+    `routing_weights` are those of its chunks with speech, averaged by duration (empty where there are none, or no experts);
+    `confidence` is exp of the mean log-probability of all its tokens, 0 where nothing was decoded; `no_speech` says that nobody
+    speaks in any of its chunks.
     """
 
     text: str
     segments: tuple[Segment, ...]
     routing_weights: tuple[float, ...]
     confidence: float
+    no_speech: bool = False
+
+
+NO_SPEECH = {"no_speech": True}  # details of a hypothesis that stands for a chunk in which nobody speaks
 
 
 class Recognizer:
-    """A system that transcribes. Calls from several threads take turns."""
+    """A system that transcribes. Calls from several threads take turns.
 
-    def __init__(self, system: System) -> None:
+    Args:
+        speech_threshold: least probability of speech of a chunk that is decoded; 0: every chunk is decoded.
+    """
+
+    def __init__(self, system: System, speech_threshold: float = 0.0) -> None:
         self.system = system
+        self.voice_activity = VoiceActivity(speech_threshold) if speech_threshold else None
         self._turn = threading.Lock()
 
     @classmethod
-    def on_fastest_device(cls, system: System) -> "Recognizer":
+    def on_fastest_device(cls, system: System, speech_threshold: float = 0.0) -> "Recognizer":
         """The system on the GPU where there is one, in the precision that it computes fastest in."""
         system.place(fastest_device(), precision(PrecisionOptions()))
-        return cls(system)
+        return cls(system, speech_threshold)
 
     def transcribe(
         self, waveforms: Sequence[np.ndarray], options: DecodingOptions = DecodingOptions(), ask: Ask | None = None
@@ -82,15 +95,20 @@ class Recognizer:
         return [(0, len(waveform))] if window_s is None else cut_quietly(waveform, int(window_s * SAMPLE_RATE))
 
     def recognise(self, chunks: Sequence[np.ndarray], options: DecodingOptions, ask: Ask | None = None) -> list[Hypothesis]:
-        """Hypotheses of chunks that fit the window, in their order.
+        """Hypotheses of chunks that fit the window, in their order; without text where nobody speaks.
 
         Raises:
             ValueError: an ask that the system cannot meet.
         """
         ask = self._asked(ask)
         self.system.check(ask)
+        spoken = [self.voice_activity is None or self.voice_activity.is_speech(chunk) for chunk in chunks]
         with self._turn:
-            return decode(self.system, WaveformSet(chunks, self.system.inputs), options, ask)
+            dataset = WaveformSet([chunk for chunk, speech in zip(chunks, spoken, strict=True) if speech], self.system.inputs)
+            decoded = iter(decode(self.system, dataset, options, ask))
+        return [
+            next(decoded) if speech else Hypothesis(str(number), "", details=NO_SPEECH) for number, speech in enumerate(spoken)
+        ]
 
     def _asked(self, ask: Ask | None) -> Ask:
         """What is asked, as the system's own kind of ask."""
@@ -107,15 +125,21 @@ class Recognizer:
         """The hypotheses of a recording's chunks as one transcript."""
         segments = tuple(self._segment(span, hypothesis) for span, hypothesis in zip(spans, hypotheses, strict=True))
         text = " ".join(segment.text for segment in segments if segment.text)
+        routed = [
+            (each.routing_weights, float(stop - start))
+            for each, (start, stop) in zip(hypotheses, spans, strict=True)
+            if each.routing_weights is not None
+        ]
         weights = ()
-        if hypotheses[0].routing_weights is not None:
-            rows, lengths = [each.routing_weights for each in hypotheses], [stop - start for start, stop in spans]
-            weights = tuple(np.average(rows, axis=0, weights=np.array(lengths, float)).tolist())
-        return Transcript(text, segments, weights, confidence(hypotheses))
+        if routed:
+            rows, lengths = zip(*routed, strict=True)
+            weights = tuple(np.average(rows, axis=0, weights=lengths).tolist())
+        return Transcript(text, segments, weights, confidence(hypotheses), all(segment.no_speech for segment in segments))
 
     def _segment(self, span: Span, hypothesis: Hypothesis) -> Segment:
         text = normalise(self.system.record.normaliser, hypothesis.text)
-        return Segment(span[0] / SAMPLE_RATE, span[1] / SAMPLE_RATE, text, confidence([hypothesis]))
+        no_speech = hypothesis.details.get("no_speech", False)
+        return Segment(span[0] / SAMPLE_RATE, span[1] / SAMPLE_RATE, text, confidence([hypothesis]), no_speech)
 
 
 class WaveformSet:

@@ -9,7 +9,7 @@ from typing import Any
 
 from moe.recognition.recognizer import Segment, Transcript
 
-CSV_COLUMNS = ("start_s", "end_s", "text", "confidence")
+CSV_COLUMNS = ("start_s", "end_s", "text", "confidence", "no_speech")
 
 
 def to_json(transcript: Transcript, facts: Mapping[str, Any]) -> str:

@@ -32,7 +32,7 @@ Recognise = Callable[[Sequence[np.ndarray]], list[Transcript]]
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a recording; `reason` says why it failed."""
+    """What became of a recording; `reason` says why it failed, `no_speech` that nobody speaks in it."""
 
     audio: str
     output: str
@@ -42,6 +42,7 @@ class Outcome:
     confidence: float | None = None
     n_segments: int = 0
     expert: int | None = None
+    no_speech: bool = False
     reason: str = ""
 
 
@@ -133,7 +134,7 @@ class Transcription:
         weights = transcript.routing_weights
         expert = int(np.argmax(weights)) if weights else None
         outcome = Outcome(
-            name, output, WRITTEN, seconds, transcript.text, transcript.confidence, len(transcript.segments), expert
+            name, output, WRITTEN, seconds, transcript.text, transcript.confidence, len(transcript.segments), expert, transcript.no_speech
         )  # fmt: skip
         line = {
             "settings": self.settings,

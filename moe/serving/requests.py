@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from moe.audio.headers import stated_header
+from moe.audio.voice_activity import SPEECH_THRESHOLD, THRESHOLD_HELP
 from moe.audio.waveforms import AudioError, decode_audio, resample
 from moe.options import option
 from moe.system import Ask, DecodingOptions
@@ -39,6 +40,7 @@ class ServiceOptions(DecodingOptions):
     max_request_mb: float = option(32.0, "size of one request, MiB", above=0)
     max_beam_size: int = option(8, "most beams a client may ask for", low=1, high=32)
     max_requests: int = option(64, "requests at work or waiting; more get status 503", low=1)
+    speech_threshold: float = option(SPEECH_THRESHOLD, THRESHOLD_HELP, low=0, high=1)
     batch_window_ms: float = option(5.0, "how long a request waits for others to share its pass, milliseconds", low=0)
 
     @property

@@ -33,6 +33,7 @@ class Answer:
         return {
             "text": self.transcript.text,
             "confidence": self.transcript.confidence,
+            "no_speech": self.transcript.no_speech,
             "expert_weights": list(self.transcript.routing_weights) if with_routing else [],
             "segments": [dataclasses.asdict(segment) for segment in self.transcript.segments],
             "timing": {"audio_s": self.audio_s, "seconds": self.seconds},

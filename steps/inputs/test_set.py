@@ -12,6 +12,7 @@ import torch
 
 from analysis.error_rates import count_errors
 from analysis.routing import LEARNED
+from moe.audio.voice_activity import VoiceActivity
 from moe.clustering.clusters import UtteranceClusters
 from moe.corpora.leaks import seen_sentences
 from moe.corpora.subsets import subset
@@ -41,6 +42,7 @@ class TestSet:
         rows: the test utterances; `chunks` the same cut to the model's window, `dataset` the chunks as inputs.
         clusters: (n_utterances,) the cluster that the fitted clustering gives each; None where there is none.
         gate_probabilities: (n_utterances, E) the gate's probabilities, before top-k; None without experts.
+        no_speech: (n_chunks,) whether nobody speaks in a chunk, whose text is then empty; None where that is not asked.
         work_dir: where batches are kept while the run is unfinished.
     """
 
@@ -56,12 +58,23 @@ class TestSet:
     gate_probabilities: np.ndarray | None
     decoding: DecodingOptions
     work_dir: Path
+    no_speech: np.ndarray | None = None
 
 
 def prepare_test_set(
-    system: System, ask: Ask, prepared: Prepared, model_dir: Path, decoding: DecodingOptions, work_dir: Path
+    system: System,
+    ask: Ask,
+    prepared: Prepared,
+    model_dir: Path,
+    decoding: DecodingOptions,
+    work_dir: Path,
+    speech_threshold: float = 0.0,
 ) -> TestSet:
-    """The test split as inputs, with embeddings and clusters where the system routes."""
+    """The test split as inputs, with embeddings and clusters where the system routes.
+
+    Args:
+        speech_threshold: least probability of speech of a chunk whose text counts; 0: every text does.
+    """
     rows = prepared.rows("test")
     chunks = cut_rows(rows, prepared.root, system.inputs.window_s)
     dataset, clusters, gate = ChunkSet(chunks, prepared.root, system.inputs), None, None
@@ -72,14 +85,15 @@ def prepare_test_set(
         dataset.extras["embedding"] = torch.as_tensor(read)
         gate = chunks.pool(system.gate_probabilities(read))
         clusters = _clusters(model_dir / artifacts.CLUSTERS, chunks.pool(vectors), rows)
-    return TestSet(system, ask, prepared, rows, chunks, dataset, clusters, gate, decoding, work_dir)
+    no_speech = _no_speech(dataset, speech_threshold) if speech_threshold else None
+    return TestSet(system, ask, prepared, rows, chunks, dataset, clusters, gate, decoding, work_dir, no_speech)
 
 
 def recognise(test_set: TestSet) -> tuple[pd.DataFrame, float]:
     """Counted hypotheses of the test split as the recogniser decodes it, and the seconds that decoding took, resumed or not."""
     store = BatchStore(test_set.work_dir / USUAL)
     found = decode(test_set.system, test_set.dataset, test_set.decoding, test_set.ask, title="test", store=store)
-    return count_errors(_table(test_set, test_set.chunks.join(found, test_set.rows["utterance_id"]))), store.seconds
+    return count_errors(_table(test_set, _of_utterances(test_set, found))), store.seconds
 
 
 def recognise_ablations(test_set: TestSet, learned: pd.DataFrame, n_utterances: int, seed: int) -> dict[str, pd.DataFrame]:
@@ -99,7 +113,7 @@ def recognise_ablations(test_set: TestSet, learned: pd.DataFrame, n_utterances: 
         for name, experts in ablations.choices(chunks, system.n_experts, system.expert_of_etiology, clusters, seed).items():
             decoded[name] = ablations.looked_up(decoded, experts)
     part = _part(test_set, chosen, of_chunks)
-    joined = {name: part.chunks.join(found, part.rows["utterance_id"]) for name, found in decoded.items()}
+    joined = {name: _of_utterances(part, found) for name, found in decoded.items()}
     return {LEARNED: learned[chosen].reset_index(drop=True)} | {
         name: count_errors(_table(part, found)) for name, found in joined.items()
     }
@@ -126,7 +140,28 @@ def _part(test_set: TestSet, chosen: np.ndarray, of_chunks: np.ndarray) -> TestS
     owner = (np.cumsum(chosen) - 1)[test_set.chunks.owner[of_chunks]]
     clusters, gate = (None if each is None else each[chosen] for each in (test_set.clusters, test_set.gate_probabilities))
     chunks, rows = Chunks(test_set.chunks.rows.iloc[of_chunks], owner), test_set.rows[chosen].reset_index(drop=True)
-    return dataclasses.replace(test_set, rows=rows, chunks=chunks, clusters=clusters, gate_probabilities=gate)
+    no_speech = None if test_set.no_speech is None else test_set.no_speech[of_chunks]
+    return dataclasses.replace(
+        test_set, rows=rows, chunks=chunks, clusters=clusters, gate_probabilities=gate, no_speech=no_speech
+    )
+
+
+def _no_speech(dataset: ChunkSet, threshold: float) -> np.ndarray:
+    voice_activity = VoiceActivity(threshold)
+    return np.array([not voice_activity.is_speech(dataset.waveform(index)) for index in range(len(dataset))])
+
+
+def _of_utterances(test_set: TestSet, found: list[Hypothesis]) -> list[Hypothesis]:
+    """Hypotheses of chunks as those of utterances; without the text of chunks in which nobody speaks, where that is asked."""
+    chunks, silent, ids = test_set.chunks, test_set.no_speech, test_set.rows["utterance_id"]
+    if silent is None:
+        return chunks.join(found, ids)
+    kept = [dataclasses.replace(each, text="") if nobody else each for each, nobody in zip(found, silent, strict=True)]
+    n_spoken = np.bincount(chunks.owner, ~silent, minlength=len(ids))
+    return [
+        dataclasses.replace(each, details={**each.details, "no_speech": n == 0})
+        for each, n in zip(chunks.join(kept, ids), n_spoken.tolist(), strict=True)
+    ]
 
 
 def _table(test_set: TestSet, hypotheses: list[Hypothesis]) -> pd.DataFrame:

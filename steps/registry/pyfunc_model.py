@@ -1,4 +1,4 @@
-"""The registered model, as code: audio bytes in; text, confidence, expert weights, segments and timing out.
+"""The registered model, as code: audio bytes in; text, confidence, whether nobody speaks, expert weights, segments and timing out.
 
 MLflow runs this file when the model is loaded, from the model's own folder: it imports `moe`, which lies beside it, and nothing else of
 the project. The artifact `model` is the folder that a training step logged; the model's config holds decoding policy and bounds
@@ -43,7 +43,7 @@ class RecognizerModel(mlflow.pyfunc.PythonModel):
         """Read the recogniser once; in a scoring server, put the guard at its door."""
         system = load_system(context.artifacts["model"])
         options, usual = settings(context.model_config or {}, system.ask_type)
-        self.service = Service(Recognizer.on_fastest_device(system), options, usual)
+        self.service = Service(Recognizer.on_fastest_device(system, options.speech_threshold), options, usual)
         self.nothing = {"beam_size": 0} | {field.name: nothing_asked(field) for field in dataclasses.fields(usual)}
         if request_guard.in_server():
             request_guard.install(self.service.check, options)

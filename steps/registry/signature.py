@@ -27,7 +27,8 @@ CODE = ("moe",)
 CARD = "model_card.md"
 SERVING = (
     "mlflow", "torch", "transformers", "tokenizers", "safetensors", "peft", "numpy", "pandas", "soundfile", "soxr", "av", "tqdm",
-    "jiwer", "pyarrow", "scipy", "scikit-learn", "fsspec", "accelerate", "joblib", "hdbscan",
+    "jiwer", "pyarrow", "scipy", "scikit-learn", "fsspec", "accelerate", "joblib", "hdbscan", "silero-vad",
+    "onnxruntime",
 )  # fmt: skip
 
 
@@ -56,12 +57,14 @@ def log_model(model_run_id: str, config: Mapping[str, Any], ask_type: type[Ask],
 
 
 def signature(ask_type: type[Ask]) -> ModelSignature:
-    """Audio bytes in; text, confidence, expert weights, segments and timing out. Parameters 0 and `auto`: as evaluated."""
+    """Audio bytes in; text, confidence, whether nobody speaks, expert weights, segments and timing out. Parameters 0 and `auto`: as evaluated."""
     numbers = {name: Property(name, DataType.double) for name in ("start_s", "end_s", "confidence", "audio_s", "seconds")}
-    segment = Object([numbers["start_s"], numbers["end_s"], Property("text", DataType.string), numbers["confidence"]])
+    no_speech = Property("no_speech", DataType.boolean)
+    segment = Object([numbers["start_s"], numbers["end_s"], Property("text", DataType.string), numbers["confidence"], no_speech])
     outputs = [
         ColSpec(DataType.string, "text"),
         ColSpec(DataType.double, "confidence"),
+        ColSpec(DataType.boolean, "no_speech"),
         ColSpec(Array(DataType.double), "expert_weights"),
         ColSpec(Array(segment), "segments"),
         ColSpec(Object([numbers["audio_s"], numbers["seconds"]]), "timing"),

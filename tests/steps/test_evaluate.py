@@ -219,3 +219,17 @@ def test_what_a_recogniser_cannot_be_asked_is_refused_before_a_run_begins(runs, 
 def test_experts_mixed_are_those_that_are_asked_for(runs) -> None:
     table = hypotheses_of(evaluate.run(options(runs, ablations=False, decoding_top_k=1)))
     assert (table[[f"weight_{expert}" for expert in range(N_EXPERTS)]].to_numpy().max(1) == 1).all()
+
+
+def test_where_nobody_speaks_the_text_counts_only_if_that_is_asked(runs) -> None:
+    """The toy's chords are no speech."""
+    asked = evaluate.StepOptions(
+        prepare_run_id=runs["prepare"], model_run_id=runs["asr"], no_plot=True, max_tokens_per_s=4.0, ablations=False
+    )
+    usual, gated = (
+        pd.read_parquet(artifacts.upstream(evaluate.run(options), artifacts.HYPOTHESES))
+        for options in (asked, dataclasses.replace(asked, speech_threshold=0.3))
+    )
+    assert "no_speech" not in usual and (usual["hypothesis"] != "").any()
+    assert gated["no_speech"].all() and (gated["hypothesis"] == "").all() and len(gated) == len(usual)
+    assert gated["utterance_id"].tolist() == usual["utterance_id"].tolist()

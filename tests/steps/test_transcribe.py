@@ -3,10 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 
 import tests.toys.corpora as toys
+from benchmarks.voice_activity import tones
 from moe.audio.waveforms import load_audio
 from moe.recognition.recognizer import Recognizer
 from moe.system import DecodingOptions
@@ -17,6 +20,7 @@ from steps.tracking import artifacts
 from steps.tracking.store import connect
 from tests.toys.models import HALF
 from tests.toys.registry import log_toy_asr, toy_recording
+from tests.toys.speech import RATE, spoken_wav
 
 
 def test_a_folder_is_transcribed_as_the_recogniser_does_and_a_second_run_skips(store: Path, tmp_path: Path, capsys) -> None:
@@ -35,6 +39,7 @@ def test_a_folder_is_transcribed_as_the_recogniser_does_and_a_second_run_skips(s
         decoding_top_k=1,
         beam_size=2,
         language="en",
+        speech_threshold=0.0,  # the toys are no speech
     )
     run = connect().client.get_run(transcribe.run(options))
     said = capsys.readouterr().out
@@ -58,6 +63,24 @@ def test_a_folder_is_transcribed_as_the_recogniser_does_and_a_second_run_skips(s
         and again.data.metrics["n_failed"] == 2
         and "real_time_factor" not in again.data.metrics
     )
+
+
+def test_where_nobody_speaks_the_text_is_empty_and_it_is_said(store: Path, tmp_path: Path, capsys) -> None:
+    """Case `silence`: digital silence, an offset and one sample, and a hum beside them, gave whole sentences."""
+    asr, corpus = log_toy_asr(tmp_path), tmp_path / "corpus"
+    corpus.mkdir()
+    sounds = {"silence": np.zeros(48_000), "offset": np.full(48_000, 0.2), "one_sample": np.full(1, 0.04), "hum": tones(3, 50)}
+    for name, sound in sounds.items():
+        soundfile.write(corpus / f"{name}.wav", 0.3 * sound, RATE)
+    (corpus / "words.wav").write_bytes(spoken_wav())
+    options = transcribe.StepOptions(audio=str(corpus), model=asr, output_dir=str(tmp_path / "out"), max_tokens_per_s=8.0)
+    run = connect().client.get_run(transcribe.run(options))
+    found = {name: json.loads((tmp_path / "out" / f"{name}.json").read_text()) for name in (*sounds, "words")}
+    assert {name for name, each in found.items() if each["no_speech"]} == set(sounds)
+    assert (
+        all(found[name]["text"] == "" and found[name]["segments"][0]["no_speech"] for name in sounds) and found["words"]["text"]
+    )
+    assert run.data.metrics["n_no_speech"] == 4 and "nobody speaks in 4" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

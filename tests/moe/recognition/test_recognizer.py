@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe.audio.cutting import cut_quietly
+from moe.audio.voice_activity import SPEECH_THRESHOLD
 from moe.recognition.decoding import decode
 from moe.recognition.recognizer import Recognizer, Segment, WaveformSet
 from moe.system import DecodingOptions
@@ -15,6 +16,7 @@ from moe.systems.whisper_moe.asks import MixtureAsk, WhisperAsk
 from tests.toys.corpora import RATE
 from tests.toys.models import HALF, N_EXPERTS, toy_wave
 from tests.toys.recognizers import recognizer
+from tests.toys.speech import spoken
 
 OPTIONS = DecodingOptions(max_tokens_per_s=1.0)
 
@@ -144,3 +146,21 @@ def test_what_a_system_does_not_take_is_refused_by_name_and_not_dropped(tmp_path
     with pytest.raises(ValueError, match="top_k=1: one LoRA, same size takes language"):
         one_lora.transcribe([toy_wave(1, 0.5)], OPTIONS, MixtureAsk(top_k=1))
     assert one_lora.transcribe([toy_wave(1, 0.5)], OPTIONS, MixtureAsk()) == one_lora.transcribe([toy_wave(1, 0.5)], OPTIONS)
+
+
+def test_a_chunk_in_which_nobody_speaks_is_empty_and_says_so(tmp_path: Path) -> None:
+    """A long pause in a long recording: its chunks have no words, the others have those they have alone."""
+    open_to_all = recognizer(tmp_path)
+    gated = Recognizer(open_to_all.system, SPEECH_THRESHOLD)
+    pause = np.random.default_rng(0).normal(0, 1e-3, 10 * RATE).astype(np.float32)
+    (found,) = gated.transcribe([np.concatenate([spoken(), pause, spoken()])], OPTIONS)
+    (everything,) = open_to_all.transcribe([np.concatenate([spoken(), pause, spoken()])], OPTIONS)
+    silent = [segment for segment in found.segments if segment.no_speech]
+    assert len(silent) >= 4 and not any(segment.text or segment.confidence for segment in silent) and not found.no_speech
+    kept = [(segment, other) for segment, other in zip(found.segments, everything.segments, strict=True) if not segment.no_speech]
+    assert len(kept) >= 2 and all(segment.text == other.text for segment, other in kept)
+    assert sum(found.routing_weights) == pytest.approx(1)
+    (nobody,) = gated.transcribe([pause], OPTIONS)
+    assert (nobody.text, nobody.no_speech, nobody.confidence, nobody.routing_weights) == ("", True, 0.0, ())
+    (before, within, after) = gated.transcribe([spoken(), pause, spoken()], OPTIONS)
+    assert before == after and within == nobody and gated.transcribe([spoken()], OPTIONS)[0].text == before.text

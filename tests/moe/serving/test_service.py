@@ -59,13 +59,13 @@ def test_concurrent_requests_get_what_each_alone_would_get(service: Service, mon
 def test_an_answer_holds_text_confidence_weights_segments_and_timing(service: Service) -> None:
     (answer,) = service.answer([toy_recording(1, 5.0)], NOTHING)
     row = answer.as_row(True)
-    assert set(row) == {"text", "confidence", "expert_weights", "segments", "timing"}
+    assert set(row) == {"text", "confidence", "no_speech", "expert_weights", "segments", "timing"}
     assert (
         0 < row["confidence"] <= 1 and len(row["expert_weights"]) == N_EXPERTS and sum(row["expert_weights"]) == pytest.approx(1)
     )
     assert row["timing"]["audio_s"] == 5.0 and row["timing"]["seconds"] > 0
     assert len(row["segments"]) >= 3 and row["segments"][0]["start_s"] == 0 and row["segments"][-1]["end_s"] == 5.0
-    assert all(set(segment) == {"start_s", "end_s", "text", "confidence"} for segment in row["segments"])
+    assert all(set(segment) == {"start_s", "end_s", "text", "confidence", "no_speech"} for segment in row["segments"])
     assert answer.as_row(False)["expert_weights"] == []
 
 

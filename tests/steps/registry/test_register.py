@@ -44,9 +44,11 @@ class Present:
         return None if name.partition(".")[0] in absent else self.finder.find_spec(name, path, target)
 sys.meta_path = [Present(finder) for finder in sys.meta_path]
 import pandas as pd, mlflow.pyfunc
-model = mlflow.pyfunc.load_model(sys.argv[1])
+model = mlflow.pyfunc.load_model(sys.argv[1], model_config={"speech_threshold": 0.0})
 data = [open(path, "rb").read() for path in sys.argv[3:]]
 said = model.predict(pd.DataFrame({"audio": data}), params={"top_k": 1})
+gated = mlflow.pyfunc.load_model(sys.argv[1])
+said["gated"] = gated.predict(pd.DataFrame({"audio": data}))["no_speech"]
 import moe
 print(json.dumps({"rows": said.to_dict("records"), "moe": moe.__file__, "path": sys.path}))
 """
@@ -179,7 +181,7 @@ def test_the_model_is_whole_code_and_safetensors(registered: Registry) -> None:
     assert not [name for name in files if name.endswith((".pkl", ".pickle", ".pt", ".bin", ".joblib", ".npy", ".pyc"))]
     info = get_model_info(f"models:/{NAME}/1")
     assert [spec.name for spec in info.signature.params.params] == ["language", "top_k", "return_routing", "beam_size"]
-    assert info.signature.outputs.input_names() == ["text", "confidence", "expert_weights", "segments", "timing"]
+    assert info.signature.outputs.input_names() == ["text", "confidence", "no_speech", "expert_weights", "segments", "timing"]
     assert "## Intended use" in registered.client.get_model_version(NAME, "1").description
 
 
@@ -220,6 +222,7 @@ def test_loaded_elsewhere_offline_with_nothing_but_what_it_requires_it_says_the_
         pytest.approx(each.routing_weights, abs=HALF) for each in expected
     ]
     assert [row["confidence"] for row in found["rows"]] == [pytest.approx(each.confidence, abs=HALF) for each in expected]
+    assert [(row["no_speech"], row["gated"]) for row in found["rows"]] == [(False, True)] * len(paths)  # chords are no speech
     assert str(project_root()) not in found["path"] and Path(found["moe"]).is_relative_to(model_dir(registered))
 
 
