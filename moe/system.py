@@ -23,6 +23,7 @@ MODEL_FILE = "model.json"
 VERSION = 1  # of model.json; raised where an older one can no longer be read
 IGNORED = -100  # label of a position that is not scored
 ROLES = ("base", "control", "mixture", "candidate")
+WORDS = "words"  # among a hypothesis's details
 
 Batch = dict[str, Any]
 Ask = Options  # what one request may ask of a system: each system has a dataclass of its own, whose fields are the served parameters
@@ -104,7 +105,8 @@ class Hypothesis:
         utterance_loss: cross-entropy of the reference, where asked for.
         mean_logprob: mean natural log-probability of its tokens under the model, end of text included.
         n_tokens: how many tokens that is.
-        details: what else the system says of it, as plain JSON values by name: columns of the hypotheses table.
+        details: what else the system says of it, as plain JSON values by name: columns of the hypotheses table. Under `words`, where it
+            times them, a list of word, start_s, end_s and confidence.
     """
 
     utterance_id: str

@@ -16,7 +16,7 @@ from analysis.report import markdown_table
 from analysis.verdict import readable_table
 from moe.options import NONE, Options, names_of
 from steps import register
-from steps.chain.checks import idle_faults, layer_faults, top_k_faults
+from steps.chain.checks import beam_faults, idle_faults, layer_faults, top_k_faults
 from steps.chain.options import QUICK, SMALL, ChainOptions
 from steps.chain.stages import STAGES, Chain, chosen_systems, idle_options, left_out, n_experts, planned, stage_options
 from steps.options.help_text import owner
@@ -90,7 +90,7 @@ def _faults_between(options: StepOptions) -> list[str]:
     found = idle_faults(options, planned(options), left_out(options), [*names_of(ChainOptions), *made_small])
     base = "init_from" if options.init_from else "whisper_model"
     found += layer_faults(options.gate_layer, base, options.source) + top_k_faults(options, n_experts(options))
-    return found + _register_faults(options)
+    return found + beam_faults(options) + _register_faults(options)
 
 
 def _register_faults(options: StepOptions) -> list[str]:

@@ -17,7 +17,7 @@ from moe.audio.cutting import cut_quietly
 from moe.audio.waveforms import SAMPLE_RATE
 from moe.corpora.locations import Root
 from moe.corpora.manifest import read_utterance
-from moe.system import Hypothesis, Inputs
+from moe.system import WORDS, Hypothesis, Inputs
 from moe.training.dataset import SpeechDataset
 
 
@@ -116,10 +116,21 @@ def _joined(utterance_id: str, parts: Sequence[tuple[float, Hypothesis]]) -> Hyp
 
 
 def _details(parts: Sequence[Mapping[str, Any]], seconds: Sequence[float]) -> dict[str, Any]:
-    """Numbers averaged by duration; anything else from the longest chunk."""
+    """Numbers averaged by duration, words in the order of their chunks; anything else from the longest chunk."""
     longest = parts[int(np.argmax(seconds))]
     numbers = [name for name, value in longest.items() if isinstance(value, (int, float)) and not isinstance(value, bool)]
-    return {**longest, **{name: float(np.average([part[name] for part in parts], weights=seconds)) for name in numbers}}
+    averaged = {name: float(np.average([part[name] for part in parts], weights=seconds)) for name in numbers}
+    return {**longest, **averaged, **({WORDS: _words(parts, seconds)} if WORDS in longest else {})}
+
+
+def _words(parts: Sequence[Mapping[str, Any]], seconds: Sequence[float]) -> list[dict[str, Any]]:
+    """The words of all chunks, with times from the start of the utterance."""
+    starts = np.cumsum([0.0, *seconds[:-1]]).tolist()
+    return [
+        {**word, **{name: round(start + word[name], 3) for name in ("start_s", "end_s")}}
+        for start, part in zip(starts, parts, strict=True)
+        for word in part[WORDS]
+    ]
 
 
 def _mean(rows: Sequence[np.ndarray | None], seconds: Sequence[float]) -> np.ndarray | None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from moe.system import Ask, System, read_record
+from moe.systems.wav2vec2_ctc import system as wav2vec2_ctc
 from moe.systems.whisper_moe import system as whisper_moe
 from moe.systems.whisper_moe.asks import MixtureAsk, WhisperAsk
 
@@ -21,6 +22,7 @@ SYSTEMS = {
     "whisper_moe": Row(whisper_moe.load, MixtureAsk),
     "single_lora": Row(whisper_moe.load, WhisperAsk),
     "zero_shot": Row(whisper_moe.load, WhisperAsk),
+    "wav2vec2_ctc": Row(wav2vec2_ctc.load, wav2vec2_ctc.CTCAsk),
 }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from moe.files import read_json
 from moe.options import names_of, to_text
 from moe.systems.whisper.base_model import SCRATCH, SmallShape
-from steps.chain.options import ChainOptions
+from steps.chain.options import CTC, ChainOptions
 from steps.chain.stages import idle_options
 
 SIZES = (
@@ -67,6 +67,13 @@ def top_k_faults(options: ChainOptions, n_experts: int | str) -> list[str]:
     return [
         f"{name}={k}: num_experts={n_experts} has no more to mix" for name, k in asked.items() if k is not None and k > n_experts
     ]
+
+
+def beam_faults(options: ChainOptions) -> list[str]:
+    """Beams for a system that has none."""
+    if options.beam_size == 1 or CTC not in options.system_names:
+        return []
+    return [f"beam_size={options.beam_size}: {CTC} decodes greedily; set beam_size=1 or leave it out of systems"]
 
 
 def _names(stage: ModuleType) -> list[str]:

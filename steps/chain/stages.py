@@ -7,8 +7,8 @@ from typing import Any
 
 from moe.options import Options, names_of
 from moe.systems.table import SYSTEMS
-from steps import asr, baseline, cluster, compare, embed, evaluate, experts, gate, prepare, pretrain, register, synthesize
-from steps.chain.options import BASE, LORA, MIXTURE, ChainOptions
+from steps import asr, baseline, cluster, compare, ctc, embed, evaluate, experts, gate, prepare, pretrain, register, synthesize
+from steps.chain.options import BASE, CTC, LORA, MIXTURE, ChainOptions
 from steps.chain.reuse import launch
 from steps.options.ask_options import LANGUAGE, STEP_NAMES
 from steps.options.ask_options import NAMES as ASKS
@@ -64,12 +64,13 @@ TRAINING = (
           lambda options: {"num_experts": options.num_experts if options.skip_pretraining else None}),
     Stage(BASE, baseline, ("prepare", "pretrain"), (BASE,), lambda options: {"system": BASE}),
     Stage(LORA, baseline, ("prepare", "pretrain", MIXTURE), (LORA,), lambda options: {"system": LORA}),
+    Stage(CTC, ctc, ("prepare",), (CTC,)),
 )  # fmt: skip
 LAST = (evaluate, compare, register)
 STAGES = tuple(dict.fromkeys([*(stage.module for stage in TRAINING), *LAST]))
 NAMES = tuple(map(step_name, STAGES))
 MIXTURE_ONLY = (embed, cluster, gate, experts)
-EVALUATED = (BASE, LORA, MIXTURE)  # order of the comparison: what the others are measured against comes first
+EVALUATED = (BASE, LORA, MIXTURE, CTC)  # order of the comparison: what the others are measured against comes first
 
 
 def chosen_systems(options: ChainOptions) -> list[str]:

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
 
-from moe.audio.augmentation import AugmentationOptions
 from moe.routing.embeddings import Embeddings, embed, read_embeddings
 from moe.routing.options import RoutingOptions
 from moe.system import Inputs, Record, System
@@ -26,7 +25,7 @@ from moe.training.hooks import Report
 from moe.training.loop import Training, TrainingPlan, TrainingSummary
 from moe.training.precision import precision
 from steps.inputs.corpus import Prepared, read_prepared
-from steps.options.step_options import MixtureStepOptions
+from steps.options.step_options import TrainingStepOptions
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
@@ -43,7 +42,7 @@ class TrainingInputs:
         train: rows of the train split's part that is trained on; `dev` those that are decoded after an epoch.
     """
 
-    options: MixtureStepOptions
+    options: TrainingStepOptions
     prepared: Prepared
     train: pd.DataFrame
     dev: pd.DataFrame
@@ -51,15 +50,15 @@ class TrainingInputs:
 
     def train_set(self, inputs: Inputs, extras: Mapping[str, np.ndarray] | None = None) -> SpeechDataset:
         """The rows to train on, augmented where the options ask for it."""
-        augmentation = self.options.part(AugmentationOptions) if self.options.augment else None
-        return SpeechDataset(self.train, self.prepared.root, inputs, augmentation, self.options.seed, extras, trains=True)
+        options = self.options
+        return SpeechDataset(self.train, self.prepared.root, inputs, options.augmentation, options.seed, extras, trains=True)
 
     def dev_set(self, inputs: Inputs, extras: Mapping[str, np.ndarray] | None = None) -> SpeechDataset:
         """The rows to score."""
         return SpeechDataset(self.dev, self.prepared.root, inputs, extras=extras)
 
 
-def training_inputs(step: StepRun, options: MixtureStepOptions, percent: float, plan: TrainingPlan) -> TrainingInputs:
+def training_inputs(step: StepRun, options: TrainingStepOptions, percent: float, plan: TrainingPlan) -> TrainingInputs:
     """The corpus as a training step reads it; logged as the run's inputs.
 
     Args:
@@ -137,7 +136,7 @@ def embeddings_of(
         return embed(embedder(base.model, routing.layer, routing.pooling, computed_in), dataset, Path(folder), EMBEDDING_BATCH)
 
 
-def plan_of(options: MixtureStepOptions, epochs: int, batch_size: int, learning_rate: float) -> TrainingPlan:
+def plan_of(options: TrainingStepOptions, epochs: int, batch_size: int, learning_rate: float) -> TrainingPlan:
     """The training loop's plan from a step's options."""
     return TrainingPlan(
         epochs=epochs,

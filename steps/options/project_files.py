@@ -29,6 +29,7 @@ ENTRY_POINTS = (
     "experts",
     "asr",
     "baseline",
+    "ctc",
     "evaluate",
     "compare",
     "register",

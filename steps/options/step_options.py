@@ -69,7 +69,7 @@ class SeedOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True)
-class StagePercentOptions(SeedOptions, AudioContextOptions):
+class DataPercentOptions(SeedOptions):
     """Which part of the train split a stage works on; the parts of one seed nest."""
 
     group = "data"
@@ -78,25 +78,49 @@ class StagePercentOptions(SeedOptions, AudioContextOptions):
     stage_floor: int = option(
         2000, "a stage gets at least so many utterances where there are so many, scaled by data_percent", low=1
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class StagePercentOptions(DataPercentOptions, AudioContextOptions):
+    """What joint training takes of the train split."""
+
+    group = "data"
+
     asr_percent: float = option(100.0, "part of the train split for joint training, percent", above=0, high=100)
 
 
 @dataclasses.dataclass(frozen=True)
-class MixtureStepOptions(
-    AdapterOptions, RoutingOptions, StagePercentOptions, AugmentationOptions, ComputeOptions, CheckpointOptions, PlotOptions
-):
-    """Options that every step training adapters has."""
+class TrainingStepOptions(DataPercentOptions, ComputeOptions, CheckpointOptions, PlotOptions):
+    """Options that every step training a recogniser has."""
 
     group = "training"
 
     prepare_run_id: str = option(help="run that made the manifest")
-    pretrain_run_id: str = option(help="run that holds the base model")
     eval_share: float = option(
         0.5, "dev utterances scored after an epoch, as a share of its own: scoring one costs 1.3 of training on it", above=0
     )
-    augment: bool = option(False, "all augmentation in adapter training too (on the demo SpecAugment cost both systems WER)")
 
     not_in_fingerprint = frozenset({"num_workers"})
+
+    @property
+    def augmentation(self) -> AugmentationOptions | None:
+        """What changes an utterance in training; None leaves it as it is."""
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class MixtureStepOptions(AdapterOptions, RoutingOptions, StagePercentOptions, AugmentationOptions, TrainingStepOptions):
+    """Options that every step training adapters has."""
+
+    group = "training"
+
+    pretrain_run_id: str = option(help="run that holds the base model")
+    augment: bool = option(False, "all augmentation in adapter training too (on the demo SpecAugment cost both systems WER)")
+
+    @property
+    def augmentation(self) -> AugmentationOptions | None:
+        """All of it, or none."""
+        return self.part(AugmentationOptions) if self.augment else None
 
     def idle(self) -> dict[str, str]:
         """Augmentation where adapters are trained without any."""

@@ -64,7 +64,12 @@ def test_systems_are_trained_with_all_that_they_read_or_refused_by_name(systems:
 
 @pytest.mark.parametrize(
     ("systems", "stages"),
-    [("zero_shot", [*WHOLE[:3], "zero_shot"]), ("whisper_moe", WHOLE), ("single_lora,whisper_moe", [*WHOLE, "single_lora"])],
+    [
+        ("zero_shot", [*WHOLE[:3], "zero_shot"]),
+        ("wav2vec2_ctc", [*WHOLE[:2], "wav2vec2_ctc"]),
+        ("whisper_moe", WHOLE),
+        ("single_lora,whisper_moe", [*WHOLE, "single_lora"]),
+    ],
 )
 def test_no_stage_runs_that_no_system_needs(systems: str, stages: list[str]) -> None:
     assert [stage.name for stage in stages_of(main.StepOptions(systems=systems))] == stages
@@ -77,6 +82,15 @@ def test_no_stage_runs_that_no_system_needs(systems: str, stages: list[str]) -> 
         (
             {"systems": "whisper_moe", "until": "evaluate", "evaluate_filter": "x"},
             "evaluate_filter=x: systems=whisper_moe runs no compare",
+        ),
+        ({"ctc_epochs": 3}, "ctc_epochs=3: systems=whisper_moe,single_lora,zero_shot runs no ctc"),
+        (
+            {"systems": "wav2vec2_ctc", "register_system": "any", "asr_epochs": 7},
+            "asr_epochs=7: systems=wav2vec2_ctc runs no asr",
+        ),
+        (
+            {"systems": "wav2vec2_ctc", "register_system": "any", "beam_size": 4},
+            "beam_size=4: wav2vec2_ctc decodes greedily; set beam_size=1 or leave it out of systems",
         ),
         (
             {"systems": "zero_shot"},
@@ -92,4 +106,4 @@ def test_what_the_chosen_systems_leave_without_effect_is_refused(given: dict, sa
 def test_an_evaluation_asks_a_system_only_for_what_it_takes() -> None:
     options = main.StepOptions(decoding_top_k=1)
     asked = {system: stage_options(evaluate, options, **evaluation_given(system, "p", "m")).decoding_top_k for system in SYSTEMS}
-    assert asked == {"whisper_moe": 1, "single_lora": None, "zero_shot": None}
+    assert asked == dict.fromkeys(SYSTEMS) | {"whisper_moe": 1}

@@ -76,3 +76,14 @@ def test_a_selection_keeps_features_labels_and_extras(corpus) -> None:
     assert len(part) == 2 and part[0]["utterance_id"] == whole["utterance_id"]
     np.testing.assert_array_equal(part[0]["mel"], whole["mel"])
     assert part[0]["labels"] == whole["labels"] and part[0]["mark"] == whole["mark"] and part[1]["utterance_id"] == "u0"
+
+
+def test_times_of_words_count_from_the_start_of_the_utterance() -> None:
+    chunks = Chunks(pd.DataFrame({"utterance_id": ["u#0", "u#1"], "duration_s": [2.0, 1.5]}), np.array([0, 0]))
+    words = [[{"word": "oak", "start_s": 0.2, "end_s": 0.6}], [{"word": "elm", "start_s": 0.1, "end_s": 1.2}]]
+    parts = [
+        Hypothesis(name, "x", mean_logprob=-1.0, n_tokens=1, details={"words": row})
+        for name, row in zip("ab", words, strict=True)
+    ]
+    (joined,) = chunks.join(parts, ["u"])
+    assert [tuple(word.values()) for word in joined.details["words"]] == [("oak", 0.2, 0.6), ("elm", 2.1, 3.2)]

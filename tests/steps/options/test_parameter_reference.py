@@ -19,7 +19,7 @@ from moe.systems.whisper.base_model import resolve
 from moe.training.checkpoints import CheckpointOptions
 from moe.training.loop import training_arguments
 from moe.training.precision import precision
-from steps import asr, cluster, embed, experts, main, prepare, pretrain
+from steps import asr, cluster, ctc, embed, experts, main, prepare, pretrain
 from steps.chain.stages import NAMES as STEP_NAMES
 from steps.inputs.training import plan_of
 from steps.options.command_line import file_values
@@ -327,8 +327,17 @@ def test_the_preset_of_two_cores_is_the_default_written_out() -> None:
     assert set(preset("two-cores")) == set(preset("a100-40gb"))
 
 
+def test_the_preset_of_document_004_is_taken_by_the_chain_and_changes_what_it_names() -> None:
+    values = preset("document-004")
+    options = main.StepOptions(corpus="openslr", dataset_root="x", **values)
+    main.check_stages(options)
+    step = pending_options(ctc, options)
+    assert all(getattr(step, name) == value for name, value in values.items() if hasattr(step, name))
+    assert step.is_changed("ctc_learning_rate") and step.augmentation is not None and step.add_adapter
+
+
 def test_every_preset_is_tested() -> None:
-    assert {path.stem for path in (project_root() / "presets").iterdir()} == set(DOCUMENTS) | {"two-cores"}
+    assert {path.stem for path in (project_root() / "presets").iterdir()} == set(DOCUMENTS) | {"two-cores", "document-004"}
 
 
 def test_a_cluster_step_without_plots_has_no_projection() -> None:

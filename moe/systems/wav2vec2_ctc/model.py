@@ -1,0 +1,132 @@
+"""The network: transformers' Wav2Vec2BertForCTC, from random weights or from a checkpoint, and the loss of each utterance."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import Wav2Vec2BertConfig, Wav2Vec2BertForCTC
+
+from moe.systems.wav2vec2_ctc.frames import HOP, N_MELS, Frames
+from moe.systems.wav2vec2_ctc.options import CTCModelOptions, RegularisationOptions
+from moe.systems.wav2vec2_ctc.vocabulary import BLANK
+
+HEAD = ("lm_head.weight", "lm_head.bias")
+MEL_MS = HOP // 16
+
+
+class CTCModel(nn.Module):
+    """A Wav2Vec2-BERT with the loss of each utterance.
+
+    Args:
+        network: its config has everything that training reads.
+    """
+
+    accepts_loss_kwargs = False
+
+    def __init__(self, network: Wav2Vec2BertForCTC) -> None:
+        super().__init__()
+        self.network, self.frames = network, frames_of(network.config)
+        if network.wav2vec2_bert.adapter is not None:
+            network.wav2vec2_bert.adapter.layerdrop = 0.0  # a skipped stride would leave twice the outputs that lengths say
+
+    def log_probabilities(self, features: Tensor, n_frames: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Natural log-probabilities of the tokens in every output: features (B, T, D), mask (B, T) → float32 (B, T', V)."""
+        valid = torch.arange(features.shape[1], device=features.device) < n_frames[:, None]  # (B, T)
+        if mask is None and self.training and self.network.config.mask_time_prob:
+            mask = torch.zeros_like(valid)  # else transformers draws masks from a global generator
+        logits = self.network(features, attention_mask=valid.long(), mask_time_indices=mask).logits
+        return logits.float().log_softmax(-1)
+
+    def forward(
+        self,
+        features: Tensor,
+        n_frames: Tensor,
+        labels: Tensor,
+        n_labels: Tensor,
+        mask: Tensor | None = None,
+        utterance_ids: Sequence[str] = (),
+    ) -> dict[str, Tensor]:
+        """features (B, T, D), labels (B, N) → loss (), utterance_loss (B,)."""
+        said = self.log_probabilities(features, n_frames, mask)
+        losses = self.losses(said, n_frames, labels, n_labels)
+        loss = losses.sum() if self.network.config.ctc_loss_reduction == "sum" else losses.mean()
+        return {"loss": loss, "utterance_loss": losses.detach()}
+
+    def losses(self, said: Tensor, n_frames: Tensor, labels: Tensor, n_labels: Tensor) -> Tensor:
+        """The loss of each utterance, (B,): by its labels, unless the config says sum. said (B, T', V)."""
+        config = self.network.config
+        totals = ctc_losses(said, self.frames.n_outputs(n_frames), labels, n_labels, config.ctc_zero_infinity)
+        return totals if config.ctc_loss_reduction == "sum" else totals / n_labels.clamp_min(1)
+
+
+def ctc_losses(said: Tensor, n_outputs: Tensor, labels: Tensor, n_labels: Tensor, zero_infinity: bool = False) -> Tensor:
+    """−log of the probability of the labels, over all paths (Graves et al. 2006): said (B, T', V), labels (B, N) → (B,)."""
+    return F.ctc_loss(said.transpose(0, 1), labels, n_outputs, n_labels, BLANK, reduction="none", zero_infinity=zero_infinity)
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network, and the names of the tensors that no checkpoint provided."""
+
+    network: Wav2Vec2BertForCTC
+    missing: tuple[str, ...]
+
+
+def new_network(options: CTCModelOptions, n_tokens: int) -> Network:
+    """A network as the options say, with a new head of `n_tokens` outputs; what it draws comes from torch's generator.
+
+    Raises:
+        ValueError: a checkpoint that cannot be read, or whose features or adapter are of another kind.
+    """
+    if not options.is_scratch:
+        return _loaded(options, n_tokens)
+    shape = {
+        "hidden_size": options.ctc_width,
+        "output_hidden_size": options.ctc_width,
+        "num_hidden_layers": options.ctc_layers,
+        "num_attention_heads": options.ctc_heads,
+        "intermediate_size": options.ctc_ffn,
+        "conv_depthwise_kernel_size": options.ctc_kernel,
+        "feature_projection_input_dim": options.ctc_frame_ms // MEL_MS * N_MELS,
+    }
+    network = Wav2Vec2BertForCTC(Wav2Vec2BertConfig(**shape, **_changes(options, n_tokens)))
+    return Network(network, tuple(name for name, _ in network.named_parameters()))
+
+
+def frames_of(config: Wav2Vec2BertConfig) -> Frames:
+    """How a network of this config counts frames.
+
+    Raises:
+        ValueError: its features are no stacked mels, or its adapter does not halve.
+    """
+    stack, rest = divmod(config.feature_projection_input_dim, N_MELS)
+    if rest:
+        raise ValueError(f"the model takes {config.feature_projection_input_dim} features: must be a multiple of {N_MELS} mels")
+    if config.add_adapter and (config.adapter_kernel_size, config.adapter_stride) != (3, 2):
+        found = f"adapter_kernel_size={config.adapter_kernel_size} and adapter_stride={config.adapter_stride}"
+        raise ValueError(f"the model has {found}: only 3 and 2 are known; set add_adapter=false")
+    return Frames(stack, config.num_adapter_layers if config.add_adapter else 0)
+
+
+def _changes(options: CTCModelOptions, n_tokens: int) -> dict[str, Any]:
+    """What is set in a config before a network is made of it."""
+    regularisation = dataclasses.asdict(options.part(RegularisationOptions))
+    return regularisation | {"add_adapter": options.add_adapter, "vocab_size": n_tokens, "pad_token_id": BLANK}
+
+
+def _loaded(options: CTCModelOptions, n_tokens: int) -> Network:
+    try:
+        config = Wav2Vec2BertConfig.from_pretrained(options.ctc_model)
+        config.update(_changes(options, n_tokens))
+        frames_of(config)
+        network, found = Wav2Vec2BertForCTC.from_pretrained(
+            options.ctc_model, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(f"ctc_model={options.ctc_model}: {error}") from error
+    network.lm_head.reset_parameters()  # its rows are the tokens of another vocabulary, whatever their number
+    lacking = {*HEAD, *found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
+    return Network(network, tuple(name for name, _ in network.named_parameters() if name in lacking))

@@ -1,0 +1,40 @@
+"""A Wav2Vec2-BERT CTC of a few thousand parameters over the toy corpus of chords."""
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from moe.audio.augmentation import AugmentationOptions
+from moe.systems.wav2vec2_ctc.options import CTCModelOptions
+from moe.systems.wav2vec2_ctc.system import CTCSystem, build
+from moe.systems.wav2vec2_ctc.vocabulary import Vocabulary
+from moe.training.dataset import SpeechDataset
+from tests.toys.models import WORDS
+
+SMALL = {"ctc_width": 16, "ctc_layers": 2, "ctc_heads": 2, "ctc_ffn": 16, "ctc_kernel": 3, "ctc_frame_ms": 20}
+MASKS = AugmentationOptions(n_masks=0, gain=0.0)
+
+
+def toy_options(**changes) -> CTCModelOptions:
+    """A small network without dropout."""
+    still = dict.fromkeys(
+        ("attention_dropout", "hidden_dropout", "feat_proj_dropout", "conformer_conv_dropout", "final_dropout"), 0.0
+    )
+    return CTCModelOptions(**SMALL | still | changes)
+
+
+def toy_ctc(learning_rate: float = 1e-2, seed: int = 0, **changes) -> CTCSystem:
+    """A CTC with random weights, in evaluation mode."""
+    torch.manual_seed(seed)
+    system = build(toy_options(**changes), Vocabulary.of(WORDS, 1), "en", "basic", learning_rate)
+    torch.nn.init.normal_(system.module.network.lm_head.weight, std=1.0)  # else every output says nearly the same
+    system.module.eval()
+    return system
+
+
+def ctc_dataset(
+    system: CTCSystem, manifest: pd.DataFrame, root: Path, masks: bool = False, trains: bool = False
+) -> SpeechDataset:
+    """The manifest as inputs of a CTC."""
+    return SpeechDataset(manifest, root, system.inputs, MASKS if masks else None, seed=3, trains=trains)
