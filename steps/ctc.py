@@ -1,7 +1,7 @@
 """Entry point `ctc`: a Wav2Vec2-BERT CTC over characters, from random weights or from a checkpoint; writes the artifact `model`.
 
 Reads a `prepare` run. Example:
-    mlflow run . -e ctc -P prepare_run_id=ID -P ctc_epochs=20
+    mlflow run . --env-manager local -e ctc -P prepare_run_id=ID -P ctc_epochs=20
 """
 
 import dataclasses
