@@ -145,7 +145,9 @@ def test_it_is_compared_with_a_mixture_registered_transcribed_and_served(done: D
     assert dict(zip(table["system"], table["role"], strict=True)) == {"Wav2Vec2-BERT CTC": "candidate", "Whisper-MoE": "mixture"}
     registered = register.run(register.StepOptions(evaluate_run_ids=runs, register_system="wav2vec2_ctc"))
     address = "models:/wav2vec2-ctc@champion"
-    transcribe.run(transcribe.StepOptions(audio=str(done.corpus), model=address, output_dir=str(tmp_path / "out")))
+    transcribe.run(
+        transcribe.StepOptions(audio=str(done.corpus), model=address, output_dir=str(tmp_path / "out"), speech_threshold=0.0)
+    )
     service = Service(Recognizer(load_system(versions.recognizer_dir(address))))
     recording = (done.corpus / "u0.wav").read_bytes()
     answer = service.answer([recording], check_params({}, ServiceOptions(), service.usual))[0].transcript.text
