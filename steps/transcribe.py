@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
 from analysis.report import markdown_table
 from moe.audio.voice_activity import SPEECH_THRESHOLD, THRESHOLD_HELP
 from moe.files import folder_digest
 from moe.options import option
+from moe.progress import progress
 from moe.recognition.recognizer import Recognizer
 from moe.recognition.transcript_files import WRITERS
 from moe.recognition.transcription import FAILED, SKIPPED, WRITTEN, Outcome, Transcription, find_recordings
@@ -65,7 +65,7 @@ def run(options: StepOptions) -> str:
 
 def _with_bar(transcription: Transcription, recordings: list[Path], root: Path) -> list[Outcome]:
     outcomes = []
-    with tqdm(total=len(recordings), desc="transcribe", unit="recording") as bar:
+    with progress("transcribe", len(recordings), "recordings") as bar:
         for outcome in transcription.run(recordings, root):
             outcomes.append(outcome)
             bar.update()

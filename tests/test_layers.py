@@ -25,7 +25,7 @@ WALLS = {  # package → packages that it must not import
     "steps/tracking/": ("steps.inputs", "steps.reports", "steps.registry", "steps.chain"),
 }
 SHARED_SYSTEM = "moe.systems.whisper"  # parts of a Whisper, which several systems are made of
-MOST_NAMES = 15  # at the top of moe
+MOST_NAMES = 15  # at the top of moe, beside its empty __init__.py
 UNPICKLING_ERROR = {"pickle", "pickle.UnpicklingError"}  # what a safe read of torch's own file may raise
 PICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"}
 PICKLING_CALLS = ("torch.save", "joblib.load", "joblib.dump", ".to_pickle", ".read_pickle")
@@ -162,7 +162,7 @@ def test_packages_hand_nothing_on() -> None:
 
 
 def test_the_top_of_moe_is_small() -> None:
-    assert len([path for path in (ROOT / "moe").iterdir() if path.name != "__pycache__"]) <= MOST_NAMES
+    assert len([path for path in (ROOT / "moe").iterdir() if path.name not in ("__pycache__", "__init__.py")]) <= MOST_NAMES
 
 
 def test_nothing_runs_at_import() -> None:

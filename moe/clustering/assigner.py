@@ -4,11 +4,13 @@ A reference point is its own nearest neighbour with overwhelming weight, so it g
 clusters. Everything is plain arrays: the object just fitted and the one read from disk are the same.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
-from tqdm.auto import tqdm
 
 from moe.clustering.partition import agreeing, one_hot
+from moe.progress import counted
 
 N_NEIGHBOURS = 5
 EXACT = 1e-12  # share of the farthest neighbour's squared distance below which two points are the same
@@ -50,7 +52,6 @@ def nearness(distances: np.ndarray) -> np.ndarray:
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def chunks(n_rows: int, what: str) -> list[slice]:
-    """Slices that cover `n_rows`, with a progress bar when there are several."""
-    slices = [slice(start, start + CHUNK) for start in range(0, n_rows, CHUNK)]
-    return tqdm(slices, desc=what, unit="chunk", disable=len(slices) < 2)
+def chunks(n_rows: int, what: str) -> Iterator[slice]:
+    """Slices that cover `n_rows`, under a progress bar."""
+    return counted([slice(start, start + CHUNK) for start in range(0, n_rows, CHUNK)], what, "chunks")

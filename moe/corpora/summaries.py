@@ -2,11 +2,11 @@
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from moe.audio.waveforms import SAMPLE_RATE
 from moe.corpora.locations import Root
 from moe.corpora.manifest import SPLITS, read_utterance
+from moe.progress import counted
 
 
 def corpus_statistics(manifest: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -59,4 +59,4 @@ def loudness_db(waveform: np.ndarray) -> float:
 def loudness_of(manifest: pd.DataFrame, root: Root) -> np.ndarray:
     """Loudness of each utterance of a manifest, (n_utterances,)."""
     rows = manifest.to_dict("records")
-    return np.array([loudness_db(read_utterance(root, row)) for row in tqdm(rows, desc="loudness", unit="utterance")])
+    return np.array([loudness_db(read_utterance(root, row)) for row in counted(rows, "loudness", "utterances")])

@@ -11,10 +11,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 
 import pandas as pd
-from tqdm import tqdm
 
 from moe.corpora.locations import Root
 from moe.corpora.quarantine import Inspected, inspect_audio
+from moe.progress import progress
 
 IN_PROCESS = 2000  # fewer utterances than this are decoded sooner than workers start
 CHUNK = 200
@@ -34,7 +34,7 @@ def inspect_all(root: Root, tasks: Sequence[Task], limits: Limits, n_workers: in
     chunks = [(start, tasks[start : start + CHUNK]) for start in range(0, len(tasks), CHUNK)]
     n_workers = n_workers or os.cpu_count() or 1
     results: list[Inspected | None] = [None] * len(tasks)
-    with tqdm(total=len(tasks), desc="decoding", unit=" utterances", mininterval=1.0) as bar:
+    with progress("check audio", len(tasks), "utterances") as bar:
         done = (
             _in_process(root, chunks, limits)
             if len(tasks) < IN_PROCESS or n_workers == 1

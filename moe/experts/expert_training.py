@@ -93,6 +93,8 @@ def train_experts(
 class ExpertHooks(Validation):
     """Scores every expert after an epoch and keeps the best of each."""
 
+    title = "experts"
+
     def __init__(
         self, system: System, dev_set: SpeechDataset, dev_clusters: np.ndarray, options: ExpertOptions, training: Training
     ) -> None:

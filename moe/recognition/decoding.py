@@ -9,8 +9,8 @@ import time
 from collections.abc import Mapping, Sequence
 
 import torch
-from tqdm import tqdm
 
+from moe.progress import progress
 from moe.recognition.hypothesis_store import BatchStore
 from moe.system import Ask, DecodingOptions, Hypothesis, System
 from moe.training.batches import Examples, collate, length_batches, to_device
@@ -45,14 +45,14 @@ def decode_ways(
 
     Args:
         with_loss: also the reference's loss (one more pass).
-        title: shows a progress bar of that name.
+        title: of a progress bar; None shows none.
         store: where batches are kept as they are done; those an earlier call left there are taken as they are.
     """
     system.module.eval()
     store = store or BatchStore(None)
     ids_of = dataset.utterance_ids
     found: dict[str, list[Hypothesis]] = {name: [Hypothesis(utterance_id, "") for utterance_id in ids_of] for name in asks}
-    with tqdm(total=len(dataset), desc=title, unit="utterance", disable=title is None) as bar:
+    with progress(title or "", len(dataset), "utterances", shown=title is not None) as bar:
         for number, indices in enumerate(length_batches(dataset, options.decoding_batch_size)):
             parts = store.read(number, [ids_of[index] for index in indices], list(asks))
             if parts is None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from moe.files import file_digest, read_json, write_json, write_table, write_whole
+from moe.progress import progress
 from moe.system import Batch
 from moe.training.batches import Examples, collate, length_batches
 
@@ -75,7 +76,7 @@ def embed(embedder: Embedder, dataset: Examples, folder: Path, batch_size: int) 
     """
     done, ids = _read_parts(folder), dataset.utterance_ids
     batches = [batch for batch in length_batches(dataset, batch_size) if not all(ids[index] in done for index in batch)]
-    with tqdm(total=len(dataset), initial=len(done), desc="embed", unit="utterance") as bar:
+    with progress("embed", len(dataset), "utterances", len(done)) as bar:
         for first in range(0, len(batches), PART_BATCHES):
             part = _embed_batches(embedder, dataset, batches[first : first + PART_BATCHES], bar)
             _write_part(folder, part)

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import TrainingArguments
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from moe.options import option
 from moe.routing.gate import Gate, GateConfig
@@ -116,8 +115,6 @@ class GateTrainer(ResumableTrainer):
     ) -> None:
         super().__init__(hooks, checkpoints, start, model=gate, args=arguments, data_collator=dict, train_dataset=rows)
         self.smoothing = smoothing
-        self.remove_callback(PrinterCallback)
-        self.remove_callback(ProgressCallback)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any) -> Any:
         """Mean KL over a batch, targets smoothed."""
@@ -129,6 +126,8 @@ class GateTrainer(ResumableTrainer):
 
 class GateHooks(BestEpoch):
     """Judges train and dev after each epoch and keeps the weights with the lowest dev KL; epochs count from 1."""
+
+    title = "gate"
 
     def __init__(self, gate: Gate, train: EmbeddingRows, dev: EmbeddingRows, options: GateOptions, training: Training) -> None:
         super().__init__(gate, training, SELECTION_METRIC, options.gating_patience)

@@ -15,9 +15,9 @@ import joblib
 import numpy as np
 import pandas as pd
 import soundfile
-from tqdm import tqdm
 
 from moe.files import file_digest, write_json, write_table, write_whole_dir
+from moe.progress import progress
 from moe.synthesis.effects import SAMPLE_RATE
 from moe.synthesis.planning import SpeakerPlan, SynthesisOptions, plan
 from moe.synthesis.rendering import Rendering, render
@@ -62,7 +62,7 @@ def synthesize(options: SynthesisOptions, folder: Path, on_progress: OnProgress 
 
 def _rendered(plans: list[SpeakerPlan], options: SynthesisOptions, folder: Path, on_progress: OnProgress | None) -> list[dict]:
     rows, n_total = [], sum(len(each.candidates) for each in plans)
-    with tqdm(total=n_total, desc="synthesize", unit="utt") as bar:
+    with progress("synthesize", n_total, "utterances") as bar:
         for speaker_rows in _by_speaker(plans, options, folder):
             rows += speaker_rows
             bar.update(len(speaker_rows))

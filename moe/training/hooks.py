@@ -11,6 +11,8 @@ Report = Callable[[int, dict[str, float]], None]  # called with the epoch or upd
 class TrainingHooks:
     """What a kind of training does around the loop; every hook may be left as it is."""
 
+    title = "training"  # of its progress bar
+
     def epoch_begins(self, epoch: int) -> None:
         """Before the first update of an epoch (0-based), and before the first after an interruption."""
 

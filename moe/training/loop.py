@@ -217,7 +217,7 @@ def training_arguments(plan: TrainingPlan, n_utterances: int, output_dir: str, n
         save_strategy="no",
         eval_strategy="no",
         report_to="none",
-        disable_tqdm=False,  # else other libraries' log levels decide whether training shows a bar
+        disable_tqdm=True,  # `moe.training.update_bar` shows the progress
         ddp_find_unused_parameters=False,
         use_cpu=not torch.cuda.is_available(),
     )

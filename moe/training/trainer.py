@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainerState
+from transformers import PrinterCallback, TrainerCallback, TrainerState
 
 from moe.training.bad_updates import CarefulTrainer
 from moe.training.checkpoints import Checkpoint, Checkpoints
@@ -20,6 +20,7 @@ from moe.training.hooks import TrainingHooks
 from moe.training.interrupts import Interrupt
 from moe.training.random_state import generators, set_generators
 from moe.training.trainer_internals import TRAINER_STATE_NAME
+from moe.training.update_bar import UpdateBar
 
 STOP = 2  # after an update: 0 goes on, 1 saves
 LOGGED = {"loss": "loss", "learning_rate": "learning_rate", "grad_norm": "gradient_norm"}
@@ -49,7 +50,10 @@ class ResumableTrainer(CarefulTrainer):
         self._interrupt, self._stops = Interrupt(), False
         self._earlier_s, self._began, self._saved_at = 0.0, time.monotonic(), time.monotonic()
         self._generators_due = start is not None
-        self.add_callback(_Moments(self))
+        self._bar = UpdateBar(hooks.title)
+        self.remove_callback(PrinterCallback)
+        for callback in (_Moments(self), self._bar):
+            self.add_callback(callback)
 
     def run(self) -> None:
         """Train to the end; nothing is left to do where the end had been reached.
@@ -68,6 +72,8 @@ class ResumableTrainer(CarefulTrainer):
             except BaseException:
                 self._save_after_stop()
                 raise
+            finally:
+                self._bar.close()
 
     def checkpoint(self) -> Checkpoint:
         """Everything there is to know, as of the last moment of rest."""

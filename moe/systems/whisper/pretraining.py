@@ -163,6 +163,8 @@ def _loaded_groups(
 class _PretrainingHooks(Validation):
     """Scores the base on dev; epochs and updates are counted through both phases, so that no metric is reported twice under one number."""
 
+    title = "pretraining"
+
     def __init__(
         self,
         model: BaseTraining,
