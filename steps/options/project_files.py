@@ -37,6 +37,7 @@ ENTRY_POINTS = (
     "transcribe",
 )
 PYTHON = "3.11"
+PREFIX = "OMP_WAIT_POLICY=${{OMP_WAIT_POLICY:-passive}}"  # must be there before torch is loaded, see moe/training/threads.py; doubled for MLflow
 NOTE = """# -P NAME=VALUE sets any option of an entry point, declared here or not: `python -m steps.NAME --help`, docs/options.md.
 # Declared is what is required; what has a default is not, so that an option file may set it and the run shows what was used.
 """
@@ -88,7 +89,7 @@ def _entry_point(name: str, options_type: type[Options], package: str) -> str:
     listed = _listed(options_type) if name == "main" else ""
     heading = "    parameters:\n" if required else ""
     parameters = "".join(f"      {field.name}: string  # {field.metadata['help']}\n" for field in required)
-    return f"  {name}:\n{listed}{heading}{parameters}    command: python -m {package}.{name}{_flags(required)}\n"
+    return f"  {name}:\n{listed}{heading}{parameters}    command: {PREFIX} python -m {package}.{name}{_flags(required)}\n"
 
 
 def _flags(required: list[dataclasses.Field]) -> str:

@@ -15,6 +15,7 @@ from types import FrameType
 from mlflow.exceptions import MlflowException
 
 from moe.options import Options, OptionsType
+from moe.training.threads import settle_threads
 from steps.options.command_line import parse
 from steps.tracking.artifacts import FINGERPRINT, FINGERPRINT_TAG, STEP_TAG, TRACEBACK
 from steps.tracking.dead_runs import MESSAGE_TAG, STOPPED_TAG, close_own
@@ -80,6 +81,7 @@ def command(run: Callable[[OptionsType], str], options_type: type[OptionsType], 
     options = parse(options_type, arguments)
     step = Path(run.__code__.co_filename).stem
     signal.signal(signal.SIGTERM, _terminate)
+    print(f"{step}: {settle_threads()}", flush=True)
     try:
         run(options)
     except KeyboardInterrupt as stop:

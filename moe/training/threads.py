@@ -1,0 +1,34 @@
+"""How many threads compute, and how they wait for each other.
+
+torch starts a thread for every core that it sees. In a container that may use fewer, and where OMP_NUM_THREADS does not say
+otherwise, there are as many as it may use. The load of the machine changes nothing: another number of threads adds in another order,
+and a training that goes on after an interruption must end with the same bits.
+
+What a busy machine does need is threads that sleep while they wait. OpenMP's own wait in a loop, and beside other work the loop takes
+the core that the thread awaited needs: a stage slows down tenfold. OpenMP reads OMP_WAIT_POLICY when torch is loaded, so a program
+cannot set it for itself; `steps.options.project_files` writes it into the commands of MLproject.
+"""
+
+import os
+
+import joblib
+import torch
+
+WAIT_POLICY, PASSIVE = "OMP_WAIT_POLICY", "passive"
+
+
+def settle_threads() -> str:
+    """Keep torch to the cores that this process may use, and say in a few words how it computes: "2 threads, passive waiting"."""
+    n_allowed = joblib.cpu_count()
+    if "OMP_NUM_THREADS" not in os.environ and n_allowed < torch.get_num_threads():
+        torch.set_num_threads(n_allowed)
+    return described(torch.get_num_threads(), os.environ.get(WAIT_POLICY))
+
+
+def described(n_threads: int, policy: str | None) -> str:
+    """Threads and their way of waiting, and what would be better where one thread would hold up the others."""
+    if n_threads == 1:
+        return "1 thread"
+    if (policy or "").strip().lower() == PASSIVE:
+        return f"{n_threads} threads, passive waiting"
+    return f"{n_threads} threads, active waiting; beside other work {WAIT_POLICY}={PASSIVE} is faster"
