@@ -1,5 +1,5 @@
 # make demo | test | check | format | torture | audit | ui | base | install | clean
-# Needs Python 3.11 or 3.12; another one than python3: make PYTHON=/path/to/python3.12 demo
+# Needs Python 3.11 or 3.12; another one than python3: make PYTHON=/path/to/python3.12 demo; a minute's trial: make demo OPTIONS='-P mode=quick'
 
 PYTHON ?= python3
 PORT ?= 5000
@@ -29,7 +29,8 @@ $(STAMP): requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 11), (3, 12)) else "Python 3.11 or 3.12 is needed, but $(PYTHON) is %d.%d: make PYTHON=/path/to/python3.12 ..." % v)'
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv || \
 		{ rm -rf .venv; echo "no virtual environment could be made; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
-	python -m pip install --disable-pip-version-check --requirement requirements.txt
+	@echo "installing the pinned packages into .venv, once: a minute or two"
+	@python -m pip install --disable-pip-version-check --requirement requirements.txt >.venv/install.log 2>&1 || { cat .venv/install.log >&2; exit 1; }
 	@touch $@
 
 # what only the checks need
@@ -38,10 +39,13 @@ $(DEV_STAMP): requirements-dev.txt $(STAMP)
 	@touch $@
 
 # the store is made first, under a lock: two `mlflow run` at once on a fresh store would break each other
-demo: install
+demo:
+	@echo "The whole experiment on synthetic speech: a mixture of LoRA experts against one LoRA of the same size and against the base model."
+	@echo "It takes 5 to 10 minutes on two cores, and works offline but for the pinned packages, which are installed once."
+	@echo "Each stage says in a line how it ended. Ctrl-C stops it; the same command goes on where it was."
+	@$(MAKE) --silent --no-print-directory install
 	@python -c "from steps.tracking.store import connect; connect()"
-	$(MLFLOW_RUN)
-	@echo; echo "The runs, with their plots: make ui"
+	@MLFLOW_LOGGING_LEVEL=WARNING $(MLFLOW_RUN) $(OPTIONS)
 
 # in a process for each core, four at most, each with one thread; in one process: python -m pytest
 test: install

@@ -23,7 +23,7 @@ def verdict(table: pd.DataFrame, tests: pd.DataFrame, group_tests: pd.DataFrame,
         pairs: of names, as `analysis.systems.pairs_of` gives them.
     """
     lines = [_pair_sentence(table, tests, group_tests, *pair) for pair in pairs]
-    return "\n".join([_best_sentence(table, tests), *lines, *_warnings(table)])
+    return "\n".join([best_sentence(table, tests), *lines, *_warnings(table)])
 
 
 def difference_words(row: pd.Series) -> str:
@@ -161,7 +161,8 @@ def _group_name(column: str, group: str) -> str:
     return names.get((column, group), group if plain else f"{column.removesuffix('_group').replace('_', ' ')} {group}")
 
 
-def _best_sentence(table: pd.DataFrame, tests: pd.DataFrame) -> str:
+def best_sentence(table: pd.DataFrame, tests: pd.DataFrame) -> str:
+    """The system with the lowest WER, and whether it is significantly below the next."""
     order = table.sort_values("wer", kind="stable")
     best, second = order["system"].iloc[0], order["system"].iloc[1]
     found = test_of(tests, best, second)

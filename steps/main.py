@@ -18,6 +18,7 @@ from moe.options import NONE, Options, names_of
 from steps import register
 from steps.chain.checks import beam_faults, idle_faults, layer_faults, top_k_faults
 from steps.chain.options import QUICK, SMALL, ChainOptions
+from steps.chain.screen import opening, result_lines
 from steps.chain.stages import STAGES, Chain, chosen_systems, idle_options, left_out, n_experts, planned, stage_options
 from steps.options.help_text import owner
 from steps.options.option_files import option_file_text
@@ -52,6 +53,7 @@ class StepOptions(ChainOptions, StageOptions):
 def run(options: StepOptions) -> str:
     """Run the chain and return its run id."""
     check_stages(options)
+    print(opening(options), flush=True)
     with runs.step_run("main", options, f"main · seed {options.seed} · {options.corpus}") as step:
         step.log_text(option_file_text(_as_file(options)), OPTIONS)
         chain = Chain(options)
@@ -113,7 +115,7 @@ def _report(step: StepRun, chain: Chain) -> None:
         step.log_text(report, "comparison.md")
         step.log_metrics({f"wer/{row.system}": row.wer for row in table.itertuples()})
         result = markdown_table(readable_table(table))
-        print(f"\n{report.split('## By group')[0]}\n", flush=True)
+        print("\n".join(result_lines(chain.run_ids["compare"], chain.options)), flush=True)
     step.describe(f"## The chain\n{result}\n{stages}")
 
 

@@ -73,7 +73,8 @@ def run(options: StepOptions) -> str:
             step.log_table(limit.quarantine.astype(str), "tables/quarantine.json")
             step.log_table(limit.files, "tables/bad_files.json")
             raise
-        print("\n".join(screen_lines(prepared)), flush=True)
+        if not synthetic or prepared.counts["n_used"] < prepared.counts["n_listed"]:
+            print("\n".join(screen_lines(prepared)), flush=True)
         with tempfile.TemporaryDirectory() as temporary:
             _log_manifest(step, options, prepared, Path(temporary))
         step.log_input("corpus", corpus_digest(prepared.manifest), root, "training", prepared.counts["n_listed"])

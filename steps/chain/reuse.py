@@ -17,6 +17,8 @@ from mlflow.exceptions import MlflowException
 
 from moe.files import read_json
 from moe.options import Options
+from moe.progress import announce
+from steps.chain.screen import stage_line
 from steps.tracking.artifacts import FINGERPRINT, FINGERPRINT_TAG, STEP_TAG, upstream
 from steps.tracking.fingerprint import Fingerprint, fingerprint
 from steps.tracking.resuming import PARENT_TAG
@@ -47,13 +49,14 @@ def find_reusable(step: str, options: Options) -> Reuse:
     return Reuse(None, _why_not(client, wanted, earlier, twins))
 
 
-def launch(module: ModuleType, options: Options, force: bool = False) -> str:
+def launch(module: ModuleType, options: Options, force: bool = False, title: str = "") -> str:
     """Run a step module, or reuse an earlier run of it, and print one line that says so.
 
     Args:
         module: a module of `steps` with `run(options) -> run_id`.
         options: its options.
         force: run, whatever there is; but what this chain has run before it was interrupted is not run again.
+        title: what the line calls it; the step's name by default.
 
     Returns:
         The run's id. The run that is open, if any, gets the tag `moe.ran.STEP` or `moe.reused.STEP` with it.
@@ -62,9 +65,11 @@ def launch(module: ModuleType, options: Options, force: bool = False) -> str:
     found = find_reusable(step, options)
     if force and not _ran_in_this_chain(found.run_id):
         found = Reuse(None, "forced")
+    if found.run_id is None:
+        announce(title or step)
     run_id = found.run_id or module.run(options)
     word = "reused" if found.run_id else "ran"
-    print(f"{step:<12}{word:<7}{run_id[:8]}  {time.monotonic() - started:6.1f} s  ({found.reason})", flush=True)
+    print(stage_line(title or step, word, run_id, time.monotonic() - started, found.reason), flush=True)
     parent = mlflow.active_run()
     if parent is not None:
         connect().client.set_tag(parent.info.run_id, f"moe.{word}.{step}", run_id)

@@ -175,4 +175,6 @@ class Chain:
             self._launch(name, module, stage_options(module, self.options, evaluate_run_ids=run_ids))
 
     def _launch(self, name: str, module: ModuleType, options: Options) -> None:
-        self.run_ids[name] = launch(module, options, self.options.force in ("all", step_name(module)))
+        step = step_name(module)
+        title = name if name.startswith(step) else f"{step} {name}"
+        self.run_ids[name] = launch(module, options, self.options.force in ("all", step), title)

@@ -70,7 +70,7 @@ def connect() -> Store:
     Raises:
         RuntimeError: the store or the experiment cannot be used.
     """
-    _quiet_transformers()
+    _quiet_libraries()
     address = tracking_address()
     mlflow.set_tracking_uri(address.uri)
     try:
@@ -161,10 +161,11 @@ def _remove_encoded_folder(path: Path | None) -> None:
             os.removedirs(encoded)
 
 
-def _quiet_transformers() -> None:
-    """Its notices repeat with every batch; what a user must know, our own errors say."""
+def _quiet_libraries() -> None:
+    """Notices of transformers repeat with every batch; what a user must know, our own errors say. MLflow shows a bar for each copied file."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
 def _no_telemetry() -> None:

@@ -3,6 +3,10 @@
 import contextlib
 import dataclasses
 import io
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +15,13 @@ import pandas as pd
 import pytest
 from mlflow.entities import Run
 
+from analysis.verdict import best_sentence
 from moe.audio.waveforms import load_audio
 from moe.files import read_json
 from moe.recognition.recognizer import Recognizer
 from moe.systems.table import load_system
 from steps import evaluate, experts, main
+from steps.chain.screen import OWN_CORPUS, WIDTH
 from steps.tracking import artifacts
 from steps.tracking.store import connect, project_root
 from tests.toys.models import HALF
@@ -34,14 +40,22 @@ CHAIN = (
 )  # fmt: skip
 TIMES = ("seconds", "real_time_factor", "training_seconds", "seconds_per_utterance")
 Lines = list[tuple[str, str, str]]  # step, `ran` or `reused`, why
+STAGE = re.compile(r"^(\w+)(?: \w+)? +(ran|reused) +[0-9a-f]{8} +[\d.]+ s  \((.*)\)$", re.MULTILINE)
+PROGRESS = re.compile(r"^[a-z ,]+: \d+/\d+, .* left")
 
 
 def run_main(**changes) -> tuple[str, Lines]:
     """Run `main`: its run id, and what it said of each stage."""
     with contextlib.redirect_stdout(io.StringIO()) as said:
         run_id = main.run(main.StepOptions.asked(**TINY | changes))
-    words = [line.split(maxsplit=5) for line in said.getvalue().splitlines()]
-    return run_id, [(line[0], line[1], line[5].strip("()")) for line in words if len(line) == 6 and line[1] in ("ran", "reused")]
+    return run_id, STAGE.findall(said.getvalue())
+
+
+def start_main() -> subprocess.CompletedProcess[str]:
+    """`main` as `make demo` starts it, in a process of its own."""
+    flags = [word for name, value in TINY.items() for word in (f"--{name}", str(value))]
+    environment = os.environ | {"MLFLOW_LOGGING_LEVEL": "WARNING", "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, "-m", "steps.main", *flags], env=environment, capture_output=True, text=True)
 
 
 @contextlib.contextmanager
@@ -53,11 +67,16 @@ def own_store(empty_store: Path, folder: Path) -> Iterator[Path]:
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """A finished `main`: its run, what it said, and its stages' runs in order."""
+    """A finished `main`: its run, what it wrote to the screen, and its stages' runs in order."""
 
     main_id: str
-    lines: Lines
+    out: str
+    err: str
     runs: list[Run]
+
+    @property
+    def lines(self) -> Lines:
+        return STAGE.findall(self.out)
 
     def of(self, step: str, number: int = 0) -> Run:
         return [run for run in self.runs if run.data.tags["moe.step"] == step][number]
@@ -69,8 +88,10 @@ class Chain:
 @pytest.fixture(scope="module")
 def chain(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     with own_store(empty_store, tmp_path_factory.mktemp("chain") / "store"):
-        main_id, lines = run_main()
-        yield Chain(main_id, lines, children(main_id))
+        said, store = start_main(), connect()
+        assert said.returncode == 0, said.stderr
+        (run,) = store.client.search_runs([store.experiment_id], "tags.`moe.step` = 'main'")
+        yield Chain(run.info.run_id, said.stdout, said.stderr, children(run.info.run_id))
 
 
 def children(main_id: str) -> list[Run]:
@@ -87,6 +108,31 @@ def test_every_stage_is_a_finished_run_nested_in_main(chain: Chain) -> None:
     assert all(word == "ran" for _, word, _ in chain.lines)
     names = [run.info.run_name for run in chain.runs]
     assert all("·" in name for name in names) and len({*names}) == len(names)
+
+
+def test_the_screen_shows_the_threads_a_line_for_each_stage_and_the_result(chain: Chain) -> None:
+    lines = chain.out.splitlines()
+    assert lines[0] == "main: 1 thread" and lines[1].startswith(
+        "main: corpus=synthetic, systems=whisper_moe,single_lora,zero_shot, "
+    )
+    assert [line for line in lines if len(line) > WIDTH and not line.startswith("Pictures and tables: ")] == []
+    table = pd.read_parquet(chain.path("compare", "comparison.parquet"))
+    tests = pd.read_csv(chain.path("compare", "tables/tests.csv"))
+    assert best_sentence(table, tests) in lines and all(any(line.startswith(name) for line in lines) for name in table["system"])
+    (where,) = [line for line in lines if line.startswith("Pictures and tables: ")]
+    assert Path(where.removeprefix("Pictures and tables: ").partition(";")[0]).is_file()
+    assert lines[-1].endswith(OWN_CORPUS)
+
+
+def test_the_command_for_own_recordings_is_one_that_main_takes() -> None:
+    options = dict(word.split("=") for word in OWN_CORPUS.split() if "=" in word)
+    main.check_stages(main.StepOptions.asked(**options))
+
+
+def test_no_library_speaks_between_the_stages(chain: Chain) -> None:
+    """Bars of MLflow, logs of the Trainer and warnings; two lines about the registry and our own progress may stand."""
+    registry = ("Successfully registered model", "Created version")
+    assert [line for line in chain.err.splitlines() if not line.startswith(registry) and not PROGRESS.match(line)] == []
 
 
 def test_every_run_says_what_it_did_and_holds_its_artifacts(chain: Chain) -> None:
