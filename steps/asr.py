@@ -114,7 +114,7 @@ def run(options: StepOptions) -> str:
     with runs.step_run("asr", options, name) as step:
         plan = plan_of(options, options.asr_epochs, options.asr_batch_size, options.asr_learning_rate)
         given = training_inputs(step, options, options.asr_percent, plan)
-        base, base_dir = read_base(options.pretrain_run_id)
+        base, base_dir = read_base(options.pretrain_run_id, given.prepared.language)
         dev = given.prepared.rows("dev")
         vectors = _read_by_gate(options, given, base, dev)
         seed_everything(options.seed)

@@ -63,7 +63,7 @@ def run(options: StepOptions) -> str:
 
 
 def _zero_shot(step: StepRun, options: StepOptions, prepared: Prepared) -> None:
-    base, base_dir = read_base(options.pretrain_run_id)
+    base, base_dir = read_base(options.pretrain_run_id, prepared.language)
     adapters = dataclasses.replace(options.part(AdapterOptions), shared_expert=False, shared_r=None)
     system = _system(options, prepared, base, base_dir, adapters)
     n_total = sum(parameter.numel() for parameter in base.model.parameters())
@@ -74,9 +74,9 @@ def _zero_shot(step: StepRun, options: StepOptions, prepared: Prepared) -> None:
 
 def _single_lora(step: StepRun, options: StepOptions) -> None:
     mixture = read_record(artifacts.upstream(options.asr_run_id, artifacts.MODEL)).facts
-    base, base_dir = read_base(options.pretrain_run_id)
     plan = plan_of(options, 1, options.asr_batch_size, options.expert_learning_rate)
     given = training_inputs(step, options, options.asr_percent, plan)
+    base, base_dir = read_base(options.pretrain_run_id, given.prepared.language)
     n_updates = updates_for(mixture["n_utterances_seen"], len(given.train), plan)
     seed_everything(options.seed)
     rank = matched_rank(base.model, options.part(AdapterOptions), mixture["n_trainable"])

@@ -68,7 +68,7 @@ def run(options: StepOptions) -> str:
     with runs.step_run("experts", options, f"experts · r {options.lora_r} · seed {options.seed}") as step:
         plan = plan_of(options, options.expert_epochs, options.expert_batch_size, options.expert_learning_rate)
         given = training_inputs(step, options, options.experts_percent, plan)
-        base, base_dir = read_base(options.pretrain_run_id)
+        base, base_dir = read_base(options.pretrain_run_id, given.prepared.language)
         labels = pd.read_parquet(artifacts.upstream(options.cluster_run_id, artifacts.LABELS))
         n_experts = sum(name.startswith("soft_") for name in labels.columns)
         clusters = {split: _clusters(labels, rows) for split, rows in (("train", given.train), ("dev", given.dev))}

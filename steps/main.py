@@ -15,8 +15,8 @@ import pandas as pd
 from analysis.report import markdown_table
 from analysis.verdict import readable_table
 from moe.options import NONE, Options, names_of
-from steps import register
-from steps.chain.checks import beam_faults, idle_faults, layer_faults, top_k_faults
+from steps import pretrain, register
+from steps.chain.checks import beam_faults, idle_faults, language_faults, layer_faults, top_k_faults
 from steps.chain.options import QUICK, SMALL, ChainOptions
 from steps.chain.screen import opening, result_lines
 from steps.chain.stages import STAGES, Chain, chosen_systems, idle_options, left_out, n_experts, planned, stage_options
@@ -91,6 +91,7 @@ def _faults_between(options: StepOptions) -> list[str]:
     made_small = [name for name, value in SMALL.items() if options.mode == QUICK and getattr(options, name) == value]
     found = idle_faults(options, planned(options), left_out(options), [*names_of(ChainOptions), *made_small])
     base = "init_from" if options.init_from else "whisper_model"
+    found += [] if pretrain in left_out(options) else language_faults(options.language, base, options.source)
     found += layer_faults(options.gate_layer, base, options.source) + top_k_faults(options, n_experts(options))
     return found + beam_faults(options) + _register_faults(options)
 

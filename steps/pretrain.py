@@ -28,6 +28,7 @@ from moe.systems.whisper.base_model import (
     read_training_record,
     resolve,
     save_base,
+    use_language,
     whole_fault,
 )
 from moe.systems.whisper.features import AudioContextOptions
@@ -158,6 +159,8 @@ def run(options: StepOptions) -> str:
 def _take(step: StepRun, options: StepOptions, folder: Path) -> None:
     """A complete checkpoint: there is nothing to train."""
     base = load_base(options.source)
+    if options.prepare_run_id not in NONE_GIVEN:
+        use_language(base, read_prepared(options.prepare_run_id).language)
     save_base(base, folder)
     record = read_training_record(Path(resolve(options.source)))
     write_json(folder / "training.json", record or {"taken_from": options.source})
@@ -199,7 +202,7 @@ def _initial(options: StepOptions, prepared: Prepared) -> BaseModel:
         tokenizer = train_tokenizer(texts, options.tokenizer, options.n_merges, prepared.language)
     if options.source == SCRATCH:
         return new_base(tokenizer, SmallShape(), prepared.language)
-    return complete_base(Path(options.source), tokenizer, prepared.language)
+    return use_language(complete_base(Path(options.source), tokenizer, prepared.language), prepared.language)
 
 
 def _chosen(prepared: Prepared, split: str, options: StepOptions) -> pd.DataFrame:

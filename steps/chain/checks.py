@@ -11,7 +11,8 @@ from typing import Any
 
 from moe.files import read_json
 from moe.options import names_of, to_text
-from moe.systems.whisper.base_model import SCRATCH, SmallShape
+from moe.systems.whisper.adapted_base import model_below
+from moe.systems.whisper.base_model import SCRATCH, SmallShape, folder_languages, is_complete, language_fault
 from steps.chain.options import CTC, ChainOptions
 from steps.chain.stages import idle_options
 
@@ -57,6 +58,14 @@ def layer_faults(gate_layer: str, name: str, base: str) -> list[str]:
         return []
     n_layers = SmallShape().encoder_layers if base == SCRATCH else read_json(config).get("encoder_layers", 0)
     return [f"gate_layer={gate_layer}: {name}={base} has layers 0 to {n_layers}"] if int(gate_layer) > n_layers else []
+
+
+def language_faults(language: str, name: str, base: str) -> list[str]:
+    """A language that a base in a folder has no token for; of a hub model it shows when that is loaded."""
+    if not is_complete(base) or not Path(base).is_dir() or model_below(base) not in (None, base):
+        return []
+    fault = language_fault(language, folder_languages(Path(base)))
+    return [f"{fault}: {name}={base}"] if fault else []
 
 
 def top_k_faults(options: ChainOptions, n_experts: int | str) -> list[str]:

@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from moe.routing.embeddings import Embeddings, embed, read_embeddings
 from moe.routing.options import RoutingOptions
 from moe.system import Inputs, Record, System
-from moe.systems.whisper.base_model import BaseModel, load_base
+from moe.systems.whisper.base_model import BaseModel, load_base, use_language
 from moe.systems.whisper.encoder import embedder
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper.inputs import WhisperInputs
@@ -111,10 +111,14 @@ def log_system(step: StepRun, system: System, facts: Mapping[str, Any], further:
     return record
 
 
-def read_base(pretrain_run_id: str) -> tuple[BaseModel, Path]:
-    """The base model of a `pretrain` run, and its folder."""
+def read_base(pretrain_run_id: str, language: str) -> tuple[BaseModel, Path]:
+    """The base model of a `pretrain` run with the prompt of a language, and its folder.
+
+    Raises:
+        ValueError: the base does not have the language.
+    """
     folder = artifacts.upstream(pretrain_run_id, artifacts.BASE)
-    return load_base(str(folder)), folder
+    return use_language(load_base(str(folder)), language), folder
 
 
 def embeddings_of(

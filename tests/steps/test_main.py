@@ -107,3 +107,10 @@ def test_an_evaluation_asks_a_system_only_for_what_it_takes() -> None:
     options = main.StepOptions(decoding_top_k=1)
     asked = {system: stage_options(evaluate, options, **evaluation_given(system, "p", "m")).decoding_top_k for system in SYSTEMS}
     assert asked == dict.fromkeys(SYSTEMS) | {"whisper_moe": 1}
+
+
+def test_a_language_that_the_base_does_not_have_is_refused_before_anything_runs() -> None:
+    with pytest.raises(
+        ValueError, match="language=ko: the base has en; name a base that has it .*: whisper_model=base/synthetic-en"
+    ):
+        main.check_stages(main.StepOptions(corpus="folder", dataset_root=".", language="ko"))

@@ -23,7 +23,7 @@ from moe.routing.weights import RoutingWeights
 from moe.systems.whisper.base_model import BaseModel, SmallShape, new_base
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper.inputs import WhisperInputs
-from moe.systems.whisper.tokens import train_tokenizer
+from moe.systems.whisper.tokens import prompt_ids, train_tokenizer
 from moe.systems.whisper_moe.folder import LORA, MIXTURE, WhisperShape, new_record
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.systems.whisper_moe.system import WhisperSystem, wrap
@@ -164,7 +164,7 @@ def inputs(n: int = 3, **shape) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(5)
     config, base = shared_base(**shape).model.config, shared_base(**shape)
     mel = torch.randn(n, config.num_mel_bins, 2 * config.max_source_positions, generator=generator)
-    prompt = base.processor.tokenizer.prefix_tokens[1:]
+    prompt = prompt_ids(base.processor.tokenizer)[1:]
     labels = torch.randint(0, 200, (n, 6), generator=generator)
     labels[:, : len(prompt)] = torch.tensor(prompt)
     labels[0, -1] = -100

@@ -7,6 +7,7 @@ only where a user names one.
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -19,15 +20,18 @@ from transformers import (
     WhisperProcessor,
     WhisperTokenizer,
 )
+from transformers.models.whisper.tokenization_whisper import LANGUAGES
 from transformers.utils import cached_file
 
 from moe.systems.whisper.adapted_base import adapter_fault, model_below, with_adapter
 from moe.systems.whisper.checkpoint_weights import CONFIG, TIED, WEIGHTS, lacking_tensors, read_weights, weight_files
-from moe.systems.whisper.tokens import END, START, generation_config
+from moe.systems.whisper.tokens import END, NO_TIMESTAMPS, START, TASK, generation_config, language_ids
 
 SCRATCH = "scratch"
 TOKEN_TABLE = "model.decoder.embed_tokens.weight"
 GENERATION = "generation_config.json"
+ENGLISH = "en"
+MULTILINGUAL_VOCABULARY = 51_865  # tokens; the hub's multilingual models have at least so many, those of English alone one fewer
 PROCESSOR_FILES = (
     "processor_config.json",
     "preprocessor_config.json",
@@ -76,11 +80,43 @@ def load_base(name: str) -> BaseModel:
         raise ValueError(f"base model {name}: {fault}")
     below = model_below(name)
     if below is None:
-        return BaseModel(_read_model(name).eval(), WhisperProcessor.from_pretrained(name))
+        return _with_languages(BaseModel(_read_model(name).eval(), WhisperProcessor.from_pretrained(name)))
     model = _read_model(name) if below == name else load_base(below).model
-    return BaseModel(
-        with_adapter(model, name).eval(), WhisperProcessor.from_pretrained(name if _has_processor(Path(name)) else below)
+    processor = WhisperProcessor.from_pretrained(name if _has_processor(Path(name)) else below)
+    return _with_languages(BaseModel(with_adapter(model, name).eval(), processor))
+
+
+def use_language(base: BaseModel, language: str) -> BaseModel:
+    """The same base with the prompt of a language, for labels, decoding and scoring alike; a base of one language keeps its own prompt.
+
+    Raises:
+        ValueError: the base has no token for the language.
+    """
+    known, tokenizer, generation = (
+        language_ids(base.model.generation_config),
+        base.processor.tokenizer,
+        base.model.generation_config,
     )
+    if fault := language_fault(language, known):
+        raise ValueError(fault)
+    tokenizer.language, tokenizer.task = (language, TASK) if known else (None, None)
+    if known:
+        generation.language, generation.task = language, TASK
+    return base
+
+
+def language_fault(language: str, known: Iterable[str]) -> str | None:
+    """Why a base that has tokens for the languages `known` cannot be trained for a language; None where it can."""
+    known = list(known) or [ENGLISH]  # without any it is one of the hub's that know English alone
+    if language in known:
+        return None
+    return f"language={language}: the base has {', '.join(known)}; name a base that has it (whisper_model), or make one (init_from=scratch)"
+
+
+def folder_languages(folder: Path) -> list[str]:
+    """The languages that a base in a folder has tokens for."""
+    kept = folder / GENERATION
+    return list(language_ids(GenerationConfig.from_pretrained(folder))) if kept.exists() else []
 
 
 def whole_fault(name: str) -> str | None:
@@ -158,7 +194,23 @@ def save_base(base: BaseModel, folder: Path, dtype: torch.dtype = torch.float16)
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.to(dtype) for name, tensor in base.model.state_dict().items()}
     base.model.save_pretrained(folder, state_dict=state)
-    base.processor.save_pretrained(folder)
+    _save_processor(base.processor, folder)
+
+
+def _save_processor(processor: WhisperProcessor, folder: Path) -> None:
+    """Without the tokenizer's language where transformers would read another token back; the generation config has it."""
+    tokenizer = processor.tokenizer
+    language, task = tokenizer.language, tokenizer.task
+    if language and not _is_read_back(tokenizer):
+        tokenizer.language = tokenizer.task = None
+    processor.save_pretrained(folder)
+    tokenizer.language, tokenizer.task = language, task
+
+
+def _is_read_back(tokenizer: WhisperTokenizer) -> bool:
+    """Whether the token of the tokenizer's language lies where transformers counts it: in the hub's order after the start token."""
+    spoken, start = tokenizer.convert_tokens_to_ids([f"<|{tokenizer.language}|>", START])
+    return tokenizer.language in LANGUAGES and spoken == start + 1 + list(LANGUAGES).index(tokenizer.language)
 
 
 def _has_processor(folder: Path) -> bool:
@@ -215,6 +267,19 @@ def _read_model(name: str) -> WhisperForConditionalGeneration:
     if (folder / GENERATION).exists():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     return model
+
+
+def _with_languages(base: BaseModel) -> BaseModel:
+    """A multilingual base that was saved without its generation config gets back the ids of its language tokens."""
+    generation, tokenizer = base.model.generation_config, base.processor.tokenizer
+    if getattr(generation, "lang_to_id", None) or base.model.config.vocab_size < MULTILINGUAL_VOCABULARY:
+        return base
+    vocabulary = tokenizer.get_vocab()
+    generation.is_multilingual = True
+    generation.lang_to_id = {token: vocabulary[token] for code in LANGUAGES if (token := f"<|{code}|>") in vocabulary}
+    generation.task_to_id = {task: vocabulary[f"<|{task}|>"] for task in ("transcribe", "translate")}
+    generation.no_timestamps_token_id = vocabulary[NO_TIMESTAMPS]
+    return base
 
 
 def _check_shapes(folder: Path, weights: dict[str, Tensor], model: WhisperForConditionalGeneration) -> None:

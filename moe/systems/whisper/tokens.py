@@ -13,6 +13,7 @@ from moe.system import IGNORED
 END, START = "<|endoftext|>", "<|startoftranscript|>"
 TASKS = ("<|translate|>", "<|transcribe|>")
 NO_TIMESTAMPS = "<|notimestamps|>"
+TASK = "transcribe"
 TOKENIZERS = ("checkpoint", "characters", "bpe")
 
 
@@ -29,16 +30,14 @@ def train_tokenizer(texts: Iterable[str], kind: str, n_merges: int, language: st
     symbols = sorted(pre_tokenizers.ByteLevel.alphabet()) + [left + right for left, right in merges]
     specials = [END, START, f"<|{language}|>", *TASKS, "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", NO_TIMESTAMPS]
     vocabulary = {symbol: index for index, symbol in enumerate(dict.fromkeys(symbols + specials))}
-    return WhisperTokenizer(
-        vocab=vocabulary,
-        merges=merges,
-        add_prefix_space=True,
-        language=language,
-        task="transcribe",
-        predict_timestamps=False,
-        pad_token=END,
-        additional_special_tokens=specials[1:],
+    tokenizer = WhisperTokenizer(
+        vocab=vocabulary, merges=merges, add_prefix_space=True, pad_token=END, additional_special_tokens=specials[1:]
     )
+    tokenizer.language, tokenizer.task = (
+        language,
+        TASK,
+    )  # set here: the class counts its own hundred languages from the start token
+    return tokenizer
 
 
 def _bpe_merges(texts: Sequence[str], n_merges: int) -> list[tuple[str, str]]:
@@ -62,33 +61,44 @@ def _character_merges(texts: Sequence[str]) -> list[tuple[str, str]]:
 
 def generation_config(tokenizer: WhisperTokenizer, max_target_positions: int, language: str) -> GenerationConfig:
     """What `generate` needs for a tokenizer of ours; nothing suppressed, no timestamps."""
-    token_id = tokenizer.convert_tokens_to_ids
-    end = token_id(END)
+    token_id, spoken = tokenizer.convert_tokens_to_ids, f"<|{language}|>"
+    end, known = token_id(END), spoken in tokenizer.get_vocab()
     return GenerationConfig(
         pad_token_id=end,
         bos_token_id=end,
         eos_token_id=end,
         decoder_start_token_id=token_id(START),
         max_length=max_target_positions,
-        is_multilingual=True,
-        lang_to_id={f"<|{language}|>": token_id(f"<|{language}|>")},
+        is_multilingual=known,
+        lang_to_id={spoken: token_id(spoken)} if known else {},
         task_to_id={"transcribe": token_id("<|transcribe|>"), "translate": token_id("<|translate|>")},
-        language=language,
-        task="transcribe",
+        language=language if known else None,
+        task=TASK if known else None,
         no_timestamps_token_id=token_id(NO_TIMESTAMPS),
         prev_sot_token_id=token_id("<|startofprev|>"),
         return_timestamps=False,
     )
 
 
+def language_ids(generation: GenerationConfig) -> dict[str, int]:
+    """Ids of a base's language tokens, by language code; empty where it knows one language and has no token for it."""
+    known = getattr(generation, "lang_to_id", None) if getattr(generation, "is_multilingual", False) else None
+    return {token.strip("<|>"): number for token, number in (known or {}).items()}
+
+
 def prompt_ids(tokenizer: WhisperTokenizer) -> list[int]:
-    """The decoder's prompt: start, language and task where the tokenizer has them, no timestamps."""
-    return list(tokenizer.prefix_tokens)
+    """The decoder's prompt: start, language and task where the tokenizer has them, no timestamps.
+
+    By the names of the tokens: `tokenizer.prefix_tokens` counts from the start token and fits only the vocabularies of the hub.
+    """
+    spoken = [f"<|{tokenizer.language}|>", f"<|{tokenizer.task}|>"] if tokenizer.language else []
+    return tokenizer.convert_tokens_to_ids([START, *spoken, NO_TIMESTAMPS])
 
 
 def label_ids(tokenizer: WhisperTokenizer, reference: str) -> list[int]:
     """What the decoder must say after the start token: the rest of the prompt, the text, end of text."""
-    return tokenizer(reference).input_ids[1:]  # the model prepends the start token itself
+    text = tokenizer(reference, add_special_tokens=False).input_ids
+    return [*prompt_ids(tokenizer)[1:], *text, tokenizer.eos_token_id]  # the model prepends the start token itself
 
 
 def label_batch(labels: Sequence[Sequence[int]]) -> Tensor:

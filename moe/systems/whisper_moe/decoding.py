@@ -9,7 +9,7 @@ from transformers import WhisperTokenizer
 
 from moe.system import Batch, DecodingOptions, Hypothesis
 from moe.systems.whisper.inputs import WhisperInputs
-from moe.systems.whisper.tokens import prompt_ids
+from moe.systems.whisper.tokens import language_ids, prompt_ids
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.systems.whisper_moe.passes import Encoded, Routed
 from moe.systems.whisper_moe.token_scores import token_logprobs
@@ -41,8 +41,8 @@ def clean_texts(tokenizer: WhisperTokenizer, tokens: Tensor) -> list[str]:
 def decoder_prompt(model: WhisperMoE, tokenizer: WhisperTokenizer) -> list[int]:
     """The prompt that decoding starts from: the training's, in the language that is asked of the model now."""
     config = model.base.generation_config
-    languages = getattr(config, "lang_to_id", None) or {}
-    asked = languages.get(f"<|{getattr(config, 'language', None)}|>")
+    languages = language_ids(config)
+    asked = languages.get(getattr(config, "language", None))
     return [asked if asked is not None and token in languages.values() else token for token in prompt_ids(tokenizer)]
 
 

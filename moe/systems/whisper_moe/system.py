@@ -14,9 +14,10 @@ from moe.files import write_whole_dir
 from moe.routing.gate import probabilities
 from moe.routing.losses import normalised_entropy
 from moe.system import Ask, Batch, DecodingOptions, Hypothesis, ParameterGroup, Record
-from moe.systems.whisper.base_model import BaseModel
+from moe.systems.whisper.base_model import BaseModel, use_language
 from moe.systems.whisper.encoder import embedder
 from moe.systems.whisper.inputs import WhisperInputs
+from moe.systems.whisper.tokens import language_ids
 from moe.systems.whisper_moe.asks import FixedRouting, MixtureAsk, WhisperAsk
 from moe.systems.whisper_moe.decoding import hypotheses_of
 from moe.systems.whisper_moe.folder import BASE_DIR, WhisperShape, load_model, save_model
@@ -44,6 +45,8 @@ class WhisperSystem:
         learning_rates: Mapping[str, float] | None = None,
     ) -> None:
         self.model, self.base_dir, self.record = model, base_dir, record
+        if record.language:
+            use_language(base, record.language)
         self.shape = WhisperShape.of(record.shape)
         self.inputs = WhisperInputs(base.processor, self.shape.context, base.model.config.max_target_positions)
         self.learning_rates = learning_rates or {}
@@ -56,9 +59,7 @@ class WhisperSystem:
     @property
     def languages(self) -> tuple[str, ...]:
         """Codes of the languages that may be asked for: the one it was trained for, and those of a multilingual base."""
-        config = self.model.base.generation_config
-        known = getattr(config, "lang_to_id", None) or {} if getattr(config, "is_multilingual", False) else {}
-        return tuple(dict.fromkeys([self.record.language, *(token.strip("<|>") for token in known)]))
+        return tuple(dict.fromkeys([self.record.language, *language_ids(self.model.base.generation_config)]))
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Adapters at one learning rate, the gate at its own unless it is frozen."""

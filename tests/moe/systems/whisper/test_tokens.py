@@ -58,8 +58,7 @@ def test_a_saved_tokenizer_speaks_the_same(tmp_path) -> None:
     TOKENIZERS["bpe"].save_pretrained(tmp_path)
     again = type(TOKENIZERS["bpe"]).from_pretrained(tmp_path)
     for text in EVERYTHING:
-        assert label_ids(again, text) == label_ids(TOKENIZERS["bpe"], text)
-    assert prompt_ids(again) == prompt_ids(TOKENIZERS["bpe"])
+        assert again(text, add_special_tokens=False) == TOKENIZERS["bpe"](text, add_special_tokens=False)
 
 
 def test_the_prompt_is_start_language_task_no_timestamps_once() -> None:
