@@ -47,7 +47,7 @@ demo:
 	@python -c "from steps.tracking.store import connect; connect()"
 	@MLFLOW_LOGGING_LEVEL=WARNING $(MLFLOW_RUN) $(OPTIONS)
 
-# in a process for each core, four at most, each with one thread; in one process: python -m pytest
+# in a process for each core, four at most, with one thread each (two: OMP_NUM_THREADS=2 make test); in one process: python -m pytest
 test: install
 	python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
