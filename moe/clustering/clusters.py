@@ -113,8 +113,8 @@ class UtteranceClusters:
     def _check_divisible(self, units: Units) -> None:
         if self.options.clustering_algorithm == "by_etiology" or self.options.num_experts == 1:
             return
+        wanted = self.options.n_wanted or self.options.min_experts
         name = "num_experts" if self.options.n_wanted else "min_experts"
-        wanted = getattr(self.options, name)
         if len(units) < wanted:
             raise ValueError(f"{name}={wanted}: only {len(units)} {self.options.cluster_unit}s to cluster, must be at most that")
         if (units.vectors == units.vectors[0]).all():
