@@ -8,18 +8,21 @@ Stages that would come out the same are reused, and one line says so and why. Ex
 """
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from analysis.report import markdown_table
 from analysis.verdict import readable_table
+from moe.corpora.preparation import PreparationOptions
 from moe.options import NONE, Options, names_of
-from steps import pretrain, register
+from steps import cluster, pretrain, register
 from steps.chain.checks import beam_faults, idle_faults, language_faults, layer_faults, top_k_faults
+from steps.chain.corpus_checks import corpus_faults, disk_faults
 from steps.chain.options import QUICK, SMALL, ChainOptions
 from steps.chain.screen import opening, result_lines
-from steps.chain.stages import STAGES, Chain, chosen_systems, idle_options, left_out, n_experts, planned, stage_options
+from steps.chain.stages import NAMES, STAGES, Chain, chosen_systems, idle_options, left_out, n_experts, planned, stage_options
 from steps.options.help_text import owner
 from steps.options.option_files import option_file_text
 from steps.tracking import artifacts, runs
@@ -93,7 +96,28 @@ def _faults_between(options: StepOptions) -> list[str]:
     base = "init_from" if options.init_from else "whisper_model"
     found += [] if pretrain in left_out(options) else language_faults(options.language, base, options.source)
     found += layer_faults(options.gate_layer, base, options.source) + top_k_faults(options, n_experts(options))
-    return found + beam_faults(options) + _register_faults(options)
+    return found + beam_faults(options) + _register_faults(options) + _corpus_faults(options)
+
+
+def _corpus_faults(options: StepOptions) -> list[str]:
+    """What the corpus is too long or too small for, where a base is taken as it is."""
+    skipped, n_wanted = left_out(options), n_experts(options)
+    runs_to = NAMES.index(options.until)
+    if pretrain in skipped or not options.is_taken or runs_to <= NAMES.index("pretrain"):
+        return []
+    clusters_speakers = (
+        runs_to >= NAMES.index("cluster")
+        and cluster not in skipped
+        and options.cluster_unit == "speaker"
+        and isinstance(n_wanted, int)
+    )
+    seed = options.seed if options.corpus_seed is None else options.corpus_seed
+    try:
+        preparing = dataclasses.replace(options.part(PreparationOptions), seed=seed)
+    except ValueError:
+        return []  # said of the stage itself
+    found = corpus_faults(preparing, options.source, n_wanted if clusters_speakers else None)
+    return found + disk_faults(options.source, Path("."))
 
 
 def _register_faults(options: StepOptions) -> list[str]:

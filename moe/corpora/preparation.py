@@ -13,7 +13,7 @@ import pandas as pd
 from moe.corpora import quarantine as faults
 from moe.corpora.formats.table import FORMATS, CorpusOptions
 from moe.corpora.leaks import LeakError, LeakReport, refuse_leaks
-from moe.corpora.listing import list_corpus
+from moe.corpora.listing import Listing, list_corpus
 from moe.corpora.locations import Root
 from moe.corpora.manifest import SPLITS, check_manifest
 from moe.corpora.names import canonical
@@ -138,6 +138,17 @@ def prepare(options: PreparationOptions, dataset_root: str | Path | None = None)
         statistics=corpus_statistics(manifest),
         normaliser=normaliser_version(options.normaliser),
     )
+
+
+def split_listing(listing: Listing, options: PreparationOptions) -> pd.DataFrame:
+    """The utterances of a listing that nothing is known against, with their splits, before any audio is read.
+
+    Raises:
+        ValueError: they cannot be split as asked.
+    """
+    table = _judge_listing(listing.utterances, options)
+    usable = table[table["reason"].isna()]
+    return usable.assign(split=assign_splits(usable, _plan(options)))
 
 
 @contextlib.contextmanager

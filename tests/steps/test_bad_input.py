@@ -113,12 +113,12 @@ def test_a_speaker_in_two_splits(refuse: Refuse, tmp_path: Path) -> None:
 
 
 def test_fewer_speakers_or_utterances_than_experts(refuse: Refuse, tmp_path: Path) -> None:
-    """Two train speakers with two utterances each; what ran before the clusters is kept and reused."""
+    """Two train speakers with two utterances each; too few speakers show before anything runs, too few utterances when they are clustered."""
     corpus = corpus_args(
         toys.write_folder(tmp_path), "--mode", "quick", "--until", "cluster", "--reduce_dim", "2", "--no_plot", "true"
     )
     done = ("prepare", "pretrain", "embed")
-    assert "num_experts=3: only 2 speakers" in refuse(main, *corpus, "--num_experts", "3", finished=done)
+    assert "num_experts=3: the train split has 2 speakers" in refuse(main, *corpus, "--num_experts", "3")
     said = refuse(main, *corpus, "--num_experts", "5", "--cluster_unit", "utterance", finished=done)
     assert "num_experts=5: only 4 utterances" in said
 

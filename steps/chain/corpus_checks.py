@@ -1,0 +1,94 @@
+"""What `main` refuses of base, experts and corpus together before anything has run: all of it in one message, with every option to change."""
+
+import math
+import shutil
+from pathlib import Path
+
+from transformers import WhisperFeatureExtractor, WhisperTokenizer
+
+from moe.corpora.outline import Outline, outline
+from moe.corpora.preparation import PreparationOptions
+from moe.files import read_json
+from moe.systems.whisper.base_model import SCRATCH, SmallShape
+from moe.systems.whisper.checkpoint_weights import weight_files
+from moe.systems.whisper.features import window_seconds
+from moe.systems.whisper.tokens import label_ids
+from steps.pretrain import SHIPPED
+
+OF_FILES = ("folder", "sap", "kaldi")  # formats whose recordings are files of their own, with headers
+COPIES = 6  # of the base that a chain leaves: pretrain, three systems, and the registered model with its download
+
+
+def corpus_faults(options: PreparationOptions, base: str, n_experts: int | None) -> list[str]:
+    """What cannot work between a corpus in a local folder, a base and a number of experts.
+
+    Args:
+        options: of preparing. base: the base's folder or name. n_experts: to cluster speakers for; None where that is not known or not done.
+    """
+    if options.corpus not in OF_FILES or not Path(str(options.dataset_root)).is_dir():
+        return []
+    try:
+        found = outline(options)
+    except ValueError:
+        return []  # preparing says it, and logs what is wrong
+    return window_faults(options, base, found) + decoder_faults(base, found) + speaker_faults(n_experts, found)
+
+
+def window_faults(options: PreparationOptions, base: str, found: Outline) -> list[str]:
+    """Recordings that are longer than the base's window, which no training takes."""
+    window = base_window_s(base)
+    share = 0.0 if window is None else found.share_beyond(window, options.max_duration_s)
+    if not share:
+        return []
+    changes = [f"max_duration_s={window:g}"]
+    if share > options.max_quarantined:
+        changes.append(f"max_quarantined={math.ceil(100 * share + 1) / 100:g}")
+    demo = "; it is for the demo, name one with a longer window (whisper_model=v2)" if base == SHIPPED else ""
+    longest = found.durations_s.max()
+    return [
+        f"the base {base} takes {window:g} s at once and {100 * share:.0f} % of the recordings are longer, up to {longest:.1f} s{demo}, "
+        f"or leave them out with {' and '.join(changes)}"
+    ]
+
+
+def decoder_faults(base: str, found: Outline) -> list[str]:
+    """References with more tokens than the base's decoder can say."""
+    config = Path(base) / "config.json"
+    if not config.is_file() or not found.long_references:
+        return []
+    limit, tokenizer = read_json(config).get("max_target_positions", math.inf), WhisperTokenizer.from_pretrained(base)
+    n_tokens = max(len(label_ids(tokenizer, reference)) for reference in found.long_references)
+    if n_tokens <= limit:
+        return []
+    demo = ", it is for the demo" if base == SHIPPED else ""
+    return [
+        f"the decoder of {base} takes {limit} tokens and the longest reference has {n_tokens}{demo}: name a base that takes more (whisper_model=v2)"
+    ]
+
+
+def speaker_faults(n_experts: int | None, found: Outline) -> list[str]:
+    """More experts than there are training speakers to cluster."""
+    n_speakers = len(found.train_speakers)
+    if n_experts is None or n_experts <= n_speakers:
+        return []
+    return [
+        f"num_experts={n_experts}: the train split has {n_speakers} speakers to cluster; at most that, or cluster_unit=utterance"
+    ]
+
+
+def base_window_s(base: str) -> float | None:
+    """Seconds that a base in a folder takes at once; None where that shows when it is loaded."""
+    if base == SCRATCH:
+        return SmallShape().window_s
+    return window_seconds(WhisperFeatureExtractor.from_pretrained(base)) if Path(base).is_dir() else None
+
+
+def disk_faults(base: str, artifacts: Path) -> list[str]:
+    """Less space than the copies of the base take that a chain leaves."""
+    n_bytes = COPIES * sum(file.stat().st_size for file in weight_files(Path(base))) if Path(base).is_dir() else 0
+    free = shutil.disk_usage(artifacts).free if artifacts.is_dir() else n_bytes
+    if n_bytes <= free:
+        return []
+    return [
+        f"{artifacts} has {free / 1e9:.1f} GB free and the chain writes about {n_bytes / 1e9:.1f} GB ({COPIES} copies of the base)"
+    ]
