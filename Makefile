@@ -70,7 +70,7 @@ else
 endif
 
 # what has to hold before the tests: style, types, and the rules that tests read off the source and the written files
-check: lint rules
+check: lint types rules
 
 lint: $(DEV_STAMP)
 	ruff check .

@@ -56,7 +56,9 @@ def challenge_score(table: pd.DataFrame, rule: str) -> ChallengeScore:
     hypotheses = [_cut(hypothesis) for hypothesis in table["hypothesis"]]
     sides = [table[column].tolist() for column in ("reference", FLUENT) if column in table]
     pairs = [_forgiven(side, hypotheses) if chosen.forgives_unknown else (side, hypotheses) for side in sides]
-    wer, cer = (_best_rate([_lengths_and_errors(*pair, unit) for pair in pairs]) for unit in ("word", "char"))
+    wer, cer = (
+        _best_rate([_lengths_and_errors(said, recognised, unit) for said, recognised in pairs]) for unit in ("word", "char")
+    )
     return ChallengeScore(rule, wer if chosen.primary == "wer" else cer, wer, cer, len(table), len(sides) == 2)
 
 
@@ -72,7 +74,8 @@ def _forgiven(references: Sequence[str], hypotheses: Sequence[str]) -> tuple[lis
 
 
 def _forgive(reference: list[str], hypothesis: list[str], chunks: list[jiwer.AlignmentChunk]) -> tuple[str, str]:
-    said, hypothesis_words = [], []
+    said: list[str] = []
+    hypothesis_words: list[str] = []
     for chunk in chunks:
         before, after = reference[chunk.ref_start_idx : chunk.ref_end_idx], hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
         if chunk.type == "substitute":

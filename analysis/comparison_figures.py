@@ -53,7 +53,8 @@ def _routing_figures(pooled: Sequence[PooledScores], note: str) -> dict[str, Fig
 def _curves(pooled: Sequence[PooledScores], note: str) -> dict[str, Figure]:
     every = [(system, number) for system in pooled for number, run in enumerate(system.runs) if run.history is not None]
     shown = every if len(every) <= MOST_CURVES else [(system, number) for system, number in every if number == 0]
-    histories = {_run_name(system, number): system.runs[number].history for system, number in shown}
+    found = {_run_name(system, number): system.runs[number].history for system, number in shown}
+    histories = {name: history for name, history in found.items() if history is not None}
     have = [
         metric for metric in CURVES if any(metric in history and history[metric].notna().any() for history in histories.values())
     ]

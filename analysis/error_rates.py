@@ -138,7 +138,7 @@ def _rates(rows: pd.DataFrame, unit: str, n_resamples: int, seed: int, level: fl
     sides = {rate: rows[f"{unit}_errors"], f"{rate}_clipped": clipped_errors(rows, unit)}
     by_speaker = speaker_sums(rows[["speaker", f"n_{unit}s"]].assign(**sides), [*sides, f"n_{unit}s"])
     bounds = bootstrap_intervals(by_speaker, n_resamples, seed, level)
-    found = {}
+    found: dict[str, float] = {}
     for (name, errors), (low, high) in zip(sides.items(), bounds, strict=True):
         found |= {name: _ratio(errors.sum(), length), f"{name}_low": low, f"{name}_high": high}
     return found

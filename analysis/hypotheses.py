@@ -5,7 +5,7 @@ utterance is a row with an empty hypothesis and an `error`, never a missing row.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
@@ -36,7 +36,7 @@ def check_hypotheses(table: pd.DataFrame, columns: Sequence[str] = REQUIRED) -> 
         _check_strings(table, column)
 
 
-def name_some(ids: Sequence[str]) -> str:
+def name_some(ids: Collection[str]) -> str:
     """The first few ids, sorted, and how many more there are."""
     names = sorted(str(name) for name in ids)
     more = len(names) - MAX_NAMED

@@ -152,8 +152,8 @@ def regret(gate: pd.DataFrame, experts: Mapping[int, pd.DataFrame]) -> Regret:
             "best_expert": np.asarray(numbers)[errors.argmin(axis=1)],
         }
     )
-    rates = [float(total / n_words) if n_words else float("nan") for total in (gate_errors.sum(), best.sum())]
-    return Regret(*rates, len(order), int((gate_errors <= best).sum()), per_utterance)
+    gate_wer, best_wer = (float(total / n_words) if n_words else float("nan") for total in (gate_errors.sum(), best.sum()))
+    return Regret(gate_wer, best_wer, len(order), int((gate_errors <= best).sum()), per_utterance)
 
 
 def _errors_in_order(utterance_ids: pd.Series, expert: int, counted: pd.DataFrame) -> np.ndarray:

@@ -150,7 +150,8 @@ def speaker_difference(
         different = set(system["utterance_id"]) ^ set(base["utterance_id"])
         raise ValueError(f"paired test needs the same utterances; they differ in {name_some(different)}")
     sums = joined.groupby("speaker", sort=True)[[f"{unit}_errors", f"{unit}_errors_base", f"n_{unit}s"]].sum().to_numpy(float)
-    return paired_difference(*sums.T, n_resamples, seed, level)
+    errors, base_errors, lengths = sums.T  # (n_speakers,) each
+    return paired_difference(errors, base_errors, lengths, n_resamples, seed, level)
 
 
 def group_differences(

@@ -54,8 +54,8 @@ def _costs(system: PooledScores) -> dict[str, object]:
 
 def _challenge(system: PooledScores) -> dict[str, float]:
     """The score by a challenge's rule, where all runs were scored by one."""
-    scores = [run.metadata.get("challenge") for run in system.runs]
-    if not all(scores) or len({score["rule"] for score in scores}) > 1:
+    scores = [run.metadata["challenge"] for run in system.runs if run.metadata.get("challenge")]
+    if len(scores) < len(system.runs) or len({score["rule"] for score in scores}) > 1:
         return {}
     return {scores[0]["rule"]: float(np.mean([score["primary"] for score in scores]))}
 

@@ -39,7 +39,7 @@ def clustering(n_utterances: int, algorithm: str, unit: str) -> str:
     embeddings, ids, speakers, etiologies = corpus(n_utterances)
     options = ClusteringOptions(clustering_algorithm=algorithm, cluster_unit=unit, num_experts=N_STYLES)
     start = time.perf_counter()
-    clusters = UtteranceClusters(options).fit(embeddings, ids, speakers, etiologies)
+    clusters = UtteranceClusters(options).fit(embeddings, ids.tolist(), speakers.tolist(), etiologies.tolist())
     seconds = time.perf_counter() - start
     agreement = adjusted_rand_score(etiologies, clusters.labels_)
     return f"{seconds:.1f} s, fitted on {clusters.n_fitted_}, {clusters.n_clusters_} clusters, adjusted Rand {agreement:.3f}"

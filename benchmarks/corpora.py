@@ -99,7 +99,7 @@ def _speed(way: Callable[[bytes], np.ndarray], files: list[bytes], seconds: floa
 
 
 def _by_av(data: bytes) -> np.ndarray:
-    with av.open(io.BytesIO(data)) as file:
+    with av.open(io.BytesIO(data), "r") as file:
         resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
         parts = [part for frame in file.decode(audio=0) for part in resampler.resample(frame)] + resampler.resample(None)
         return np.concatenate([part.to_ndarray()[0] for part in parts if part])

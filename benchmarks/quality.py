@@ -101,7 +101,7 @@ def variants(options: QualityOptions) -> dict[str, QualityOptions]:
 def jobs(options: QualityOptions) -> list[Job]:
     """Every system under the first seed, then under the next: what there is of a table can be read early. The base has no seed."""
     corpus_seed = options.seed if options.corpus_seed is None else options.corpus_seed
-    common = {"corpus_seed": corpus_seed, "ablations": False}
+    common: dict[str, Any] = {"corpus_seed": corpus_seed, "ablations": False}
     found, first = variants(options), int(_parts(options.seeds)[0])
     return [
         (name, seed, dataclasses.replace(variant, seed=seed, **common))

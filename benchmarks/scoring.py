@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from analysis.intervals import bootstrap_interval
 from analysis.pages.explorer import explorer_html
 from analysis.significance import mapsswe, segment_errors, speaker_difference, word_errors
 
+Result = TypeVar("Result")
 VOCABULARY = np.array([f"word{number}" for number in range(2000)], object)
 ETIOLOGIES = ("ALS", "Cerebral Palsy", "Down Syndrome", "Parkinson's Disease", "Stroke", "typical")
 CHROMIUM = ("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
@@ -36,12 +38,12 @@ def main() -> None:
     base, system = (hypotheses(options.n_utterances, options.n_speakers, seed) for seed in (1, 2))
     counted = _timed(f"score {options.n_utterances} utterances, words and characters", 30, lambda: count_errors(base))
     other = count_errors(system)
-    sums = counted.groupby("speaker")[["word_errors", "n_words"]].sum().to_numpy(float)
+    errors, lengths = counted.groupby("speaker")[["word_errors", "n_words"]].sum().to_numpy(float).T
     name = f"bootstrap of {options.n_utterances} utterances, {{}} speakers, {options.n_resamples} resamples"
-    _timed(name.format(len(sums)), 10, lambda: bootstrap_interval(*sums.T, options.n_resamples))
+    _timed(name.format(len(errors)), 10, lambda: bootstrap_interval(errors, lengths, options.n_resamples))
     if options.every_utterance_a_speaker:
-        each = counted[["word_errors", "n_words"]].to_numpy(float)
-        _timed(name.format(len(each)), 10, lambda: bootstrap_interval(*each.T, options.n_resamples))
+        each, words = counted[["word_errors", "n_words"]].to_numpy(float).T
+        _timed(name.format(len(each)), 10, lambda: bootstrap_interval(each, words, options.n_resamples))
     _timed("rates with intervals by etiology", None, lambda: rates_by(counted, "etiology", options.n_resamples))
     _timed("paired bootstrap of two systems", None, lambda: speaker_difference(other, counted, options.n_resamples))
     _timed(
@@ -83,10 +85,11 @@ def explore(counted: pd.DataFrame) -> None:
         command = [*CHROMIUM, f"--user-data-dir={folder}/profile", "--dump-dom", path.as_uri()]
         run = lambda: subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: E731
         dom = _timed(f"explorer of {len(counted)} utterances ({len(page) / 1e6:.1f} MB): browser started, opened, closed", 3, run)
-    print(f"    ready {re.search('data-ready-ms=.([0-9]+)', dom).group(1)} ms after navigation began")
+    ready = re.search("data-ready-ms=.([0-9]+)", dom)
+    print(f"    ready {ready.group(1) if ready else '?'} ms after navigation began")
 
 
-def _timed(name: str, limit_s: float | None, work: Callable[[], object]) -> object:
+def _timed(name: str, limit_s: float | None, work: Callable[[], Result]) -> Result:
     started, started_cpu = time.perf_counter(), time.process_time()
     result = work()
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - started_cpu

@@ -162,7 +162,7 @@ def refuse(model: str, n_requests: int, good: bytes) -> dict[str, Any]:
             status, answer = client.post(body, kind)
             message = json.loads(answer).get("message", "") if status != 200 else ""
             rows.append({"request": name, "status": status, "answer": message, "as expected": status == 400 and said in message})
-        statuses = {}
+        statuses: dict[int, int] = {}
         for number in tqdm(range(n_requests), desc="bad requests", unit="request"):
             body, kind, _ = list(bad.values())[number % len(bad)]
             status, _ = client.post(body, kind)

@@ -99,7 +99,7 @@ class Options:
 
     def is_changed(self, name: str) -> bool:
         """Whether an option is not as by default."""
-        return getattr(self, name) != type(self).__dataclass_fields__[name].default
+        return bool(getattr(self, name) != type(self).__dataclass_fields__[name].default)
 
     def part(self, options_type: type[OptionsType]) -> OptionsType:
         """The fields that a smaller options dataclass has too, as one of that kind."""
@@ -117,12 +117,12 @@ def names_of(*options_types: type[Options], but: Iterable[str] = ()) -> list[str
     ]
 
 
-def is_required(field: dataclasses.Field) -> bool:
+def is_required(field: dataclasses.Field[Any]) -> bool:
     """Whether an option has no default."""
     return field.default is dataclasses.MISSING
 
 
-def allowed_text(field: dataclasses.Field) -> str:
+def allowed_text(field: dataclasses.Field[Any]) -> str:
     """What an option takes, in words: `a whole number, at least 1`."""
     bounds = [text for text, _ in _bounds(field.metadata).values()]
     return ", ".join([_kind_name(field.type, field.metadata.get("choices")), " and ".join(bounds)]).removesuffix(", ")
@@ -190,7 +190,7 @@ def _whole_number(text: str) -> int:
     return int(text) if text.strip().lstrip("+-").isdigit() else int(number)
 
 
-def value_faults(field: dataclasses.Field, value: Any) -> list[str]:
+def value_faults(field: dataclasses.Field[Any], value: Any) -> list[str]:
     """What is wrong with a value of one field; empty where nothing is."""
     name, kinds, allowed = field.name, _kinds(field.type), field.metadata
     if value is None:

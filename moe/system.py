@@ -119,6 +119,18 @@ class Hypothesis:
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+def routing_weights(hypotheses: Sequence[Hypothesis]) -> np.ndarray:
+    """The share of each expert in hypotheses that were all routed, (N, E).
+
+    Raises:
+        ValueError: some were not.
+    """
+    rows = [hypothesis.routing_weights for hypothesis in hypotheses if hypothesis.routing_weights is not None]
+    if len(rows) < len(hypotheses):
+        raise ValueError(f"{len(hypotheses) - len(rows)} of {len(hypotheses)} hypotheses have no routing weights")
+    return np.stack(rows)
+
+
 @dataclasses.dataclass(frozen=True)
 class ParameterGroup:
     """Parameters that train at one learning rate: a group of the optimizer, and a row of the table of what trains."""
@@ -159,9 +171,7 @@ class Inputs(Protocol):
 class System(Protocol):
     """A recogniser."""
 
-    @property
-    def record(self) -> Record:
-        """What `model.json` says of it."""
+    record: Record  # what `model.json` says of it
 
     @property
     def inputs(self) -> Inputs:
@@ -210,10 +220,12 @@ class System(Protocol):
 
 
 @runtime_checkable
-class Routes(Protocol):
+class Routes(System, Protocol):
     """A capability: the system has experts, and a gate that reads an embedding of the utterance."""
 
-    n_experts: int
+    @property
+    def n_experts(self) -> int:
+        """Routed experts."""
 
     @property
     def top_k(self) -> int:

@@ -127,7 +127,7 @@ def run(options: StepOptions) -> str:
             options.part(CurriculumOptions),
             given.training,
         )
-        routed = routed_rows(system.model.gate, dev, vectors["dev"], options.top_k, given.prepared.root)
+        routed = routed_rows(system.gate, dev, vectors["dev"], options.top_k, given.prepared.root)
         system.expert_of_etiology = _oracle(options, routed)
         facts = training_facts(system, trained.summary, options.seed, _earlier(options))
         clusters = (

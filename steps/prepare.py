@@ -63,7 +63,7 @@ def run(options: StepOptions) -> str:
     """Prepare the corpus, log the manifest and return the run id."""
     synthetic = options.corpus == SYNTHETIC
     with runs.step_run("prepare", options, f"prepare · {options.corpus} · seed {options.seed}") as step:
-        root = str(artifacts.upstream(options.synthesize_run_id, artifacts.CORPUS)) if synthetic else options.folder
+        root = str(artifacts.upstream(options.synthesize_run_id, artifacts.CORPUS)) if synthetic else options.folder or ""
         try:
             prepared = prepare(options, root)
         except LeakError as leak:

@@ -200,7 +200,7 @@ def _initial(options: StepOptions, prepared: Prepared) -> BaseModel:
     if options.tokenizer != "checkpoint":
         texts = prepared.rows("train")["reference"]
         tokenizer = train_tokenizer(texts, options.tokenizer, options.n_merges, prepared.language)
-    if options.source == SCRATCH:
+    if options.source == SCRATCH and tokenizer is not None:
         return new_base(tokenizer, SmallShape(), prepared.language)
     return use_language(complete_base(Path(options.source), tokenizer, prepared.language), prepared.language)
 

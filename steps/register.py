@@ -53,16 +53,16 @@ def run(options: StepOptions) -> str:
     """Register the best system, promote it or not, and return the run id."""
     with runs.step_run("register", options, f"register · {options.registered_model or options.register_system}") as step:
         best = best_system([read_scores(run_id) for run_id in options.run_ids], options.register_system)
-        options = dataclasses.replace(options, registered_model=options.registered_model or best.system.replace("_", "-"))
-        decision = judge(options, best)
-        card = _card(step, options, best, decision)
+        name = options.registered_model or best.system.replace("_", "-")
+        decision = judge(options, best, name)
+        card = _card(step, name, best, decision)
         step.log_text(card, CARD)
         ask_type = SYSTEMS[best.system].ask_type
-        info = log_model(model_run_of(best), serving_config(best), ask_type, card, options.registered_model)
+        info = log_model(model_run_of(best), serving_config(best), ask_type, card, name)
         version = str(info.registered_model_version)
-        connect().client.update_model_version(options.registered_model, version, description=card[:MAX_DESCRIPTION])
-        _tag(step, options, best, version, decision)
-        _log(step, options, best, version, decision)
+        connect().client.update_model_version(name, version, description=card[:MAX_DESCRIPTION])
+        _tag(step, name, best, version, decision)
+        _log(step, name, best, version, decision)
     return step.run_id
 
 
@@ -81,9 +81,9 @@ def best_system(scores: list[SystemScores], system: str = ANY) -> SystemScores:
     return min(found, key=_wer)
 
 
-def judge(options: StepOptions, best: SystemScores) -> Decision:
-    """Compare with the champion on its own evaluation; the first model of a name has none to beat."""
-    champion = versions.champion(options.registered_model)
+def judge(options: StepOptions, best: SystemScores, registered: str) -> Decision:
+    """Compare with the champion of a registered name on its own evaluation; the first model of a name has none to beat."""
+    champion = versions.champion(registered)
     if champion is None:
         return Decision(True, "first: there was no champion", None, pd.DataFrame())
     name = f"version {champion.version}"
@@ -126,28 +126,28 @@ def _scores_of(version: ModelVersion) -> SystemScores:
     return read_scores(run_id)
 
 
-def _card(step: StepRun, options: StepOptions, best: SystemScores, decision: Decision) -> str:
+def _card(step: StepRun, registered: str, best: SystemScores, decision: Decision) -> str:
     run_id = model_run_of(best)
     lineage = artifacts.lineage(step.run_id)
     said = f"{'Champion' if decision.promoted else 'Challenger'}: {decision.reason}."
     model_dir = artifacts.upstream(run_id, artifacts.MODEL)
-    facts = card_facts(options.registered_model, run_id, model_dir, serving_config(best), lineage, said)
+    facts = card_facts(registered, run_id, model_dir, serving_config(best), lineage, said)
     return model_card(facts, best)
 
 
-def _tag(step: StepRun, options: StepOptions, best: SystemScores, version: str, decision: Decision) -> None:
+def _tag(step: StepRun, registered: str, best: SystemScores, version: str, decision: Decision) -> None:
     """Tags first, then the alias: who finds a champion finds why it is one."""
     tags = {"test_wer": f"{_wer(best):.4f}", "evaluate_run_id": best.run_id, "model_run_id": model_run_of(best)}
     tags |= {"register_run_id": step.run_id, "synthetic": str(bool(best.metadata["note"])).lower(), "system": best.system}
     tags |= {"promoted": str(decision.promoted).lower(), "promotion_reason": decision.reason[:MAX_TAG]}
-    versions.tag(options.registered_model, version, tags)
-    versions.challenge(options.registered_model, version)
+    versions.tag(registered, version, tags)
+    versions.challenge(registered, version)
     if decision.promoted:
-        versions.promote(options.registered_model, version)
-    step.set_tags({"moe.registered": f"{options.registered_model}/{version}", "moe.promoted": tags["promoted"]})
+        versions.promote(registered, version)
+    step.set_tags({"moe.registered": f"{registered}/{version}", "moe.promoted": tags["promoted"]})
 
 
-def _log(step: StepRun, options: StepOptions, best: SystemScores, version: str, decision: Decision) -> None:
+def _log(step: StepRun, registered: str, best: SystemScores, version: str, decision: Decision) -> None:
     metrics = {"test/wer": _wer(best), "promoted": float(decision.promoted)}
     if decision.difference is not None:
         metrics["difference_to_champion"] = decision.difference.value
@@ -155,9 +155,9 @@ def _log(step: StepRun, options: StepOptions, best: SystemScores, version: str, 
     step.log_metrics(metrics)
     alias = versions.CHAMPION if decision.promoted else versions.CHALLENGER
     lineage = "\n".join(f"- {name} `{run_id}`" for run_id, name in artifacts.lineage(step.run_id).items())
-    print(f"{options.registered_model} version {version} is {alias}: {decision.reason}", flush=True)
+    print(f"{registered} version {version} is {alias}: {decision.reason}", flush=True)
     step.describe(
-        f"## Registered {options.registered_model} version {version}\n{'SYNTHETIC speech only. ' if best.metadata['note'] else ''}"
+        f"## Registered {registered} version {version}\n{'SYNTHETIC speech only. ' if best.metadata['note'] else ''}"
         f"Test WER {100 * _wer(best):.1f} %. Alias `{alias}`: {decision.reason}. Everything it was made from:\n{lineage}"
     )
 

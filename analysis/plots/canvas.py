@@ -5,11 +5,13 @@ Okabe & Ito (2008), distinguishable with any colour vision; widths suit a browse
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C6D00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -49,10 +51,10 @@ def marker_of(index: int) -> str:
     return MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]
 
 
-def legend(axis: Axes, title: str = "", **options: object) -> None:
+def legend(axis: Axes, title: str = "", **options: Any) -> Legend:
     """A legend without frame, to the right of the axes so that it never covers data."""
-    placed = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), **options}
-    axis.legend(title=title, fontsize=9, title_fontsize=9, frameon=False, **placed)
+    placed: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), **options}
+    return axis.legend(title=title, fontsize=9, title_fontsize=9, frameon=False, **placed)
 
 
 def heatmap(

@@ -100,5 +100,5 @@ def _scatter(axis: Axes, key: Axes, points: np.ndarray, labels: np.ndarray, name
     key.set_axis_off()
     scale = max(1.0, 5 / np.sqrt(size))
     n_columns = 3 if max(len(str(handle.get_label())) for handle in axis.collections) <= 14 else 2
-    legend(key, loc="upper left", bbox_to_anchor=(0.0, 1.0), handles=axis.collections, ncols=n_columns, markerscale=scale)
-    key.get_legend().set_in_layout(False)
+    made = legend(key, loc="upper left", bbox_to_anchor=(0.0, 1.0), handles=axis.collections, ncols=n_columns, markerscale=scale)
+    made.set_in_layout(False)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.hypotheses import groups_of
@@ -93,7 +94,7 @@ def _histogram(manifest: pd.DataFrame, values: np.ndarray, title: str, label: st
     return figure
 
 
-def _stacked_bars(axis: object, table: pd.DataFrame) -> None:
+def _stacked_bars(axis: Axes, table: pd.DataFrame) -> None:
     left = np.zeros(len(table))
     order = [split for split in SPLITS if split in table] + sorted(set(table) - set(SPLITS))
     for index, split in enumerate(order):

@@ -8,17 +8,17 @@ be compared with it: `set_adapter` freezes every other adapter, so that only the
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from peft import get_peft_model
 from torch import Tensor, nn
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
-from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from benchmarks.speed.workbench import lora_config
 from moe.systems.whisper.head_loss import utterance_cross_entropy
+from moe.systems.whisper.tokens import decoder_inputs
 
 GATE_UNITS = 128
 
@@ -67,12 +67,15 @@ class ReferenceWay(nn.Module):
     def loss(self, mel: Tensor, labels: Tensor, weights: Tensor, top_k: int) -> Tensor:
         """Mean over the batch of the experts' losses weighted by the routing weights, expert by expert."""
         values, indices = weights.topk(top_k, -1)  # (B, k)
-        total = torch.zeros(len(mel), device=mel.device)
+        total, model = (
+            torch.zeros(len(mel), device=mel.device),
+            cast(WhisperForConditionalGeneration, self.model.get_base_model()),
+        )
         for rank in range(top_k):
             for expert in indices[:, rank].unique().tolist():
                 self.model.set_adapter(expert_name(expert))
                 rows = (indices[:, rank] == expert).nonzero()[:, 0]
-                losses = utterance_loss(self.model.base_model.model, mel[rows], labels[rows])
+                losses = utterance_loss(model, mel[rows], labels[rows])
                 total = total.index_add(0, rows, values[rows, rank] * losses)
         self.unfreeze_experts()
         return total.mean()
@@ -80,7 +83,8 @@ class ReferenceWay(nn.Module):
     @torch.no_grad()
     def generate(self, mel: Tensor, weights: Tensor, **options: Any) -> list[list[int]]:
         """Token ids of each utterance by its best expert alone, expert by expert."""
-        best, tokens = weights.argmax(-1), [[] for _ in range(len(mel))]
+        best = weights.argmax(-1)
+        tokens: list[list[int]] = [[] for _ in range(len(mel))]
         for expert in best.unique().tolist():
             self.model.set_adapter(expert_name(expert), inference_mode=True)
             rows = (best == expert).nonzero()[:, 0]
@@ -91,14 +95,13 @@ class ReferenceWay(nn.Module):
 
 def utterance_loss(model: WhisperForConditionalGeneration, mel: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of each utterance, (B,)."""
-    config = model.config
-    inputs = shift_tokens_right(labels, config.pad_token_id, config.decoder_start_token_id)
+    inputs = decoder_inputs(model.config, labels)
     return utterance_cross_entropy(model(input_features=mel, decoder_input_ids=inputs, use_cache=False).logits, labels)
 
 
 def mixed_adapters_loss(reference: ReferenceWay, mel: Tensor, labels: Tensor, experts: Sequence[int]) -> Tensor:
     """One forward with one whole expert per utterance, by PEFT's `adapter_names`; PEFT allows it in eval mode only."""
-    model = reference.model.eval()
+    model: Any = reference.model.eval()
     names = [expert_name(expert) for expert in experts]
     with model.base_model._enable_peft_forward_hooks(adapter_names=names):
         return utterance_loss(model.base_model.model, mel, labels).mean()

@@ -65,7 +65,7 @@ def training_variants(bench: Workbench) -> Variants:
 def whole_step_variants(bench: Workbench) -> Variants:
     """A whole update with the gate's part in it: at the full window, and on short utterances."""
     middle = bench.shape.middle
-    variants = {
+    variants: dict[str, Callable[[], object]] = {
         SINGLE: _single_step(bench),
         REFERENCE: reference_step(bench),
         OWN_PASS: _window_step(bench, gate_layer=LAST),

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -120,7 +121,8 @@ class Workbench:
             model = WhisperForConditionalGeneration(self.shape.config())
         model.load_state_dict(self.weights, assign=True)
         model.tie_weights()
-        model.generation_config.forced_decoder_ids = model.generation_config.max_length = None
+        generation: Any = model.generation_config
+        generation.forced_decoder_ids = generation.max_length = None
         return model.requires_grad_(False)
 
     def single_lora(self) -> PeftModel:

@@ -111,7 +111,8 @@ def _killing(arena: Arena, stage: str, n_workers: int) -> Callable[[int], str]:
 
 def attempt(trial: Callable[[int], str], seed: int) -> dict[str, Any]:
     """One trial: whether it passed (None: it cannot be done here), what was seen, and its seconds."""
-    started, passed = time.monotonic(), True
+    started = time.monotonic()
+    passed: bool | None = True
     try:
         seen = trial(seed)
     except NotHere as error:

@@ -13,14 +13,15 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from mlflow.entities import Run
 
 from moe.files import file_digest
-from moe.options import Options
 from moe.training import loop
 from steps import asr, baseline, experts, gate, main, pretrain
+from steps.chain.options import ChainOptions
 from steps.chain.stages import Chain, stage_options
 from steps.tracking import runs as tracking
 from steps.tracking.store import connect
@@ -36,7 +37,7 @@ TOY = {
     "gating_epochs": 12, "gating_batch_size": 4, "gating_patience": 12, "gating_hidden": 8, "gating_dropout": 0.2,
 }  # fmt: skip
 SCRATCH = {"init_from": "scratch", "tokenizer": "characters", "pretrain_updates": 10, "pretrain_batch_size": 4}
-STAGES = {
+STAGES: dict[str, tuple[ModuleType, tuple[str, ...], dict[str, Any]]] = {
     "pretrain": (pretrain, ("prepare",), SCRATCH),
     "gate": (gate, ("embed", "cluster"), {}),
     "experts": (experts, ("prepare", "pretrain", "cluster"), {}),
@@ -151,7 +152,7 @@ def _be(child: Child, function: Callable[..., Any], arguments: tuple, settings: 
         os._exit(code)
 
 
-def toy_options(**changes: Any) -> Options:
+def toy_options(**changes: Any) -> ChainOptions:
     """The toy chain's options."""
     return main.StepOptions.asked(**TOY | changes)
 

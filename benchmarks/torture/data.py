@@ -3,6 +3,7 @@
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -118,14 +119,14 @@ def _recognise_twice(ids: dict[str, str], seed: int) -> dict[str, Any]:
 def _recognised(ids: dict[str, str], seed: int | None) -> dict[str, str]:
     """Every figure of every test utterance, its rows in the corpus's order or in one drawn from the seed."""
     folder, rows = artifacts.upstream(ids["asr"], artifacts.MODEL), Prepared.rows
-    if seed is not None:
-        Prepared.rows = lambda self, split: rows(self, split).sample(frac=1, random_state=seed).reset_index(drop=True)
-    try:
-        with tempfile.TemporaryDirectory() as work:
-            decoding = DecodingOptions(decoding_batch_size=4)
-            system = load_system(folder)
-            test_set = prepare_test_set(system, system.ask_type(), read_prepared(ids["prepare"]), folder, decoding, Path(work))
-            table = recognise(test_set)[0]
-    finally:
-        Prepared.rows = rows
+
+    def shuffled(prepared: Prepared, split: str) -> pd.DataFrame:
+        found = rows(prepared, split)
+        return found if seed is None else found.sample(frac=1, random_state=seed).reset_index(drop=True)
+
+    with mock.patch.object(Prepared, "rows", shuffled), tempfile.TemporaryDirectory() as work:
+        decoding = DecodingOptions(decoding_batch_size=4)
+        system = load_system(folder)
+        test_set = prepare_test_set(system, system.ask_type(), read_prepared(ids["prepare"]), folder, decoding, Path(work))
+        table = recognise(test_set)[0]
     return {row["utterance_id"]: repr(sorted(row.items())) for row in table.to_dict("records")}

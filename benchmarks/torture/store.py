@@ -123,7 +123,8 @@ class Server:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.arena, self.process = arena, None
+        self.arena = arena
+        self.process: subprocess.Popen[bytes]  # once started
         self.uri = f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> "Server":

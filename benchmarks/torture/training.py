@@ -57,9 +57,9 @@ def killed_while_saving(arena: Arena, seed: int) -> str:
     whole = undisturbed(arena, "experts", 0)[0]
     child = arena.fork(_train_and_die_saving, arena.ids(), random.Random(seed).randint(1, 60))
     child.wait()
-    assert os.WIFSIGNALED(child.status), f"not killed: {child.said()[-800:]}"
+    assert child.status is not None and os.WIFSIGNALED(child.status), f"not killed: {child.said()[-800:]}"
     folder = _checkpoints(arena)
-    died_at = int(re.search(r"dies while writing update (\d+)", child.said())[1])
+    died_at, *_ = map(int, re.findall(r"dies while writing update (\d+)", child.said()))
     newest = _newest_whole(folder)
     found = arena.fork(_train, "experts", arena.ids(), 0).value()
     assert_same(found, whole)
@@ -99,7 +99,8 @@ def damage(folder: Path, how: str) -> None:
         path.unlink()
         return
     content[-3] ^= 1
-    path.write_bytes({"truncated": content[: len(content) // 2], "emptied": b"", "flipped": bytes(content)}[how])
+    damaged = {"truncated": content[: len(content) // 2], "emptied": bytearray(), "flipped": content}
+    path.write_bytes(damaged[how])
 
 
 def same_again(arena: Arena, seed: int) -> str:

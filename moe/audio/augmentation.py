@@ -82,7 +82,7 @@ def noise(n_samples: int, colour: str, random: np.random.Generator) -> np.ndarra
     spectrum = np.fft.rfft(random.standard_normal(n_samples))
     spectrum *= np.arange(1, len(spectrum) + 1) ** (-SLOPES[colour] / 2)
     wave = np.fft.irfft(spectrum, n_samples)
-    return wave / max(_level(wave), np.finfo(np.float32).tiny)
+    return wave / max(_level(wave), float(np.finfo(np.float32).tiny))
 
 
 def augment(mel: np.ndarray, options: AugmentationOptions, random: np.random.Generator) -> np.ndarray:

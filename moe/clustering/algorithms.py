@@ -14,7 +14,7 @@ from moe.clustering.partition import NOISE, Partition, merged, one_hot
 from moe.clustering.spectral import spectral_partition
 
 
-def divide(points: np.ndarray, distance: str, n_clusters: int | None, options: ClusteringOptions) -> Partition:
+def divide(points: np.ndarray, distance: str, n_clusters: int, options: ClusteringOptions) -> Partition:
     """A partition of points (n, n_dims) by hdbscan, spectral or balanced; with hdbscan `n_clusters` is an upper bound."""
     if options.clustering_algorithm == "balanced":
         return balanced_partition(points, n_clusters, options.seed)

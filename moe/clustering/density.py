@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 def density_partition(points: np.ndarray, distance: str, options: ClusteringOptions) -> Partition:
     """The first attempt with `min_clusters` clusters, else the one with the most (then the least noise, then the earlier)."""
     attempts: list[dict[str, Any]] = []
-    best, best_rank = None, (-1, 0)
+    best: Any = None
+    best_rank = (-1, 0)
     for size in falling_sizes(options.min_cluster_size, options.max_retries, len(points)):
         model = _fitted(points, size, distance, options)
         record = _record(model, size, options)

@@ -4,6 +4,7 @@ An option that the chosen algorithm could not honour is refused when it differs 
 """
 
 import dataclasses
+from typing import Any
 
 from moe.options import Options, option, to_text
 
@@ -107,6 +108,6 @@ class ClusteringOptions(ExpertCountOptions):
         return []
 
 
-def default_of(name: str) -> object:
+def default_of(name: str) -> Any:
     """The default of one option."""
     return ClusteringOptions.__dataclass_fields__[name].default

@@ -23,8 +23,8 @@ def find_partition(points: np.ndarray, distance: str, etiologies: np.ndarray, op
     """
     if options.clustering_algorithm == "by_etiology":
         return _checked(divide_by_etiology(points, etiologies, options), options)
-    chosen, swept = with_number(points, distance, options)
-    partition = divide(points, distance, chosen.n_wanted, chosen)
+    chosen, n_clusters, swept = with_number(points, distance, options)
+    partition = divide(points, distance, n_clusters, chosen)
     too_few = not partition.n_clusters or n_experts(partition, chosen) < chosen.min_experts
     if chosen.clustering_algorithm == "hdbscan" and too_few and not chosen.no_reduce_experts:
         return _fallback(partition, points, distance, etiologies, options)
@@ -36,20 +36,19 @@ def n_experts(partition: Partition, options: ClusteringOptions) -> int:
     return partition.n_clusters + has_noise_expert(partition, options)
 
 
-def with_number(points: np.ndarray, distance: str, options: ClusteringOptions) -> tuple[ClusteringOptions, Sweep]:
-    """The options with a number of experts, and the rows of the sweep where it had to be chosen.
+def with_number(points: np.ndarray, distance: str, options: ClusteringOptions) -> tuple[ClusteringOptions, int, Sweep]:
+    """The options with a number of experts, that number, and the rows of the sweep where it had to be chosen.
 
     The number is the one that the sweep prefers; the smallest candidate where none could be judged.
     """
     if options.n_wanted is not None:
-        return options, ()
+        return options, options.n_wanted, ()
     numbers = candidate_numbers(len(points), options)
     table = sweep_numbers(points, distance, numbers, options)
     number = best_number(table) if len(table) else numbers[0]
     log.info("num_experts=auto: %d of %s", number, ", ".join(map(str, table["n_experts"] if len(table) else numbers)))
-    return dataclasses.replace(options, num_experts=number), tuple(
-        table.astype(object).where(table.notna(), None).to_dict("records")
-    )
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    return dataclasses.replace(options, num_experts=number), number, tuple(rows)
 
 
 def _fallback(
@@ -67,7 +66,7 @@ def _fallback(
 
 def _checked(partition: Partition, options: ClusteringOptions) -> Partition:
     found, wanted = n_experts(partition, options), options.n_wanted
-    if options.no_reduce_experts and found < wanted:
+    if options.no_reduce_experts and wanted is not None and found < wanted:
         raise ValueError(f"{found} clusters found by {partition.algorithm} for num_experts={wanted}, and no_reduce_experts=true")
     if found < options.min_experts:
         raise ValueError(f"{found} clusters found by {partition.algorithm}: min_experts={options.min_experts} are needed")

@@ -38,17 +38,17 @@ def make_units(
         ValueError: no rows, rows and names of different numbers, ids that repeat, values that are not finite.
     """
     embeddings, ids = checked_embeddings(embeddings), _texts("utterance_ids", utterance_ids, len(embeddings))
-    etiologies = _texts("etiologies", [UNKNOWN] * len(ids) if etiologies is None else etiologies, len(ids))
+    groups = _texts("etiologies", [UNKNOWN] * len(ids) if etiologies is None else etiologies, len(ids))
     if not ids.is_unique:
         raise ValueError(f"utterance_id {ids[ids.duplicated()].iloc[0]!r} occurs more than once")
     order = np.argsort(ids.to_numpy(), kind="stable")
     if cluster_unit == "utterance":
-        return Units(ids.to_numpy()[order], embeddings[order], etiologies.to_numpy()[order], np.argsort(order))
+        return Units(ids.to_numpy()[order], embeddings[order], groups.to_numpy()[order], np.argsort(order))
     if speakers is None:
         raise ValueError("cluster_unit=speaker needs the speaker of each utterance")
-    speakers = _texts("speakers", speakers, len(ids))
-    profile_ids, profiles, unit_of_row = speaker_profiles(embeddings, speakers.to_numpy(), order)
-    return Units(profile_ids, profiles, _commonest(etiologies, unit_of_row), unit_of_row)
+    names = _texts("speakers", speakers, len(ids))
+    profile_ids, profiles, unit_of_row = speaker_profiles(embeddings, names.to_numpy(), order)
+    return Units(profile_ids, profiles, _commonest(groups, unit_of_row), unit_of_row)
 
 
 def speaker_profiles(

@@ -76,7 +76,7 @@ class _Found:
             if isinstance(item, FoundUtterance):
                 yield item if _is_unicode(item) else _made_unicode(item)
             elif isinstance(item, Fault):
-                self.faults.append(Fault(*map(_as_unicode, (item.file, item.reason, item.detail)), item.n_lost))
+                self.faults.append(Fault(_as_unicode(item.file), _as_unicode(item.reason), _as_unicode(item.detail), item.n_lost))
             elif isinstance(item, Read):
                 self.read.add(item.file)
             else:

@@ -90,7 +90,7 @@ def tar_members(file: BinaryIO, inner: TarMember | None = None) -> Iterator[TarM
     try:
         with tarfile.TarFile(fileobj=file, mode="r") as tar:
             while (info := tar.next()) is not None:
-                tar.members.clear()  # else a tar of a million members grows in memory
+                tar.members.clear()  # type: ignore[attr-defined]  # not in its stubs; else a million members grow in memory
                 yield from _as_members(file, info, inner)
                 if tar.offset <= info.offset or (end is not None and tar.offset > end):
                     raise tarfile.ReadError(f"{info.name!r}: absurd size in its header")

@@ -155,7 +155,7 @@ def _nearest(speakers: pd.DataFrame, share: float, most: int, rng: np.random.Gen
 
 def _in_turn(shuffled: pd.DataFrame, wanted: float, most: int) -> tuple[float, list[str]]:
     """Speakers taken in turn while that brings their utterances nearer to what is wanted, and how far from it they end."""
-    taken, held = 0, []
+    taken, held = 0, list[str]()
     for speaker, n in zip(shuffled["speaker"], shuffled["n"], strict=True):
         if len(held) < most and (not held or abs(taken + n - wanted) < abs(taken - wanted)):
             held.append(speaker)
@@ -165,7 +165,7 @@ def _in_turn(shuffled: pd.DataFrame, wanted: float, most: int) -> tuple[float, l
 
 def _one_speaker(speakers: pd.DataFrame, plan: SplitPlan) -> list[str]:
     known = list(speakers["speaker"])
-    if plan.test_speaker not in known:
+    if plan.test_speaker is None or plan.test_speaker not in known:
         raise ValueError(f"test_speaker={plan.test_speaker!r}: the corpus's speakers are {', '.join(known[:20])}")
     if len(known) < 2:
         raise ValueError(f"test_speaker={plan.test_speaker!r}: is the only speaker; leave_one_speaker_out needs at least 2")

@@ -33,7 +33,7 @@ def inspect_all(root: Root, tasks: Sequence[Task], limits: Limits, n_workers: in
     """
     chunks = [(start, tasks[start : start + CHUNK]) for start in range(0, len(tasks), CHUNK)]
     n_workers = n_workers or os.cpu_count() or 1
-    results: list[Inspected | None] = [None] * len(tasks)
+    found: dict[int, list[Inspected]] = {}
     with progress("check audio", len(tasks), "utterances") as bar:
         done = (
             _in_process(root, chunks, limits)
@@ -41,9 +41,9 @@ def inspect_all(root: Root, tasks: Sequence[Task], limits: Limits, n_workers: in
             else _in_workers(root, chunks, limits, n_workers)
         )
         for start, inspected in done:
-            results[start : start + len(inspected)] = inspected
+            found[start] = inspected
             bar.update(len(inspected))
-    return results
+    return [each for start in sorted(found) for each in found[start]]
 
 
 def as_columns(inspected: list[Inspected], index: pd.Index) -> pd.DataFrame:
@@ -74,7 +74,7 @@ def _in_process(root: Root, chunks: list[Chunk], limits: Limits) -> Iterator[tup
 
 
 def _in_workers(root: Root, chunks: list[Chunk], limits: Limits, n_workers: int) -> Iterator[tuple[int, list[Inspected]]]:
-    waiting, broken = list(reversed(chunks)), []
+    waiting, broken = list(reversed(chunks)), list[Chunk]()
     while waiting:
         pool = ProcessPoolExecutor(n_workers, mp_context=multiprocessing.get_context("spawn"))
         running: dict[Future, Chunk] = {}

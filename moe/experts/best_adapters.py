@@ -3,9 +3,10 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from moe.experts.adapter_folders import SHARED, adapter_names, slots
+from moe.experts.mixture import Mixture
 from moe.experts.routed_lora import routed_layers
 
 State = dict[str, Tensor]
@@ -14,7 +15,7 @@ State = dict[str, Tensor]
 class BestAdapters:
     """The best state of every expert by its own WER, and of all adapters together by the whole WER."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Mixture) -> None:
         self.model = model
         self.wer, self.epoch = float("inf"), -1
         self.whole: dict[str, State] = {}
@@ -64,7 +65,7 @@ class BestAdapters:
             restore_adapter(self.model, name, state)
 
 
-def adapter_state(model: nn.Module, adapter: str) -> State:
+def adapter_state(model: Mixture, adapter: str) -> State:
     """A copy of one adapter's matrices."""
     state: State = {}
     for name, lora_a, lora_b in slots(model.base, adapter):
@@ -73,7 +74,7 @@ def adapter_state(model: nn.Module, adapter: str) -> State:
 
 
 @torch.no_grad()
-def restore_adapter(model: nn.Module, adapter: str, state: State) -> None:
+def restore_adapter(model: Mixture, adapter: str, state: State) -> None:
     """Put a copy of an adapter back."""
     for name, lora_a, lora_b in slots(model.base, adapter):
         lora_a.copy_(state[f"{name}.A"])

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from moe.experts.adapter_folders import expert_name, experts_from_shared
 from moe.experts.best_adapters import BestAdapters
+from moe.experts.mixture import MixtureSystem
 from moe.options import Options, option
 from moe.recognition.decoding import decode
 from moe.routing.weights import one_hot
-from moe.system import DecodingOptions, Hypothesis, System
+from moe.system import DecodingOptions, Hypothesis
 from moe.text.error_rates import word_error_rate
 from moe.training.best_epoch import Validation
 from moe.training.dataset import SpeechDataset
@@ -68,7 +69,7 @@ class TrainedExperts:
 
 
 def train_experts(
-    system: System,
+    system: MixtureSystem,
     train_set: SpeechDataset,
     dev_set: SpeechDataset,
     dev_clusters: np.ndarray,
@@ -96,7 +97,7 @@ class ExpertHooks(Validation):
     title = "experts"
 
     def __init__(
-        self, system: System, dev_set: SpeechDataset, dev_clusters: np.ndarray, options: ExpertOptions, training: Training
+        self, system: MixtureSystem, dev_set: SpeechDataset, dev_clusters: np.ndarray, options: ExpertOptions, training: Training
     ) -> None:
         super().__init__(training)
         self.system, self.model, self.dev_set, self.options = system, system.module, dev_set, options

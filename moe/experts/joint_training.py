@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from moe.experts.mixture import Mixture, MixtureSystem
 from moe.options import Options, option
 from moe.recognition.decoding import decode
 from moe.recognition.dev_scores import BestOnDev
 from moe.routing.curriculum import CurriculumOptions, Phase, phase
 from moe.routing.losses import BalanceOptions, normalised_entropy
 from moe.routing.options import RoutingOptions
-from moe.system import DecodingOptions, Hypothesis, Routes, System
+from moe.system import DecodingOptions, Hypothesis, Routes, routing_weights
 from moe.training.best_epoch import START
 from moe.training.dataset import SpeechDataset
 from moe.training.loop import Training, TrainingSummary, fit
@@ -67,7 +68,7 @@ class TrainedMixture:
 
 
 def train_jointly(
-    system: System,
+    system: MixtureSystem,
     train_set: SpeechDataset,
     dev_set: SpeechDataset,
     options: JointOptions,
@@ -75,7 +76,7 @@ def train_jointly(
     training: Training,
 ) -> TrainedMixture:
     """Train a mixture, or one LoRA, in place and leave it at its best epoch, or as it was."""
-    if options.freeze_gate and isinstance(system, Routes):
+    if options.freeze_gate and system.module.gate is not None:
         system.module.gate.requires_grad_(False)
     hooks = JointHooks(system, dev_set, options, curriculum, training)
     system.module.use_precision(training.plan.precision)
@@ -91,7 +92,7 @@ def experts_faults(n_experts: int, routing: RoutingOptions, curriculum: Curricul
     if balance.minimum_usage * n_experts > 1:
         return [f"minimum_usage={balance.minimum_usage:g}: {n_experts} experts can have {1 / n_experts:.3g} each at most"]
     if n_experts == 1:
-        asked = [(curriculum, ("soft_epochs", "router_noise"))]
+        asked: list[tuple[Options, tuple[str, ...]]] = [(curriculum, ("soft_epochs", "router_noise"))]
         asked.append((balance, ("minimum_usage", "entropy_coefficient", "alignment_coefficient")))
         return [
             f"{name}: one expert leaves nothing to route"
@@ -107,8 +108,15 @@ def experts_faults(n_experts: int, routing: RoutingOptions, curriculum: Curricul
 class JointHooks(BestOnDev):
     """Sets the curriculum's phase before an epoch; measures load by etiology after it."""
 
+    module: Mixture
+
     def __init__(
-        self, system: System, dev_set: SpeechDataset, options: JointOptions, curriculum: CurriculumOptions, training: Training
+        self,
+        system: MixtureSystem,
+        dev_set: SpeechDataset,
+        options: JointOptions,
+        curriculum: CurriculumOptions,
+        training: Training,
     ) -> None:
         super().__init__(system, dev_set, training, options.asr_patience)
         self.curriculum, self.routes = curriculum, isinstance(system, Routes)
@@ -160,15 +168,15 @@ class JointHooks(BestOnDev):
 
     def _training_metrics(self) -> dict[str, float]:
         """The gate's probabilities for the last utterances trained on, under the epoch's temperature and noise."""
-        rows = self.module.window.rows if self.routes else ()  # (n, E)
-        if not len(rows):
+        rows = self.module.window.rows  # (n, E)
+        if not self.routes or not len(rows):
             return {}
         load = {f"train/load/expert_{expert}": share for expert, share in enumerate(rows.mean(0).tolist())}
         return load | {"train/routing_entropy": normalised_entropy(rows)}
 
     def _loads(self, hypotheses: Sequence[Hypothesis]) -> dict[str, float]:
         """Load of every expert by etiology; the load over all is kept."""
-        weights = np.stack([hypothesis.routing_weights for hypothesis in hypotheses])  # (N, E)
+        weights = routing_weights(hypotheses)  # (N, E)
         self.loads.append(weights.mean(0))
         etiologies = np.array([row["etiology"] for row in self.dev_set.rows])
         return {

@@ -152,12 +152,12 @@ def attach(base: nn.Module, n_experts: int, options: AdapterOptions, first_encod
     """
     _check_targets(base, options)
     routing = Routing()
-    names = [name for name, module in base.named_modules() if isinstance(module, nn.Linear) and name.endswith(options.targets)]
-    for name in names:
-        if _encoder_layer(name) < first_encoder_layer:
+    linears = [(name, module) for name, module in base.named_modules() if isinstance(module, nn.Linear)]
+    for name, linear in linears:
+        if not name.endswith(options.targets) or _encoder_layer(name) < first_encoder_layer:
             continue
         parent, _, leaf = name.rpartition(".")
-        setattr(base.get_submodule(parent), leaf, RoutedLinear(base.get_submodule(name), routing, n_experts, options))
+        setattr(base.get_submodule(parent), leaf, RoutedLinear(linear, routing, n_experts, options))
     return routing
 
 

@@ -7,7 +7,6 @@ import copy
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,7 +39,7 @@ class Chunks:
 
     def join(self, hypotheses: Sequence[Hypothesis], utterance_ids: Sequence[str]) -> list[Hypothesis]:
         """The chunks' hypotheses as those of their utterances: texts in a row, weights by duration, log-probabilities by tokens."""
-        parts = [[] for _ in utterance_ids]
+        parts: list[list[tuple[float, Hypothesis]]] = [[] for _ in utterance_ids]
         for owner, seconds, hypothesis in zip(self.owner, self.rows["duration_s"], hypotheses, strict=True):
             parts[owner].append((seconds, hypothesis))
         return [part[0][1] if len(part) == 1 else _joined(name, part) for name, part in zip(utterance_ids, parts, strict=True)]
@@ -58,7 +57,7 @@ class Chunks:
 class ChunkSet(SpeechDataset):
     """Chunks as model inputs."""
 
-    def __init__(self, chunks: Chunks, root: Path, inputs: Inputs) -> None:
+    def __init__(self, chunks: Chunks, root: Root, inputs: Inputs) -> None:
         super().__init__(chunks.rows, root, inputs)
 
     def waveform(self, index: int) -> np.ndarray:
@@ -77,7 +76,7 @@ class ChunkSet(SpeechDataset):
         return chosen
 
 
-def cut_rows(rows: pd.DataFrame, root: str, window_s: float | None) -> Chunks:
+def cut_rows(rows: pd.DataFrame, root: Root, window_s: float | None) -> Chunks:
     """The chunks of a manifest's utterances; only those longer than the window are read (None: any length fits)."""
     window = math.inf if window_s is None else window_s
     found, owner = [], []
@@ -134,4 +133,5 @@ def _words(parts: Sequence[Mapping[str, Any]], seconds: Sequence[float]) -> list
 
 
 def _mean(rows: Sequence[np.ndarray | None], seconds: Sequence[float]) -> np.ndarray | None:
-    return None if rows[0] is None else np.average(rows, axis=0, weights=seconds).astype(rows[0].dtype)
+    given = [row for row in rows if row is not None]
+    return np.average(given, axis=0, weights=seconds).astype(given[0].dtype) if given else None

@@ -25,10 +25,11 @@ class BatchStore:
 
     def read(self, number: int, utterance_ids: Sequence[str], routings: Sequence[str]) -> dict[str, list[Hypothesis]] | None:
         """A batch as an earlier call wrote it; None where it is absent, unreadable or of other utterances."""
-        if self.folder is None or not self._path(number).exists():
+        path = self._path(number)
+        if path is None or not path.exists():
             return None
         try:
-            kept = read_json(self._path(number))
+            kept = read_json(path)
         except (json.JSONDecodeError, UnicodeDecodeError):
             return None  # damaged: it is decoded and written again
         if kept["utterance_ids"] != list(utterance_ids) or list(kept["routings"]) != list(routings):
@@ -40,14 +41,15 @@ class BatchStore:
     def write(self, number: int, batch: Mapping[str, Sequence[Hypothesis]], seconds: float) -> None:
         """Keep a batch."""
         self.seconds += seconds
-        if self.folder is None:
+        path = self._path(number)
+        if path is None:
             return
         ids = [hypothesis.utterance_id for hypothesis in next(iter(batch.values()))]
         routings = {name: [_as_row(hypothesis) for hypothesis in part] for name, part in batch.items()}
-        write_json(self._path(number), {"utterance_ids": ids, "seconds": seconds, "routings": routings})
+        write_json(path, {"utterance_ids": ids, "seconds": seconds, "routings": routings})
 
-    def _path(self, number: int) -> Path:
-        return Path(self.folder) / f"batch_{number:06d}.json"
+    def _path(self, number: int) -> Path | None:
+        return None if self.folder is None else Path(self.folder) / f"batch_{number:06d}.json"
 
 
 def _as_row(hypothesis: Hypothesis) -> list:

@@ -130,7 +130,7 @@ class Recognizer:
             for each, (start, stop) in zip(hypotheses, spans, strict=True)
             if each.routing_weights is not None
         ]
-        weights = ()
+        weights: tuple[float, ...] = ()
         if routed:
             rows, lengths = zip(*routed, strict=True)
             weights = tuple(np.average(rows, axis=0, weights=lengths).tolist())

@@ -148,7 +148,8 @@ class Transcription:
 
     def _done(self) -> dict[str, dict[str, Any]]:
         """The last line for each output; a line that a kill cut off counts for nothing."""
-        path, found = self.output_dir / RECORD, {}
+        path = self.output_dir / RECORD
+        found: dict[str, dict[str, Any]] = {}
         if not path.exists():
             return found
         text = path.read_text(encoding="utf-8", errors="replace")

@@ -85,7 +85,7 @@ def embed(embedder: Embedder, dataset: Examples, folder: Path, batch_size: int) 
 
 
 def _embed_batches(embedder: Embedder, dataset: Examples, batches: Sequence[np.ndarray], bar: tqdm) -> dict[str, np.ndarray]:
-    vectors = {}
+    vectors: dict[str, np.ndarray] = {}
     for indices in batches:
         batch = collate(dataset, [dataset[int(index)] for index in indices])
         pooled = embedder(batch).cpu().numpy().astype(STORED)  # (B, D)

@@ -43,6 +43,8 @@ def probabilities(gate: "Gate", embeddings: np.ndarray, calibrated: bool = True)
 class Gate(nn.Module):
     """Softmax regression, or one hidden layer, on z-scored embeddings."""
 
+    mean: Tensor  # (input_dim,)
+    scale: Tensor  # (input_dim,)
     accepts_loss_kwargs = False  # else a Trainer takes the loss for a sum over tokens and rescales it
 
     def __init__(self, config: GateConfig, seed: int = 0) -> None:

@@ -116,7 +116,13 @@ class GateTrainer(ResumableTrainer):
         super().__init__(hooks, checkpoints, start, model=gate, args=arguments, data_collator=dict, train_dataset=rows)
         self.smoothing = smoothing
 
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any) -> Any:
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
         """Mean KL over a batch, targets smoothed."""
         logits = model(inputs["embeddings"])
         targets = inputs["soft"] * (1 - self.smoothing) + self.smoothing / logits.shape[1]
@@ -145,7 +151,7 @@ class GateHooks(BestEpoch):
 
 def split_metrics(gate: Gate, train: EmbeddingRows, dev: EmbeddingRows, top_k: int) -> dict[str, float]:
     """Metrics of a gate on both splits, named `split/name`."""
-    metrics = {}
+    metrics: dict[str, float] = {}
     for split, rows in (("train", train), ("dev", dev)):
         values = gate_metrics(gate_logits(gate, rows.embeddings), rows.soft, top_k)
         metrics |= {f"{split}/{name}": value for name, value in values.items()}

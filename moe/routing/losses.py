@@ -118,6 +118,9 @@ class BalanceWindow(nn.Module):
     Pushing each small batch to uniform would fight specialisation. Gradient flows through the newest batch only.
     """
 
+    recent: Tensor  # (size, n_experts), newest first
+    n_seen: Tensor  # (), rows that have joined
+
     def __init__(self, n_experts: int, size: int) -> None:
         super().__init__()
         self.register_buffer("recent", torch.zeros(size, n_experts))

@@ -22,11 +22,16 @@ def pool(hidden: Tensor, n_frames: Tensor, pooling: str = "mean", window: int | 
 
     Returns:
         float32.
+
+    Raises:
+        ValueError: `flatten` without a window.
     """
     n_valid = ((n_frames + 1) // 2).clamp(1, hidden.shape[1]).to(hidden.device)  # (B,)
     valid = torch.arange(hidden.shape[1], device=hidden.device) < n_valid[:, None]  # (B, T)
     with torch.autocast(hidden.device.type, enabled=False):
         if pooling == "flatten":
+            if window is None:
+                raise ValueError("pooling=flatten: needs the frames of the encoder's window")
             kept = hidden.float().where(valid[:, :, None], 0)
             return _rounded(F.pad(kept, (0, 0, 0, window - kept.shape[1])).flatten(1))
         return _rounded(_statistics(hidden.float(), valid[:, None] / n_valid[:, None, None], pooling))

@@ -7,7 +7,7 @@ per utterance (beams) expand it themselves.
 import contextlib
 import dataclasses
 from collections.abc import Callable, Hashable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -75,7 +75,7 @@ class Routing:
     def __init__(self) -> None:
         self.weights: RoutingWeights | None = None
         self.on = False
-        self._kept: dict[Hashable, object] = {}
+        self._kept: dict[Hashable, Any] = {}
 
     @contextlib.contextmanager
     def use(self, weights: RoutingWeights | None) -> Iterator[None]:
@@ -109,18 +109,22 @@ class Routing:
         """The weights expanded to `n_rows` rows.
 
         Raises:
-            ValueError: the rows are no multiple of the utterances that were routed.
+            ValueError: nothing is routed, or the rows are no multiple of the utterances that were.
         """
-        n_routed = self.weights.weights.shape[0]
+        weights = self.weights
+        if weights is None:
+            raise ValueError("no routing is in force")
+        n_routed = weights.weights.shape[0]
         if n_rows % n_routed:
             raise ValueError(f"{n_routed} utterances were routed, a layer sees {n_rows} rows: chunk long audio outside")
-        return self.keep(n_rows, lambda: self.weights if n_rows == n_routed else self.weights.repeat(n_rows // n_routed))
+        return self.keep(n_rows, lambda: weights if n_rows == n_routed else weights.repeat(n_rows // n_routed))
 
     def keep(self, key: Hashable, make: Callable[[], Kept]) -> Kept:
         """What `make` gives, made once for `key` while these weights are in force."""
         if key not in self._kept:
             self._kept[key] = make()
-        return self._kept[key]
+        kept: Kept = self._kept[key]
+        return kept
 
     def __deepcopy__(self, memo: dict) -> "Routing":
         memo[id(self)] = copy = Routing()  # the layers of a copied model share one copied context

@@ -98,15 +98,16 @@ def install(check: Callable[[bytes], None], options: ServiceOptions) -> None:
     """Put the guard before the application that the scoring server makes next: MLflow has no place of its own for middleware."""
     import fastapi
 
+    module: Any = fastapi  # a class of it is replaced
     plain = fastapi.FastAPI
 
     def guarded(*values: Any, **names: Any) -> fastapi.FastAPI:
-        fastapi.FastAPI = plain
+        module.FastAPI = plain
         app = plain(*values, **names)
         app.add_middleware(RequestGuard, check=check, options=options)
         return app
 
-    fastapi.FastAPI = guarded
+    module.FastAPI = guarded
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

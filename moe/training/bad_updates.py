@@ -46,9 +46,15 @@ class CarefulTrainer(OpenTrainer):
         """A copy of the model's buffers."""
         return {name: buffer.detach().clone() for name, buffer in self.model.named_buffers()}
 
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **options: Any) -> Any:
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
         """The Trainer's loss; whose it is stays known until the update is done."""
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **options)
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         self._batches.append((inputs.get("utterance_ids", []), outputs.get("utterance_loss"), loss.detach()))
         return (loss, outputs) if return_outputs else loss
 
@@ -64,9 +70,10 @@ class CarefulTrainer(OpenTrainer):
         for name, buffer in self.model.named_buffers():
             buffer.copy_(self._buffers[name])
         loss = sum(float(loss) for _, _, loss in self._batches) / max(1, len(self._batches))
-        record = {"update": self.state.global_step + 1, "epoch": self.epoch, "loss": str(loss), "utterance_ids": self._culprits()}
+        update = self.state.global_step + 1
+        record = {"update": update, "epoch": self.epoch, "loss": str(loss), "utterance_ids": self._culprits()}
         self.bad_updates.append(record)
-        self.hooks.metrics({"n_bad_updates": len(self.bad_updates)}, record["update"])
+        self.hooks.metrics({"n_bad_updates": len(self.bad_updates)}, update)
         self.checkpoints.events.bad_updates(self.bad_updates)
         most = self.checkpoints.options.max_bad_updates
         if len(self.bad_updates) > most:

@@ -94,6 +94,8 @@ class Checkpoints:
 
     def save(self, checkpoint: Checkpoint, update: int, epoch: int, is_best: bool = False) -> None:
         """Write a checkpoint and drop the oldest; a disk that takes nothing is reported and costs no more than this checkpoint."""
+        if self.folder is None:
+            return
         path = self.folder / f"{PREFIX}{update:08d}_epoch_{epoch:04d}"
         if path.exists():
             return  # where an interruption came before the first update
@@ -128,7 +130,7 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _paths(self) -> list[Path]:
-        return sorted(self.folder.glob(f"{PREFIX}*"))
+        return [] if self.folder is None else sorted(self.folder.glob(f"{PREFIX}*"))
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint, is_best: bool = False) -> None:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -20,7 +21,7 @@ class Interrupt:
     def __init__(self) -> None:
         self.requested: int | None = None
         self.may_interrupt = False
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import TrainingArguments, set_seed
-from transformers.trainer_pt_utils import AcceleratorConfig
 
 from moe.options import option
 from moe.system import ParameterGroup
@@ -209,7 +208,7 @@ def training_arguments(plan: TrainingPlan, n_utterances: int, output_dir: str, n
         seed=plan.seed,
         data_seed=plan.seed,
         dataloader_num_workers=plan.num_workers,
-        accelerator_config=AcceleratorConfig(split_batches=False, dispatch_batches=False),
+        accelerator_config={"split_batches": False, "dispatch_batches": False},
         remove_unused_columns=False,
         label_names=["labels"],
         logging_steps=min(LOG_EVERY, n_updates),  # a short run shows its loss at least once
@@ -232,9 +231,11 @@ def updates_per_epoch(plan: TrainingPlan, n_utterances: int) -> int:
 class SpeechTrainer(ResumableTrainer):
     """The Trainer with length-grouped batches whose order is a function of (seed, epoch)."""
 
-    def sampler_of(self, dataset: SpeechDataset) -> LengthGroupedSampler:
+    train_dataset: SpeechDataset
+
+    def sampler_of(self) -> LengthGroupedSampler:
         batch_size = self.args.train_batch_size * self.notes["n_parts"]  # parts or not, the same utterances come together
-        self.sampler = LengthGroupedSampler(dataset.durations, batch_size, self.args.seed)
+        self.sampler = LengthGroupedSampler(self.train_dataset.durations, batch_size, self.args.seed)
         return self.sampler
 
 

@@ -45,7 +45,11 @@ class ResumableTrainer(CarefulTrainer):
     ) -> None:
         super().__init__(hooks, checkpoints, **options)
         self.start, self.notes = start, notes or {}
-        self.rest, self.whole, self.finished = start, False, False  # nothing is whole before training begins
+        self.rest, self.whole, self.finished = (
+            start or Checkpoint({}, {}),
+            False,
+            False,
+        )  # nothing is whole before training begins
         self.n_in_epoch = 0  # updates done in the epoch
         self._interrupt, self._stops = Interrupt(), False
         self._earlier_s, self._began, self._saved_at = 0.0, time.monotonic(), time.monotonic()
@@ -168,7 +172,8 @@ class ResumableTrainer(CarefulTrainer):
 
     def restore_generators(self) -> None:
         self._generators_due = False
-        set_generators(self.start.values["generators"][self.args.process_index])
+        if self.start is not None:
+            set_generators(self.start.values["generators"][self.args.process_index])
 
     def save_state(self) -> None:
         checkpoint = self.checkpoint()
@@ -219,10 +224,11 @@ class ResumableTrainer(CarefulTrainer):
 
     def _marker(self) -> str | None:
         """What the Trainer takes for a checkpoint's folder."""
-        if self.start is None:
+        folder = self.args.output_dir
+        if self.start is None or folder is None:
             return None
-        TrainerState().save_to_json(str(Path(self.args.output_dir) / TRAINER_STATE_NAME))
-        return self.args.output_dir
+        TrainerState().save_to_json(str(Path(folder) / TRAINER_STATE_NAME))
+        return folder
 
     def _is_time_to_save(self, is_due: bool) -> bool:
         minutes = (time.monotonic() - self._saved_at) / 60
@@ -262,8 +268,8 @@ class _Moments(TrainerCallback):
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self.trainer.update_ends()
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
-        self.trainer.epoch_ends(model)
+    def on_epoch_end(self, *_: Any, **given: Any) -> None:
+        self.trainer.epoch_ends(given["model"])
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         self.trainer.has_logged(logs or {})

@@ -7,6 +7,8 @@ that is installed, so that a move is seen there, by name, and mended here. The c
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset, Sampler
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
@@ -36,9 +38,13 @@ PRIVATE_VALUES = ("_tr_loss", "_globalstep_last_logged")  # set where training b
 class OpenTrainer(Trainer):
     """A Trainer whose private moments have names: each does what the Trainer does, or nothing, until a subclass says otherwise."""
 
-    def sampler_of(self, dataset: Dataset) -> Sampler | None:
+    model: nn.Module
+    optimizer: Optimizer  # this and the scheduler are made where training begins
+    lr_scheduler: LambdaLR
+
+    def sampler_of(self) -> Sampler | None:
         """The order of the training data."""
-        return super()._get_train_sampler(dataset)
+        return super()._get_train_sampler(self.train_dataset)
 
     def gradient_known(self, model: nn.Module, norm: Tensor | float) -> None:
         """An update's gradient is whole, clipped and about to be applied."""
@@ -74,7 +80,7 @@ class OpenTrainer(Trainer):
         self._globalstep_last_logged = update
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
-        return self.sampler_of(train_dataset or self.train_dataset)
+        return self.sampler_of()
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)

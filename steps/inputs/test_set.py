@@ -22,7 +22,7 @@ from moe.recognition.decoding import USUAL, decode, decode_ways
 from moe.recognition.hypothesis_store import BatchStore
 from moe.routing import ablations
 from moe.routing.embeddings import Embedder, embed, read_by_gate
-from moe.system import Ask, DecodingOptions, Hypothesis, Routes, System
+from moe.system import Ask, DecodingOptions, Hypothesis, Routes, System, routing_weights
 from moe.text.normalisers import normalise
 from moe.training.batches import to_device
 from steps.inputs.corpus import Prepared
@@ -175,10 +175,11 @@ def _table(test_set: TestSet, hypotheses: list[Hypothesis]) -> pd.DataFrame:
     table["n_tokens"] = [hypothesis.n_tokens for hypothesis in hypotheses]
     table["error"] = None
     table = table.join(pd.DataFrame([dict(hypothesis.details) for hypothesis in hypotheses], index=table.index))
-    if isinstance(test_set.system, Routes):
-        weights = np.stack([hypothesis.routing_weights for hypothesis in hypotheses])
+    gate = test_set.gate_probabilities
+    if gate is not None:
+        weights = routing_weights(hypotheses)  # (N, E)
         weights = weights / weights.sum(1, keepdims=True)  # shares, also where the gate's probabilities scale the experts
-        table = table.join(_numbered("weight", weights)).join(_numbered("probability", test_set.gate_probabilities))
+        table = table.join(_numbered("weight", weights)).join(_numbered("probability", gate))
         table["expert"] = weights.argmax(1)
         if test_set.clusters is not None:
             table["cluster"] = test_set.clusters

@@ -14,8 +14,8 @@ LANGUAGE = "language"
 STEP_NAMES = {"top_k": "decoding_top_k"}  # `top_k` is joint training's on `main`
 
 
-def _fields() -> list[tuple[str, Any, dataclasses.Field]]:
-    found: dict[str, tuple[str, Any, dataclasses.Field]] = {}
+def _fields() -> list[tuple[str, Any, dataclasses.Field[Any]]]:
+    found: dict[str, tuple[str, Any, dataclasses.Field[Any]]] = {}
     for row in SYSTEMS.values():
         for field in dataclasses.fields(row.ask_type):
             name = STEP_NAMES.get(field.name, field.name)

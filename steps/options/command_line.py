@@ -98,13 +98,13 @@ def _texts(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     return texts, faults
 
 
-def _values(fields: dict[str, dataclasses.Field], texts: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
+def _values(fields: dict[str, dataclasses.Field[Any]], texts: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
     """Texts as values of their fields, and what is said of names that are none."""
     faults = [unknown(name, fields) for name in texts if name not in fields]
     return {name: _value(fields[name], text) for name, text in texts.items() if name in fields}, faults
 
 
-def _value(field: dataclasses.Field, text: str) -> Any:
+def _value(field: dataclasses.Field[Any], text: str) -> Any:
     try:
         return from_text(text, field.type)
     except ValueError:

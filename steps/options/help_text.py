@@ -10,6 +10,7 @@ import difflib
 import re
 import shutil
 import sys
+from typing import Any
 
 from moe.options import Options, is_required, to_text
 
@@ -22,7 +23,7 @@ class Group:
     """Options that belong together."""
 
     name: str
-    fields: list[dataclasses.Field]
+    fields: list[dataclasses.Field[Any]]
     title: str = ""
 
 
@@ -40,7 +41,7 @@ def groups(options_type: type[Options]) -> dict[str, Group]:
     return found
 
 
-def common(options_type: type[Options]) -> list[dataclasses.Field]:
+def common(options_type: type[Options]) -> list[dataclasses.Field[Any]]:
     """The options that people set: what is required, and what is marked so; all of them where they are few."""
     fields = dataclasses.fields(options_type)
     shown = [field for field in fields if len(fields) <= N_SHOWN_WHOLE or is_required(field) or field.metadata.get("common")]
@@ -92,7 +93,7 @@ def _parser(options_type: type[Options]) -> argparse.ArgumentParser:
     )
 
 
-def _add(parser: argparse.ArgumentParser, title: str, fields: list[dataclasses.Field]) -> None:
+def _add(parser: argparse.ArgumentParser, title: str, fields: list[dataclasses.Field[Any]]) -> None:
     group = parser.add_argument_group(title)
     for field in fields:
         words = f": {', '.join(field.metadata['choices'])}" if field.metadata.get("choices") else ""
@@ -105,7 +106,7 @@ def _listed(known: dict[str, Group]) -> str:
     return "\n".join(f"  {group.name:<{width}} {len(group.fields):>3}  {group.title}" for group in known.values())
 
 
-def owner(options_type: type[Options], field: dataclasses.Field) -> type[Options]:
+def owner(options_type: type[Options], field: dataclasses.Field[Any]) -> type[Options]:
     """The class that states a field; `main`, which takes over the options of its stages, names it in the metadata."""
     stating = (kind for kind in options_type.__mro__ if field.name in vars(kind).get("__annotations__", {}))
     return field.metadata.get("owner") or next(stating)
@@ -113,7 +114,7 @@ def owner(options_type: type[Options], field: dataclasses.Field) -> type[Options
 
 def _name(stating: type[Options]) -> str:
     if "group" in vars(stating):
-        return vars(stating)["group"]
+        return str(vars(stating)["group"])
     if stating.__name__ == "StepOptions":
         return module_name(stating).rpartition(".")[2]
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", stating.__name__.removesuffix("Options")).lower()

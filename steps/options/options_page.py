@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from moe.options import Options, allowed_text, is_required, to_text
 from steps.options.help_text import groups
@@ -21,7 +22,7 @@ those that people set; `--help` shows these first.
 class Row:
     """One option, and the steps that have it with this default and meaning."""
 
-    field: dataclasses.Field
+    field: dataclasses.Field[Any]
     steps: list[str]
 
 
@@ -54,5 +55,5 @@ def _line(row: Row) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
 
 
-def _default(field: dataclasses.Field) -> str:
+def _default(field: dataclasses.Field[Any]) -> str:
     return "required" if is_required(field) else f"`{to_text(field.default)}`"

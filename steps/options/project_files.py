@@ -12,6 +12,7 @@ environment for unchanged while that text is.
 import dataclasses
 import importlib
 from pathlib import Path
+from typing import Any
 
 from moe.files import write_whole
 from moe.options import Options, is_required, to_text
@@ -92,7 +93,7 @@ def _entry_point(name: str, options_type: type[Options], package: str) -> str:
     return f"  {name}:\n{listed}{heading}{parameters}    command: {PREFIX} python -m {package}.{name}{_flags(required)}\n"
 
 
-def _flags(required: list[dataclasses.Field]) -> str:
+def _flags(required: list[dataclasses.Field[Any]]) -> str:
     return "".join(f" --{field.name} {{{field.name}}}" for field in required)
 
 

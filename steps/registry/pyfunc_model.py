@@ -13,6 +13,7 @@ import mlflow
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from moe.recognition.recognizer import Recognizer
 from moe.serving import request_guard
@@ -36,10 +37,10 @@ class Refusal(MlflowException):
         """Stays what it was."""
 
 
-class RecognizerModel(mlflow.pyfunc.PythonModel):
+class RecognizerModel(PythonModel):
     """A recogniser behind MLflow's interface; calls from many threads share their passes."""
 
-    def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
+    def load_context(self, context: PythonModelContext) -> None:
         """Read the recogniser once; in a scoring server, put the guard at its door."""
         system = load_system(context.artifacts["model"])
         options, usual = settings(context.model_config or {}, system.ask_type)
@@ -48,9 +49,7 @@ class RecognizerModel(mlflow.pyfunc.PythonModel):
         if request_guard.in_server():
             request_guard.install(self.service.check, options)
 
-    def predict(
-        self, context: mlflow.pyfunc.PythonModelContext, model_input: pd.DataFrame, params: dict | None = None
-    ) -> pd.DataFrame:
+    def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
         """One row per row of `audio`: encoded bytes, or base64 text of them.
 
         Raises:

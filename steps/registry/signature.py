@@ -14,7 +14,7 @@ import pandas as pd
 import soundfile
 from mlflow.models import ModelSignature
 from mlflow.models.model import ModelInfo
-from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.types.schema import Array, Object, Property
 
 from moe.audio.waveforms import SAMPLE_RATE
@@ -61,7 +61,7 @@ def signature(ask_type: type[Ask]) -> ModelSignature:
     numbers = {name: Property(name, DataType.double) for name in ("start_s", "end_s", "confidence", "audio_s", "seconds")}
     no_speech = Property("no_speech", DataType.boolean)
     segment = Object([numbers["start_s"], numbers["end_s"], Property("text", DataType.string), numbers["confidence"], no_speech])
-    outputs = [
+    outputs: list[ColSpec | TensorSpec] = [
         ColSpec(DataType.string, "text"),
         ColSpec(DataType.double, "confidence"),
         ColSpec(DataType.boolean, "no_speech"),

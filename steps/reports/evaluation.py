@@ -80,7 +80,8 @@ def log_evaluation(step: StepRun, evaluation: Evaluation, audio_mb: float, seed:
 
 def _log_groups(step: StepRun, evaluation: Evaluation) -> dict[str, float]:
     """WER of every group of every column that the corpus has."""
-    grouped, metrics = with_groups(evaluation.counted), {}
+    grouped = with_groups(evaluation.counted)
+    metrics: dict[str, float] = {}
     for column in [name for name in EVERY_GROUP if name in grouped and grouped[name].notna().any()]:
         rates = rates_by(grouped, column)
         step.log_table(rates, f"tables/wer_by_{column}.json")

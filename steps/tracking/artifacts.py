@@ -35,7 +35,7 @@ STEP_TAG, FINGERPRINT_TAG, NAME_TAG = "moe.step", "moe.fingerprint", "mlflow.run
 NONE_GIVEN = ("", "none")
 
 
-def upstream(run_id: str, artifact: str) -> Path:
+def upstream(run_id: str | None, artifact: str) -> Path:
     """Local path of an artifact of a finished run; copied only where the store is not on this machine.
 
     Raises:
@@ -66,8 +66,8 @@ def lineage(run_id: str) -> dict[str, str]:
     return found
 
 
-def _finished(run_id: str, artifact: str) -> Run:
-    if run_id in NONE_GIVEN:
+def _finished(run_id: str | None, artifact: str) -> Run:
+    if run_id is None or run_id in NONE_GIVEN:
         raise RuntimeError(f"no run id given for the run that holds {artifact!r}")
     try:
         run = connect().client.get_run(run_id)

@@ -61,7 +61,7 @@ def _make(client: MlflowClient, address: Address, name: str) -> str:
         raise RuntimeError(f"{NAME}={name[:40]}…: has {len(name)} characters, at most {MAX_EXPERIMENT_NAME_LENGTH} are allowed")
     if address.artifact_root is None:
         return client.create_experiment(name)
-    return SqlAlchemyStore(address.uri, address.artifact_root).create_experiment(name)
+    return str(SqlAlchemyStore(address.uri, address.artifact_root).create_experiment(name))
 
 
 def _check(experiment: Experiment) -> None:

@@ -14,11 +14,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
 from moe.files import write_whole
-from steps.tracking.retries import FIRST_WAIT_S, LONGEST_WAIT_S, RetryingClient, first_line, is_away, is_full, no_retries
+from steps.tracking.retries import FIRST_WAIT_S, LONGEST_WAIT_S, first_line, is_away, is_full, no_retries
 
 N_METRICS_PER_CALL = 1000  # the store takes no more at once
 
@@ -35,7 +36,7 @@ class MetricLog:
         held: what the store held when the run was opened.
     """
 
-    client: RetryingClient
+    client: MlflowClient
     run_id: str
     path: Path | None = None
     held: frozenset[Point] = frozenset()
@@ -130,7 +131,7 @@ def read_metrics(path: Path | None) -> list[Metric]:
     return metrics
 
 
-def history(client: RetryingClient, run_id: str) -> list[Metric]:
+def history(client: MlflowClient, run_id: str) -> list[Metric]:
     """Every metric that a run holds."""
     names = sorted(client.get_run(run_id).data.metrics)
     return [metric for name in names for metric in client.get_metric_history(run_id, name)]

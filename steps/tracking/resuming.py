@@ -80,17 +80,19 @@ def close_run(run_id: str, store: Store, status: str) -> None:
 
 def _start(store: Store, given: str | None, earlier: Run | None, name: str, tags: dict[str, str]) -> str:
     active = mlflow.active_run()
-    run_id = given or (earlier and earlier.info.run_id)
+    run_id = given or (earlier.info.run_id if earlier else None)
     if earlier is not None and active is not None:
         tags = tags | {PARENT_TAG: active.info.run_id}
     try:
         if run_id is not None:  # before it is RUNNING again, or another start would take it for a dead one
             store.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
         nested = active is not None
-        run = with_retries(mlflow.start_run, run_id, run_name=name, experiment_id=store.experiment_id, nested=nested, tags=tags)
+        run: Run = with_retries(
+            mlflow.start_run, run_id, run_name=name, experiment_id=store.experiment_id, nested=nested, tags=tags
+        )
     except MlflowException as error:
         raise RuntimeError(f"the run {run_id or name} cannot be opened: {error}") from error
-    return run.info.run_id
+    return str(run.info.run_id)
 
 
 def _earlier(store: Store, work_folder: WorkFolder) -> Run | None:

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import requests
 from mlflow import MlflowClient
@@ -38,6 +38,11 @@ class RetryingClient:
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._client, name)
         return functools.partial(with_retries, found) if callable(found) else found
+
+
+def retrying(client: MlflowClient) -> MlflowClient:
+    """The client, every call of which is asked again while the store is away."""
+    return cast(MlflowClient, RetryingClient(client))
 
 
 def with_retries(function: Callable[..., Result], *arguments: Any, **named: Any) -> Result:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
 from steps.tracking.names import store_name
 from steps.tracking.resuming import OpenRun
-from steps.tracking.retries import RetryingClient
 from steps.tracking.secrets import public
 
 ARTIFACTS_TAG = "moe.artifacts"
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 class StepRun:
     """An open run of one step."""
 
-    client: RetryingClient
+    client: MlflowClient
     opened: OpenRun
     step: str
     plots: bool = True  # whether this run is to have pictures

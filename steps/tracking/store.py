@@ -30,7 +30,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from steps.tracking import dead_runs
 from steps.tracking.addresses import Address, parse_address, sqlite_address
 from steps.tracking.experiments import asked_experiment, open_experiment
-from steps.tracking.retries import RetryingClient
+from steps.tracking.retries import retrying
 from steps.tracking.secrets import without_secrets
 
 UNFINISHED = "unfinished"
@@ -41,7 +41,7 @@ N_SCHEMA_TRIES, SCHEMA_WAIT_S = 4, 2.0
 class Store:
     """A connected tracking store."""
 
-    client: RetryingClient
+    client: MlflowClient
     experiment_id: str
 
 
@@ -75,7 +75,7 @@ def connect() -> Store:
     mlflow.set_tracking_uri(address.uri)
     try:
         experiment_id = _prepare(address, asked_experiment())
-        return Store(RetryingClient(MlflowClient(tracking_uri=address.uri)), experiment_id)
+        return Store(retrying(MlflowClient(tracking_uri=address.uri)), experiment_id)
     except (MlflowException, OSError, sqlite3.Error, SQLAlchemyError) as error:
         raise RuntimeError(without_secrets(f"tracking store {address.uri} cannot be used: {error}")) from error
 

@@ -83,7 +83,7 @@ class WorkFolder:
 
     def _noted(self, key: str) -> str | None:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            return read_json(self.folder / RUN)[key]
+            return str(read_json(self.folder / RUN)[key])
         return None
 
     def _put_aside(self) -> None:

@@ -7,6 +7,7 @@ import copy
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -72,9 +73,10 @@ def bare_model(**shape) -> WhisperForConditionalGeneration:
     return toy_base(**shape).model
 
 
-def adapter_options(targets: str = QV, **changes) -> AdapterOptions:
+def adapter_options(targets: str = QV, **changes: Any) -> AdapterOptions:
     """Rank 4 at scale 2."""
-    return AdapterOptions(**{"lora_r": 4, "lora_alpha": 8.0, "lora_targets": targets} | changes)
+    chosen: dict[str, Any] = {"lora_r": 4, "lora_alpha": 8.0, "lora_targets": targets}
+    return AdapterOptions(**chosen | changes)
 
 
 def awaken(model: torch.nn.Module, std: float = 0.1) -> None:
@@ -115,7 +117,13 @@ def write_corpus(root: Path, lengths_s: tuple[float, ...] = LENGTHS_S) -> pd.Dat
         wave = toy_wave(number, seconds)
         soundfile.write(root / f"u{number}.wav", wave, RATE, subtype="FLOAT")
         text = " ".join(WORDS[(number + place) % len(WORDS)] for place in range(1 + number % 3))
-        row = {"utterance_id": f"u{number}", "audio": f"u{number}.wav", "member": None, "transcript": text, "reference": text}
+        row: dict[str, Any] = {
+            "utterance_id": f"u{number}",
+            "audio": f"u{number}.wav",
+            "member": None,
+            "transcript": text,
+            "reference": text,
+        }
         row |= {"speaker": f"s{number % 3}", "etiology": ("als", "typical")[number % 2], "severity": 0.5, "split": "train"}
         rows.append(row | {"duration_s": len(wave) / RATE, "language": "en", "audio_digest": f"d{number}"})
     return pd.DataFrame(rows)

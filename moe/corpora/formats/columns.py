@@ -60,7 +60,8 @@ class Columns:
         Raises:
             ValueError: a column named by an option is not there, no column holds the audio or the transcript, or two could.
         """
-        columns, roles, notes = list(columns), {}, []
+        columns, notes = list(columns), list[str]()
+        roles: dict[str, str | None] = {}
         for role in NAMES:
             asked = getattr(options, f"{role}_column", None)
             among = (
@@ -76,6 +77,11 @@ class Columns:
             if roles[role] is None:
                 raise ValueError(f"{table}: no column for the {role} ({_choice(role)}; there are {', '.join(columns) or 'none'})")
         return cls(roles, classes or {}, tuple(notes), options.id_column is not None)
+
+    @property
+    def audio(self) -> str:
+        """The column of the recordings or of their paths."""
+        return self.roles["audio"] or ""
 
     def found(
         self,

@@ -6,7 +6,7 @@ be `.tsv` or `.jsonl`. A folder without a table is read as Kaldi's or lhotse's w
 
 import json
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any
 
 from moe.corpora.formats.columns import Columns
@@ -67,7 +67,7 @@ def _read_table(root: Root, table: str, options: CorpusOptions, inventory: Inven
         read = TextTable(file, lambda names: Columns.of(names, options, table, required=("audio",)))
         header, reader = read.header, _Rows(root, table, read.chosen, inventory)
         yield from (Note(note, table) for note in [*read.notes, *read.chosen.notes, *reader.notes])
-        for row in read.rows(read.chosen.roles["audio"]):
+        for row in read.rows(read.chosen.audio):
             place = f"{table}:{row.line}"
             if row.note:
                 yield Note(row.note, place)
@@ -83,7 +83,8 @@ def _read_table(root: Root, table: str, options: CorpusOptions, inventory: Inven
 
 def _second_header(row: Row, header: list[str], columns: Columns, options: CorpusOptions, place: str) -> Columns | None:
     """The columns of a row that is a header itself."""
-    value = row.fields[header.index(columns.roles["audio"])] if len(row.fields) > header.index(columns.roles["audio"]) else ""
+    place_of_audio = header.index(columns.audio)
+    value = row.fields[place_of_audio] if len(row.fields) > place_of_audio else ""
     if "." in value or value != value.strip() or not value.isidentifier():
         return None  # a path, in nearly every row
     try:
@@ -120,7 +121,7 @@ class _Rows:
         notes: what is to be said of the transcripts.
     """
 
-    def __init__(self, root: Root, table: str, columns: Columns, inventory: Inventory, known: set[str] = frozenset()) -> None:
+    def __init__(self, root: Root, table: str, columns: Columns, inventory: Inventory, known: Set[str] = frozenset()) -> None:
         self.root, self.columns, self.known = root, columns, known
         self.folder, self.split = posixpath.dirname(table), split_of_folder(posixpath.dirname(table))
         self.beside = transcripts_beside(root, inventory) if columns.roles["transcript"] is None else None
@@ -132,7 +133,7 @@ class _Rows:
 
     def found(self, row: dict[str, Any], place: str, short: str = "") -> FoundUtterance | Fault:
         """One row; `short` says what it lacks."""
-        path = row.get(self.columns.roles["audio"])
+        path = row.get(self.columns.audio)
         if not isinstance(path, str) or not path.strip():
             return Fault(place, "bad_row", short or "no audio path")
         if any(is_undecodable(value) for value in row.values() if isinstance(value, str)):

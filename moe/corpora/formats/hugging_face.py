@@ -74,8 +74,9 @@ def _read_file(path: str, root: str, split: str, options: CorpusOptions) -> Iter
         PIECE_ROWS
     ):
         for row in piece.to_pylist():
-            place = (shard, f"{audio}:{number}") if _has_bytes(cells[number]) else (_relative(cells[number], root), None)
-            yield columns.found(row, *place, f"{split or 'all'}/{os.path.basename(shard)}:{number}", split)
+            inside = _has_bytes(cells[number])
+            file, member = (shard, f"{audio}:{number}") if inside else (_relative(cells[number], root), None)
+            yield columns.found(row, file, member, f"{split or 'all'}/{os.path.basename(shard)}:{number}", split)
             number += 1
 
 

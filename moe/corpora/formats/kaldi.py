@@ -79,11 +79,10 @@ class _DataFolder:
         """File and part of an utterance, or why there is none."""
         if script is None:
             return "", None, ("missing_file", f"the recording is not in {SCRIPT}")
-        path = script.strip()
-        if path.endswith("|"):
-            path = _decoded_file(path)
-            if path is None:
-                return "", None, ("missing_file", f"{SCRIPT} has a command, which is not run: {script.strip()}")
+        command = script.strip()
+        path = _decoded_file(command) if command.endswith("|") else command
+        if path is None:
+            return "", None, ("missing_file", f"{SCRIPT} has a command, which is not run: {command}")
         try:
             part = _part(times, channel)
         except ValueError as error:
@@ -104,12 +103,15 @@ class _DataFolder:
         for base in bases:
             if base.startswith("spk2") and base != "spk2utt":
                 values = self._table(base)
-                columns.setdefault(_name(base), {utterance: values.get(speaker) for utterance, speaker in speakers.items()})
+                columns.setdefault(
+                    _name(base), {name: values[speaker] for name, speaker in speakers.items() if speaker in values}
+                )
         return columns
 
     def _table(self, base: str) -> dict[str, str]:
         """First word of every line → the rest; a line that cannot be read, or whose first word comes again, is a fault."""
-        path, table = self._path(base), {}
+        path = self._path(base)
+        table: dict[str, str] = {}
         if path not in self.names:
             return table
         with open_file(self.root, path) as file:

@@ -128,8 +128,9 @@ def _place(root: Root, record: Record, recording: Record | None) -> tuple[str, s
     (source,) = recording["sources"]
     if source["type"] != "file":
         return "", None, ("missing_file", f"the source is a {source['type']}, not a file")
-    start, duration = float(record.get("start", 0.0)), float(record.get("duration", recording["duration"]))
-    whole = start < WHOLE_S and abs(duration - float(recording["duration"])) < WHOLE_S
+    whole_s = float(recording["duration"])
+    start, duration = float(record.get("start") or 0.0), float(record.get("duration") or whole_s)
+    whole = start < WHOLE_S and abs(duration - whole_s) < WHOLE_S
     channel = record.get("channel", 0)
     several = len(source.get("channels", [0])) > 1 and isinstance(channel, int)
     part = Part(

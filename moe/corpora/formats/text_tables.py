@@ -9,7 +9,7 @@ import csv
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, TextIO, TypeVar
+from typing import BinaryIO, Generic, TextIO, TypeVar
 
 from moe.audio.containers import is_recording
 
@@ -33,7 +33,7 @@ class Row:
     note: str = ""
 
 
-class TextTable:
+class TextTable(Generic[Chosen]):
     """A table whose header has been read.
 
     Args:

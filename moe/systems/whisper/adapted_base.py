@@ -21,7 +21,7 @@ def model_below(name: str) -> str | None:
         return None
     if (Path(name) / CONFIG).exists() and weight_files(Path(name)):
         return name
-    below = read_json(Path(path)).get("base_model_name_or_path")
+    below: str | None = read_json(Path(path)).get("base_model_name_or_path")
     if not below:
         raise ValueError(f"the adapter names no model that it belongs on: set base_model_name_or_path in {path}")
     return below
@@ -41,6 +41,7 @@ def with_adapter(model: WhisperForConditionalGeneration, name: str) -> WhisperFo
         ValueError: the adapter does not fit the model, or is none that can be merged.
     """
     try:
-        return PeftModel.from_pretrained(model, name).merge_and_unload()
+        merged: WhisperForConditionalGeneration = PeftModel.from_pretrained(model, name).merge_and_unload()
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"adapter {name} does not fit the model it names: {' '.join(str(error).split())[:200]}") from error
+    return merged

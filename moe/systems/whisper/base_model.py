@@ -9,6 +9,7 @@ import dataclasses
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -218,7 +219,8 @@ def _has_processor(folder: Path) -> bool:
 
 
 def _model(config: WhisperConfig, tokenizer: WhisperTokenizer, language: str) -> WhisperForConditionalGeneration:
-    end, start = tokenizer.convert_tokens_to_ids([END, START])
+    ids: Any = tokenizer.convert_tokens_to_ids([END, START])
+    end, start = ids
     config.vocab_size = len(tokenizer)
     config.pad_token_id = config.bos_token_id = config.eos_token_id = end
     config.decoder_start_token_id = start
@@ -293,7 +295,7 @@ def _check_shapes(folder: Path, weights: dict[str, Tensor], model: WhisperForCon
         raise ValueError(f"init_from={folder}: {'; '.join(faults[:5])}")
 
 
-def read_training_record(folder: Path) -> dict:
+def read_training_record(folder: Path) -> dict[str, Any]:
     """How a base was made, as `pretrain` wrote it; empty for a model from elsewhere."""
     record = Path(folder) / "training.json"
-    return json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    return dict(json.loads(record.read_text(encoding="utf-8"))) if record.exists() else {}

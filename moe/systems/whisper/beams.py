@@ -11,7 +11,7 @@ class BeamCache(EncoderDecoderCache):
     The keys and values of the audio are the same in all rows of an utterance, and a beam never leaves its utterance.
     """
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """Rows (R,) that go on; those of an utterance stay among themselves."""
         self.self_attention_cache.reorder_cache(beam_idx)
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import WhisperForConditionalGeneration
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
@@ -43,7 +43,8 @@ def run_layers(encoder: WhisperEncoder, hidden: Tensor, start: int, stop: int) -
 def encode(encoder: WhisperEncoder, mel: Tensor) -> Tensor:
     """The whole encoder; equals transformers' own forward at full length. (B, n_mels, F) → (B, T, D)."""
     hidden = add_positions(encoder, conv_stem(encoder, mel))
-    return encoder.layer_norm(run_layers(encoder, hidden, 0, len(encoder.layers)))
+    states: Tensor = encoder.layer_norm(run_layers(encoder, hidden, 0, len(encoder.layers)))
+    return states
 
 
 def layer_index(encoder: WhisperEncoder, layer: int | None) -> int:
@@ -72,7 +73,7 @@ def embedder(
     base: WhisperForConditionalGeneration, layer: int | None, pooling: str, precision: str = "fp32"
 ) -> Callable[[Batch], Tensor]:
     """What the gate reads of a batch, (B, D), as a function: one layer of the base encoder, adapters off, where it is fastest."""
-    base.to(fastest_device()).eval()
+    nn.Module.to(base, fastest_device()).eval()
 
     @torch.inference_mode()
     def embed(batch: Batch) -> Tensor:

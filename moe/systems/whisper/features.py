@@ -44,7 +44,7 @@ class AudioContextOptions(Options):
 
     def bucket(self, n_valid: int, extractor: WhisperFeatureExtractor) -> int:
         """Mel frames of the length bucket that an utterance falls in, under a full context too."""
-        per_second = extractor.sampling_rate / extractor.hop_length
+        per_second: float = extractor.sampling_rate / extractor.hop_length
         wanted = max(n_valid / per_second + self.context_silence_s, self.context_floor_s)
         n_frames = round(math.ceil(wanted / self.context_bucket_s) * self.context_bucket_s * per_second)
         return min(window_frames(extractor), n_frames + n_frames % 2)
@@ -52,17 +52,17 @@ class AudioContextOptions(Options):
 
 def window_frames(extractor: WhisperFeatureExtractor) -> int:
     """Mel frames in the extractor's window (3000 for Whisper's 30 s)."""
-    return extractor.n_samples // extractor.hop_length
+    return int(extractor.n_samples // extractor.hop_length)
 
 
 def window_seconds(extractor: WhisperFeatureExtractor) -> float:
     """Seconds of audio in the extractor's window."""
-    return extractor.n_samples / extractor.sampling_rate
+    return float(extractor.n_samples / extractor.sampling_rate)
 
 
 def valid_frames(n_samples: int, extractor: WhisperFeatureExtractor) -> int:
     """Mel frames that hold audio, at least one."""
-    return max(1, math.ceil(n_samples / extractor.hop_length))
+    return max(1, math.ceil(n_samples / float(extractor.hop_length)))
 
 
 def log_mel(waveform: np.ndarray, extractor: WhisperFeatureExtractor) -> np.ndarray:
@@ -91,7 +91,8 @@ def log_mel(waveform: np.ndarray, extractor: WhisperFeatureExtractor) -> np.ndar
         truncation=False,
         return_tensors="np",
     )
-    return features.input_features[0][:, : min(n_frames, window_frames(extractor))]
+    mel: np.ndarray = features.input_features[0]
+    return mel[:, : min(n_frames, window_frames(extractor))]
 
 
 def pad_silence(mel: np.ndarray, n_frames: int) -> np.ndarray:

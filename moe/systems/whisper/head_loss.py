@@ -4,6 +4,7 @@ Whisper has 51 865 tokens: logits, their softmax and their gradient are the larg
 so all that backward needs is the gradient of its input, which is known as soon as the logits are.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,7 +36,8 @@ class _HeadCrossEntropy(torch.autograd.Function):
 
 def head_cross_entropy(states: Tensor, head: Tensor, labels: Tensor) -> Tensor:
     """Mean token cross-entropy of each utterance: decoder states (B, N, D), frozen head (V, D), labels (B, N) → (B,)."""
-    losses = _HeadCrossEntropy.apply(states.flatten(0, 1), head, labels.flatten()).view_as(labels)  # (B, N)
+    cross_entropy: Callable[..., Tensor] = _HeadCrossEntropy.apply
+    losses = cross_entropy(states.flatten(0, 1), head, labels.flatten()).view_as(labels)  # (B, N)
     return losses.sum(1) / (labels != IGNORED).sum(1).clamp_min(1)
 
 

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from moe.options import Options, option
 from moe.system import IGNORED, ParameterGroup
 from moe.systems.whisper import encoder as whisper_encoder
 from moe.systems.whisper.base_model import BaseModel
 from moe.systems.whisper.head_loss import utterance_cross_entropy
+from moe.systems.whisper.tokens import decoder_inputs
 from moe.training.best_epoch import Validation
 from moe.training.dataset import SpeechDataset
 from moe.training.hooks import TrainingHooks
@@ -50,6 +50,7 @@ class BaseTraining(nn.Module):
     """A base model with the phoneme head that only training needs."""
 
     accepts_loss_kwargs = False
+    phoneme_weight: Tensor  # (n_phonemes,)
 
     def __init__(self, base: WhisperForConditionalGeneration, n_phonemes: int = 0) -> None:
         super().__init__()
@@ -69,8 +70,7 @@ class BaseTraining(nn.Module):
     ) -> dict[str, Tensor]:
         """mel (B, n_mels, F), labels (B, N), phonemes (B, T) → loss ()."""
         hidden = whisper_encoder.encode(self.base.model.encoder, mel)  # (B, T, D)
-        config = self.base.config
-        inputs = shift_tokens_right(labels, config.pad_token_id, config.decoder_start_token_id)
+        inputs = decoder_inputs(self.base.config, labels)
         states = BaseModelOutput(last_hidden_state=hidden)
         logits = self.base(encoder_outputs=states, decoder_input_ids=inputs, use_cache=False).logits
         loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)

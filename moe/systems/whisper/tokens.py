@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
-from transformers import GenerationConfig, WhisperTokenizer
+from transformers import GenerationConfig, WhisperConfig, WhisperTokenizer
+from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from moe.system import IGNORED
 
@@ -93,6 +95,13 @@ def prompt_ids(tokenizer: WhisperTokenizer) -> list[int]:
     """
     spoken = [f"<|{tokenizer.language}|>", f"<|{tokenizer.task}|>"] if tokenizer.language else []
     return tokenizer.convert_tokens_to_ids([START, *spoken, NO_TIMESTAMPS])
+
+
+def decoder_inputs(config: WhisperConfig, labels: Tensor) -> Tensor:
+    """What the decoder reads to say the labels: one step behind them, the start token first; (B, N) → (B, N)."""
+    padding: Any = config.pad_token_id  # every Whisper has one
+    inputs: Tensor = shift_tokens_right(labels, padding, config.decoder_start_token_id)
+    return inputs
 
 
 def label_ids(tokenizer: WhisperTokenizer, reference: str) -> list[int]:

@@ -23,4 +23,4 @@ class MixtureAsk(WhisperAsk):
 class FixedRouting(MixtureAsk):
     """An ablation: the same weights (E,) of the experts for every utterance."""
 
-    weights: tuple = ()  # (E,) floats
+    weights: tuple[float, ...] = ()  # (E,)

@@ -1,6 +1,7 @@
 """A routed batch → hypotheses: search, texts, and how sure the model was of its tokens."""
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ def token_scores(
 ) -> tuple[list[float], list[int]]:
     """Mean log-probability and number of the tokens of each row (B, n), its end of text among them unless the bound cut it off."""
     prompt = decoder_prompt(model, tokenizer)
-    end = model.base.config.eos_token_id
+    end: Any = model.base.config.eos_token_id  # one id
     n_most = limit - len(prompt)
     ended = torch.cat([tokens, tokens.new_full((len(tokens), 1), end)], dim=1)[:, :n_most]
     n_tokens = ((ended != end).cumprod(1).sum(1) + 1).clamp(max=ended.shape[1])  # up to the first end of text
@@ -65,9 +66,10 @@ def token_scores(
 def max_length(model: WhisperMoE, inputs: WhisperInputs, n_frames: int, options: DecodingOptions) -> int:
     """Bound on prompt and hypothesis, from the length bucket of the longest utterance and so the same for every one of a bucket."""
     extractor = inputs.processor.feature_extractor
-    longest_s = inputs.context.bucket(n_frames, extractor) * extractor.hop_length / extractor.sampling_rate
+    longest_s: float = inputs.context.bucket(n_frames, extractor) * extractor.hop_length / extractor.sampling_rate
     n_new = max(MIN_NEW_TOKENS, math.ceil(options.max_tokens_per_s * longest_s))
-    return min(model.base.config.max_target_positions, len(prompt_ids(inputs.processor.tokenizer)) + n_new)
+    most: int = model.base.config.max_target_positions
+    return min(most, len(prompt_ids(inputs.processor.tokenizer)) + n_new)
 
 
 def _rows(values: Tensor | None, n_rows: int) -> list[np.ndarray] | list[None]:

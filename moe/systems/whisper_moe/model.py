@@ -7,14 +7,14 @@ own through the bare encoder and adapts every layer. Without experts the same cl
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from transformers import LogitsProcessorList, WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
+from moe.experts.mixture import Mixture
 from moe.experts.routed_lora import AdapterOptions, attach
 from moe.routing import pooling
 from moe.routing.curriculum import Phase
@@ -25,11 +25,12 @@ from moe.routing.weights import Routing, RoutingWeights, one_hot, top_k_weights
 from moe.systems.whisper import encoder as whisper_encoder
 from moe.systems.whisper.beams import ProbabilityMixing, beam_cache
 from moe.systems.whisper.head_loss import head_cross_entropy
+from moe.systems.whisper.tokens import decoder_inputs
 from moe.systems.whisper_moe.passes import Encoded, Routed
 from moe.training.precision import computing, hold_frozen
 
 
-class WhisperMoE(nn.Module):
+class WhisperMoE(Mixture):
     """The mixture as one module; see the module docstring.
 
     Args:
@@ -38,6 +39,7 @@ class WhisperMoE(nn.Module):
         gate: None where routing weights are always given from outside.
     """
 
+    base: WhisperForConditionalGeneration
     accepts_loss_kwargs = False  # the Trainer would otherwise multiply the loss by the accumulation steps
 
     def __init__(
@@ -62,7 +64,7 @@ class WhisperMoE(nn.Module):
         self.phase = Phase(top_k=min(routing.top_k, max(1, n_experts)))
         self.precision = "fp32"
 
-    def use_precision(self, name: str) -> "WhisperMoE":
+    def use_precision(self, name: str) -> Self:
         """Compute in `fp32`, `bf16` or `fp16` from now on, and hold the frozen matrices in it; what trains stays float32."""
         self.precision = name
         hold_frozen(self.base, name)
@@ -134,17 +136,18 @@ class WhisperMoE(nn.Module):
     @torch.no_grad()
     def generate(self, routed: Routed, **options: Any) -> Tensor:
         """Token ids (B, N) of a routed batch; `options` go to transformers' `generate` (num_beams, max_new_tokens …)."""
-        return self.search(self.encode(routed), **options)
+        tokens: Tensor = self.search(self.encode(routed), **options)
+        return tokens
 
     def encode(self, routed: Routed) -> Encoded:
         """Run the encoder above the gate, with the chosen experts."""
-        values = None
-        if self._mixes_losses(routed):
-            values = routed.weights.selected()[1]  # (B, k)
-            routed = self._replicated(routed)
-        weights = routed.weights
+        hidden, weights, values = routed.hidden, routed.weights, None
+        if self.routing_options.mixing == "loss" and weights is not None and weights.top_k > 1:  # each chosen expert on its own
+            indices, values = weights.selected()  # (B, k)
+            hidden = hidden.repeat_interleave(indices.shape[1], 0)  # (B·k, T, D)
+            weights = one_hot(indices.flatten(), self.n_experts)
         with self.experts(weights):
-            return Encoded(self._above(routed.hidden), weights, values)
+            return Encoded(self._above(hidden), weights, values)
 
     @torch.no_grad()
     def search(self, encoded: Encoded, **options: Any) -> Tensor:
@@ -155,8 +158,8 @@ class WhisperMoE(nn.Module):
                 "past_key_values": beam_cache(self.base, encoded.states, options.get("num_beams", 1)),
                 "logits_processor": processors,
             }
-            tokens = self.base.generate(encoder_outputs=BaseModelOutput(last_hidden_state=encoded.states), **options)
-        return tokens.view(*encoded.values.shape, -1)[:, 0] if processors else tokens
+            tokens: Tensor = self.base.generate(encoder_outputs=BaseModelOutput(last_hidden_state=encoded.states), **options)
+        return tokens if encoded.values is None else tokens.view(*encoded.values.shape, -1)[:, 0]
 
     @contextmanager
     def experts(self, weights: RoutingWeights | None) -> Iterator[None]:
@@ -165,7 +168,7 @@ class WhisperMoE(nn.Module):
         with computing(self.device, self.precision), self.routing.use(weights) if adapted else nullcontext():
             yield
 
-    def train(self, mode: bool = True) -> "WhisperMoE":
+    def train(self, mode: bool = True) -> Self:
         """Training mode, except below the experts: what the gate reads is the same at every stage."""
         super().train(mode)
         encoder = self.base.model.encoder
@@ -201,7 +204,7 @@ class WhisperMoE(nn.Module):
         if self.gate is None:
             raise ValueError("the model has no gate: routing_weights must be given")
         with torch.autocast(embedding.device.type, enabled=False):  # the gate is small, and its answer decides
-            logits = self.gate(embedding.float())
+            logits: Tensor = self.gate(embedding.float())
         if self.training and self.phase.noise:
             logits = logits + self.phase.noise * torch.randn_like(logits)
         return logits
@@ -209,16 +212,8 @@ class WhisperMoE(nn.Module):
     def _above(self, hidden: Tensor) -> Tensor:
         encoder = self.base.model.encoder
         hidden = whisper_encoder.run_layers(encoder, hidden, self.first_layer, len(encoder.layers))
-        return encoder.layer_norm(hidden)
-
-    def _mixes_losses(self, routed: Routed) -> bool:
-        return self.routing_options.mixing == "loss" and routed.weights is not None and routed.weights.top_k > 1
-
-    def _replicated(self, routed: Routed) -> Routed:
-        """Each utterance once per chosen expert, (B·k, …), with all weight on that expert."""
-        indices, _ = routed.weights.selected()  # (B, k)
-        hidden = routed.hidden.repeat_interleave(indices.shape[1], 0)
-        return Routed(hidden, one_hot(indices.flatten(), self.n_experts))
+        states: Tensor = encoder.layer_norm(hidden)
+        return states
 
     def transcription_loss(self, routed: Routed, labels: Tensor) -> Tensor:
         """Cross-entropy of each utterance under its routing: labels (B, N) → (B,)."""
@@ -226,9 +221,9 @@ class WhisperMoE(nn.Module):
 
     def decoder_loss(self, encoded: Encoded, labels: Tensor) -> Tensor:
         """The same of an encoded batch."""
-        config, values = self.base.config, encoded.values
+        values = encoded.values
         labels = labels if values is None else labels.repeat_interleave(values.shape[1], 0)
-        inputs = shift_tokens_right(labels, config.pad_token_id, config.decoder_start_token_id)
+        inputs = decoder_inputs(self.base.config, labels)
         with self.experts(encoded.weights):
             said = self.base.model.decoder(
                 input_ids=inputs, encoder_hidden_states=encoded.states, use_cache=False
@@ -237,10 +232,11 @@ class WhisperMoE(nn.Module):
         return losses if values is None else (losses.view_as(values) * values).sum(-1)
 
     def _routing_loss(self, routed: Routed, cluster_weights: Tensor | None) -> Tensor:
-        if routed.probabilities is None or not self.training:
+        probabilities, logits, weights = routed.probabilities, routed.gate_logits, routed.weights
+        if probabilities is None or logits is None or weights is None or not self.training:
             return torch.zeros((), device=routed.hidden.device)
-        recent = self.window.join(routed.probabilities)  # (n, E)
-        return routing_loss(self.balance, routed.probabilities, recent, routed.weights.top_k, routed.gate_logits, cluster_weights)
+        recent = self.window.join(probabilities)  # (n, E)
+        return routing_loss(self.balance, probabilities, recent, weights.top_k, logits, cluster_weights)
 
 
 @contextmanager

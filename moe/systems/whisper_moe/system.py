@@ -5,15 +5,16 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from moe.files import write_whole_dir
-from moe.routing.gate import probabilities
+from moe.routing.gate import Gate, probabilities
 from moe.routing.losses import normalised_entropy
-from moe.system import Ask, Batch, DecodingOptions, Hypothesis, ParameterGroup, Record
+from moe.system import Ask, Batch, DecodingOptions, Hypothesis, ParameterGroup, Record, routing_weights
 from moe.systems.whisper.base_model import BaseModel, use_language
 from moe.systems.whisper.encoder import embedder
 from moe.systems.whisper.inputs import WhisperInputs
@@ -63,7 +64,7 @@ class WhisperSystem:
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Adapters at one learning rate, the gate at its own unless it is frozen."""
-        groups = {"adapters": [], "gate": []}
+        groups: dict[str, list[nn.Parameter]] = {"adapters": [], "gate": []}
         for name, parameter in self.model.trainable_parameters().items():
             groups["gate" if name.startswith("gate.") else "adapters"].append(parameter)
         return [ParameterGroup(name, tuple(groups[name]), rate) for name, rate in self.learning_rates.items() if groups[name]]
@@ -75,8 +76,9 @@ class WhisperSystem:
 
     def check(self, ask: Ask) -> None:
         """Refuse a language that the base has no token for."""
-        if ask.language is not None and ask.language not in self.languages:
-            raise ValueError(f"language={ask.language!r}: the model knows {', '.join(self.languages)}")
+        language = ask.part(WhisperAsk).language
+        if language is not None and language not in self.languages:
+            raise ValueError(f"language={language!r}: the model knows {', '.join(self.languages)}")
 
     def ablations(self) -> dict[str, Ask]:
         """None: there is nothing to route."""
@@ -106,9 +108,11 @@ class WhisperSystem:
     def _asked(self, ask: Ask) -> Iterator[None]:
         """The model in the language that is asked for inside the block, as it was after it."""
         base, generation = self.model.base, self.model.base.generation_config
-        if ask.language not in (None, self.record.language):
-            base.generation_config = copy.deepcopy(generation)
-            base.generation_config.language = ask.language
+        language = ask.part(WhisperAsk).language
+        if language not in (None, self.record.language):
+            changed: Any = copy.deepcopy(generation)
+            changed.language = language
+            base.generation_config = changed
         try:
             yield
         finally:
@@ -141,6 +145,17 @@ class WhisperMoESystem(WhisperSystem):
         self.record = dataclasses.replace(self.record, shape=dataclasses.asdict(self.shape))
 
     @property
+    def gate(self) -> Gate:
+        """The gate.
+
+        Raises:
+            ValueError: the model has none.
+        """
+        if self.model.gate is None:
+            raise ValueError("the model has no gate: routing_weights must be given")
+        return self.model.gate
+
+    @property
     def gate_unit(self) -> str:
         """What the gate reads: `utterance` or `speaker`."""
         return self.shape.routing.gate_unit
@@ -152,12 +167,13 @@ class WhisperMoESystem(WhisperSystem):
 
     def gate_probabilities(self, embeddings: np.ndarray) -> np.ndarray:
         """The gate's distribution: (N, D) → (N, E)."""
-        return probabilities(self.model.gate, embeddings)
+        return probabilities(self.gate, embeddings)
 
     def check(self, ask: Ask) -> None:
         """Refuse more experts than there are, and what a Whisper refuses."""
-        if ask.top_k is not None and not 1 <= ask.top_k <= self.n_experts:
-            raise ValueError(f"top_k={ask.top_k}: must be between 1 and {self.n_experts}, the number of experts")
+        top_k = ask.part(MixtureAsk).top_k
+        if top_k is not None and not 1 <= top_k <= self.n_experts:
+            raise ValueError(f"top_k={top_k}: must be between 1 and {self.n_experts}, the number of experts")
         super().check(ask)
 
     def ablations(self) -> dict[str, Ask]:
@@ -168,7 +184,7 @@ class WhisperMoESystem(WhisperSystem):
 
     def measures(self, hypotheses: Sequence[Hypothesis]) -> dict[str, float]:
         """Load of every expert, and the entropy of the gate's distribution by its maximum."""
-        weights = np.stack([hypothesis.routing_weights for hypothesis in hypotheses])  # (N, E)
+        weights = routing_weights(hypotheses)  # (N, E)
         measured = {f"load/expert_{expert}": float(share) for expert, share in enumerate(weights.mean(0))}
         gate = [each.gate_probabilities for each in hypotheses if each.gate_probabilities is not None]
         return measured | ({"routing_entropy": normalised_entropy(torch.from_numpy(np.stack(gate)))} if gate else {})
@@ -186,9 +202,9 @@ class WhisperMoESystem(WhisperSystem):
     @contextmanager
     def _asked(self, ask: Ask) -> Iterator[None]:
         """Also with as many experts as are asked for."""
-        phase = self.model.phase
-        if ask.top_k is not None:
-            self.model.phase = dataclasses.replace(phase, top_k=ask.top_k)
+        phase, top_k = self.model.phase, ask.part(MixtureAsk).top_k
+        if top_k is not None:
+            self.model.phase = dataclasses.replace(phase, top_k=top_k)
         try:
             with super()._asked(ask):
                 yield

@@ -27,7 +27,7 @@ def _logprobs(model: WhisperMoE, encoded: Encoded, tokens: Tensor, k: int) -> Te
     inputs, targets = tokens[:, :-1].repeat_interleave(k, 0), tokens[:, 1:, None].repeat_interleave(k, 0)  # (B·k, N − 1)
     with model.experts(encoded.weights):
         logits = model.base(encoder_outputs=BaseModelOutput(encoded.states), decoder_input_ids=inputs, use_cache=False).logits
-    logprobs = logits.float().log_softmax(-1).gather(-1, targets)[..., 0]  # (B·k, N − 1)
+    logprobs: Tensor = logits.float().log_softmax(-1).gather(-1, targets)[..., 0]  # (B·k, N − 1)
     if encoded.values is None:
         return logprobs
     return torch.logsumexp(logprobs.unflatten(0, (-1, k)) + encoded.values.float().log()[..., None], dim=1)

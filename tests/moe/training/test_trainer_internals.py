@@ -27,9 +27,9 @@ class Seen(OpenTrainer):
         super().__init__(**options)
         self.seen: list[str] = []
 
-    def sampler_of(self, dataset):
+    def sampler_of(self):
         self.seen.append("sampler_of")
-        return super().sampler_of(dataset)
+        return super().sampler_of()
 
     def gradient_known(self, model, norm) -> None:
         self.seen.append("gradient_known")
