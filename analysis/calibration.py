@@ -11,7 +11,7 @@ N_BINS = 10
 
 
 def top_k_accuracy(probabilities: np.ndarray, labels: np.ndarray, k: int = 1) -> float:
-    """Share of utterances whose cluster is among the k most probable; ties go to the lower expert number.
+    """Share of utterances whose cluster, of labels (N,), is among the k most probable of (N, E); ties go to the lower expert number.
 
     Raises:
         ValueError: the arrays do not fit, or k is not in 1 … n_experts.
@@ -24,7 +24,7 @@ def top_k_accuracy(probabilities: np.ndarray, labels: np.ndarray, k: int = 1) ->
 
 
 def reliability(probabilities: np.ndarray, labels: np.ndarray, n_bins: int = N_BINS) -> pd.DataFrame:
-    """Confidence against accuracy in equal bins of confidence, the largest probability.
+    """Confidence against accuracy in equal bins of confidence, the largest probability of (N, E); labels (N,) are the true clusters.
 
     Returns:
         columns low, high (bounds of the bin, low excluded), n_utterances, confidence, accuracy (both NaN in an empty bin).
@@ -43,7 +43,11 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, n_bins: int = N_B
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, n_bins: int = N_BINS) -> float:
-    """Mean distance of confidence and accuracy, bins weighted by their size (Naeini et al. 2015; Guo et al. 2017)."""
+    """Mean distance of confidence and accuracy, bins weighted by their size (Naeini et al. 2015; Guo et al. 2017).
+
+    Args:
+        probabilities: (N, E). labels: (N,) true clusters.
+    """
     table = reliability(probabilities, labels, n_bins)
     used = table[table["n_utterances"] > 0]
     distance = (used["confidence"] - used["accuracy"]).abs()
@@ -51,7 +55,7 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, n_
 
 
 def confusion_table(labels: np.ndarray, predicted: np.ndarray, n_experts: int | None = None) -> pd.DataFrame:
-    """Number of utterances by true cluster (rows) and expert chosen (columns); an unused one keeps its row and column."""
+    """Number of utterances by true cluster, labels (N,) in rows, and expert chosen, predicted (N,) in columns; an unused one keeps both."""
     labels, predicted = np.asarray(labels, np.int64), np.asarray(predicted, np.int64)
     n_experts = n_experts or int(max(labels.max(), predicted.max())) + 1
     numbers = sorted({*range(n_experts), *labels.tolist(), *predicted.tolist()})  # noise, −1, keeps its row

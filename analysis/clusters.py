@@ -61,7 +61,7 @@ def cluster_scores(
 
 
 def silhouette(points: np.ndarray, labels: np.ndarray, seed: int = 0) -> float:
-    """Mean silhouette (Rousseeuw 1987) of the points outside noise; NaN below two clusters."""
+    """Mean silhouette (Rousseeuw 1987) of points (n, n_dims) with labels (n,), noise left out; NaN below two clusters."""
     inside = np.asarray(labels) != NOISE
     points, labels = np.asarray(points)[inside], np.asarray(labels)[inside]
     if not 1 < len(set(labels.tolist())) < len(labels):
@@ -73,7 +73,7 @@ def silhouette(points: np.ndarray, labels: np.ndarray, seed: int = 0) -> float:
 
 
 def soft_entropy(soft_labels: np.ndarray) -> float:
-    """Mean normalised entropy of soft labels: 0 every label is certain, 1 every label is uniform and teaches nothing."""
+    """Mean normalised entropy of soft labels (N, E): 0 every label is certain, 1 every label is uniform and teaches nothing."""
     return float(entropy(soft_labels).mean())
 
 

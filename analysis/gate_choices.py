@@ -12,7 +12,7 @@ from analysis.routing import entropy
 
 
 def decisions_by(table: pd.DataFrame, probabilities: np.ndarray, column: str = "etiology") -> pd.DataFrame:
-    """How the utterances of each group are decided, one row per group.
+    """How the utterances of each group are decided, one row per group; `probabilities` (N, E) are the gate's.
 
     Returns:
         columns group, n_utterances, n_speakers, accuracy (share sent to their own cluster's expert), confidence (mean of the largest
@@ -40,7 +40,7 @@ def decisions_by(table: pd.DataFrame, probabilities: np.ndarray, column: str = "
 
 
 def speaker_decisions(table: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFrame:
-    """One row per speaker, by etiology and name: which expert, how decided.
+    """One row per speaker, by etiology and name: which expert, how decided; `probabilities` (N, E) are the gate's.
 
     Returns:
         as `decisions_by`, with speaker and etiology for group, agreement (share of the speaker's utterances that go to the same

@@ -83,7 +83,7 @@ def expert_load(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def entropy(shares: np.ndarray) -> np.ndarray:
-    """Entropy of distributions along the last axis by its maximum: 0 one expert only, 1 all alike; 0 for a single expert."""
+    """Entropy of distributions (…, E) by its maximum, (…,): 0 one expert only, 1 all alike; 0 for a single expert."""
     shares = np.asarray(shares, np.float64)
     if shares.shape[-1] == 1:
         return np.zeros(shares.shape[:-1])

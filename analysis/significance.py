@@ -117,7 +117,7 @@ def matched_pairs(system: Sequence[WordErrors], base: Sequence[WordErrors]) -> M
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Holm's step-down correction (1979): p values valid for the whole family; NaN stays NaN and does not count."""
+    """Holm's step-down correction (1979), (n,): p values valid for the whole family; NaN stays NaN and does not count."""
     given = np.asarray(p_values, np.float64)
     corrected = np.full(given.shape, np.nan)
     known = np.flatnonzero(~np.isnan(given))

@@ -208,7 +208,9 @@ def _is_kind(value: Any, annotation: Any) -> bool:
     kinds = _kinds(annotation)
     if isinstance(value, bool):
         return bool in kinds
-    return isinstance(value, kinds) or (float in kinds and isinstance(value, int))
+    return isinstance(value, tuple(typing.get_origin(kind) or kind for kind in kinds)) or (
+        float in kinds and isinstance(value, int)
+    )
 
 
 def _range_faults(name: str, value: float, allowed: Any) -> list[str]:

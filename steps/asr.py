@@ -142,7 +142,7 @@ def run(options: StepOptions) -> str:
 def initial_mixture(
     options: StepOptions, prepared: Prepared, base: BaseModel, base_dir: Path, train_embeddings: np.ndarray
 ) -> WhisperMoESystem:
-    """Gate and experts as earlier runs left them, or random with skip_pretraining."""
+    """Gate and experts as earlier runs left them, or random with skip_pretraining; `train_embeddings` (N, D) are what a new gate scales by."""
     adapters, routing, balance = options.part(AdapterOptions), options.part(RoutingOptions), options.part(BalanceOptions)
     gate, n_experts = _initial_gate(options, train_embeddings)
     model = WhisperMoE(base.model, n_experts, adapters, routing, gate, balance)

@@ -40,7 +40,11 @@ class StepOptions(GateOptions, CheckpointOptions, PlotOptions):
 
 
 def run(options: StepOptions) -> str:
-    """Train the gate, log it and return the run id."""
+    """Train the gate, log it and return the run id.
+
+    Raises:
+        ValueError: the clusters hold no dev utterances.
+    """
     with runs.step_run("gate", options, f"gate · hidden {options.gating_hidden} · seed {options.seed}") as step:
         embeddings = read_embeddings(artifacts.upstream(options.embed_run_id, artifacts.EMBEDDINGS))
         labels = pd.read_parquet(artifacts.upstream(options.cluster_run_id, artifacts.LABELS))

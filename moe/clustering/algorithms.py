@@ -24,7 +24,7 @@ def divide(points: np.ndarray, distance: str, n_clusters: int, options: Clusteri
 
 
 def divider(points: np.ndarray, distance: str, options: ClusteringOptions) -> Callable[[int], Partition]:
-    """`divide` for several numbers of clusters of the same points; HDBSCAN, which finds its own, runs once."""
+    """`divide` for several numbers of clusters of the same points (n, n_dims); HDBSCAN, which finds its own, runs once."""
     if options.clustering_algorithm != "hdbscan":
         return lambda n_clusters: divide(points, distance, n_clusters, options)
     found = density_partition(points, distance, options)
@@ -39,7 +39,7 @@ def divide_by_etiology(points: np.ndarray, etiologies: np.ndarray, options: Clus
 
 
 def merged_to(partition: Partition, points: np.ndarray, n_experts: int | None, options: ClusteringOptions) -> Partition:
-    """The partition with at most `n_experts` clusters, the noise expert counted where noise has one."""
+    """The partition of points (n, n_dims) with at most `n_experts` clusters, the noise expert counted where noise has one."""
     if n_experts is None:
         return partition
     return merged(partition, points, n_experts - has_noise_expert(partition, options))

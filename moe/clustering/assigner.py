@@ -40,7 +40,7 @@ class Assigner:
         return labels, agreeing(soft / soft.sum(axis=1, keepdims=True), labels), noise
 
     def renumbered(self, order: np.ndarray) -> "Assigner":
-        """The same with cluster `order[i]` called i."""
+        """The same with cluster `order[i]` called i; order (k,)."""
         return Assigner(self.points, np.argsort(order)[self.labels], self.soft[:, order], self.noise, self.distance)
 
 

@@ -67,6 +67,9 @@ class UtteranceClusters:
 
         With cluster_unit=speaker and speakers given, all utterances of a speaker get the clusters of their mean; otherwise each
         utterance is assigned alone, and the answer does not depend on what else is in the batch.
+
+        Raises:
+            ValueError: not the dimensions that were fitted, values that are not finite, or not as many speakers as embeddings.
         """
         embeddings = checked_embeddings(embeddings)
         if embeddings.shape[1] != len(self._reduction.mean):

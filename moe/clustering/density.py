@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def density_partition(points: np.ndarray, distance: str, options: ClusteringOptions) -> Partition:
-    """The first attempt with `min_clusters` clusters, else the one with the most (then the least noise, then the earlier)."""
+    """Of points (n, n_dims) the first attempt with `min_clusters` clusters, else the one with the most (then the least noise, then the earlier)."""
     attempts: list[dict[str, Any]] = []
     best: Any = None
     best_rank = (-1, 0)

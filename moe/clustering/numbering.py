@@ -23,7 +23,7 @@ def final_order(labels: np.ndarray, n_experts: int, n_clusters: int) -> np.ndarr
 
 
 def cluster_names(partition: Partition, n_experts: int, order: np.ndarray) -> list[str]:
-    """Names in the final order: the etiologies of a cluster, or its number; `noise` for the noise expert."""
+    """Names in the final order (k,): the etiologies of a cluster, or its number; `noise` for the noise expert."""
     if partition.names:
         return [partition.names[i] for i in order]
     return [NOISE_NAME if order[i] >= partition.n_clusters else f"cluster {i}" for i in range(n_experts)]

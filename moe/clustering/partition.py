@@ -40,7 +40,7 @@ def soft_from_distances(squared: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def agreeing(soft: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Soft labels whose largest entry is the label: where another is larger, the two change places."""
+    """Soft labels (n, k) whose largest entry is the label, of (n,): where another is larger, the two change places."""
     soft, rows = soft.copy(), np.arange(len(labels))
     best = soft.argmax(axis=1)
     rows = rows[soft[rows, labels] < soft[rows, best]]
@@ -92,7 +92,7 @@ def centres(points: np.ndarray, labels: np.ndarray, n_clusters: int) -> np.ndarr
 
 
 def merged(partition: Partition, points: np.ndarray, n_wanted: int) -> Partition:
-    """The two clusters with the nearest centres made one, again and again, until `n_wanted` are left; noise stays noise."""
+    """The two clusters of points (n, n_dims) with the nearest centres made one, again and again, until `n_wanted` are left; noise stays."""
     labels, memberships = partition.labels.copy(), partition.memberships
     names = list(partition.names) if partition.names else None
     while memberships.shape[1] > n_wanted:

@@ -65,7 +65,7 @@ def fitted_points(vectors: np.ndarray, options: ClusteringOptions) -> tuple[Redu
 
 
 def unit_length(points: np.ndarray, metric: str) -> np.ndarray:
-    """Points prepared so that Euclidean distance stands for an angle metric; other metrics leave them as they are."""
+    """Points (n, n_dims) prepared so that Euclidean distance stands for an angle metric; other metrics leave them as they are."""
     if metric not in ANGLE_METRICS:
         return points
     if metric == "correlation":
@@ -75,7 +75,11 @@ def unit_length(points: np.ndarray, metric: str) -> np.ndarray:
 
 
 def umap_points(points: np.ndarray, reduction: Reduction, options: ClusteringOptions) -> np.ndarray:
-    """UMAP's map of points, (n, at most reduce_dim) float64 (McInnes, Healy & Melville 2018); one thread, because it is seeded."""
+    """UMAP's map of points, (n, n_dims) → (n, k), k at most reduce_dim, float64 (McInnes, Healy & Melville 2018); one thread, because it is seeded.
+
+    Raises:
+        ValueError: too few points.
+    """
     from umap import UMAP  # imports and compiles for seconds: only who asks for it waits
 
     n_points = len(points)

@@ -39,7 +39,7 @@ def n_experts(partition: Partition, options: ClusteringOptions) -> int:
 def with_number(points: np.ndarray, distance: str, options: ClusteringOptions) -> tuple[ClusteringOptions, int, Sweep]:
     """The options with a number of experts, that number, and the rows of the sweep where it had to be chosen.
 
-    The number is the one that the sweep prefers; the smallest candidate where none could be judged.
+    Points are (n, n_dims). The number is the one that the sweep prefers; the smallest candidate where none could be judged.
     """
     if options.n_wanted is not None:
         return options, options.n_wanted, ()

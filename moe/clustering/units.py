@@ -32,7 +32,7 @@ def make_units(
     etiologies: Sequence[str] | None,
     cluster_unit: str,
 ) -> Units:
-    """Utterances or speaker profiles, sorted by id.
+    """Utterances or speaker profiles of embeddings (n_rows, n_dims), sorted by id.
 
     Raises:
         ValueError: no rows, rows and names of different numbers, ids that repeat, values that are not finite.
@@ -68,7 +68,7 @@ def speaker_profiles(
 
 
 def stratified_sample(etiologies: np.ndarray, n_wanted: int, seed: int) -> np.ndarray:
-    """Indices, ascending, of `n_wanted` units with each etiology in its proportion (largest remainders, one at least each).
+    """Indices (n_wanted,), ascending, of units of etiologies (n_units,), with each etiology in its proportion (largest remainders, one at least each).
 
     Returns:
         all indices when there are no more units than wanted.
@@ -83,7 +83,11 @@ def stratified_sample(etiologies: np.ndarray, n_wanted: int, seed: int) -> np.nd
 
 
 def checked_embeddings(embeddings: np.ndarray) -> np.ndarray:
-    """The matrix, after a check that it is one of finite numbers, (n_rows, n_dims)."""
+    """The matrix, after a check that it is one of finite numbers, (n_rows, n_dims).
+
+    Raises:
+        ValueError: it is not.
+    """
     embeddings = np.asarray(embeddings)
     if embeddings.ndim != 2 or 0 in embeddings.shape:
         raise ValueError(f"embeddings of shape {embeddings.shape}: must be (n_utterances, n_dims), neither of them 0")

@@ -77,7 +77,7 @@ def missing_text(files: pd.DataFrame) -> list[str]:
 
 
 def mark(table: pd.DataFrame, where: pd.Series | np.ndarray, reason: str, detail: str | pd.Series) -> None:
-    """Give rows of a listing a reason and a detail, in place; a row that has a reason keeps its first."""
+    """Give the rows of a listing that `where` (n_rows,) marks a reason and a detail, in place; a row that has a reason keeps its first."""
     assert reason in REASONS, reason
     where = np.asarray(where, dtype=bool) & table["reason"].isna().to_numpy()
     table.loc[where, "reason"] = reason

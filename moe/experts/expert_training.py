@@ -92,7 +92,7 @@ def train_experts(
 
 
 class ExpertHooks(Validation):
-    """Scores every expert after an epoch and keeps the best of each."""
+    """Scores every expert after an epoch and keeps the best of each; `dev_clusters` (N_dev,) are the clusters of the dev utterances."""
 
     title = "experts"
 

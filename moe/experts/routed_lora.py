@@ -107,15 +107,16 @@ class RoutedLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The frozen weight: some model code asks a Linear for its dtype."""
+        """The frozen weight (out, in): some model code asks a Linear for its dtype."""
         return self.base_layer.weight
 
     @property
     def bias(self) -> Tensor | None:
-        """The frozen bias."""
+        """The frozen bias (out,)."""
         return self.base_layer.bias
 
     def extra_repr(self) -> str:
+        """What `print` shows of the layer."""
         return f"experts={self.n_experts}, r={self.r}, shared_r={self.shared_A.shape[0]}, scaling={self.scaling:g}"
 
 

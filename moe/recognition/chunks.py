@@ -67,7 +67,7 @@ class ChunkSet(SpeechDataset):
         return whole if row["stop"] < 0 else whole[row["start"] : row["stop"]]
 
     def select(self, indices: np.ndarray) -> "ChunkSet":
-        """Some of the chunks, with what is known of them."""
+        """Some of the chunks, by indices (n,), with what is known of them."""
         chosen = copy.copy(self)
         chosen.rows = [self.rows[index] for index in indices]
         chosen.extras = {name: values[indices] for name, values in self.extras.items()}

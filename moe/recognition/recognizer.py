@@ -90,7 +90,7 @@ class Recognizer:
         return [self.join(spans, [next(hypotheses) for _ in spans]) for spans in cuts]
 
     def cut(self, waveform: np.ndarray) -> list[Span]:
-        """Spans of a waveform that fit the model's window."""
+        """Spans of a waveform (n_samples,) that fit the model's window."""
         window_s = self.system.inputs.window_s
         return [(0, len(waveform))] if window_s is None else cut_quietly(waveform, int(window_s * SAMPLE_RATE))
 

@@ -37,6 +37,6 @@ def looked_up(decoded: Mapping[str, Sequence[Hypothesis]], experts: np.ndarray) 
 
 
 def majority(labels: np.ndarray, groups: Sequence[str]) -> dict[str, int]:
-    """The most frequent label of each group; ties go to the smaller label."""
+    """The most frequent of labels (N,) in each group; ties go to the smaller label."""
     table = pd.crosstab(pd.Series(list(groups), name="group"), pd.Series(labels, name="label"))
     return {group: int(row.idxmax()) for group, row in table.iterrows()}

@@ -88,7 +88,7 @@ def train_gate(
 
 
 class EmbeddingRows(torch.utils.data.Dataset):
-    """Embeddings and their soft labels; a batch is cut from the matrices at once."""
+    """Embeddings (N, D) and their soft labels (N, E); a batch is cut from the matrices at once."""
 
     def __init__(self, embeddings: Tensor, soft: Tensor) -> None:
         self.embeddings, self.soft = embeddings, soft
@@ -123,7 +123,7 @@ class GateTrainer(ResumableTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Mean KL over a batch, targets smoothed."""
+        """Mean KL over a batch, (), targets smoothed."""
         logits = model(inputs["embeddings"])
         targets = inputs["soft"] * (1 - self.smoothing) + self.smoothing / logits.shape[1]
         loss = kl_divergence(logits, targets)

@@ -27,7 +27,7 @@ class Speech:
     word_starts: np.ndarray
 
     def with_samples(self, samples: np.ndarray) -> "Speech":
-        """The same words in other samples of the same length."""
+        """The same words in other samples (n_samples,) of the same length."""
         return Speech(np.asarray(samples, np.float32), self.word_starts)
 
 

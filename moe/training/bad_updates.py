@@ -53,13 +53,13 @@ class CarefulTrainer(OpenTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The Trainer's loss; whose it is stays known until the update is done."""
+        """The Trainer's loss, (); whose it is stays known until the update is done."""
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         self._batches.append((inputs.get("utterance_ids", []), outputs.get("utterance_loss"), loss.detach()))
         return (loss, outputs) if return_outputs else loss
 
     def gradient_known(self, model: nn.Module, norm: Tensor | float) -> None:
-        """Where the gradient's norm or a loss is not finite, the update becomes one that changes nothing."""
+        """Where the gradient's norm, (), or a loss is not finite, the update becomes one that changes nothing."""
         losses = all(bool(torch.isfinite(loss)) for _, _, loss in self._batches)
         gradient = self.accelerator.scaler is not None or bool(torch.isfinite(torch.as_tensor(norm)))  # a scaler skips by itself
         if self.most(int(not (losses and gradient))):

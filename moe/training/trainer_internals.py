@@ -47,7 +47,7 @@ class OpenTrainer(Trainer):
         return super()._get_train_sampler(self.train_dataset)
 
     def gradient_known(self, model: nn.Module, norm: Tensor | float) -> None:
-        """An update's gradient is whole, clipped and about to be applied."""
+        """An update's gradient is whole, clipped and about to be applied; its norm was `norm`, ()."""
 
     def place_to_resume(self, max_updates: int, n_per_epoch: int) -> tuple[int, int]:
         """Epoch and batch of the epoch to begin with; the Trainer's own state is to be set here too."""

@@ -92,7 +92,7 @@ def log_experts(step: StepRun, routed: pd.DataFrame, prepared: Prepared) -> None
 
 
 def routed_rows(gate: Gate, dev: pd.DataFrame, vectors: np.ndarray, top_k: int, root: Root) -> pd.DataFrame:
-    """The utterances as the gate decides: its probabilities, the weights of the top k, the first expert, words and loudness."""
+    """The utterances as the gate decides on their vectors (N, D): its probabilities, the weights of the top k, the first expert, words and loudness."""
     gated = probabilities(gate, vectors)  # (N, E)
     weights = top_k_weights(torch.from_numpy(gated).log(), min(top_k, gated.shape[1]))[0].weights.numpy()
     table = dev[[name for name in FACTS if name in dev]].reset_index(drop=True)

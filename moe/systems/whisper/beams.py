@@ -37,7 +37,8 @@ def beam_cache(model: WhisperForConditionalGeneration, states: Tensor, n_beams: 
 class ProbabilityMixing(LogitsProcessor):
     """Decoding that matches `mixing=loss`: one token distribution per utterance, mixed over its k replicated rows.
 
-    Replicas of an utterance get the same scores, so that greedy search and beams stay in step across them.
+    Replicas of an utterance get the same scores, so that greedy search and beams stay in step across them; `values` (B, k) are the
+    weights of its experts.
     """
 
     def __init__(self, values: Tensor) -> None:

@@ -64,7 +64,11 @@ def lacking_tensors(folder: Path) -> list[str]:
 
 
 def safe_names(path: Path) -> list[str]:
-    """Names of the tensors of a safetensors file, from its header."""
+    """Names of the tensors of a safetensors file, from its header.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             return list(file.keys())

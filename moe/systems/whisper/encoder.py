@@ -60,7 +60,7 @@ def layer_index(encoder: WhisperEncoder, layer: int | None) -> int:
 
 
 def pooled_embedding(encoder: WhisperEncoder, mel: Tensor, n_frames: Tensor, layer: int | None, pooling: str) -> Tensor:
-    """The gate's view of a batch: pooled states of one layer of the bare encoder; layer 0 is the conv stem without positions."""
+    """The gate's view of a batch: pooled states of one layer of the bare encoder, (B, n_mels, F) → (B, D); layer 0 is the conv stem."""
     index = layer_index(encoder, layer)
     hidden = conv_stem(encoder, mel)
     if index:

@@ -35,7 +35,7 @@ def hypotheses_of(
 
 
 def clean_texts(tokenizer: WhisperTokenizer, tokens: Tensor) -> list[str]:
-    """Token ids → texts without special tokens and outer spaces."""
+    """Token ids (B, N) → texts without special tokens and outer spaces."""
     return [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
 

@@ -117,7 +117,7 @@ class WhisperMoE(Mixture):
     def route(
         self, mel: Tensor, n_frames: Tensor, embedding: Tensor | None = None, routing_weights: Tensor | None = None
     ) -> Routed:
-        """Run the part below the experts and decide the routing."""
+        """Run the part below the experts and decide the routing; arguments as of `forward`: mel (B, n_mels, F), embedding (B, D) …"""
         with torch.no_grad(), computing(self.device, self.precision):
             hidden, view = self._below(mel)
         if not self.n_experts:
@@ -220,7 +220,7 @@ class WhisperMoE(Mixture):
         return self.decoder_loss(self.encode(routed), labels)
 
     def decoder_loss(self, encoded: Encoded, labels: Tensor) -> Tensor:
-        """The same of an encoded batch."""
+        """The same of an encoded batch: labels (B, N) → (B,)."""
         values = encoded.values
         labels = labels if values is None else labels.repeat_interleave(values.shape[1], 0)
         inputs = decoder_inputs(self.base.config, labels)

@@ -75,7 +75,11 @@ class WhisperSystem:
             return hypotheses_of(self.model, self.inputs, batch, self._route(batch, ask), options, with_loss)
 
     def check(self, ask: Ask) -> None:
-        """Refuse a language that the base has no token for."""
+        """Refuse a language that the base has no token for.
+
+        Raises:
+            ValueError: naming the languages that it has.
+        """
         language = ask.part(WhisperAsk).language
         if language is not None and language not in self.languages:
             raise ValueError(f"language={language!r}: the model knows {', '.join(self.languages)}")
@@ -170,7 +174,11 @@ class WhisperMoESystem(WhisperSystem):
         return probabilities(self.gate, embeddings)
 
     def check(self, ask: Ask) -> None:
-        """Refuse more experts than there are, and what a Whisper refuses."""
+        """Refuse more experts than there are, and what a Whisper refuses.
+
+        Raises:
+            ValueError: naming what is allowed.
+        """
         top_k = ask.part(MixtureAsk).top_k
         if top_k is not None and not 1 <= top_k <= self.n_experts:
             raise ValueError(f"top_k={top_k}: must be between 1 and {self.n_experts}, the number of experts")
