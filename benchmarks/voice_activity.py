@@ -89,7 +89,7 @@ def decoding_share(paths: Sequence[Path], gate: VoiceActivity, decode: Decode) -
     """Time of the gate by that of decoding the same utterances together, each the least of three."""
     drawn = np.random.default_rng(0).permutation(len(paths))[:N_DECODED]
     waveforms = [load_audio(paths[index]) for index in drawn]
-    times = {"gate": [], "decoding": []}
+    times: dict[str, list[float]] = {"gate": [], "decoding": []}
     for _ in range(3):
         started = time.perf_counter()
         for waveform in waveforms:
@@ -121,7 +121,7 @@ def noises() -> Iterator[tuple[str, list[np.ndarray]]]:
     hums = [(base, n) for base in (50, 60, 100, 120, 180, 400, 1000) for n in (1, 3, 7, 19)]
     yield (
         "hum with up to 19 harmonics",
-        [level * sum(tones(3, base * k) / k for k in range(1, n + 1)) for level in LEVELS for base, n in hums],
+        [level * np.sum([tones(3, base * k) / k for k in range(1, n + 1)], axis=0) for level in LEVELS for base, n in hums],
     )
     yield (
         "hum with noise",
