@@ -51,8 +51,7 @@ def _in_a_file() -> tuple[type[tqdm], dict[str, Any]]:
 
 
 class _Lines(tqdm):
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """A line of its own, and nothing where a bar would be wiped out."""
         if msg is None:
             print(self, file=self.fp, flush=True)
-        return False

@@ -11,6 +11,7 @@ from typing import Any
 
 from moe.files import read_json
 from moe.options import names_of, to_text
+from moe.system import DecodingOptions
 from moe.systems.whisper.adapted_base import model_below
 from moe.systems.whisper.base_model import SCRATCH, SmallShape, folder_languages, is_complete, language_fault
 from steps.chain.options import CTC, ChainOptions
@@ -80,9 +81,10 @@ def top_k_faults(options: ChainOptions, n_experts: int | str) -> list[str]:
 
 def beam_faults(options: ChainOptions) -> list[str]:
     """Beams for a system that has none."""
-    if options.beam_size == 1 or CTC not in options.system_names:
+    beam_size = options.part(DecodingOptions).beam_size
+    if beam_size == 1 or CTC not in options.system_names:
         return []
-    return [f"beam_size={options.beam_size}: {CTC} decodes greedily; set beam_size=1 or leave it out of systems"]
+    return [f"beam_size={beam_size}: {CTC} decodes greedily; set beam_size=1 or leave it out of systems"]
 
 
 def _names(stage: ModuleType) -> list[str]:

@@ -34,9 +34,9 @@ class Word:
 
 def collapse(said: Tensor) -> list[Run]:
     """What one utterance says: log-probabilities (T', V) → its tokens, repeats merged and blanks left out."""
-    best, path = said.max(-1)  # (T',) each
-    best, found, start = best.tolist(), [], 0
-    for token, group in itertools.groupby(path.tolist()):
+    best, path = (values.tolist() for values in said.max(-1))  # (T',) each
+    found, start = list[Run](), 0
+    for token, group in itertools.groupby(path):
         stop = start + len(list(group))
         if token != BLANK:
             found.append(Run(token, start, stop, max(best[start:stop])))

@@ -8,12 +8,15 @@ many frames as the adapter divides without rest.
 import dataclasses
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
+from torch import Tensor
 from transformers import SeamlessM4TFeatureExtractor
 
 from moe.audio.waveforms import SAMPLE_RATE
 
+Length = TypeVar("Length", int, Tensor)
 N_MELS = 80
 WINDOW, HOP = 400, 160  # samples of a mel frame, and between two
 LEAST_MELS = 2  # whose variance is defined
@@ -35,7 +38,7 @@ class Frames:
     @property
     def divisor(self) -> int:
         """Frames of one output."""
-        return 2**self.n_adapter_layers
+        return 1 << self.n_adapter_layers
 
     @property
     def output_s(self) -> float:
@@ -47,8 +50,8 @@ class Frames:
         n_mels = max(LEAST_MELS, 1 + (n_samples - WINDOW) // HOP)
         return _multiple(-(-n_mels // self.stack), self.divisor)
 
-    def n_outputs(self, n_frames: int) -> int:
-        """Outputs of so many frames."""
+    def n_outputs(self, n_frames: Length) -> Length:
+        """Outputs of so many frames; of an utterance, or of each in a batch (B,)."""
         return n_frames // self.divisor
 
     def padded(self, n_frames: int) -> int:

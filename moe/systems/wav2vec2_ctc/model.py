@@ -38,7 +38,8 @@ class CTCModel(nn.Module):
         if mask is None and self.training and self.network.config.mask_time_prob:
             mask = torch.zeros_like(valid)  # else transformers draws masks from a global generator
         logits = self.network(features, attention_mask=valid.long(), mask_time_indices=mask).logits
-        return logits.float().log_softmax(-1)
+        said: Tensor = logits.float().log_softmax(-1)
+        return said
 
     def forward(
         self,
@@ -83,7 +84,7 @@ def new_network(options: CTCModelOptions, n_tokens: int) -> Network:
     """
     if not options.is_scratch:
         return _loaded(options, n_tokens)
-    shape = {
+    shape: dict[str, Any] = {
         "hidden_size": options.ctc_width,
         "output_hidden_size": options.ctc_width,
         "num_hidden_layers": options.ctc_layers,
@@ -122,11 +123,12 @@ def _loaded(options: CTCModelOptions, n_tokens: int) -> Network:
         config = Wav2Vec2BertConfig.from_pretrained(options.ctc_model)
         config.update(_changes(options, n_tokens))
         frames_of(config)
-        network, found = Wav2Vec2BertForCTC.from_pretrained(
+        loaded: Any = Wav2Vec2BertForCTC.from_pretrained(
             options.ctc_model, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
         )
     except (OSError, ValueError) as error:
         raise ValueError(f"ctc_model={options.ctc_model}: {error}") from error
+    network, found = loaded
     network.lm_head.reset_parameters()  # its rows are the tokens of another vocabulary, whatever their number
     lacking = {*HEAD, *found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
     return Network(network, tuple(name for name, _ in network.named_parameters() if name in lacking))

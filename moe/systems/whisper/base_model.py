@@ -26,7 +26,7 @@ from transformers.utils import cached_file
 
 from moe.systems.whisper.adapted_base import adapter_fault, model_below, with_adapter
 from moe.systems.whisper.checkpoint_weights import CONFIG, TIED, WEIGHTS, lacking_tensors, read_weights, weight_files
-from moe.systems.whisper.tokens import END, NO_TIMESTAMPS, START, TASK, generation_config, language_ids
+from moe.systems.whisper.tokens import END, NO_TIMESTAMPS, START, TASK, generation_config, language_ids, token_ids
 
 SCRATCH = "scratch"
 TOKEN_TABLE = "model.decoder.embed_tokens.weight"
@@ -93,11 +93,9 @@ def use_language(base: BaseModel, language: str) -> BaseModel:
     Raises:
         ValueError: the base has no token for the language.
     """
-    known, tokenizer, generation = (
-        language_ids(base.model.generation_config),
-        base.processor.tokenizer,
-        base.model.generation_config,
-    )
+    tokenizer = base.processor.tokenizer
+    generation: Any = base.model.generation_config  # these fields are a Whisper's own
+    known = language_ids(generation)
     if fault := language_fault(language, known):
         raise ValueError(fault)
     tokenizer.language, tokenizer.task = (language, TASK) if known else (None, None)
@@ -210,7 +208,7 @@ def _save_processor(processor: WhisperProcessor, folder: Path) -> None:
 
 def _is_read_back(tokenizer: WhisperTokenizer) -> bool:
     """Whether the token of the tokenizer's language lies where transformers counts it: in the hub's order after the start token."""
-    spoken, start = tokenizer.convert_tokens_to_ids([f"<|{tokenizer.language}|>", START])
+    spoken, start = token_ids(tokenizer, f"<|{tokenizer.language}|>", START)
     return tokenizer.language in LANGUAGES and spoken == start + 1 + list(LANGUAGES).index(tokenizer.language)
 
 
@@ -219,8 +217,7 @@ def _has_processor(folder: Path) -> bool:
 
 
 def _model(config: WhisperConfig, tokenizer: WhisperTokenizer, language: str) -> WhisperForConditionalGeneration:
-    ids: Any = tokenizer.convert_tokens_to_ids([END, START])
-    end, start = ids
+    end, start = token_ids(tokenizer, END, START)
     config.vocab_size = len(tokenizer)
     config.pad_token_id = config.bos_token_id = config.eos_token_id = end
     config.decoder_start_token_id = start
@@ -273,7 +270,8 @@ def _read_model(name: str) -> WhisperForConditionalGeneration:
 
 def _with_languages(base: BaseModel) -> BaseModel:
     """A multilingual base that was saved without its generation config gets back the ids of its language tokens."""
-    generation, tokenizer = base.model.generation_config, base.processor.tokenizer
+    generation: Any = base.model.generation_config
+    tokenizer = base.processor.tokenizer
     if getattr(generation, "lang_to_id", None) or base.model.config.vocab_size < MULTILINGUAL_VOCABULARY:
         return base
     vocabulary = tokenizer.get_vocab()

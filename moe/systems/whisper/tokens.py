@@ -82,6 +82,12 @@ def generation_config(tokenizer: WhisperTokenizer, max_target_positions: int, la
     )
 
 
+def token_ids(tokenizer: WhisperTokenizer, *tokens: str) -> list[int]:
+    """Ids of tokens by their names."""
+    ids: Any = tokenizer.convert_tokens_to_ids(list(tokens))
+    return list(ids)
+
+
 def language_ids(generation: GenerationConfig) -> dict[str, int]:
     """Ids of a base's language tokens, by language code; empty where it knows one language and has no token for it."""
     known = getattr(generation, "lang_to_id", None) if getattr(generation, "is_multilingual", False) else None
@@ -94,7 +100,7 @@ def prompt_ids(tokenizer: WhisperTokenizer) -> list[int]:
     By the names of the tokens: `tokenizer.prefix_tokens` counts from the start token and fits only the vocabularies of the hub.
     """
     spoken = [f"<|{tokenizer.language}|>", f"<|{tokenizer.task}|>"] if tokenizer.language else []
-    return tokenizer.convert_tokens_to_ids([START, *spoken, NO_TIMESTAMPS])
+    return token_ids(tokenizer, START, *spoken, NO_TIMESTAMPS)
 
 
 def decoder_inputs(config: WhisperConfig, labels: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def decoder_prompt(model: WhisperMoE, tokenizer: WhisperTokenizer) -> list[int]:
     """The prompt that decoding starts from: the training's, in the language that is asked of the model now."""
     config = model.base.generation_config
     languages = language_ids(config)
-    asked = languages.get(getattr(config, "language", None))
+    asked = languages.get(getattr(config, "language", None) or "")
     return [asked if asked is not None and token in languages.values() else token for token in prompt_ids(tokenizer)]
 
 
