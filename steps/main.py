@@ -105,18 +105,14 @@ def _corpus_faults(options: StepOptions) -> list[str]:
     runs_to = NAMES.index(options.until)
     if pretrain in skipped or not options.is_taken or runs_to <= NAMES.index("pretrain"):
         return []
-    clusters_speakers = (
-        runs_to >= NAMES.index("cluster")
-        and cluster not in skipped
-        and options.cluster_unit == "speaker"
-        and isinstance(n_wanted, int)
-    )
+    clusters_speakers = runs_to >= NAMES.index("cluster") and cluster not in skipped and options.cluster_unit == "speaker"
+    n_clusters = n_wanted if clusters_speakers and isinstance(n_wanted, int) else None
     seed = options.seed if options.corpus_seed is None else options.corpus_seed
     try:
         preparing = dataclasses.replace(options.part(PreparationOptions), seed=seed)
     except ValueError:
         return []  # said of the stage itself
-    found = corpus_faults(preparing, options.source, n_wanted if clusters_speakers else None)
+    found = corpus_faults(preparing, options.source, n_clusters)
     return found + disk_faults(options.source, Path("."))
 
 

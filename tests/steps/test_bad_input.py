@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 import tests.toys.corpora as toys
+from moe.systems.table import SYSTEMS
 from steps import baseline, compare, embed, main, prepare, pretrain, register
 from steps.tracking import runs as tracking
 from steps.tracking.store import connect, project_root
@@ -140,7 +141,7 @@ def test_fewer_speakers_or_utterances_than_experts(refuse: Refuse, tmp_path: Pat
         (
             register,
             ["--register_system", "moe"],
-            ["register_system='moe': must be one of whisper_moe, single_lora, zero_shot, any"],
+            [f"register_system='moe': must be one of {', '.join([*SYSTEMS, 'any'])}"],
         ),
         (compare, ["--evaluate_run_ids", "one"], ["evaluate_run_ids=one: must be two or more"]),
         (baseline, ["--system", "single_lora"], ["asr_run_id is missing"]),

@@ -196,7 +196,7 @@ def test_compare_takes_ids_or_a_filter_in_a_run_or_in_a_notebook(runs) -> None:
 
 def test_what_cannot_be_scored_is_refused_by_name(runs) -> None:
     with pytest.raises(RuntimeError, match="no run id given"):
-        evaluate.run(evaluate.StepOptions(prepare_run_id=runs["prepare"]))
+        evaluate.run(evaluate.StepOptions(prepare_run_id=runs["prepare"], model_run_id="none"))
     with pytest.raises(ValueError, match="scoring='sapc3'"):
         evaluate.StepOptions(prepare_run_id="p", model_run_id="a", scoring="sapc3")
     assert np.isfinite(evaluate.StepOptions(prepare_run_id="p", model_run_id="a").explorer_audio_mb)
