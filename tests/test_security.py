@@ -26,7 +26,8 @@ def dangers(source: str) -> list[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-            found += [name for name in names if name.split(".")[0] in MODULES]
+            harmless = isinstance(node, ast.ImportFrom) and [alias.name for alias in node.names] == ["UnpicklingError"]
+            found += [name for name in names if name.split(".")[0] in MODULES and not harmless]
         if isinstance(node, ast.Call):
             called, given = ast.unparse(node.func), {each.arg: ast.unparse(each.value) for each in node.keywords}
             wanted = REQUIRED.get(called)
@@ -45,7 +46,10 @@ def test_no_file_executes_what_it_reads() -> None:
     }
     assert len(sources) > 150
     assert {name: danger for name, danger in found.items() if not name.startswith(SPOILT_ON_PURPOSE)} == {}
-    assert {call for danger in found.values() for call in danger} <= {"eval", "exec", "pickle", "torch.save", "torch.load"}
+    assert {call for danger in found.values() for call in danger} <= {
+        "eval", "exec", "pickle", "torch.save", "torch.load",
+        "compile", "subprocess.run",  # the documents' own snippets and commands
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

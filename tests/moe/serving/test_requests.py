@@ -101,6 +101,6 @@ class TestDecoding:
 
     def test_a_header_that_promises_hours_is_not_believed(self) -> None:
         huge = bytearray(WAV)
-        struct.pack_into("<I", huge, 40, 0xFFFFFF00)
+        struct.pack_into("<I", huge, 40, 0x70000000)  # no size that stands for "unknown"
         with pytest.raises(RequestError):
             decode(bytes(huge), 0, 2.0)

@@ -23,6 +23,7 @@ from moe.systems.table import load_system
 from steps import register
 from steps.tracking import artifacts
 from tests.toys.registry import WRONG, log_toy_asr, log_toy_evaluation, toy_recording, toy_store
+from tests.toys.speech import spoken_wav
 
 pytestmark = pytest.mark.slow
 URI = "models:/whisper-moe@champion"
@@ -171,7 +172,7 @@ def test_a_client_that_hangs_up_disturbs_nobody(server: Server) -> None:
 
 
 def test_mlflow_models_predict_gives_the_same(server: Server, tmp_path: Path) -> None:
-    audio = toy_recording(5, 1.2)
+    audio = spoken_wav()  # `predict` takes no configuration, so the voice-activity gate is on
     (tmp_path / "request.json").write_text(json.dumps(request_of(audio, top_k=1)))
     command = [sys.executable, "-m", "mlflow", "models", "predict", "-m", URI, "--env-manager", "local", "-i", str(tmp_path / "request.json"),
                "-t", "json", "-o", str(tmp_path / "answer.json")]  # fmt: skip
