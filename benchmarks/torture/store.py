@@ -106,13 +106,12 @@ def server_away(arena: Arena, seed: int, seconds: float) -> str:
         n_before, started = child.said().count("metrics wait"), time.monotonic()
         with contextlib.suppress(AssertionError):
             child.wait(seconds)
-        assert child.is_alive() or seconds < 5, "training ended before the server was back"
+        _until(lambda: child.said().count("metrics wait") > n_before, child)  # on a busy machine later than the seconds asked for
         n_waits = child.said().count("metrics wait") - n_before
         server.go_on() if seed % 2 == 0 else server.start()
         away = time.monotonic() - started
         found = child.value(LIMIT_S)
     assert_same(found, whole)
-    assert n_waits > 0, f"no metric waited while the server was away: {child.said()[-500:]}"
     return f"server {'stopped' if seed % 2 == 0 else 'killed and started'} for {away:.0f} s, metrics waited {n_waits} times"
 
 

@@ -14,6 +14,7 @@ from moe.audio.waveforms import SAMPLE_RATE
 from moe.corpora.locations import Root
 from moe.corpora.manifest import read_utterance
 from moe.system import Batch, Inputs
+from moe.training.threads import one_thread
 
 CACHE_BYTES = 1 << 30  # of unpadded examples and waveforms kept in memory; past it they are made again
 Kept = TypeVar("Kept", np.ndarray, Batch)
@@ -66,6 +67,7 @@ class SpeechDataset(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
+    @one_thread()
     def __getitem__(self, draw: Draw | int) -> dict[str, Any]:
         draw = draw if isinstance(draw, Draw) else Draw(draw, 0)
         extras = {name: values[draw.index] for name, values in self.extras.items()}

@@ -9,7 +9,9 @@ the core that the thread awaited needs: a stage slows down tenfold. OpenMP reads
 cannot set it for itself; `steps.options.project_files` writes it into the commands of MLproject.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import joblib
 import torch
@@ -23,6 +25,21 @@ def settle_threads() -> str:
     if "OMP_NUM_THREADS" not in os.environ and n_allowed < torch.get_num_threads():
         torch.set_num_threads(n_allowed)
     return described(torch.get_num_threads(), os.environ.get(WAIT_POLICY))
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute with one thread inside the block.
+
+    A data loader's worker has one thread. What is computed in a worker or in the training process, as `num_workers` says, must have the
+    same bits, and without AVX-512 two threads round a log-mel otherwise than one.
+    """
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def described(n_threads: int, policy: str | None) -> str:

@@ -104,6 +104,21 @@ def test_augmentation_is_keyed_by_seed_epoch_and_utterance_not_by_place_or_order
     assert np.array_equal(part[Draw(0, 5)]["mel"], augmented)
 
 
+def test_an_utterance_is_computed_in_one_thread_as_in_a_loaders_worker(corpus, monkeypatch) -> None:
+    """With two threads a log-mel has other bits without AVX-512, and training with workers would be another than without."""
+    manifest, root = corpus
+    data, seen = dataset(manifest, root), []
+    monkeypatch.setattr(
+        data, "waveform", lambda index: seen.append(torch.get_num_threads()) or SpeechDataset.waveform(data, index)
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert len(data[0]["mel"]) and seen == [1] and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_the_cache_changes_nothing_and_is_bounded(corpus, monkeypatch) -> None:
     manifest, root = corpus
     data = dataset(manifest, root, augmentation=AugmentationOptions())
