@@ -80,7 +80,7 @@ types: $(DEV_STAMP)
 	mypy
 
 rules: install
-	python -m pytest -q tests/test_layers.py tests/steps/options/test_project_files.py
+	python -m pytest -q tests/test_layers.py tests/test_docstrings.py tests/steps/options/test_project_files.py
 
 format: $(DEV_STAMP)
 	ruff check --fix .

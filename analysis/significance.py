@@ -20,7 +20,7 @@ MIN_GOOD = 2  # correct words of both systems that end a segment, the default of
 
 @dataclass(frozen=True)
 class WordErrors:
-    """Where the errors of a system lie, as slots in the order of the reference: before word 0, word 0, before word 1, …
+    """Where the errors of a system lie, as slots in the order of the reference: before word 0, word 0, before word 1 and so on.
 
     The last slot lies behind the last word: an utterance of n words has 2 n + 1. Utterances follow each other in the order of
     their ids.

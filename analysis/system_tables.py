@@ -10,8 +10,12 @@ from analysis.systems import PooledScores, counted
 
 
 def systems_table(pooled: Sequence[PooledScores], base: PooledScores, n_resamples: int, seed: int) -> pd.DataFrame:
-    """Columns system, role, n_runs; sizes, gating accuracy, expert WER and costs (NaN where no run recorded them); the rates of
-    `rates_by`; seed_wer_min, seed_wer_max; relative_change against the base."""
+    """One row per system.
+
+    Returns:
+        columns system, role, n_runs; sizes, gating accuracy, expert WER and costs (NaN where no run recorded them); the rates of
+        `rates_by`; seed_wer_min, seed_wer_max; relative_change against the base.
+    """
     rows = []
     for system in pooled:
         rates = rates_by(system.counted, None, n_resamples, seed).drop(columns="group").iloc[0].to_dict()

@@ -1,6 +1,7 @@
 """Entry point `transcribe`: a recording or a folder of them → transcripts as files, with any recogniser of this project.
 
 Interrupted, it goes on where it was: start the same command again. A file that cannot be read is listed with its reason and stops nothing.
+
 Example:
     mlflow run . --env-manager local -e transcribe -P audio=RECORDINGS -P output_dir=TRANSCRIPTS -P format=srt
 """

@@ -170,8 +170,11 @@ def table() -> dict[str, Any]:
 
 
 def running() -> dict[str, Any]:
-    """Runs left RUNNING, before anybody closes them; the status of the newest main; starts that had a run; steps that were KILLED, and
-    whether they had trained.
+    """What a start left in the store.
+
+    Returns:
+        runs left RUNNING, before anybody closes them; the status of the newest main; starts that had a run; steps that were KILLED,
+        and whether they had trained.
     """
     client = MlflowClient(tracking_uri=os.environ["MLFLOW_TRACKING_URI"])  # `connect` would close them
     runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])

@@ -45,6 +45,7 @@ def decode(data: bytes, max_s: float, mono: Mono) -> tuple[np.ndarray, int]:
 
     Args:
         max_s: seconds after which decoding stops. mono: makes one channel of a block of several.
+
     Raises:
         AudioError: unreadable, truncated, longer than `max_s` or with an absurd header.
     """

@@ -39,8 +39,10 @@ def load_audio(source: Path | str | bytes, channels: str | int = "mix") -> np.nd
 
     Args:
         source: path of a file, or its bytes. channels: as `decode_recording`.
+
     Returns:
         Float32 mono waveform at 16 kHz, shape (n_samples,).
+
     Raises:
         AudioError: unreadable, truncated, empty, not finite or with an absurd header.
     """
@@ -62,6 +64,7 @@ def decode_recording(
     Args:
         max_duration_s: where decoding stops, so that memory is bounded whatever the file unfolds to.
         channels: `mix` is the mean, or the loudest channel where the channels cancel each other; `first`, `loudest`, or a number from 0.
+
     Raises:
         AudioError: as `load_audio`, longer than `max_duration_s`, or there is no such channel.
     """

@@ -48,6 +48,7 @@ def list_corpus(corpus: str, location: str, options: CorpusOptions) -> Listing:
 
     Args:
         corpus: a name in `FORMATS`. location: folder or address of the corpus, or name of a Hugging Face dataset.
+
     Raises:
         ValueError: an unknown format, no such folder, a wrong `speaker_pattern`, or a corpus without one utterance.
     """

@@ -78,7 +78,7 @@ def locate(root: Root, relative: str) -> str:
 
 
 def inside(root: Root, path: str) -> str:
-    """A path as the corpus writes it, relative to the root where it can be: absolute paths into the root and `\\` are rewritten.
+    """A path as the corpus writes it, relative to the root where it can be: absolute paths into the root and backslashes are rewritten.
 
     What leads elsewhere stays as it is and is refused when it is opened.
     """

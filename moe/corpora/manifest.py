@@ -101,6 +101,7 @@ def read_bytes(root: Root, row: Mapping[str, Any]) -> bytes:
     Args:
         root: the corpus root, a folder or an fsspec address.
         row: a manifest row, or any mapping with `audio` and `member`.
+
     Raises:
         OutsideRoot, FileNotFoundError, ValueError: as `storage.read_file` and `shards.read_member`.
     """

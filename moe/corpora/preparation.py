@@ -104,6 +104,7 @@ def prepare(options: PreparationOptions, dataset_root: str | Path | None = None)
 
     Args:
         dataset_root: instead of the option, for a corpus that another run has made.
+
     Raises:
         ValueError: the corpus or the options cannot be used.
         LeakError: a speaker is in two splits.

@@ -45,6 +45,7 @@ def assign_splits(utterances: pd.DataFrame, plan: SplitPlan) -> pd.Series:
 
     Args:
         utterances: columns utterance_id, reference, speaker, etiology, severity, split (the corpus's own, possibly empty).
+
     Raises:
         LeakError: the corpus's own split has a speaker on two sides.
         ValueError: too few speakers, or an own split that is incomplete, not understood or empty.

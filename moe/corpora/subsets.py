@@ -16,6 +16,7 @@ def subset(manifest: pd.DataFrame, percent: float, seed: int) -> list[str]:
     Args:
         manifest: columns utterance_id, etiology and, if there, split.
         percent: above 0, at most 100.
+
     Raises:
         ValueError: percent is out of range or the manifest is empty.
     """

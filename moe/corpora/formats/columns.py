@@ -57,6 +57,7 @@ class Columns:
 
         Args:
             holds_audio: columns that hold recordings; one of them is the audio rather than a column of paths.
+
         Raises:
             ValueError: a column named by an option is not there, no column holds the audio or the transcript, or two could.
         """

@@ -38,8 +38,10 @@ class TextTable(Generic[Chosen]):
 
     Args:
         choose: gives what a header is good for; raises ValueError for one that is good for nothing.
+
     Attributes:
         header: names of the columns. chosen: what `choose` gave. notes: what was found out about the table.
+
     Raises:
         ValueError: there is no header, or it is good for nothing.
     """

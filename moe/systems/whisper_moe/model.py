@@ -117,7 +117,7 @@ class WhisperMoE(Mixture):
     def route(
         self, mel: Tensor, n_frames: Tensor, embedding: Tensor | None = None, routing_weights: Tensor | None = None
     ) -> Routed:
-        """Run the part below the experts and decide the routing; arguments as of `forward`: mel (B, n_mels, F), embedding (B, D) …"""
+        """Run the part below the experts and decide the routing; arguments as of `forward`, mel (B, n_mels, F)."""
         with torch.no_grad(), computing(self.device, self.precision):
             hidden, view = self._below(mel)
         if not self.n_experts:
