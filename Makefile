@@ -35,7 +35,7 @@ $(STAMP): requirements.txt
 
 # what only the checks need
 $(DEV_STAMP): requirements-dev.txt $(STAMP)
-	python -m pip install --disable-pip-version-check --requirement requirements-dev.txt
+	@python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
 	@touch $@
 
 # the store is made first, under a lock: two `mlflow run` at once on a fresh store would break each other
@@ -59,15 +59,9 @@ ui: install
 torture: install
 	python -m benchmarks.torture $(if $(ONLY),--only $(ONLY)) --seeds $(or $(SEEDS),20)
 
-# known weaknesses of the pinned versions, asked of a service over the network (what it does not know fails the audit), or read from
-# advisories brought along: make audit ADVISORIES=DIR
-audit: install
-ifdef ADVISORIES
+# known vulnerabilities of the pinned versions, asked of PyPI; or read from advisories brought along: make audit ADVISORIES=DIR
+audit: $(DEV_STAMP)
 	python -m benchmarks.audit $(ADVISORIES)
-else
-	python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
-	pip-audit --requirement requirements.txt --no-deps --disable-pip --strict
-endif
 
 # what has to hold before the tests: style, types, and the rules that tests read off the source and the written files
 check: lint types rules

@@ -1,14 +1,18 @@
-"""Known weaknesses of the pinned versions, from advisories on this disk: what `make audit` reads where no service can be asked.
+"""Known vulnerabilities of the pinned versions: which advisories were checked, from when, and which versions they leave unchecked.
 
-    python -m benchmarks.audit DIR
+    python -m benchmarks.audit [DIR]
 
-DIR holds advisories in the OSV form as JSON files, at any depth: the unpacked `all.zip` of OSV's PyPI ecosystem, or what an organisation
-keeps of it. Exit code 1 where a pinned version is affected, 2 where there was nothing to read.
+Without DIR, pip-audit asks PyPI over the network. DIR holds advisories in the OSV form as JSON files, at any depth: the unpacked
+`all.zip` of OSV's PyPI ecosystem, or what an organisation keeps of it. Exit code 1 where a pinned version is affected, 2 where one
+could not be checked.
 """
 
 import argparse
+import dataclasses
+import datetime
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +21,22 @@ from typing import Any
 from packaging.version import InvalidVersion, Version
 
 ROOT = Path(__file__).resolve().parents[1]
+PIP_AUDIT = (sys.executable, "-m", "pip_audit", "--no-deps", "--disable-pip", "--progress-spinner", "off", "--format", "json")
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """What an audit found.
+
+    Attributes:
+        source: what was asked, and from when it is.
+        applies: one line for each advisory that a pinned version is affected by.
+        unchecked: pinned names that the source says nothing of, so that nothing is known about them.
+    """
+
+    source: str
+    applies: list[str]
+    unchecked: list[str]
 
 
 def pinned(requirements: Path) -> dict[str, str]:
@@ -59,17 +79,34 @@ def _in_range(version: Version, events: list[dict[str, str]]) -> bool:
     return inside
 
 
-def weaknesses(wanted: dict[str, str], folder: Path) -> tuple[list[str], int]:
-    """One line for each advisory that a pinned version is affected by, and how many advisories name a requirement at all."""
-    lines, n_read = [], 0
+def in_folder(wanted: dict[str, str], folder: Path) -> Findings:
+    """Advisories on this disk, asked for pinned versions by name; where none is about any of them, nothing was checked."""
+    applies, n_about, newest = [], 0, ""
     for advisory in advisories(folder):
         ours = [each for each in advisory["affected"] if normal(each.get("package", {}).get("name", "")) in wanted]
-        n_read += bool(ours)
-        for name in {
-            normal(each["package"]["name"]) for each in ours if is_affected(wanted[normal(each["package"]["name"])], each)
-        }:
-            lines.append(f"{name} {wanted[name]}: {advisory['id']} {advisory.get('summary', '')}".rstrip())
-    return lines, n_read
+        n_about, newest = n_about + bool(ours), max(newest, advisory.get("modified", ""))
+        names = {normal(each["package"]["name"]) for each in ours if is_affected(wanted[normal(each["package"]["name"])], each)}
+        applies += [f"{name} {wanted[name]}: {advisory['id']} {advisory.get('summary', '')}".rstrip() for name in sorted(names)]
+    source = f"{folder}, newest advisory of {newest[:10] or 'an unknown day'}: {n_about} about the pinned versions"
+    return Findings(source, applies, [] if n_about else sorted(wanted))
+
+
+def at_service(wanted: dict[str, str], requirements: Path) -> Findings:
+    """What pip-audit learns of PyPI about every pinned version; where it cannot be asked, nothing was checked."""
+    asked = subprocess.run([*PIP_AUDIT, "--requirement", str(requirements)], capture_output=True, text=True)
+    today = f"PyPI, asked by pip-audit on {datetime.date.today().isoformat()}"
+    try:
+        answers = json.loads(asked.stdout)["dependencies"]
+    except (ValueError, KeyError):
+        return Findings(f"{today}: no answer ({last_line(asked.stderr)})", [], sorted(wanted))
+    applies = [f"{each['name']} {each['version']}: {found['id']}" for each in answers for found in each.get("vulns", [])]
+    known = {normal(each["name"]) for each in answers if "skip_reason" not in each}
+    return Findings(f"{today}: {len(known)} of {len(wanted)} pinned versions known there", applies, sorted(wanted.keys() - known))
+
+
+def last_line(text: str) -> str:
+    """The last line that says something."""
+    return next((line.strip()[:200] for line in reversed(text.splitlines()) if line.strip()), "nothing said")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -77,16 +114,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--requirements", type=Path, default=ROOT / "requirements.txt")
     chosen = parser.parse_args(arguments)
     wanted = pinned(chosen.requirements)
-    lines, n_read = weaknesses(wanted, chosen.folder)
-    print("\n".join(lines + [f"{len(wanted)} pinned versions, {n_read} advisories about them, {len(lines)} apply"]))
-    if not n_read:
-        print(f"{chosen.folder} holds no advisory about any of them: nothing was audited", file=sys.stderr)
-        return 2
-    return 1 if lines else 0
+    found = at_service(wanted, chosen.requirements) if chosen.folder is None else in_folder(wanted, chosen.folder)
+    print("\n".join([*found.applies, f"{found.source}; {len(found.applies)} apply"]))
+    if found.unchecked:
+        named = ", ".join(f"{name} {wanted[name]}" for name in found.unchecked)
+        print(f"{len(found.unchecked)} of {len(wanted)} pinned versions were not checked: {named}", file=sys.stderr)
+    return 1 if found.applies else 2 if found.unchecked else 0
 
 
 if __name__ == "__main__":
