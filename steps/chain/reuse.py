@@ -19,8 +19,9 @@ from moe.files import read_json
 from moe.options import Options
 from moe.progress import announce
 from steps.chain.screen import stage_line
-from steps.tracking.artifacts import FINGERPRINT, FINGERPRINT_TAG, STEP_TAG, upstream
+from steps.tracking.artifacts import FINGERPRINT, upstream
 from steps.tracking.fingerprint import Fingerprint, fingerprint
+from steps.tracking.names import FINGERPRINT_TAG, STEP_TAG
 from steps.tracking.resuming import PARENT_TAG
 from steps.tracking.step_run import ARTIFACTS_TAG
 from steps.tracking.store import connect

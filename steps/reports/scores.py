@@ -5,6 +5,7 @@ import pandas as pd
 from analysis.systems import SystemScores
 from moe.files import read_json
 from steps.tracking import artifacts
+from steps.tracking.names import STEP_TAG
 from steps.tracking.store import connect
 
 CURVES = ("dev/wer", "dev/loss", "train/loss")
@@ -17,7 +18,7 @@ def find_runs(text: str) -> list[str]:
         ValueError: fewer than two do.
     """
     store = connect()
-    wanted = f"tags.`{artifacts.STEP_TAG}` = 'evaluate' and attributes.status = 'FINISHED' and {text}"
+    wanted = f"tags.`{STEP_TAG}` = 'evaluate' and attributes.status = 'FINISHED' and {text}"
     found = store.client.search_runs([store.experiment_id], wanted, order_by=["attributes.start_time ASC"], max_results=1000)
     if len(found) < 2:
         raise ValueError(f"evaluate_filter={text!r}: {len(found)} finished evaluate run(s) match, at least two are needed")

@@ -12,6 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
+from steps.tracking.names import STEP_TAG
 from steps.tracking.secrets import without_secrets
 from steps.tracking.store import connect
 
@@ -31,7 +32,6 @@ HYPOTHESES = "hypotheses.parquet"
 COMPARISON = "comparison.parquet"
 FINGERPRINT = "fingerprint.json"
 TRACEBACK = "traceback.txt"
-STEP_TAG, FINGERPRINT_TAG, NAME_TAG = "moe.step", "moe.fingerprint", "mlflow.runName"
 NONE_GIVEN = ("", "none")
 
 

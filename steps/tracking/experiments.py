@@ -1,23 +1,31 @@
 """The experiment that every step logs to: `MLFLOW_EXPERIMENT_NAME`, or the one that `mlflow run` passes on, or the project's own.
 
+`mlflow run` without `--experiment-name` passes on experiment 0, which MLflow calls Default. In a local store of the project's own,
+experiment 0 is the project's experiment and has its name, so that every way to start a step leads to one experiment.
+
 A name is no folder: artifacts lie below the experiment's id, beside those of the store's other experiments.
 """
 
 import os
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_NAME
 from mlflow.utils.validation import MAX_EXPERIMENT_NAME_LENGTH
 
 from steps.tracking.addresses import Address
+from steps.tracking.names import STEP_TAG
 from steps.tracking.secrets import without_secrets
 
 EXPERIMENT = "whisper-moe"
+DEFAULT, DEFAULT_ID = Experiment.DEFAULT_EXPERIMENT_NAME, SqlAlchemyStore.DEFAULT_EXPERIMENT_ID
 NAME, ID = "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"
 NOTE_TAG = "mlflow.note.content"
+KIND_TAG, TRAINING = "mlflow.experimentKind", "custom_model_development"  # the UI opens in its view of training runs
 NOTE = """Speech recognition for atypical speech with a mixture of experts on Whisper.
 
 Each run is one step of the chain `prepare → embed → cluster → gate → experts → asr → evaluate → compare → register`; its parameters
@@ -28,6 +36,15 @@ Each run is one step of the chain `prepare → embed → cluster → gate → ex
 def asked_experiment() -> tuple[str, str]:
     """Name and id asked for; the id, which `mlflow run` passes on, wins and is empty otherwise."""
     return os.environ.get(NAME) or EXPERIMENT, os.environ.get(ID, "")
+
+
+def name_default(client: MlflowClient, address: Address, project: Path) -> None:
+    """Give experiment 0 of a local store the project's name, unless it was renamed, deleted or used by somebody else."""
+    if address.sqlite_path is None or client.get_experiment_by_name(EXPERIMENT) is not None:
+        return
+    experiment = client.get_experiment(DEFAULT_ID)
+    if experiment.name == DEFAULT and experiment.lifecycle_stage == "active" and not _runs_of_others(client, project):
+        client.rename_experiment(DEFAULT_ID, EXPERIMENT)
 
 
 def open_experiment(client: MlflowClient, address: Address, name: str, given_id: str) -> str:
@@ -42,7 +59,17 @@ def open_experiment(client: MlflowClient, address: Address, name: str, given_id:
     _check(experiment)
     if experiment.name == EXPERIMENT and NOTE_TAG not in experiment.tags:
         client.set_experiment_tag(experiment.experiment_id, NOTE_TAG, NOTE)
+    if KIND_TAG not in experiment.tags:
+        client.set_experiment_tag(experiment.experiment_id, KIND_TAG, TRAINING)
+    if experiment.name == DEFAULT and given_id:
+        print(f"this run goes to the experiment {DEFAULT}: `mlflow run --experiment-name {EXPERIMENT}` names the project's own")
     return experiment.experiment_id
+
+
+def _runs_of_others(client: MlflowClient, project: Path) -> bool:
+    """Whether experiment 0 holds a run that neither a step of a project nor an `mlflow run` of this one made."""
+    found = client.search_runs([DEFAULT_ID], f"tags.`{STEP_TAG}` IS NULL", max_results=1000)
+    return any(not run.data.tags.get(MLFLOW_SOURCE_NAME, "").startswith(str(project)) for run in found)
 
 
 def _of_id(client: MlflowClient, address: Address, given_id: str) -> Experiment:

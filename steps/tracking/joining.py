@@ -9,7 +9,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PROJECT_ENTRY_POINT, MLFLOW_SOURCE_TYPE
 
-from steps.tracking.artifacts import STEP_TAG
+from steps.tracking.names import STEP_TAG
 from steps.tracking.secrets import without_secrets
 from steps.tracking.store import Store, tracking_address
 

@@ -8,6 +8,7 @@ text itself.
 import hashlib
 import re
 
+STEP_TAG, FINGERPRINT_TAG = "moe.step", "moe.fingerprint"
 MAX_NAME, MAX_FILE_NAME = 250, 200  # characters of a key in the store, bytes of a file name
 REFUSED = re.compile(r"[^\w\-. ]|^[. ]| $")  # of one part; a leading dot could make it `..`, spaces at the ends are not seen
 EMPTY, CUT = ":", ":_"  # neither is the beginning of an escape

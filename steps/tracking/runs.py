@@ -17,10 +17,11 @@ from mlflow.exceptions import MlflowException
 from moe.options import Options, OptionsType
 from moe.training.threads import settle_threads
 from steps.options.command_line import parse
-from steps.tracking.artifacts import FINGERPRINT, FINGERPRINT_TAG, STEP_TAG, TRACEBACK
+from steps.tracking.artifacts import FINGERPRINT, TRACEBACK
 from steps.tracking.dead_runs import MESSAGE_TAG, STOPPED_TAG, close_own
 from steps.tracking.fingerprint import fingerprint
 from steps.tracking.log_file import written_to
+from steps.tracking.names import FINGERPRINT_TAG, STEP_TAG
 from steps.tracking.resuming import close_run, open_run
 from steps.tracking.retries import first_line, no_retries
 from steps.tracking.secrets import without_secrets

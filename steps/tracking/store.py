@@ -29,7 +29,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from steps.tracking import dead_runs
 from steps.tracking.addresses import Address, parse_address, sqlite_address
-from steps.tracking.experiments import asked_experiment, open_experiment
+from steps.tracking.experiments import asked_experiment, name_default, open_experiment
 from steps.tracking.retries import retrying
 from steps.tracking.secrets import without_secrets
 
@@ -88,6 +88,7 @@ def _prepare(address: Address, experiment: tuple[str, str]) -> str:
         _make_whole(address)
         client = _first_client(address.uri)
         _remove_encoded_folder(address.sqlite_path)
+        name_default(client, address, project_root())
         experiment_id = open_experiment(client, address, *experiment)
         _write_ahead(address.sqlite_path)
     dead_runs.close_stale(client)

@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from moe.options import Options
 from steps.tracking import artifacts, runs
 from steps.tracking.experiments import EXPERIMENT
-from steps.tracking.store import connect
+from steps.tracking.store import connect, project_root
 
 NAMES = (
     "/Shared/dysarthria",
@@ -128,3 +129,43 @@ def test_the_folder_that_mlflow_makes_of_an_encoded_address_is_taken_away_again(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "my project" / "mlflow.db").as_uri().replace("file://", "sqlite:///"))
     connect()
     assert os.listdir(tmp_path) == ["my project"]
+
+
+class TestOneExperiment:
+    """`mlflow run` without a name passes on experiment 0, which is the project's own in a store of its own."""
+
+    def test_a_fresh_store_has_the_projects_experiment_alone(self, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = connect()
+        every = found.client.search_experiments()
+        assert [(each.experiment_id, each.name) for each in every] == [("0", EXPERIMENT)] and found.experiment_id == "0"
+        assert every[0].tags["mlflow.experimentKind"] == "custom_model_development"
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")  # as `mlflow run .` passes it on
+        assert connect().experiment_id == "0"
+
+    def test_mlflow_run_on_no_store_at_all_makes_no_second_experiment(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+    ) -> None:
+        """Whatever MLflow made before the step started: its own schema, Default, and the run that the step is to join."""
+        uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        theirs = MlflowClient(uri)
+        tags = {"mlflow.source.name": str(project_root()), "mlflow.source.type": "PROJECT", "mlflow.project.entryPoint": "gate"}
+        made = theirs.create_run("0", tags=tags)
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
+        monkeypatch.setenv("MLFLOW_RUN_ID", made.info.run_id)
+        with runs.step_run("gate", Options()) as run:
+            run.log_text("x", "gate/gate.txt")
+        assert run.run_id == made.info.run_id
+        assert [each.name for each in theirs.search_experiments()] == [EXPERIMENT]
+        assert "Default" not in capfd.readouterr().out
+
+    def test_a_default_that_somebody_else_uses_keeps_its_name_and_the_screen_says_where_the_run_went(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+    ) -> None:
+        uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        theirs = MlflowClient(uri)
+        theirs.create_run("0", tags={"mlflow.source.name": "train.py"})
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
+        assert connect().experiment_id == "0" and theirs.get_experiment("0").name == "Default"
+        assert "goes to the experiment Default" in capfd.readouterr().out
