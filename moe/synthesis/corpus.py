@@ -97,7 +97,7 @@ def _utterance(plan: SpeakerPlan, index: int, options: SynthesisOptions, folder:
         "path": path,
         "transcript": text,
         "speaker": speaker.name,
-        "etiology": speaker.style,
+        "etiology": speaker.etiology,
         "severity": round(speaker.severity, 3),
         "split": plan.split,
         "language": options.synthetic_language,

@@ -6,11 +6,12 @@ taken from what is said in train (seen), the rest from the held-out part of the 
 
 import dataclasses
 from collections.abc import Callable
+from itertools import permutations
 
 from moe.options import Options, option
 from moe.synthesis.grammar import Grammar, grammars, is_held_out
 from moe.synthesis.styles import STYLES
-from moe.synthesis.voices import RESERVED_VARIANTS, VARIANTS, Speaker, keyed_generator, make_speaker
+from moe.synthesis.voices import ARTICULATION_STRENGTH, RESERVED_VARIANTS, VARIANTS, Speaker, keyed_generator, make_speaker
 
 N_ALTERNATIVES = 4  # sentences an utterance may fall back on when the first is too long for the model
 
@@ -28,11 +29,19 @@ class SynthesisOptions(Options):
     n_dev_speakers: int = option(3, "dev speakers of each style", low=0)
     n_test_speakers: int = option(5, "test speakers of each style", low=0)
     n_reserved_speakers: int = option(0, "further typical test speakers, with voice variants that no other speaker has", low=0)
+    own_ways: bool = option(
+        False,
+        "further test speakers with the articulation of one atypical style and the voice and rhythm of another, of each pair",
+    )
+    n_own_ways_speakers: int = option(1, "such speakers of each pair; five styles have 20 pairs", low=1)
     n_utterances: int = option(30, "utterances of each train speaker", low=1)
     n_dev_utterances: int = option(10, "utterances of each dev speaker", low=1)
     n_test_utterances: int = option(20, "utterances of each test speaker", low=1)
     seen_share: float = option(0.4, "share of the dev and test utterances whose sentence is also said in train", low=0, high=1)
     synthetic_max_s: float = option(4.0, "longest utterance; a longer rendering is drawn again", above=0)
+    articulation_strength: float = option(
+        ARTICULATION_STRENGTH, "share of a style's consonants that are replaced at severity 1", low=0, high=1
+    )
     alignments: bool = option(False, "write when each phoneme starts (typical speech only)")
     purpose: str = option("experiment", "corpora of different purposes share no speaker", choices=("experiment", "pretraining"))
     n_workers: int = option(0, "processes that render or decode (0: one per core)", low=0)
@@ -46,7 +55,18 @@ class SynthesisOptions(Options):
             found.append(f"alignments=true with styles={self.styles!r}: only styles=typical keeps espeak's times")
         if self.n_reserved_speakers and "typical" not in names:
             found.append(f"n_reserved_speakers={self.n_reserved_speakers}: styles must name typical, not only {self.styles!r}")
+        if self.own_ways and not self.own_ways_pairs:
+            found.append(f"own_ways=true: styles must name two atypical ones to be crossed, not only {self.styles!r}")
         return found
+
+    def idle(self) -> dict[str, str]:
+        """A number of speakers that nobody asked for."""
+        return {} if self.own_ways else {"n_own_ways_speakers": "needs own_ways=true"}
+
+    @property
+    def own_ways_pairs(self) -> list[tuple[str, str]]:
+        """Every pair of atypical styles: whose articulation, and whose voice and rhythm."""
+        return list(permutations([name for name in self.style_names if STYLES[name].substitutions], 2)) if self.own_ways else []
 
     @property
     def style_names(self) -> tuple[str, ...]:
@@ -81,7 +101,12 @@ def plan(options: SynthesisOptions) -> list[SpeakerPlan]:
         for k in range(n_speakers)
     ]
     reserved = [_held_out_plan(options, grammar, said, "typical", "reserved", k) for k in range(options.n_reserved_speakers)]
-    return sorted(train + held_out + reserved, key=lambda each: each.speaker.name)
+    crossed = [
+        _crossed_plan(options, grammar, said, articulation, voice, k)
+        for articulation, voice in options.own_ways_pairs
+        for k in range(options.n_own_ways_speakers)
+    ]
+    return sorted(train + held_out + reserved + crossed, key=lambda each: each.speaker.name)
 
 
 def _train_plan(options: SynthesisOptions, grammar: Grammar, style: str, k: int) -> SpeakerPlan:
@@ -99,10 +124,19 @@ def _held_out_plan(options: SynthesisOptions, grammar: Grammar, said: list[str],
     return SpeakerPlan(speaker, "dev" if group == "dev" else "test", group == "reserved", candidates)
 
 
+def _crossed_plan(
+    options: SynthesisOptions, grammar: Grammar, said: list[str], articulation: str, voice: str, k: int
+) -> SpeakerPlan:
+    """A test speaker in the voice and rhythm of one style, with the articulation of another."""
+    own = _held_out_plan(options, grammar, said, voice, f"own_ways_{articulation}", k)
+    return dataclasses.replace(own, speaker=dataclasses.replace(own.speaker, articulation=articulation))
+
+
 def _speaker(options: SynthesisOptions, grammar: Grammar, style: str, group: str, k: int, key: tuple) -> Speaker:
     prefix = "pre_" if options.purpose == "pretraining" else ""
     variants = RESERVED_VARIANTS if group == "reserved" else VARIANTS
-    return make_speaker(f"{prefix}{style}_{group}_{k:03d}", style, key, grammar.accents, variants)
+    speaker = make_speaker(f"{prefix}{style}_{group}_{k:03d}", style, key, grammar.accents, variants)
+    return dataclasses.replace(speaker, articulation_strength=options.articulation_strength)
 
 
 def _drawn(grammar: Grammar, key: tuple, n: int, accept: Callable[[str], bool]) -> tuple[tuple[str, ...], ...]:

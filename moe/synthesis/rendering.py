@@ -12,7 +12,7 @@ from moe.synthesis.articulation import misarticulate
 from moe.synthesis.effects import SAMPLE_RATE, Speech
 from moe.synthesis.espeak import SAMPLE_RATE as ESPEAK_RATE
 from moe.synthesis.espeak import Espeak, Spoken
-from moe.synthesis.styles import ARTICULATION_STRENGTH, STYLES, Style
+from moe.synthesis.styles import STYLES, Style
 from moe.synthesis.voices import Speaker, keyed_generator
 
 LEVEL_DB, SNR_DB = (-26, -14), (25, 45)
@@ -58,9 +58,11 @@ def _speak(speaker: Speaker, style: Style, text: str, rng: np.random.Generator) 
         rate=speaker.prosody.rate * rng.uniform(1 - RATE_WOBBLE, 1 + RATE_WOBBLE),
     )
     with Espeak(speaker.voice, seed=int(rng.integers(1 << 31))) as espeak:
-        if style.substitutions:
-            probability = ARTICULATION_STRENGTH * speaker.severity
-            phonemes = misarticulate(espeak.phonemes(text), style.substitutions, probability, rng, style.reduce_clusters)
+        articulation = STYLES[speaker.articulation or speaker.style]
+        if articulation.substitutions:
+            probability = speaker.articulation_strength * speaker.severity
+            substitutions = articulation.substitutions
+            phonemes = misarticulate(espeak.phonemes(text), substitutions, probability, rng, articulation.reduce_clusters)
             text = f"[[{phonemes}]]"
         return espeak.speak(text, style.prosody(own, speaker.severity))
 

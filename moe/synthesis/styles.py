@@ -13,8 +13,6 @@ from moe.synthesis import articulation, effects
 from moe.synthesis.effects import Speech
 from moe.synthesis.espeak import Prosody
 
-ARTICULATION_STRENGTH = 0.7  # share of the consonants concerned that are replaced at severity 1
-
 Signal = Callable[[Speech, float, np.random.Generator], Speech]
 
 

@@ -17,6 +17,8 @@ VARIANTS = tuple(
 )
 PITCH, PITCH_RANGE, RATE, SEVERITY, TAPE_SPEED = (30, 70), (35, 65), (150, 195), (0.6, 1.0), (0.93, 1.08)
 NO_TAPE_SPEED_SHARE = 0.3
+ARTICULATION_STRENGTH = 0.7  # share of the consonants concerned that are replaced at severity 1
+OWN_WAYS = "own_ways"  # etiology of speakers whose way of speaking nobody else has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Speaker:
     """A voice that speaks in one style.
 
     `tape_speed` multiplies pitch, formants and rate together; `severity` in [0, 1] is how strong the style is.
+    `articulation` names the style whose consonants are replaced, where it is another than that of voice and rhythm;
+    `articulation_strength` is the share of the consonants concerned that are replaced at severity 1.
     """
 
     name: str
@@ -32,6 +36,13 @@ class Speaker:
     prosody: Prosody
     tape_speed: float
     severity: float
+    articulation: str | None = None
+    articulation_strength: float = ARTICULATION_STRENGTH
+
+    @property
+    def etiology(self) -> str:
+        """The style, or `own_ways` where articulation and voice are of two styles."""
+        return self.style if self.articulation is None else OWN_WAYS
 
 
 def keyed_generator(*key: object) -> np.random.Generator:

@@ -388,3 +388,33 @@ def test_the_step_logs_a_labelled_corpus_with_pictures_and_examples(store):
         assert artifacts.upstream(run_id, artifact).stat().st_size > 300
     run = connect().client.get_run(run_id)
     assert "SYNTHETIC" in run.data.tags["mlflow.note.content"] and run.data.metrics["n_utterances"] == len(manifest)
+
+
+# ---------------------------------------------------------------- own ways
+
+
+def test_own_ways_are_test_speakers_of_every_pair_of_atypical_styles():
+    options = SynthesisOptions(**TOY, own_ways=True, n_own_ways_speakers=2)
+    crossed = [each for each in planned(options) if each.speaker.articulation]
+    pairs = {(each.speaker.articulation, each.speaker.style) for each in crossed}
+    atypical = [name for name in STYLES if name != "typical"]
+    assert pairs == {(a, b) for a in atypical for b in atypical if a != b} and len(crossed) == 2 * 20
+    assert {each.split for each in crossed} == {"test"} and {each.speaker.etiology for each in crossed} == {"own_ways"}
+    others = [each for each in planned(options) if not each.speaker.articulation]
+    assert others == planned(SynthesisOptions(**TOY)), "the cohort changes nobody else"
+
+
+def test_own_ways_have_the_consonants_of_one_style_and_the_voice_of_another():
+    own, articulated = speaker_of("down"), dataclasses.replace(speaker_of("down"), articulation="parkinsons")
+    silent = dataclasses.replace(own, articulation_strength=0.0)
+    said = {name: render(each, "take the key to the desk").phonemes for name, each in
+            {"own": own, "articulated": articulated, "silent": silent}.items()}  # fmt: skip
+    assert said["articulated"] != said["own"] != said["silent"]
+    assert len({said["articulated"], said["own"], said["silent"]}) == 3
+
+
+def test_crossed_styles_need_two():
+    with pytest.raises(ValueError, match="own_ways=true: styles must name two atypical ones"):
+        SynthesisOptions(styles="typical,als", own_ways=True)
+    with pytest.raises(ValueError, match="n_own_ways_speakers=2: needs own_ways=true"):
+        SynthesisOptions(n_own_ways_speakers=2)
