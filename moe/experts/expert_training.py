@@ -107,9 +107,11 @@ class ExpertHooks(Validation):
     def epoch_begins(self, epoch: int) -> None:
         self.model.phase = dataclasses.replace(self.model.phase, experts=epoch >= self.options.shared_epochs)
 
-    def epoch_ended(self, epoch: int) -> None:
-        if self.options.experts_init == "shared" and epoch + 1 == self.options.shared_epochs:
+    def epoch_ended(self, epoch: int) -> bool:
+        is_copied = self.options.experts_init == "shared" and epoch + 1 == self.options.shared_epochs
+        if is_copied:
             experts_from_shared(self.model.base)  # here and not when the next epoch begins, which may happen twice
+        return is_copied
 
     def judge(self, epoch: int) -> dict[str, float]:
         return self.score()

@@ -17,11 +17,12 @@ class TrainingHooks:
         """Before the first update of an epoch (0-based), and before the first after an interruption."""
 
     def epoch_ends(self, epoch: int, is_last: bool) -> bool:
-        """After its last update, changing no weights; True ends the training, which ends in any case where it `is_last`."""
+        """After its last update, while the model holds the average if there is one; changes no weights. True ends the training, which ends in any case where it `is_last`."""
         return False
 
-    def epoch_ended(self, epoch: int) -> None:
-        """After `epoch_ends`, which an interruption may cut short and repeat; here weights may be changed."""
+    def epoch_ended(self, epoch: int) -> bool:
+        """After `epoch_ends`, which an interruption may cut short and repeat; True where it set weights, of which no average is left."""
+        return False
 
     def metrics(self, values: dict[str, float], update: int) -> None:
         """Loss, learning rate and gradient norm, every few updates; n_bad_updates after each of them."""

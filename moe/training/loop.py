@@ -17,6 +17,7 @@ from transformers import TrainingArguments, set_seed
 
 from moe.options import option
 from moe.system import ParameterGroup
+from moe.training.averaging import AveragingOptions
 from moe.training.batches import LengthGroupedSampler, collate
 from moe.training.checkpoints import Checkpoint, Checkpoints, TrainingEvents
 from moe.training.dataset import SpeechDataset
@@ -45,6 +46,7 @@ class TrainingPlan:
     num_workers: int = 0
     precision: str = "fp32"
     max_updates: int | None = None
+    averaging: AveragingOptions = AveragingOptions()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +98,7 @@ def fit(
         groups: what trains at which learning rate; by default everything that requires gradient at the plan's.
 
     Returns:
-        counts and wall time. The model keeps its last weights; hooks that select the best restore them.
+        counts and wall time. The model keeps its last weights, or their average; hooks that select the best restore them.
 
     Raises:
         ValueError: no group trains.
@@ -135,6 +137,7 @@ def _trainer(
         checkpoints,
         start,
         {"n_parts": n_parts},
+        plan.averaging,
         model=model,
         args=training_arguments(plan, len(train_set), output_dir, n_parts),
         train_dataset=train_set,

@@ -14,6 +14,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 
+from moe.training.averaging import AveragingOptions, WeightAverage
 from moe.training.bad_updates import CarefulTrainer
 from moe.training.checkpoints import Checkpoint, Checkpoints
 from moe.training.hooks import TrainingHooks
@@ -32,6 +33,7 @@ class ResumableTrainer(CarefulTrainer):
     Args:
         start: where an earlier training stopped.
         notes: values to keep in every checkpoint.
+        averaging: which weights the hooks judge and the training leaves.
         options: the Trainer's own.
     """
 
@@ -41,6 +43,7 @@ class ResumableTrainer(CarefulTrainer):
         checkpoints: Checkpoints,
         start: Checkpoint | None,
         notes: dict[str, Any] | None = None,
+        averaging: AveragingOptions = AveragingOptions(),
         **options: Any,
     ) -> None:
         super().__init__(hooks, checkpoints, **options)
@@ -50,6 +53,7 @@ class ResumableTrainer(CarefulTrainer):
             False,
             False,
         )  # nothing is whole before training begins
+        self.average = WeightAverage(averaging, self.model)
         self.n_in_epoch = 0  # updates done in the epoch
         self._interrupt, self._stops = Interrupt(), False
         self._earlier_s, self._began, self._saved_at = 0.0, time.monotonic(), time.monotonic()
@@ -68,16 +72,9 @@ class ResumableTrainer(CarefulTrainer):
         """
         if self.start is not None:
             self._restore(self.start)
-        if self.finished:
-            return
-        with self._interrupt.held():
-            try:
-                self.train(resume_from_checkpoint=self._marker())
-            except BaseException:
-                self._save_after_stop()
-                raise
-            finally:
-                self._bar.close()
+        if not self.finished:
+            self._train()
+        self.average.apply()
 
     def checkpoint(self) -> Checkpoint:
         """Everything there is to know, as of the last moment of rest."""
@@ -89,7 +86,9 @@ class ResumableTrainer(CarefulTrainer):
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
         weights = {name: parameter.detach() for name, parameter in self.model.named_parameters() if parameter.requires_grad}
-        return Checkpoint(self.rest.values | values, self.rest.tensors | {"weights": weights, "optimizer": moments})
+        values["average"], average = self.average.state()
+        tensors = {"weights": weights, "optimizer": moments, "average": average}
+        return Checkpoint(self.rest.values | values, self.rest.tensors | tensors)
 
     # Moments that the Trainer calls.
 
@@ -116,6 +115,7 @@ class ResumableTrainer(CarefulTrainer):
 
     def update_ends(self) -> None:
         """A moment of rest."""
+        self.average.update_ends(self.epoch)
         self.n_in_epoch += 1
         self.whole, self.rest = True, self._resting()
         every = self.checkpoints.options.save_every_n_updates
@@ -126,10 +126,11 @@ class ResumableTrainer(CarefulTrainer):
         if self._generators_due:  # all updates of the epoch were done before the interruption
             self.restore_generators()
         is_last = self.state.global_step >= self.state.max_steps
-        with self._interrupt.interruptible():
+        with self.average.in_force(), self._interrupt.interruptible():
             stops = self.hooks.epoch_ends(self.epoch, is_last)
         self.whole = False
-        self.hooks.epoch_ended(self.epoch)
+        if self.hooks.epoch_ended(self.epoch):
+            self.average.restart()
         model.train()
         self.finished = self.control.should_training_stop = stops or is_last
         every = self.checkpoints.options.save_every_n_epochs
@@ -187,6 +188,16 @@ class ResumableTrainer(CarefulTrainer):
 
     # The state.
 
+    def _train(self) -> None:
+        with self._interrupt.held():
+            try:
+                self.train(resume_from_checkpoint=self._marker())
+            except BaseException:
+                self._save_after_stop()
+                raise
+            finally:
+                self._bar.close()
+
     def _resting(self) -> Checkpoint:
         stage_values, stage_tensors = self.hooks.state()
         values = {
@@ -218,6 +229,7 @@ class ResumableTrainer(CarefulTrainer):
             )
         for name, tensor in (trained | buffers).items():
             tensor.copy_(start.tensors["weights" if name in trained else "buffers"][name])
+        self.average.restore(values["average"], start.tensors["average"])
         self.hooks.restore(values["stage"], start.tensors["stage"])
         self.epoch, self.n_in_epoch, self.finished = values["epoch"], values["n_in_epoch"], values["finished"]
         self.bad_updates, self._earlier_s = list(values["bad_updates"]), values["seconds"]

@@ -19,6 +19,7 @@ from moe.systems.whisper.base_model import BaseModel, load_base, use_language
 from moe.systems.whisper.encoder import embedder
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper.inputs import WhisperInputs
+from moe.training.averaging import AveragingOptions
 from moe.training.checkpoints import CheckpointOptions, Checkpoints, TrainingEvents
 from moe.training.dataset import SpeechDataset
 from moe.training.hooks import Report
@@ -150,6 +151,7 @@ def plan_of(options: TrainingStepOptions, epochs: int, batch_size: int, learning
         accumulation=options.gradient_accumulation_steps,
         num_workers=options.num_workers,
         precision=precision(options),
+        averaging=options.part(AveragingOptions),
     )
 
 

@@ -8,6 +8,7 @@ from moe.experts.routed_lora import AdapterOptions
 from moe.options import Options, names_of, option, to_text
 from moe.routing.options import RoutingOptions
 from moe.systems.whisper.features import AudioContextOptions
+from moe.training.averaging import AveragingOptions
 from moe.training.checkpoints import CheckpointOptions
 from moe.training.loop import ComputeOptions
 from moe.training.precision import PrecisionOptions
@@ -90,7 +91,7 @@ class StagePercentOptions(DataPercentOptions, AudioContextOptions):
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingStepOptions(DataPercentOptions, ComputeOptions, CheckpointOptions, PlotOptions):
+class TrainingStepOptions(DataPercentOptions, AveragingOptions, ComputeOptions, CheckpointOptions, PlotOptions):
     """Options that every step training a recogniser has."""
 
     group = "training"
@@ -131,6 +132,6 @@ class MixtureStepOptions(AdapterOptions, RoutingOptions, StagePercentOptions, Au
 TRAINING = (
     "augment",
     "lora_dropout",
-    *names_of(AugmentationOptions, CheckpointOptions),
+    *names_of(AugmentationOptions, AveragingOptions, CheckpointOptions),
     *names_of(ComputeOptions, but=names_of(PrecisionOptions)),
 )

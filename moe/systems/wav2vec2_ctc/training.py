@@ -12,6 +12,7 @@ from moe.options import Options, option
 from moe.recognition.dev_scores import RATES, BestOnDev
 from moe.systems.wav2vec2_ctc.inputs import CTCInputs
 from moe.systems.wav2vec2_ctc.system import CTCSystem, part_of
+from moe.training.averaging import AveragingOptions
 from moe.training.best_epoch import START
 from moe.training.dataset import SpeechDataset
 from moe.training.hooks import TrainingHooks
@@ -97,7 +98,7 @@ def infeasible(rows: pd.DataFrame, inputs: CTCInputs) -> pd.DataFrame:
 
 def _train_missing(system: CTCSystem, train_set: SpeechDataset, n_updates: int, training: Training) -> TrainingSummary:
     """A phase of its own, with checkpoints of its own."""
-    plan = dataclasses.replace(training.plan, max_updates=n_updates, decay_share=0.0)
+    plan = dataclasses.replace(training.plan, max_updates=n_updates, decay_share=0.0, averaging=AveragingOptions())
     phase = dataclasses.replace(training, plan=plan, checkpoints=training.checkpoints.below("missing"))
     with _only_missing(system):
         return fit(system.module, train_set, phase, TrainingHooks(), system.parameter_groups())

@@ -25,6 +25,7 @@ from moe.systems.whisper.base_model import TOKEN_TABLE, BaseModel
 from moe.systems.whisper.pretraining import PretrainingOptions, pretrain, pretraining_plan
 from moe.systems.whisper_moe.zero_shot import base_wer
 from moe.training import loop
+from moe.training.averaging import AveragingOptions
 from moe.training.bad_updates import TooManyBadUpdates
 from moe.training.checkpoints import PREFIX, CheckpointOptions, Checkpoints
 from moe.training.loop import fit
@@ -80,24 +81,29 @@ def gate(corpus, report, checkpoints, num_workers):
     return result.gate, (result.history, result.metrics, result.best_epoch)
 
 
-def experts(corpus, report, checkpoints, num_workers, options=ExpertOptions()):
+def experts(corpus, report, checkpoints, num_workers, options=ExpertOptions(), averaging=AveragingOptions()):
     model = toy_mixture(toy_base(dropout=0.1), adapters=DROPOUT)
     train_set, dev_set = sets(corpus, routing_weights=one_hot_rows(N))
-    around = training(plan(epochs=3, num_workers=num_workers), report, checkpoints)
+    around = training(plan(epochs=3, num_workers=num_workers, averaging=averaging), report, checkpoints)
     done = train_experts(system_of(model), train_set, dev_set, np.arange(4) % N_EXPERTS, options, around)
     return model, (done.history, done.kept, done.wer, done.summary.n_updates)
 
 
 def copied_experts(corpus, report, checkpoints, num_workers):
     """The shared adapter trains alone for an epoch and is then copied: once, however often the training is killed there."""
-    return experts(corpus, report, checkpoints, num_workers, ExpertOptions(shared_epochs=1, experts_init="shared"))
+    options, averaging = ExpertOptions(shared_epochs=1, experts_init="shared"), AveragingOptions("ema", ema_decay=0.5)
+    return experts(corpus, report, checkpoints, num_workers, options, averaging)
 
 
-def joint(corpus, report, checkpoints, num_workers):
+def averaged_joint(corpus, report, checkpoints, num_workers):
+    return joint(corpus, report, checkpoints, num_workers, AveragingOptions("last", average_epochs=2))
+
+
+def joint(corpus, report, checkpoints, num_workers, averaging=AveragingOptions()):
     model = toy_mixture(toy_base(dropout=0.1), adapters=DROPOUT)
     train_set, dev_set = sets(corpus)
     curriculum = CurriculumOptions(soft_epochs=2, temperature_start=2.0, router_noise=0.5)
-    long = plan(epochs=3, batch_size=2, accumulation=2, num_workers=num_workers, decay_share=0.4)
+    long = plan(epochs=3, batch_size=2, accumulation=2, num_workers=num_workers, decay_share=0.4, averaging=averaging)
     system = system_of(model, adapters=1e-2, gate=1e-2)
     done = train_jointly(
         system, train_set, dev_set, JointOptions(), curriculum, training(long, report, checkpoints, eval_every=2)
@@ -135,6 +141,7 @@ STAGES = {
     "experts": experts,
     "copied_experts": copied_experts,
     "joint": joint,
+    "averaged_joint": averaged_joint,
     "single_lora": single_lora,
     "base": base,
 }
