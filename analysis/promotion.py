@@ -1,4 +1,7 @@
-"""May a challenger take the champion's place? Only if it is significantly better on the same test set and leaves no group behind."""
+"""May a system become champion? Only if it is better than its base and no worse than its fair control.
+
+Where there is a champion of the same test set, it must be significantly better than that one too, and leave no group behind.
+"""
 
 from dataclasses import dataclass
 
@@ -27,6 +30,57 @@ class Decision:
     groups: pd.DataFrame
 
 
+@dataclass(frozen=True)
+class Merit:
+    """Whether a system deserves to be champion at all, and why in one sentence."""
+
+    deserved: bool
+    reason: str
+
+
+def merit(
+    system: SystemScores, base: SystemScores | None, control: SystemScores | None, n_resamples: int = N_RESAMPLES, seed: int = 0
+) -> Merit:
+    """Compare a system with its base and its fair control on their common test set.
+
+    Args:
+        base, control: their evaluations; None where there is none, which no system gets past unless it has no control.
+
+    Raises:
+        ValueError: they were not scored on one test set.
+    """
+    if base is None:
+        return Merit(
+            False, f"{system.name} was not compared with a base model: evaluate zero_shot and register with that run too"
+        )
+    said = []
+    for other, words in ((base, "the base model"), (control, f"its fair control, {control.name}" if control else "")):
+        if other is None:
+            continue
+        check_comparable([system, other])
+        found = speaker_difference(counted(system), counted(other), n_resamples, seed)
+        if other is base and not _is_better(found):
+            return Merit(False, f"not significantly better than {words}: {size_words(found, words)}")
+        if found.value > 0:
+            return Merit(False, size_words(found, words))
+        said.append(size_words(found, words))
+    if control is None and system.control is not None:
+        return Merit(False, f"{said[0]}, but its fair control, {system.control}, was not evaluated: register with that run too")
+    return Merit(True, " and ".join(said))
+
+
+def size_words(found: Difference, other: str) -> str:
+    """A difference as words: "0.9 points WER better than one LoRA (-2.3 to +0.6, p = 0.220)"."""
+    size = f"{abs(100 * found.value):.1f} points WER {'better' if found.value < 0 else 'worse'} than {other}"
+    if not found.value:
+        size = f"no different from {other}"
+    return f"{size} ({100 * found.low:+.1f} to {100 * found.high:+.1f}, {p_words(found.p_value)})"
+
+
+def _is_better(found: Difference) -> bool:
+    return found.value < 0 and found.p_value < ALPHA
+
+
 def decide(
     challenger: SystemScores,
     champion: SystemScores,
@@ -48,7 +102,7 @@ def decide(
     ours, theirs = counted(challenger), counted(champion)
     difference = speaker_difference(ours, theirs, n_resamples, seed)
     groups = regressions(ours, theirs)
-    better = difference.value < 0 and difference.p_value < ALPHA
+    better = _is_better(difference)
     lost = groups[groups["difference"] > max_group_regression + 1e-12]
     return Decision(
         better and lost.empty, _reason(difference, better, lost, champion_name, max_group_regression), difference, groups
@@ -74,13 +128,10 @@ def _no_groups() -> pd.DataFrame:
 
 
 def _reason(difference: Difference, better: bool, lost: pd.DataFrame, champion: str, allowed: float) -> str:
-    size = f"{abs(100 * difference.value):.1f} points WER {'better' if difference.value < 0 else 'worse'} than {champion}"
-    if not difference.value:
-        size = f"no different from {champion}"
-    interval = f" ({100 * difference.low:+.1f} to {100 * difference.high:+.1f}, {p_words(difference.p_value)})"
+    size = size_words(difference, champion)
     if not better:
-        return f"not significantly better: {size}{interval}" if difference.value <= 0 else f"{size}{interval}"
+        return f"not significantly better: {size}" if difference.value <= 0 else size
     if lost.empty:
-        return f"{size}{interval}, and no group worse by more than {100 * allowed:g} points"
+        return f"{size}, and no group worse by more than {100 * allowed:g} points"
     named = ", ".join(f"{row.column} {row.group} by {100 * row.difference:.1f}" for row in lost.head(3).itertuples())
-    return f"{size}{interval}, but worse by more than {100 * allowed:g} points for {named}"
+    return f"{size}, but worse by more than {100 * allowed:g} points for {named}"

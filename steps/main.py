@@ -17,7 +17,7 @@ from analysis.report import markdown_table
 from analysis.verdict import readable_table
 from moe.corpora.preparation import PreparationOptions
 from moe.options import NONE, Options, names_of
-from steps import cluster, pretrain, register
+from steps import cluster, pretrain
 from steps.chain.checks import beam_faults, idle_faults, language_faults, layer_faults, top_k_faults
 from steps.chain.corpus_checks import corpus_faults, disk_faults
 from steps.chain.options import QUICK, SMALL, ChainOptions
@@ -25,8 +25,11 @@ from steps.chain.screen import opening, result_lines
 from steps.chain.stages import NAMES, STAGES, Chain, chosen_systems, idle_options, left_out, n_experts, planned, stage_options
 from steps.options.help_text import owner
 from steps.options.option_files import option_file_text
+from steps.register import CHAMPION_TAG
+from steps.registry.judging import ANY
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
+from steps.tracking.store import connect
 
 OPTIONS = "options.yaml"
 
@@ -119,7 +122,7 @@ def _corpus_faults(options: StepOptions) -> list[str]:
 def _register_faults(options: StepOptions) -> list[str]:
     """A system to register that is not trained."""
     systems = chosen_systems(options)
-    if options.until != "register" or options.register_system in (register.ANY, *systems):
+    if options.until != "register" or options.register_system in (ANY, *systems):
         return []
     return [
         f"register_system={options.register_system}: systems={options.systems} does not train it; set register_system=any or one of them"
@@ -137,7 +140,10 @@ def _report(step: StepRun, chain: Chain) -> None:
         step.log_metrics({f"wer/{row.system}": row.wer for row in table.itertuples()})
         result = markdown_table(readable_table(table))
         print("\n".join(result_lines(chain.run_ids["compare"], chain.options)), flush=True)
-    step.describe(f"## The chain\n{result}\n{stages}")
+    champion = connect().client.get_run(chain.run_ids["register"]).data.tags[CHAMPION_TAG] if "register" in chain.run_ids else ""
+    if champion:
+        print(champion, flush=True)
+    step.describe(f"{champion}\n\n{result}\n{stages}")
 
 
 def main() -> None:

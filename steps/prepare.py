@@ -20,7 +20,7 @@ from moe.corpora.quarantine import QuarantineLimitError, unused_text
 from moe.corpora.splits import LeakError
 from moe.files import write_json
 from moe.options import option
-from steps.inputs.corpus import CORPUS_FILE, SYNTHETIC_NOTE, path_digests
+from steps.inputs.corpus import CORPUS_FILE, SYNTHETIC_NOTE, corpus_name, path_digests
 from steps.options.step_options import SYNTHETIC, PlotOptions
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
@@ -103,6 +103,7 @@ def _log_manifest(step: StepRun, options: StepOptions, prepared: PreparedCorpus,
         "normaliser_version": prepared.normaliser,
         "language": options.language,
         "synthetic": synthetic,
+        "name": corpus_name(options.corpus, options.folder),
     }
     write_json(folder / CORPUS_FILE, corpus)
     step.log_file(folder / artifacts.MANIFEST)

@@ -1,19 +1,20 @@
-"""Entry point `register`: put the best system into the model registry as one self-contained pyfunc model, and see whether it becomes champion.
+"""Entry point `register`: put the best system into the model registry as a self-contained pyfunc model, and see whether it becomes champion.
 
-Of the `evaluate` runs given, the one of `register_system` with the lowest test WER is registered. It becomes `champion` if it is the first, or significantly
-better than the champion on the same test set with no group worse by more than `max_group_regression`; otherwise it stays `challenger`, and
-its tags say why. Example:
+Of the `evaluate` runs given, the one of `register_system` with the lowest test WER is registered; where its fair control is better, that
+one is registered beside it. The better of the two becomes `champion` if it is significantly better than the base model and, where there
+is a champion of the same test set, significantly better than that one with no group worse by more than `max_group_regression`. Otherwise
+it is `challenger`, and its tags say why. Example:
     mlflow run . --env-manager local -e register -P evaluate_run_ids=ID,ID
 """
 
 import dataclasses
 from typing import Any
 
-import pandas as pd
-from mlflow.entities.model_registry import ModelVersion
+import mlflow
 
 from analysis.pages.model_card import model_card
-from analysis.promotion import Decision, decide
+from analysis.promotion import Decision
+from analysis.report import percent_interval
 from analysis.systems import SystemScores
 from moe.options import from_text, option
 from moe.serving.requests import ServiceOptions
@@ -22,14 +23,16 @@ from steps.options.ask_options import STEP_NAMES
 from steps.options.step_options import RunOptions
 from steps.registry import versions
 from steps.registry.card_facts import card_facts
+from steps.registry.judging import ANY, Judge, best_system, corpus_of, is_synthetic, overall_rates, registered_name, wer
 from steps.registry.signature import CARD, log_model
 from steps.reports.scores import read_scores
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 from steps.tracking.store import connect
 
-ANY = "any"
 MAX_TAG, MAX_DESCRIPTION = 4900, 4900  # characters that every registry keeps
+CHAMPION_TAG = "moe.champion"  # of the run: who is champion of what and why, in a sentence
+COMMIT_TAG = "mlflow.source.git.commit"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +40,7 @@ class StepOptions(RunOptions):
     """Register the best system."""
 
     evaluate_run_ids: str = option(help="evaluate runs to choose from, comma list")
-    registered_model: str | None = option(None, "name in the registry (none: the system's, with dashes)")
+    registered_model: str | None = option(None, "name in the registry (none: the system's and the corpus's)")
     register_system: str = option("whisper_moe", "system to register, or any: the best of all", choices=(*SYSTEMS, ANY))
     max_group_regression: float = option(0.02, "WER that a group may lose against the champion (0.02: two points)", low=0, high=1)
     n_resamples: int = option(10_000, "bootstrap resamples over speakers", low=100)
@@ -50,48 +53,51 @@ class StepOptions(RunOptions):
 
 
 def run(options: StepOptions) -> str:
-    """Register the best system, promote it or not, and return the run id."""
+    """Register the best system, promote it or its fair control or neither, and return the run id."""
+    alone = mlflow.active_run() is None  # a chain says who is champion in its last line
     with runs.step_run("register", options, f"register · {options.registered_model or options.register_system}") as step:
-        best = best_system([read_scores(run_id) for run_id in options.run_ids], options.register_system)
-        name = options.registered_model or best.system.replace("_", "-")
-        decision = judge(options, best, name)
-        card = _card(step, name, best, decision)
-        step.log_text(card, CARD)
-        ask_type = SYSTEMS[best.system].ask_type
-        info = log_model(model_run_of(best), serving_config(best), ask_type, card, name)
-        version = str(info.registered_model_version)
-        connect().client.update_model_version(name, version, description=card[:MAX_DESCRIPTION])
-        _tag(step, name, best, version, decision)
-        _log(step, name, best, version, decision)
+        scores = [read_scores(run_id) for run_id in options.run_ids]
+        best = best_system(scores, options.register_system)
+        name = options.registered_model or registered_name(best)
+        judge = Judge(scores, name, options.max_group_regression, options.n_resamples, options.seed)
+        candidates = judge.candidates(best)
+        said = []
+        for system in candidates:
+            last = system is candidates[-1]
+            decision = judge.decide(system) if last else judge.behind_control(system, candidates[-1])
+            said.append(_register(step, name, system, decision))
+        champion = champion_line(name, said)
+        connect().client.update_registered_model(name, description=_front_page(name, champion))
+        step.set_tags({CHAMPION_TAG: champion})
+        if alone:
+            print(champion, flush=True)
+        _describe(step, candidates[-1], champion)
     return step.run_id
 
 
-def best_system(scores: list[SystemScores], system: str = ANY) -> SystemScores:
-    """The evaluation of a system (or `any`) with the lowest WER.
-
-    Raises:
-        ValueError: none of the runs scored it.
-    """
-    found = [each for each in scores if system in (ANY, each.system)]
-    if not found:
-        there = ", ".join(sorted({each.system for each in scores}))
-        raise ValueError(
-            f"register_system={system}: none of the {len(scores)} evaluate runs scored it, they scored {there}: there is nothing to register"
-        )
-    return min(found, key=_wer)
-
-
-def judge(options: StepOptions, best: SystemScores, registered: str) -> Decision:
-    """Compare with the champion of a registered name on its own evaluation; the first model of a name has none to beat."""
-    champion = versions.champion(registered)
+def champion_line(name: str, said: list[str]) -> str:
+    """Who is champion of what and why, and what became of every version of this run; `said` has a sentence for each."""
+    champion = versions.champion(name)
     if champion is None:
-        return Decision(True, "first: there was no champion", None, pd.DataFrame())
-    name = f"version {champion.version}"
-    try:
-        scores = _scores_of(champion)
-    except (RuntimeError, ValueError) as error:
-        return Decision(False, f"cannot be compared with {name}: {error}", None, pd.DataFrame())
-    return decide(best, scores, name, options.max_group_regression, options.n_resamples, options.seed)
+        return f"No champion of {name} yet. {' '.join(said)}"
+    tags = champion.tags
+    who = f"Champion of {tags.get('corpus', name)}: models:/{name}@{versions.CHAMPION}, version {champion.version}"
+    why = f"{tags.get('title', 'made champion by hand')}, {tags.get('test_wer_interval', '')} WER: {tags.get('promotion_reason', '')}"
+    others = [sentence for sentence in said if not sentence.startswith(f"Version {champion.version} ")]
+    return " ".join([f"{who} ({why}).", *others])
+
+
+def _register(step: StepRun, name: str, system: SystemScores, decision: Decision) -> str:
+    """Log one system as a new version of a name with its card, tags and aliases; a sentence that says what became of it."""
+    card = _card(step, name, system, decision)
+    step.log_text(card, CARD)
+    info = log_model(model_run_of(system), serving_config(system), SYSTEMS[system.system].ask_type, card, name)
+    version = str(info.registered_model_version)
+    connect().client.update_model_version(name, version, description=card[:MAX_DESCRIPTION])
+    _tag(step, name, system, version, decision)
+    _log(step, system, decision)
+    alias = versions.CHAMPION if decision.promoted else versions.CHALLENGER
+    return f"Version {version} ({system.name}) is {alias}: {decision.reason}."
 
 
 def model_run_of(scores: SystemScores) -> str:
@@ -110,22 +116,6 @@ def serving_config(scores: SystemScores) -> dict[str, Any]:
     return dataclasses.asdict(ServiceOptions()) | dataclasses.asdict(ask_type()) | given
 
 
-def _wer(system: SystemScores) -> float:
-    return float(system.hypotheses["word_errors"].sum() / system.hypotheses["n_words"].sum())
-
-
-def _scores_of(version: ModelVersion) -> SystemScores:
-    """The evaluation that a registered version was judged by.
-
-    Raises:
-        ValueError: its tags name none.
-    """
-    run_id = version.tags.get("evaluate_run_id")
-    if not run_id:
-        raise ValueError(f"version {version.version} has no tag evaluate_run_id")
-    return read_scores(run_id)
-
-
 def _card(step: StepRun, registered: str, best: SystemScores, decision: Decision) -> str:
     run_id = model_run_of(best)
     lineage = artifacts.lineage(step.run_id)
@@ -135,10 +125,27 @@ def _card(step: StepRun, registered: str, best: SystemScores, decision: Decision
     return model_card(facts, best)
 
 
-def _tag(step: StepRun, registered: str, best: SystemScores, version: str, decision: Decision) -> None:
+def _front_page(name: str, champion: str) -> str:
+    """What the page of the registered model shows: who is champion, and the card of that version or of the newest."""
+    client, held = connect().client, versions.champion(name)
+    newest = max(client.search_model_versions(f"name='{name}'"), key=lambda version: int(version.version))
+    card = (held or newest).description or ""
+    return f"{champion}\n\n{card}"[:MAX_DESCRIPTION]
+
+
+def _tag(step: StepRun, registered: str, system: SystemScores, version: str, decision: Decision) -> None:
     """Tags first, then the alias: who finds a champion finds why it is one."""
-    tags = {"test_wer": f"{_wer(best):.4f}", "evaluate_run_id": best.run_id, "model_run_id": model_run_of(best)}
-    tags |= {"register_run_id": step.run_id, "synthetic": str(bool(best.metadata["note"])).lower(), "system": best.system}
+    rates, metadata = overall_rates(system), system.metadata
+    made_by = connect().client.get_run(model_run_of(system)).data.tags
+    tags = {"test_wer": f"{wer(system):.4f}", "test_wer_interval": percent_interval(*rates[["wer", "low", "high"]])}
+    tags |= {"test_set": f"{corpus_of(system)}: {rates['n_utterances']} utterances of {rates['n_speakers']} speakers"}
+    tags |= {
+        "corpus": corpus_of(system),
+        "data_digest": str(metadata["test_set_digest"]),
+        "commit": made_by.get(COMMIT_TAG, "unknown"),
+    }
+    tags |= {"evaluate_run_id": system.run_id, "model_run_id": model_run_of(system), "register_run_id": step.run_id}
+    tags |= {"synthetic": str(is_synthetic(system)).lower(), "system": system.system, "title": system.name}
     tags |= {"promoted": str(decision.promoted).lower(), "promotion_reason": decision.reason[:MAX_TAG]}
     versions.tag(registered, version, tags)
     versions.challenge(registered, version)
@@ -147,19 +154,18 @@ def _tag(step: StepRun, registered: str, best: SystemScores, version: str, decis
     step.set_tags({"moe.registered": f"{registered}/{version}", "moe.promoted": tags["promoted"]})
 
 
-def _log(step: StepRun, registered: str, best: SystemScores, version: str, decision: Decision) -> None:
-    metrics = {"test/wer": _wer(best), "promoted": float(decision.promoted)}
+def _log(step: StepRun, system: SystemScores, decision: Decision) -> None:
+    """Of two systems the last, which may become champion, gives the run its numbers."""
     if decision.difference is not None:
-        metrics["difference_to_champion"] = decision.difference.value
+        step.log_metrics({"difference_to_champion": decision.difference.value})
         step.log_table(decision.groups, "tables/groups_against_champion.json")
-    step.log_metrics(metrics)
-    alias = versions.CHAMPION if decision.promoted else versions.CHALLENGER
+
+
+def _describe(step: StepRun, system: SystemScores, champion: str) -> None:
+    step.log_metrics({"test/wer": wer(system)})
     lineage = "\n".join(f"- {name} `{run_id}`" for run_id, name in artifacts.lineage(step.run_id).items())
-    print(f"{registered} version {version} is {alias}: {decision.reason}", flush=True)
-    step.describe(
-        f"## Registered {registered} version {version}\n{'SYNTHETIC speech only. ' if best.metadata['note'] else ''}"
-        f"Test WER {100 * _wer(best):.1f} %. Alias `{alias}`: {decision.reason}. Everything it was made from:\n{lineage}"
-    )
+    synthetic = "SYNTHETIC speech only. " if is_synthetic(system) else ""
+    step.describe(f"{champion}\n\n{synthetic}Everything that the last version was made from:\n{lineage}")
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ class Prepared:
         root: folder or address that the manifest's paths start from.
         normaliser: name of the text normaliser; its version is in `normaliser_version`.
         note: shown under every picture; says so where speech is synthetic.
+        name: of the corpus, as runs and registered models are named after it.
     """
 
     run_id: str
@@ -36,6 +37,7 @@ class Prepared:
     language: str
     note: str
     digest: str
+    name: str
 
     def rows(self, split: str, utterance_ids: Sequence[str] | None = None) -> pd.DataFrame:
         """The utterances of a split, or those of them with these ids, sorted by id.
@@ -75,8 +77,13 @@ def read_prepared(prepare_run_id: str) -> Prepared:
     note = SYNTHETIC_NOTE if corpus["synthetic"] else ""
     return Prepared(
         prepare_run_id, read_manifest(path), CorpusRoot(root, trusted) if trusted else root, corpus["normaliser"], corpus["normaliser_version"], corpus["language"], note,
-        file_digest(path),
+        file_digest(path), corpus["name"],
     )  # fmt: skip
+
+
+def corpus_name(corpus: str, dataset_root: str | None) -> str:
+    """What a corpus is called: the last part of its folder, address or hub name; a synthetic one has none."""
+    return str(dataset_root).rstrip("/").rpartition("/")[2] if dataset_root else corpus
 
 
 def soft_labels(labels: pd.DataFrame) -> np.ndarray:

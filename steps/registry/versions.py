@@ -109,7 +109,17 @@ def _registered_dir(reference: str) -> Path:
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         return Path(repository.download_artifacts(MODEL_INSIDE, folder))
     except MlflowException as error:
-        raise ValueError(f"model={reference}: not in the registry of {mlflow.get_tracking_uri()} ({error.message})") from error
+        raise ValueError(
+            f"model={reference}: not in the registry of {mlflow.get_tracking_uri()} ({error.message}){_instead(reference)}"
+        ) from error
+
+
+def _instead(reference: str) -> str:
+    """Where a name has no champion, its challenger."""
+    name, _, alias = reference.removeprefix(SCHEME).partition("@")
+    if alias != CHAMPION or _by_alias(name, CHALLENGER) is None:
+        return ""
+    return f"; it has no champion yet, and {SCHEME}{name}@{CHALLENGER} is its newest version"
 
 
 def _by_alias(name: str, alias: str) -> ModelVersion | None:

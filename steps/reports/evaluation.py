@@ -142,6 +142,7 @@ def _scores(evaluation: Evaluation, routing: dict[str, float], challenge: Challe
         "challenge": dataclasses.asdict(challenge) if challenge else None,
         "test_set_digest": prepared.digest,
         "prepare_run_id": prepared.run_id,
+        "corpus": prepared.name,
         "model_run_id": evaluation.model_run_id,
         "note": evaluation.note,
         "gating_accuracy": routing.get("test/gating_accuracy"),

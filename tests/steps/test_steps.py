@@ -18,12 +18,13 @@ from moe.routing.options import RoutingOptions
 from moe.systems.whisper.encoder import embedder
 from moe.systems.whisper.features import AudioContextOptions
 from moe.training.loop import ComputeOptions
-from steps import asr, baseline, cluster, experts, main, pretrain, register
+from steps import asr, baseline, cluster, experts, main, pretrain
 from steps import embed as embed_step
 from steps.chain.stages import STAGES, n_experts
 from steps.inputs import training
 from steps.inputs.corpus import Prepared, path_digests, soft_labels
 from steps.inputs.training import embeddings_of, plan_of
+from steps.registry import judging
 from steps.tracking.fingerprint import fingerprint
 from tests.toys.chain import pending_options
 from tests.toys.models import HALF, dataset, toy_base, write_corpus
@@ -33,7 +34,7 @@ IDS = {"prepare_run_id": "p", "pretrain_run_id": "b"}
 
 
 def prepared(manifest: pd.DataFrame, root: Path) -> Prepared:
-    return Prepared("run", manifest, str(root), "basic", "basic-1", "en", "", "digest")
+    return Prepared("run", manifest, str(root), "basic", "basic-1", "en", "", "digest", "toy")
 
 
 def a_manifest(n: int = 60) -> pd.DataFrame:
@@ -225,11 +226,11 @@ class TestEvaluation:
 
     def test_the_best_of_a_system_is_the_one_with_the_fewest_errors(self) -> None:
         systems = [a_system("single_lora", 1, "a"), a_system("whisper_moe", 4, "b"), a_system("whisper_moe", 3, "c")]
-        assert register.best_system(systems, "whisper_moe").run_id == "c" and register.best_system(systems).run_id == "a"
+        assert judging.best_system(systems, "whisper_moe").run_id == "c" and judging.best_system(systems).run_id == "a"
         with pytest.raises(
             ValueError, match="register_system=whisper_moe: none of the 1 evaluate runs scored it, they scored single_lora"
         ):
-            register.best_system(systems[:1], "whisper_moe")
+            judging.best_system(systems[:1], "whisper_moe")
 
 
 def a_system(system: str, n_errors: int, run_id: str) -> SystemScores:

@@ -75,10 +75,10 @@ def main(corpus: Path, folder: Path) -> None:
     evaluated = ",".join(ids)
     compared = compare.run(compare.StepOptions(evaluate_run_ids=evaluated, n_resamples=100, no_plot=True))
     registered = register.run(register.StepOptions(evaluate_run_ids=evaluated, register_system=NAME))
-    asked = {"audio": str(corpus), "model": "models:/toy-ctc@champion", "output_dir": str(folder / "plain")}
+    asked = {"audio": str(corpus), "model": "models:/toy-ctc@challenger", "output_dir": str(folder / "plain")}
     transcribe.run(transcribe.StepOptions(**asked))
     transcribe.run(transcribe.StepOptions(**asked | {"output_dir": str(folder / "capitals"), "capitals": True}))
-    system = load_system(versions.recognizer_dir("models:/toy-ctc@champion"))
+    system = load_system(versions.recognizer_dir("models:/toy-ctc@challenger"))
     service = Service(Recognizer(system))
     recording = (corpus / "u0.wav").read_bytes()
     answers = [
@@ -86,7 +86,7 @@ def main(corpus: Path, folder: Path) -> None:
         for params in ({}, {"capitals": True})
     ]
     service.close()
-    signature = mlflow.models.get_model_info("models:/toy-ctc@champion").signature
+    signature = mlflow.models.get_model_info("models:/toy-ctc@challenger").signature
     direct = Recognizer(system).transcribe(
         [SpeechDataset(read_prepared(prepared).rows("test"), corpus, system.inputs).waveform(0)]
     )

@@ -19,7 +19,7 @@ from moe.files import write_json
 from moe.options import Options, option
 from moe.routing.options import RoutingOptions
 from moe.systems.whisper.base_model import load_base, save_base
-from moe.systems.whisper_moe.folder import CONTROLS, LORA, MIXTURE, ROLES, TITLES, WhisperShape, new_record
+from moe.systems.whisper_moe.folder import BASE, CONTROLS, LORA, MIXTURE, ROLES, TITLES, WhisperShape, new_record
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.systems.whisper_moe.system import wrap
 from steps.tracking import artifacts, runs
@@ -32,6 +32,7 @@ N_SPEAKERS, N_EACH = 12, 6  # utterances of each speaker
 WRONG = {"als": 0.5, "stroke": 0.4, "typical": 0.2}
 BETTER = {"als": 0.25, "stroke": 0.2, "typical": 0.1}
 WORSE = {"als": 0.7, "stroke": 0.6, "typical": 0.3}
+POOR = {"als": 0.95, "stroke": 0.9, "typical": 0.85}
 
 
 @contextlib.contextmanager
@@ -106,6 +107,11 @@ def log_toy_evaluation(
         step.log_table(count_errors(toy_hypotheses(wrong, seed)), artifacts.HYPOTHESES)
     mlflow.end_run()
     return step.run_id
+
+
+def log_toy_rivals(model_run_id: str, wrong: Mapping[str, float] = POOR, **changes) -> list[str]:
+    """Finished evaluations of the base model and of one LoRA on the test set of `log_toy_evaluation`: their ids."""
+    return [log_toy_evaluation(model_run_id, wrong, number, system, **changes) for number, system in enumerate((BASE, LORA), 50)]
 
 
 def toy_hypotheses(wrong: Mapping[str, float], seed: int = 0) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from moe.system import DecodingOptions
 from moe.systems.table import load_system
 from steps import register
 from steps.tracking import artifacts
-from tests.toys.registry import WRONG, log_toy_asr, log_toy_evaluation, toy_recording, toy_store
+from tests.toys.registry import WRONG, log_toy_asr, log_toy_evaluation, log_toy_rivals, toy_recording, toy_store
 from tests.toys.speech import spoken_wav
 
 pytestmark = pytest.mark.slow
@@ -74,7 +74,8 @@ def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder = tmp_path_factory.mktemp("serving")
     with toy_store(empty_store, folder / "store"):
         asr = log_toy_asr(folder)
-        register.run(register.StepOptions(evaluate_run_ids=log_toy_evaluation(asr, WRONG), n_resamples=100))
+        evaluations = [log_toy_evaluation(asr, WRONG), *log_toy_rivals(asr)]
+        register.run(register.StepOptions(evaluate_run_ids=",".join(evaluations), n_resamples=100))
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]

@@ -13,11 +13,13 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import get_model_info
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from analysis.report import percent_interval
 from moe.audio.waveforms import load_audio
 from moe.recognition.recognizer import Recognizer
 from moe.system import DecodingOptions
@@ -26,10 +28,22 @@ from moe.systems.whisper_moe.asks import MixtureAsk
 from steps import register as step
 from steps import rollback
 from steps.registry import versions
+from steps.registry.judging import overall_rates
+from steps.reports.scores import read_scores
 from steps.tracking import artifacts
 from steps.tracking.store import connect, project_root
 from tests.toys.models import HALF
-from tests.toys.registry import BETTER, WORSE, WRONG, log_toy_asr, log_toy_evaluation, toy_recording, toy_store
+from tests.toys.registry import (
+    BETTER,
+    POOR,
+    WORSE,
+    WRONG,
+    log_toy_asr,
+    log_toy_evaluation,
+    log_toy_rivals,
+    toy_recording,
+    toy_store,
+)
 
 NAME = "toy-moe"
 ELSEWHERE = """
@@ -62,11 +76,22 @@ class Registry:
         self.client = connect().client
         self.versions: dict[str, str] = {}
 
-    def register(self, name: str, wrong: dict[str, float], model: str = NAME, **scores: str) -> str:
-        evaluation = log_toy_evaluation(self.asr, wrong, seed=len(self.versions), **scores)
-        run_id = step.run(step.StepOptions(evaluate_run_ids=evaluation, registered_model=model, n_resamples=300))
+    def register(
+        self, name: str, wrong: dict[str, float], model: str | None = NAME, rivals: dict[str, float] = POOR, **scores: str
+    ) -> str:
+        """Register an evaluation beside those of the base model and of one LoRA; the register run's id."""
+        own = log_toy_evaluation(self.asr, wrong, seed=len(self.versions), **scores)
+        run_ids = ",".join([own, *log_toy_rivals(self.asr, rivals, **scores)])
+        run_id = step.run(step.StepOptions(evaluate_run_ids=run_ids, registered_model=model, n_resamples=300))
         self.versions[name] = self.client.get_run(run_id).data.tags["moe.registered"].rpartition("/")[2]
         return run_id
+
+    def said(self, run_id: str) -> str:
+        """Who is champion of what and why."""
+        return str(self.client.get_run(run_id).data.tags["moe.champion"])
+
+    def version(self, model: str, number: str) -> ModelVersion:
+        return self.client.get_model_version(model, number)
 
     def tags(self, name: str) -> dict[str, str]:
         return self.client.get_model_version(NAME, self.versions[name]).tags
@@ -105,7 +130,7 @@ def model_dir(registered: Registry) -> Path:
 
 def test_better_is_promoted_worse_and_unfair_stay_challengers_and_rollback_goes_back(registered: Registry, quickly: None) -> None:
     assert registered.alias("champion") == "1" and registered.alias("challenger") is None
-    assert registered.tags("first")["promotion_reason"] == "first: there was no champion"
+    assert registered.tags("first")["promotion_reason"].startswith("first champion: ")
     registered.register("better", BETTER)
     assert registered.alias("champion") == registered.versions["better"] and registered.alias("challenger") is None
     assert (
@@ -125,11 +150,6 @@ def test_better_is_promoted_worse_and_unfair_stay_challengers_and_rollback_goes_
         assert tags["promoted"] == "false" and said in tags["promotion_reason"]
         assert (artifacts.upstream(run_id, "tables/groups_against_champion.json")).exists()
     assert "worse by more than 2 points for etiology typical by" in registered.tags("unfair")["promotion_reason"]
-    registered.register("elsewhere", BETTER, digest="another test set")
-    assert (
-        "cannot be compared with version 2" in registered.tags("elsewhere")["promotion_reason"]
-        and registered.alias("champion") == "2"
-    )
     assert registered.client.get_registered_model(NAME).tags["champions"] == "1,2"
     assert {mv.current_stage for mv in registered.client.search_model_versions(f"name='{NAME}'")} <= {"None", None}
 
@@ -142,6 +162,66 @@ def test_better_is_promoted_worse_and_unfair_stay_challengers_and_rollback_goes_
     with pytest.raises(ValueError, match=f"version 1 is the first champion of {NAME}"):
         rollback.run(rollback.StepOptions(registered_model=NAME))
     assert registered.alias("champion") == "1"
+
+
+@pytest.mark.usefixtures("quickly")
+class TestWhoMayBeChampion:
+    def test_nobody_who_is_not_significantly_better_than_the_base(self, registered: Registry) -> None:
+        run_id = registered.register("bad", {"als": 0.97, "stroke": 0.97, "typical": 0.97}, "bad")
+        tags = registered.version("bad", "2").tags  # the LoRA, registered beside the mixture, is no better than the base either
+        assert versions.champion("bad") is None and tags["promotion_reason"].startswith("not significantly better than the base")
+        assert registered.said(run_id).startswith("No champion of bad yet. Version 1 (Whisper-MoE) is challenger: ")
+
+    def test_the_fair_control_where_it_is_better_and_the_mixture_is_registered_beside_it(self, registered: Registry) -> None:
+        runs = [
+            log_toy_evaluation(registered.asr, WRONG),
+            log_toy_evaluation(registered.asr, POOR, system="zero_shot"),
+            log_toy_evaluation(registered.asr, BETTER, system="single_lora"),
+        ]
+        run_id = step.run(step.StepOptions(evaluate_run_ids=",".join(runs), registered_model="pair", n_resamples=300))
+        mixture, control = registered.version("pair", "1"), registered.version("pair", "2")
+        assert (mixture.tags["system"], control.tags["system"]) == ("whisper_moe", "single_lora")
+        assert str(versions.champion("pair").version) == "2"
+        assert "worse than its fair control" in mixture.tags["promotion_reason"] and mixture.tags["promoted"] == "false"
+        said = registered.said(run_id)
+        assert said.startswith("Champion of synthetic: models:/pair@champion, version 2 (one LoRA, same size, ")
+        assert "Version 1 (Whisper-MoE) is challenger: " in said
+
+    def test_nobody_whose_base_or_control_was_not_evaluated(self, registered: Registry) -> None:
+        for number, (systems, missing) in enumerate(
+            (((), "evaluate zero_shot"), (("zero_shot",), "single_lora, was not evaluated"))
+        ):
+            others = [log_toy_evaluation(registered.asr, POOR, system=system) for system in systems]
+            run_ids = ",".join([log_toy_evaluation(registered.asr, BETTER), *others])
+            step.run(step.StepOptions(evaluate_run_ids=run_ids, registered_model="alone", n_resamples=300))
+            assert missing in registered.version("alone", str(number + 1)).tags["promotion_reason"]
+        assert versions.champion("alone") is None
+
+    def test_a_champion_of_another_test_set_is_no_obstacle(self, registered: Registry) -> None:
+        registered.register("here", BETTER, "two-sets")
+        registered.register("there", WRONG, "two-sets", digest="another test set")
+        found = registered.version("two-sets", "2")
+        assert (
+            str(versions.champion("two-sets").version) == "2" and "scored on another test set" in found.tags["promotion_reason"]
+        )
+
+    def test_synthetic_yields_to_real_and_never_the_other_way_round(self, registered: Registry) -> None:
+        registered.register("demo", BETTER, "worlds")
+        registered.register("real", WRONG, "worlds", note="", corpus="recordings")
+        assert str(versions.champion("worlds").version) == "2"
+        registered.register("again", BETTER, "worlds")
+        assert str(versions.champion("worlds").version) == "2"
+        assert "whose place it does not take" in registered.version("worlds", "3").tags["promotion_reason"]
+
+    def test_each_corpus_has_a_name_and_a_version_says_what_it_was_scored_on(self, registered: Registry) -> None:
+        run_id = registered.register("own", WRONG, None, note="", corpus="my recordings")
+        found = registered.client.get_model_version_by_alias("whisper-moe-my-recordings", "champion")
+        rates = overall_rates(read_scores(found.tags["evaluate_run_id"]))
+        assert found.tags["test_wer_interval"] == percent_interval(rates["wer"], rates["low"], rates["high"])
+        assert found.tags["test_set"] == "my recordings: 72 utterances of 12 speakers"
+        assert found.tags["data_digest"] == "d1" and found.tags["commit"]
+        page = registered.client.get_registered_model("whisper-moe-my-recordings").description
+        assert page.startswith(registered.said(run_id)) and "## Intended use" in page
 
 
 def test_a_rollback_without_a_champion_says_so(registered: Registry) -> None:
