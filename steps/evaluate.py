@@ -19,6 +19,7 @@ from steps.options.ask_options import AskOptions, ask_of
 from steps.options.step_options import PlotOptions
 from steps.reports.evaluation import Evaluation, log_evaluation
 from steps.tracking import artifacts, runs
+from steps.tracking.lineage import lineage_parameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,7 @@ def run(options: StepOptions) -> str:
     system.place(fastest_device(), precision(options))
     name = f"evaluate · {system.record.system} · seed {system.record.facts.get('seed', options.seed)}"
     with runs.step_run("evaluate", options, name) as step:
+        step.log_parameters(lineage_parameters(options.model_run_id, {"system": system.record.system, **options.as_parameters()}))
         prepared = read_prepared(options.prepare_run_id)
         decoding, work_dir = options.part(DecodingOptions), runs.work_dir(step)
         test_set = prepare_test_set(system, ask, prepared, model_dir, decoding, work_dir, options.speech_threshold)
