@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from analysis.report import percent
 from moe.experts.joint_training import JointOptions, TrainedMixture, experts_faults, train_jointly
 from moe.experts.routed_lora import AdapterOptions
 from moe.files import read_json
@@ -207,6 +208,7 @@ def _report(
     numbers = {name: value for name, value in record.facts.items() if name not in ("synthetic", "seed")}
     step.log_metrics({"dev/wer_kept": trained.wer, **({} if trained.epoch is None else {"best_epoch": trained.epoch}), **numbers})
     log_training(step, trained, prepared.note)
+    step.add_to_name(prepared.name, f"dev WER {percent(trained.wer)}")
     step.describe(_description(options, prepared, trained, record.facts, n_experts))
 
 
@@ -218,10 +220,11 @@ def _description(
     if top_k == 1 < n_experts and options.gate_scaling == "renormalised" and not options.freeze_gate:
         note = " With one expert per utterance and renormalised weights the gate learnt from the routing losses alone."
     return (
-        f"## Mixture{' on SYNTHETIC speech' if prepared.note else ''}\nJoint training from {start}: {n_experts} experts, top "
+        f"Dev WER {100 * trained.wer:.1f} %, {100 * trained.start_wer:.1f} % at the start{', SYNTHETIC speech' if prepared.note else ''}.\n\n"
+        f"Joint training from {start}: {n_experts} experts, top "
         f"{top_k}, mixing `{options.mixing}`, gate at layer `{options.gate_layer}`. {info['n_trainable']:,} trainable of "
-        f"{info['n_total']:,} parameters; {info['n_utterances_seen']:,} utterances seen in all. {trained.kept} is kept by dev WER, "
-        f"{100 * trained.wer:.1f} % (at the start {100 * trained.start_wer:.1f} %). Training took {trained.summary.seconds:.0f} s. "
+        f"{info['n_total']:,} parameters; {info['n_utterances_seen']:,} utterances seen in all. {trained.kept} is kept by dev WER. "
+        f"Training took {trained.summary.seconds:.0f} s. "
         f"`model/` rebuilds the recogniser by itself; `exemplars.html` plays each expert's dev utterances.{note}"
     )
 

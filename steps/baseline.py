@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.plots.training import training_curves
+from analysis.report import percent
 from moe.experts.joint_training import JointOptions, TrainedMixture, train_jointly
 from moe.experts.routed_lora import AdapterOptions, matched_rank
 from moe.options import names_of, option
@@ -69,7 +70,8 @@ def _zero_shot(step: StepRun, options: StepOptions, prepared: Prepared) -> None:
     n_total = sum(parameter.numel() for parameter in base.model.parameters())
     log_system(step, system, {"synthetic": bool(prepared.note), "n_trainable": 0, "n_total": n_total})
     step.log_metrics({"n_trainable": 0, "n_total": n_total})
-    step.describe(f"## Baseline: the base model as it is{_label(prepared)}\n{n_total:,} parameters, none trained here.")
+    step.add_to_name(prepared.name)
+    step.describe(f"The base model as it is{_label(prepared)}: {n_total:,} parameters, none trained here.")
 
 
 def _single_lora(step: StepRun, options: StepOptions) -> None:
@@ -128,11 +130,12 @@ def _report(
         step.log_figure(
             training_curves(history, panels, "One LoRA", best=trained.epoch, note=prepared.note), "plots/training.png"
         )
+    step.add_to_name(prepared.name, f"dev WER {percent(trained.wer)}")
     step.describe(
-        f"## Baseline: one LoRA as large as the mixture{_label(prepared)}\nRank {rank}, {info['n_trainable']:,} trainable "
+        f"Dev WER {100 * trained.wer:.1f} %, {100 * trained.start_wer:.1f} % at the start{_label(prepared)}.\n\n"
+        f"One LoRA as large as the mixture: rank {rank}, {info['n_trainable']:,} trainable "
         f"parameters against the mixture's {mixture['n_trainable']:,}; {info['n_utterances_seen']:,} utterances seen against "
-        f"{mixture['n_utterances_seen']:,}, same data, same batch size. {trained.kept} is kept by dev WER, {100 * trained.wer:.1f} % "
-        f"(at the start {100 * trained.start_wer:.1f} %)."
+        f"{mixture['n_utterances_seen']:,}, same data, same batch size. {trained.kept} is kept by dev WER."
     )
 
 

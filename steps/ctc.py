@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from analysis.plots.training import training_curves
+from analysis.report import percent
 from moe.audio.augmentation import AugmentationOptions
 from moe.options import option
 from moe.systems.wav2vec2_ctc.inputs import CTCInputs
@@ -121,6 +122,7 @@ def _report(
         step.log_figure(
             training_curves(history, panels, system.record.title, best=trained.epoch, note=note), "plots/training.png"
         )
+    step.add_to_name(given.prepared.name, f"dev {rate.upper()} {percent(trained.rate)}")
     step.describe(_description(options, given, system, trained, facts))
 
 
@@ -132,10 +134,10 @@ def _description(
         missing = f" The checkpoint lacked {', '.join(system.missing)}."
     kept = "What training began with" if trained.epoch is None else f"Epoch {trained.epoch}"
     return (
-        f"## Wav2Vec2-BERT CTC{', on SYNTHETIC speech' if given.prepared.note else ''}\n`ctc_model={options.ctc_model}`, "
+        f"Dev {rate} {100 * trained.rate:.1f} %, {100 * trained.start_rate:.1f} % at the start"
+        f"{', SYNTHETIC speech' if given.prepared.note else ''}.\n\nWav2Vec2-BERT CTC: `ctc_model={options.ctc_model}`, "
         f"{len(system.vocabulary)} tokens, an output every {1000 * system.module.frames.output_s:g} ms; {facts['n_trainable']:,} trainable of "
-        f"{facts['n_total']:,} parameters.{missing} {facts['n_utterances_seen']:,} utterances seen. {kept} is kept by dev {rate}, "
-        f"{100 * trained.rate:.1f} % (at the start {100 * trained.start_rate:.1f} %)."
+        f"{facts['n_total']:,} parameters.{missing} {facts['n_utterances_seen']:,} utterances seen. {kept} is kept by dev {rate}."
     )
 
 

@@ -48,7 +48,8 @@ def run(options: StepOptions) -> str:
     system.place(fastest_device(), precision(options))
     name = f"evaluate · {system.record.system} · seed {system.record.facts.get('seed', options.seed)}"
     with runs.step_run("evaluate", options, name) as step:
-        step.log_parameters(lineage_parameters(options.model_run_id, {"system": system.record.system, **options.as_parameters()}))
+        own = {"system": system.record.system, **options.as_parameters()}
+        step.log_parameters({"system": own["system"], **lineage_parameters(options.model_run_id, own)})
         prepared = read_prepared(options.prepare_run_id)
         decoding, work_dir = options.part(DecodingOptions), runs.work_dir(step)
         test_set = prepare_test_set(system, ask, prepared, model_dir, decoding, work_dir, options.speech_threshold)

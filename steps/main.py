@@ -9,6 +9,7 @@ Stages that would come out the same are reused, and one line says so and why. Ex
 
 import dataclasses
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import pandas as pd
@@ -21,8 +22,19 @@ from steps import cluster, pretrain
 from steps.chain.checks import beam_faults, idle_faults, language_faults, layer_faults, top_k_faults
 from steps.chain.corpus_checks import corpus_faults, disk_faults
 from steps.chain.options import QUICK, SMALL, ChainOptions
-from steps.chain.screen import TESTS, opening, result_lines
-from steps.chain.stages import NAMES, STAGES, Chain, chosen_systems, idle_options, left_out, n_experts, planned, stage_options, used_names
+from steps.chain.screen import TESTS, WIDTH, opening, result_lines
+from steps.chain.stages import (
+    NAMES,
+    STAGES,
+    Chain,
+    chosen_systems,
+    idle_options,
+    left_out,
+    n_experts,
+    planned,
+    stage_options,
+    used_names,
+)
 from steps.inputs.corpus import corpus_name
 from steps.options.help_text import owner
 from steps.options.option_files import option_file_text
@@ -157,7 +169,7 @@ def _report(step: StepRun, chain: Chain) -> None:
         print("\n".join(result_lines(chain.run_ids["compare"], chain.options)), flush=True)
     if "register" in chain.run_ids:
         said.append(client.get_run(chain.run_ids["register"]).data.tags[CHAMPION_TAG])
-        print(said[-1], flush=True)
+        print(fill(said[-1], WIDTH, break_on_hyphens=False, break_long_words=False), flush=True)
     stages = "\n".join(f"- {run_link(run_id, name)} `{run_id}`" for name, run_id in chain.run_ids.items())
     step.describe("\n\n".join([*said, table, f"The runs of this chain, those that it reused too:\n\n{stages}"]))
 
@@ -165,7 +177,9 @@ def _report(step: StepRun, chain: Chain) -> None:
 def _wer(chain: Chain) -> dict[str, float]:
     """Test WER of every system that was evaluated."""
     client, run_ids = connect().client, chain.run_ids
-    evaluated = {system: run_ids[f"evaluate {system}"] for system in chosen_systems(chain.options) if f"evaluate {system}" in run_ids}
+    evaluated = {
+        system: run_ids[f"evaluate {system}"] for system in chosen_systems(chain.options) if f"evaluate {system}" in run_ids
+    }
     return {system: client.get_run(run_id).data.metrics["test/wer"] for system, run_id in evaluated.items()}
 
 
