@@ -12,7 +12,6 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.plots.training import training_curves
-from analysis.report import percent
 from moe.experts.joint_training import JointOptions, TrainedMixture, train_jointly
 from moe.experts.routed_lora import AdapterOptions, matched_rank
 from moe.options import names_of, option
@@ -27,13 +26,13 @@ from moe.systems.whisper_moe.system import WhisperSystem
 from moe.training.loop import TrainingPlan, seed_everything, updates_per_epoch
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.training import log_system, plan_of, read_base, training_facts, training_inputs
-from steps.options.step_options import MixtureStepOptions, PlotOptions, SeedOptions
+from steps.options.step_options import ExportOptions, MixtureStepOptions, PlotOptions, SeedOptions
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(MixtureStepOptions):
+class StepOptions(ExportOptions, MixtureStepOptions):
     """Make a baseline."""
 
     system: str = option(BASE, "which baseline", choices=(BASE, LORA))
@@ -68,10 +67,9 @@ def _zero_shot(step: StepRun, options: StepOptions, prepared: Prepared) -> None:
     adapters = dataclasses.replace(options.part(AdapterOptions), shared_expert=False, shared_r=None)
     system = _system(options, prepared, base, base_dir, adapters)
     n_total = sum(parameter.numel() for parameter in base.model.parameters())
-    log_system(step, system, {"synthetic": bool(prepared.note), "n_trainable": 0, "n_total": n_total})
+    log_system(step, system, {"synthetic": bool(prepared.note), "n_trainable": 0, "n_total": n_total}, options)
     step.log_metrics({"n_trainable": 0, "n_total": n_total})
-    step.add_to_name(prepared.name)
-    step.describe(f"The base model as it is{_label(prepared)}: {n_total:,} parameters, none trained here.")
+    step.describe(f"## Baseline: the base model as it is{_label(prepared)}\n{n_total:,} parameters, none trained here.")
 
 
 def _single_lora(step: StepRun, options: StepOptions) -> None:
@@ -93,7 +91,7 @@ def _single_lora(step: StepRun, options: StepOptions) -> None:
         dataclasses.replace(given.training, plan=dataclasses.replace(plan, max_updates=n_updates)),
     )
     facts = training_facts(system, trained.summary, options.seed)
-    log_system(step, system, {"synthetic": bool(given.prepared.note), **facts})
+    log_system(step, system, {"synthetic": bool(given.prepared.note), **facts}, options)
     _report(step, options, given.prepared, trained, facts, mixture, rank)
 
 
@@ -130,12 +128,11 @@ def _report(
         step.log_figure(
             training_curves(history, panels, "One LoRA", best=trained.epoch, note=prepared.note), "plots/training.png"
         )
-    step.add_to_name(prepared.name, f"dev WER {percent(trained.wer)}")
     step.describe(
-        f"Dev WER {100 * trained.wer:.1f} %, {100 * trained.start_wer:.1f} % at the start{_label(prepared)}.\n\n"
-        f"One LoRA as large as the mixture: rank {rank}, {info['n_trainable']:,} trainable "
+        f"## Baseline: one LoRA as large as the mixture{_label(prepared)}\nRank {rank}, {info['n_trainable']:,} trainable "
         f"parameters against the mixture's {mixture['n_trainable']:,}; {info['n_utterances_seen']:,} utterances seen against "
-        f"{mixture['n_utterances_seen']:,}, same data, same batch size. {trained.kept} is kept by dev WER."
+        f"{mixture['n_utterances_seen']:,}, same data, same batch size. {trained.kept} is kept by dev WER, {100 * trained.wer:.1f} % "
+        f"(at the start {100 * trained.start_wer:.1f} %)."
     )
 
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 import pandas as pd
 
 from analysis.plots.training import training_curves
-from analysis.report import percent
 from moe.audio.augmentation import AugmentationOptions
 from moe.options import option
 from moe.systems.wav2vec2_ctc.inputs import CTCInputs
@@ -22,7 +21,7 @@ from moe.systems.wav2vec2_ctc.vocabulary import Vocabulary, character_counts
 from moe.training.loop import seed_everything
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.training import TrainingInputs, log_system, plan_of, training_facts, training_inputs
-from steps.options.step_options import TrainingStepOptions
+from steps.options.step_options import ExportOptions, TrainingStepOptions
 from steps.tracking import runs
 from steps.tracking.step_run import StepRun
 
@@ -31,7 +30,7 @@ CHARACTERS, UNKNOWN, INFEASIBLE = "tables/characters.json", "tables/unknown_char
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(CTCTrainingOptions, CTCModelOptions, TrainingStepOptions):
+class StepOptions(CTCTrainingOptions, CTCModelOptions, ExportOptions, TrainingStepOptions):
     """Train a Wav2Vec2-BERT CTC."""
 
     max_quarantined: float = option(0.05, "share of the corpus that may be quarantined before the step fails", low=0, high=1)
@@ -66,7 +65,7 @@ def run(options: StepOptions) -> str:
         train_set, dev_set = given.train_set(system.inputs), given.dev_set(system.inputs)
         trained = train(system, train_set, dev_set, options.part(CTCTrainingOptions), given.training)
         facts = training_facts(system, trained.summaries[-1], options.seed, trained.earlier)
-        log_system(step, system, {"synthetic": bool(prepared.note), **facts})
+        log_system(step, system, {"synthetic": bool(prepared.note), **facts}, options)
         _report(step, options, given, system, trained, facts)
     return step.run_id
 
@@ -78,7 +77,6 @@ def _feasible(step: StepRun, options: StepOptions, inputs: CTCInputs) -> Trainin
         ValueError: they are more than `max_quarantined` allows.
     """
     plan = plan_of(options, options.ctc_epochs, options.ctc_batch_size, options.ctc_learning_rate)
-    plan = dataclasses.replace(plan, warmup_share=options.warmup_ratio)
     given = training_inputs(step, options, 100.0, plan)
     left_out = infeasible(given.train, inputs)
     step.log_table(left_out, INFEASIBLE)
@@ -122,7 +120,6 @@ def _report(
         step.log_figure(
             training_curves(history, panels, system.record.title, best=trained.epoch, note=note), "plots/training.png"
         )
-    step.add_to_name(given.prepared.name, f"dev {rate.upper()} {percent(trained.rate)}")
     step.describe(_description(options, given, system, trained, facts))
 
 
@@ -134,10 +131,10 @@ def _description(
         missing = f" The checkpoint lacked {', '.join(system.missing)}."
     kept = "What training began with" if trained.epoch is None else f"Epoch {trained.epoch}"
     return (
-        f"Dev {rate} {100 * trained.rate:.1f} %, {100 * trained.start_rate:.1f} % at the start"
-        f"{', SYNTHETIC speech' if given.prepared.note else ''}.\n\nWav2Vec2-BERT CTC: `ctc_model={options.ctc_model}`, "
+        f"## Wav2Vec2-BERT CTC{', on SYNTHETIC speech' if given.prepared.note else ''}\n`ctc_model={options.ctc_model}`, "
         f"{len(system.vocabulary)} tokens, an output every {1000 * system.module.frames.output_s:g} ms; {facts['n_trainable']:,} trainable of "
-        f"{facts['n_total']:,} parameters.{missing} {facts['n_utterances_seen']:,} utterances seen. {kept} is kept by dev {rate}."
+        f"{facts['n_total']:,} parameters.{missing} {facts['n_utterances_seen']:,} utterances seen. {kept} is kept by dev {rate}, "
+        f"{100 * trained.rate:.1f} % (at the start {100 * trained.start_rate:.1f} %)."
     )
 
 

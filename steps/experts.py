@@ -13,7 +13,6 @@ import pandas as pd
 import torch
 
 from analysis.plots.training import training_curves
-from analysis.report import percent
 from moe.experts.expert_training import ExpertOptions, TrainedExperts, train_experts
 from moe.experts.routed_lora import AdapterOptions
 from moe.files import write_json
@@ -61,7 +60,8 @@ class StepOptions(ExpertOptions, MixtureStepOptions):
     def idle(self) -> dict[str, str]:
         """What no training reads."""
         names = [] if self.expert_epochs else [*names_of(ExpertOptions, but=["expert_epochs"]), *TRAINING]
-        return dict.fromkeys(names, "expert_epochs=0 trains nothing")
+        by_epochs = {"eval_every_n_updates": "each expert is judged by its epochs"}
+        return by_epochs | dict.fromkeys(names, "expert_epochs=0 trains nothing")
 
 
 def run(options: StepOptions) -> str:
@@ -159,13 +159,11 @@ def _report(
         step.log_figure(
             training_curves(history, panels, "Experts, each on its own cluster", note=prepared.note), "plots/training.png"
         )
-    step.add_to_name(prepared.name, f"dev WER {percent(trained.wer)}")
     step.describe(
-        f"Dev WER {100 * trained.wer:.1f} % with each utterance on its cluster's expert{', SYNTHETIC speech' if prepared.note else ''}.\n\n"
-        f"{model.n_experts} experts of rank {options.lora_r}"
+        f"## Experts{' on SYNTHETIC speech' if prepared.note else ''}\n{model.n_experts} experts of rank {options.lora_r}"
         f"{f' above a shared adapter of rank {options.shared_rank}' if options.shared_rank else ''}, {n_trainable:,} trainable parameters, "
         f"{_start(options)}trained together in {trained.summary.n_updates} updates over clusters of {', '.join(map(str, sizes))} utterances. "
-        f"Kept: {trained.kept}. Each adapter is an ordinary "
+        f"Kept: {trained.kept}, dev WER {100 * trained.wer:.1f} % with each utterance on its cluster's expert. Each adapter is an ordinary "
         f"PEFT folder in `experts/`. It took {trained.summary.seconds:.0f} s."
     )
 

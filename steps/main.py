@@ -9,39 +9,25 @@ Stages that would come out the same are reused, and one line says so and why. Ex
 
 import dataclasses
 from pathlib import Path
-from textwrap import fill
 from typing import Any
 
 import pandas as pd
 
-from analysis.report import markdown_table, percent
-from analysis.verdict import best_sentence, readable_table
+from analysis.report import markdown_table
+from analysis.verdict import readable_table
 from moe.corpora.preparation import PreparationOptions
-from moe.options import NONE, Options, names_of, to_text
+from moe.options import NONE, Options, names_of
 from steps import cluster, pretrain
-from steps.chain.checks import beam_faults, idle_faults, language_faults, layer_faults, top_k_faults
+from steps.chain.checks import beam_faults, export_faults, idle_faults, language_faults, layer_faults, top_k_faults
 from steps.chain.corpus_checks import corpus_faults, disk_faults
 from steps.chain.options import QUICK, SMALL, ChainOptions
-from steps.chain.screen import TESTS, WIDTH, opening, result_lines
-from steps.chain.stages import (
-    NAMES,
-    STAGES,
-    Chain,
-    chosen_systems,
-    idle_options,
-    left_out,
-    n_experts,
-    planned,
-    stage_options,
-    used_names,
-)
-from steps.inputs.corpus import corpus_name
+from steps.chain.screen import opening, result_lines
+from steps.chain.stages import NAMES, STAGES, Chain, chosen_systems, idle_options, left_out, n_experts, planned, stage_options
 from steps.options.help_text import owner
 from steps.options.option_files import option_file_text
 from steps.register import CHAMPION_TAG
 from steps.registry.judging import ANY
 from steps.tracking import artifacts, runs
-from steps.tracking.lineage import run_link
 from steps.tracking.step_run import StepRun
 from steps.tracking.store import connect
 
@@ -52,14 +38,22 @@ def _union() -> list[tuple[str, Any, dataclasses.Field]]:
     """The options of all stages but the ids of runs, each name once; the chain's own fields come from ChainOptions."""
     own = {field.name for field in dataclasses.fields(ChainOptions)}
     found: dict[str, tuple[str, Any, dataclasses.Field]] = {}
+    fields = [field for stage in STAGES for field in dataclasses.fields(stage.StepOptions)]
     for stage in STAGES:
         for field in dataclasses.fields(stage.StepOptions):
             if not field.name.endswith(("_run_id", "_run_ids")) and field.name not in own | {"system"}:
                 copy: Any = dataclasses.field(
-                    default=field.default, metadata={**field.metadata, "owner": owner(stage.StepOptions, field)}
+                    default=field.default,
+                    metadata={**field.metadata, "choices": _all_choices(field, fields), "owner": owner(stage.StepOptions, field)},
                 )
                 found.setdefault(field.name, (field.name, field.type, copy))
     return list(found.values())
+
+
+def _all_choices(field: dataclasses.Field, fields: list[dataclasses.Field]) -> tuple[str, ...] | None:
+    """The words that any stage takes; each refuses those that are not its own."""
+    words = [word for each in fields if each.name == field.name for word in each.metadata.get("choices") or ()]
+    return tuple(dict.fromkeys(words)) or None
 
 
 StageOptions: Any = dataclasses.make_dataclass("StageOptions", _union(), bases=(Options,), frozen=True)
@@ -69,19 +63,12 @@ StageOptions: Any = dataclasses.make_dataclass("StageOptions", _union(), bases=(
 class StepOptions(ChainOptions, StageOptions):
     """Run the whole chain."""
 
-    def used_parameters(self) -> dict[str, str]:
-        """What the stages that run are given: no option of another stage, and the values that stand for `none`."""
-        resolved = {"num_experts": n_experts(self), "corpus_seed": self.seed if self.corpus_seed is None else self.corpus_seed}
-        used = used_names(self)
-        return {name: to_text(resolved.get(name, getattr(self, name))) for name in self.as_parameters() if name in used}
-
 
 def run(options: StepOptions) -> str:
     """Run the chain and return its run id."""
     check_stages(options)
     print(opening(options), flush=True)
-    name = f"main · seed {options.seed} · {corpus_name(options.corpus, options.dataset_root)}"
-    with runs.step_run("main", options, name) as step:
+    with runs.step_run("main", options, f"main · seed {options.seed} · {options.corpus}") as step:
         step.log_text(option_file_text(_as_file(options)), OPTIONS)
         chain = Chain(options)
         chain.run()
@@ -120,6 +107,7 @@ def _faults_between(options: StepOptions) -> list[str]:
     base = "init_from" if options.init_from else "whisper_model"
     found += [] if pretrain in left_out(options) else language_faults(options.language, base, options.source)
     found += layer_faults(options.gate_layer, base, options.source) + top_k_faults(options, n_experts(options))
+    found += export_faults(options, planned(options))
     return found + beam_faults(options) + _register_faults(options) + _corpus_faults(options)
 
 
@@ -152,35 +140,19 @@ def _register_faults(options: StepOptions) -> list[str]:
 
 def _report(step: StepRun, chain: Chain) -> None:
     """Put the result where the chain's own run shows it, and on the screen."""
-    wer, client = _wer(chain), connect().client
-    step.log_metrics({f"test/wer/{system}": value for system, value in wer.items()})
-    said, table = [f"Ran up to `{chain.options.until}`."], ""
-    if wer:
-        first = chain.options.system_names[0]
-        step.log_metrics({"test/wer": wer[first]})
-        step.add_to_name(f"WER {percent(wer[first])}")
-        said = [f"Test WER of {', '.join(f'{system} {percent(value)}' for system, value in wer.items())}."]
+    stages = "\n".join(f"- {name}: `{run_id}`" for name, run_id in chain.run_ids.items())
+    result = ""
     if "compare" in chain.run_ids:
-        rows = pd.read_parquet(artifacts.upstream(chain.run_ids["compare"], artifacts.COMPARISON))
-        tests = pd.read_csv(artifacts.upstream(chain.run_ids["compare"], TESTS))
+        table = pd.read_parquet(artifacts.upstream(chain.run_ids["compare"], artifacts.COMPARISON))
         report = artifacts.upstream(chain.run_ids["compare"], "comparison.md").read_text(encoding="utf-8")
         step.log_text(report, "comparison.md")
-        said, table = [best_sentence(rows, tests)], markdown_table(readable_table(rows))
+        step.log_metrics({f"wer/{row.system}": row.wer for row in table.itertuples()})
+        result = markdown_table(readable_table(table))
         print("\n".join(result_lines(chain.run_ids["compare"], chain.options)), flush=True)
-    if "register" in chain.run_ids:
-        said.append(client.get_run(chain.run_ids["register"]).data.tags[CHAMPION_TAG])
-        print(fill(said[-1], WIDTH, break_on_hyphens=False, break_long_words=False), flush=True)
-    stages = "\n".join(f"- {run_link(run_id, name)} `{run_id}`" for name, run_id in chain.run_ids.items())
-    step.describe("\n\n".join([*said, table, f"The runs of this chain, those that it reused too:\n\n{stages}"]))
-
-
-def _wer(chain: Chain) -> dict[str, float]:
-    """Test WER of every system that was evaluated."""
-    client, run_ids = connect().client, chain.run_ids
-    evaluated = {
-        system: run_ids[f"evaluate {system}"] for system in chosen_systems(chain.options) if f"evaluate {system}" in run_ids
-    }
-    return {system: client.get_run(run_id).data.metrics["test/wer"] for system, run_id in evaluated.items()}
+    champion = connect().client.get_run(chain.run_ids["register"]).data.tags[CHAMPION_TAG] if "register" in chain.run_ids else ""
+    if champion:
+        print(champion, flush=True)
+    step.describe(f"{champion}\n\n{result}\n{stages}")
 
 
 def main() -> None:

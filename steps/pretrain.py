@@ -42,8 +42,8 @@ from moe.training.dataset import SpeechDataset
 from moe.training.loop import ComputeOptions, Training, seed_everything
 from moe.training.precision import precision
 from steps.inputs.corpus import Prepared, read_prepared
-from steps.inputs.training import checkpoints_of, reporter
-from steps.options.step_options import PlotOptions
+from steps.inputs.training import checkpoints_of, compute_arguments, reporter
+from steps.options.step_options import PlotOptions, ReportOptions
 from steps.tracking import artifacts, runs
 from steps.tracking.artifacts import NONE_GIVEN
 from steps.tracking.step_run import StepRun
@@ -79,7 +79,14 @@ class BaseOptions(Options):
 
 @dataclasses.dataclass(frozen=True)
 class StepOptions(
-    BaseOptions, PretrainingOptions, AudioContextOptions, AugmentationOptions, ComputeOptions, CheckpointOptions, PlotOptions
+    BaseOptions,
+    PretrainingOptions,
+    AudioContextOptions,
+    AugmentationOptions,
+    ComputeOptions,
+    CheckpointOptions,
+    ReportOptions,
+    PlotOptions,
 ):
     """Make or take the base model."""
 
@@ -126,7 +133,9 @@ class StepOptions(
 
     def idle(self) -> dict[str, str]:
         """What only a base that is trained would use."""
-        names = names_of(PretrainingOptions, AudioContextOptions, AugmentationOptions, ComputeOptions, CheckpointOptions)
+        names = names_of(
+            PretrainingOptions, AudioContextOptions, AugmentationOptions, ComputeOptions, CheckpointOptions, ReportOptions
+        )
         names += ["tokenizer", "pretrain_etiologies", "n_merges"]
         return dict.fromkeys(names, f"the base {self.source} is complete and taken as it is") if self.is_taken else {}
 
@@ -171,7 +180,8 @@ def _take(step: StepRun, options: StepOptions, folder: Path) -> None:
     step.log_metrics({"n_total": n_parameters, "n_trained": 0})
     synthetic = " It was trained on SYNTHETIC speech only." if record.get("synthetic") else ""
     step.describe(
-        f"`{options.source}` is a complete checkpoint of {n_parameters / 1e6:.2f} M parameters: nothing was trained.{synthetic}"
+        f"## Base model taken as it is\n`{options.source}` is a complete checkpoint of {n_parameters / 1e6:.2f} M parameters: "
+        f"nothing was trained.{synthetic}"
     )
 
 
@@ -187,8 +197,8 @@ def _train(step: StepRun, options: StepOptions, prepared: Prepared, folder: Path
     train_set = SpeechDataset(train, root, inputs, options.part(AugmentationOptions), options.seed, extras, trains=True)
     dev_set = SpeechDataset(dev, root, inputs)
     plan = pretraining_plan(options, options.seed, options.num_workers, precision(options))
-    plan = dataclasses.replace(plan, accumulation=options.gradient_accumulation_steps)
-    training = Training(plan, reporter(step), checkpoints_of(step, options), options.eval_every_n_epochs)
+    plan = dataclasses.replace(plan, accumulation=options.gradient_accumulation_steps, **compute_arguments(options))
+    training = Training(plan, reporter(step, options), checkpoints_of(step, options), options.eval_every_n_epochs)
     pretrained = pretrain(base, train_set, lambda: base_wer(base, dev_set, context), options, training, n_phonemes)
     save_base(pretrained.base, folder)
     _record(step, options, prepared, pretrained, folder)
@@ -272,8 +282,9 @@ def _record(step: StepRun, options: StepOptions, prepared: Prepared, pretrained:
         else f"{len(pretrained.base.missing)} tensors ({', '.join(pretrained.base.missing[:4])})"
     )
     step.describe(
-        f"Dev WER {100 * wer:.1f} %{', SYNTHETIC speech' if prepared.note else ''}.\n\nStarted from `{options.source}`; missing and newly "
-        f"trained: {missing}. {record['n_updates']} updates on {record['n_train_utterances']} utterances took {seconds / 60:.1f} min."
+        f"## {'SYNTHETIC base model' if prepared.note else 'Base model'}\nStarted from `{options.source}`; missing and newly trained: "
+        f"{missing}. {record['n_updates']} updates on {record['n_train_utterances']} utterances took {seconds / 60:.1f} min; "
+        f"dev WER {100 * wer:.1f} %."
     )
 
 

@@ -116,8 +116,10 @@ class ExpertHooks(Validation):
     def judge(self, epoch: int) -> dict[str, float]:
         return self.score()
 
-    def judged(self, epoch: int, metrics: dict[str, float]) -> bool:
+    def judged(self, epoch: int, metrics: dict[str, float]) -> None:
         self.best.update(epoch, metrics)
+
+    def stops(self, epoch: int) -> bool:
         stopped = self.best.all_stopped(epoch, self.options.expert_patience * self.training.eval_every)
         return stopped and epoch + 1 > self.options.shared_epochs
 

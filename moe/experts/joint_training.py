@@ -137,6 +137,11 @@ class JointHooks(BestOnDev):
             values = {"curriculum/top_k": self.module.phase.top_k, "curriculum/temperature": self.module.phase.temperature}
             self.training.report(epoch, values)
 
+    def judge_update(self, epoch: int) -> None:
+        super().judge_update(epoch)
+        if self.routes:
+            self.module.phase = self._phase(epoch)  # as it was before
+
     def epoch_ends(self, epoch: int, is_last: bool) -> bool:
         self.training.report(epoch, self._training_metrics())
         return super().epoch_ends(epoch, is_last)

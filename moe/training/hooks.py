@@ -16,6 +16,13 @@ class TrainingHooks:
     def epoch_begins(self, epoch: int) -> None:
         """Before the first update of an epoch (0-based), and before the first after an interruption."""
 
+    def update_ended(self, update: int) -> bool:
+        """After an update, and again where an interrupted training goes on from there; True asks for `judge_update`."""
+        return False
+
+    def judge_update(self, epoch: int) -> None:
+        """Judge the model in the midst of an epoch, changing no weights."""
+
     def epoch_ends(self, epoch: int, is_last: bool) -> bool:
         """After its last update, while the model holds the average if there is one; changes no weights. True ends the training, which ends in any case where it `is_last`."""
         return False

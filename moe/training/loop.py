@@ -23,6 +23,7 @@ from moe.training.checkpoints import Checkpoint, Checkpoints, TrainingEvents
 from moe.training.dataset import SpeechDataset
 from moe.training.hooks import Report, TrainingHooks
 from moe.training.precision import PrecisionOptions
+from moe.training.schedule import DECAY_SHARE, STABLE
 from moe.training.trainer import ResumableTrainer
 
 LOG_EVERY = 20  # updates between two loss metrics
@@ -31,7 +32,12 @@ OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 
 @dataclasses.dataclass(frozen=True)
 class TrainingPlan:
-    """How long, how fast and how much at once."""
+    """How long, how fast and how much at once.
+
+    Attributes:
+        warmup_updates: in which the learning rate rises; None: `warmup_share` of all.
+        log_every: updates between two loss metrics; None: `LOG_EVERY`.
+    """
 
     epochs: int
     batch_size: int
@@ -39,7 +45,9 @@ class TrainingPlan:
     seed: int = 0
     accumulation: int = 1
     warmup_share: float = 0.1
-    decay_share: float = 0.4
+    warmup_updates: int | None = None
+    schedule: str = STABLE
+    decay_share: float = DECAY_SHARE
     max_grad_norm: float = 1.0
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.98)
@@ -47,6 +55,9 @@ class TrainingPlan:
     precision: str = "fp32"
     max_updates: int | None = None
     averaging: AveragingOptions = AveragingOptions()
+    log_every: int | None = None
+    gradient_checkpointing: bool = False
+    persistent_workers: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,12 +67,18 @@ class Training:
     Attributes:
         report: called with an epoch or update and its metrics.
         eval_every: epochs between two validations; there is one after the last epoch in any case.
+        eval_every_updates: updates between two validations, in place of epochs; None: by epochs.
     """
 
     plan: TrainingPlan
     report: Report
     checkpoints: Checkpoints = dataclasses.field(default_factory=Checkpoints)
     eval_every: int = 1
+    eval_every_updates: int | None = None
+
+    def report_under(self, name: str) -> Report:
+        """A report whose metrics are named below `name`."""
+        return lambda number, values: self.report(number, {f"{name}/{metric}": value for metric, value in values.items()})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +86,15 @@ class ComputeOptions(PrecisionOptions):
     """How a training step uses the machine; results do not depend on the number of workers."""
 
     num_workers: int = option(0, "loader processes", low=0)
+    persistent_workers: bool = option(False, "keep the loader processes from epoch to epoch")
     gradient_accumulation_steps: int = option(1, "batches per update", low=1)
+    gradient_checkpointing: bool = option(False, "compute activations again in the backward pass: less memory, more time")
     eval_every_n_epochs: int = option(1, "epochs between validations", low=1)
+    logging_steps: int = option(LOG_EVERY, "updates between two loss metrics", low=1)
+
+    def idle(self) -> dict[str, str]:
+        """Processes to keep where there are none."""
+        return {} if self.num_workers else {"persistent_workers": "num_workers=0 has no loader processes"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +125,7 @@ def fit(
         counts and wall time. The model keeps its last weights, or their average; hooks that select the best restore them.
 
     Raises:
-        ValueError: no group trains.
+        ValueError: no group trains, or the plan has fewer updates than the learning rate rises in.
         TooManyBadUpdates: the loss or gradient of too many updates was not finite.
         RuntimeError: memory does not suffice even for parts of a batch.
     """
@@ -110,6 +134,8 @@ def fit(
         groups = [ParameterGroup("all", tuple(each for each in model.parameters() if each.requires_grad), plan.learning_rate)]
     if not any(group.parameters for group in groups):
         raise ValueError("nothing trains: no parameter is in any group")
+    if plan.gradient_checkpointing:
+        model.enable_checkpointing()  # type: ignore[operator]  # every module that trains has it
     with tempfile.TemporaryDirectory() as output_dir:
         with training_arguments(plan, len(train_set), output_dir).main_process_first(local=False):
             start = checkpoints.newest()
@@ -188,13 +214,22 @@ def smallest_divisor(number: int) -> int:
 
 
 def training_arguments(plan: TrainingPlan, n_utterances: int, output_dir: str, n_parts: int = 1) -> TrainingArguments:
-    """The Trainer's arguments for a plan: warm-up, constant, linear decay; nothing reported but through the hooks.
+    """The Trainer's arguments for a plan; nothing is reported but through the hooks.
 
     Args:
         n_parts: into which each batch is cut, for memory; the parts are accumulated.
+
+    Raises:
+        ValueError: the plan has fewer updates than the learning rate rises in.
     """
     n_updates = plan.max_updates or max(1, plan.epochs * updates_per_epoch(plan, n_utterances))
-    n_warmup, n_decay = int(plan.warmup_share * n_updates), int(plan.decay_share * n_updates)
+    n_warmup = int(plan.warmup_share * n_updates) if plan.warmup_updates is None else plan.warmup_updates
+    if n_warmup > n_updates:
+        raise ValueError(
+            f"warmup_steps={n_warmup}: the training has {n_updates} updates; set fewer, or a share with warmup_ratio"
+        )
+    n_decay = min(int(plan.decay_share * n_updates), n_updates - n_warmup)
+    stable = {"num_decay_steps": n_decay, "decay_type": "linear", "min_lr_ratio": 0.01}
     return TrainingArguments(
         output_dir=output_dir,
         num_train_epochs=plan.epochs,
@@ -202,8 +237,8 @@ def training_arguments(plan: TrainingPlan, n_utterances: int, output_dir: str, n
         per_device_train_batch_size=plan.batch_size // n_parts,
         gradient_accumulation_steps=plan.accumulation * n_parts,
         learning_rate=plan.learning_rate,
-        lr_scheduler_type="warmup_stable_decay",
-        lr_scheduler_kwargs={"num_decay_steps": n_decay, "decay_type": "linear", "min_lr_ratio": 0.01},
+        lr_scheduler_type=plan.schedule,
+        lr_scheduler_kwargs=stable if plan.schedule == STABLE else {},
         warmup_steps=n_warmup,
         max_grad_norm=plan.max_grad_norm,
         bf16=plan.precision == "bf16",
@@ -211,10 +246,11 @@ def training_arguments(plan: TrainingPlan, n_utterances: int, output_dir: str, n
         seed=plan.seed,
         data_seed=plan.seed,
         dataloader_num_workers=plan.num_workers,
+        dataloader_persistent_workers=plan.persistent_workers,
         accelerator_config={"split_batches": False, "dispatch_batches": False},
         remove_unused_columns=False,
         label_names=["labels"],
-        logging_steps=min(LOG_EVERY, n_updates),  # a short run shows its loss at least once
+        logging_steps=min(plan.log_every or LOG_EVERY, n_updates),  # a short run shows its loss at least once
         logging_nan_inf_filter=False,
         save_strategy="no",
         eval_strategy="no",

@@ -95,11 +95,11 @@ class ResumableTrainer(CarefulTrainer):
     def training_begins(self) -> None:
         """Take up the losses since the last log line, which the Trainer has set to zero."""
         if self.start is None:
-            self.rest = self._resting()
-        else:
-            self.loss_since_log.fill_(self.start.values["loss"])
-            self.last_logged = self.start.values["last_logged"]
-        self.whole = True
+            self.rest, self.whole = self._resting(), True
+            return
+        self.loss_since_log.fill_(self.start.values["loss"])
+        self.last_logged, self.whole = self.start.values["last_logged"], True
+        self._update_ended()  # the interruption may have come before it was judged
 
     def epoch_begins(self) -> None:
         """Order, curriculum and the like follow from the epoch's number."""
@@ -114,12 +114,20 @@ class ResumableTrainer(CarefulTrainer):
         self.whole = False
 
     def update_ends(self) -> None:
-        """A moment of rest."""
+        """A moment of rest; another once the stage has judged the update."""
         self.average.update_ends(self.epoch)
         self.n_in_epoch += 1
         self.whole, self.rest = True, self._resting()
+        self._update_ended()
         every = self.checkpoints.options.save_every_n_updates
         self.control.should_save = self._is_time_to_save(every > 0 and self.state.global_step % every == 0)
+
+    def _update_ended(self) -> None:
+        if self.hooks.update_ended(self.state.global_step):
+            with self.average.in_force(), self._interrupt.interruptible():
+                self.hooks.judge_update(self.epoch)
+            self.model.train()
+            self.rest = self._resting()
 
     def epoch_ends(self, model: nn.Module) -> None:
         """Let the stage judge; then a moment of rest."""

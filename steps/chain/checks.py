@@ -15,8 +15,10 @@ from moe.system import DecodingOptions
 from moe.systems.whisper.adapted_base import model_below
 from moe.systems.whisper.base_model import SCRATCH, SmallShape, folder_languages, is_complete, language_fault
 from steps.chain.options import CTC, ChainOptions
-from steps.chain.stages import idle_options
+from steps.chain.stages import NAMES as STEPS
+from steps.chain.stages import idle_options, step_name
 
+EXPORT = "export_dir"
 SIZES = (
     "gating_batch_size",
     "expert_batch_size",
@@ -76,6 +78,23 @@ def top_k_faults(options: ChainOptions, n_experts: int | str) -> list[str]:
         return []
     return [
         f"{name}={k}: num_experts={n_experts} has no more to mix" for name, k in asked.items() if k is not None and k > n_experts
+    ]
+
+
+def export_faults(options: ChainOptions, started: Sequence[tuple[ModuleType, Mapping[str, Any]]]) -> list[str]:
+    """One folder or repository for the models of several runs."""
+    writers = [
+        step_name(stage)
+        for stage, given in started
+        if STEPS.index(step_name(stage)) <= STEPS.index(options.until)
+        and EXPORT in _names(stage)
+        and EXPORT not in given
+        and EXPORT not in idle_options(stage, options, given)
+    ]
+    asked = [name for name in (EXPORT, "push_to_hub") if getattr(options, name)] if len(writers) > 1 else []
+    return [
+        f"{name}={to_text(getattr(options, name))}: {' and '.join(writers)} would write there; name one trained system in systems"
+        for name in asked
     ]
 
 

@@ -23,11 +23,13 @@ from moe.training.averaging import AveragingOptions
 from moe.training.checkpoints import CheckpointOptions, Checkpoints, TrainingEvents
 from moe.training.dataset import SpeechDataset
 from moe.training.hooks import Report
-from moe.training.loop import Training, TrainingPlan, TrainingSummary
+from moe.training.loop import ComputeOptions, Training, TrainingPlan, TrainingSummary
 from moe.training.precision import precision
 from steps.inputs.corpus import Prepared, read_prepared
-from steps.options.step_options import TrainingStepOptions
+from steps.options.step_options import ExportOptions, ReportOptions, TrainingStepOptions
+from steps.registry.exports import export
 from steps.tracking import artifacts, runs
+from steps.tracking.dashboards import dashboard
 from steps.tracking.step_run import StepRun
 
 EMBEDDING_BATCH = 32
@@ -54,6 +56,10 @@ class TrainingInputs:
         options = self.options
         return SpeechDataset(self.train, self.prepared.root, inputs, options.augmentation, options.seed, extras, trains=True)
 
+    def plain_set(self, inputs: Inputs) -> SpeechDataset:
+        """The rows to train on, as they are."""
+        return SpeechDataset(self.train, self.prepared.root, inputs)
+
     def dev_set(self, inputs: Inputs, extras: Mapping[str, np.ndarray] | None = None) -> SpeechDataset:
         """The rows to score."""
         return SpeechDataset(self.dev, self.prepared.root, inputs, extras=extras)
@@ -70,7 +76,8 @@ def training_inputs(step: StepRun, options: TrainingStepOptions, percent: float,
     dev = prepared.dev(len(train), options.eval_share, options.seed)
     prepared.log_input(step, train, "training")
     prepared.log_input(step, dev, "validation")
-    training = Training(plan, reporter(step), checkpoints_of(step, options), options.eval_every_n_epochs)
+    report, checkpoints = reporter(step, options), checkpoints_of(step, options)
+    training = Training(plan, report, checkpoints, options.eval_every_n_epochs, options.eval_every_n_updates)
     return TrainingInputs(options, prepared, train, dev, training)
 
 
@@ -95,10 +102,17 @@ def training_facts(
     }
 
 
-def log_system(step: StepRun, system: System, facts: Mapping[str, Any], further: Mapping[str, Path] | None = None) -> Record:
+def log_system(
+    step: StepRun,
+    system: System,
+    facts: Mapping[str, Any],
+    options: ExportOptions = ExportOptions(),
+    further: Mapping[str, Path] | None = None,
+) -> Record:
     """Log a trained system as the artifact `model`, its facts in its record, and return the record.
 
     Args:
+        options: where else the model goes.
         further: folders to lay beside it, by name.
     """
     record = dataclasses.replace(system.record, facts={**system.record.facts, **facts})
@@ -109,17 +123,21 @@ def log_system(step: StepRun, system: System, facts: Mapping[str, Any], further:
         for name, path in (further or {}).items():
             shutil.copytree(path, folder / name)
         step.log_folder(folder, artifacts.MODEL)
+        export(step, folder, options)
     return record
 
 
-def read_base(pretrain_run_id: str, language: str) -> tuple[BaseModel, Path]:
+def read_base(pretrain_run_id: str, language: str, dropout: float | None = None) -> tuple[BaseModel, Path]:
     """The base model of a `pretrain` run with the prompt of a language, and its folder.
+
+    Args:
+        dropout: in place of the checkpoint's own.
 
     Raises:
         ValueError: the base does not have the language.
     """
     folder = artifacts.upstream(pretrain_run_id, artifacts.BASE)
-    return use_language(load_base(str(folder)), language), folder
+    return use_language(load_base(str(folder), dropout), language), folder
 
 
 def embeddings_of(
@@ -149,10 +167,23 @@ def plan_of(options: TrainingStepOptions, epochs: int, batch_size: int, learning
         learning_rate=learning_rate,
         seed=options.seed,
         accumulation=options.gradient_accumulation_steps,
-        num_workers=options.num_workers,
+        warmup_share=options.warmup_ratio,
+        warmup_updates=options.warmup_steps,
+        schedule=options.lr_scheduler_type,
         precision=precision(options),
         averaging=options.part(AveragingOptions),
+        **compute_arguments(options),
     )
+
+
+def compute_arguments(options: ComputeOptions) -> dict[str, Any]:
+    """What a plan takes as it is of the options of every step that trains."""
+    return {
+        "num_workers": options.num_workers,
+        "persistent_workers": options.persistent_workers,
+        "gradient_checkpointing": options.gradient_checkpointing,
+        "log_every": options.logging_steps,
+    }
 
 
 class RunEvents(TrainingEvents):
@@ -192,6 +223,13 @@ def checkpoints_of(step: StepRun, options: CheckpointOptions) -> Checkpoints:
     return Checkpoints(runs.work_dir(step) / CHECKPOINTS, options.part(CheckpointOptions), RunEvents(step))
 
 
-def reporter(step: StepRun) -> Report:
-    """Metrics of training into the step's run, as they come."""
-    return lambda update, values: step.log_metrics(values, update)
+def reporter(step: StepRun, options: ReportOptions) -> Report:
+    """Metrics of training into the step's run, as they come, and where else the options say."""
+    second = dashboard(options.report_to, step, options.as_parameters())
+
+    def report(number: int, values: dict[str, float]) -> None:
+        step.log_metrics(values, number)
+        if second is not None:
+            second(number, values)
+
+    return report

@@ -1,20 +1,28 @@
 """Options that say how a run is started and shown, not what it finds: every step has `resume` and `log_file`, one with pictures `no_plot`."""
 
 import dataclasses
+import importlib.util
+import os
+import re
 
 from moe.audio.augmentation import AugmentationOptions
 from moe.clustering.options import N_EXPERTS, ExpertCountOptions
 from moe.experts.routed_lora import AdapterOptions
-from moe.options import Options, names_of, option, to_text
+from moe.options import NONE, Options, names_of, option, to_text
 from moe.routing.options import RoutingOptions
 from moe.systems.whisper.features import AudioContextOptions
 from moe.training.averaging import AveragingOptions
 from moe.training.checkpoints import CheckpointOptions
 from moe.training.loop import ComputeOptions
 from moe.training.precision import PrecisionOptions
+from moe.training.schedule import ScheduleOptions
 
 SYNTHETIC = "synthetic"
 STYLES_OF_SYNTHETIC = 6
+DASHBOARDS = ("wandb", "tensorboard")
+DASHBOARD_PINS = "requirements-dashboards.txt"
+HUB_TOKEN = "HF_TOKEN"
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +31,9 @@ class RunOptions(Options):
 
     resume: bool = option(True, "go on in the run and the work that an interrupted start left; false discards them")
     log_file: str | None = option(None, "file to which all logging of the run is added; the run keeps a copy")
+    run_name: str | None = option(None, "name of the run in the store (none: the step and what matters most of it)")
 
-    not_in_fingerprint = frozenset({"resume", "log_file"})
+    not_in_fingerprint = frozenset({"resume", "log_file", "run_name"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +100,49 @@ class StagePercentOptions(DataPercentOptions, AudioContextOptions):
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingStepOptions(DataPercentOptions, AveragingOptions, ComputeOptions, CheckpointOptions, PlotOptions):
+class ReportOptions(Options):
+    """Where a training is followed beside the store."""
+
+    group = "training"
+
+    report_to: str = option(NONE, "follow training there too; MLflow has it in any case", choices=(NONE, *DASHBOARDS))
+
+    def faults(self) -> list[str]:
+        """A package that is not installed."""
+        if self.report_to == NONE or importlib.util.find_spec(self.report_to):
+            return []
+        return [f"report_to={self.report_to}: not installed; pip install -r {DASHBOARD_PINS}"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportOptions(Options):
+    """Where a trained model goes beside its run."""
+
+    group = "training"
+
+    export_dir: str | None = option(None, "also write the trained model to this folder")
+    push_to_hub: bool = option(False, "also upload the trained model to hub_model_id, with the token in HF_TOKEN")
+    hub_model_id: str | None = option(None, "repository of a Hugging Face hub, OWNER/NAME")
+    hub_private: bool = option(True, "a repository that is made there is private")
+
+    def faults(self) -> list[str]:
+        """An upload to nowhere, or by nobody."""
+        found = []
+        if self.push_to_hub and not HUB_NAME.fullmatch(self.hub_model_id or ""):
+            found.append(f"push_to_hub=true: hub_model_id={to_text(self.hub_model_id)} must be OWNER/NAME")
+        if self.push_to_hub and not os.environ.get(HUB_TOKEN):
+            found.append(f"push_to_hub=true: the environment has no {HUB_TOKEN}")
+        return found
+
+    def idle(self) -> dict[str, str]:
+        """A repository that nothing is uploaded to."""
+        return {} if self.push_to_hub else dict.fromkeys(("hub_model_id", "hub_private"), "push_to_hub=false uploads nothing")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingStepOptions(
+    DataPercentOptions, AveragingOptions, ScheduleOptions, ComputeOptions, CheckpointOptions, ReportOptions, PlotOptions
+):
     """Options that every step training a recogniser has."""
 
     group = "training"
@@ -101,7 +152,14 @@ class TrainingStepOptions(DataPercentOptions, AveragingOptions, ComputeOptions, 
         0.5, "dev utterances scored after an epoch, as a share of its own: scoring one costs 1.3 of training on it", above=0
     )
 
-    not_in_fingerprint = frozenset({"num_workers"})
+    eval_every_n_updates: int | None = option(None, "updates between validations, in place of epochs (none: by epochs)", low=1)
+
+    not_in_fingerprint = frozenset({"num_workers", "persistent_workers"})
+
+    def idle(self) -> dict[str, str]:
+        """Epochs between validations beside updates."""
+        by_updates = f"eval_every_n_updates={self.eval_every_n_updates} says it"
+        return {} if self.eval_every_n_updates is None else {"eval_every_n_epochs": by_updates}
 
     @property
     def augmentation(self) -> AugmentationOptions | None:
@@ -133,5 +191,6 @@ TRAINING = (
     "augment",
     "lora_dropout",
     *names_of(AugmentationOptions, AveragingOptions, CheckpointOptions),
-    *names_of(ComputeOptions, but=names_of(PrecisionOptions)),
+    *names_of(ScheduleOptions, ReportOptions, ComputeOptions, but=names_of(PrecisionOptions)),
+    "eval_every_n_updates",
 )

@@ -33,7 +33,6 @@ COMPARISON = "comparison.parquet"
 FINGERPRINT = "fingerprint.json"
 TRACEBACK = "traceback.txt"
 NONE_GIVEN = ("", "none")
-RUN_IDS = ("_run_id", "_run_ids")  # parameters that name runs end so
 
 
 def upstream(run_id: str | None, artifact: str) -> Path:
@@ -62,7 +61,7 @@ def lineage(run_id: str) -> dict[str, str]:
             continue
         run = client.get_run(current)
         found[current] = run.data.tags.get(STEP_TAG, "?")
-        named = [value for key, value in sorted(run.data.params.items()) if key.endswith(RUN_IDS)]
+        named = [value for key, value in sorted(run.data.params.items()) if key.endswith(("_run_id", "_run_ids"))]
         waiting += [part.strip() for value in named for part in value.split(",") if part.strip() not in NONE_GIVEN]
     return found
 

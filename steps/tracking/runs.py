@@ -52,10 +52,17 @@ def step_run(step: str, options: Options, name: str | None = None) -> Iterator[S
     store = connect()
     found = fingerprint(step, options)
     tags = {STEP_TAG: step, FINGERPRINT_TAG: found.digest}
-    opened = open_run(store, step, found.digest, name or _default_name(step, options), tags, getattr(options, "resume", True))
-    run = StepRun(store.client, opened, step, name or _default_name(step, options), not getattr(options, "no_plot", False))
+    opened = open_run(
+        store,
+        step,
+        found.digest,
+        getattr(options, "run_name", None) or name or _default_name(step, options),
+        tags,
+        getattr(options, "resume", True),
+    )
+    run = StepRun(store.client, opened, step, plots=not getattr(options, "no_plot", False))
     try:
-        run.log_parameters(options.used_parameters())
+        run.log_parameters(options.as_parameters())
         store.client.log_dict(run.run_id, found.as_dict(), FINGERPRINT)
         with written_to(getattr(options, "log_file", None), run):
             yield run

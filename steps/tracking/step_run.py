@@ -39,7 +39,6 @@ class StepRun:
     client: MlflowClient
     opened: OpenRun
     step: str
-    name: str  # in the UI, before the result is known
     plots: bool = True  # whether this run is to have pictures
 
     @property
@@ -82,12 +81,8 @@ class StepRun:
         """Set tags in one call."""
         self.client.log_batch(self.run_id, tags=[RunTag(store_name(name), str(value)) for name, value in tags.items()])
 
-    def add_to_name(self, *parts: str) -> None:
-        """Put corpus and result behind the run's name, where the runs table shows them."""
-        self.client.update_run(self.run_id, name=" · ".join([self.name, *filter(None, parts)]))
-
     def describe(self, markdown: str) -> None:
-        """Set the run's description; its first line is what was found, then come what was read and made."""
+        """Set the run's description: what it read, made and found."""
         kept = markdown if len(markdown) <= MAX_NOTE else markdown[: MAX_NOTE - len(CUT)] + CUT
         self.set_tags({NOTE_TAG: kept})
 

@@ -32,6 +32,10 @@ class CTCModel(nn.Module):
         if network.wav2vec2_bert.adapter is not None:
             network.wav2vec2_bert.adapter.layerdrop = 0.0  # a skipped stride would leave twice the outputs that lengths say
 
+    def enable_checkpointing(self) -> None:
+        """Compute activations again in the backward pass."""
+        self.network.gradient_checkpointing_enable({"use_reentrant": False})
+
     def log_probabilities(self, features: Tensor, n_frames: Tensor, mask: Tensor | None = None) -> Tensor:
         """Natural log-probabilities of the tokens in every output: features (B, T, D), mask (B, T) → float32 (B, T', V)."""
         valid = torch.arange(features.shape[1], device=features.device) < n_frames[:, None]  # (B, T)

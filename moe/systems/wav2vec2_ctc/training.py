@@ -30,9 +30,6 @@ class CTCTrainingOptions(Options):
     ctc_epochs: int = option(8, "passes over the training subset", low=1)
     ctc_batch_size: int = option(16, "utterances per batch", low=1)
     ctc_learning_rate: float = option(2e-3, "learning rate; 3e-5 suits a checkpoint", above=0)
-    warmup_ratio: float = option(
-        0.1, "share of the updates in which the learning rate rises; in the last 0.4 it falls", low=0, high=0.6
-    )
     ctc_train: str = option("all", "what trains; the head always does", choices=tuple(TRAINED))
     head_updates: int = option(60, "updates in which only what a checkpoint lacks trains, before the rest", low=0)
     selection: str = option("cer", "error rate of dev by which the best epoch is kept", choices=tuple(RATES))
@@ -98,7 +95,9 @@ def infeasible(rows: pd.DataFrame, inputs: CTCInputs) -> pd.DataFrame:
 
 def _train_missing(system: CTCSystem, train_set: SpeechDataset, n_updates: int, training: Training) -> TrainingSummary:
     """A phase of its own, with checkpoints of its own."""
-    plan = dataclasses.replace(training.plan, max_updates=n_updates, decay_share=0.0, averaging=AveragingOptions())
+    plan = dataclasses.replace(
+        training.plan, max_updates=n_updates, decay_share=0.0, warmup_updates=None, averaging=AveragingOptions()
+    )
     phase = dataclasses.replace(training, plan=plan, checkpoints=training.checkpoints.below("missing"))
     with _only_missing(system):
         return fit(system.module, train_set, phase, TrainingHooks(), system.parameter_groups())

@@ -60,6 +60,10 @@ class BaseTraining(nn.Module):
         weight[:1] = SILENCE_WEIGHT
         self.register_buffer("phoneme_weight", weight, persistent=False)
 
+    def enable_checkpointing(self) -> None:
+        """Compute activations again in the backward pass."""
+        self.base.gradient_checkpointing_enable({"use_reentrant": False})
+
     def forward(
         self,
         mel: Tensor,

@@ -111,6 +111,17 @@ def joint(corpus, report, checkpoints, num_workers, averaging=AveragingOptions()
     return model, (done.history, done.epoch, done.wer, [load.tolist() for load in done.loads])
 
 
+def by_updates(corpus, report, checkpoints, num_workers):
+    """Judged in the midst of epochs, under a curriculum."""
+    model = toy_mixture(toy_base(dropout=0.1), adapters=DROPOUT)
+    train_set, dev_set = sets(corpus)
+    curriculum = CurriculumOptions(soft_epochs=2, temperature_start=2.0)
+    around = training(plan(epochs=2, num_workers=num_workers, schedule="cosine"), report, checkpoints)
+    around = dataclasses.replace(around, eval_every_updates=2)
+    done = train_jointly(system_of(model, adapters=1e-2, gate=1e-2), train_set, dev_set, JointOptions(), curriculum, around)
+    return model, (done.history, done.epoch, done.wer)
+
+
 def single_lora(corpus, report, checkpoints, num_workers):
     model = toy_mixture(toy_base(dropout=0.1), n_experts=0, adapters=DROPOUT)
     train_set, dev_set = sets(corpus)
@@ -142,6 +153,7 @@ STAGES = {
     "copied_experts": copied_experts,
     "joint": joint,
     "averaged_joint": averaged_joint,
+    "by_updates": by_updates,
     "single_lora": single_lora,
     "base": base,
 }
