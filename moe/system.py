@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -217,6 +218,14 @@ class System(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write everything that loading needs, whole or not at all."""
+
+
+@runtime_checkable
+class ReadsManifest(System, Protocol):
+    """A capability: the system reads more of an utterance than its audio, where a manifest says it."""
+
+    def from_manifest(self, rows: pd.DataFrame) -> Mapping[str, np.ndarray]:
+        """What batches of these utterances are to hold besides, (N, …) each."""
 
 
 @runtime_checkable

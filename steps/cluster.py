@@ -112,7 +112,6 @@ def _report(
         counts = pd.crosstab(shown, fitted["etiology"])
         step.log_figure(cluster_heatmap(counts, note=prepared.note), "plots/cluster_by_etiology.png")
         step.log_figure(_map(options, points, fitted, prepared.note), "plots/embeddings.png")
-    step.add_to_name(prepared.name, f"{scores.n_clusters} clusters", f"Rand index {scores.adjusted_rand:.2f}")
     step.describe(_description(options, prepared, clusters, scores, table))
 
 
@@ -168,10 +167,9 @@ def _description(
     sent = ", ".join(f"{etiology} → {table[etiology].idxmax()}" for etiology in table.columns)
     return "\n".join(
         [
-            f"{scores.n_clusters} clusters of {clusters.n_units_} {options.cluster_unit}s"
-            f"{' of SYNTHETIC speech' if prepared.note else ''}, adjusted Rand index against etiology {scores.adjusted_rand:.2f}.",
-            "",
-            f"`{clusters.algorithm_}` ({scores.n_points} utterances), {scores.n_noise} noise points ({options.noise}), "
+            f"## Clusters{' of SYNTHETIC speech' if prepared.note else ''}",
+            f"`{clusters.algorithm_}` on {clusters.n_units_} {options.cluster_unit}s ({scores.n_points} utterances): {scores.n_clusters} "
+            f"clusters, {scores.n_noise} noise points ({options.noise}), adjusted Rand index against etiology {scores.adjusted_rand:.2f}, "
             f"silhouette {scores.silhouette:.2f}, entropy of the soft labels {scores.soft_entropy:.2f} (0 sharp, 1 flat).",
             "",
             f"Most utterances of each etiology: {sent}.",

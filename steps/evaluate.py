@@ -19,7 +19,6 @@ from steps.options.ask_options import AskOptions, ask_of
 from steps.options.step_options import PlotOptions
 from steps.reports.evaluation import Evaluation, log_evaluation
 from steps.tracking import artifacts, runs
-from steps.tracking.lineage import lineage_parameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +47,6 @@ def run(options: StepOptions) -> str:
     system.place(fastest_device(), precision(options))
     name = f"evaluate · {system.record.system} · seed {system.record.facts.get('seed', options.seed)}"
     with runs.step_run("evaluate", options, name) as step:
-        own = {"system": system.record.system, **options.as_parameters()}
-        step.log_parameters({"system": own["system"], **lineage_parameters(options.model_run_id, own)})
         prepared = read_prepared(options.prepare_run_id)
         decoding, work_dir = options.part(DecodingOptions), runs.work_dir(step)
         test_set = prepare_test_set(system, ask, prepared, model_dir, decoding, work_dir, options.speech_threshold)

@@ -15,13 +15,13 @@ from analysis.calibration import confusion_table, expected_calibration_error, re
 from analysis.gate_choices import decisions_by, speaker_decisions
 from analysis.plots.gate import confusion_figure, reliability_figure, speakers_figure
 from analysis.plots.training import training_curves
-from analysis.report import markdown_table, percent
+from analysis.report import markdown_table
 from moe.options import option
 from moe.routing.embeddings import read_embeddings
 from moe.routing.gate import probabilities
 from moe.routing.gate_training import GateOptions, GateResult, train_gate
 from moe.training.checkpoints import CheckpointOptions
-from steps.inputs.corpus import SYNTHETIC_NOTE, read_prepared, soft_labels
+from steps.inputs.corpus import SYNTHETIC_NOTE, soft_labels
 from steps.inputs.training import checkpoints_of
 from steps.options.step_options import PlotOptions
 from steps.tracking import artifacts, runs
@@ -81,7 +81,6 @@ def _report(step: StepRun, options: StepOptions, result: GateResult, dev: pd.Dat
         step.log_figure(
             speakers_figure(speakers, "Where the gate sends dev speakers, unseen in training", note), "plots/speakers.png"
         )
-    step.add_to_name(_corpus(step), f"accuracy {percent(result.metrics['dev/accuracy'])}")
     step.describe(_description(result, by_etiology, speakers, note))
 
 
@@ -121,8 +120,7 @@ def _description(result: GateResult, by_etiology: pd.DataFrame, speakers: pd.Dat
     shown = by_etiology[["group", "n_utterances", "n_speakers", "accuracy", "confidence", "entropy", "expert"]]
     n_torn = int((speakers["agreement"] < TORN).sum())
     lines = [
-        f"{100 * metrics['dev/accuracy']:.1f} % of dev utterances go to their speaker's cluster{', SYNTHETIC speech' if note else ''}.",
-        "",
+        f"## Gate{' on SYNTHETIC speech' if note else ''}",
         f"Softmax over {config.n_experts} experts{f', {config.hidden} hidden units' if config.hidden else ''}, trained with KL to the clusters' "
         f"soft labels; epoch {result.best_epoch} of {len(result.history)} kept by `{result.selection_metric}`. On dev speakers, none of whom "
         f"it was trained on: argmax accuracy {100 * metrics['dev/accuracy']:.1f} %, calibration error {100 * metrics['dev/ece']:.1f} %{change}, "
@@ -133,11 +131,6 @@ def _description(result: GateResult, by_etiology: pd.DataFrame, speakers: pd.Dat
         markdown_table(shown.round(3)),
     ]
     return "\n".join(lines)
-
-
-def _corpus(step: StepRun) -> str:
-    """Name of the corpus at the end of the lineage."""
-    return read_prepared(next(run_id for run_id, name in artifacts.lineage(step.run_id).items() if name == "prepare")).name
 
 
 def _note(step: StepRun) -> str:

@@ -14,7 +14,7 @@ import mlflow
 
 from analysis.pages.model_card import model_card
 from analysis.promotion import Decision
-from analysis.report import percent, percent_interval
+from analysis.report import percent_interval
 from analysis.systems import SystemScores
 from moe.options import from_text, option
 from moe.serving.requests import ServiceOptions
@@ -27,7 +27,6 @@ from steps.registry.judging import ANY, Judge, best_system, corpus_of, is_synthe
 from steps.registry.signature import CARD, log_model
 from steps.reports.scores import read_scores
 from steps.tracking import artifacts, runs
-from steps.tracking.lineage import lineage_links
 from steps.tracking.step_run import StepRun
 from steps.tracking.store import connect
 
@@ -164,9 +163,9 @@ def _log(step: StepRun, system: SystemScores, decision: Decision) -> None:
 
 def _describe(step: StepRun, system: SystemScores, champion: str) -> None:
     step.log_metrics({"test/wer": wer(system)})
-    step.add_to_name(corpus_of(system), f"WER {percent(wer(system))}")
+    lineage = "\n".join(f"- {name} `{run_id}`" for run_id, name in artifacts.lineage(step.run_id).items())
     synthetic = "SYNTHETIC speech only. " if is_synthetic(system) else ""
-    step.describe(f"{champion}\n\n{synthetic}Everything that the last version was made from:\n\n{lineage_links(step.run_id)}")
+    step.describe(f"{champion}\n\n{synthetic}Everything that the last version was made from:\n{lineage}")
 
 
 def main() -> None:

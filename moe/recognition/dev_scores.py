@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from moe.recognition.decoding import decode
-from moe.system import DecodingOptions, Hypothesis, System
+from moe.system import Ask, DecodingOptions, Hypothesis, System
 from moe.text.error_rates import character_error_rate, word_error_rate
 from moe.training.best_epoch import BestEpoch
 from moe.training.dataset import SpeechDataset
@@ -22,16 +22,25 @@ class BestOnDev(BestEpoch):
 
     Args:
         selected: `wer` or `cer`.
+        ask: what is asked in decoding; None for nothing.
     """
 
-    def __init__(self, system: System, dev_set: SpeechDataset, training: Training, patience: int, selected: str = "wer") -> None:
+    def __init__(
+        self,
+        system: System,
+        dev_set: SpeechDataset,
+        training: Training,
+        patience: int,
+        selected: str = "wer",
+        ask: Ask | None = None,
+    ) -> None:
         super().__init__(system.module, training, selected, patience)
-        self.system, self.dev_set = system, dev_set
+        self.system, self.dev_set, self.ask = system, dev_set, ask
 
     def judge_start(self) -> None:
         """Score the model as it came; once, also where training is interrupted."""
         if math.isinf(self.start_value):
-            value = self.rate(self.selected, decode(self.system, self.dev_set, DecodingOptions()))
+            value = self.rate(self.selected, decode(self.system, self.dev_set, DecodingOptions(), self.ask))
             self.training.report(0, {f"dev/{self.selected}_start": value})
             self.candidate(value)
 
@@ -39,7 +48,7 @@ class BestOnDev(BestEpoch):
         self.judge_start()
 
     def judge(self, epoch: int) -> dict[str, float]:
-        hypotheses = decode(self.system, self.dev_set, DecodingOptions(), with_loss=True)
+        hypotheses = decode(self.system, self.dev_set, DecodingOptions(), self.ask, with_loss=True)
         return self.scores(hypotheses) | self.system.measures(hypotheses)
 
     def scores(self, hypotheses: Sequence[Hypothesis]) -> dict[str, float]:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from moe.system import Ask, System, read_record
+from moe.systems.domain_whisper import system as domain_whisper
+from moe.systems.domain_whisper.asks import DomainAsk
 from moe.systems.wav2vec2_ctc import system as wav2vec2_ctc
 from moe.systems.whisper_moe import system as whisper_moe
 from moe.systems.whisper_moe.asks import MixtureAsk, WhisperAsk
@@ -23,6 +25,7 @@ SYSTEMS = {
     "single_lora": Row(whisper_moe.load, WhisperAsk),
     "zero_shot": Row(whisper_moe.load, WhisperAsk),
     "wav2vec2_ctc": Row(wav2vec2_ctc.load, wav2vec2_ctc.CTCAsk),
+    "domain_whisper": Row(domain_whisper.load, DomainAsk),
 }
 
 

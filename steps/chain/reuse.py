@@ -74,16 +74,7 @@ def launch(module: ModuleType, options: Options, force: bool = False, title: str
     parent = mlflow.active_run()
     if parent is not None:
         connect().client.set_tag(parent.info.run_id, f"moe.{word}.{step}", run_id)
-        _nest(run_id, parent.info.run_id)
     return run_id
-
-
-def _nest(run_id: str, parent_id: str) -> None:
-    """Show a reused run below the chain that goes on where an earlier one was stopped; a run has one parent, and a finished chain keeps its own."""
-    client = connect().client
-    held = client.get_run(run_id).data.tags.get(PARENT_TAG)
-    if held != parent_id and held is not None and client.get_run(held).info.status != "FINISHED":
-        client.set_tag(run_id, PARENT_TAG, parent_id)
 
 
 def _ran_in_this_chain(run_id: str | None) -> bool:

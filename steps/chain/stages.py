@@ -7,11 +7,25 @@ from typing import Any
 
 from moe.options import Options, names_of
 from moe.systems.table import SYSTEMS
-from steps import asr, baseline, cluster, compare, ctc, embed, evaluate, experts, gate, prepare, pretrain, register, synthesize
-from steps.chain.options import BASE, CTC, LORA, MIXTURE, ChainOptions
+from steps import (
+    asr,
+    baseline,
+    cluster,
+    compare,
+    ctc,
+    domain,
+    embed,
+    evaluate,
+    experts,
+    gate,
+    prepare,
+    pretrain,
+    register,
+    synthesize,
+)
+from steps.chain.options import BASE, CTC, DOMAIN, LORA, MIXTURE, ChainOptions
 from steps.chain.reuse import launch
-from steps.options.ask_options import LANGUAGE, STEP_NAMES
-from steps.options.ask_options import NAMES as ASKS
+from steps.options.ask_options import STEP_NAMES, AskOptions
 from steps.options.step_options import SYNTHETIC, default_experts
 
 Given = Callable[[ChainOptions], dict[str, Any]]
@@ -55,7 +69,7 @@ BUDGET = (MIXTURE, LORA)  # one LoRA gets the mixture's size and updates, so it 
 TRAINING = (
     Stage("synthesize", synthesize),
     Stage("prepare", prepare, ("synthesize",)),
-    Stage("pretrain", pretrain, ("prepare",), (MIXTURE, LORA, BASE)),
+    Stage("pretrain", pretrain, ("prepare",), (MIXTURE, LORA, BASE, DOMAIN)),
     Stage("embed", embed, ("prepare", "pretrain"), BUDGET),
     Stage("cluster", cluster, ("prepare", "embed"), BUDGET, lambda options: {"num_experts": n_experts(options)}),
     Stage("gate", gate, ("embed", "cluster"), BUDGET),
@@ -65,12 +79,13 @@ TRAINING = (
     Stage(BASE, baseline, ("prepare", "pretrain"), (BASE,), lambda options: {"system": BASE}),
     Stage(LORA, baseline, ("prepare", "pretrain", MIXTURE), (LORA,), lambda options: {"system": LORA}),
     Stage(CTC, ctc, ("prepare",), (CTC,)),
+    Stage(DOMAIN, domain, ("prepare", "pretrain"), (DOMAIN,)),
 )  # fmt: skip
 LAST = (evaluate, compare, register)
 STAGES = tuple(dict.fromkeys([*(stage.module for stage in TRAINING), *LAST]))
 NAMES = tuple(map(step_name, STAGES))
 MIXTURE_ONLY = (embed, cluster, gate, experts)
-EVALUATED = (BASE, LORA, MIXTURE, CTC)  # order of the comparison: what the others are measured against comes first
+EVALUATED = (BASE, LORA, MIXTURE, CTC, DOMAIN)  # order of the comparison: what the others are measured against comes first
 
 
 def chosen_systems(options: ChainOptions) -> list[str]:
@@ -98,9 +113,9 @@ def stages_of(options: ChainOptions) -> list[Stage]:
 
 def stage_options(module: ModuleType, options: ChainOptions, **given: Any) -> Options:
     """The options of one step: those of `main` that it has and that do something there, and `given`."""
-    idle = idle_options(module, options, given)
+    left = {"run_name", *idle_options(module, options, given)}  # the name is that of the chain's own run
     values = {
-        name: getattr(options, name) for name in names_of(module.StepOptions) if hasattr(options, name) and name not in idle
+        name: getattr(options, name) for name in names_of(module.StepOptions) if hasattr(options, name) and name not in left
     }
     return module.StepOptions(**values | given)
 
@@ -113,13 +128,15 @@ def idle_options(module: ModuleType, options: ChainOptions, given: Mapping[str, 
 def training_given(stage: Stage, options: ChainOptions, run_ids: Mapping[str, str]) -> dict[str, Any]:
     """What the chain gives a training stage beside the options of `main`."""
     seed = {"seed": options.corpus_seed} if options.corpus_seed is not None and stage.module in (synthesize, prepare) else {}
-    return stage.given(options) | ids_of(stage.reads, run_ids) | seed
+    is_passing = stage.module is pretrain and options.until != "pretrain"  # it is the systems that are exported then
+    kept_here = {"export_dir": None} if is_passing else {}
+    return stage.given(options) | ids_of(stage.reads, run_ids) | seed | kept_here
 
 
 def evaluation_given(system: str, prepare_run_id: str, model_run_id: str) -> dict[str, Any]:
     """What the chain gives one evaluation: only what the system can be asked is asked of it."""
     taken = {STEP_NAMES.get(field.name, field.name) for field in dataclasses.fields(SYSTEMS[system].ask_type)}
-    nothing = {name: None for name in ASKS if name not in {*taken, LANGUAGE}}
+    nothing = {field.name: field.default for field in dataclasses.fields(AskOptions) if field.name not in taken}
     return {**nothing, "prepare_run_id": prepare_run_id, "model_run_id": model_run_id}
 
 
@@ -131,15 +148,6 @@ def planned(options: ChainOptions) -> list[tuple[ModuleType, dict[str, Any]]]:
     found += [(evaluate, evaluation_given(system, PENDING, PENDING)) for system in chosen_systems(options)]
     judges = [module for module in (compare, register) if module not in left_out(options)]
     return found + [(module, {"evaluate_run_ids": f"{PENDING},{PENDING}2"}) for module in judges]
-
-
-def used_names(options: ChainOptions) -> set[str]:
-    """Options that do something in a chain: its own, and those that are in use in a stage that it runs."""
-    last, used = NAMES.index(options.until), set(names_of(ChainOptions))
-    for module, given in planned(options):
-        if NAMES.index(step_name(module)) <= last:
-            used |= set(names_of(module.StepOptions)) - set(idle_options(module, options, given))
-    return used
 
 
 def ids_of(reads: Sequence[str], run_ids: Mapping[str, str]) -> dict[str, str]:

@@ -22,7 +22,7 @@ from moe.recognition.decoding import USUAL, decode, decode_ways
 from moe.recognition.hypothesis_store import BatchStore
 from moe.routing import ablations
 from moe.routing.embeddings import Embedder, embed, read_by_gate
-from moe.system import Ask, DecodingOptions, Hypothesis, Routes, System, routing_weights
+from moe.system import Ask, DecodingOptions, Hypothesis, ReadsManifest, Routes, System, routing_weights
 from moe.text.normalisers import normalise
 from moe.training.batches import to_device
 from steps.inputs.corpus import Prepared
@@ -78,6 +78,8 @@ def prepare_test_set(
     rows = prepared.rows("test")
     chunks = cut_rows(rows, prepared.root, system.inputs.window_s)
     dataset, clusters, gate = ChunkSet(chunks, prepared.root, system.inputs), None, None
+    if isinstance(system, ReadsManifest):
+        dataset.extras |= {name: torch.as_tensor(values) for name, values in system.from_manifest(chunks.rows).items()}
     if isinstance(system, Routes):
         rows = rows.assign(loudness_db=loudness_of(rows, prepared.root))
         found = embed(embedder_of(system), dataset, work_dir / artifacts.EMBEDDINGS, EMBEDDING_BATCH)

@@ -31,6 +31,7 @@ ENTRY_POINTS = (
     "asr",
     "baseline",
     "ctc",
+    "domain",
     "evaluate",
     "compare",
     "register",

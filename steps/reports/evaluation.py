@@ -75,7 +75,6 @@ def log_evaluation(step: StepRun, evaluation: Evaluation, audio_mb: float, seed:
         write_json(Path(temporary) / artifacts.SCORES, _scores(evaluation, routing, challenge))
         step.log_file(Path(temporary) / artifacts.SCORES)
     attach_scores(step, _scored_model(evaluation), metrics | routing)
-    step.add_to_name(evaluation.test_set.prepared.name, f"WER {percent(metrics['test/wer'])}")
     step.describe(_description(evaluation, overall, challenge))
 
 
@@ -86,8 +85,7 @@ def _log_groups(step: StepRun, evaluation: Evaluation) -> dict[str, float]:
     for column in [name for name in EVERY_GROUP if name in grouped and grouped[name].notna().any()]:
         rates = rates_by(grouped, column)
         step.log_table(rates, f"tables/wer_by_{column}.json")
-        if column != "speaker" and len(rates) > 1:  # speakers are a table: hundreds of metrics hide the others
-            metrics |= {f"test/wer/{column}/{row.group}": row.wer for row in rates.itertuples() if row.wer == row.wer}
+        metrics |= {f"test/wer/{column}/{row.group}": row.wer for row in rates.itertuples() if row.wer == row.wer}
         if column != "speaker" and step.plots:
             title = f"WER by {column.replace('_', ' ')}"
             step.log_figure(forest_figure(rates, title, evaluation.note), f"plots/wer_by_{column}.png")
@@ -184,10 +182,8 @@ def _description(evaluation: Evaluation, overall: pd.DataFrame, challenge: Chall
     row, record = overall.iloc[0], evaluation.test_set.system.record
     by_etiology = rates_by(evaluation.counted, "etiology")
     lines = [
-        f"WER {percent_interval(row['wer'], row['low'], row['high'])}: {record.title} on {evaluation.test_set.prepared.name}"
-        f"{', SYNTHETIC speech' if evaluation.note else ''}.",
-        "",
-        f"CER {percent_interval(row['cer'], row['cer_low'], row['cer_high'])} "
+        f"## Test of {record.system}{', SYNTHETIC speech' if evaluation.note else ''}",
+        f"WER {percent_interval(row['wer'], row['low'], row['high'])}, CER {percent_interval(row['cer'], row['cer_low'], row['cer_high'])} "
         f"(95 %, bootstrap over {row['n_speakers']} speakers), clipped {percent(row['wer_clipped'])}; {row['n_utterances']} utterances, "
         f"{row['n_words']} words. Errors with their audio: `explorer.html`.",
         "",

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from moe.experts.routed_lora import AdapterOptions
 from moe.system import System
+from moe.systems.domain_whisper.system import NAME as DOMAIN
 from moe.systems.wav2vec2_ctc.system import NAME as CTC
 from moe.systems.whisper.base_model import save_base
 from moe.systems.whisper_moe.folder import BASE, LORA, MIXTURE, WhisperShape, new_record
 from tests.toys.ctc import toy_ctc
+from tests.toys.domain import toy_domain
 from tests.toys.models import CONTEXT, N_EXPERTS, adapter_options, shared_base
 from tests.toys.recognizers import record_of, system_on
 
@@ -40,4 +42,10 @@ def _on_base(folder: Path, record) -> System:
     return system
 
 
-INSTANCES: dict[str, Callable[[Path], System]] = {MIXTURE: _mixture, LORA: _lora, BASE: _base, CTC: lambda folder: toy_ctc()}
+INSTANCES: dict[str, Callable[[Path], System]] = {
+    MIXTURE: _mixture,
+    LORA: _lora,
+    BASE: _base,
+    CTC: lambda folder: toy_ctc(),
+    DOMAIN: toy_domain,
+}

@@ -70,8 +70,11 @@ def resolve(name: str) -> str:
     return DOCUMENT_MODELS.get(name, name)
 
 
-def load_base(name: str) -> BaseModel:
+def load_base(name: str, dropout: float | None = None) -> BaseModel:
     """A complete checkpoint: a folder, or a hub model that the user named; an adapter is merged into the model it belongs on.
+
+    Args:
+        dropout: in place of the checkpoint's; modules read it when they are made, and never again.
 
     Raises:
         ValueError: what keeps it from being taken as it is.
@@ -81,8 +84,8 @@ def load_base(name: str) -> BaseModel:
         raise ValueError(f"base model {name}: {fault}")
     below = model_below(name)
     if below is None:
-        return _with_languages(BaseModel(_read_model(name).eval(), WhisperProcessor.from_pretrained(name)))
-    model = _read_model(name) if below == name else load_base(below).model
+        return _with_languages(BaseModel(_read_model(name, dropout).eval(), WhisperProcessor.from_pretrained(name)))
+    model = _read_model(name, dropout) if below == name else load_base(below, dropout).model
     processor = WhisperProcessor.from_pretrained(name if _has_processor(Path(name)) else below)
     return _with_languages(BaseModel(with_adapter(model, name).eval(), processor))
 
@@ -254,12 +257,13 @@ def _below_fault(below: str) -> str | None:
     return f"the adapter belongs on {below}, which is not on this machine: `hf download {below}` brings it"
 
 
-def _read_model(name: str) -> WhisperForConditionalGeneration:
+def _read_model(name: str, dropout: float | None = None) -> WhisperForConditionalGeneration:
     """A whole model in float32; a folder's weights in any form, an adapter beside them left alone."""
+    changes: dict[str, Any] = {} if dropout is None else {"dropout": dropout}
     folder = Path(name)
     if not folder.is_dir():
-        return WhisperForConditionalGeneration.from_pretrained(name, dtype=torch.float32)
-    config = WhisperConfig.from_pretrained(folder)
+        return WhisperForConditionalGeneration.from_pretrained(name, dtype=torch.float32, **changes)
+    config = WhisperConfig.from_pretrained(folder, **changes)
     model = WhisperForConditionalGeneration.from_pretrained(
         None, config=config, state_dict=read_weights(folder), dtype=torch.float32
     )

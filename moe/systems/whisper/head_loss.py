@@ -18,41 +18,50 @@ LOGITS = 1 << 24  # held at a time: 64 MB; with fewer the head is read too often
 
 class _HeadCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, states: Tensor, head: Tensor, labels: Tensor) -> Tensor:
+    def forward(ctx: Any, states: Tensor, head: Tensor, labels: Tensor, smoothing: float) -> Tensor:
         """States (N, D), head (V, D), labels (N,) → cross-entropy of each row, 0 where the label is ignored, (N,) float32."""
         n_rows, trains = max(1, LOGITS // len(head)), ctx.needs_input_grad[0]
-        parts = [_rows(*part, head, trains) for part in zip(states.split(n_rows), labels.split(n_rows), strict=True)]
+        parts = [_rows(*part, head, trains, smoothing) for part in zip(states.split(n_rows), labels.split(n_rows), strict=True)]
         losses, gradients = zip(*parts, strict=True)
         if trains:
             ctx.save_for_backward(torch.cat(gradients))
         return torch.cat(losses)
 
     @staticmethod
-    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor, None, None, None]:
         """Slopes (N,) of the losses."""
         (gradients,) = ctx.saved_tensors
-        return gradients * slopes[:, None].to(gradients.dtype), None, None
+        return gradients * slopes[:, None].to(gradients.dtype), None, None, None
 
 
-def head_cross_entropy(states: Tensor, head: Tensor, labels: Tensor) -> Tensor:
-    """Mean token cross-entropy of each utterance: decoder states (B, N, D), frozen head (V, D), labels (B, N) → (B,)."""
+def head_cross_entropy(states: Tensor, head: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Mean token cross-entropy of each utterance: decoder states (B, N, D), frozen head (V, D), labels (B, N) → (B,).
+
+    Args:
+        smoothing: share of the target that is spread over all tokens (label smoothing: Szegedy et al. 2016, arXiv:1512.00567).
+    """
     cross_entropy: Callable[..., Tensor] = _HeadCrossEntropy.apply
-    losses = cross_entropy(states.flatten(0, 1), head, labels.flatten()).view_as(labels)  # (B, N)
+    losses = cross_entropy(states.flatten(0, 1), head, labels.flatten(), smoothing).view_as(labels)  # (B, N)
     return losses.sum(1) / (labels != IGNORED).sum(1).clamp_min(1)
 
 
-def _rows(states: Tensor, labels: Tensor, head: Tensor, trains: bool) -> tuple[Tensor, Tensor | None]:
+def _rows(states: Tensor, labels: Tensor, head: Tensor, trains: bool, smoothing: float) -> tuple[Tensor, Tensor | None]:
     """Losses of some rows (n,), and their gradient by the states (n, D)."""
     log_probabilities, scored = (
         F.linear(states, head).float().log_softmax(-1),
         labels != IGNORED,
     )  # one pass, where logsumexp makes four
     wanted = labels.clamp_min(0)[:, None]
-    losses = -log_probabilities.gather(-1, wanted)[:, 0] * scored
+    losses = -log_probabilities.gather(-1, wanted)[:, 0]
+    if smoothing:
+        losses = (1 - smoothing) * losses - smoothing * log_probabilities.mean(-1)
+    losses = losses * scored
     if not trains:
         return losses, None
     slopes = log_probabilities.exp_()  # in their own place
-    slopes.scatter_add_(-1, wanted, slopes.new_full(wanted.shape, -1.0))
+    if smoothing:
+        slopes.sub_(smoothing / len(head))
+    slopes.scatter_add_(-1, wanted, slopes.new_full(wanted.shape, smoothing - 1.0))
     return losses, (F.linear(slopes, head.T) * scored[:, None]).to(states.dtype)
 
 

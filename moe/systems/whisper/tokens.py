@@ -112,8 +112,12 @@ def decoder_inputs(config: WhisperConfig, labels: Tensor) -> Tensor:
 
 def label_ids(tokenizer: WhisperTokenizer, reference: str) -> list[int]:
     """What the decoder must say after the start token: the rest of the prompt, the text, end of text."""
-    text = tokenizer(reference, add_special_tokens=False).input_ids
-    return [*prompt_ids(tokenizer)[1:], *text, tokenizer.eos_token_id]  # the model prepends the start token itself
+    return [*prompt_ids(tokenizer)[1:], *text_ids(tokenizer, reference)]  # the model prepends the start token itself
+
+
+def text_ids(tokenizer: WhisperTokenizer, reference: str) -> list[int]:
+    """The text and the end of text."""
+    return [*tokenizer(reference, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
 
 
 def label_batch(labels: Sequence[Sequence[int]]) -> Tensor:

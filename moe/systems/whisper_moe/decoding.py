@@ -10,12 +10,11 @@ from transformers import WhisperTokenizer
 
 from moe.system import Batch, DecodingOptions, Hypothesis
 from moe.systems.whisper.inputs import WhisperInputs
+from moe.systems.whisper.search import clean_texts, most_new_tokens
 from moe.systems.whisper.tokens import language_ids, prompt_ids
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.systems.whisper_moe.passes import Encoded, Routed
 from moe.systems.whisper_moe.token_scores import token_logprobs
-
-MIN_NEW_TOKENS = 16
 
 
 def hypotheses_of(
@@ -32,11 +31,6 @@ def hypotheses_of(
     gate = _rows(routed.probabilities, len(ids))
     values = zip(ids, clean_texts(tokenizer, tokens), rows, losses, means, counts, gate, strict=True)
     return [Hypothesis(*each) for each in values]
-
-
-def clean_texts(tokenizer: WhisperTokenizer, tokens: Tensor) -> list[str]:
-    """Token ids (B, N) → texts without special tokens and outer spaces."""
-    return [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
 
 def decoder_prompt(model: WhisperMoE, tokenizer: WhisperTokenizer) -> list[int]:
@@ -65,9 +59,7 @@ def token_scores(
 
 def max_length(model: WhisperMoE, inputs: WhisperInputs, n_frames: int, options: DecodingOptions) -> int:
     """Bound on prompt and hypothesis, from the length bucket of the longest utterance and so the same for every one of a bucket."""
-    extractor = inputs.processor.feature_extractor
-    longest_s: float = inputs.context.bucket(n_frames, extractor) * extractor.hop_length / extractor.sampling_rate
-    n_new = max(MIN_NEW_TOKENS, math.ceil(options.max_tokens_per_s * longest_s))
+    n_new = most_new_tokens(inputs, n_frames, options)
     most: int = model.base.config.max_target_positions
     return min(most, len(prompt_ids(inputs.processor.tokenizer)) + n_new)
 

@@ -12,8 +12,9 @@ from moe.routing.options import RoutingOptions
 from moe.routing.weights import RoutingWeights, one_hot
 from moe.system import DecodingOptions, Hypothesis
 from moe.systems.whisper.features import AudioContextOptions
+from moe.systems.whisper.search import MIN_NEW_TOKENS, clean_texts
 from moe.systems.whisper.tokens import END, label_ids, prompt_ids
-from moe.systems.whisper_moe.decoding import MIN_NEW_TOKENS, clean_texts, decoder_prompt
+from moe.systems.whisper_moe.decoding import decoder_prompt
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.text.error_rates import word_error_rate
 from moe.training.batches import length_batches

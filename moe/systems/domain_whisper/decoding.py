@@ -1,0 +1,74 @@
+"""A batch and the domains that it is given → hypotheses: search, texts, and how sure the model was of its tokens."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moe.system import Batch, DecodingOptions, Hypothesis
+from moe.systems.domain_whisper.asks import NONE
+from moe.systems.domain_whisper.inputs import DomainInputs
+from moe.systems.domain_whisper.model import DomainWhisper
+from moe.systems.whisper.search import clean_texts, most_new_tokens
+
+
+def hypotheses_of(
+    model: DomainWhisper,
+    inputs: DomainInputs,
+    batch: Batch,
+    chosen: tuple[Tensor, Tensor],
+    options: DecodingOptions,
+    language: str | None,
+    with_loss: bool,
+) -> list[Hypothesis]:
+    """Hypotheses of a batch, in its order; see `moe.system.System.decode`.
+
+    Args:
+        chosen: number of the domain whose token each utterance gets, and how sure that is, (B,) both.
+    """
+    domain, sure = chosen
+    states, ids = model.encode(batch["mel"]), batch["utterance_ids"]
+    n_new, prompts = most_new_tokens(inputs, int(batch["n_frames"].max()), options), _prompts(model, domain, language)
+    found: list[tuple[str, float, int]] = [("", math.nan, 0)] * len(ids)
+    for length in sorted({len(prompt) for prompt in prompts}):  # a prompt without token may be shorter
+        rows = [row for row, prompt in enumerate(prompts) if len(prompt) == length]
+        part = torch.tensor([prompts[row] for row in rows], device=states.device)  # (b, P)
+        for row, each in zip(rows, _searched(model, inputs, states[rows], part, n_new, options.beam_size), strict=True):
+            found[row] = each
+    losses = model.decoder_loss(states, batch["labels"], domain).tolist() if with_loss else [math.nan] * len(ids)
+    names = [NONE if number < 0 else model.prompts.names[number] for number in domain.tolist()]
+    values = zip(ids, found, losses, names, sure.tolist(), strict=True)
+    return [_hypothesis(*each) for each in values]
+
+
+def _prompts(model: DomainWhisper, domain: Tensor, language: str | None) -> list[list[int]]:
+    return [model.prompts.of(number, language) for number in domain.tolist()]
+
+
+def _searched(
+    model: DomainWhisper, inputs: DomainInputs, states: Tensor, prompts: Tensor, n_new: int, n_beams: int
+) -> list[tuple[str, float, int]]:
+    """Text, mean log-probability and number of tokens of each row."""
+    most: int = model.base.config.max_target_positions
+    limit = min(most, prompts.shape[1] + n_new)
+    tokens = model.search(states, prompts, limit, n_beams)  # (b, N)
+    means, counts = _scores(model, states, prompts, tokens, limit - prompts.shape[1])
+    return list(zip(clean_texts(inputs.processor.tokenizer, tokens), means, counts, strict=True))
+
+
+def _scores(model: DomainWhisper, states: Tensor, prompts: Tensor, tokens: Tensor, n_most: int) -> tuple[list[float], list[int]]:
+    """Mean log-probability and number of the tokens of each row, its end of text among them unless the bound cut it off."""
+    end: Any = model.base.config.eos_token_id
+    ended = torch.cat([tokens, tokens.new_full((len(tokens), 1), end)], dim=1)[:, :n_most]  # (b, n)
+    n_tokens = ((ended != end).cumprod(1).sum(1) + 1).clamp(max=ended.shape[1])  # up to the first end of text
+    logprobs = model.token_logprobs(states, prompts, ended)  # (b, n)
+    said = torch.arange(ended.shape[1], device=tokens.device) < n_tokens[:, None]
+    means = (logprobs.double() * said).sum(1) / n_tokens
+    return means.tolist(), n_tokens.tolist()
+
+
+def _hypothesis(name: str, found: tuple[str, float, int], loss: float, domain: str, sure: float) -> Hypothesis:
+    text, mean, n_tokens = found
+    details: dict[str, Any] = {"domain": domain, "domain_probability": None if math.isnan(sure) else round(sure, 4)}
+    return Hypothesis(name, text, utterance_loss=loss, mean_logprob=mean, n_tokens=n_tokens, details=details)

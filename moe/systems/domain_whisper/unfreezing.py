@@ -1,0 +1,147 @@
+"""What of a Whisper trains beside the rows of its domain tokens: last blocks, LoRA, everything or nothing; and at which rate."""
+
+import dataclasses
+import re
+
+from torch import nn
+from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+from moe.experts.routed_lora import AdapterOptions, matched_rank
+from moe.options import Options, option, to_text
+from moe.system import ParameterGroup
+from moe.systems.domain_whisper.domains import listed
+
+BLOCKS, LORA, ALL, ROWS_ALONE = "blocks", "lora", "all", "none"
+N_BLOCKS = 4  # document 003's
+PARTS = {"attention": ("self_attn", "encoder_attn"), "mlp": ("fc1", "fc2", "final_layer_norm")}  # of a decoder block, by prefix
+LAYERS = re.compile(r"model\.(encoder|decoder)\.layers\.(\d+)\.(\w+)")
+LORA_TARGETS = "q_proj,k_proj,v_proj,out_proj,fc1,fc2"
+
+
+@dataclasses.dataclass(frozen=True)
+class UnfreezeOptions(Options):
+    """What trains beside the tokens' rows."""
+
+    group = "domain"
+
+    unfreeze: str = option(
+        BLOCKS,
+        "what trains beside the tokens' rows: last blocks, LoRA on all, all, or none",
+        choices=(BLOCKS, LORA, ALL, ROWS_ALONE),
+    )
+    unfreeze_encoder_blocks: int | None = option(None, "last encoder blocks that train (none: 4, or all of fewer)", low=0)
+    unfreeze_decoder_blocks: int | None = option(None, "last decoder blocks that train (none: 4, or all of fewer)", low=0)
+    decoder_parts: str = option("attention,mlp", "parts of those decoder blocks that train, each with its norm")
+    layer_decay: float = option(1.0, "the learning rate of a block is that of the block above times this", above=0, high=1)
+    domain_lora_r: int | None = option(None, "rank of the LoRA (none: as many parameters as the last blocks have)", low=1)
+    dropout: float | None = option(None, "dropout of the whole model in training (none: the checkpoint's)", low=0, high=0.9)
+
+    def faults(self) -> list[str]:
+        """Parts that a block has not."""
+        parts = listed(self.decoder_parts)
+        bad = [part for part in parts if part not in PARTS] or ([] if parts else ["nothing"])
+        return [f"decoder_parts={self.decoder_parts}: {', '.join(bad)}: there are {', '.join(PARTS)}"] if bad else []
+
+    def idle(self) -> dict[str, str]:
+        """What says how much of something trains that does not."""
+        blocks = ["unfreeze_encoder_blocks", "unfreeze_decoder_blocks", "decoder_parts"]
+        names = ["layer_decay"] if self.unfreeze != BLOCKS else []
+        names += blocks if self.unfreeze in (ALL, ROWS_ALONE) or (self.unfreeze == LORA and self.domain_lora_r) else []
+        names += ["domain_lora_r"] if self.unfreeze != LORA else []
+        return dict.fromkeys(names, f"unfreeze={self.unfreeze} does not read it")
+
+    def n_blocks(self, config: WhisperConfig) -> dict[str, int]:
+        """Blocks of encoder and decoder that train.
+
+        Raises:
+            ValueError: more than the model has.
+        """
+        asked = {"encoder": self.unfreeze_encoder_blocks, "decoder": self.unfreeze_decoder_blocks}
+        there = {"encoder": config.encoder_layers, "decoder": config.decoder_layers}
+        too_many = [
+            f"unfreeze_{part}_blocks={n}: the base has {there[part]}"
+            for part, n in asked.items()
+            if n is not None and n > there[part]
+        ]
+        if too_many:
+            raise ValueError("; ".join(too_many))
+        return {part: min(N_BLOCKS, there[part]) if n is None else n for part, n in asked.items()}
+
+
+def depths(model: WhisperForConditionalGeneration, options: UnfreezeOptions) -> dict[str, int]:
+    """The parameters of the last blocks, by name, each with the number of blocks above its own."""
+    n_blocks, parts = options.n_blocks(model.config), [prefix for part in listed(options.decoder_parts) for prefix in PARTS[part]]
+    there, found = {"encoder": model.config.encoder_layers, "decoder": model.config.decoder_layers}, {}
+    for name, _ in model.named_parameters():
+        if match := LAYERS.match(name):
+            side, depth = match[1], there[match[1]] - 1 - int(match[2])
+            if depth < n_blocks[side] and (side == "encoder" or match[3].startswith(tuple(parts))):
+                found[name] = depth
+    return found
+
+
+def lora_options(model: WhisperForConditionalGeneration, options: UnfreezeOptions) -> AdapterOptions:
+    """One LoRA on all linear layers; of the rank asked for, or as large as the blocks that it stands for."""
+    adapters = AdapterOptions(lora_targets=LORA_TARGETS)
+    parameters = dict(model.named_parameters())
+    n_blocks = sum(parameters[name].numel() for name in depths(model, options))
+    rank = options.domain_lora_r or matched_rank(model, adapters, n_blocks)
+    return AdapterOptions(lora_r=rank, lora_alpha=2.0 * rank, lora_targets=LORA_TARGETS)
+
+
+def unfreeze(model: WhisperForConditionalGeneration, options: UnfreezeOptions) -> None:
+    """Let train what the options say and nothing else; a LoRA is attached after this."""
+    frozen = {
+        model.get_input_embeddings().weight,
+        model.model.encoder.embed_positions.weight,
+    }  # tied to the head; a fixed sinusoid
+    chosen = depths(model, options) if options.unfreeze == BLOCKS else {}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in chosen or (options.unfreeze == ALL and all(parameter is not each for each in frozen)))
+
+
+def groups(
+    model: WhisperForConditionalGeneration, rows: nn.Parameter, options: UnfreezeOptions, rate: float, token_rate: float
+) -> list[ParameterGroup]:
+    """What trains at which rate: the rows, then each depth of encoder and decoder, the top first, or the adapter, or all."""
+    found: dict[tuple[str, int], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            match = LAYERS.match(name) if options.unfreeze == BLOCKS else None
+            side = name.split(".")[1] if options.unfreeze != LORA else "adapter"
+            depth = getattr(model.config, f"{match[1]}_layers") - 1 - int(match[2]) if match else 0
+            found.setdefault((side, depth), []).append(parameter)
+    decayed = options.layer_decay if options.unfreeze == BLOCKS else 1.0
+    parts = [
+        ParameterGroup(_group_name(*key, options), tuple(part), rate * decayed ** key[1]) for key, part in sorted(found.items())
+    ]
+    return [ParameterGroup("domain_tokens", (rows,), token_rate), *parts]
+
+
+def _group_name(side: str, depth: int, options: UnfreezeOptions) -> str:
+    return f"{side}_block_{depth + 1}_from_the_top" if options.unfreeze == BLOCKS else side
+
+
+def block_faults(options: UnfreezeOptions, config: WhisperConfig) -> list[str]:
+    """More blocks than a model of this config has."""
+    try:
+        options.n_blocks(config)
+    except ValueError as error:
+        return [str(error)]
+    return []
+
+
+def describe(options: UnfreezeOptions, config: WhisperConfig) -> str:
+    """What trains, in words."""
+    n_blocks = options.n_blocks(config)
+    words = {
+        BLOCKS: f"the last {n_blocks['encoder']} encoder and {n_blocks['decoder']} decoder blocks",
+        LORA: f"a LoRA (domain_lora_r={to_text(options.domain_lora_r)})",
+        ALL: "everything but the token table",
+        ROWS_ALONE: "nothing",
+    }
+    return (
+        f"the rows of the tokens and {words[options.unfreeze]}"
+        if options.unfreeze != ROWS_ALONE
+        else "the rows of the tokens alone"
+    )

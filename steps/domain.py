@@ -1,0 +1,200 @@
+"""Entry point `domain`: a Whisper whose decoder is told the domain of an utterance by a token; writes the artifact `model`.
+
+Reads a `prepare` and a `pretrain` run. Example:
+    mlflow run . --env-manager local -e domain -P prepare_run_id=ID -P pretrain_run_id=ID -P domains=each
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from transformers import WhisperConfig, WhisperTokenizer
+
+from analysis.plots.training import training_curves
+from analysis.report import markdown_table
+from moe.audio.augmentation import AugmentationOptions
+from moe.options import names_of, option
+from moe.systems.domain_whisper.domains import DomainOptions, Domains, domains_of
+from moe.systems.domain_whisper.folder import DomainShape
+from moe.systems.domain_whisper.options import BalanceOptions, DomainTrainingOptions, LossOptions, TokenOptions
+from moe.systems.domain_whisper.prompts import token_faults
+from moe.systems.domain_whisper.system import DomainSystem, build
+from moe.systems.domain_whisper.training import TrainedDomains, balanced, row_similarities, token_share, train
+from moe.systems.domain_whisper.unfreezing import UnfreezeOptions, block_faults, describe
+from moe.systems.whisper.features import AudioContextOptions
+from moe.training.loop import seed_everything
+from steps.inputs.corpus import Prepared, read_prepared
+from steps.inputs.training import TrainingInputs, log_system, plan_of, read_base, training_facts, training_inputs
+from steps.options.step_options import ExportOptions, TrainingStepOptions
+from steps.tracking import artifacts, runs
+from steps.tracking.step_run import StepRun
+
+PLAIN = AugmentationOptions(n_masks=0, gain=0.0)  # the draw of the token alone
+DOMAINS, TRAINABLE = "tables/domains.json", "tables/trainable.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions(
+    DomainOptions,
+    UnfreezeOptions,
+    DomainTrainingOptions,
+    AudioContextOptions,
+    AugmentationOptions,
+    ExportOptions,
+    TrainingStepOptions,
+):
+    """Train a domain-token Whisper."""
+
+    group = "domain"
+
+    pretrain_run_id: str = option(help="run that holds the base model")
+    augment: bool = option(False, "all augmentation in adapter training too (on the demo SpecAugment cost both systems WER)")
+
+    @property
+    def augmentation(self) -> AugmentationOptions:
+        """What changes an utterance in training."""
+        return self.part(AugmentationOptions) if self.augment else PLAIN
+
+    def idle(self) -> dict[str, str]:
+        """Augmentation where there is none."""
+        return {} if self.augment else dict.fromkeys(names_of(AugmentationOptions), "needs augment=true")
+
+
+def run(options: StepOptions) -> str:
+    """Train the recogniser, log the model and return the run id."""
+    with runs.step_run("domain", options, f"domain · {options.domains} · seed {options.seed}") as step:
+        prepared = read_prepared(options.prepare_run_id)
+        domains = domains_of(options.part(DomainOptions), prepared.rows("train")["etiology"])
+        refuse_base(artifacts.upstream(options.pretrain_run_id, artifacts.BASE), domains, options.part(UnfreezeOptions))
+        plan = plan_of(options, options.domain_epochs, options.domain_batch_size, options.domain_learning_rate)
+        given = training_inputs(step, options, 100.0, plan)
+        _log_domains(step, prepared, domains)
+        seed_everything(options.seed)
+        system = _new_system(options, prepared, domains)
+        trained = _train(options, given, system)
+        facts = training_facts(system, trained.summary, options.seed)
+        log_system(step, system, {"synthetic": bool(prepared.note), **facts}, options)
+        _report(step, options, given, system, trained, facts)
+    return step.run_id
+
+
+def refuse_base(folder: Path, domains: Domains, options: UnfreezeOptions) -> None:
+    """Refuse a base that has the tokens already or fewer blocks than are to train, before it is loaded.
+
+    Raises:
+        ValueError: both of it, in one message.
+    """
+    faults = block_faults(options, WhisperConfig.from_pretrained(folder))
+    faults += token_faults(WhisperTokenizer.from_pretrained(folder), domains.names)
+    if faults:
+        raise ValueError("; ".join(faults))
+
+
+def _new_system(options: StepOptions, prepared: Prepared, domains: Domains) -> DomainSystem:
+    """An untrained system on the base."""
+    base, base_dir = read_base(options.pretrain_run_id, prepared.language, options.dropout)
+    unfreezing, context = options.part(UnfreezeOptions), options.part(AudioContextOptions)
+    shape = DomainShape(domains, options.token_place, options.domain_confidence, unfreezing, context)
+    tokens, losses = options.part(TokenOptions), options.part(LossOptions)
+    rates = (options.domain_learning_rate, options.token_learning_rate)
+    return build(base, base_dir, shape, prepared.language, prepared.normaliser, tokens, losses, rates)
+
+
+def _train(options: StepOptions, given: TrainingInputs, system: DomainSystem) -> TrainedDomains:
+    """Train on the rows as the balance of domains repeats them."""
+    domains, balance = system.shape.domains, options.part(BalanceOptions)
+    numbers = domains.numbers(given.train["etiology"].tolist())
+    rows = balanced(numbers, domains.is_target, balance, options.seed)
+    repeated = dataclasses.replace(given, train=given.train.iloc[rows].reset_index(drop=True))
+    return train(
+        system,
+        repeated.train_set(system.inputs, system.from_manifest(repeated.train)),
+        given.dev_set(system.inputs, system.from_manifest(given.dev)),
+        given.plain_set(system.inputs),
+        options.part(DomainTrainingOptions),
+        given.training,
+    )
+
+
+def _log_domains(step: StepRun, prepared: Prepared, domains: Domains) -> None:
+    """How many utterances of each split belong to each domain, and how many to none."""
+    rows = prepared.manifest[prepared.manifest["split"] != "test"]
+    domain = [domains.of(etiology) or "none" for etiology in rows["etiology"]]
+    table = rows.assign(domain=domain).groupby(["domain", "split"]).size().unstack(fill_value=0).reset_index()
+    step.log_table(table, DOMAINS)
+    step.log_metrics(
+        {f"n_utterances/{row['domain']}/{split}": row[split] for row in table.to_dict("records") for split in table.columns[1:]}
+    )
+
+
+def trainable(system: DomainSystem) -> pd.DataFrame:
+    """What trains, counted by module: module, n_trainable, n_total."""
+    counts: dict[str, list[int]] = {}
+    for name, parameter in system.module.named_parameters():
+        found = counts.setdefault(_module(name), [0, 0])
+        found[0] += parameter.numel() * parameter.requires_grad
+        found[1] += parameter.numel()
+    return pd.DataFrame([(name, *found) for name, found in counts.items()], columns=["module", "n_trainable", "n_total"])
+
+
+def _module(name: str) -> str:
+    """`encoder.layers.3.self_attn` of a parameter's name."""
+    parts = name.removeprefix("base.").removeprefix("model.").split(".")
+    return ".".join(parts[:4] if "layers" in parts else parts[:2])
+
+
+def _report(
+    step: StepRun,
+    options: StepOptions,
+    given: TrainingInputs,
+    system: DomainSystem,
+    trained: TrainedDomains,
+    facts: Mapping[str, float],
+) -> None:
+    numbers = system.shape.domains.numbers(given.train["etiology"].tolist())
+    kept = {} if trained.epoch is None else {"best_epoch": trained.epoch}
+    classifier = {f"classifier/{name}": value for name, value in trained.classifier.metrics.items()}
+    share = {"token_share": token_share(numbers, options.token_dropout)}
+    plain = {name: value for name, value in facts.items() if name != "seed"}
+    step.log_metrics(
+        {f"dev/{options.selection}_kept": trained.rate, **kept, **plain, **classifier, **share, **row_similarities(system)}
+    )
+    table, history = trainable(system), pd.DataFrame(trained.history)
+    step.log_metrics({f"n_trainable/{group.name}": group.n_parameters for group in system.parameter_groups()})
+    step.log_table(table, TRAINABLE)
+    step.log_table(history, "tables/history.json")
+    if not options.no_plot:
+        panels = {"dev CER": _columns(history, "cer"), "dev WER": _columns(history, "wer"), "dev loss": _columns(history, "loss")}
+        figure = training_curves(history, panels, system.record.title, best=trained.epoch, note=given.prepared.note)
+        step.log_figure(figure, "plots/training.png")
+    step.describe(_description(options, given, system, trained, facts))
+
+
+def _columns(history: pd.DataFrame, name: str) -> list[str]:
+    return [column for column in history.columns if column == name or column.startswith(f"{name}/")]
+
+
+def _description(
+    options: StepOptions, given: TrainingInputs, system: DomainSystem, trained: TrainedDomains, facts: Mapping[str, Any]
+) -> str:
+    trains = describe(options.part(UnfreezeOptions), system.base.model.config)
+    metrics, kept = trained.classifier.metrics, "What training began with" if trained.epoch is None else f"Epoch {trained.epoch}"
+    counted = trainable(system)
+    return (
+        f"## Domain-token Whisper{', on SYNTHETIC speech' if given.prepared.note else ''}\nDomains: {', '.join(system.shape.domains.names)}. "
+        f"Trains: {trains}; {facts['n_trainable']:,} of {facts['n_total']:,} parameters. {facts['n_utterances_seen']:,} utterances seen. "
+        f"{kept} is kept by dev {options.selection.replace('_', ' ')}, {100 * trained.rate:.1f} % (at the start "
+        f"{100 * trained.start_rate:.1f} %). The classifier finds the domain of {100 * metrics['dev/accuracy']:.1f} % of dev.\n\n"
+        f"{markdown_table(counted[counted['n_trainable'] > 0])}"
+    )
+
+
+def main() -> None:
+    """Command line."""
+    runs.command(run, StepOptions)
+
+
+if __name__ == "__main__":
+    main()
