@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 from moe.experts.joint_training import JointOptions, TrainedMixture, experts_faults, train_jointly
+from moe.experts.rank_split import split_ranks
 from moe.experts.routed_lora import AdapterOptions
 from moe.files import read_json
 from moe.options import names_of, option
@@ -143,9 +144,9 @@ def initial_mixture(
     options: StepOptions, prepared: Prepared, base: BaseModel, base_dir: Path, train_embeddings: np.ndarray
 ) -> WhisperMoESystem:
     """Gate and experts as earlier runs left them, or random with skip_pretraining; `train_embeddings` (N, D) are what a new gate scales by."""
-    adapters, routing, balance = options.part(AdapterOptions), options.part(RoutingOptions), options.part(BalanceOptions)
     gate, n_experts = _initial_gate(options, train_embeddings)
-    model = WhisperMoE(base.model, n_experts, adapters, routing, gate, balance)
+    adapters, routing = split_ranks(options.part(AdapterOptions), n_experts), options.part(RoutingOptions)
+    model = WhisperMoE(base.model, n_experts, adapters, routing, gate, options.part(BalanceOptions))
     if not options.skip_pretraining:
         load_adapters(artifacts.upstream(options.experts_run_id, artifacts.EXPERTS), model)
     shape = WhisperShape(n_experts, adapters, routing, options.part(AudioContextOptions))

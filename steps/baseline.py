@@ -8,6 +8,7 @@ on the same data for the same number of utterances. Example:
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -29,6 +30,8 @@ from steps.inputs.training import log_system, plan_of, read_base, training_facts
 from steps.options.step_options import ExportOptions, MixtureStepOptions, PlotOptions, SeedOptions
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
+
+UNDIVIDED: dict[str, Any] = {"adapter_rank": None, "shared_share": AdapterOptions.shared_share}  # one adapter has no shares
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +67,7 @@ def run(options: StepOptions) -> str:
 
 def _zero_shot(step: StepRun, options: StepOptions, prepared: Prepared) -> None:
     base, base_dir = read_base(options.pretrain_run_id, prepared.language)
-    adapters = dataclasses.replace(options.part(AdapterOptions), shared_expert=False, shared_r=None)
+    adapters = dataclasses.replace(options.part(AdapterOptions), shared_expert=False, shared_r=None, **UNDIVIDED)
     system = _system(options, prepared, base, base_dir, adapters)
     n_total = sum(parameter.numel() for parameter in base.model.parameters())
     log_system(step, system, {"synthetic": bool(prepared.note), "n_trainable": 0, "n_total": n_total}, options)
@@ -80,7 +83,7 @@ def _single_lora(step: StepRun, options: StepOptions) -> None:
     n_updates = updates_for(mixture["n_utterances_seen"], len(given.train), plan)
     seed_everything(options.seed)
     rank = matched_rank(base.model, options.part(AdapterOptions), mixture["n_trainable"])
-    adapters = dataclasses.replace(options.part(AdapterOptions), shared_expert=True, shared_r=rank)
+    adapters = dataclasses.replace(options.part(AdapterOptions), shared_expert=True, shared_r=rank, **UNDIVIDED)
     system = _system(options, given.prepared, base, base_dir, adapters)
     trained = train_jointly(
         system,

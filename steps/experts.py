@@ -14,6 +14,7 @@ import torch
 
 from analysis.plots.training import training_curves
 from moe.experts.expert_training import ExpertOptions, TrainedExperts, train_experts
+from moe.experts.rank_split import split_ranks
 from moe.experts.routed_lora import AdapterOptions
 from moe.files import write_json
 from moe.options import names_of, option
@@ -51,6 +52,8 @@ class StepOptions(ExpertOptions, MixtureStepOptions):
         found = []
         if self.shared_epochs and not self.shared_expert:
             found.append(f"shared_epochs={self.shared_epochs}: shared_expert=false leaves nothing to train in them")
+        elif self.experts_init == "shared" and self.adapter_rank is not None:
+            found.append(f"adapter_rank={self.adapter_rank} with experts_init=shared: give lora_r, which is shared_r too")
         elif self.experts_init == "shared" and self.shared_rank != self.lora_r:
             found.append(
                 f"experts_init=shared: shared_r={self.shared_rank} must be lora_r={self.lora_r}, for the experts to be copies"
@@ -66,7 +69,7 @@ class StepOptions(ExpertOptions, MixtureStepOptions):
 
 def run(options: StepOptions) -> str:
     """Train the experts, log them and return the run id."""
-    with runs.step_run("experts", options, f"experts · r {options.lora_r} · seed {options.seed}") as step:
+    with runs.step_run("experts", options, f"experts · seed {options.seed}") as step:
         plan = plan_of(options, options.expert_epochs, options.expert_batch_size, options.expert_learning_rate)
         given = training_inputs(step, options, options.experts_percent, plan)
         base, base_dir = read_base(options.pretrain_run_id, given.prepared.language)
@@ -92,7 +95,7 @@ def run(options: StepOptions) -> str:
 
 def _new_mixture(options: StepOptions, prepared: Prepared, base: BaseModel, base_dir: Path, n_experts: int) -> WhisperMoESystem:
     """A mixture without a gate: routing is given."""
-    adapters, routing = options.part(AdapterOptions), options.part(RoutingOptions)
+    adapters, routing = split_ranks(options.part(AdapterOptions), n_experts), options.part(RoutingOptions)
     shape = WhisperShape(n_experts, adapters, routing, options.part(AudioContextOptions))
     record = new_record(MIXTURE, shape, prepared.language, prepared.normaliser, {})
     return WhisperMoESystem(WhisperMoE(base.model, n_experts, adapters, routing), base, base_dir, record)
@@ -124,7 +127,7 @@ def _log_experts(step: StepRun, options: StepOptions, model: WhisperMoE, trained
         save_adapters(folder, model)
         record = {
             "n_experts": model.n_experts,
-            "adapters": dataclasses.asdict(options.part(AdapterOptions)),
+            "adapters": dataclasses.asdict(model.adapter_options),
             "routing": dataclasses.asdict(options.part(RoutingOptions)),
             "context": dataclasses.asdict(options.part(AudioContextOptions)),
             "kept": trained.kept,
@@ -159,9 +162,10 @@ def _report(
         step.log_figure(
             training_curves(history, panels, "Experts, each on its own cluster", note=prepared.note), "plots/training.png"
         )
+    ranks = model.adapter_options
     step.describe(
-        f"## Experts{' on SYNTHETIC speech' if prepared.note else ''}\n{model.n_experts} experts of rank {options.lora_r}"
-        f"{f' above a shared adapter of rank {options.shared_rank}' if options.shared_rank else ''}, {n_trainable:,} trainable parameters, "
+        f"## Experts{' on SYNTHETIC speech' if prepared.note else ''}\n{model.n_experts} experts of rank {ranks.lora_r}"
+        f"{f' above a shared adapter of rank {ranks.shared_rank}' if ranks.shared_rank else ''}, {n_trainable:,} trainable parameters, "
         f"{_start(options)}trained together in {trained.summary.n_updates} updates over clusters of {', '.join(map(str, sizes))} utterances. "
         f"Kept: {trained.kept}, dev WER {100 * trained.wer:.1f} % with each utterance on its cluster's expert. Each adapter is an ordinary "
         f"PEFT folder in `experts/`. It took {trained.summary.seconds:.0f} s."

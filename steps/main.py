@@ -16,9 +16,18 @@ import pandas as pd
 from analysis.report import markdown_table
 from analysis.verdict import readable_table
 from moe.corpora.preparation import PreparationOptions
+from moe.experts.routed_lora import AdapterOptions
 from moe.options import NONE, Options, names_of
-from steps import cluster, pretrain
-from steps.chain.checks import beam_faults, export_faults, idle_faults, language_faults, layer_faults, top_k_faults
+from steps import asr, cluster, pretrain
+from steps.chain.checks import (
+    beam_faults,
+    export_faults,
+    idle_faults,
+    language_faults,
+    layer_faults,
+    rank_faults,
+    top_k_faults,
+)
 from steps.chain.corpus_checks import corpus_faults, disk_faults
 from steps.chain.options import QUICK, SMALL, ChainOptions
 from steps.chain.screen import opening, result_lines
@@ -108,6 +117,7 @@ def _faults_between(options: StepOptions) -> list[str]:
     found += [] if pretrain in left_out(options) else language_faults(options.language, base, options.source)
     found += layer_faults(options.gate_layer, base, options.source) + top_k_faults(options, n_experts(options))
     found += export_faults(options, planned(options))
+    found += _rank_faults(options)
     return found + beam_faults(options) + _register_faults(options) + _corpus_faults(options)
 
 
@@ -126,6 +136,16 @@ def _corpus_faults(options: StepOptions) -> list[str]:
         return []  # said of the stage itself
     found = corpus_faults(preparing, options.source, n_clusters)
     return found + disk_faults(options.source, Path("."))
+
+
+def _rank_faults(options: StepOptions) -> list[str]:
+    """A total rank that cannot be divided among the experts."""
+    if asr in left_out(options) or options.adapter_rank is None:
+        return []
+    try:
+        return rank_faults(options.part(AdapterOptions), n_experts(options))
+    except ValueError:
+        return []  # said of the stage itself
 
 
 def _register_faults(options: StepOptions) -> list[str]:

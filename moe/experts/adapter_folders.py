@@ -4,6 +4,7 @@ A rank that differs from the slot's is an error, as is anything that is not plai
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from moe.files import write_whole_dir
 SHARED = "shared"
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
-UNSUPPORTED = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save", "fan_in_fan_out")
+UNSUPPORTED = ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "fan_in_fan_out")
 
 
 def expert_name(expert: int) -> str:
@@ -36,15 +37,16 @@ def slots(model: nn.Module, adapter: str) -> Iterator[tuple[str, Tensor, Tensor]
 def save_adapter(model: nn.Module, adapter: str, folder: Path, base_name: str = "") -> None:
     """Write `shared` or `expert_<e>` as a PEFT folder."""
     layers = routed_layers(model)
-    state = {}
+    first, state = layers[0][1], {}
     for name, lora_a, lora_b in slots(model, adapter):
         state[_key(name, "A")] = lora_a.detach().cpu().clone().contiguous()
         state[_key(name, "B")] = lora_b.detach().cpu().clone().contiguous()
     r = next(iter(state.values())).shape[0]
     config = LoraConfig(
         r=r,
-        lora_alpha=layers[0][1].scaling * r,  # type: ignore[arg-type]  # PEFT writes and takes fractions too
-        lora_dropout=layers[0][1].dropout.p,
+        lora_alpha=_scale(first, adapter) * _divisor(r, first.rank_stabilised),  # type: ignore[arg-type]  # PEFT takes fractions too
+        use_rslora=first.rank_stabilised,
+        lora_dropout=first.dropout.p,
         bias="none",
         target_modules=[name for name, _ in layers],  # full names: PEFT makes exactly these layers again
         base_model_name_or_path=base_name,
@@ -67,9 +69,10 @@ def load_adapter(model: nn.Module, adapter: str, folder: Path) -> None:
     for name, lora_a, lora_b in slots(model, adapter):
         expected |= {_key(name, "A"): lora_a, _key(name, "B"): lora_b}
     faults += _state_faults(state, expected)
-    scaling = routed_layers(model)[0][1].scaling
-    if not faults and abs(config["lora_alpha"] / config["r"] - scaling) > 1e-6:
-        faults.append(f"its scale alpha/r is {config['lora_alpha'] / config['r']:g}, the slot's is {scaling:g}")
+    slot_scale = _scale(routed_layers(model)[0][1], adapter)
+    scale = config.get("lora_alpha", 0) / _divisor(config.get("r", 1), config.get("use_rslora", False))
+    if not faults and abs(scale - slot_scale) > 1e-6:
+        faults.append(f"its scale is {scale:g}, the slot's is {slot_scale:g}")
     if faults:
         raise ValueError(f"adapter {folder} does not fit slot {adapter}: {'; '.join(faults[:4])}")
     with torch.no_grad():
@@ -115,6 +118,15 @@ def _pair(layer: RoutedLinear, adapter: str) -> tuple[Tensor, Tensor]:
         return layer.shared_A, layer.shared_B
     expert = int(adapter.rpartition("_")[2])
     return layer.lora_A[expert], layer.lora_B[expert]
+
+
+def _scale(layer: RoutedLinear, adapter: str) -> float:
+    return layer.shared_scaling if adapter == SHARED else layer.scaling
+
+
+def _divisor(rank: int, is_stabilised: bool) -> float:
+    """What PEFT divides alpha by."""
+    return math.sqrt(rank) if is_stabilised else rank
 
 
 def _key(name: str, matrix: str) -> str:

@@ -1,6 +1,6 @@
 """Routed LoRA: a frozen Linear, a shared adapter that is always on, and E experts mixed per utterance in one batched product.
 
-For utterance b:  y = W x + s·B₀A₀ x + Σ_e w[b, e]·s·B_e A_e x   (LoRA: Hu et al. 2021, arXiv:2106.09685)
+For utterance b:  y = W x + s₀·B₀A₀ x + Σ_e w[b, e]·s·B_e A_e x   (LoRA: Hu et al. 2021, arXiv:2106.09685)
 """
 
 import dataclasses
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moe.options import Options, option
+from moe.options import Options, option, to_text
 from moe.routing.weights import Routing, RoutingWeights
 
+DIVIDED = ("lora_r", "shared_r", "shared_expert")  # what adapter_rank and shared_share say together
 DENSE_SHARE = 0.5  # from this share of experts in use, one dense product over all is cheaper than gathering
 
 
@@ -22,17 +23,34 @@ class AdapterOptions(Options):
     """Shape of the experts and of the shared adapter beneath them."""
 
     lora_r: int = option(8, "rank of each expert", low=1)
-    lora_alpha: float = option(16.0, "LoRA alpha of each expert; the scale alpha / r is the shared adapter's too", above=0)
+    lora_alpha: float = option(16.0, "LoRA alpha of each expert; the scale alpha / lora_r is the shared adapter's too", above=0)
+    rank_stabilised: bool = option(
+        False, "scale each adapter by alpha / √rank of its own (rsLoRA), so that another rank needs no other learning rate"
+    )
     lora_dropout: float = option(0.0, "dropout before the adapters", low=0, high=0.9)
     lora_targets: str = option("q_proj,v_proj", "linear layers that carry adapters, by the end of their name")
     shared_expert: bool = option(True, "one more adapter, on for every utterance, beneath the routed experts")
     shared_r: int | None = option(None, "rank of the shared adapter (none: lora_r)", low=1)
+    adapter_rank: int | None = option(None, "instead of lora_r and shared_r: their total in a layer, all experts together", low=1)
+    shared_share: float = option(0.57, "part of adapter_rank that the shared adapter gets, to whole ranks", low=0, high=0.99)
 
     def faults(self) -> list[str]:
-        """A rank without its adapter."""
+        """A rank without its adapter, and ranks that are said twice."""
+        found = []
         if self.shared_r is not None and not self.shared_expert:
-            return [f"shared_r={self.shared_r}: shared_expert=false has no shared adapter"]
-        return []
+            found.append(f"shared_r={self.shared_r}: shared_expert=false has no shared adapter")
+        if self.adapter_rank is not None:
+            said = [f"{name}={to_text(getattr(self, name))}" for name in DIVIDED if self.is_changed(name)]
+            found += [f"adapter_rank={self.adapter_rank} with {', '.join(said)}: shared_share divides it"] if said else []
+        return found
+
+    def idle(self) -> dict[str, str]:
+        """A share of nothing."""
+        return {"shared_share": "needs adapter_rank"} if self.adapter_rank is None else {}
+
+    def scale(self, rank: int) -> float:
+        """What an adapter of a rank is multiplied by (rank-stabilised: Kalajdzievski 2023, arXiv:2312.03732)."""
+        return self.lora_alpha / (math.sqrt(max(1, rank)) if self.rank_stabilised else self.lora_r)
 
     @property
     def shared_rank(self) -> int:
@@ -54,7 +72,8 @@ class RoutedLinear(nn.Module):
     def __init__(self, base: nn.Linear, routing: Routing, n_experts: int, options: AdapterOptions) -> None:
         super().__init__()
         self.base_layer, self.routing, self.n_experts, self.r = base, routing, n_experts, options.lora_r
-        self.scaling = options.lora_alpha / options.lora_r
+        self.scaling, self.shared_scaling = options.scale(options.lora_r), options.scale(options.shared_rank)
+        self.rank_stabilised = options.rank_stabilised
         self.dropout = nn.Dropout(options.lora_dropout)
         device = base.weight.device
         self.lora_A = _zeros(device, n_experts, options.lora_r, base.in_features)
@@ -90,7 +109,7 @@ class RoutedLinear(nn.Module):
 
     def _gathered(self, n_rows: int, routing: RoutingWeights | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """A (R, n, in) and weighted B (R, n, out) of the shared adapter and the chosen experts; for few of many."""
-        parts = [(self.shared_A.expand(n_rows, -1, -1), (self.scaling * self.shared_B.T).expand(n_rows, -1, -1))]
+        parts = [(self.shared_A.expand(n_rows, -1, -1), (self.shared_scaling * self.shared_B.T).expand(n_rows, -1, -1))]
         if routing is not None:
             indices, values = routing.selected()
             parts.append(gather_adapters(self.lora_A, self.lora_B, indices, self.scaling * values))
@@ -100,9 +119,9 @@ class RoutedLinear(nn.Module):
     def _dense(self, rows: Tensor, routing: RoutingWeights) -> tuple[Tensor, Tensor]:
         """The same with every expert; for soft routing."""
         a, b, weights = dense_adapters(self.lora_A, self.lora_B, routing.weights)
-        shared = weights.new_ones(len(rows), len(self.shared_A))
+        shared = weights.new_full((len(rows), len(self.shared_A)), self.shared_scaling)
         a, b = torch.cat([self.shared_A, a]), torch.cat([self.shared_B.T, b])
-        weights = self.scaling * torch.cat([shared, weights], 1)[:, None]  # (R, 1, n)
+        weights = torch.cat([shared, self.scaling * weights], 1)[:, None]  # (R, 1, n)
         return F.linear(rows, a.to(rows.dtype)) * weights.to(rows.dtype), b.to(rows.dtype).expand(len(rows), -1, -1)
 
     @property

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from moe.experts.rank_split import split_ranks
+from moe.experts.routed_lora import AdapterOptions
 from moe.files import read_json
 from moe.options import names_of, to_text
 from moe.system import DecodingOptions
@@ -69,6 +71,16 @@ def language_faults(language: str, name: str, base: str) -> list[str]:
         return []
     fault = language_fault(language, folder_languages(Path(base)))
     return [f"{fault}: {name}={base}"] if fault else []
+
+
+def rank_faults(options: AdapterOptions, n_experts: int | str) -> list[str]:
+    """A total rank that so many experts cannot share; not known beforehand where their number is chosen or found."""
+    try:
+        if not isinstance(n_experts, str):
+            split_ranks(options, n_experts)
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 def top_k_faults(options: ChainOptions, n_experts: int | str) -> list[str]:

@@ -66,9 +66,10 @@ def test_a_mixed_batch_is_pefts_adapter_names(tmp_path: Path) -> None:
     assert (got - expected).abs().max() <= TOLERANCE
 
 
+@pytest.mark.parametrize("stabilised", [False, True], ids=["alpha/r", "alpha/√r"])
 @pytest.mark.parametrize("targets", [QV, ALL_LINEARS])
-def test_shared_adapter_and_expert_are_both_of_pefts_active_together(targets: str, tmp_path: Path) -> None:
-    model = toy_mixture(adapters=adapter_options(targets, shared_r=6))
+def test_shared_adapter_and_expert_are_both_of_pefts_active_together(targets: str, stabilised: bool, tmp_path: Path) -> None:
+    model = toy_mixture(adapters=adapter_options(targets, shared_r=6, rank_stabilised=stabilised))
     save_all(model, tmp_path)
     peft = PeftModel.from_pretrained(bare_model(), tmp_path / SHARED, adapter_name=SHARED).eval()
     shared_alone = peft_logits(peft)
@@ -144,9 +145,9 @@ def saved_expert(folder: Path, **config) -> Path:
 
 @pytest.mark.parametrize(
     ("config", "fault"),
-    [({"use_dora": True}, "use_dora"), ({"use_rslora": True}, "use_rslora"), ({"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
+    [({"use_dora": True}, "use_dora"), ({"use_rslora": True}, "its scale is 4, the slot's is 2"), ({"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
      ({"bias": "all"}, "bias='all'"), ({"peft_type": "LOHA"}, "LOHA"), ({"modules_to_save": ["proj_out"]}, "modules_to_save"),
-     ({"lora_alpha": 4.0}, "alpha/r is 1, the slot's is 2")],
+     ({"lora_alpha": 4.0}, "its scale is 1, the slot's is 2")],
 )  # fmt: skip
 def test_what_is_not_plain_lora_is_refused(config: dict, fault: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not fit slot expert_1: .*" + fault):
