@@ -17,7 +17,7 @@ from analysis.intervals import N_RESAMPLES
 from analysis.pairs import group_tests, pair_tests
 from analysis.report import html_page, markdown_table
 from analysis.system_tables import expert_table, systems_table
-from analysis.systems import BASE, PooledScores, SystemScores, check_comparable, pairs_of, pool
+from analysis.systems import BASE, PooledScores, SystemScores, asked_pairs, check_comparable, pool
 from analysis.verdict import readable_experts, readable_groups, readable_table, readable_tests, verdict
 
 
@@ -75,6 +75,7 @@ def compare(
     seed: int = 0,
     note: str = "",
     plots: bool = True,
+    against: Sequence[str] | None = None,
 ) -> Comparison:
     """Compare systems scored on the same utterances with the same normaliser.
 
@@ -84,9 +85,11 @@ def compare(
         group_columns: columns to break results down by; None takes those of `analysis.groups` that tell utterances apart.
         note: shown with every figure and at the head of the report, for example "synthetic speech".
         plots: draw figures.
+        against: rows of the table of systems that all others are tested against; None takes the base and each one's fair control.
+            Holm's correction is over these tests alone.
 
     Raises:
-        ValueError: see `check_comparable`; `base` names none of them; only one name.
+        ValueError: see `check_comparable`; `base` or `against` names none of them; only one name.
     """
     check_comparable(systems)
     pooled = pool(systems)
@@ -96,9 +99,10 @@ def compare(
     columns = groupings(pooled[0].counted) if group_columns is None else list(group_columns)
     table = systems_table(pooled, reference, n_resamples, seed)
     by_group = _by_group(pooled, columns, n_resamples, seed)
-    tests = pair_tests(pooled, n_resamples, seed)
-    in_groups = group_tests(pooled, reference, columns, n_resamples, seed)
-    words = verdict(table, tests, in_groups, pairs_of(pooled, reference.name))
+    asked = asked_pairs(pooled, reference.name, against)
+    tests = pair_tests(pooled, asked, n_resamples, seed)
+    in_groups = group_tests(pooled, asked, columns, n_resamples, seed)
+    words = verdict(table, tests, in_groups, asked)
     figures = comparison_figures(pooled, table, by_group, note) if plots else {}
     return Comparison(table, by_group, tests, in_groups, expert_table(pooled), words, figures, note)
 

@@ -13,6 +13,7 @@ from scipy import stats
 
 N_RESAMPLES = 10_000
 LEVEL = 0.95
+POWER = 0.8
 RESOLVED = 10  # resamples in the tail below which their count says little
 BLOCK_DRAWS = 200_000  # speakers drawn at a time: the counts of a block stay in the cache, twice as fast as large blocks
 
@@ -27,12 +28,17 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """Rate of one system minus rate of another on the same utterances, with its interval and two-sided p value."""
+    """Rate of one system minus rate of another on the same utterances, with its interval, two-sided p value and standard error.
+
+    `visible` is the size of a true difference that such a test would call significant in four of five tries.
+    """
 
     value: float
     low: float
     high: float
     p_value: float
+    error: float = float("nan")
+    visible: float = float("nan")
 
 
 def speaker_sums(table: pd.DataFrame, columns: list[str]) -> np.ndarray:
@@ -104,7 +110,27 @@ def paired_difference(
     low, high = _bounds(rates, len(counts), level)[0]
     drawn = rates[:, 0]
     value = delta.sum() / counts[:, 1].sum() if counts[:, 1].sum() else np.nan
-    return Difference(float(value), float(low), float(high), _two_sided(drawn[~np.isnan(drawn)], len(counts)))
+    p_value, error = _two_sided(drawn[~np.isnan(drawn)], len(counts)), standard_error(drawn, len(counts))
+    visible = smallest_visible(error, len(counts), 1 - level)
+    return Difference(float(value), float(low), float(high), p_value, error, visible)
+
+
+def standard_error(resampled: np.ndarray, n_speakers: int) -> float:
+    """Of a value from its resamples (n_resamples,), with the factor n/(n−1) of the variance; NaN below two speakers."""
+    if n_speakers < 2 or not np.isfinite(resampled).any():
+        return float("nan")
+    return float(np.nanstd(resampled) * np.sqrt(n_speakers / (n_speakers - 1)))
+
+
+def smallest_visible(error: float, n_speakers: int, alpha: float = 1 - LEVEL, power: float = POWER) -> float:
+    """The true difference that a two-sided test at `alpha` finds with probability `power`: (t₁₋α/₂ + t_power) · error.
+
+    The usual approximation (Cohen 1988, chapter 2; Bloom 1995, "Minimum detectable effects") with n − 1 degrees of freedom. It is of
+    this test by itself, before any correction for several.
+    """
+    if n_speakers < 2:
+        return float("nan")
+    return float((stats.t.ppf(1 - alpha / 2, n_speakers - 1) + stats.t.ppf(power, n_speakers - 1)) * error)
 
 
 def widened_tail(level: float, n_speakers: int) -> float:

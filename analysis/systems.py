@@ -104,6 +104,25 @@ def pairs_of(systems: Sequence[PooledScores], base: str) -> list[tuple[str, str]
     return pairs + [(a.name, b.name) for a in others for b in others if a.control is not None and a.control == b.system]
 
 
+def asked_pairs(systems: Sequence[PooledScores], base: str, against: Sequence[str] | None = None) -> list[tuple[str, str]]:
+    """The pairs that are tested for a verdict: those of `pairs_of`, or every system and each of the systems `against`.
+
+    Raises:
+        ValueError: `against` names a system that is not there.
+    """
+    if against is None:
+        return pairs_of(systems, base)
+    unknown = [name for name in against if name not in {system.system for system in systems}]
+    if unknown:
+        there = ", ".join(dict.fromkeys(system.system for system in systems))
+        raise ValueError(f"compare_against={','.join(unknown)}: none of the runs scored it; there are {there}")
+    pairs: list[tuple[str, str]] = []
+    for other in (system for system in systems if system.system in against):
+        names = [system.name for system in systems if system is not other]
+        pairs += [(name, other.name) for name in names if (other.name, name) not in pairs]
+    return pairs
+
+
 def _pooled(name: str, runs: list[SystemScores]) -> PooledScores:
     found = sorted({run.system for run in runs})
     if len(found) > 1:

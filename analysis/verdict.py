@@ -9,6 +9,7 @@ from analysis.challenge import RULES
 from analysis.error_rates import SMALL_SPEAKERS
 from analysis.report import cell, percent, percent_interval
 from analysis.routing import LEARNED
+from analysis.systems import CONTROL, MIXTURE
 
 ALPHA = 0.05
 CPU = "cpu"  # device of a run that had no accelerator
@@ -20,7 +21,7 @@ def verdict(table: pd.DataFrame, tests: pd.DataFrame, group_tests: pd.DataFrame,
 
     Args:
         table, tests, group_tests: of `analysis.comparison.Comparison`.
-        pairs: of names, as `analysis.systems.pairs_of` gives them.
+        pairs: of names, as `analysis.systems.asked_pairs` gives them.
     """
     lines = [_pair_sentence(table, tests, group_tests, *pair) for pair in pairs]
     return "\n".join([best_sentence(table, tests), *lines, *_warnings(table)])
@@ -34,8 +35,15 @@ def difference_words(row: pd.Series) -> str:
     p_value = row["p_bootstrap_holm"]
     if np.isnan(p_value):
         return f"{size}{interval}, not testable: fewer than two speakers"
-    sure = "significant" if p_value < ALPHA else "not significant"
-    return f"{size}{interval}, {sure} ({p_words(p_value)} over speakers, {p_words(row['p_mapsswe_holm'])} by MAPSSWE)"
+    tested = f"({p_words(p_value)} over speakers, {p_words(row['p_mapsswe_holm'])} by MAPSSWE)"
+    if p_value < ALPHA:
+        return f"{size}{interval}, significant {tested}"
+    return f"{size}{interval}, not significant {tested}; this test could have seen {visible_words(row['visible'])}"
+
+
+def visible_words(visible: float) -> str:
+    """The smallest difference that a test finds in four of five tries, as words."""
+    return f"{100 * visible:.1f} points" if np.isfinite(visible) else "nothing"
 
 
 def p_words(p_value: float) -> str:
@@ -99,6 +107,8 @@ def readable_tests(tests: pd.DataFrame) -> pd.DataFrame:
             ],
             "p over speakers (Holm)": [_p_cell(p) for p in tests["p_bootstrap_holm"]],
             "p MAPSSWE (Holm)": [_p_cell(p) for p in tests["p_mapsswe_holm"]],
+            "p over speakers, by itself": [_p_cell(p) for p in tests["p_bootstrap"]],
+            "could have seen, points": [f"{100 * size:.1f}" if np.isfinite(size) else "–" for size in tests["visible"]],
             "segments": tests["n_segments"],
         }
     )
@@ -166,9 +176,25 @@ def best_sentence(table: pd.DataFrame, tests: pd.DataFrame) -> str:
     order = table.sort_values("wer", kind="stable")
     best, second = order["system"].iloc[0], order["system"].iloc[1]
     found = test_of(tests, best, second)
-    sure = found["p_bootstrap_holm"] < ALPHA
+    p_value = found["p_bootstrap_holm" if found["asked"] else "p_bootstrap"]
+    sure = p_value < ALPHA
     clause = "significantly below" if sure else "but not significantly below"
     return f"Lowest WER: {best}, {percent(order['wer'].iloc[0])}, {clause} the next, {second}, {percent(order['wer'].iloc[1])}."
+
+
+def size_sentence(table: pd.DataFrame, tests: pd.DataFrame) -> str:
+    """What a comparison of this size can and cannot show, by its own standard error: of a mixture and its control, else of the best two."""
+    by_role = table.drop_duplicates("role").set_index("role")["system"]
+    order = table.sort_values("wer", kind="stable")["system"]
+    pair = [by_role[MIXTURE], by_role[CONTROL]] if {MIXTURE, CONTROL} <= set(by_role.index) else order.head(2).tolist()
+    found, n_runs = test_of(tests, *pair), int(table["n_runs"].max())
+    size = f"{int(table['n_speakers'].min())} test speakers and {n_runs} training{'s' if n_runs > 1 else ''} of each system"
+    if not np.isfinite(found["visible"]):
+        return f"{size} show no difference: at least two speakers are needed."
+    return (
+        f"{size} show a difference of {visible_words(found['visible'])} between {pair[0]} and {pair[1]} in four of five tries, "
+        "and can neither show nor rule out a smaller one."
+    )
 
 
 def _warnings(table: pd.DataFrame) -> list[str]:

@@ -39,6 +39,10 @@ class StepOptions(PlotOptions):
 
     evaluate_run_ids: str = option(NO_IDS, "evaluate runs to compare, comma list")
     evaluate_filter: str | None = option(None, "instead of ids: all finished evaluate runs that match this MLflow filter")
+    compare_against: str | None = option(
+        None,
+        "systems that all others are tested against, comma list (none: the base and each one's fair control); Holm over these tests",
+    )
     n_resamples: int = option(10_000, "bootstrap resamples over speakers", low=100)
     seed: int = option(42, "seed of everything drawn", low=0)
 
@@ -52,9 +56,18 @@ class StepOptions(PlotOptions):
         return []
 
     @property
+    def against(self) -> list[str] | None:
+        """The systems to test against as a list; None leaves it to the roles."""
+        return None if self.compare_against is None else _parts(self.compare_against)
+
+    @property
     def run_ids(self) -> list[str]:
         """The ids as a list."""
-        return [part.strip() for part in self.evaluate_run_ids.split(",") if part.strip()]
+        return _parts(self.evaluate_run_ids)
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def run(options: StepOptions) -> str:
@@ -64,7 +77,7 @@ def run(options: StepOptions) -> str:
         if options.evaluate_filter:
             step.log_parameters({"found_run_ids": ",".join(run_ids)})  # the lineage is read from parameters of such a name
         systems = tell_apart([read_scores(run_id) for run_id in run_ids])
-        found = _compare(systems, None, options.n_resamples, options.seed, not options.no_plot)
+        found = _compare(systems, None, options.n_resamples, options.seed, not options.no_plot, options.against)
         for system in systems:
             digest = str(system.metadata["test_set_digest"])
             step.log_input("test manifest", digest, f"runs:/{system.metadata['prepare_run_id']}", "test", len(system.hypotheses))
@@ -73,20 +86,26 @@ def run(options: StepOptions) -> str:
 
 
 def compare(
-    runs: Sequence[str] | str, base: str | None = None, n_resamples: int = N_RESAMPLES, seed: int = 42, plots: bool = True
+    runs: Sequence[str] | str,
+    base: str | None = None,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 42,
+    plots: bool = True,
+    against: Sequence[str] | None = None,
 ) -> Comparison:
     """Compare evaluation runs from Python; nothing is logged.
 
     Args:
         runs: ids of `evaluate` runs, or an MLflow filter that finds them.
         base: the system that changes are measured against, as the table names it; None takes the base model.
+        against: systems that all others are tested against; None takes the base and each one's fair control.
 
     Raises:
         ValueError: fewer than two systems, or runs that were not scored alike; the message names the difference.
         RuntimeError: a run that does not exist or did not finish.
     """
     run_ids = find_runs(runs) if isinstance(runs, str) else list(runs)
-    return _compare(tell_apart([read_scores(run_id) for run_id in run_ids]), base, n_resamples, seed, plots)
+    return _compare(tell_apart([read_scores(run_id) for run_id in run_ids]), base, n_resamples, seed, plots, against)
 
 
 def ablation_table(systems: list[SystemScores]) -> pd.DataFrame:
@@ -107,9 +126,13 @@ def ablation_table(systems: list[SystemScores]) -> pd.DataFrame:
     )
 
 
-def _compare(systems: list[SystemScores], base: str | None, n_resamples: int, seed: int, plots: bool) -> Comparison:
+def _compare(
+    systems: list[SystemScores], base: str | None, n_resamples: int, seed: int, plots: bool, against: Sequence[str] | None
+) -> Comparison:
     notes = sorted({system.metadata["note"] for system in systems} - {""})
-    return comparison.compare(systems, base, n_resamples=n_resamples, seed=seed, note=", ".join(notes), plots=plots)
+    return comparison.compare(
+        systems, base, n_resamples=n_resamples, seed=seed, note=", ".join(notes), plots=plots, against=against
+    )
 
 
 def _log(step: StepRun, found: Comparison, ablations: pd.DataFrame) -> None:

@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 
 from analysis.comparison import compare
 from analysis.error_rates import count_errors
+from analysis.significance import holm
 from analysis.systems import SystemScores, check_comparable, pool
-from analysis.verdict import p_words, test_of
+from analysis.verdict import p_words, size_sentence, test_of
 
 test_of.__test__ = False  # a function of the package, not a test
 METADATA = {"normaliser": "basic-1", "test_set_digest": "d1"}
@@ -69,6 +70,44 @@ def test_every_pair_is_tested_and_corrected_together(comparison):
     assert (comparison.tests["p_bootstrap_holm"] >= comparison.tests["p_bootstrap"]).all()
     assert (comparison.tests["p_mapsswe_holm"] >= comparison.tests["p_mapsswe"]).all()
     assert (comparison.tests["p_bootstrap_holm"] < 0.01).all()
+
+
+def many(n):
+    return [system("base", 0.5), *(system(f"system {k}", 0.2, LORA, seed=k) for k in range(1, n))]
+
+
+def test_holm_is_over_the_tests_that_were_asked_for_alone():
+    mixture = system("mixture", 0.18, MIXTURE, seed=9)
+    found = compare([*many(6), mixture], n_resamples=500, plots=False, against=["whisper_moe"])
+    tests = found.tests.set_index(["system", "base"])
+    asked = tests[tests["asked"]]
+    assert len(tests) == 21 and len(asked) == 6 and all("mixture" in pair for pair in asked.index)
+    assert asked["p_bootstrap_holm"].tolist() == pytest.approx(holm(asked["p_bootstrap"]))
+    assert tests[~tests["asked"]][["p_bootstrap_holm", "p_mapsswe_holm"]].isna().all().all()
+    assert found.verdict.count("against mixture") == 6
+    with pytest.raises(ValueError, match="compare_against=nobody: none of the runs scored it; there are zero_shot, single_lora"):
+        compare(many(3), plots=False, against=["nobody"])
+
+
+def test_two_systems_that_are_both_compared_against_meet_once():
+    found = compare(three(), n_resamples=200, plots=False, against=["zero_shot", "single_lora"])
+    assert len(found.tests[found.tests["asked"]]) == 3 and found.verdict.count(" against ") == 3
+
+
+def test_what_is_not_significant_says_what_the_test_could_have_seen():
+    found = compare([system("base", 0.2), system("mixture", 0.2, MIXTURE, seed=1)], n_resamples=1000, plots=False)
+    points = 100 * found.tests["visible"].iloc[0]
+    assert f"; this test could have seen {points:.1f} points." in found.verdict
+    assert "could have seen" not in compare(three(), n_resamples=500, plots=False).verdict
+
+
+def test_a_comparison_says_what_its_size_can_show():
+    found = compare(three(), n_resamples=500, plots=False)
+    size = 100 * test_of(found.tests, "mixture", "one LoRA")["visible"]
+    said = size_sentence(found.table, found.tests)
+    assert said.startswith("12 test speakers and 1 training of each system") and f"{size:.1f} points between mixture" in said
+    pair = compare([system("a", 0.5), system("b", 0.4, seed=1)], n_resamples=200, plots=False)
+    assert "between b and a" in size_sentence(pair.table, pair.tests)
 
 
 def test_the_verdict_names_winner_size_and_certainty(comparison):

@@ -11,6 +11,7 @@ from analysis.intervals import (
     bootstrap_intervals,
     paired_difference,
     resampled_rates,
+    smallest_visible,
     speaker_sums,
     widened_tail,
 )
@@ -132,3 +133,21 @@ def test_swapping_the_systems_turns_the_difference_round():
 def test_equal_systems_differ_by_nothing_with_p_one():
     found = paired_difference(np.arange(6.0), np.arange(6.0), np.full(6, 10.0))
     assert (found.value, found.low, found.high, found.p_value) == (0, 0, 0, 1)
+
+
+def test_the_standard_error_of_a_difference_is_that_of_a_mean_over_equal_speakers():
+    """With equal lengths the rate is a mean over speakers, whose standard error is known: s / √n."""
+    generator = np.random.default_rng(5)
+    errors, base, lengths = generator.integers(0, 9, 40), generator.integers(0, 9, 40), np.full(40, 10.0)
+    found = paired_difference(errors, base, lengths, n_resamples=20_000)
+    each = (errors - base) / 10
+    assert found.error == pytest.approx(each.std(ddof=1) / np.sqrt(40), rel=0.03)
+    assert np.isnan(paired_difference(errors[:1], base[:1], lengths[:1]).visible)
+
+
+def test_a_difference_of_the_visible_size_is_found_in_four_of_five_tries():
+    """Simulated: normal differences of 30 speakers, shifted by what the test says that it can see."""
+    generator, n = np.random.default_rng(6), 30
+    size = smallest_visible(1 / np.sqrt(n), n)
+    found = stats.ttest_1samp(generator.normal(size, 1, (20_000, n)), 0, axis=1).pvalue < 0.05
+    assert found.mean() == pytest.approx(0.8, abs=0.015)
