@@ -20,6 +20,7 @@ from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch or a BLAS is loaded
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # beside other work two threads that wait in a loop take ten times as long
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # on the CPU also where there is a GPU, unless one is named
 os.environ["COLUMNS"] = "160"  # what is printed must not depend on the terminal
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before mlflow is loaded
 os.environ.setdefault("MPLBACKEND", "agg")
