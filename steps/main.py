@@ -8,7 +8,6 @@ Stages that would come out the same are reused, and one line says so and why. Ex
 """
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -18,6 +17,7 @@ from analysis.verdict import readable_table
 from moe.corpora.preparation import PreparationOptions
 from moe.experts.routed_lora import AdapterOptions
 from moe.options import NONE, Options, names_of
+from moe.systems.whisper.base_model import SCRATCH
 from steps import asr, cluster, pretrain
 from steps.chain.checks import (
     beam_faults,
@@ -38,7 +38,7 @@ from steps.register import CHAMPION_TAG
 from steps.registry.judging import ANY
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
-from steps.tracking.store import connect
+from steps.tracking.store import artifact_folder, connect
 
 OPTIONS = "options.yaml"
 
@@ -122,10 +122,10 @@ def _faults_between(options: StepOptions) -> list[str]:
 
 
 def _corpus_faults(options: StepOptions) -> list[str]:
-    """What the corpus is too long or too small for, where a base is taken as it is."""
+    """What the corpus is too long or too small for, and the disk too full, where the base is whole or made anew."""
     skipped, n_wanted = left_out(options), n_experts(options)
     runs_to = NAMES.index(options.until)
-    if pretrain in skipped or not options.is_taken or runs_to <= NAMES.index("pretrain"):
+    if pretrain in skipped or not (options.is_taken or options.source == SCRATCH) or runs_to <= NAMES.index("pretrain"):
         return []
     clusters_speakers = runs_to >= NAMES.index("cluster") and cluster not in skipped and options.cluster_unit == "speaker"
     n_clusters = n_wanted if clusters_speakers and isinstance(n_wanted, int) else None
@@ -135,7 +135,7 @@ def _corpus_faults(options: StepOptions) -> list[str]:
     except ValueError:
         return []  # said of the stage itself
     found = corpus_faults(preparing, options.source, n_clusters)
-    return found + disk_faults(options.source, Path("."))
+    return found + disk_faults(options.source, artifact_folder())
 
 
 def _rank_faults(options: StepOptions) -> list[str]:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -16,6 +17,7 @@ RATE_RANGE = (1_000, 768_000)  # Hz; outside, the header is absurd
 MAX_CHANNELS = 64
 MAX_HOURS = 24  # a header that claims more is absurd
 BLOCK_FRAMES = 1 << 18
+HEAD_BYTES = 64  # tell the container
 SOUNDFILE_ERRORS = (soundfile.SoundFileError, RuntimeError, OverflowError, MemoryError, ValueError)
 Mono = Callable[[np.ndarray], np.ndarray]  # (n_frames, n_channels) → (n_frames,)
 AV_ERRORS = (av.FFmpegError, ValueError, OverflowError, MemoryError)
@@ -63,6 +65,24 @@ def decode(data: bytes, max_s: float, mono: Mono) -> tuple[np.ndarray, int]:
         return _decode_fallback(data, max_s, mono, error)
     with file:
         return _decode_soundfile(file, data, max_s, mono)
+
+
+def stated_seconds(file: BinaryIO) -> float:
+    """Seconds of a recording as its header states them; nothing is decoded.
+
+    Raises:
+        AudioError: the header cannot be read, or does not say.
+    """
+    head = file.read(HEAD_BYTES)
+    file.seek(0)
+    forced = needs_av(head)
+    try:
+        if forced is None:
+            return float(soundfile.info(file).duration)
+        with av.open(file, mode="r", format=forced) as container:
+            return float((container.duration or 0) / av.time_base)
+    except (*SOUNDFILE_ERRORS, *AV_ERRORS) as error:
+        raise AudioError("unreadable", _line(error)) from error
 
 
 def _decode_fallback(data: bytes, max_s: float, mono: Mono, error: Exception) -> tuple[np.ndarray, int]:

@@ -60,9 +60,8 @@ class SpeechDataset(Dataset):
         self._examples: dict[int, Batch] = {}
         self._waveforms: dict[int, np.ndarray] = {}
         self._cached_bytes = 0
-        self._refuse_too_long()
-        if trains:
-            self._refuse_unlearnable()
+        if faults := self._too_long() + (self._unlearnable() if trains else []):
+            raise ValueError("; ".join(faults))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -126,21 +125,21 @@ class SpeechDataset(Dataset):
             self._cached_bytes += n_bytes
         return cache[index]
 
-    def _refuse_too_long(self) -> None:
+    def _too_long(self) -> list[str]:
         window = self.inputs.window_s
         too_long = [row["utterance_id"] for row in self.rows if window is not None and row["duration_s"] > window]
-        if too_long:
-            raise ValueError(
-                f"{len(too_long)} utterances are longer than the base model's window of {window:g} s, e.g. {too_long[:3]}; "
-                f"prepare the corpus with max_duration_s={window:g}"
-            )
+        if not too_long:
+            return []
+        return [
+            f"{len(too_long)} utterances are longer than the base model's window of {window:g} s, e.g. {too_long[:3]}; "
+            f"prepare the corpus with max_duration_s={window:g}"
+        ]
 
-    def _refuse_unlearnable(self) -> None:
+    def _unlearnable(self) -> list[str]:
         refused: dict[str, list[str]] = {}
         for row in self.rows:
             reason = self.inputs.refusal(round(row["duration_s"] * SAMPLE_RATE), row["reference"])
             if reason:
                 refused.setdefault(reason, []).append(row["utterance_id"])
-        if refused:
-            said = [f"{len(ids)} utterances {reason}, e.g. {ids[:3]}" for reason, ids in refused.items()]
-            raise ValueError(f"these cannot be trained on: {'; '.join(said)}")
+        said = [f"{len(ids)} utterances {reason}, e.g. {ids[:3]}" for reason, ids in refused.items()]
+        return [f"these cannot be trained on: {'; '.join(said)}"] if said else []

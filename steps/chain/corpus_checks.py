@@ -1,32 +1,34 @@
 """What `main` refuses of base, experts and corpus together before anything has run: all of it in one message, with every option to change."""
 
 import math
+import os
 import shutil
 from pathlib import Path
 
 from transformers import WhisperFeatureExtractor, WhisperTokenizer
 
+from moe.corpora.locations import is_address
 from moe.corpora.outline import Outline, outline
 from moe.corpora.preparation import PreparationOptions
 from moe.files import read_json
-from moe.systems.whisper.base_model import SCRATCH, SmallShape
+from moe.systems.whisper.base_model import SCRATCH, SmallShape, resolve
 from moe.systems.whisper.checkpoint_weights import weight_files
 from moe.systems.whisper.features import window_seconds
 from moe.systems.whisper.tokens import label_ids
 from steps.pretrain import SHIPPED
 
-OF_FILES = ("folder", "sap", "kaldi")  # formats whose recordings are files of their own, with headers
 COPIES = 6  # of the base that a chain leaves: pretrain, three systems, and the registered model with its download
 
 
 def corpus_faults(options: PreparationOptions, base: str, n_experts: int | None) -> list[str]:
-    """What cannot work between a corpus in a local folder, a base and a number of experts.
+    """What cannot work between a corpus on this machine, a base and a number of experts.
 
     Args:
         options: of preparing. base: the base's folder or name. n_experts: to cluster speakers for; None where that is not known or not done.
     """
-    if options.corpus not in OF_FILES or not Path(str(options.dataset_root)).is_dir():
-        return []
+    root = str(options.dataset_root)
+    if is_address(root) or not Path(root).exists():
+        return []  # one by name or by address is first brought here by preparing
     try:
         found = outline(options)
     except ValueError:
@@ -77,18 +79,29 @@ def speaker_faults(n_experts: int | None, found: Outline) -> list[str]:
 
 
 def base_window_s(base: str) -> float | None:
-    """Seconds that a base in a folder takes at once; None where that shows when it is loaded."""
+    """Seconds that a base takes at once, a hub's if it was downloaded before; None where that shows when it is loaded."""
     if base == SCRATCH:
         return SmallShape().window_s
-    return window_seconds(WhisperFeatureExtractor.from_pretrained(base)) if Path(base).is_dir() else None
+    try:
+        return window_seconds(WhisperFeatureExtractor.from_pretrained(resolve(base), local_files_only=True))
+    except OSError:
+        return None
 
 
-def disk_faults(base: str, artifacts: Path) -> list[str]:
-    """Less space than the copies of the base take that a chain leaves."""
-    n_bytes = COPIES * sum(file.stat().st_size for file in weight_files(Path(base))) if Path(base).is_dir() else 0
-    free = shutil.disk_usage(artifacts).free if artifacts.is_dir() else n_bytes
+def disk_faults(base: str, artifacts: Path | None) -> list[str]:
+    """Less space than the copies of the base take that a chain leaves.
+
+    Args:
+        artifacts: the folder that the chain's artifacts will lie in; None where they do not lie on this machine.
+    """
+    if artifacts is None or not Path(base).is_dir():
+        return []
+    n_bytes = COPIES * sum(file.stat().st_size for file in weight_files(Path(base)))
+    there = next(folder for folder in (artifacts, *artifacts.parents) if os.path.isdir(folder))
+    free = shutil.disk_usage(there).free
     if n_bytes <= free:
         return []
     return [
-        f"{artifacts} has {free / 1e9:.1f} GB free and the chain writes about {n_bytes / 1e9:.1f} GB ({COPIES} copies of the base)"
+        f"{artifacts} has {free / 1e9:.1f} GB free and the chain writes about {n_bytes / 1e9:.1f} GB ({COPIES} copies of the base): "
+        "make room, or name a store elsewhere (MLFLOW_TRACKING_URI)"
     ]

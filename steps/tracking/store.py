@@ -58,6 +58,12 @@ def unfinished_root() -> Path:
     return project_root() / "mlruns" / UNFINISHED / hashlib.sha256(address.uri.encode()).hexdigest()[:8]
 
 
+def artifact_folder() -> Path | None:
+    """The folder that artifacts lie in; None where a server decides."""
+    path = tracking_address().sqlite_path
+    return None if path is None else path.parent / "mlruns"
+
+
 def tracking_address() -> Address:
     """Where the store is: `MLFLOW_TRACKING_URI`, or `mlflow.db` in the project."""
     uri = os.environ.get("MLFLOW_TRACKING_URI")

@@ -1,14 +1,21 @@
 """What base, experts and corpus cannot do together is refused before anything runs, all in one message; its advice leads on."""
 
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from moe.corpora.outline import outline
+from moe.corpora.preparation import PreparationOptions
 from steps import main
+from steps.chain import corpus_checks
 from steps.pretrain import SHIPPED
+from steps.tracking.store import artifact_folder
+from tests.toys import corpora as toys
 from tests.toys.corpora import tone
 
 RATE = 16_000
@@ -59,3 +66,58 @@ def test_few_long_recordings_need_no_other_share(tmp_path: Path) -> None:
 
 def test_a_corpus_that_fits_passes(tmp_path: Path) -> None:
     main.check_stages(asked(write_folder(tmp_path / "c", [0.5] * 20), num_experts=3))
+
+
+EACH_FORMAT = pytest.mark.parametrize(("corpus", "write"), toys.WRITERS.values(), ids=toys.WRITERS)
+
+
+@EACH_FORMAT
+def test_durations_come_from_headers_whatever_the_format(corpus: str, write: Callable[[Path], Path], tmp_path: Path) -> None:
+    found = outline(PreparationOptions(corpus=corpus, dataset_root=str(write(tmp_path / "c")), split="by_speaker"))
+    assert found.durations_s == pytest.approx([0.4] * 8, abs=0.01)
+
+
+@EACH_FORMAT
+def test_a_short_window_is_refused_before_anything_runs_whatever_the_format(
+    corpus: str, write: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus_checks, "base_window_s", lambda base: 0.3)
+    folder = write(tmp_path / "c")
+    with pytest.raises(ValueError, match="takes 0.3 s at once and 100 % of the recordings are longer, up to 0.4 s"):
+        main.check_stages(main.StepOptions(corpus=corpus, dataset_root=str(folder), num_experts=2, split="by_speaker"))
+
+
+def test_of_large_shards_runs_of_neighbours_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RUNS": 2, "RUN": 2}.items():
+        monkeypatch.setattr(f"moe.corpora.outline.{name}", value)
+    found = outline(PreparationOptions(corpus="parquet", dataset_root=str(toys.write_parquet(tmp_path))))
+    assert found.durations_s == pytest.approx([0.4] * 4, abs=0.01)
+
+
+@pytest.mark.parametrize("container", ["m4a", "wav", "mp3", "opus"])
+def test_recordings_of_any_container_say_how_long_they_are(container: str, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "c", [1.0] * 10)
+    for path in sorted(folder.glob("*.wav")):
+        path.write_bytes(toys.encode(tone(3, 2.0), container))
+    found = outline(PreparationOptions(dataset_root=str(folder)))
+    assert found.durations_s == pytest.approx([2.0] * 10, abs=0.1)
+
+
+def test_a_full_disk_is_refused_where_the_artifacts_will_lie(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_of = []
+
+    def usage(folder: Path) -> shutil._ntuple_diskusage:
+        asked_of.append(Path(folder))
+        return shutil._ntuple_diskusage(10**9, 10**9 - 5, 5)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    folder = artifact_folder()
+    with pytest.raises(
+        ValueError, match=r"has 0.0 GB free and the chain writes about \d.\d GB \(6 copies of the base\): make room"
+    ):
+        main.check_stages(asked(write_folder(tmp_path / "c", [0.5] * 20), num_experts=3))
+    assert asked_of[0] in (folder, *folder.parents) and asked_of[0] != Path.cwd()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # a server decides where they lie
+    main.check_stages(asked(tmp_path / "c", num_experts=3))
