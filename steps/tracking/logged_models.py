@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from mlflow.entities import LoggedModel, LoggedModelInput, LoggedModelStatus, Metric
 
 from steps.tracking.metric_log import N_METRICS_PER_CALL
-from steps.tracking.names import store_name
 from steps.tracking.step_run import MAX_DIGEST, StepRun
 from steps.tracking.store import connect
 
@@ -37,7 +36,7 @@ def attach_scores(step: StepRun, scored: ScoredModel, metrics: Mapping[str, floa
     ranked = {name: value for name, value in metrics.items() if name in RANKED or name.startswith(RANKED_GROUPS)}
     step.log_metrics({name: value for name, value in metrics.items() if name not in ranked})
     kept = [
-        Metric(store_name(name), float(value), now, 0, model_id=model.model_id, dataset_name=scored.dataset_name,
+        Metric(step.metric_names.of(name), float(value), now, 0, model_id=model.model_id, dataset_name=scored.dataset_name,
                dataset_digest=digest, run_id=step.run_id)
         for name, value in ranked.items()
     ]  # fmt: skip

@@ -7,19 +7,36 @@ text itself.
 
 import hashlib
 import re
+import unicodedata
+from collections.abc import Iterable
 
 STEP_TAG, FINGERPRINT_TAG = "moe.step", "moe.fingerprint"
 MAX_NAME, MAX_FILE_NAME = 250, 200  # characters of a key in the store, bytes of a file name
 REFUSED = re.compile(r"[^\w\-. ]|^[. ]| $")  # of one part; a leading dot could make it `..`, spaces at the ends are not seen
+CASED = re.compile(r"[^a-z0-9_\-. ]|^[. ]| $")  # what a store that is blind to case and accents may take for another character
 EMPTY, CUT = ":", ":_"  # neither is the beginning of an escape
 N_DIGITS = 32
 ESCAPES = re.compile(r"(?::[0-9a-f]{2})+")
 
 
+class MetricNames:
+    """Names of the metrics of one run, told apart also by a store that is blind to case and accents, as MySQL is by default.
+
+    The first of several texts that differ by nothing else keeps its plain name; of the others all but small letters is spelled out.
+    """
+
+    def __init__(self, held: Iterable[str] = ()) -> None:
+        self._plain = {_as_if_blind(name): name for name in held}
+
+    def of(self, text: str) -> str:
+        """The name of a metric, at most 250 characters."""
+        name = store_name(text)
+        return name if self._plain.setdefault(_as_if_blind(name), name) == name else _name(text, CASED)
+
+
 def store_name(text: str) -> str:
     """The name of a metric, parameter or tag, at most 250 characters; `/` stays and groups metrics in the UI."""
-    name = "/".join(map(_part, text.split("/")))
-    return name if len(name) <= MAX_NAME else name[: MAX_NAME - len(CUT) - N_DIGITS] + _digest(text)
+    return _name(text, REFUSED)
 
 
 def file_name(text: str) -> str:
@@ -41,8 +58,17 @@ def text_of(name: str) -> str:
     return "/".join("" if part == EMPTY else ESCAPES.sub(_read, part) for part in name.split("/"))
 
 
-def _part(text: str) -> str:
-    return REFUSED.sub(_escape, text) or EMPTY
+def _name(text: str, refused: re.Pattern[str]) -> str:
+    name = "/".join(_part(part, refused) for part in text.split("/"))
+    return name if len(name) <= MAX_NAME else name[: MAX_NAME - len(CUT) - N_DIGITS] + _digest(text)
+
+
+def _part(text: str, refused: re.Pattern[str] = REFUSED) -> str:
+    return refused.sub(_escape, text) or EMPTY
+
+
+def _as_if_blind(name: str) -> str:
+    return "".join(each for each in unicodedata.normalize("NFKD", name).casefold() if not unicodedata.combining(each))
 
 
 def _escape(match: re.Match[str]) -> str:

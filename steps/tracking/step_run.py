@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 import json
 import logging
 import posixpath
@@ -17,7 +18,7 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
-from steps.tracking.names import store_name
+from steps.tracking.names import MetricNames, store_name
 from steps.tracking.resuming import OpenRun
 from steps.tracking.secrets import public
 
@@ -46,6 +47,11 @@ class StepRun:
         """Its id in the store."""
         return self.opened.run_id
 
+    @functools.cached_property
+    def metric_names(self) -> MetricNames:
+        """What its metrics are called, those that it holds already among them."""
+        return MetricNames(sorted({name for name, _ in self.opened.metrics.held}))
+
     def log_metrics(self, values: Mapping[str, float], update: int = 0) -> None:
         """Log numbers in one call; `update` is the update or epoch they belong to."""
         self.log_history([(update, values)])
@@ -56,7 +62,11 @@ class StepRun:
         for update, values in history:
             log.info("%s, %d: %s", self.step, update, ", ".join(f"{name} {value:.6g}" for name, value in values.items()))
         self.opened.metrics.add(
-            [Metric(store_name(name), float(value), now, update) for update, values in history for name, value in values.items()]
+            [
+                Metric(self.metric_names.of(name), float(value), now, update)
+                for update, values in history
+                for name, value in values.items()
+            ]
         )
 
     def keep_metrics(self) -> None:

@@ -1,5 +1,6 @@
 """Any two texts have two names, the store takes each, and the text can be read back."""
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.utils.validation import _validate_metric_name, path_not_unique
 
-from steps.tracking.names import MAX_FILE_NAME, MAX_NAME, file_name, store_name, text_of
+from steps.tracking.names import MAX_FILE_NAME, MAX_NAME, MetricNames, file_name, store_name, text_of
 
 # few letters, so that two texts that look alike are drawn often
 LIKELY = st.text(st.sampled_from("ab:_/.( )[é2e\u0301\ud800\n"), max_size=8) | st.text(st.characters(), max_size=40)
@@ -60,3 +61,25 @@ def test_ordinary_names_stay(name: str) -> None:
 )  # fmt: skip
 def test_what_the_store_refuses_is_written_as_its_bytes(text: str, name: str) -> None:
     assert store_name(text) == name
+
+
+@given(st.lists(st.text(st.sampled_from("aAéÉeß/ :4s1"), max_size=4) | LIKELY, max_size=12))
+def test_no_two_metrics_of_a_run_differ_by_case_or_accent_alone(texts: list[str]) -> None:
+    """MySQL's utf8mb4_0900_ai_ci takes such names for one, and refuses the second as a duplicate key."""
+    names = MetricNames()
+    found = {text: names.of(text) for text in texts}
+    assert all(text_of(name) == text == text_of(names.of(text)) for text, name in found.items())
+    blind = {
+        "".join(each for each in unicodedata.normalize("NFKD", name).casefold() if not unicodedata.combining(each))
+        for name in found.values()
+    }
+    assert len(blind) == len(found)
+    again = MetricNames(found.values())  # the run is continued
+    assert {text: again.of(text) for text in reversed(found)} == found
+
+
+def test_the_first_of_two_spellings_keeps_its_plain_name() -> None:
+    names = MetricNames()
+    assert [names.of(f"test/wer/{text}") for text in ("ALS", "als", "Als", "ALS")] == [
+        "test/wer/ALS", "test/wer/als", "test/wer/:41ls", "test/wer/ALS",
+    ]  # fmt: skip
