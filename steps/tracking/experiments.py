@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 from mlflow import MlflowClient
 from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.dbmodels.models import SqlExperiment, SqlRun
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_NAME
 from mlflow.utils.validation import MAX_EXPERIMENT_NAME_LENGTH
@@ -56,7 +57,7 @@ def open_experiment(client: MlflowClient, address: Address, name: str, given_id:
     experiment = _of_id(client, address, given_id) if given_id else client.get_experiment_by_name(name)
     if experiment is None:
         experiment = client.get_experiment(_make(client, address, name))
-    _check(experiment)
+    _check(_mended(client, address, experiment))
     if experiment.name == EXPERIMENT and NOTE_TAG not in experiment.tags:
         client.set_experiment_tag(experiment.experiment_id, NOTE_TAG, NOTE)
     if KIND_TAG not in experiment.tags:
@@ -89,6 +90,23 @@ def _make(client: MlflowClient, address: Address, name: str) -> str:
     if address.artifact_root is None:
         return client.create_experiment(name)
     return str(SqlAlchemyStore(address.uri, address.artifact_root).create_experiment(name))
+
+
+def _mended(client: MlflowClient, address: Address, experiment: Experiment) -> Experiment:
+    """The experiment with the URI of its folder, where a bare `mlflow run` has just made the store in a folder whose name has a %.
+
+    MLflow writes the folder's path as it stands and reads it back as `unquote(path)`; nothing can lie at either yet.
+    """
+    location = experiment.artifact_location
+    beside = address.sqlite_path and address.sqlite_path.parent / "mlruns" / experiment.experiment_id
+    if unquote(location) == location or location != str(beside) or Path(location).exists() or Path(unquote(location)).exists():
+        return experiment
+    uri, number = Path(location).as_uri(), int(experiment.experiment_id)
+    with SqlAlchemyStore(address.uri, address.artifact_root).ManagedSessionMaker() as session:
+        session.query(SqlExperiment).filter_by(experiment_id=number).update({"artifact_location": uri})
+        for run in session.query(SqlRun).filter_by(experiment_id=number):
+            run.artifact_uri = uri + run.artifact_uri.removeprefix(location)
+    return client.get_experiment(experiment.experiment_id)
 
 
 def _check(experiment: Experiment) -> None:

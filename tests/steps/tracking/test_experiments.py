@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from moe.options import Options
 from steps.tracking import artifacts, runs
+from steps.tracking.addresses import sqlite_address
 from steps.tracking.experiments import EXPERIMENT
 from steps.tracking.store import connect, project_root
 
@@ -169,3 +171,22 @@ class TestOneExperiment:
         monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
         assert connect().experiment_id == "0" and theirs.get_experiment("0").name == "Default"
         assert "goes to the experiment Default" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("folder", ["my%20project", "50%25 off", "%2F"])
+def test_a_store_that_mlflow_run_has_just_made_in_a_folder_with_a_percent_sign_is_mended(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow writes the folder's path as the experiment's location, and reads it back as another one."""
+    (tmp_path / folder).mkdir()
+    path = tmp_path / folder / "mlflow.db"
+    made = SqlAlchemyStore(sqlite_address(path).uri, str(path.parent / "mlruns"))
+    run_id = made.create_run("0", "user", 0, [], "bare").info.run_id
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", sqlite_address(path).uri)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
+    client = connect().client
+    client.log_text(run_id, "here", "a.txt")
+    assert (path.parent / "mlruns" / "0" / run_id / "artifacts" / "a.txt").read_text() == "here"
+    assert (
+        os.listdir(tmp_path) == [folder] and client.get_experiment("0").artifact_location == (path.parent / "mlruns/0").as_uri()
+    )
