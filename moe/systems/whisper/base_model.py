@@ -24,6 +24,7 @@ from transformers import (
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 from transformers.utils import cached_file
 
+from moe.files import read_json
 from moe.systems.whisper.adapted_base import adapter_fault, model_below, with_adapter
 from moe.systems.whisper.checkpoint_weights import CONFIG, TIED, WEIGHTS, lacking_tensors, read_weights, weight_files
 from moe.systems.whisper.tokens import END, NO_TIMESTAMPS, START, TASK, generation_config, language_ids, token_ids
@@ -116,9 +117,13 @@ def language_fault(language: str, known: Iterable[str]) -> str | None:
 
 
 def folder_languages(folder: Path) -> list[str]:
-    """The languages that a base in a folder has tokens for."""
-    kept = folder / GENERATION
-    return list(language_ids(GenerationConfig.from_pretrained(folder))) if kept.exists() else []
+    """The languages that a base in a folder has tokens for; an adapter has those of the model below it."""
+    below = model_below(str(folder))
+    if below is not None and below != str(folder):
+        return folder_languages(Path(below))
+    if (folder / GENERATION).exists():
+        return list(language_ids(GenerationConfig.from_pretrained(folder)))
+    return list(LANGUAGES) if read_json(folder / CONFIG).get("vocab_size", 0) >= MULTILINGUAL_VOCABULARY else []
 
 
 def whole_fault(name: str) -> str | None:

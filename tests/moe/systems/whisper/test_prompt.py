@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tokenizers import pre_tokenizers
 from transformers import (
     GenerationConfig,
@@ -19,7 +20,7 @@ from moe.experts.routed_lora import AdapterOptions
 from moe.recognition.recognizer import Recognizer
 from moe.routing.options import RoutingOptions
 from moe.system import DecodingOptions
-from moe.systems.whisper.base_model import SmallShape, load_base, new_base, save_base, use_language
+from moe.systems.whisper.base_model import SmallShape, folder_languages, load_base, new_base, save_base, use_language
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper.tokens import END, NO_TIMESTAMPS, START, TASKS, label_ids, prompt_ids, train_tokenizer
 from moe.systems.whisper_moe import decoding
@@ -27,6 +28,7 @@ from moe.systems.whisper_moe.asks import WhisperAsk
 from moe.systems.whisper_moe.folder import BASE, WhisperShape, new_record
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.systems.whisper_moe.system import WhisperSystem, load, wrap
+from steps.chain.checks import language_faults
 from tests.toys.models import shared_base, toy_wave
 
 LANGUAGES = ("en", "hi", "ne", "ko", "de")
@@ -102,6 +104,42 @@ def test_a_saved_recogniser_keeps_its_prompt(hindi: WhisperSystem, tmp_path: Pat
         again.inputs.example(np.zeros(800, np.float32), "a")["labels"]
         == hindi.inputs.example(np.zeros(800, np.float32), "a")["labels"]
     )
+
+
+def save_adapter_on(below: Path, folder: Path, with_processor: bool) -> None:
+    """An adapter as PEFT saves it, with the processor of a training in Korean beside it or without any."""
+    save_multilingual(below)
+    model = get_peft_model(load_base(str(below)).model, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    model.peft_config["default"].base_model_name_or_path = str(below)
+    model.save_pretrained(folder)
+    if with_processor:
+        processor = WhisperProcessor.from_pretrained(below)
+        processor.tokenizer.set_prefix_tokens(language="ko", task="transcribe")
+        processor.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("with_processor", [False, True])
+def test_an_adapter_on_a_base_of_many_languages_has_the_prompt_of_the_corpus(
+    with_processor: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever language the adapter's own tokenizer was left in; what the model below does not have is refused before work."""
+    folder = tmp_path / "adapter"
+    save_adapter_on(tmp_path / "below", folder, with_processor)
+    assert [language_faults(code, "whisper_model", str(folder)) != [] for code in ("hi", "ko", "fr")] == [False, False, True]
+    base = load_base(str(folder))
+    shape = WhisperShape(0, AdapterOptions(shared_expert=False), RoutingOptions(), AudioContextOptions())
+    model = WhisperMoE(base.model, 0, shape.adapters, shape.routing).eval()
+    system = wrap(model, base, folder, new_record(BASE, shape, "hi", "basic", {}))
+    labels = system.inputs.example(np.zeros(8000, np.float32), "n")["labels"]
+    assert base.processor.tokenizer.convert_ids_to_tokens(labels)[:3] == HINDI[1:]
+    assert prompts_used(system, monkeypatch, WhisperAsk()) == (HINDI, HINDI)
+
+
+def test_a_base_of_many_languages_needs_no_generation_config_to_have_them(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"vocab_size": 51865}')
+    assert {"hi", "ne", "ko"} <= set(folder_languages(tmp_path))
+    (tmp_path / "config.json").write_text('{"vocab_size": 51864}')
+    assert folder_languages(tmp_path) == []
 
 
 @pytest.mark.parametrize("language", ["fr", "hindi", "HI", "<|hi|>"])
