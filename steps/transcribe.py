@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.report import markdown_table
+from moe.audio.channels import CHANNELS, CHANNELS_HELP
 from moe.audio.voice_activity import SPEECH_THRESHOLD, THRESHOLD_HELP
 from moe.files import folder_digest
 from moe.options import option
@@ -40,6 +41,7 @@ class StepOptions(AskOptions, DecodingOptions):
     )
     output_dir: str = option("transcripts", "folder to write to")
     language: str | None = option(None, "language code (none: the one the model was trained for)")
+    channels: str = option("mix", CHANNELS_HELP, choices=CHANNELS)
     speech_threshold: float = option(SPEECH_THRESHOLD, THRESHOLD_HELP, low=0, high=1)
     format: str = option("json", "format of the transcripts", choices=tuple(WRITERS))
 
@@ -56,7 +58,8 @@ def run(options: StepOptions) -> str:
             lambda waveforms: recognizer.transcribe(waveforms, decoding, ask),
             Path(options.output_dir).expanduser(),
             options.format,
-            f"{folder_digest(folder)} {decoding} {ask} {options.speech_threshold}",
+            f"{folder_digest(folder)} {decoding} {ask} {options.speech_threshold} {options.channels}",
+            options.channels,
         )
         started = time.perf_counter()
         outcomes = _with_bar(transcription, recordings, source if source.is_dir() else source.parent)
@@ -90,6 +93,8 @@ def _log(step: StepRun, options: StepOptions, outcomes: list[Outcome], seconds: 
         step.log_table(table, f"tables/transcripts.{ending}")
     failed = table.loc[table["status"] == FAILED, ["audio", "reason"]]
     words = ", ".join(f"{n} {status}" for status, n in counts.items()) + (f", nobody speaks in {n_silent}" if n_silent else "")
+    n_single = int(table["channel"].notna().sum())
+    words += f", of {n_single} one channel is taken" if n_single else ""
     for row in failed.head(MOST_LISTED).itertuples():
         print(f"failed: {row.audio}: {row.reason}", flush=True)
     if len(failed) > MOST_LISTED:

@@ -3,6 +3,7 @@
 import numpy as np
 
 CHANNELS = ("mix", "first", "loudest")
+CHANNELS_HELP = "of several channels: mix (the loudest where they cancel each other), first or loudest"
 CANCELLED = 0.2  # a mean below this share of the power that unrelated channels would leave it has lost the speech
 SPARSE = 7  # of long blocks every so many frames are looked at
 LONG_FRAMES = 1 << 14

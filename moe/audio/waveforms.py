@@ -14,7 +14,7 @@ import soxr
 from moe.audio.channels import ChannelMixer
 from moe.audio.decoders import MAX_HOURS, SAMPLE_RATE, AudioError, decode
 
-__all__ = ["SAMPLE_RATE", "AudioError", "Recording", "decode_audio", "decode_recording", "is_silent", "load_audio", "resample"]
+__all__ = ["SAMPLE_RATE", "AudioError", "Recording", "decode_recording", "is_silent", "load_audio", "resample"]
 
 SILENT_PEAK = 1e-3  # −60 dBFS about the mean
 
@@ -48,12 +48,6 @@ def load_audio(source: Path | str | bytes, channels: str | int = "mix") -> np.nd
     """
     recording = decode_recording(source, channels=channels)
     return resample(recording.waveform, recording.rate)
-
-
-def decode_audio(source: Path | str | bytes, max_duration_s: float = MAX_HOURS * 3600.0) -> tuple[np.ndarray, int]:
-    """The waveform (n_samples,) of a recording and its rate in Hz, as `decode_recording` gives them."""
-    recording = decode_recording(source, max_duration_s)
-    return recording.waveform, recording.rate
 
 
 def decode_recording(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from moe.audio.containers import AUDIO_SUFFIXES, is_recording
-from moe.audio.waveforms import SAMPLE_RATE, AudioError, load_audio
+from moe.audio.waveforms import SAMPLE_RATE, AudioError, decode_recording, resample
 from moe.corpora.formats.inventory import is_hidden
 from moe.files import file_digest, write_whole
 from moe.recognition.recognizer import Transcript
@@ -32,7 +32,7 @@ Recognise = Callable[[Sequence[np.ndarray]], list[Transcript]]
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a recording; `reason` says why it failed, `no_speech` that nobody speaks in it."""
+    """What became of a recording; `reason` says why it failed, `no_speech` that nobody speaks in it, `channel` which of several is taken."""
 
     audio: str
     output: str
@@ -43,7 +43,23 @@ class Outcome:
     n_segments: int = 0
     expert: int | None = None
     no_speech: bool = False
+    channel: int | None = None
     reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Waiting:
+    """A recording that is read: its name, its transcript's path, the digest of its bytes, (n_samples,) at 16 kHz, and the channel taken."""
+
+    name: str
+    output: str
+    digest: str
+    waveform: np.ndarray
+    channel: int | None
+
+    @property
+    def seconds(self) -> float:
+        return len(self.waveform) / SAMPLE_RATE
 
 
 def find_recordings(path: Path) -> list[Path]:
@@ -81,17 +97,18 @@ class Transcription:
     Args:
         recognise: waveforms (n_samples,) at 16 kHz → transcripts.
         settings: what decides a transcript beside the audio: model, decoding; another one makes every file new.
+        channels: as `moe.audio.waveforms.decode_recording`.
     """
 
-    def __init__(self, recognise: Recognise, output_dir: Path, ending: str, settings: str) -> None:
-        self.recognise, self.output_dir, self.ending = recognise, Path(output_dir), ending
+    def __init__(self, recognise: Recognise, output_dir: Path, ending: str, settings: str, channels: str = "mix") -> None:
+        self.recognise, self.output_dir, self.ending, self.channels = recognise, Path(output_dir), ending, channels
         self.settings = hashlib.sha256(f"{settings}\n{ending}".encode()).hexdigest()
 
     def run(self, recordings: Sequence[Path], root: Path) -> Iterator[Outcome]:
         """What became of each recording, as it happens; outputs lie below `output_dir` as recordings below `root`."""
         names = {path: path.relative_to(root).as_posix() for path in recordings}
         outputs, done = output_names(list(names.values()), self.ending), self._done()
-        group: list[tuple[str, str, str, np.ndarray]] = []
+        group: list[_Waiting] = []
         for path, name in names.items():
             try:
                 if not path.is_file():
@@ -100,45 +117,47 @@ class Transcription:
                 if (kept := self._kept(name, outputs[name], digest, done)) is not None:
                     yield kept
                     continue
-                waveform = load_audio(path)
+                recording = decode_recording(path, channels=self.channels)
             except UNREADABLE as error:
                 yield Outcome(name, outputs[name], FAILED, reason=" ".join(str(error).split()))
                 continue
-            group.append((name, outputs[name], digest, waveform))
-            if len(group) >= GROUP_FILES or sum(len(each[-1]) for each in group) >= GROUP_S * SAMPLE_RATE:
+            waveform = resample(recording.waveform, recording.rate)
+            group.append(_Waiting(name, outputs[name], digest, waveform, recording.channel))
+            if len(group) >= GROUP_FILES or sum(each.seconds for each in group) >= GROUP_S:
                 yield from self._finish(group)
                 group = []
         yield from self._finish(group)
 
-    def _finish(self, group: list[tuple[str, str, str, np.ndarray]]) -> Iterator[Outcome]:
+    def _finish(self, group: list[_Waiting]) -> Iterator[Outcome]:
         """Transcribe a group and write it; where that fails, each by itself."""
         if not group:
             return
         try:
-            transcripts = self.recognise([waveform for *_, waveform in group])
+            transcripts = self.recognise([each.waveform for each in group])
         except (ValueError, RuntimeError) as error:
             if len(group) > 1:
                 for each in group:
                     yield from self._finish([each])
             else:
-                name, output, _, waveform = group[0]
-                yield Outcome(name, output, FAILED, len(waveform) / SAMPLE_RATE, reason=" ".join(str(error).split()))
+                (each,) = group
+                yield Outcome(each.name, each.output, FAILED, each.seconds, reason=" ".join(str(error).split()))
             return
-        for (name, output, digest, waveform), transcript in zip(group, transcripts, strict=True):
-            yield self._write(name, output, digest, len(waveform) / SAMPLE_RATE, transcript)
+        for each, transcript in zip(group, transcripts, strict=True):
+            yield self._write(each, transcript)
 
-    def _write(self, name: str, output: str, digest: str, seconds: float, transcript: Transcript) -> Outcome:
-        path = self.output_dir / output
+    def _write(self, done: _Waiting, transcript: Transcript) -> Outcome:
+        path = self.output_dir / done.output
         with write_whole(path) as aside:
-            aside.write_text(WRITERS[self.ending](transcript, {"audio": name, "audio_s": seconds}), encoding="utf-8")
+            aside.write_text(WRITERS[self.ending](transcript, {"audio": done.name, "audio_s": done.seconds}), encoding="utf-8")
         weights = transcript.routing_weights
         expert = int(np.argmax(weights)) if weights else None
         outcome = Outcome(
-            name, output, WRITTEN, seconds, transcript.text, transcript.confidence, len(transcript.segments), expert, transcript.no_speech
+            done.name, done.output, WRITTEN, done.seconds, transcript.text, transcript.confidence, len(transcript.segments), expert,
+            transcript.no_speech, done.channel,
         )  # fmt: skip
         line = {
             "settings": self.settings,
-            "audio_digest": digest,
+            "audio_digest": done.digest,
             "output_digest": file_digest(path),
             **dataclasses.asdict(outcome),
         }

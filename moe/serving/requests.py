@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from moe.audio.channels import CHANNELS, CHANNELS_HELP
 from moe.audio.headers import stated_header
 from moe.audio.voice_activity import SPEECH_THRESHOLD, THRESHOLD_HELP
-from moe.audio.waveforms import AudioError, decode_audio, resample
+from moe.audio.waveforms import AudioError, decode_recording, resample
 from moe.options import option
 from moe.system import Ask, DecodingOptions
 
@@ -40,6 +41,7 @@ class ServiceOptions(DecodingOptions):
     max_request_mb: float = option(32.0, "size of one request, MiB", above=0)
     max_beam_size: int = option(8, "most beams a client may ask for", low=1, high=32)
     max_requests: int = option(64, "requests at work or waiting; more get status 503", low=1)
+    channels: str = option("mix", CHANNELS_HELP, choices=CHANNELS)
     speech_threshold: float = option(SPEECH_THRESHOLD, THRESHOLD_HELP, low=0, high=1)
     batch_window_ms: float = option(5.0, "how long a request waits for others to share its pass, milliseconds", low=0)
 
@@ -129,8 +131,8 @@ def as_bytes(audio: Any, number: int) -> bytes:
     return data
 
 
-def decode(data: bytes, number: int, max_s: float) -> np.ndarray:
-    """A recording as a float32 waveform (n_samples,) at 16 kHz.
+def decode(data: bytes, number: int, max_s: float, channels: str = "mix") -> np.ndarray:
+    """A recording as a float32 waveform (n_samples,) at 16 kHz; `channels` as `moe.audio.waveforms.decode_recording`.
 
     Raises:
         RequestError: not audio, damaged, or longer than `max_s`.
@@ -139,7 +141,8 @@ def decode(data: bytes, number: int, max_s: float) -> np.ndarray:
     if header and header[0] > MAX_RATE:
         raise RequestError(f"audio {number} has a sampling rate of {header[0]} Hz: at most {MAX_RATE} is served")
     try:
-        waveform = resample(*decode_audio(data, max_s))
+        recording = decode_recording(data, max_s, channels)
+        waveform = resample(recording.waveform, recording.rate)
     except AudioError as error:
         raise RequestError(f"audio {number} cannot be used: {error.reason.replace('_', ' ')}, {error.detail}") from error
     if not len(waveform):

@@ -106,7 +106,7 @@ class Service:
                     f"the recordings are too long together: at most {self.options.max_audio_s:g} s are served at once"
                 )
             with self._decoders:
-                waveforms.append(decode(data, number, left_s))
+                waveforms.append(decode(data, number, left_s, self.options.channels))
             left_s -= len(waveforms[-1]) / SAMPLE_RATE
         return waveforms
 

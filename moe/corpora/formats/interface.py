@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from moe.audio.channels import CHANNELS
+from moe.audio.channels import CHANNELS, CHANNELS_HELP
 from moe.corpora.locations import CorpusRoot, Root
 from moe.options import Options, option
 
@@ -108,9 +108,7 @@ class CorpusOptions(Options):
         None, "regular expression that finds the speaker in an utterance id, for corpora without a column"
     )
     hf_config: str | None = option(None, "configuration of a Hugging Face dataset")
-    channels: str = option(
-        "mix", "of several channels: mix (the loudest where they cancel each other), first or loudest", choices=CHANNELS
-    )
+    channels: str = option("mix", CHANNELS_HELP, choices=CHANNELS)
     language: str = option("en", "language of the utterances whose corpus names none", common=True)
 
     def root_of(self, folder: str) -> Root:

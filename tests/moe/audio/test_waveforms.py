@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tests.toys.corpora as toys
-from moe.audio.waveforms import SAMPLE_RATE, AudioError, decode_audio, is_silent, load_audio, resample
+from moe.audio.waveforms import SAMPLE_RATE, AudioError, decode_recording, is_silent, load_audio, resample
 
 LOSSLESS = ["wav", "flac", "aiff", "rf64"]
 LOSSY = ["mp3", "ogg", "opus", "m4a", "aac"]
@@ -25,7 +25,8 @@ def reason(data: bytes) -> str:
 @pytest.mark.parametrize("container", LOSSLESS)
 def test_lossless_containers_give_the_same_samples(container, rate, n_channels):
     wave = toys.tone(3, 0.5, rate)
-    decoded, decoded_rate = decode_audio(toys.encode(toys.tone(3, 0.5, rate, n_channels), container, rate))
+    recording = decode_recording(toys.encode(toys.tone(3, 0.5, rate, n_channels), container, rate))
+    decoded, decoded_rate = recording.waveform, recording.rate
     assert decoded_rate == rate and decoded.dtype == np.float32 and decoded.shape == wave.shape
     np.testing.assert_allclose(decoded, wave, atol=1e-4)
 
@@ -126,8 +127,8 @@ def test_decoding_stops_where_it_is_told_to(container, monkeypatch):
     monkeypatch.setattr("moe.audio.decoders.BLOCK_FRAMES", 1000)
     data = toys.encode(toys.tone(1, 2.0), container)
     with pytest.raises(AudioError, match=r"too_long: .*allowed: 0.5 s"):
-        decode_audio(data, max_duration_s=0.5)
-    assert len(decode_audio(data, max_duration_s=2.2)[0])
+        decode_recording(data, max_duration_s=0.5)
+    assert len(decode_recording(data, max_duration_s=2.2).waveform)
 
 
 def test_samples_that_are_not_finite_are_refused():
@@ -161,6 +162,7 @@ def test_the_same_damage_is_told_in_the_same_words():
 @given(n=st.integers(1, 5000), rate=st.sampled_from([8000, 11025, 16000, 48000]), channels=st.integers(1, 8))
 def test_any_length_and_channels_come_back(n, rate, channels):
     noise = np.random.default_rng(n).uniform(-0.9, 0.9, (n, channels)).astype(np.float32)
-    wave, decoded_rate = decode_audio(toys.encode(noise, "wav", rate, "FLOAT"))
+    recording = decode_recording(toys.encode(noise, "wav", rate, "FLOAT"))
+    wave, decoded_rate = recording.waveform, recording.rate
     assert decoded_rate == rate
     np.testing.assert_allclose(wave, noise.mean(axis=1), atol=1e-6)

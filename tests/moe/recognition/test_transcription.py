@@ -132,3 +132,21 @@ def test_names_that_differ_by_their_ending_alone_keep_it() -> None:
     assert output_names(["x/a.wav", "x/A.flac", "y/a.wav"], "srt") == {
         "x/a.wav": "x/a.wav.srt", "x/A.flac": "x/A.flac.srt", "y/a.wav": "y/a.srt"
     }  # fmt: skip
+
+
+def test_the_channel_that_is_asked_for_is_transcribed_and_said(tmp_path: Path) -> None:
+    """Left and right cancel each other: mixed, there is nothing to transcribe."""
+    voice, seen = toys.tone(3, 0.5), list[np.ndarray]()
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "a.wav").write_bytes(toys.encode(np.stack([0.1 * voice, -voice], axis=1), subtype="FLOAT"))
+
+    def recognise(waveforms: Sequence[np.ndarray]) -> list[Transcript]:
+        seen.extend(waveforms)
+        return [Transcript("a", (), (), 0.5)] * len(waveforms)
+
+    for channels, taken, gain in (("mix", 1, -1.0), ("loudest", 1, -1.0), ("first", 0, 0.1)):
+        work = Transcription(recognise, tmp_path / channels, "json", "model 1", channels)
+        (outcome,) = work.run(find_recordings(corpus), corpus)
+        assert outcome.channel == taken
+        np.testing.assert_allclose(seen.pop(), gain * voice, atol=1e-6)

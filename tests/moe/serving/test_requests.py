@@ -104,3 +104,10 @@ class TestDecoding:
         struct.pack_into("<I", huge, 40, 0x70000000)  # no size that stands for "unknown"
         with pytest.raises(RequestError):
             decode(bytes(huge), 0, 2.0)
+
+
+@pytest.mark.parametrize(("channels", "gain"), [("mix", -1.0), ("loudest", -1.0), ("first", 0.1)])
+def test_a_server_takes_the_channel_that_it_is_set_to(channels: str, gain: float) -> None:
+    voice = toys.tone(3, 0.5)
+    data = toys.encode(np.stack([0.1 * voice, -voice], axis=1), subtype="FLOAT")
+    np.testing.assert_allclose(decode(data, 0, 8.0, ServiceOptions(channels=channels).channels), gain * voice, atol=1e-6)
