@@ -1,9 +1,11 @@
 """Which speech the gate before decoding rejects, which noise it lets through, and what it costs beside decoding.
 
-python -m benchmarks.voice_activity CORPUS [CORPUS ...] [--base BASE]
+python -m benchmarks.voice_activity CORPUS [CORPUS ...] [--base BASE] [--shape tiny]
 
 CORPUS is a folder with `manifest.csv` (path; and split and etiology, where it has them: then the test split, by etiology). BASE is the
-folder of a base model: its decoding time of the same utterances is measured too, greedy and 32 at a time.
+folder of a base model: its decoding time of the same utterances is measured too, greedy and 32 at a time. With `--shape tiny` a model
+of whisper-tiny's shape and random weights takes its place, with BASE's small vocabulary and at most 4 tokens for a second of audio, both of
+which make decoding cheaper than the real one's.
 """
 
 import argparse
@@ -20,12 +22,14 @@ from moe.experts.routed_lora import AdapterOptions
 from moe.recognition.recognizer import Recognizer, Transcript
 from moe.routing.options import RoutingOptions
 from moe.system import DecodingOptions
-from moe.systems.whisper.base_model import load_base
+from moe.systems.whisper.base_model import SmallShape, load_base, new_base
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper_moe.folder import BASE, WhisperShape, new_record
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.systems.whisper_moe.system import wrap
 
+TINY = SmallShape(384, 4, 4, 6, 0.0, window_s=30, hop_length=160, max_target_positions=448)
+TINY_TOKENS_PER_S = 4.0  # random weights end no text
 N_DECODED = 96  # utterances of each corpus whose decoding is timed, drawn with a fixed seed
 LEVELS = (0.003, 0.03, 0.3)  # peak of the noises
 Decode = Callable[[Sequence[np.ndarray]], list[Transcript]]
@@ -38,9 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--base")
     parser.add_argument("--max_tokens_per_s", type=float, default=30.0)
     parser.add_argument("--threshold", type=float, default=SPEECH_THRESHOLD)
+    parser.add_argument("--shape", choices=["tiny"])
     chosen = parser.parse_args(arguments)
     gate = VoiceActivity(chosen.threshold)
-    decode = decoder(chosen.base, DecodingOptions(max_tokens_per_s=chosen.max_tokens_per_s)) if chosen.base else None
+    most = TINY_TOKENS_PER_S if chosen.shape else chosen.max_tokens_per_s
+    decode = decoder(chosen.base, DecodingOptions(max_tokens_per_s=most), chosen.shape == "tiny") if chosen.base else None
     print(
         "| speech | utterances | rejected | ms of the gate per utterance | share of decoding |\n| --- | --- | --- | --- | --- |"
     )
@@ -53,9 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def decoder(base_dir: str, options: DecodingOptions) -> Decode:
-    """Decoding by a base model as it is."""
+def decoder(base_dir: str, options: DecodingOptions, tiny: bool = False) -> Decode:
+    """Decoding by a base model as it is, or by a new one of whisper-tiny's shape with its tokenizer."""
     base = load_base(base_dir)
+    if tiny:
+        base = new_base(base.processor.tokenizer, TINY, "en")
+        base.model.eval()
     shape = WhisperShape(0, AdapterOptions(shared_expert=False), RoutingOptions(), AudioContextOptions())
     model = WhisperMoE(base.model, 0, shape.adapters, shape.routing).eval()
     recognizer = Recognizer(wrap(model, base, Path(base_dir), new_record(BASE, shape, "en", "basic", {})))

@@ -102,7 +102,7 @@ def _mended(client: MlflowClient, address: Address, experiment: Experiment) -> E
     if unquote(location) == location or location != str(beside) or Path(location).exists() or Path(unquote(location)).exists():
         return experiment
     uri, number = Path(location).as_uri(), int(experiment.experiment_id)
-    with SqlAlchemyStore(address.uri, address.artifact_root).ManagedSessionMaker() as session:
+    with SqlAlchemyStore(address.uri, address.artifact_root).ManagedSessionMaker(read_only=False) as session:
         session.query(SqlExperiment).filter_by(experiment_id=number).update({"artifact_location": uri})
         for run in session.query(SqlRun).filter_by(experiment_id=number):
             run.artifact_uri = uri + run.artifact_uri.removeprefix(location)

@@ -139,13 +139,13 @@ def test_the_channel_that_is_asked_for_is_transcribed_and_said(tmp_path: Path) -
     voice, seen = toys.tone(3, 0.5), list[np.ndarray]()
     corpus = tmp_path / "corpus"
     corpus.mkdir()
-    (corpus / "a.wav").write_bytes(toys.encode(np.stack([0.1 * voice, -voice], axis=1), subtype="FLOAT"))
+    (corpus / "a.wav").write_bytes(toys.encode(np.stack([0.8 * voice, -voice], axis=1), subtype="FLOAT"))
 
     def recognise(waveforms: Sequence[np.ndarray]) -> list[Transcript]:
         seen.extend(waveforms)
         return [Transcript("a", (), (), 0.5)] * len(waveforms)
 
-    for channels, taken, gain in (("mix", 1, -1.0), ("loudest", 1, -1.0), ("first", 0, 0.1)):
+    for channels, taken, gain in (("mix", 1, -1.0), ("loudest", 1, -1.0), ("first", 0, 0.8)):
         work = Transcription(recognise, tmp_path / channels, "json", "model 1", channels)
         (outcome,) = work.run(find_recordings(corpus), corpus)
         assert outcome.channel == taken
