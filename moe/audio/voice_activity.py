@@ -90,7 +90,7 @@ class _Sound:
         return _frames(np.pad(self._scaled(self.centred), edge))
 
     def _scaled(self, samples: np.ndarray) -> np.ndarray:
-        return samples * (PEAK / max(self.peak, np.float32(1e-9)))
+        return samples * (PEAK / max(self.peak, 1e-9))
 
 
 def _frames(samples: np.ndarray, has_context: bool = False) -> np.ndarray:
