@@ -119,6 +119,11 @@ class Hypothesis:
     gate_probabilities: np.ndarray | None = None
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    def without_text(self) -> "Hypothesis":
+        """The same of an utterance in which nobody speaks: neither text nor words."""
+        details = {**self.details, WORDS: []} if WORDS in self.details else self.details
+        return dataclasses.replace(self, text="", details=details)
+
 
 def routing_weights(hypotheses: Sequence[Hypothesis]) -> np.ndarray:
     """The share of each expert in hypotheses that were all routed, (N, E).

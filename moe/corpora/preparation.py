@@ -23,7 +23,7 @@ from moe.corpora.subsets import at_most
 from moe.corpora.summaries import corpus_statistics
 from moe.corpora.validation import as_columns, inspect_all
 from moe.options import option
-from moe.text.normalisers import NAMES, normaliser_version, references
+from moe.text.normalisers import AUTO, NAMES, normaliser_version, own_normaliser, references
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class PreparationOptions(CorpusOptions):
 
     corpus: str = option("folder", "format of the corpus", choices=tuple(FORMATS), common=True)
     normaliser: str = option(
-        "basic",
-        "how transcripts become references; whisper_english is without its table of British and American spellings",
-        choices=NAMES,
+        AUTO,
+        "how transcripts become references; auto: korean, nepali or devanagari where the language is such, else basic; whisper_english is without its table of British and American spellings",
+        choices=(AUTO, *NAMES),
     )
     split: str = option("auto", "whose split: auto is the corpus's own where it has one, else by_speaker", choices=MODES)
     dev_share: float = option(0.1, "share of the utterances for dev, by whole speakers (0: no dev)", low=0, high=0.8)
@@ -52,6 +52,11 @@ class PreparationOptions(CorpusOptions):
     ctc_frames_per_s: float | None = option(None, "frames per second of a CTC model, to quarantine what it cannot align", above=0)
     n_workers: int = option(0, "processes that render or decode (0: one per core)", low=0)
     seed: int = option(42, "seed of everything drawn", low=0, common=True)
+
+    @property
+    def normaliser_name(self) -> str:
+        """The normaliser in use."""
+        return own_normaliser(self.normaliser, self.language)
 
     def faults(self) -> list[str]:
         """Faults between fields."""
@@ -137,7 +142,7 @@ def prepare(options: PreparationOptions, dataset_root: str | Path | None = None)
         leaks=refuse_leaks(manifest),
         counts=_counts(listing.utterances, manifest, quarantine, left_out, listing.faults),
         statistics=corpus_statistics(manifest),
-        normaliser=normaliser_version(options.normaliser),
+        normaliser=normaliser_version(options.normaliser_name),
     )
 
 
@@ -173,7 +178,7 @@ def _plan(options: PreparationOptions) -> SplitPlan:
 
 
 def _judge_listing(utterances: pd.DataFrame, options: PreparationOptions) -> pd.DataFrame:
-    table = add_references(utterances, options.normaliser)
+    table = add_references(utterances, options.normaliser_name)
     faults.mark_transcripts(table)
     faults.mark_duplicate_ids(table)
     return table

@@ -107,6 +107,12 @@ def test_the_hypotheses_have_words_with_their_times(done: Done) -> None:
         assert " ".join(word["word"] for word in row.words) == row.hypothesis
 
 
+def test_where_nobody_speaks_there_are_neither_text_nor_words(done: Done) -> None:
+    options = evaluate.StepOptions(prepare_run_id=done.prepared, model_run_id=done.trained, no_plot=True, speech_threshold=0.3)
+    table = pd.read_parquet(artifacts.upstream(evaluate.run(options), artifacts.HYPOTHESES))
+    assert table["no_speech"].all() and (table["hypothesis"] == "").all() and all(len(words) == 0 for words in table["words"])
+
+
 def test_too_many_infinite_losses_stop_the_step_before_training_and_name_the_way_out(done: Done) -> None:
     with pytest.raises(ValueError, match=r"max_quarantined=0.05: 1 of 6 train utterances have more labels.*add_adapter=false"):
         ctc.run(ctc.StepOptions(prepare_run_id=done.prepared, add_adapter=True, **OPTIONS))
