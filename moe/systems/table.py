@@ -7,7 +7,8 @@ from pathlib import Path
 from moe.system import Ask, System, read_record
 from moe.systems.domain_whisper import system as domain_whisper
 from moe.systems.domain_whisper.asks import DomainAsk
-from moe.systems.wav2vec2_ctc import system as wav2vec2_ctc
+from moe.systems.wav2vec2_ctc import building as wav2vec2_ctc
+from moe.systems.wav2vec2_ctc.system import CTCAsk
 from moe.systems.whisper_moe import system as whisper_moe
 from moe.systems.whisper_moe.asks import MixtureAsk, WhisperAsk
 
@@ -24,7 +25,7 @@ SYSTEMS = {
     "whisper_moe": Row(whisper_moe.load, MixtureAsk),
     "single_lora": Row(whisper_moe.load, WhisperAsk),
     "zero_shot": Row(whisper_moe.load, WhisperAsk),
-    "wav2vec2_ctc": Row(wav2vec2_ctc.load, wav2vec2_ctc.CTCAsk),
+    "wav2vec2_ctc": Row(wav2vec2_ctc.load, CTCAsk),
     "domain_whisper": Row(domain_whisper.load, DomainAsk),
 }
 

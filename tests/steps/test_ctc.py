@@ -127,7 +127,14 @@ def test_a_vocabulary_that_is_empty_stops_the_step(done: Done) -> None:
     ("given", "said"),
     [
         ({"ctc_train": "adapter"}, "ctc_train=adapter: there is none; set add_adapter=true"),
-        ({"head_updates": 5}, "head_updates=5: ctc_model=scratch has no tensors to keep"),
+        ({"ctc_model": "scratch", "head_updates": 5}, "head_updates=5: ctc_model=scratch has no tensors to keep"),
+        ({"ctc_train": "lora", "ctc_model": "scratch"}, "ctc_train=lora: ctc_model=scratch has nothing to keep"),
+        ({"ctc_train": "lora", "shared_expert": False}, "ctc_train=lora: shared_expert=false leaves ctc_experts=1 no LoRA"),
+        ({"ctc_train": "lora", "ctc_experts": 3}, "ctc_experts=3: needs as many clusters; set cluster_run_id"),
+        ({"ctc_experts": 3, "cluster_run_id": "c"}, "ctc_experts=3: experts are LoRA; set ctc_train=lora"),
+        ({"ctc_train": "lora", "ctc_experts": 3, "cluster_run_id": "c", "top_k": 4}, "top_k=4: ctc_experts=3 has no more to mix"),
+        ({"cluster_run_id": "c"}, "cluster_run_id=c: ctc_experts=1 leaves nothing to route"),
+        ({"lora_r": 4}, "lora_r=4: ctc_train=all has no LoRA"),
         ({"selection": "loss"}, "selection='loss': must be one of wer, cer"),
     ],
 )

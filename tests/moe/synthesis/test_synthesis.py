@@ -178,7 +178,10 @@ def test_the_words_kept_for_test_are_in_no_other_split_and_have_no_character_of_
     grammar, options = grammars()["ne"], SynthesisOptions(synthetic_language="ne", test_words_share=0.25, seen_share=0.5)
     assert len(grammar.words) >= 190 and len(grammar.test_words) >= 20 and grammar.test_words <= set(grammar.words)
     assert set("".join(grammar.test_words)) <= set("".join(set(grammar.words) - grammar.test_words))
-    said = {split: [row for each in plan(options) if each.split == split for row in each.candidates] for split in ("train", "dev", "test")}
+    said = {
+        split: [row for each in plan(options) if each.split == split for row in each.candidates]
+        for split in ("train", "dev", "test")
+    }
     new = {split: [grammar.has_test_word(text) for row in said[split] for text in row] for split in said}
     assert not any(new["train"]) and not any(new["dev"]) and np.mean(new["test"]) == 0.25
 

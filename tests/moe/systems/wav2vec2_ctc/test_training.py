@@ -13,8 +13,9 @@ from transformers import Wav2Vec2BertForCTC
 from moe.recognition.decoding import decode
 from moe.system import DecodingOptions
 from moe.systems.table import load_system
+from moe.systems.wav2vec2_ctc.building import LearningRates, build
 from moe.systems.wav2vec2_ctc.options import CTCModelOptions
-from moe.systems.wav2vec2_ctc.system import CTCSystem, build
+from moe.systems.wav2vec2_ctc.system import CTCSystem
 from moe.systems.wav2vec2_ctc.training import CTCTrainingOptions, TrainedCTC, train
 from moe.systems.wav2vec2_ctc.vocabulary import Vocabulary
 from moe.training import loop
@@ -140,7 +141,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def from_checkpoint(folder: Path, **changes) -> CTCSystem:
     seed_everything(0)
     options = CTCModelOptions(ctc_model=str(folder), **changes)
-    return build(options, Vocabulary.of(WORDS, 1), "en", "basic", 1e-3)
+    return build(options, Vocabulary.of(WORDS, 1), "en", "basic", LearningRates(1e-3))
 
 
 def test_what_a_checkpoint_lacks_is_named_and_the_rest_is_taken(checkpoint: Path) -> None:
