@@ -90,7 +90,8 @@ def count_errors(table: pd.DataFrame) -> pd.DataFrame:
     references, hypotheses = table["reference"].tolist(), table["hypothesis"].tolist()
     words = _edits_per_utterance(jiwer.process_words(references, hypotheses).alignments)
     chars = _edits_per_utterance(jiwer.process_characters(references, hypotheses).alignments)
-    graphemes = _edits_per_utterance(jiwer.process_characters(*_as_characters(references, hypotheses)).alignments)
+    coded, others = _as_characters(references, hypotheses)
+    graphemes = _edits_per_utterance(jiwer.process_characters(coded, others).alignments)
     counts = pd.DataFrame(np.concatenate([words, chars, graphemes], axis=1), columns=COUNT_COLUMNS, index=table.index)
     for unit in UNITS:
         counts[f"n_{unit}s"] = counts[[f"{unit}_{edit}" for edit in EDITS[:3]]].sum(axis=1)
@@ -161,11 +162,11 @@ def _ratio(errors: float, length: float) -> float:
     return float(errors / length) if length else float("nan")
 
 
-def _as_characters(*texts: Sequence[str]) -> list[list[str]]:
+def _as_characters(*texts: Sequence[str]) -> tuple[list[str], ...]:
     """Lists of texts, with one character in place of each grapheme, the same for the same grapheme."""
     codes: dict[str, str] = {}
     graphemes = [[GRAPHEME.findall(text.strip()) for text in part] for part in texts]
-    return [["".join(codes.setdefault(each, chr(FIRST + len(codes))) for each in row) for row in part] for part in graphemes]
+    return tuple(["".join(codes.setdefault(each, chr(FIRST + len(codes))) for each in row) for row in part] for part in graphemes)
 
 
 def _edits_per_utterance(alignments: list[list[jiwer.AlignmentChunk]]) -> np.ndarray:

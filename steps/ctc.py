@@ -21,11 +21,14 @@ from moe.routing.curriculum import CurriculumOptions
 from moe.routing.losses import BalanceOptions
 from moe.systems.wav2vec2_ctc.building import LearningRates, build
 from moe.systems.wav2vec2_ctc.inputs import CTCInputs
+from moe.systems.wav2vec2_ctc.language_model import LanguageModel
+from moe.systems.wav2vec2_ctc.language_model_choice import chosen
 from moe.systems.wav2vec2_ctc.mixture_system import CTCMixtureSystem
 from moe.systems.wav2vec2_ctc.options import SCRATCH, SHIPPED, CTCExpertOptions, CTCModelOptions
 from moe.systems.wav2vec2_ctc.system import CTCSystem
 from moe.systems.wav2vec2_ctc.training import CTCTrainingOptions, TrainedCTC, infeasible, train
 from moe.systems.wav2vec2_ctc.vocabulary import Vocabulary, character_counts
+from moe.training.dataset import SpeechDataset
 from moe.training.loop import seed_everything
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.ctc_routing import RoutingStart, read_clusters, start_routing
@@ -108,9 +111,11 @@ def run(options: StepOptions) -> str:
         start = None
         if labels is not None and isinstance(system, CTCMixtureSystem):
             start = start_routing(system, given, labels, options.seed)
-        train_set = given.train_set(system.inputs, start and start.extras(options.alignment_coefficient > 0))
-        dev_set = given.dev_set(system.inputs, start and {"embedding": start.dev})
+        train_set = given.train_set(system.inputs, start.extras(options.alignment_coefficient > 0) if start else None)
+        dev_set = given.dev_set(system.inputs, {"embedding": start.dev} if start else None)
         trained = train(system, train_set, dev_set, options.part(CTCTrainingOptions), given.training)
+        if options.ctc_lm_order:
+            _add_language_model(step, options, given, system, dev_set)
         facts = training_facts(system, trained.summaries[-1], options.seed, trained.earlier)
         log_system(step, system, {"synthetic": bool(prepared.note), **facts}, options)
         _report(step, options, given, system, trained, facts)
@@ -146,6 +151,18 @@ def _feasible(step: StepRun, options: StepOptions, inputs: CTCInputs) -> Trainin
         )
     kept = given.train[~given.train["utterance_id"].isin(left_out["utterance_id"])].reset_index(drop=True)
     return dataclasses.replace(given, train=kept)
+
+
+def _add_language_model(
+    step: StepRun, options: StepOptions, given: TrainingInputs, system: CTCSystem, dev_set: SpeechDataset
+) -> None:
+    """A language model of the train transcripts, weighed on dev."""
+    texts = [system.vocabulary.encode(reference) for reference in given.train["reference"]]
+    model = LanguageModel.of(texts, options.ctc_lm_order, len(system.vocabulary))
+    system.language_model, tried = chosen(system, dev_set, model, options.selection, options.lm_weight, options.lm_score)
+    step.log_table(tried, "tables/language_model.json")
+    best = {"lm_weight": system.language_model.weight, "lm_score": system.language_model.score}
+    step.log_metrics({**best, f"dev/{options.selection}_beams": float(tried[options.selection].min())})
 
 
 def _log_characters(step: StepRun, prepared: Prepared, vocabulary: Vocabulary) -> None:

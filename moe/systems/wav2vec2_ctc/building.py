@@ -61,7 +61,10 @@ def load(folder: Path) -> CTCSystem:
     Raises:
         ValueError: the folder holds no whole one.
     """
-    return _wrap(*load_model(folder))
+    module, vocabulary, language_model, record = load_model(folder)
+    system = _wrap(module, vocabulary, record)
+    system.language_model = language_model
+    return system
 
 
 def _wrap(

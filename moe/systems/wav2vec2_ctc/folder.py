@@ -1,6 +1,6 @@
-"""A CTC's folder, which is enough by itself: network, adapters as PEFT folders, gate, vocabulary, and `model.json` to rebuild it.
+"""A CTC's folder, which is enough by itself: network, adapters as PEFT folders, gate, vocabulary, language model, `model.json`.
 
-model.json   vocab.json   network/   shared/   expert_0/ …   gate/
+model.json   vocab.json   language_model.json   network/   shared/   expert_0/ …   gate/
 """
 
 import dataclasses
@@ -19,12 +19,13 @@ from moe.routing.gate import Gate
 from moe.routing.losses import BalanceOptions
 from moe.routing.options import RoutingOptions
 from moe.system import Record, read_record, write_record
+from moe.systems.wav2vec2_ctc.language_model import LanguageModel
 from moe.systems.wav2vec2_ctc.mixture import CTCMixture
 from moe.systems.wav2vec2_ctc.model import CTCModel
 from moe.systems.wav2vec2_ctc.vocabulary import Vocabulary
 
 NAME = "wav2vec2_ctc"
-NETWORK_DIR, GATE_DIR, VOCABULARY = "network", "gate", "vocab.json"
+NETWORK_DIR, GATE_DIR, VOCABULARY, LANGUAGE_MODEL = "network", "gate", "vocab.json", "language_model.json"
 BASE_LAYER = ".base_layer"
 
 
@@ -63,7 +64,9 @@ def plain_name(name: str) -> str:
     return name.replace(BASE_LAYER, "")
 
 
-def save_model(folder: Path, module: CTCModel, vocabulary: Vocabulary, record: Record) -> None:
+def save_model(
+    folder: Path, module: CTCModel, vocabulary: Vocabulary, language_model: LanguageModel | None, record: Record
+) -> None:
     """Write a recogniser, whole or not at all."""
     with write_whole_dir(folder) as aside:
         module.network.save_pretrained(aside / NETWORK_DIR, state_dict=_without_adapters(module))
@@ -72,10 +75,12 @@ def save_model(folder: Path, module: CTCModel, vocabulary: Vocabulary, record: R
         if isinstance(module, CTCMixture) and module.gate is not None:
             module.gate.save(aside / GATE_DIR)
         vocabulary.save(aside / VOCABULARY)
+        if language_model is not None:
+            language_model.save(aside / LANGUAGE_MODEL)
         write_record(aside, record)
 
 
-def load_model(folder: Path) -> tuple[CTCModel, Vocabulary, Record]:
+def load_model(folder: Path) -> tuple[CTCModel, Vocabulary, LanguageModel | None, Record]:
     """Read a recogniser from its folder alone.
 
     Raises:
@@ -91,7 +96,8 @@ def load_model(folder: Path) -> tuple[CTCModel, Vocabulary, Record]:
     module = module_of(network, shape, Gate.load(folder / GATE_DIR) if shape.n_experts else None)
     if shape.adapters:
         map_adapters(network, lambda name: load_adapter(network, name, folder / name))
-    return module.eval(), Vocabulary.load(folder / VOCABULARY), record
+    path = folder / LANGUAGE_MODEL
+    return module.eval(), Vocabulary.load(folder / VOCABULARY), LanguageModel.load(path) if path.exists() else None, record
 
 
 def _without_adapters(module: nn.Module) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Wav2Vec2BertForCTC
 
+from moe.experts.mixture import Mixture
 from moe.experts.routed_lora import AdapterOptions
 from moe.routing import pooling
 from moe.routing.curriculum import Phase
@@ -24,11 +25,14 @@ from moe.systems.wav2vec2_ctc.model import CTCModel, valid_frames
 Routed = tuple[RoutingWeights, Tensor | None, Tensor | None]  # weights, gate logits (B, E), probabilities (B, E)
 
 
-class CTCMixture(CTCModel):
+class CTCMixture(CTCModel, Mixture):
     """The mixture; see the module docstring.
 
     Args:
         gate: None where routing weights are always given from outside.
+
+    Raises:
+        ValueError: the gate's layer is above the last.
     """
 
     def __init__(
@@ -49,7 +53,7 @@ class CTCMixture(CTCModel):
         self.phase = Phase(top_k=min(routing.top_k, n_experts))
 
     @property
-    def base(self) -> nn.Module:
+    def base(self) -> nn.Module:  # type: ignore[override]  # the network has one name already
         """The module that holds the routed layers."""
         return self.network
 

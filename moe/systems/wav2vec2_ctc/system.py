@@ -1,4 +1,4 @@
-"""Wav2Vec2-BERT CTC as a system: characters, written greedily, with a time and a confidence for every word."""
+"""Wav2Vec2-BERT CTC as a system: characters, written greedily or by beams, with a time and a confidence for every word."""
 
 import dataclasses
 import math
@@ -13,9 +13,11 @@ from torch import Tensor
 
 from moe.options import Options
 from moe.system import WORDS, Ask, Batch, DecodingOptions, Hypothesis, ParameterGroup, Record
+from moe.systems.wav2vec2_ctc.beams import best_paths
 from moe.systems.wav2vec2_ctc.decoding import Run, collapse, scores, words
 from moe.systems.wav2vec2_ctc.folder import save_model
 from moe.systems.wav2vec2_ctc.inputs import CTCInputs
+from moe.systems.wav2vec2_ctc.language_model import LanguageModel
 from moe.systems.wav2vec2_ctc.model import CTCModel
 from moe.systems.wav2vec2_ctc.vocabulary import BLANK, Vocabulary
 from moe.training.precision import computing
@@ -36,6 +38,9 @@ class CTCSystem:
     Args:
         missing: names of the network's tensors that no checkpoint provided.
         learning_rate: of everything that trains.
+
+    Attributes:
+        language_model: of the train transcripts, which beams ask; None for none.
     """
 
     ask_type = CTCAsk
@@ -53,6 +58,7 @@ class CTCSystem:
         config = module.network.config
         self.inputs = CTCInputs(vocabulary, module.frames, config.mask_time_prob, config.mask_time_length)
         self.precision = "fp32"
+        self.language_model: LanguageModel | None = None
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Encoder, adapter, head and LoRA, as far as they train."""
@@ -67,15 +73,16 @@ class CTCSystem:
         """Hypotheses of a batch; `details` hold its words with times and confidences, and the share of blank outputs.
 
         Raises:
-            ValueError: beams are asked for.
+            ValueError: beams are asked for, and their extra is not installed.
         """
-        if options.beam_size > 1:
-            raise ValueError(f"beam_size={options.beam_size}: {TITLE} decodes greedily; set beam_size=1")
         with computing(batch["features"].device, self.precision):
             said, routed = self.outputs(batch, ask)  # (B, T', V)
         n_outputs = self.module.frames.n_outputs(batch["n_frames"])  # (B,)
         rows = [row[:length] for row, length in zip(said, n_outputs.tolist(), strict=True)]  # (T'_b, V) each
-        written = [collapse(row) for row in rows]
+        paths: list[Tensor | None] = [None] * len(rows)
+        if options.beam_size > 1:
+            paths = list(best_paths(rows, options.beam_size, self.language_model))
+        written = [collapse(row, path) for row, path in zip(rows, paths, strict=True)]
         means, counts = scores(said, n_outputs, [[run.token for run in runs] for runs in written])
         losses = [math.nan] * len(rows)
         if with_loss:
@@ -100,9 +107,10 @@ class CTCSystem:
 
     def describe(self) -> dict[str, str]:
         """Outputs, vocabulary and search."""
+        lm = self.language_model
         return {
             "output": f"one of {len(self.vocabulary)} tokens every {1000 * self.module.frames.output_s:g} ms",
-            "decoding": "greedy",
+            "decoding": "greedy, or beams" + (f" with a character {lm.order}-gram model" if lm else ""),
         }
 
     def place(self, device: torch.device | str, precision: str) -> None:
@@ -112,7 +120,7 @@ class CTCSystem:
 
     def save(self, folder: Path) -> None:
         """Network, adapters, vocabulary and record."""
-        save_model(folder, self.module, self.vocabulary, self.record)
+        save_model(folder, self.module, self.vocabulary, self.language_model, self.record)
 
     def _hypothesis(self, name: str, said: Tensor, runs: Sequence[Run], loss: float, mean: float, n_tokens: int) -> Hypothesis:
         found = words(runs, self.vocabulary, self.module.frames.output_s)

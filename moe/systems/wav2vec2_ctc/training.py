@@ -13,6 +13,7 @@ from moe.experts.joint_training import JointHooks
 from moe.options import Options, option
 from moe.recognition.dev_scores import RATES, BestOnDev
 from moe.routing.curriculum import CurriculumOptions
+from moe.systems.wav2vec2_ctc.beams import missing_extra
 from moe.systems.wav2vec2_ctc.folder import plain_name
 from moe.systems.wav2vec2_ctc.inputs import CTCInputs
 from moe.systems.wav2vec2_ctc.mixture_system import CTCMixtureSystem
@@ -23,6 +24,7 @@ from moe.training.dataset import SpeechDataset
 from moe.training.hooks import TrainingHooks
 from moe.training.loop import Training, TrainingPlan, TrainingSummary, fit
 
+LM_ORDERS = (0, 3, 5)
 TRAINED = {"all": ("encoder", "adapter", "head"), "lora": ("lora", "head"), "adapter": ("adapter", "head"), "head": ("head",)}
 
 
@@ -45,7 +47,23 @@ class CTCTrainingOptions(Options):
     head_updates: int = option(60, "updates in which only what a checkpoint lacks trains, before the rest", low=0)
     selection: str = option("cer", "error rate of dev by which the best epoch is kept", choices=tuple(RATES))
     ctc_patience: int = option(10, "epochs without improvement of that rate after which training ends", low=1)
+    ctc_lm_order: int = option(
+        0, "order of a character language model of the train transcripts, 3 or 5, which beams ask (0: none)", low=0
+    )
+    lm_weight: float | None = option(None, "weight of the language model beside the network (none: chosen on dev)", above=0)
+    lm_score: float | None = option(None, "added for each character that beams write (none: chosen on dev)", low=0)
     min_character_count: int = option(2, "a character that the train split has less often is unknown", low=1)
+
+    def faults(self) -> list[str]:
+        """Another order than is asked for usefully, and a language model without what searches with it."""
+        if self.ctc_lm_order not in LM_ORDERS:
+            return [f"ctc_lm_order={self.ctc_lm_order}: must be one of {', '.join(map(str, LM_ORDERS))}"]
+        missing = missing_extra() if self.ctc_lm_order else None
+        return [f"ctc_lm_order={self.ctc_lm_order}: {missing}"] if missing else []
+
+    def idle(self) -> dict[str, str]:
+        """How much a language model weighs that is not made."""
+        return {} if self.ctc_lm_order else dict.fromkeys(("lm_weight", "lm_score"), "ctc_lm_order=0 makes no language model")
 
 
 @dataclasses.dataclass(frozen=True)
