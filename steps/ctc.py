@@ -14,19 +14,22 @@ import pandas as pd
 
 from analysis.plots.training import training_curves
 from moe.audio.augmentation import AugmentationOptions
+from moe.audio.waveforms import SAMPLE_RATE
 from moe.experts.joint_training import experts_faults
 from moe.experts.routed_lora import LoraOptions
+from moe.files import write_json
 from moe.options import names_of, option
 from moe.routing.curriculum import CurriculumOptions
 from moe.routing.losses import BalanceOptions
 from moe.systems.wav2vec2_ctc.building import LearningRates, build
+from moe.systems.wav2vec2_ctc.folder import halve
 from moe.systems.wav2vec2_ctc.inputs import CTCInputs
 from moe.systems.wav2vec2_ctc.language_model import LanguageModel
 from moe.systems.wav2vec2_ctc.language_model_choice import chosen
 from moe.systems.wav2vec2_ctc.mixture_system import CTCMixtureSystem
 from moe.systems.wav2vec2_ctc.options import SCRATCH, SHIPPED, CTCExpertOptions, CTCModelOptions
 from moe.systems.wav2vec2_ctc.system import CTCSystem
-from moe.systems.wav2vec2_ctc.training import CTCTrainingOptions, TrainedCTC, infeasible, train
+from moe.systems.wav2vec2_ctc.training import CTCTrainingOptions, TrainedCTC, infeasible, parts_of_batch, train
 from moe.systems.wav2vec2_ctc.vocabulary import Vocabulary, character_counts
 from moe.training.dataset import SpeechDataset
 from moe.training.loop import seed_everything
@@ -59,6 +62,8 @@ class StepOptions(CTCTrainingOptions, CTCModelOptions, CTCExpertOptions, ExportO
             found.append(f"ctc_train={self.ctc_train}: ctc_model={SCRATCH} has nothing to keep; set ctc_train=all")
         if self.ctc_train == "lora" and self.ctc_experts == 1 and not self.shared_expert:
             found.append("ctc_train=lora: shared_expert=false leaves ctc_experts=1 no LoRA")
+        if self.adapter_rank is not None and self.ctc_experts == 1:
+            found.append(f"adapter_rank={self.adapter_rank}: ctc_experts=1 has one rank; set lora_r")
         return found + (self._expert_faults() if self.ctc_experts > 1 else [])
 
     def idle(self) -> dict[str, str]:
@@ -118,6 +123,8 @@ def run(options: StepOptions) -> str:
             _add_language_model(step, options, given, system, dev_set)
         facts = training_facts(system, trained.summaries[-1], options.seed, trained.earlier)
         log_system(step, system, {"synthetic": bool(prepared.note), **facts}, options)
+        if options.export_dir:
+            _finish_export(Path(options.export_dir), options, system, trained)
         _report(step, options, given, system, trained, facts)
         if start is not None and isinstance(system, CTCMixtureSystem):
             _report_routing(step, given, system, trained, start)
@@ -150,7 +157,18 @@ def _feasible(step: StepRun, options: StepOptions, inputs: CTCInputs) -> Trainin
             f"e.g. {left_out['utterance_id'][:3].tolist()}; {change}, or raise max_quarantined"
         )
     kept = given.train[~given.train["utterance_id"].isin(left_out["utterance_id"])].reset_index(drop=True)
-    return dataclasses.replace(given, train=kept)
+    most_frames = max(inputs.length(round(seconds * SAMPLE_RATE)) for seconds in kept["duration_s"])
+    n_parts = parts_of_batch(options.part(CTCTrainingOptions), most_frames)
+    plan = dataclasses.replace(plan, batch_size=plan.batch_size // n_parts, accumulation=plan.accumulation * n_parts)
+    return dataclasses.replace(given, train=kept, training=dataclasses.replace(given.training, plan=plan))
+
+
+def _finish_export(folder: Path, options: StepOptions, system: CTCSystem, trained: TrainedCTC) -> None:
+    """Half the size, and how it was made beside it: what a shipped model needs."""
+    halve(folder)
+    kept = {name: text for name, text in options.as_parameters().items() if not name.endswith("_run_id") and name != "export_dir"}
+    record = {**system.record.facts, f"dev_{options.selection}": trained.rate, "options": kept}
+    write_json(folder / "training.json", record)
 
 
 def _add_language_model(

@@ -61,7 +61,7 @@ def start_routing(system: CTCMixtureSystem, given: TrainingInputs, labels: pd.Da
     if missing:
         raise ValueError(f"{len(missing)} utterances have no cluster, e.g. {missing[:3]}; embed and cluster them first")
     train, dev = (_embedded(system, given.prepared, rows, system.inputs) for rows in parts)
-    soft = [soft_labels(labels.loc[rows["utterance_id"]]) for rows in parts]
+    soft = [soft_labels(labels.loc[rows["utterance_id"]]).copy() for rows in parts]  # pandas gives views that torch may not write
     options = GateOptions(top_k=system.top_k, seed=seed)
     system.module.gate = train_gate(train, soft[0], dev, soft[1], options).gate
     known = labels[labels["split"] == "train"]

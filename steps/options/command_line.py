@@ -22,6 +22,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from moe.options import Options, OptionsType, from_text, value_faults
+from steps.options.document_names import document_hint
 from steps.options.help_text import help_text, module_name
 from steps.options.option_files import read_option_file
 
@@ -58,7 +59,10 @@ def file_values(options_type: type[Options], path: str) -> dict[str, Any]:
 
 def unknown(name: str, names: Iterable[str]) -> str:
     """What is said of a name that is none of `names`."""
-    close = difflib.get_close_matches(name, list(names), n=1)
+    options = list(names)
+    if hint := document_hint(name, options):
+        return f"{name}: no such option: {hint}"
+    close = difflib.get_close_matches(name, options, n=1)
     return f"{name}: no such option" + (f", did you mean {close[0]}?" if close else "")
 
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from moe.systems.wav2vec2_ctc.language_model import EDGE, Context, LanguageModel
 from moe.systems.wav2vec2_ctc.vocabulary import BLANK
 
-THRESHOLD = 25.0  # natural logarithm of what a path may be less probable than the best one
+N_TOKENS = 16  # the most probable ones of each output, by which a path may go on
+THRESHOLD = 15.0  # natural logarithm of what a path may be less probable than the best one
 
 
 def missing_extra() -> str | None:
@@ -42,7 +43,7 @@ def _best_path(said: Tensor, beam_size: int, language_model: LanguageModel | Non
     emissions = np.ascontiguousarray(said.detach().float().cpu().numpy())  # (T', V)
     options = flashlight.LexiconFreeDecoderOptions(
         beam_size=beam_size,
-        beam_size_token=emissions.shape[1],
+        beam_size_token=min(N_TOKENS, emissions.shape[1]),
         beam_threshold=THRESHOLD,
         lm_weight=1.0,
         sil_score=0.0,

@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from moe.experts.rank_split import split_ranks
 from moe.routing.losses import BalanceOptions
 from moe.system import Record
-from moe.systems.wav2vec2_ctc.folder import NAME, CTCShape, load_model, module_of
+from moe.systems.wav2vec2_ctc.folder import NAME, CTCShape, known_vocabulary, load_model, module_of
 from moe.systems.wav2vec2_ctc.mixture import CTCMixture
 from moe.systems.wav2vec2_ctc.mixture_system import CTCMixtureSystem
 from moe.systems.wav2vec2_ctc.model import CTCModel, new_network
@@ -39,11 +40,13 @@ def build(
     Raises:
         ValueError: a checkpoint that cannot be taken, or targets that it does not have.
     """
-    made = new_network(options, len(vocabulary))
+    keeps_head = options.ctc_model is not None and known_vocabulary(Path(options.ctc_model)) == vocabulary
+    made = new_network(options, len(vocabulary), keeps_head)
     shape = CTCShape(str(options.ctc_model))
     if experts:
         n_experts = experts.ctc_experts if experts.ctc_experts > 1 else 0
-        shape = dataclasses.replace(shape, n_experts=n_experts, adapters=experts.adapters, routing=experts.routing)
+        adapters = split_ranks(experts.adapters, n_experts) if n_experts else experts.adapters
+        shape = dataclasses.replace(shape, n_experts=n_experts, adapters=adapters, routing=experts.routing)
     module = module_of(made.network, shape, balance=experts.part(BalanceOptions) if experts else None)
     return _wrap(module, vocabulary, new_record(shape, language, normaliser), made.missing, rates)
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Wav2Vec2BertForCTC
 
 from moe.experts.adapter_folders import load_adapter, map_adapters, save_adapter
 from moe.experts.routed_lora import AdapterOptions
-from moe.files import write_whole_dir
+from moe.files import write_whole, write_whole_dir
 from moe.routing.gate import Gate
 from moe.routing.losses import BalanceOptions
 from moe.routing.options import RoutingOptions
@@ -22,10 +23,11 @@ from moe.system import Record, read_record, write_record
 from moe.systems.wav2vec2_ctc.language_model import LanguageModel
 from moe.systems.wav2vec2_ctc.mixture import CTCMixture
 from moe.systems.wav2vec2_ctc.model import CTCModel
+from moe.systems.wav2vec2_ctc.options import NETWORK_DIR
 from moe.systems.wav2vec2_ctc.vocabulary import Vocabulary
 
 NAME = "wav2vec2_ctc"
-NETWORK_DIR, GATE_DIR, VOCABULARY, LANGUAGE_MODEL = "network", "gate", "vocab.json", "language_model.json"
+GATE_DIR, VOCABULARY, LANGUAGE_MODEL = "gate", "vocab.json", "language_model.json"
 BASE_LAYER = ".base_layer"
 
 
@@ -98,6 +100,20 @@ def load_model(folder: Path) -> tuple[CTCModel, Vocabulary, LanguageModel | None
         map_adapters(network, lambda name: load_adapter(network, name, folder / name))
     path = folder / LANGUAGE_MODEL
     return module.eval(), Vocabulary.load(folder / VOCABULARY), LanguageModel.load(path) if path.exists() else None, record
+
+
+def halve(folder: Path) -> None:
+    """Keep a recogniser's network in half precision, at half the size; it is computed with in single precision all the same."""
+    path = Path(folder) / NETWORK_DIR / "model.safetensors"
+    tensors = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in load_file(path).items()}
+    with write_whole(path) as aside:
+        save_file(tensors, aside, {"format": "pt"})
+
+
+def known_vocabulary(folder: Path) -> Vocabulary | None:
+    """The vocabulary of a trained CTC; None where the folder is a checkpoint without one."""
+    path = Path(folder) / VOCABULARY
+    return Vocabulary.load(path) if path.exists() else None
 
 
 def _without_adapters(module: nn.Module) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from transformers import Wav2Vec2BertConfig, Wav2Vec2BertForCTC
 from moe.experts.routed_lora import AdapterOptions, attach
 from moe.routing.weights import Routing, RoutingWeights
 from moe.systems.wav2vec2_ctc.frames import HOP, N_MELS, Frames
-from moe.systems.wav2vec2_ctc.options import SCRATCH, CTCModelOptions, RegularisationOptions
+from moe.systems.wav2vec2_ctc.options import SCRATCH, CTCModelOptions, RegularisationOptions, checkpoint_of
 from moe.systems.wav2vec2_ctc.vocabulary import BLANK
 
 HEAD = ("lm_head.weight", "lm_head.bias")
@@ -118,14 +118,17 @@ class Network:
     missing: tuple[str, ...]
 
 
-def new_network(options: CTCModelOptions, n_tokens: int) -> Network:
-    """A network as the options say, with a new head of `n_tokens` outputs; what it draws comes from torch's generator.
+def new_network(options: CTCModelOptions, n_tokens: int, keeps_head: bool = False) -> Network:
+    """A network as the options say, with a head of `n_tokens` outputs; what it draws comes from torch's generator.
+
+    Args:
+        keeps_head: the checkpoint's head, which writes the same tokens; else it is new.
 
     Raises:
         ValueError: a checkpoint that cannot be read, or whose features or adapter are of another kind.
     """
     if options.ctc_model not in (None, SCRATCH):
-        return _loaded(options, n_tokens)
+        return _loaded(options, n_tokens, keeps_head)
     shape: dict[str, Any] = {
         "hidden_size": options.ctc_width,
         "output_hidden_size": options.ctc_width,
@@ -160,17 +163,19 @@ def _changes(options: CTCModelOptions, n_tokens: int) -> dict[str, Any]:
     return regularisation | {"add_adapter": options.add_adapter, "vocab_size": n_tokens, "pad_token_id": BLANK}
 
 
-def _loaded(options: CTCModelOptions, n_tokens: int) -> Network:
+def _loaded(options: CTCModelOptions, n_tokens: int, keeps_head: bool) -> Network:
+    source = checkpoint_of(str(options.ctc_model))
     try:
-        config = Wav2Vec2BertConfig.from_pretrained(str(options.ctc_model))
+        config = Wav2Vec2BertConfig.from_pretrained(source)
         config.update(_changes(options, n_tokens))
         frames_of(config)
         loaded: Any = Wav2Vec2BertForCTC.from_pretrained(
-            options.ctc_model, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+            source, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
         )
     except (OSError, ValueError) as error:
         raise ValueError(f"ctc_model={options.ctc_model}: {error}") from error
     network, found = loaded
-    network.lm_head.reset_parameters()  # its rows are the tokens of another vocabulary, whatever their number
-    lacking = {*HEAD, *found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
+    if not keeps_head:
+        network.lm_head.reset_parameters()  # its rows are the tokens of another vocabulary, whatever their number
+    lacking = {*(() if keeps_head else HEAD), *found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
     return Network(network, tuple(name for name, _ in network.named_parameters() if name in lacking))

@@ -12,7 +12,7 @@ from moe.routing.options import RoutingOptions, TopKOptions, ViewOptions
 
 SCRATCH = "scratch"
 SHIPPED = "base/synthetic-en-ctc"  # a small one, trained on typical synthetic English
-CONFIG, KIND = "config.json", "wav2vec2-bert"
+CONFIG, KIND, NETWORK_DIR = "config.json", "wav2vec2-bert", "network"
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -126,9 +126,15 @@ class CTCExpertOptions(BalanceOptions, TopKOptions, ViewOptions, LoraOptions):
         return RoutingOptions(top_k=self.top_k, gate_layer=self.gate_layer, pooling=self.pooling)
 
 
+def checkpoint_of(name: str) -> str:
+    """Where the checkpoint is that a name stands for: in a trained CTC's folder it is a part."""
+    part = Path(name) / NETWORK_DIR
+    return str(part) if part.is_dir() else name
+
+
 def checkpoint_fault(name: str) -> str | None:
     """Why a folder cannot be loaded, or a name be one of a hub; a hub is not asked."""
-    folder = Path(name)
+    folder = Path(checkpoint_of(name))
     if not folder.is_dir():
         return None if HUB_NAME.fullmatch(name) else f"no such folder, and no name of a hub model; {SCRATCH} needs neither"
     try:

@@ -19,10 +19,11 @@ from moe.systems.wav2vec2_ctc.folder import save_model
 from moe.systems.wav2vec2_ctc.inputs import CTCInputs
 from moe.systems.wav2vec2_ctc.language_model import LanguageModel
 from moe.systems.wav2vec2_ctc.model import CTCModel
-from moe.systems.wav2vec2_ctc.vocabulary import BLANK, Vocabulary
+from moe.systems.wav2vec2_ctc.vocabulary import BLANK, UNKNOWN, Vocabulary
 from moe.training.precision import computing
 
 TITLE = "Wav2Vec2-BERT CTC"
+UNKNOWN_CHARACTERS = "unknown_characters"  # of the reference, which no output can write
 LORA = re.compile(r"\.(lora|shared)_[AB]$")
 PARTS = {"head": "lm_head", "adapter": "wav2vec2_bert.adapter"}  # beside the encoder, by prefix
 
@@ -70,7 +71,7 @@ class CTCSystem:
 
     @torch.no_grad()
     def decode(self, batch: Batch, options: DecodingOptions, ask: Ask, with_loss: bool = False) -> list[Hypothesis]:
-        """Hypotheses of a batch; `details` hold its words with times and confidences, and the share of blank outputs.
+        """Hypotheses of a batch; `details` hold words with times and confidences, and what `measures` and evaluation count.
 
         Raises:
             ValueError: beams are asked for, and their extra is not installed.
@@ -87,7 +88,8 @@ class CTCSystem:
         losses = [math.nan] * len(rows)
         if with_loss:
             losses = self.module.losses(said, batch["n_frames"], batch["labels"], batch["n_labels"]).tolist()
-        values = zip(batch["utterance_ids"], rows, written, losses, means, counts, strict=True)
+        unknown = (batch["labels"] == UNKNOWN).sum(1).tolist()  # of the references
+        values = zip(batch["utterance_ids"], rows, written, losses, means, counts, unknown, strict=True)
         return [dataclasses.replace(self._hypothesis(*each), **given) for each, given in zip(values, routed, strict=True)]
 
     def outputs(self, batch: Batch, ask: Ask) -> tuple[Tensor, list[dict[str, Any]]]:
@@ -122,10 +124,12 @@ class CTCSystem:
         """Network, adapters, vocabulary and record."""
         save_model(folder, self.module, self.vocabulary, self.language_model, self.record)
 
-    def _hypothesis(self, name: str, said: Tensor, runs: Sequence[Run], loss: float, mean: float, n_tokens: int) -> Hypothesis:
+    def _hypothesis(
+        self, name: str, said: Tensor, runs: Sequence[Run], loss: float, mean: float, n_tokens: int, unknown: int
+    ) -> Hypothesis:
         found = words(runs, self.vocabulary, self.module.frames.output_s)
         blank_share = float((said.argmax(-1) == BLANK).float().mean())
-        details = {WORDS: [dataclasses.asdict(word) for word in found], "blank_share": blank_share}
+        details = {WORDS: [dataclasses.asdict(word) for word in found], "blank_share": blank_share, UNKNOWN_CHARACTERS: unknown}
         text = " ".join(word.word for word in found)
         return Hypothesis(name, text, utterance_loss=loss, mean_logprob=mean, n_tokens=n_tokens, details=details)
 

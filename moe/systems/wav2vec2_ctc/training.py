@@ -36,6 +36,11 @@ class CTCTrainingOptions(Options):
 
     ctc_epochs: int = option(8, "passes over the training subset", low=1)
     ctc_batch_size: int = option(16, "utterances per batch", low=1)
+    ctc_batch_frames: int = option(
+        12_000,
+        "padded frames per batch at most; a batch is cut in equal parts until the longest utterances fit, and an update stays the same",
+        low=1,
+    )
     ctc_learning_rate: float | None = option(
         None,
         "learning rate (none: 2e-3 from scratch and for LoRA, 5e-4 for the shipped small model, 3e-5 for any other)",
@@ -117,6 +122,19 @@ def train_only(network: nn.Module, names: set[str]) -> None:
     """Let these parameters train and no others."""
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in names)
+
+
+def parts_of_batch(options: CTCTrainingOptions, most_frames: int) -> int:
+    """Parts in which a batch of utterances of `most_frames` padded frames holds at most `ctc_batch_frames`.
+
+    Raises:
+        ValueError: a single such utterance does not.
+    """
+    size, bound = options.ctc_batch_size, options.ctc_batch_frames
+    for n_parts in (number for number in range(1, size + 1) if size % number == 0):
+        if size // n_parts * most_frames <= bound:
+            return n_parts
+    raise ValueError(f"ctc_batch_frames={bound}: the longest train utterance alone has {most_frames}; set at least as many")
 
 
 def infeasible(rows: pd.DataFrame, inputs: CTCInputs) -> pd.DataFrame:

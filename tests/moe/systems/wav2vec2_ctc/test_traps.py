@@ -133,13 +133,6 @@ def test_dev_and_test_utterances_without_a_path_are_decoded_all_the_same(corpus)
     assert found[0].utterance_loss == 0 and found[0].n_tokens >= 1
 
 
-def test_beams_are_refused_by_name(corpus) -> None:
-    system = toy_ctc()
-    data = ctc_dataset(system, *corpus)
-    with pytest.raises(ValueError, match="beam_size=4: Wav2Vec2-BERT CTC decodes greedily; set beam_size=1"):
-        system.decode(collate(data, [data[0]]), DecodingOptions(beam_size=4), CTCAsk())
-
-
 def test_inputs_take_thirty_seconds_at_once() -> None:
     inputs: CTCInputs = toy_ctc().inputs
     assert inputs.window_s == 30 and inputs.length(30 * 16_000) == 1504
