@@ -126,8 +126,8 @@ def decoding() -> dict[str, list[float]]:
     ctc = build(CTCModelOptions(ctc_model="scratch"), Vocabulary(tuple("abcdefghijklmnopqrstuvwxyz")), "en", "basic")
     ctc.module.eval()
 
-    def over(system: System) -> Callable[[], None]:
-        return lambda: decode(system, WaveformSet(waveforms, system.inputs), DecodingOptions()) and None
+    def over(system: System) -> Callable[[], object]:
+        return lambda: decode(system, WaveformSet(waveforms, system.inputs), DecodingOptions())
 
     return alternate({"CTC": over(ctc), "Whisper": over(whisper)}, REPEATS)
 

@@ -235,7 +235,9 @@ def test_it_is_compared_with_a_mixture_registered_transcribed_and_served(done: D
     compared = compare.run(compare.StepOptions(evaluate_run_ids=runs, n_resamples=100, no_plot=True))
     table = pd.read_parquet(artifacts.upstream(compared, artifacts.COMPARISON))
     assert dict(zip(table["system"], table["role"], strict=True)) == {"Wav2Vec2-BERT CTC": "candidate", "Whisper-MoE": "mixture"}
-    registered = register.run(register.StepOptions(evaluate_run_ids=runs, register_system="wav2vec2_ctc"))
+    registered = register.run(
+        register.StepOptions(evaluate_run_ids=runs, register_system="wav2vec2_ctc", registered_model="wav2vec2-ctc")
+    )
     address = "models:/wav2vec2-ctc@challenger"
     transcribe.run(
         transcribe.StepOptions(audio=str(done.corpus), model=address, output_dir=str(tmp_path / "out"), speech_threshold=0.0)
