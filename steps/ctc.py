@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis.plots.training import training_curves
 from moe.audio.augmentation import AugmentationOptions
-from moe.audio.waveforms import SAMPLE_RATE
+from moe.audio.sampling import SAMPLE_RATE
 from moe.experts.joint_training import experts_faults
 from moe.experts.routed_lora import LoraOptions
 from moe.files import write_json

@@ -18,7 +18,7 @@ from analysis.plots.routing import load_by_epoch, load_heatmap, routing_over_epo
 from analysis.plots.training import training_curves
 from analysis.profiles import exemplars, expert_profiles, group_shares, standard_scores
 from analysis.routing import load_by
-from moe.audio.waveforms import SAMPLE_RATE
+from moe.audio.sampling import SAMPLE_RATE
 from moe.corpora.locations import Root
 from moe.corpora.manifest import read_utterance
 from moe.corpora.summaries import loudness_of

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 from transformers import SeamlessM4TFeatureExtractor
 
-from moe.audio.waveforms import SAMPLE_RATE
+from moe.audio.sampling import SAMPLE_RATE
 
 Length = TypeVar("Length", int, Tensor)
 N_MELS = 80

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from moe.audio.waveforms import SAMPLE_RATE
+from moe.audio.sampling import SAMPLE_RATE
 from moe.experts.joint_training import JointHooks
 from moe.options import Options, option
 from moe.recognition.dev_scores import RATES, BestOnDev

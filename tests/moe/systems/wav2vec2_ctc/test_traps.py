@@ -12,8 +12,7 @@ from moe.system import DecodingOptions
 from moe.systems.wav2vec2_ctc.inputs import CTCInputs
 from moe.systems.wav2vec2_ctc.system import CTCAsk, CTCSystem
 from moe.systems.wav2vec2_ctc.training import infeasible
-from moe.training.batches import collate
-from moe.training.dataset import Draw
+from moe.training.batches import Draw, collate
 from tests.toys.ctc import ctc_dataset, toy_ctc
 from tests.toys.models import write_corpus
 
