@@ -8,10 +8,15 @@ import pandas as pd
 import pytest
 
 from analysis.systems import SystemScores
-from benchmarks.quality import BASE_MODEL, DEFAULT, ONE_LORA, QualityOptions, check, jobs, record, rows, variants
+from benchmarks.quality.__main__ import check
+from benchmarks.quality.table import LORA_COLUMN, record, rows
+from benchmarks.quality.variants import BASE_MODEL, DEFAULT, ONE_LORA, QualityOptions, jobs, rows_of, variants
+from moe.synthesis.planning import SynthesisOptions, plan
 from steps import experts
 from steps.chain.stages import n_experts, stage_options
 from steps.tracking.fingerprint import fingerprint
+
+RANKS = {"lora_r", "shared_r", "lora_alpha", "num_experts"}
 
 
 def scored(name: str, seed: int, wrong: dict[str, int]) -> SystemScores:
@@ -36,10 +41,14 @@ def test_one_option_changes_at_a_time_and_all_else_is_as_given() -> None:
         changed = {
             field.name for field in dataclasses.fields(given) if getattr(given, field.name) != getattr(variant, field.name)
         }
-        along = {"skip_pretraining=true": {"num_experts", "asr_epochs"}, "experts_init=shared": {"shared_epochs"}}.get(
-            name, set()
+        option, along = (
+            name.partition("=")[0],
+            {"skip_pretraining": {"num_experts", "asr_epochs"}, "experts_init": {"shared_epochs"}},
         )
-        assert changed == (along | {name.partition("=")[0]} if name != DEFAULT else set())
+        if option in ("shared_share", "adapter_rank", "num_experts"):
+            assert changed <= RANKS and changed, "a total is divided by the ranks, at one scale"
+        else:
+            assert changed == (along.get(option, set()) | {option} if name != DEFAULT else set())
     assert found["skip_pretraining=true"].asr_epochs == given.expert_epochs + given.asr_epochs  # as many updates
 
 
@@ -96,15 +105,19 @@ def test_a_base_that_each_variant_would_make_again_is_refused(tmp_path: Path) ->
         QualityOptions(init_from=str(tmp_path), tokenizer="characters")
 
 
+def difference(row: dict, name: str) -> float:
+    return row["against"][name]["value"]
+
+
 def test_rates_are_pooled_over_seeds_and_compared_over_those_that_both_have() -> None:
     found = [scored(DEFAULT, 0, {"s0": 2}), scored("other", 0, {"s0": 3}), scored(DEFAULT, 1, {"s0": 4})]
     default, other, lora = rows([*found, scored(ONE_LORA, 1, {"s0": 3})])
     assert default["wer"][0] == pytest.approx(3 / 12) and default["seeds"] == {"0": 2 / 12, "1": 4 / 12}
-    assert other["wer"][0] == pytest.approx(3 / 12) and other["against"][DEFAULT][0] == pytest.approx(
+    assert other["wer"][0] == pytest.approx(3 / 12) and difference(other, DEFAULT) == pytest.approx(
         1 / 12
     )  # seed 0 against seed 0
-    assert default["against"][ONE_LORA][0] == pytest.approx(1 / 12) and lora["against"][DEFAULT][0] == pytest.approx(-1 / 12)
-    assert DEFAULT not in default["against"] and ONE_LORA not in other["against"]  # no seed that both have
+    assert difference(default, LORA_COLUMN) == pytest.approx(1 / 12) and difference(lora, DEFAULT) == pytest.approx(-1 / 12)
+    assert DEFAULT not in default["against"] and LORA_COLUMN not in other["against"]  # no seed that both have
     assert default["seconds"] == 2.0 and default["gating_accuracy"] is None
 
 
@@ -117,3 +130,54 @@ def test_a_second_corpus_joins_the_table_and_the_same_one_takes_its_own_place(tm
     assert [line.split("|")[3].strip().split(" ")[0] for line in lines] == ["33.3", "16.7"]
     assert list(json.loads((tmp_path / "quality.json").read_text())) == ["synthetic", "words"]
     assert (tmp_path / "quality.md").read_text() == text
+
+
+def test_a_change_of_one_lora_too_is_measured_against_that_one() -> None:
+    options = QualityOptions(seeds="3", only="averaging,top_k")
+    names = [name for name, _, _ in jobs(options)]
+    assert f"{ONE_LORA}, averaging=ema" in names and f"{ONE_LORA}, top_k=1" not in names
+    averaged = rows_of(options)[f"{ONE_LORA}, averaging=ema"]
+    assert averaged == rows_of(options)["averaging=ema"] and averaged.averaging == "ema"
+    found = [
+        scored("averaging=ema", 0, {"s0": 2}),
+        scored(ONE_LORA, 0, {"s0": 1}),
+        scored(f"{ONE_LORA}, averaging=ema", 0, {"s0": 3}),
+    ]
+    assert difference(rows(found)[0], LORA_COLUMN) == pytest.approx(-1 / 12)
+    assert difference(rows(found[:2])[0], LORA_COLUMN) == pytest.approx(1 / 12)  # until that one is there
+
+
+def test_people_of_their_own_ways_are_a_cohort_of_their_own() -> None:
+    found = []
+    for name, wrong in ((DEFAULT, {"s0": 4}), (ONE_LORA, {"s1": 2})):
+        one = scored(name, 0, wrong)
+        found.append(dataclasses.replace(one, hypotheses=one.hypotheses.assign(etiology=["own_ways", "als", "als"])))
+    row = rows(found)[0]
+    assert row["own_ways"][0] == 1 and row["wer"][0] == 0 and row["seeds"] == {"0": 0}
+    assert difference(row, LORA_COLUMN) == pytest.approx(-2 / 8)
+    assert row["own_ways_against"][LORA_COLUMN]["value"] == pytest.approx(1)
+
+
+def test_the_same_total_rank_is_divided_at_the_same_scale() -> None:
+    given = QualityOptions(only="shared_share,adapter_rank,num_experts", lora_r=4, shared_r=32, lora_alpha=8)
+    for name, variant in variants(given).items():
+        n = variant.num_experts or 6
+        total = variant.shared_r + n * variant.lora_r
+        assert total == (int(name.partition("=")[2]) if name.startswith("adapter_rank") else 56), name
+        assert variant.lora_alpha / variant.lora_r == 2
+
+
+def test_some_rows_are_evaluated_in_a_process_of_their_own() -> None:
+    options = QualityOptions(seeds="1,2", only="top_k", rows="top_k=1; base model")
+    assert [(name, seed) for name, seed, _ in jobs(options)] == [("base model", 1), ("top_k=1", 1), ("top_k=1", 2)]
+    with pytest.raises(ValueError, match="rows=top_k=9: there are as given; base model; one LoRA, same size; top_k=1"):
+        jobs(QualityOptions(only="top_k", rows="top_k=9"))
+    with pytest.raises(ValueError, match="rows and gather=true contradict each other"):
+        QualityOptions(rows="top_k=1", gather=True)
+
+
+def test_the_test_set_is_large_enough_to_see_with() -> None:
+    options = QualityOptions()
+    speakers = [each for each in plan(options.part(SynthesisOptions)) if each.split == "test"]
+    own = [each for each in speakers if each.speaker.etiology == "own_ways"]
+    assert len(speakers) - len(own) >= 160 and len(own) >= 40

@@ -1,6 +1,7 @@
 """Every command and snippet of README, docs and the steps' docstrings runs here, or is known by the program it starts."""
 
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from mlflow.models.cli import commands as models_cli
 
+from benchmarks.quality.variants import QualityOptions
 from moe.corpora.formats import table
 from moe.corpora.formats.interface import CorpusOptions
 from moe.corpora.listing import list_corpus
@@ -91,7 +93,8 @@ def _python(words: list[str]) -> str | None:
     if module.split(".")[-1] in ENTRY_POINTS:
         return _options(module, flags)
     if module == "benchmarks.quality":  # takes the options of main beside its own
-        return None if all(flag in ("--only", "--seeds") for flag in flags[::2]) else f"{module} {flags}"
+        known = {f"--{field.name}" for field in dataclasses.fields(QualityOptions)}
+        return next((f"{module} {flag}" for flag in flags[::2] if flag not in known), None)
     origin = found if not found.submodule_search_locations else importlib.util.find_spec(f"{module}.__main__")
     source = Path(origin.origin).read_text(encoding="utf-8")
     known = set(re.findall(r'"--(\w+)"|^    (\w+): .* = option\(', source, re.MULTILINE))
