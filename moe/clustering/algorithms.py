@@ -1,6 +1,6 @@
 """From points to a partition: the algorithm asked for, at a given number of clusters.
 
-HDBSCAN finds its own number, so it is merged down to the number wanted; spectral and balanced clustering make that number.
+HDBSCAN finds its own number, so it is merged down to the number wanted; spectral, balanced and random clustering make that number.
 """
 
 from collections.abc import Callable
@@ -15,12 +15,20 @@ from moe.clustering.spectral import spectral_partition
 
 
 def divide(points: np.ndarray, distance: str, n_clusters: int, options: ClusteringOptions) -> Partition:
-    """A partition of points (n, n_dims) by hdbscan, spectral or balanced; with hdbscan `n_clusters` is an upper bound."""
+    """A partition of points (n, n_dims) by any algorithm but by_etiology; with hdbscan `n_clusters` is an upper bound."""
+    if options.clustering_algorithm == "random":
+        return random_partition(len(points), n_clusters, options.seed)
     if options.clustering_algorithm == "balanced":
         return balanced_partition(points, n_clusters, options.seed)
     if options.clustering_algorithm == "spectral":
         return spectral_partition(points, n_clusters, distance, options.seed)
     return merged_to(density_partition(points, distance, options), points, n_clusters, options)
+
+
+def random_partition(n: int, n_clusters: int, seed: int) -> Partition:
+    """`n` points in clusters of one size, whatever they are: what routing wins over it, it wins by the clusters."""
+    labels = np.random.default_rng(seed).permutation(np.arange(n) % n_clusters)
+    return Partition(labels, one_hot(labels, n_clusters), "random")
 
 
 def divider(points: np.ndarray, distance: str, options: ClusteringOptions) -> Callable[[int], Partition]:

@@ -10,7 +10,7 @@ from moe.options import Options, option, to_text
 
 AUTO = "auto"
 N_EXPERTS = 8
-ALGORITHMS = ("hdbscan", "spectral", "balanced", "by_etiology")
+ALGORITHMS = ("hdbscan", "spectral", "balanced", "by_etiology", "random")
 ANGLE_METRICS = ("cosine", "correlation")  # Euclidean distance between unit vectors orders pairs as these do
 METRICS = ("euclidean", *ANGLE_METRICS, "manhattan", "chebyshev")
 HDBSCAN_BACKENDS = ("best", "generic", "prims_kdtree", "prims_balltree", "boruvka_kdtree", "boruvka_balltree")
@@ -52,7 +52,12 @@ class ClusteringOptions(ExpertCountOptions):
 
     group = "cluster"
 
-    clustering_algorithm: str = option("balanced", "how clusters are found", choices=ALGORITHMS, common=True)
+    clustering_algorithm: str = option(
+        "balanced",
+        "how clusters are found; random is the control that shows whether they matter",
+        choices=ALGORITHMS,
+        common=True,
+    )
     cluster_unit: str = option("speaker", "what is clustered: utterances, or each speaker's mean", choices=CLUSTER_UNITS)
     min_cluster_size: int = option(5, "HDBSCAN: smallest cluster of the first attempt", low=2)
     min_clusters: int = option(8, "HDBSCAN: an attempt with fewer clusters is retried with a smaller min_cluster_size", low=1)

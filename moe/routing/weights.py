@@ -34,8 +34,8 @@ class RoutingWeights:
         return indices, self.weights.gather(-1, indices)
 
     def shares(self) -> Tensor:
-        """Share of each expert in the mixture, (B, E): the weights, rows summing to 1."""
-        return self.weights / self.weights.sum(-1, keepdim=True)
+        """Share of each expert in the mixture, (B, E): the weights, rows summing to 1, or to 0 where no expert has any."""
+        return self.weights / self.weights.sum(-1, keepdim=True).clamp_min(torch.finfo(self.weights.dtype).tiny)
 
     def repeat(self, times: int) -> "RoutingWeights":
         """Each row `times` times, one after the other, as beam search lays out its rows."""

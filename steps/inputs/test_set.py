@@ -102,10 +102,14 @@ def recognise_ablations(test_set: TestSet, learned: pd.DataFrame, n_utterances: 
     """Counted hypotheses of some test utterances in every other way of decoding, and `learned`, the usual one, of the same utterances.
 
     Args:
-        n_utterances: how many, stratified by etiology and the same for every model of a corpus; 0 or too many: all.
+        n_utterances: how many, stratified by etiology and the same for every model of a corpus; 0 or too many: all. Etiologies that
+            training had none of are left out where others are there: they have no oracle.
     """
-    system = test_set.system
-    chosen = _sample(test_set.rows, n_utterances, seed)  # (n_utterances,) bool
+    system, is_known = test_set.system, np.ones(len(test_set.rows), bool)
+    if isinstance(system, Routes) and test_set.rows["etiology"].isin(system.expert_of_etiology).any():
+        is_known = test_set.rows["etiology"].isin(system.expert_of_etiology).to_numpy()
+    chosen = is_known.copy()
+    chosen[is_known] = _sample(test_set.rows[is_known], n_utterances, seed)  # (n_utterances,) bool
     of_chunks = np.flatnonzero(chosen[test_set.chunks.owner])
     dataset, store = test_set.dataset.select(of_chunks), BatchStore(test_set.work_dir / "ablations")
     decoded = decode_ways(system, dataset, test_set.decoding, system.ablations(), title="test, other ways", store=store)
@@ -180,7 +184,8 @@ def _table(test_set: TestSet, hypotheses: list[Hypothesis]) -> pd.DataFrame:
     gate = test_set.gate_probabilities
     if gate is not None:
         weights = routing_weights(hypotheses)  # (N, E)
-        weights = weights / weights.sum(1, keepdims=True)  # shares, also where the gate's probabilities scale the experts
+        totals = weights.sum(1, keepdims=True)  # below 1 where the gate's probabilities scale the experts, 0 without any
+        weights = np.divide(weights, totals, out=np.zeros_like(weights), where=totals > 0)
         table = table.join(_numbered("weight", weights)).join(_numbered("probability", gate))
         table["expert"] = weights.argmax(1)
         if test_set.clusters is not None:

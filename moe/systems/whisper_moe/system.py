@@ -185,9 +185,11 @@ class WhisperMoESystem(WhisperSystem):
         super().check(ask)
 
     def ablations(self) -> dict[str, Ask]:
-        """Every expert alone, and all mixed alike."""
+        """Every expert alone, all mixed alike, and the shared adapter without any."""
         rows = {f"expert_{expert}": tuple(row) for expert, row in enumerate(np.eye(self.n_experts).tolist())}
         rows["uniform"] = (1 / self.n_experts,) * self.n_experts
+        if self.shape.adapters.shared_rank:
+            rows["shared"] = (0.0,) * self.n_experts
         return {name: FixedRouting(weights=weights) for name, weights in rows.items()}
 
     def measures(self, hypotheses: Sequence[Hypothesis]) -> dict[str, float]:

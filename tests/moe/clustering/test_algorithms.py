@@ -1,11 +1,14 @@
 """The parts of clustering against hand-worked cases: retries, merging, fallback, noise, balance, neighbours, samples, the sweep."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
+from moe.clustering.algorithms import divide
 from moe.clustering.assigner import Assigner, nearness
 from moe.clustering.balanced import balanced_labels, size_bounds
 from moe.clustering.clusters import UtteranceClusters
@@ -61,6 +64,15 @@ def test_where_no_attempt_has_enough_clusters_the_richest_is_kept() -> None:
     partition = density_partition(points, "euclidean", dense(min_clusters=8, min_samples=20, min_cluster_size=25))
     assert partition.n_clusters == max(attempt["n_clusters"] for attempt in partition.attempts) == 3
     assert len(partition.attempts) == 6
+
+
+def test_random_clusters_are_of_one_size_and_know_nothing_of_the_points() -> None:
+    options = ClusteringOptions(clustering_algorithm="random", num_experts=3)
+    first, second = divide(LINE, "euclidean", 3, options), divide(LINE[::-1], "euclidean", 3, options)
+    assert np.ptp(np.bincount(first.labels, minlength=3)) <= 1
+    np.testing.assert_array_equal(first.labels, second.labels)
+    other = divide(LINE, "euclidean", 3, dataclasses.replace(options, seed=1))
+    assert (other.labels != first.labels).any()
 
 
 def test_too_many_clusters_are_merged_nearest_first() -> None:

@@ -12,10 +12,10 @@ from tests.toys.models import ALL_LINEARS, N_EXPERTS, adapter_options, dataset, 
 ROWS = pd.DataFrame({"utterance_id": ["a", "b", "c"], "etiology": ["als", "als", "stroke"]})
 
 
-def test_what_is_decoded_is_every_expert_alone_and_all_alike(tmp_path) -> None:
+def test_what_is_decoded_is_every_expert_alone_all_alike_and_none(tmp_path) -> None:
     system, data = system_of(toy_mixture(3)), dataset(write_corpus(tmp_path), tmp_path)
     found = decode_ways(system, data, DecodingOptions(), system.ablations())
-    assert set(found) == {"expert_0", "expert_1", "expert_2", "uniform"}
+    assert set(found) == {"expert_0", "expert_1", "expert_2", "uniform", "shared"}
     assert [each.routing_weights.tolist() for each in found["expert_1"]] == [[0, 1, 0]] * 6
     assert all(each.routing_weights.tolist() == pytest.approx([1 / 3] * 3) for each in found["uniform"])
 

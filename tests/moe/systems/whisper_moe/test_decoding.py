@@ -1,11 +1,14 @@
 """Hypotheses in the order of the utterances, under the training's own prompt, whatever the batches."""
 
+import copy
+
 import jiwer
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from moe.experts.routed_lora import routed_layers
 from moe.recognition.decoding import USUAL, confidence, decode, decode_ways
 from moe.recognition.hypothesis_store import BatchStore
 from moe.routing.options import RoutingOptions
@@ -267,10 +270,23 @@ def test_an_ablation_routes_every_utterance_alike_and_one_to_each_expert_alone(d
     system = system_of(model)
     found = decode_ways(system, data, DecodingOptions(), system.ablations())
     rows = {name: np.stack([hypothesis.routing_weights for hypothesis in part]) for name, part in found.items()}
-    assert list(rows) == [*(f"expert_{expert}" for expert in range(N_EXPERTS)), "uniform"]
+    assert list(rows) == [*(f"expert_{expert}" for expert in range(N_EXPERTS)), "uniform", "shared"]
+    assert not rows["shared"].any()
     for expert in range(N_EXPERTS):
         assert (rows[f"expert_{expert}"] == np.eye(N_EXPERTS)[expert]).all()
     assert (rows["uniform"] == 1 / N_EXPERTS).all()
+
+
+def test_the_shared_adapter_alone_is_the_model_without_experts(data, model) -> None:
+    system = system_of(model)
+    found = decode_ways(system, data, DecodingOptions(), {"shared": system.ablations()["shared"]})["shared"]
+    alone = copy.deepcopy(model)
+    for _, layer in routed_layers(alone.base):
+        layer.lora_B.data.zero_()
+    other = decode(system_of(alone), data, DecodingOptions())
+    assert [each.text for each in found] == [each.text for each in other]
+    bare = system_of(toy_mixture(adapters=adapter_options(shared_expert=False)))
+    assert "shared" not in bare.ablations()
 
 
 def test_a_killed_decoding_goes_on_with_the_batches_it_has_and_ends_the_same(data, model, tmp_path, monkeypatch) -> None:
