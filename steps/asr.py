@@ -145,7 +145,7 @@ def initial_mixture(
 ) -> WhisperMoESystem:
     """Gate and experts as earlier runs left them, or random with skip_pretraining; `train_embeddings` (N, D) are what a new gate scales by."""
     gate, n_experts = _initial_gate(options, train_embeddings)
-    adapters, routing = split_ranks(options.part(AdapterOptions), n_experts), options.part(RoutingOptions)
+    adapters, routing = _ranks(options, n_experts), options.part(RoutingOptions)
     model = WhisperMoE(base.model, n_experts, adapters, routing, gate, options.part(BalanceOptions))
     if not options.skip_pretraining:
         load_adapters(artifacts.upstream(options.experts_run_id, artifacts.EXPERTS), model)
@@ -153,6 +153,13 @@ def initial_mixture(
     record = new_record(MIXTURE, shape, prepared.language, prepared.normaliser, {})
     rates = {"adapters": options.asr_learning_rate, "gate": options.gate_learning_rate}
     return WhisperMoESystem(model, base, base_dir, record, rates)
+
+
+def _ranks(options: StepOptions, n_experts: int) -> AdapterOptions:
+    """The ranks as the experts' run trained and stacked them, or as these options say."""
+    if options.experts_run_id is None:
+        return split_ranks(options.part(AdapterOptions), n_experts)
+    return AdapterOptions(**read_json(artifacts.upstream(options.experts_run_id, artifacts.EXPERTS_RECORD))["adapters"])
 
 
 def _initial_gate(options: StepOptions, train_embeddings: np.ndarray) -> tuple[Gate, int]:

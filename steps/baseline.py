@@ -6,7 +6,7 @@ on the same data for the same number of utterances. Example:
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,21 @@ import pandas as pd
 from analysis.plots.training import training_curves
 from moe.experts.joint_training import JointOptions, TrainedMixture, train_jointly
 from moe.experts.routed_lora import AdapterOptions, matched_rank
+from moe.experts.stacking import TrainingsOptions, adapter_tensors, stack, stacked_options
 from moe.options import names_of, option
+from moe.recognition.decoding import decode
 from moe.routing.curriculum import CurriculumOptions
 from moe.routing.options import RoutingOptions
-from moe.system import read_record
+from moe.system import DecodingOptions, read_record
 from moe.systems.whisper.base_model import BaseModel
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper_moe.folder import BASE, LORA, WhisperShape, new_record
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.systems.whisper_moe.system import WhisperSystem
-from moe.training.loop import TrainingPlan, seed_everything, updates_per_epoch
+from moe.text.error_rates import word_error_rate
+from moe.training.loop import Training, TrainingPlan, seed_everything, together, updates_per_epoch
 from steps.inputs.corpus import Prepared, read_prepared
-from steps.inputs.training import log_system, plan_of, read_base, training_facts, training_inputs
+from steps.inputs.training import TrainingInputs, log_system, plan_of, read_base, training_facts, training_inputs
 from steps.options.step_options import ExportOptions, MixtureStepOptions, PlotOptions, SeedOptions
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
@@ -35,18 +38,24 @@ UNDIVIDED: dict[str, Any] = {"adapter_rank": None, "shared_share": AdapterOption
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(ExportOptions, MixtureStepOptions):
+class StepOptions(ExportOptions, TrainingsOptions, MixtureStepOptions):
     """Make a baseline."""
 
     system: str = option(BASE, "which baseline", choices=(BASE, LORA))
     asr_run_id: str | None = option(None, "mixture whose trainable parameters and utterances single_lora gets")
+    lora_epochs: int | None = option(
+        None, "without a mixture: passes of single_lora over the training subset, at adapter_rank", low=1
+    )
     asr_batch_size: int = option(16, "utterances per batch", low=1)
     expert_learning_rate: float = option(3e-3, "learning rate of all adapters", above=0)
 
     def faults(self) -> list[str]:
         """Faults between fields."""
-        if self.system == LORA and self.asr_run_id is None:
-            return ["asr_run_id is missing: single_lora is as large as a mixture"]
+        own = [f"{name}={getattr(self, name)}" for name in ("adapter_rank", "lora_epochs") if getattr(self, name) is not None]
+        if self.system == LORA and self.asr_run_id is None and len(own) < 2:
+            return ["asr_run_id is missing: single_lora is as large as a mixture; or set adapter_rank and lora_epochs"]
+        if self.asr_run_id is not None and self.lora_epochs is not None:
+            return [f"lora_epochs={self.lora_epochs}: asr_run_id says how many utterances are seen"]
         return []
 
     def idle(self) -> dict[str, str]:
@@ -76,32 +85,88 @@ def _zero_shot(step: StepRun, options: StepOptions, prepared: Prepared) -> None:
 
 
 def _single_lora(step: StepRun, options: StepOptions) -> None:
-    mixture = read_record(artifacts.upstream(options.asr_run_id, artifacts.MODEL)).facts
     plan = plan_of(options, 1, options.asr_batch_size, options.expert_learning_rate)
     given = training_inputs(step, options, options.asr_percent, plan)
-    base, base_dir = read_base(options.pretrain_run_id, given.prepared.language)
-    n_updates = updates_for(mixture["n_utterances_seen"], len(given.train), plan)
-    seed_everything(options.seed)
-    rank = matched_rank(base.model, options.part(AdapterOptions), mixture["n_trainable"])
-    adapters = dataclasses.replace(options.part(AdapterOptions), shared_expert=True, shared_r=rank, **UNDIVIDED)
-    system = _system(options, given.prepared, base, base_dir, adapters)
-    trained = train_jointly(
+    budget = _budget(options, given)
+    trained, members = [], []
+    for number, seed in enumerate(options.seeds(options.seed)):
+        seed_everything(seed)
+        system = _new_lora(options, given.prepared, budget.adapters)
+        trained.append(_train(system, options, given, budget.n_updates, given.training.of(number, seed)))
+        members.append(adapter_tensors(system.model.base))
+    if options.trainings > 1:
+        system = _new_lora(options, given.prepared, stacked_options(budget.adapters, options.trainings))
+        stack(system.model.base, members)
+    kept = _together(system, given, trained)
+    facts = training_facts(system, kept.summary, options.seed)
+    log_system(step, system, {"synthetic": bool(given.prepared.note), **facts}, options)
+    _report(step, options, given.prepared, kept, facts, budget)
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What each training of one LoRA gets: its shape and its updates; in words, where that is from."""
+
+    adapters: AdapterOptions
+    n_updates: int
+    said: str
+
+
+def _budget(options: StepOptions, given: TrainingInputs) -> Budget:
+    """A mixture's size and utterances, or those of the options; divided among the trainings."""
+    n, plan = options.trainings, given.training.plan
+    if options.asr_run_id is None:
+        rank, n_seen = options.adapter_rank or 1, (options.lora_epochs or 1) * len(given.train)
+        said = f"Without a mixture: rank {rank}, {options.lora_epochs} epochs."
+    else:
+        mixture = read_record(artifacts.upstream(options.asr_run_id, artifacts.MODEL)).facts
+        base, _ = read_base(options.pretrain_run_id, given.prepared.language)
+        rank, n_seen = (
+            matched_rank(base.model, options.part(AdapterOptions), mixture["n_trainable"]),
+            mixture["n_utterances_seen"],
+        )
+        said = f"As large as the mixture: {mixture['n_trainable']:,} trainable parameters, {n_seen:,} utterances seen, same data and batches."
+    adapters = dataclasses.replace(
+        options.part(AdapterOptions), shared_expert=True, shared_r=max(1, round(rank / n)), **UNDIVIDED
+    )
+    return Budget(adapters, updates_for(round(n_seen / n), len(given.train), plan), said)
+
+
+def _train(
+    system: WhisperSystem, options: StepOptions, given: TrainingInputs, n_updates: int, training: Training
+) -> TrainedMixture:
+    plan = dataclasses.replace(training.plan, max_updates=n_updates)
+    return train_jointly(
         system,
         given.train_set(system.inputs),
         given.dev_set(system.inputs),
         JointOptions(asr_learning_rate=options.expert_learning_rate, asr_patience=n_updates),  # never early: the same utterances
         CurriculumOptions(),
-        dataclasses.replace(given.training, plan=dataclasses.replace(plan, max_updates=n_updates)),
+        dataclasses.replace(training, plan=plan),
     )
-    facts = training_facts(system, trained.summary, options.seed)
-    log_system(step, system, {"synthetic": bool(given.prepared.note), **facts}, options)
-    _report(step, options, given.prepared, trained, facts, mixture, rank)
+
+
+def _together(system: WhisperSystem, given: TrainingInputs, trained: Sequence[TrainedMixture]) -> TrainedMixture:
+    """What several trainings did, as one, and the WER of their stack on dev."""
+    if len(trained) == 1:
+        return trained[0]
+    system.model.use_precision(given.training.plan.precision)
+    dev_set = given.dev_set(system.inputs)
+    texts = [each.text for each in decode(system, dev_set, DecodingOptions())]
+    history = tuple({"training": number, **row} for number, each in enumerate(trained) for row in each.history)
+    wer, summary = word_error_rate(dev_set.references, texts), together([each.summary for each in trained])
+    return dataclasses.replace(trained[0], summary=summary, wer=wer, history=history, loads=())
 
 
 def updates_for(n_seen: int, n_utterances: int, plan: TrainingPlan) -> int:
     """Updates in which a run over `n_utterances` sees `n_seen`: whole epochs, whose last batch may be short, and the rest."""
     n_epochs, rest = divmod(n_seen, n_utterances)
     return max(1, n_epochs * updates_per_epoch(plan, n_utterances) + (updates_per_epoch(plan, rest) if rest else 0))
+
+
+def _new_lora(options: StepOptions, prepared: Prepared, adapters: AdapterOptions) -> WhisperSystem:
+    """One LoRA that is not trained."""
+    return _system(options, prepared, *read_base(options.pretrain_run_id, prepared.language), adapters)
 
 
 def _system(options: StepOptions, prepared: Prepared, base: BaseModel, base_dir: Path, adapters: AdapterOptions) -> WhisperSystem:
@@ -118,23 +183,22 @@ def _report(
     prepared: Prepared,
     trained: TrainedMixture,
     info: Mapping[str, float],
-    mixture: Mapping[str, float],
-    rank: int,
+    budget: Budget,
 ) -> None:
     history = pd.DataFrame(trained.history)
     step.log_metrics(
         {"dev/wer_kept": trained.wer} | {name: value for name, value in info.items() if name not in ("synthetic", "seed")}
     )
     step.log_table(history, "tables/history.json")
-    if len(history) and not options.no_plot:
+    if len(history) and not options.no_plot and options.trainings == 1:
         panels = {"dev WER": ["wer"], "dev loss": ["loss"]}
         step.log_figure(
             training_curves(history, panels, "One LoRA", best=trained.epoch, note=prepared.note), "plots/training.png"
         )
     step.describe(
-        f"## Baseline: one LoRA as large as the mixture{_label(prepared)}\nRank {rank}, {info['n_trainable']:,} trainable "
-        f"parameters against the mixture's {mixture['n_trainable']:,}; {info['n_utterances_seen']:,} utterances seen against "
-        f"{mixture['n_utterances_seen']:,}, same data, same batch size. {trained.kept} is kept by dev WER, {100 * trained.wer:.1f} % "
+        f"## Baseline: one LoRA{_label(prepared)}\nRank {budget.adapters.shared_r}"
+        f"{f', the mean of {options.trainings} trainings' if options.trainings > 1 else ''}; {info['n_trainable']:,} trainable parameters, "
+        f"{info['n_utterances_seen']:,} utterances seen. {budget.said} {trained.kept} is kept by dev WER, {100 * trained.wer:.1f} % "
         f"(at the start {100 * trained.start_wer:.1f} %)."
     )
 

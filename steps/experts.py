@@ -6,6 +6,7 @@ Reads `prepare`, `pretrain`, `embed`-ded and `cluster`-ed runs; writes the artif
 
 import dataclasses
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,28 +14,28 @@ import pandas as pd
 import torch
 
 from analysis.plots.training import training_curves
-from moe.experts.expert_training import ExpertOptions, TrainedExperts, train_experts
+from moe.experts.expert_training import ExpertOptions, TrainedExperts, dev_wer, train_experts
 from moe.experts.rank_split import split_ranks
 from moe.experts.routed_lora import AdapterOptions
+from moe.experts.stacking import TrainingsOptions, adapter_tensors, stack, stacked_options
 from moe.files import write_json
 from moe.options import names_of, option
 from moe.routing.options import RoutingOptions
 from moe.routing.weights import one_hot
-from moe.systems.whisper.base_model import BaseModel
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper_moe.folder import MIXTURE, WhisperShape, new_record, save_adapters
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.systems.whisper_moe.system import WhisperMoESystem
-from moe.training.loop import seed_everything
+from moe.training.loop import Training, seed_everything, together
 from steps.inputs.corpus import Prepared
-from steps.inputs.training import plan_of, read_base, training_inputs
+from steps.inputs.training import TrainingInputs, plan_of, read_base, training_inputs
 from steps.options.step_options import TRAINING, MixtureStepOptions
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(ExpertOptions, MixtureStepOptions):
+class StepOptions(ExpertOptions, TrainingsOptions, MixtureStepOptions):
     """Train the experts."""
 
     cluster_run_id: str = option(help="run that made the clusters")
@@ -72,30 +73,53 @@ def run(options: StepOptions) -> str:
     with runs.step_run("experts", options, f"experts · seed {options.seed}") as step:
         plan = plan_of(options, options.expert_epochs, options.expert_batch_size, options.expert_learning_rate)
         given = training_inputs(step, options, options.experts_percent, plan)
-        base, base_dir = read_base(options.pretrain_run_id, given.prepared.language)
         labels = pd.read_parquet(artifacts.upstream(options.cluster_run_id, artifacts.LABELS))
         n_experts = sum(name.startswith("soft_") for name in labels.columns)
         clusters = {split: _clusters(labels, rows) for split, rows in (("train", given.train), ("dev", given.dev))}
         _refuse_empty(clusters["train"], n_experts)
-        seed_everything(options.seed)
-        system = _new_mixture(options, given.prepared, base, base_dir, n_experts)
-        weights = one_hot(torch.from_numpy(clusters["train"]), n_experts).weights.numpy()
-        trained = train_experts(
-            system,
-            given.train_set(system.inputs, {"routing_weights": weights}),
-            given.dev_set(system.inputs),
-            clusters["dev"],
-            options.part(ExpertOptions),
-            given.training,
-        )
-        _log_experts(step, options, system.model, trained)
-        _report(step, options, given.prepared, trained, np.bincount(clusters["train"], minlength=n_experts), system.model)
+        ranks, trained, members = split_ranks(options.part(AdapterOptions), n_experts), [], []
+        for number, seed in enumerate(options.seeds(options.seed)):
+            seed_everything(seed)
+            system = _new_mixture(options, given.prepared, ranks, n_experts)
+            trained.append(_train(system, options, given, clusters, given.training.of(number, seed)))
+            members.append(adapter_tensors(system.model.base))
+        if options.trainings > 1:
+            system = _new_mixture(options, given.prepared, stacked_options(ranks, options.trainings), n_experts)
+            stack(system.model.base, members)
+        kept = _together(system, options, given, clusters["dev"], trained)
+        _log_experts(step, options, system.model, kept)
+        _report(step, options, given.prepared, kept, np.bincount(clusters["train"], minlength=n_experts), system.model)
     return step.run_id
 
 
-def _new_mixture(options: StepOptions, prepared: Prepared, base: BaseModel, base_dir: Path, n_experts: int) -> WhisperMoESystem:
+def _train(
+    system: WhisperMoESystem, options: StepOptions, given: TrainingInputs, clusters: dict[str, np.ndarray], training: Training
+) -> TrainedExperts:
+    weights = one_hot(torch.from_numpy(clusters["train"]), system.n_experts).weights.numpy()
+    train_set, dev_set = given.train_set(system.inputs, {"routing_weights": weights}), given.dev_set(system.inputs)
+    return train_experts(system, train_set, dev_set, clusters["dev"], options.part(ExpertOptions), training)
+
+
+def _together(
+    system: WhisperMoESystem,
+    options: StepOptions,
+    given: TrainingInputs,
+    dev_clusters: np.ndarray,
+    trained: Sequence[TrainedExperts],
+) -> TrainedExperts:
+    """What several trainings did, as one, and the WER of their stack on dev."""
+    if len(trained) == 1:
+        return trained[0]
+    system.model.use_precision(given.training.plan.precision)
+    wer = dev_wer(system, given.dev_set(system.inputs), dev_clusters, options.part(ExpertOptions), given.training)
+    history = tuple({"training": number, **row} for number, each in enumerate(trained) for row in each.history)
+    return TrainedExperts(together([each.summary for each in trained]), f"the mean of {len(trained)} trainings", wer, history)
+
+
+def _new_mixture(options: StepOptions, prepared: Prepared, adapters: AdapterOptions, n_experts: int) -> WhisperMoESystem:
     """A mixture without a gate: routing is given."""
-    adapters, routing = split_ranks(options.part(AdapterOptions), n_experts), options.part(RoutingOptions)
+    base, base_dir = read_base(options.pretrain_run_id, prepared.language)
+    routing = options.part(RoutingOptions)
     shape = WhisperShape(n_experts, adapters, routing, options.part(AudioContextOptions))
     record = new_record(MIXTURE, shape, prepared.language, prepared.normaliser, {})
     return WhisperMoESystem(WhisperMoE(base.model, n_experts, adapters, routing), base, base_dir, record)

@@ -23,13 +23,13 @@ from tqdm import tqdm
 from analysis.report import percent
 from analysis.systems import SystemScores
 from benchmarks.quality.table import record, rows, wer
-from benchmarks.quality.variants import BASE_MODEL, Job, QualityOptions, jobs, system_of
+from benchmarks.quality.variants import BASE_MODEL, Job, QualityOptions, jobs, lora_given, system_of
 from benchmarks.speed.__main__ import RESULTS
 from benchmarks.table import read
 from moe.files import write_json
 from moe.options import to_text
-from steps import compare, evaluate, main
-from steps.chain.options import LORA, MIXTURE
+from steps import baseline, compare, evaluate, main
+from steps.chain.options import BASE, LORA
 from steps.chain.reuse import launch
 from steps.chain.stages import Chain, evaluation_given, stage_options
 from steps.options.command_line import parse
@@ -41,11 +41,18 @@ IDLE = ("until", "registered_model", "register_system", "systems", "max_group_re
 
 
 def evaluated(name: str, options: QualityOptions) -> str:
-    """Run the chain up to a row's system, and score it on the test split: id of the evaluation. One LoRA needs its mixture first."""
+    """Run the chain up to a row's system, and score it on the test split: id of the evaluation."""
     system = system_of(name)
-    chain = Chain(dataclasses.replace(options, systems=f"{MIXTURE},{LORA}" if system == LORA else system, until="baseline"))
+    chain = Chain(dataclasses.replace(options, systems=BASE if system == LORA else system, until="baseline"))
     chain.run()
-    given = evaluation_given(system, chain.run_ids["prepare"], chain.run_ids[system])
+    if system == LORA:
+        read = {f"{stage}_run_id": chain.run_ids[stage] for stage in ("prepare", "pretrain")}
+        model_run_id = launch(
+            baseline, stage_options(baseline, options, **read, **lora_given(options)), title="baseline single_lora"
+        )
+    else:
+        model_run_id = chain.run_ids[system]
+    given = evaluation_given(system, chain.run_ids["prepare"], model_run_id)
     return launch(evaluate, stage_options(evaluate, options, **given))
 
 

@@ -18,6 +18,8 @@ from steps.chain.stages import n_experts
 ALL_LINEARS = "q_proj,k_proj,v_proj,out_proj,fc1,fc2"
 CHANGES: dict[str, tuple[Any, ...]] = {
     "averaging": (NONE, EMA, LAST),
+    "trainings": (1, 2),
+    "rank_and_epochs": (1, 2),  # the fair control of so many trainings: one of so many times the rank and the updates
     "shared_share": (1 / 7, 2 / 7, 4 / 7, 6 / 7),
     "adapter_rank": (28, 56, 112),
     "num_experts": (6, 12, 24),
@@ -34,7 +36,14 @@ CHANGES: dict[str, tuple[Any, ...]] = {
     "gate_layer": ("0", "1", "2", "3", "last"),
     "audio_context": ("bucketed", "full"),
 }
-WITH_LORA = ("averaging", "adapter_rank", "lora_targets", "rank_stabilised")  # changes that one LoRA gets too: its fair control
+WITH_LORA = (
+    "averaging",
+    "trainings",
+    "rank_and_epochs",
+    "adapter_rank",
+    "lora_targets",
+    "rank_stabilised",
+)  # changes that one LoRA gets too: its fair control
 DEFAULT, BASE_MODEL, ONE_LORA = "as given", "base model", "one LoRA, same size"
 Job = tuple[str, int, "QualityOptions"]  # row, seed, options of the chain
 
@@ -113,6 +122,21 @@ def lora_of(name: str) -> str:
     return f"{ONE_LORA}, {name}" if name.partition("=")[0] in WITH_LORA else ONE_LORA
 
 
+def lora_given(row: QualityOptions) -> dict[str, Any]:
+    """Options of the one LoRA of a row: the mixture's total rank, scale, data and epochs, without waiting for the mixture."""
+    plain = AdapterOptions()
+    alpha = row.lora_alpha if row.rank_stabilised else row.lora_alpha / row.lora_r * plain.lora_r
+    ranks = {
+        "lora_r": plain.lora_r,
+        "shared_r": None,
+        "shared_share": plain.shared_share,
+        "shared_expert": True,
+        "lora_alpha": alpha,
+    }
+    size = {"adapter_rank": row.trainings * _total_rank(row), "lora_epochs": row.trainings * (row.expert_epochs + row.asr_epochs)}
+    return {"system": LORA, "asr_run_id": None, **ranks, **size}
+
+
 def system_of(name: str) -> str:
     """The system of a row."""
     return BASE if name == BASE_MODEL else LORA if name.startswith(ONE_LORA) else MIXTURE
@@ -147,11 +171,15 @@ def _changed(options: QualityOptions, name: str, value: Any) -> QualityOptions:
         "shared_share": lambda: _divided(options, _total_rank(options), value, n_experts(options)),
         "adapter_rank": lambda: _divided(options, value, _share(options), n_experts(options)),
         "num_experts": lambda: _divided(options, _total_rank(options), _share(options), value),
+        "rank_and_epochs": lambda: {
+            **_divided(options, value * _total_rank(options), _share(options), n_experts(options)),
+            "expert_epochs": value * options.expert_epochs, "asr_epochs": value * options.asr_epochs,
+        },
     }  # fmt: skip
     return dataclasses.replace(options, **({name: value} if name not in DIVIDING else {}), **along.get(name, dict)())
 
 
-DIVIDING = ("shared_share", "adapter_rank", "num_experts")  # said by the ranks, at the same scale
+DIVIDING = ("shared_share", "adapter_rank", "num_experts", "rank_and_epochs")  # said by the ranks, at the same scale
 
 
 def _divided(options: QualityOptions, total: int, share: float, n: int | str) -> dict[str, Any]:

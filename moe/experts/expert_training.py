@@ -83,12 +83,18 @@ def train_experts(
         dev_set: gets `routing_weights` of `dev_clusters`, by which it is decoded.
         dev_clusters: (N_dev,) cluster of each dev utterance.
     """
-    dev_set.extras["routing_weights"] = one_hot(torch.from_numpy(dev_clusters), system.module.n_experts).weights
-    hooks = ExpertHooks(system, dev_set, dev_clusters, options, training)
+    hooks = _hooks(system, dev_set, dev_clusters, options, training)
     system.module.use_precision(training.plan.precision)
     summary = fit(system.module, train_set, training, hooks)
     kept, wer = hooks.keep_best()
     return TrainedExperts(summary, kept, wer, tuple(hooks.history))
+
+
+def dev_wer(
+    system: MixtureSystem, dev_set: SpeechDataset, dev_clusters: np.ndarray, options: ExpertOptions, training: Training
+) -> float:
+    """WER of a mixture as it is, each dev utterance on the expert of its cluster, (N_dev,)."""
+    return _hooks(system, dev_set, dev_clusters, options, training).score()["wer"]
 
 
 class ExpertHooks(Validation):
@@ -155,6 +161,13 @@ class ExpertHooks(Validation):
             return "best of each expert", assembled
         self.best.restore_epoch()
         return f"epoch {self.best.epoch}", self.best.wer
+
+
+def _hooks(
+    system: MixtureSystem, dev_set: SpeechDataset, dev_clusters: np.ndarray, options: ExpertOptions, training: Training
+) -> ExpertHooks:
+    dev_set.extras["routing_weights"] = one_hot(torch.from_numpy(dev_clusters), system.module.n_experts).weights
+    return ExpertHooks(system, dev_set, dev_clusters, options, training)
 
 
 def _scores(hypotheses: Sequence[Hypothesis], references: dict[str, str]) -> dict[str, float]:

@@ -167,7 +167,7 @@ def gather_adapters(lora_a: Tensor, lora_b: Tensor, indices: Tensor, values: Ten
     chosen = indices.flatten()  # its backward adds rows, which is cheaper than that of an index in brackets
     a = lora_a.index_select(0, chosen).view(n_rows, k * r, n_in)
     b = lora_b.index_select(0, chosen).transpose(1, 2) * values.flatten()[:, None, None]  # weighting the small matrix is cheapest
-    return a, b.reshape(n_rows, k * r, -1)
+    return a, b.reshape(n_rows, k * r, lora_b.shape[1])
 
 
 def attach(base: nn.Module, n_experts: int, options: AdapterOptions, first_encoder_layer: int = 0) -> Routing:

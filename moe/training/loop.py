@@ -9,7 +9,7 @@ import functools
 import gc
 import tempfile
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -75,6 +75,14 @@ class Training:
     eval_every: int = 1
     eval_every_updates: int | None = None
 
+    def of(self, number: int, seed: int) -> Self:
+        """The same for one of several trainings: its own seed, checkpoints and names of metrics; the first has the usual names."""
+        plan = dataclasses.replace(self.plan, seed=seed)
+        if not number:
+            return dataclasses.replace(self, plan=plan)
+        name = f"training_{number}"
+        return dataclasses.replace(self, plan=plan, report=self.report_under(name), checkpoints=self.checkpoints.below(name))
+
     def report_under(self, name: str) -> Report:
         """A report whose metrics are named below `name`."""
         return lambda number, values: self.report(number, {f"{name}/{metric}": value for metric, value in values.items()})
@@ -105,6 +113,14 @@ class TrainingSummary:
     n_utterances: int
     seconds: float
     bad_updates: tuple[dict[str, Any], ...] = ()
+
+
+def together(summaries: Sequence[TrainingSummary]) -> TrainingSummary:
+    """Several trainings as one: sums of what they did."""
+    total = {
+        name: sum(getattr(each, name) for each in summaries) for name in ("n_updates", "n_epochs", "n_utterances", "seconds")
+    }
+    return TrainingSummary(**total, bad_updates=tuple(record for each in summaries for record in each.bad_updates))
 
 
 def fit(

@@ -10,9 +10,9 @@ import pytest
 from analysis.systems import SystemScores
 from benchmarks.quality.__main__ import check
 from benchmarks.quality.table import LORA_COLUMN, record, rows
-from benchmarks.quality.variants import BASE_MODEL, DEFAULT, ONE_LORA, QualityOptions, jobs, rows_of, variants
+from benchmarks.quality.variants import BASE_MODEL, DEFAULT, ONE_LORA, QualityOptions, jobs, lora_given, rows_of, variants
 from moe.synthesis.planning import SynthesisOptions, plan
-from steps import experts
+from steps import baseline, experts
 from steps.chain.stages import n_experts, stage_options
 from steps.tracking.fingerprint import fingerprint
 
@@ -45,7 +45,9 @@ def test_one_option_changes_at_a_time_and_all_else_is_as_given() -> None:
             name.partition("=")[0],
             {"skip_pretraining": {"num_experts", "asr_epochs"}, "experts_init": {"shared_epochs"}},
         )
-        if option in ("shared_share", "adapter_rank", "num_experts"):
+        if option == "rank_and_epochs":
+            assert (variant.expert_epochs, variant.lora_r, variant.shared_r) == (12, 16, None)
+        elif option in ("shared_share", "adapter_rank", "num_experts"):
             assert changed <= RANKS and changed, "a total is divided by the ranks, at one scale"
         else:
             assert changed == (along.get(option, set()) | {option} if name != DEFAULT else set())
@@ -165,6 +167,16 @@ def test_the_same_total_rank_is_divided_at_the_same_scale() -> None:
         total = variant.shared_r + n * variant.lora_r
         assert total == (int(name.partition("=")[2]) if name.startswith("adapter_rank") else 56), name
         assert variant.lora_alpha / variant.lora_r == 2
+
+
+def test_one_lora_has_the_size_and_the_epochs_of_its_row() -> None:
+    options = QualityOptions(only="trainings,rank_and_epochs,averaging", lora_r=4, shared_r=32, lora_alpha=8)
+    found = {name: stage_options(baseline, row, prepare_run_id="p", pretrain_run_id="b", **lora_given(row))
+             for name, row in rows_of(options).items() if name.startswith(ONE_LORA)}  # fmt: skip
+    assert {(each.adapter_rank, each.lora_epochs, each.trainings, each.lora_alpha / each.lora_r) for each in found.values()} == {
+        (56, 7, 1, 2), (112, 14, 2, 2), (112, 14, 1, 2)
+    }  # fmt: skip
+    assert found[f"{ONE_LORA}, averaging=ema"].averaging == "ema"
 
 
 def test_some_rows_are_evaluated_in_a_process_of_their_own() -> None:
