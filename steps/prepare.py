@@ -17,6 +17,7 @@ from moe.corpora.locations import CorpusRoot
 from moe.corpora.manifest import write_manifest
 from moe.corpora.preparation import PreparationOptions, PreparedCorpus, prepare
 from moe.corpora.quarantine import QuarantineLimitError, unused_text
+from moe.corpora.remarks import shard_notes
 from moe.corpora.splits import LeakError
 from moe.files import write_json
 from moe.options import option
@@ -103,6 +104,7 @@ def _log_manifest(step: StepRun, options: StepOptions, prepared: PreparedCorpus,
         "normaliser_version": prepared.normaliser,
         "language": options.language,
         "synthetic": synthetic,
+        "caution": "; ".join(shard_notes(prepared.manifest)),
         "name": corpus_name(options.corpus, options.folder),
     }
     write_json(folder / CORPUS_FILE, corpus)

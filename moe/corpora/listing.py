@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from moe.corpora.formats.interface import SHARD_SPEAKER, SHARDS
 from moe.corpora.formats.inventory import take_inventory
 from moe.corpora.formats.table import FORMATS, CorpusOptions, Fault, FoundUtterance, Item, Read, corpus_root
 from moe.corpora.locations import Root
@@ -175,6 +176,9 @@ def _fill(table: pd.DataFrame, options: CorpusOptions) -> pd.DataFrame:
     if options.speaker_pattern is not None:
         matched = _matches(table["utterance_id"], options.speaker_pattern)
         table["speaker"] = table["speaker"].where(table["speaker"] != "", matched)
+    if options.unknown_speakers == SHARDS:
+        of_shards = (table["speaker"].str.strip() == "") & table["member"].notna()
+        table["speaker"] = table["speaker"].where(~of_shards, SHARD_SPEAKER + table["audio"])
     for name, value in (("speaker", UNKNOWN), ("etiology", UNKNOWN), ("language", options.language)):
         table[name] = table[name].where((table[name].str.strip() != "") & table[name].notna(), value)
     return table

@@ -10,20 +10,22 @@ from pathlib import Path
 
 import pandas as pd
 
+from moe.audio.waveforms import SAMPLE_RATE
 from moe.corpora import quarantine as faults
-from moe.corpora.formats.table import FORMATS, CorpusOptions
+from moe.corpora.formats.interface import REFUSE, SHARDS
+from moe.corpora.formats.table import FORMATS, WEBDATASET, CorpusOptions
 from moe.corpora.leaks import LeakError, LeakReport, refuse_leaks
 from moe.corpora.listing import Listing, list_corpus
 from moe.corpora.locations import Root
 from moe.corpora.manifest import SPLITS, check_manifest
 from moe.corpora.names import canonical
-from moe.corpora.remarks import NAMED_NONE, channel_notes, none_notes
+from moe.corpora.remarks import NAMED_NONE, channel_notes, none_notes, shard_notes
 from moe.corpora.splits import MODES, SplitPlan, assign_splits
 from moe.corpora.subsets import at_most
 from moe.corpora.summaries import corpus_statistics
 from moe.corpora.validation import as_columns, inspect_all
 from moe.options import option
-from moe.text.normalisers import AUTO, NAMES, normaliser_version, own_normaliser, references
+from moe.text.normalisers import AUTO, NAMES, normaliser_for, normaliser_version, references
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,14 @@ class PreparationOptions(CorpusOptions):
     corpus: str = option("folder", "format of the corpus", choices=tuple(FORMATS), common=True)
     normaliser: str = option(
         AUTO,
-        "how transcripts become references; auto: korean, nepali or devanagari where the language is such, else basic; whisper_english is without its table of British and American spellings",
+        "how transcripts become references (auto: korean or devanagari where the language is written so, else basic); whisper_english "
+        "is without its table of British and American spellings",
         choices=(AUTO, *NAMES),
     )
     split: str = option("auto", "whose split: auto is the corpus's own where it has one, else by_speaker", choices=MODES)
     dev_share: float = option(0.1, "share of the utterances for dev, by whole speakers (0: no dev)", low=0, high=0.8)
     test_share: float = option(0.1, "share of the utterances for test, by whole speakers (0: no test)", low=0, high=0.8)
+    complete_dev: bool = option(False, "hold out dev, by speaker, also of every etiology that the corpus's own dev split has not")
     n_folds: int = option(5, "folds of split=k_fold", low=2)
     fold: int = option(0, "the fold that is the test part, from 0", low=0)
     test_speaker: str | None = option(None, "the test speaker of split=leave_one_speaker_out")
@@ -51,16 +55,22 @@ class PreparationOptions(CorpusOptions):
     max_quarantined: float = option(0.05, "share of the corpus that may be quarantined before the step fails", low=0, high=1)
     ctc_frames_per_s: float | None = option(None, "frames per second of a CTC model, to quarantine what it cannot align", above=0)
     n_workers: int = option(0, "processes that render or decode (0: one per core)", low=0)
+    target_sr: int = option(SAMPLE_RATE, "sample rate that audio is brought to; the extractors of all systems take no other")
     seed: int = option(42, "seed of everything drawn", low=0, common=True)
 
     @property
     def normaliser_name(self) -> str:
-        """The normaliser in use."""
-        return own_normaliser(self.normaliser, self.language)
+        """The normaliser by its own name, where `auto` leaves it to the language."""
+        return normaliser_for(self.language) if self.normaliser == AUTO else self.normaliser
 
     def faults(self) -> list[str]:
         """Faults between fields."""
         found = []
+        if self.target_sr != SAMPLE_RATE:
+            found.append(f"target_sr={self.target_sr}: must be {SAMPLE_RATE}, which the extractors of all systems take")
+        if self.corpus != WEBDATASET:
+            asked = {"plain_domain": self.plain_domain, "unknown_speakers": None if self.unknown_speakers == REFUSE else SHARDS}
+            found += [f"{name}={value}: corpus={WEBDATASET} alone has it" for name, value in asked.items() if value]
         if self.dev_share + self.test_share > 0.9:
             found.append(f"dev_share={self.dev_share:g} and test_share={self.test_share:g} must leave a tenth for train")
         if self.min_duration_s >= self.max_duration_s:
@@ -137,7 +147,12 @@ def prepare(options: PreparationOptions, dataset_root: str | Path | None = None)
         manifest=manifest,
         quarantine=quarantine,
         files=listing.faults,
-        notes=(*listing.notes, *channel_notes(manifest), *none_notes(listing.utterances, options.exclude_etiology)),
+        notes=(
+            *listing.notes,
+            *shard_notes(manifest),
+            *channel_notes(manifest),
+            *none_notes(listing.utterances, options.exclude_etiology),
+        ),
         left_out=left_out.sort_values("utterance_id", ignore_index=True),
         leaks=refuse_leaks(manifest),
         counts=_counts(listing.utterances, manifest, quarantine, left_out, listing.faults),
@@ -172,7 +187,7 @@ def _naming_what_is_missing(table: pd.DataFrame, files: pd.DataFrame) -> Iterato
 
 def _plan(options: PreparationOptions) -> SplitPlan:
     return SplitPlan(
-        mode=options.split, dev_share=options.dev_share, test_share=options.test_share, seed=options.seed,
+        mode=options.split, complete_dev=options.complete_dev, dev_share=options.dev_share, test_share=options.test_share, seed=options.seed,
         fold=options.fold, n_folds=options.n_folds, test_speaker=None if options.test_speaker is None else canonical(options.test_speaker),
     )  # fmt: skip
 

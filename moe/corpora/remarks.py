@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from moe.corpora.formats.interface import SHARD_SPEAKER
 from moe.options import NONE
 
 NAMED_NONE = f"'\"{NONE}\"'"  # on a command line: the name in quotation marks, which the shell leaves in place
@@ -23,3 +24,11 @@ def none_notes(utterances: pd.DataFrame, exclude_etiology: str | None) -> list[s
     if exclude_etiology is None and utterances["etiology"].str.casefold().eq(NONE).any():
         return [f"exclude_etiology=none excludes nothing; the etiology called none is written exclude_etiology={NAMED_NONE}"]
     return []
+
+
+def shard_notes(manifest: pd.DataFrame) -> list[str]:
+    """That shards stand for speakers, where they do: every report says so."""
+    n_shards = manifest.loc[manifest["speaker"].str.startswith(SHARD_SPEAKER), "speaker"].nunique()
+    if not n_shards:
+        return []
+    return [f"unknown_speakers=shards: {n_shards} whole shards stand for speakers nobody knows, who may be in train and in test"]

@@ -29,6 +29,7 @@ class SplitPlan:
         dev_share, test_share: share of the utterances to hold out; 0 holds nothing out.
         fold, n_folds: the test fold of `k_fold`.
         test_speaker: the test speaker of `leave_one_speaker_out`.
+        complete_dev: hold out dev also of etiologies that the corpus's own dev has not.
     """
 
     mode: str = "auto"
@@ -38,6 +39,7 @@ class SplitPlan:
     fold: int = 0
     n_folds: int = 5
     test_speaker: str | None = None
+    complete_dev: bool = False
 
 
 def assign_splits(utterances: pd.DataFrame, plan: SplitPlan) -> pd.Series:
@@ -88,9 +90,24 @@ def _complete_own(utterances: pd.DataFrame, split: pd.Series, plan: SplitPlan) -
         if share > 0 and train.any() and not (split == name).any():
             held = hold_out(_speaker_table(utterances[train]), plan)
             split[train & utterances["speaker"].isin(held)] = name
+    if plan.complete_dev and plan.dev_share > 0 and (split == "dev").any():
+        split[utterances["speaker"].isin(_dev_of_lacking(utterances, split, plan))] = "dev"
     if not (split == "train").any():
         raise ValueError(f"split=own: no utterance is in train (there are {', '.join(sorted(split.unique()))})")
     return split
+
+
+def _dev_of_lacking(utterances: pd.DataFrame, split: pd.Series, plan: SplitPlan) -> list[str]:
+    """Train speakers for dev of every etiology that has train but no dev of its own, where it has speakers to spare."""
+    train = utterances[split == "train"]
+    lacking = set(train["etiology"]) - set(utterances.loc[split == "dev", "etiology"])
+    held: list[str] = []
+    for etiology in sorted(lacking):
+        speakers = _speaker_table(train[train["etiology"] == etiology])
+        whole = speakers[speakers["speaker"].map(train.groupby("speaker")["etiology"].nunique()) == 1]
+        if len(whole) > 1:
+            held += _hold_out(whole, plan.dev_share, 1, np.random.default_rng([plan.seed, 2]))
+    return held
 
 
 def _by_speaker(utterances: pd.DataFrame, test: list[str], dev: list[str]) -> pd.Series:

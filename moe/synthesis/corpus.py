@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 import soundfile
 
-from moe.corpora.tables import write_table
-from moe.files import file_digest, write_json, write_whole_dir
+from moe.files import file_digest, write_json, write_table, write_whole_dir
 from moe.progress import progress
 from moe.synthesis.effects import SAMPLE_RATE
-from moe.synthesis.planning import SpeakerPlan, SynthesisOptions, plan
+from moe.synthesis.planning import WEBDATASET, SpeakerPlan, SynthesisOptions, plan
 from moe.synthesis.rendering import Rendering, render
+from moe.synthesis.shards import pack
 
 N_TAKES = 2  # renderings of one sentence before the next candidate is tried
 LABEL = "synthetic"
@@ -46,7 +46,7 @@ class SynthesisSummary:
 def synthesize(options: SynthesisOptions, folder: Path, on_progress: OnProgress | None = None) -> SynthesisSummary:
     """Make the corpus of `options` in `folder` (replaced if it is there).
 
-    Writes audio/*.flac (16 kHz, 16 bit), manifest.csv, SOURCE.json and, with `options.alignments`, alignments.parquet
+    Writes audio/*.flac (16 kHz, 16 bit), or shards of them, manifest.csv, SOURCE.json and, with `options.alignments`, alignments.parquet
     (utterance_id, starts in samples, phonemes). `on_progress(n_done, n_total)` is called as speakers are finished.
 
     Raises:
@@ -58,6 +58,8 @@ def synthesize(options: SynthesisOptions, folder: Path, on_progress: OnProgress 
         (aside / "audio").mkdir()
         rows = pd.DataFrame(_rendered(plans, options, aside, on_progress)).sort_values("utterance_id", ignore_index=True)
         summary = _write_tables(options, rows, aside)
+        if options.format == WEBDATASET:
+            pack(aside)
     return summary
 
 

@@ -7,7 +7,7 @@ Each is a named, versioned function, the same for reference and hypothesis. A fa
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from moe.text import basic, devanagari, korean, nepali, sap, whisper_english
+from moe.text import basic, devanagari, korean, sap, whisper_english
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,18 @@ NORMALISERS: dict[str, Normaliser] = {
     "sap_fluent": Normaliser(sap.VERSION, sap.normalise_fluent),
     "whisper_english": Normaliser(whisper_english.VERSION, whisper_english.normalise),
     "korean": Normaliser(korean.VERSION, korean.normalise),
+    "korean_plain": Normaliser(korean.VERSION, korean.normalise_plain),
     "devanagari": Normaliser(devanagari.VERSION, devanagari.normalise),
     "devanagari_ascii": Normaliser(devanagari.VERSION, devanagari.normalise_ascii),
-    "nepali": Normaliser(nepali.VERSION, nepali.normalise),
 }
 NAMES = tuple(NORMALISERS)
-AUTO = "auto"  # a language's own
-OF_LANGUAGE = {"ko": "korean", "ne": "nepali", "hi": "devanagari", "mr": "devanagari"}  # the others have basic
+AUTO = "auto"
+OF_LANGUAGES = {"ko": "korean", **dict.fromkeys(("ne", "hi", "mr", "sa"), "devanagari")}
 
 
-def own_normaliser(name: str, language: str) -> str:
-    """The name of a normaliser: the language's own where `auto` is asked for."""
-    return OF_LANGUAGE.get(language, "basic") if name == AUTO else name
+def normaliser_for(language: str) -> str:
+    """The name of the normaliser that `auto` takes for a language code."""
+    return OF_LANGUAGES.get(language, "basic")
 
 
 def normalise(name: str, text: str) -> str:

@@ -26,6 +26,7 @@ class Prepared:
         root: folder or address that the manifest's paths start from.
         normaliser: name of the text normaliser; its version is in `normaliser_version`.
         note: shown under every picture; says so where speech is synthetic.
+        caution: stands in every report of an evaluation; says so where speakers may be in train and in test.
         name: of the corpus, as runs and registered models are named after it.
     """
 
@@ -38,6 +39,7 @@ class Prepared:
     note: str
     digest: str
     name: str
+    caution: str = ""
 
     def rows(self, split: str, utterance_ids: Sequence[str] | None = None) -> pd.DataFrame:
         """The utterances of a split, or those of them with these ids, sorted by id.
@@ -77,7 +79,7 @@ def read_prepared(prepare_run_id: str) -> Prepared:
     note = SYNTHETIC_NOTE if corpus["synthetic"] else ""
     return Prepared(
         prepare_run_id, read_manifest(path), CorpusRoot(root, trusted) if trusted else root, corpus["normaliser"], corpus["normaliser_version"], corpus["language"], note,
-        file_digest(path), corpus["name"],
+        file_digest(path), corpus["name"], corpus.get("caution", ""),
     )  # fmt: skip
 
 

@@ -14,6 +14,8 @@ from moe.corpora.locations import CorpusRoot, Root
 from moe.options import Options, option
 
 UNKNOWN = "unknown"
+REFUSE, SHARDS = "refuse", "shards"
+SHARD_SPEAKER = "shard "  # before the name of a shard that stands for its unknown speakers
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,15 @@ class CorpusOptions(Options):
     speaker_pattern: str | None = option(
         None, "regular expression that finds the speaker in an utterance id, for corpora without a column"
     )
+    plain_domain: str | None = option(
+        None, "etiology of a split's folder that names no domain, beside one that does: train beside train_normal (webdataset)"
+    )
+    unknown_speakers: str = option(
+        REFUSE,
+        "utterances without a speaker: refuse them where splits need speakers, or hold out whole shards, so that speakers may leak",
+        choices=(REFUSE, SHARDS),
+    )
+    samples_per_shard: int = option(1000, "utterances of a shard as the progress of listing guesses them; all are counted", low=1)
     hf_config: str | None = option(None, "configuration of a Hugging Face dataset")
     channels: str = option("mix", CHANNELS_HELP, choices=CHANNELS)
     language: str = option("en", "language of the utterances whose corpus names none", common=True)

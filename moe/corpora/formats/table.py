@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from moe.corpora.formats.folder import read_folder
 from moe.corpora.formats.hugging_face import hf_root, read_hf
 from moe.corpora.formats.interface import CorpusOptions, Fault, FoundUtterance, Item, Note, Read
+from moe.corpora.formats.inventory import take_inventory
 from moe.corpora.formats.kaldi import read_kaldi
 from moe.corpora.formats.lhotse import read_lhotse
 from moe.corpora.formats.openslr import read_openslr
@@ -18,11 +19,20 @@ from moe.corpora.formats.sidecars import read_sidecars
 from moe.corpora.formats.webdataset import read_webdataset
 from moe.corpora.locations import Root, is_address
 
+WEBDATASET = "webdataset"
+
+
+def read_synthetic(root: Root, options: CorpusOptions) -> Iterator[Item]:
+    """What `synthesize` wrote: a folder of recordings, or shards."""
+    shards = take_inventory(root).ending(".tar")
+    return read_webdataset(root, options) if shards else read_folder(root, options)
+
+
 FORMATS: dict[str, Callable[[Root, CorpusOptions], Iterator[Item]]] = {
     "folder": read_folder,
-    "synthetic": read_folder,  # `synthesize` writes a folder corpus
+    "synthetic": read_synthetic,
     "sap": read_sap,
-    "webdataset": read_webdataset,
+    WEBDATASET: read_webdataset,
     "parquet": read_parquet,
     "openslr": read_openslr,
     "hf": read_hf,

@@ -8,7 +8,7 @@ columns. `metadata.json` is checked against what the shards hold.
 import functools
 import json
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
@@ -20,10 +20,12 @@ from moe.corpora.formats.split_names import split_and_domain, split_of_folder
 from moe.corpora.locations import Root, open_file, read_file
 from moe.corpora.names import canonical
 from moe.corpora.shards import TAR_ERRORS, TarMember, read_at, tar_members
+from moe.progress import progress
 
 TEXTS = ("txt", "domain", "json")
 PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 MAX_TEXT_BYTES = 1 << 20
+MANY_SHARDS = 20  # from so many on, listing shows its progress
 
 
 @dataclass
@@ -48,13 +50,59 @@ def read_webdataset(root: Root, options: CorpusOptions) -> Iterator[Item]:
     if not shards and not inventory.outside:
         raise ValueError(f"dataset_root={str(root)!r}: holds no *.tar")
     stated: dict[str, int] = {}
+    totals: dict[str, int] = {}
     for name in inventory.ending("metadata.json"):
         yield Read(name)
-        yield from _read_metadata(root, name, stated)
-    for shard in shards:
-        yield from _whole_shard(root, shard, stated.pop(shard, None))
+        yield from _read_metadata(root, name, stated, totals)
+    plain = options.plain_domain if any(_split_and_domain(shard)[1] for shard in shards) else None
+    counts = Counted(stated, totals)
+    with progress("list", options.samples_per_shard * len(shards), "utterances", shown=len(shards) > MANY_SHARDS) as bar:
+        for shard in shards:
+            for item in counts.of(shard, _whole_shard(root, shard, stated.pop(shard, None))):
+                yield _in_domain(item, plain)
+            bar.update(options.samples_per_shard)
     for shard, n_samples in stated.items():
         yield Fault(shard, "missing_file", f"metadata.json lists it with {n_samples} samples; it is not there", n_samples)
+    yield from counts.faults()
+
+
+class Counted:
+    """Utterances found and lost below each `metadata.json` that says how many there are in all.
+
+    Args:
+        stated: samples by shard. totals: `total_samples` by the metadata's name.
+    """
+
+    def __init__(self, stated: Mapping[str, int], totals: Mapping[str, int]) -> None:
+        self.totals, self.n_found = totals, dict.fromkeys(totals, 0)
+        self.n_stated = {name: sum(n for shard, n in stated.items() if _is_below(shard, name)) for name in totals}
+
+    def of(self, shard: str, items: Iterator[Item]) -> Iterator[Item]:
+        """The items of a shard, counted."""
+        for item in items:
+            for name in self.totals:
+                self.n_found[name] += isinstance(item, FoundUtterance) and _is_below(shard, name)
+            yield item
+
+    def faults(self) -> Iterator[Fault]:
+        """A total that neither the listed shards add up to, nor what was found; what the list lacks is lost once."""
+        for name, total in self.totals.items():
+            n_known = self.n_stated[name] or self.n_found[name]
+            if total != n_known:
+                known = f"its shards list {n_known}" if self.n_stated[name] else f"the shards hold {n_known}"
+                yield Fault(name, "bad_metadata", f"total_samples={total}, and {known}", max(0, total - n_known))
+
+
+def _is_below(shard: str, metadata: str) -> bool:
+    folder = posixpath.dirname(metadata)
+    return not folder or shard.startswith(f"{folder}/")
+
+
+def _in_domain(item: Item, plain: str | None) -> Item:
+    """An utterance whose folder names no domain, beside folders that do, in the one that the options say."""
+    if plain is None or not isinstance(item, FoundUtterance) or item.etiology:
+        return item
+    return replace(item, etiology=plain)
 
 
 def packed_tars(inventory: Inventory) -> Iterator[Fault]:
@@ -175,9 +223,12 @@ def _severity(value: Any) -> float:
         return float("nan")
 
 
-def _read_metadata(root: Root, name: str, stated: dict[str, int]) -> Iterator[Fault]:
+def _read_metadata(root: Root, name: str, stated: dict[str, int], totals: dict[str, int]) -> Iterator[Fault]:
     try:
-        for entry in json.loads(read_file(root, name).decode("utf-8-sig"))["shards"]:
+        record = json.loads(read_file(root, name).decode("utf-8-sig"))
+        if "total_samples" in record:
+            totals[name] = int(record["total_samples"])
+        for entry in record["shards"]:
             shard = entry["filename"] if "filename" in entry else entry["shard_filename"]
             stated[posixpath.join(posixpath.dirname(name), str(shard))] = int(entry["samples"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
