@@ -10,7 +10,7 @@ import dataclasses
 from analysis.challenge import PLAIN, RULES
 from moe.audio.voice_activity import SPEECH_THRESHOLD, THRESHOLD_HELP
 from moe.options import option
-from moe.system import DecodingOptions
+from moe.system import DecodingOptions, read_record
 from moe.systems.table import load_system
 from moe.training.precision import PrecisionOptions, fastest_device, precision
 from steps.inputs.corpus import read_prepared
@@ -42,12 +42,12 @@ class StepOptions(AskOptions, DecodingOptions, PrecisionOptions, PlotOptions):
 def run(options: StepOptions) -> str:
     """Score the recogniser, log hypotheses and figures, and return the run id."""
     model_dir = artifacts.upstream(options.model_run_id, artifacts.MODEL)
+    prepared = read_prepared(options.prepare_run_id)
+    ask = ask_of(options, read_record(model_dir), prepared.rows("test"))
     system = load_system(model_dir)
-    ask = ask_of(options, system)
     system.place(fastest_device(), precision(options))
     name = f"evaluate · {system.record.system} · seed {system.record.facts.get('seed', options.seed)}"
     with runs.step_run("evaluate", options, name) as step:
-        prepared = read_prepared(options.prepare_run_id)
         decoding, work_dir = options.part(DecodingOptions), runs.work_dir(step)
         test_set = prepare_test_set(system, ask, prepared, model_dir, decoding, work_dir, options.speech_threshold)
         prepared.log_input(step, test_set.rows, "test")

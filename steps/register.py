@@ -16,7 +16,7 @@ from analysis.pages.model_card import model_card
 from analysis.promotion import Decision
 from analysis.report import percent_interval
 from analysis.systems import SystemScores
-from moe.options import from_text, option
+from moe.options import from_text, names_of, option
 from moe.serving.requests import ServiceOptions
 from moe.systems.table import SYSTEMS
 from steps.options.ask_options import STEP_NAMES
@@ -113,7 +113,8 @@ def serving_config(scores: SystemScores) -> dict[str, Any]:
     names |= {STEP_NAMES.get(field.name, field.name): field.name for field in dataclasses.fields(ask_type)}
     kinds = {field.name: field.type for kind in (ServiceOptions, ask_type) for field in dataclasses.fields(kind)}
     given = {ours: from_text(logged[name], kinds[ours]) for name, ours in names.items() if name in logged}
-    return dataclasses.asdict(ServiceOptions()) | dataclasses.asdict(ask_type()) | given
+    asked = ask_type(**{name: value for name, value in given.items() if name in names_of(ask_type)})
+    return dataclasses.asdict(ServiceOptions()) | given | dataclasses.asdict(SYSTEMS[scores.system].served(asked))
 
 
 def _card(step: StepRun, registered: str, best: SystemScores, decision: Decision) -> str:

@@ -21,7 +21,7 @@ from moe.progress import progress
 from moe.recognition.recognizer import Recognizer
 from moe.recognition.transcript_files import WRITERS
 from moe.recognition.transcription import FAILED, SKIPPED, WRITTEN, Outcome, Transcription, find_recordings
-from moe.system import DecodingOptions
+from moe.system import DecodingOptions, read_record
 from moe.systems.table import load_system
 from steps.options.ask_options import AskOptions, ask_of
 from steps.registry import versions
@@ -52,8 +52,9 @@ def run(options: StepOptions) -> str:
         source = Path(options.audio).expanduser().absolute()
         recordings = find_recordings(source)
         folder = versions.recognizer_dir(options.model)
+        ask, decoding = ask_of(options, read_record(folder)), options.part(DecodingOptions)
         recognizer = Recognizer.on_fastest_device(load_system(folder), options.speech_threshold)
-        ask, decoding = ask_of(options, recognizer.system), options.part(DecodingOptions)
+        recognizer.system.check(ask)
         transcription = Transcription(
             lambda waveforms: recognizer.transcribe(waveforms, decoding, ask),
             Path(options.output_dir).expanduser(),

@@ -19,7 +19,6 @@ from typing import Any
 from mlflow.entities import Run
 
 from moe.files import file_digest
-from moe.training import loop
 from steps import asr, baseline, experts, gate, main, pretrain
 from steps.chain.options import ChainOptions
 from steps.chain.stages import Chain, stage_options
@@ -35,6 +34,7 @@ TOY = {
     "seed": 7, "no_plot": True, "ablation_utterances": 6, "expert_epochs": 3, "asr_epochs": 2, "expert_batch_size": 4, "asr_batch_size": 4,
     "save_every_n_updates": 2, "augment": True, "speed_factors": "0.9,1.0,1.1", "noise_share": 0.5, "lora_dropout": 0.1,
     "gating_epochs": 12, "gating_batch_size": 4, "gating_patience": 12, "gating_hidden": 8, "gating_dropout": 0.2,
+    "logging_steps": 2,
 }  # fmt: skip
 SCRATCH = {"init_from": "scratch", "tokenizer": "characters", "pretrain_updates": 10, "pretrain_batch_size": 4}
 STAGES: dict[str, tuple[ModuleType, tuple[str, ...], dict[str, Any]]] = {
@@ -159,7 +159,6 @@ def toy_options(**changes: Any) -> ChainOptions:
 
 def run_chain() -> dict[str, str]:
     """The toy chain up to joint training: stage → run id."""
-    loop.LOG_EVERY = 2
     options = toy_options(until="asr")
     with tracking.step_run("main", options):
         chain = Chain(options)
@@ -169,7 +168,6 @@ def run_chain() -> dict[str, str]:
 
 def train(stage: str, ids: dict[str, str], **changes: Any) -> dict[str, Any]:
     """Run one training stage on the toy chain's runs; what it left."""
-    loop.LOG_EVERY = 2
     module, upstream, own = STAGES[stage]
     given = {f"{name}_run_id": ids[name] for name in upstream}
     options = stage_options(module, toy_options(), **given | own | changes)
@@ -181,9 +179,8 @@ def outcome(run_id: str) -> dict[str, Any]:
     client = connect().client
     run = client.get_run(run_id)
     root = Path(run.info.artifact_uri.removeprefix("file://"))
-    history = [
-        metric for name in sorted(run.data.metrics) if name not in TIMES for metric in client.get_metric_history(run_id, name)
-    ]
+    names = sorted(name for name in run.data.metrics if name not in TIMES and not name.startswith("system/"))
+    history = [metric for name in names for metric in client.get_metric_history(run_id, name)]
     runs = runs_of(run)
     return {
         "run_id": run_id,

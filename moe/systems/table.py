@@ -3,30 +3,40 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from moe.system import Ask, System, read_record
+import pandas as pd
+
+from moe.system import Ask, Record, System, read_record
 from moe.systems.domain_whisper import system as domain_whisper
-from moe.systems.domain_whisper.asks import DomainAsk
-from moe.systems.wav2vec2_ctc import building as wav2vec2_ctc
-from moe.systems.wav2vec2_ctc.system import CTCAsk
+from moe.systems.domain_whisper.asks import DomainAsk, served
+from moe.systems.wav2vec2_ctc import system as wav2vec2_ctc
 from moe.systems.whisper_moe import system as whisper_moe
 from moe.systems.whisper_moe.asks import MixtureAsk, WhisperAsk
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """How a system is read from its folder, and what may be asked of it."""
+    """How a system is read from its folder, and what may be asked of it.
+
+    Attributes:
+        refuse: raises ValueError for what a recogniser with this record cannot be asked, before it is loaded; rows are those of the
+            manifest, None where there is none.
+        served: what is asked in serving, where evaluation asked this.
+    """
 
     load: Callable[[Path], System]
     ask_type: type[Ask]
+    refuse: Callable[[Record, Any, pd.DataFrame | None], None] = lambda record, ask, rows: None
+    served: Callable[[Any], Ask] = lambda ask: ask
 
 
 SYSTEMS = {
-    "whisper_moe": Row(whisper_moe.load, MixtureAsk),
+    "whisper_moe": Row(whisper_moe.load, MixtureAsk, whisper_moe.refuse),
     "single_lora": Row(whisper_moe.load, WhisperAsk),
     "zero_shot": Row(whisper_moe.load, WhisperAsk),
-    "wav2vec2_ctc": Row(wav2vec2_ctc.load, CTCAsk),
-    "domain_whisper": Row(domain_whisper.load, DomainAsk),
+    "wav2vec2_ctc": Row(wav2vec2_ctc.load, wav2vec2_ctc.CTCAsk),
+    "domain_whisper": Row(domain_whisper.load, DomainAsk, domain_whisper.refuse, served),
 }
 
 
@@ -36,7 +46,15 @@ def load_system(folder: Path) -> System:
     Raises:
         ValueError: it holds none, or one of a system that is not in the table.
     """
-    name = read_record(folder).system
-    if name not in SYSTEMS:
-        raise ValueError(f"{folder} holds a model of the system {name!r}: this code knows {', '.join(SYSTEMS)}")
-    return SYSTEMS[name].load(Path(folder))
+    return row_of(read_record(folder)).load(Path(folder))
+
+
+def row_of(record: Record) -> Row:
+    """The row of the system that a record names.
+
+    Raises:
+        ValueError: it is not in the table.
+    """
+    if record.system not in SYSTEMS:
+        raise ValueError(f"a model of the system {record.system!r}: this code knows {', '.join(SYSTEMS)}")
+    return SYSTEMS[record.system]

@@ -6,9 +6,11 @@ The language is no option here: the corpus says it to `evaluate`, and `transcrib
 import dataclasses
 from typing import Any
 
+import pandas as pd
+
 from moe.options import Options, to_text
-from moe.system import Ask, System
-from moe.systems.table import SYSTEMS
+from moe.system import Ask, Record
+from moe.systems.table import SYSTEMS, row_of
 
 LANGUAGE = "language"
 STEP_NAMES = {"top_k": "decoding_top_k"}  # `top_k` is joint training's on `main`
@@ -29,18 +31,22 @@ AskOptions.__module__, AskOptions.__doc__ = __name__, "What a recogniser is aske
 NAMES = (*(field.name for field in dataclasses.fields(AskOptions)), LANGUAGE)
 
 
-def ask_of(options: Options, system: System) -> Ask:
-    """What a step's options ask of a system.
+def ask_of(options: Options, record: Record, rows: pd.DataFrame | None = None) -> Ask:
+    """What a step's options ask of a recogniser with this record, which need not be loaded yet.
+
+    Args:
+        rows: of the manifest that it is to decode; None where there is none.
 
     Raises:
         ValueError: an option that is set and that the system does not take, or a value that it cannot meet.
     """
-    ours = {STEP_NAMES.get(field.name, field.name): field.name for field in dataclasses.fields(system.ask_type)}
+    row = row_of(record)
+    ours = {STEP_NAMES.get(field.name, field.name): field.name for field in dataclasses.fields(row.ask_type)}
     given = {name: getattr(options, name) for name in NAMES if hasattr(options, name)}
     strange = [name for name, value in given.items() if name not in ours and options.is_changed(name)]
     if strange:
         takes = ", ".join(ours) or "nothing"
-        raise ValueError(f"{strange[0]}={to_text(given[strange[0]])}: {system.record.title} does not take it; it takes {takes}")
-    ask = system.ask_type(**{ours[name]: value for name, value in given.items() if name in ours})
-    system.check(ask)
+        raise ValueError(f"{strange[0]}={to_text(given[strange[0]])}: {record.title} does not take it; it takes {takes}")
+    ask = row.ask_type(**{ours[name]: value for name, value in given.items() if name in ours})
+    row.refuse(record, ask, rows)
     return ask

@@ -104,6 +104,7 @@ class ReportOptions(Options):
     """Where a training is followed beside the store."""
 
     group = "training"
+    watches_system = True  # the run has what the training uses of the machine
 
     report_to: str = option(NONE, "follow training there too; MLflow has it in any case", choices=(NONE, *DASHBOARDS))
 

@@ -27,6 +27,7 @@ from steps.tracking.retries import first_line, no_retries
 from steps.tracking.secrets import without_secrets
 from steps.tracking.step_run import StepRun
 from steps.tracking.store import Store, connect
+from steps.tracking.system_metrics import system_metrics
 
 MAX_MESSAGE = 600
 CONTINUE = "start the same command again: finished steps are reused, this one goes on where it was"
@@ -64,7 +65,8 @@ def step_run(step: str, options: Options, name: str | None = None) -> Iterator[S
     try:
         run.log_parameters(options.as_parameters())
         store.client.log_dict(run.run_id, found.as_dict(), FINGERPRINT)
-        with written_to(getattr(options, "log_file", None), run):
+        watched = getattr(options, "watches_system", False)
+        with written_to(getattr(options, "log_file", None), run), system_metrics(run.run_id, watched):
             yield run
         run.opened.metrics.finish()
         close_run(run.run_id, store, "FINISHED")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -179,9 +180,7 @@ class WhisperMoESystem(WhisperSystem):
         Raises:
             ValueError: naming what is allowed.
         """
-        top_k = ask.part(MixtureAsk).top_k
-        if top_k is not None and not 1 <= top_k <= self.n_experts:
-            raise ValueError(f"top_k={top_k}: must be between 1 and {self.n_experts}, the number of experts")
+        refuse(self.record, ask.part(MixtureAsk), None)
         super().check(ask)
 
     def ablations(self) -> dict[str, Ask]:
@@ -220,6 +219,17 @@ class WhisperMoESystem(WhisperSystem):
                 yield
         finally:
             self.model.phase = phase
+
+
+def refuse(record: Record, ask: MixtureAsk, rows: pd.DataFrame | None) -> None:
+    """Refuse more experts than a mixture has; asked of its record, before it is loaded.
+
+    Raises:
+        ValueError: naming how many there are.
+    """
+    n_experts = WhisperShape.of(record.shape).n_experts
+    if ask.top_k is not None and not 1 <= ask.top_k <= n_experts:
+        raise ValueError(f"top_k={ask.top_k}: must be between 1 and {n_experts}, the number of experts")
 
 
 def load(folder: Path) -> WhisperSystem:
