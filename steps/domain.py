@@ -16,7 +16,7 @@ from analysis.plots.training import training_curves
 from analysis.report import markdown_table
 from moe.audio.augmentation import AugmentationOptions
 from moe.options import names_of, option
-from moe.systems.domain_whisper.domains import DomainOptions, Domains, domains_of
+from moe.systems.domain_whisper.domains import NO_DOMAIN, DomainOptions, Domains, domains_of
 from moe.systems.domain_whisper.folder import DomainShape
 from moe.systems.domain_whisper.options import BalanceOptions, DomainTrainingOptions, LossOptions, TokenOptions
 from moe.systems.domain_whisper.prompts import token_faults
@@ -26,6 +26,7 @@ from moe.systems.domain_whisper.unfreezing import UnfreezeOptions, block_faults,
 from moe.systems.whisper.features import AudioContextOptions
 from moe.training.loop import seed_everything
 from steps.inputs.corpus import Prepared, read_prepared
+from steps.inputs.feasible import feasible
 from steps.inputs.training import TrainingInputs, log_system, plan_of, read_base, training_facts, training_inputs
 from steps.options.step_options import ExportOptions, TrainingStepOptions
 from steps.tracking import artifacts, runs
@@ -50,6 +51,7 @@ class StepOptions(
     group = "domain"
 
     pretrain_run_id: str = option(help="run that holds the base model")
+    max_quarantined: float = option(0.05, "share of the corpus that may be quarantined before the step fails", low=0, high=1)
     augment: bool = option(False, "all augmentation in adapter training too (on the demo SpecAugment cost both systems WER)")
 
     @property
@@ -67,17 +69,33 @@ def run(options: StepOptions) -> str:
     with runs.step_run("domain", options, f"domain · {options.domains} · seed {options.seed}") as step:
         prepared = read_prepared(options.prepare_run_id)
         domains = domains_of(options.part(DomainOptions), prepared.rows("train")["etiology"])
+        refuse_dev(prepared, domains)
         refuse_base(artifacts.upstream(options.pretrain_run_id, artifacts.BASE), domains, options.part(UnfreezeOptions))
         plan = plan_of(options, options.domain_epochs, options.domain_batch_size, options.domain_learning_rate)
         given = training_inputs(step, options, 100.0, plan)
         _log_domains(step, prepared, domains)
         seed_everything(options.seed)
         system = _new_system(options, prepared, domains)
+        given = feasible(step, given, system.inputs, options.max_quarantined)
         trained = _train(options, given, system)
         facts = training_facts(system, trained.summary, options.seed)
         log_system(step, system, {"synthetic": bool(prepared.note), **facts}, options)
         _report(step, options, given, system, trained, facts)
     return step.run_id
+
+
+def refuse_dev(prepared: Prepared, domains: Domains) -> None:
+    """Refuse a dev split that no domain can be judged by.
+
+    Raises:
+        ValueError: naming the way out.
+    """
+    dev = prepared.rows("dev")["etiology"]
+    if (domains.numbers(dev.tolist()) == NO_DOMAIN).all():
+        raise ValueError(
+            f"domains={', '.join(domains.names)}: no dev utterance belongs to one of them (dev has {', '.join(sorted(set(dev)))}); prepare the "
+            f"corpus with complete_dev=true, or name the domain of plain folders with plain_domain"
+        )
 
 
 def refuse_base(folder: Path, domains: Domains, options: UnfreezeOptions) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from analysis.challenge import PLAIN, ChallengeScore, challenge_score
-from analysis.error_rates import rates_by
+from analysis.error_rates import cer_without_spaces, rates_by
 from analysis.flags import flag_counts, flag_hypotheses
 from analysis.groups import EVERY_GROUP, with_groups
 from analysis.pages.clips import embed_clips
@@ -27,7 +27,7 @@ from steps.tracking import artifacts
 from steps.tracking.logged_models import ScoredModel, attach_scores
 from steps.tracking.step_run import StepRun
 
-RATES = ("wer", "low", "high", "wer_clipped", "cer", "cer_low", "cer_high", "cer_clipped", "grapheme_cer")
+RATES = ("wer", "low", "high", "wer_clipped", "cer", "cer_low", "cer_high", "cer_clipped")
 SHOWN = ("utterance_id", "etiology", "speaker", "reference", "hypothesis", "word_errors", "n_words", "mean_logprob")
 
 
@@ -63,10 +63,12 @@ def log_evaluation(step: StepRun, evaluation: Evaluation, audio_mb: float, seed:
     overall = rates_by(counted, None)
     step.log_table(overall, "tables/wer.json")
     metrics = {f"test/{name}": float(overall.iloc[0][name]) for name in RATES}
-    metrics |= _log_groups(step, evaluation) | _log_flags(step, counted) | _speed(evaluation)
+    metrics |= _without_spaces(counted) | _log_groups(step, evaluation) | _log_flags(step, counted) | _speed(evaluation)
     challenge = _log_challenge(step, evaluation)
     metrics |= {f"test/{challenge.rule}/{name}": getattr(challenge, name) for name in ("wer", "cer")} if challenge else {}
     routing, system = {}, evaluation.test_set.system
+    if evaluation.ablated and not isinstance(system, Routes):
+        step.log_table(other_ways(evaluation.ablated), "tables/other_ways.json")
     if isinstance(system, Routes):
         top_k = getattr(evaluation.test_set.ask, "top_k", None) or system.top_k
         routing = log_routing(step, counted, evaluation.ablated, top_k, evaluation.note)
@@ -79,22 +81,37 @@ def log_evaluation(step: StepRun, evaluation: Evaluation, audio_mb: float, seed:
 
 
 def _log_groups(step: StepRun, evaluation: Evaluation) -> dict[str, float]:
-    """WER and CER of every group of every column that the corpus has."""
+    """WER of every group of every column that the corpus has."""
     grouped = with_groups(evaluation.counted)
     metrics: dict[str, float] = {}
     for column in [name for name in EVERY_GROUP if name in grouped and grouped[name].notna().any()]:
         rates = rates_by(grouped, column)
         step.log_table(rates, f"tables/wer_by_{column}.json")
-        metrics |= {
-            f"test/{name}/{column}/{row['group']}": row[name]
-            for row in rates.to_dict("records")
-            for name in ("wer", "cer")
-            if row[name] == row[name]
-        }
+        metrics |= {f"test/wer/{column}/{row.group}": row.wer for row in rates.itertuples() if row.wer == row.wer}
         if column != "speaker" and step.plots:
             title = f"WER by {column.replace('_', ' ')}"
             step.log_figure(forest_figure(rates, title, evaluation.note), f"plots/wer_by_{column}.png")
     return metrics
+
+
+def _without_spaces(counted: pd.DataFrame) -> dict[str, float]:
+    """CER without spaces, of all and by etiology."""
+    by_etiology = cer_without_spaces(counted, "etiology")
+    return {"test/cer_without_spaces": cer_without_spaces(counted)["all"]} | {
+        f"test/cer_without_spaces/etiology/{name}": value for name, value in by_etiology.items() if value == value
+    }
+
+
+def other_ways(ablated: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Error rates of every way of decoding, of all its utterances and by domain: way, group, n_utterances, wer, cer, cer_without_spaces."""
+    rows = []
+    for name, part in ablated.items():
+        for column in [None, *(column for column in ("corpus_domain",) if column in part and part[column].notna().any())]:
+            spaceless = cer_without_spaces(part, column)
+            for row in rates_by(part, column, n_resamples=1).itertuples():
+                rates = {"wer": row.wer, "cer": row.cer, "cer_without_spaces": spaceless[str(row.group)]}
+                rows.append({"way": name, "group": row.group, "n_utterances": row.n_utterances, **rates})
+    return pd.DataFrame(rows)
 
 
 def _log_flags(step: StepRun, counted: pd.DataFrame) -> dict[str, float]:
@@ -194,6 +211,8 @@ def _description(evaluation: Evaluation, overall: pd.DataFrame, challenge: Chall
         "",
         markdown_table(by_etiology[["group", "n_utterances", "n_speakers", "wer", "low", "high", "cer", "small"]]),
     ]
+    if evaluation.test_set.prepared.caution:
+        lines += ["", f"**{evaluation.test_set.prepared.caution}.**"]
     if challenge:
         second = "two references" if challenge.two_references else "one reference, the corpus gives no second"
         lines += ["", f"By the rules of {challenge.rule} ({second}): WER {percent(challenge.wer)}, CER {percent(challenge.cer)}."]
@@ -208,4 +227,4 @@ def _other_ways(evaluation: Evaluation) -> str:
     n_utterances = len(next(iter(evaluation.ablated.values())))
     if isinstance(evaluation.test_set.system, Routes):
         return f"{diagnosis(wer)} (Other routings were decoded on {n_utterances} utterances.)"
-    return f"WER of {n_utterances} utterances: {', '.join(f'{name} {percent(value)}' for name, value in wer.items())}."
+    return f"Other ways to decode, of {n_utterances} utterances:\n\n{markdown_table(other_ways(evaluation.ablated))}"

@@ -14,6 +14,7 @@ from moe.files import read_json
 from moe.recognition.recognizer import Recognizer
 from moe.serving.requests import RequestError, ServiceOptions, check_params
 from moe.serving.service import Service
+from moe.systems.domain_whisper.domains import Domains
 from moe.systems.table import load_system
 from moe.systems.whisper.base_model import save_base
 from steps import domain, evaluate, prepare, pretrain, register, transcribe
@@ -109,6 +110,15 @@ def test_evaluation_scores_the_other_tokens_beside_the_usual(done: Done) -> None
     assert set(scores["ablations"]) == {"learned", "right", "wrong", "no_token"} and scores["system"] == "domain_whisper"
 
 
+def test_a_token_that_the_model_has_not_is_refused_before_it_is_loaded(done: Done, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "load_system", None)
+    with pytest.raises(ValueError, match="domain=dyslexic: the model has normal, atypical; or auto, none"):
+        done.evaluate(domain="dyslexic")
+    monkeypatch.setattr("steps.inputs.corpus.Prepared.rows", lambda self, split: pd.DataFrame({"etiology": ["unknown"]}))
+    with pytest.raises(ValueError, match="domain=corpus: no utterance of the corpus belongs to a domain"):
+        done.evaluate(domain="corpus")
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -144,9 +154,20 @@ def test_domains_and_blocks_that_are_not_there_are_refused_before_the_base_is_lo
         done.train(**given)
 
 
+def test_a_dev_split_without_any_domain_is_refused_with_the_way_out(done: Done) -> None:
+    prepared = domain.read_prepared(done.prepared)
+    lacking = dataclasses.replace(prepared, manifest=prepared.manifest.assign(etiology="unknown"))
+    with pytest.raises(ValueError, match="no dev utterance belongs to one of them .dev has unknown.; .*complete_dev=true"):
+        domain.refuse_dev(lacking, Domains(("normal", "atypical"), ("typical",), "two"))
+
+
 def test_it_is_registered_transcribes_and_serves_with_the_token_that_is_asked_for(done: Done, tmp_path: Path) -> None:
-    register.run(register.StepOptions(evaluate_run_ids=done.evaluate(ablations=False), register_system="domain_whisper"))
-    address = "models:/domain-whisper@challenger"
+    register.run(
+        register.StepOptions(
+            evaluate_run_ids=done.evaluate(ablations=False), register_system="domain_whisper", registered_model="toy"
+        )
+    )
+    address = "models:/toy@challenger"
     options = transcribe.StepOptions(
         audio=str(done.corpus / "u0.wav"), model=address, output_dir=str(tmp_path), speech_threshold=0.0, domain="none"
     )
@@ -158,8 +179,10 @@ def test_it_is_registered_transcribes_and_serves_with_the_token_that_is_asked_fo
         for asked in ("auto", "none", "normal")
     }
     assert read_json(tmp_path / "u0.json")["text"] == texts["none"]
-    with pytest.raises(RequestError, match="domain=dyslexic: the model has normal, atypical; or auto, corpus, none"):
+    with pytest.raises(RequestError, match="domain=dyslexic: the model has normal, atypical; or auto, none"):
         service.answer([recording], check_params({"domain": "dyslexic"}, ServiceOptions(), service.usual))
+    with pytest.raises(RequestError, match="domain=corpus: no manifest says the domain here"):
+        service.answer([recording], check_params({"domain": "corpus"}, ServiceOptions(), service.usual))
     service.close()
     params = mlflow.models.get_model_info(address).signature.params.params
     assert {param.name: param.default for param in params}["domain"] == "auto"

@@ -18,6 +18,11 @@ class DomainAsk(Options):
     language: str | None = option(None, "language code (none: the one the model was trained for)")
 
 
+def served(ask: DomainAsk) -> DomainAsk:
+    """What is asked in serving, where evaluation asked this: no manifest says the domain there, so the classifier does."""
+    return dataclasses.replace(ask, domain=AUTO) if ask.domain == CORPUS else ask
+
+
 @dataclasses.dataclass(frozen=True)
 class WrongDomain(DomainAsk):
     """An ablation: the token of the domain after the manifest's own."""

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from moe.system import Batch, DecodingOptions, Hypothesis
 from moe.systems.domain_whisper.asks import NONE
-from moe.systems.domain_whisper.inputs import DomainInputs
+from moe.systems.domain_whisper.domains import NO_DOMAIN
+from moe.systems.domain_whisper.inputs import DOMAIN, DomainInputs
 from moe.systems.domain_whisper.model import DomainWhisper
 from moe.systems.whisper.search import clean_texts, most_new_tokens
 
@@ -37,9 +38,19 @@ def hypotheses_of(
         for row, each in zip(rows, _searched(model, inputs, states[rows], part, n_new, options.beam_size), strict=True):
             found[row] = each
     losses = model.decoder_loss(states, batch["labels"], domain).tolist() if with_loss else [math.nan] * len(ids)
-    names = [NONE if number < 0 else model.prompts.names[number] for number in domain.tolist()]
-    values = zip(ids, found, losses, names, sure.tolist(), strict=True)
-    return [_hypothesis(*each) for each in values]
+    own = batch.get(DOMAIN, torch.full_like(domain, NO_DOMAIN))
+    details = [
+        {
+            "domain": NONE if given < 0 else model.prompts.names[given],
+            "domain_probability": None if math.isnan(probability) else round(probability, 4),
+            "corpus_domain": None if number < 0 else model.prompts.names[number],
+        }
+        for given, probability, number in zip(domain.tolist(), sure.tolist(), own.tolist(), strict=True)
+    ]
+    return [
+        Hypothesis(name, text, utterance_loss=loss, mean_logprob=mean, n_tokens=n_tokens, details=detail)
+        for name, (text, mean, n_tokens), loss, detail in zip(ids, found, losses, details, strict=True)
+    ]
 
 
 def _prompts(model: DomainWhisper, domain: Tensor, language: str | None) -> list[list[int]]:
@@ -66,9 +77,3 @@ def _scores(model: DomainWhisper, states: Tensor, prompts: Tensor, tokens: Tenso
     said = torch.arange(ended.shape[1], device=tokens.device) < n_tokens[:, None]
     means = (logprobs.double() * said).sum(1) / n_tokens
     return means.tolist(), n_tokens.tolist()
-
-
-def _hypothesis(name: str, found: tuple[str, float, int], loss: float, domain: str, sure: float) -> Hypothesis:
-    text, mean, n_tokens = found
-    details: dict[str, Any] = {"domain": domain, "domain_probability": None if math.isnan(sure) else round(sure, 4)}
-    return Hypothesis(name, text, utterance_loss=loss, mean_logprob=mean, n_tokens=n_tokens, details=details)

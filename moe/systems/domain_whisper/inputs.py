@@ -14,6 +14,7 @@ from moe.systems.whisper.inputs import WhisperInputs
 from moe.systems.whisper.tokens import text_ids
 
 KEEPS = "keeps_token"
+DOMAIN = "domain"  # of a batch: numbers (B,) of the domains that the manifest says
 
 
 class DomainInputs(WhisperInputs):

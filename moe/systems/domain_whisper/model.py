@@ -132,6 +132,7 @@ class DomainWhisper(nn.Module):
             tokens: Any = GenerationMixin.generate(
                 base,
                 encoder_outputs=BaseModelOutput(last_hidden_state=states),
+                attention_mask=states.new_ones(states.shape[:2], dtype=torch.long),  # else it warns: padding is end of text
                 decoder_input_ids=prompts,
                 past_key_values=beam_cache(self.base, states, n_beams),
                 logits_processor=LogitsProcessorList([_OldTokens(self.n_old)]),

@@ -62,7 +62,7 @@ class DomainTrainingOptions(TokenOptions, LossOptions, BalanceOptions):
 
     group = "domain"
 
-    domain_epochs: int = option(6, "passes over the training subset", low=1)
+    domain_epochs: int = option(4, "passes over the training subset", low=1)
     domain_batch_size: int = option(16, "utterances per batch", low=1)
     domain_learning_rate: float = option(
         1e-3, "learning rate of what trains beside the tokens' rows; 1e-5 to 1e-4 for a real base", above=0

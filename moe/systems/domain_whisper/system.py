@@ -17,7 +17,7 @@ from moe.systems.domain_whisper.decoding import hypotheses_of
 from moe.systems.domain_whisper.domains import NO_DOMAIN
 from moe.systems.domain_whisper.folder import BASE_DIR, DomainShape, save
 from moe.systems.domain_whisper.folder import load as load_parts
-from moe.systems.domain_whisper.inputs import DomainInputs
+from moe.systems.domain_whisper.inputs import DOMAIN, DomainInputs
 from moe.systems.domain_whisper.model import DomainWhisper
 from moe.systems.domain_whisper.options import LossOptions, TokenOptions
 from moe.systems.domain_whisper.prompts import Prompts, add_tokens, initial_rows, token_table
@@ -28,7 +28,6 @@ from moe.systems.whisper.tokens import language_ids
 from moe.training.precision import computing
 
 NAME, TITLE = "domain_whisper", "domain-token Whisper"
-DOMAIN = "domain"  # of a batch: numbers (B,) of the domains that the manifest says
 
 
 class DomainSystem:
@@ -91,10 +90,11 @@ class DomainSystem:
         Raises:
             ValueError: naming what is known.
         """
-        refuse(self.record, ask)
-        language = ask.language if isinstance(ask, DomainAsk) else None
+        asked = ask.part(DomainAsk)
+        refuse(self.record, asked, None)
+        language = asked.language
         known = language_ids(self.base.model.generation_config)
-        if language not in (None, self.record.language) and (fault := language_fault(str(language), known)):
+        if language not in (None, self.record.language) and (fault := language_fault(language, known)):
             raise ValueError(fault)
 
     def ablations(self) -> dict[str, Ask]:
@@ -137,16 +137,20 @@ class DomainSystem:
         return number.where(sure >= self.shape.confidence, NO_DOMAIN).to(vectors.device), sure
 
 
-def refuse(record: Record, ask: Ask) -> None:
-    """Refuse the token of a domain that a recogniser has not; asked of its record, before anything is loaded.
+def refuse(record: Record, ask: DomainAsk, rows: pd.DataFrame | None) -> None:
+    """Refuse the token of a domain that a recogniser has not, and the manifest's where it says none; asked before anything is loaded.
 
     Raises:
         ValueError: naming those that it has.
     """
-    names = DomainShape.of(record.shape).domains.names
-    domain = getattr(ask, "domain", AUTO)
-    if domain not in (*WORDS, *names):
-        raise ValueError(f"domain={domain}: the model has {', '.join(names)}; or {', '.join(WORDS)}")
+    domains = DomainShape.of(record.shape).domains
+    has = f"the model has {', '.join(domains.names)}; or {AUTO}, {NONE}"
+    if ask.domain not in (*WORDS, *domains.names):
+        raise ValueError(f"domain={ask.domain}: {has}")
+    if ask.domain == CORPUS and rows is None:
+        raise ValueError(f"domain={CORPUS}: no manifest says the domain here; {has}")
+    if ask.domain == CORPUS and rows is not None and (domains.numbers(rows["etiology"].tolist()) == NO_DOMAIN).all():
+        raise ValueError(f"domain={CORPUS}: no utterance of the corpus belongs to a domain; {has}")
 
 
 def load(folder: Path) -> DomainSystem:

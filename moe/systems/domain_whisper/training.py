@@ -12,8 +12,9 @@ from moe.system import Hypothesis
 from moe.systems.domain_whisper.asks import CORPUS, DomainAsk
 from moe.systems.domain_whisper.classifier import train_classifier
 from moe.systems.domain_whisper.domains import NO_DOMAIN
+from moe.systems.domain_whisper.inputs import DOMAIN
 from moe.systems.domain_whisper.options import DOMAIN_CER, BalanceOptions, DomainTrainingOptions
-from moe.systems.domain_whisper.system import DOMAIN, DomainSystem
+from moe.systems.domain_whisper.system import DomainSystem
 from moe.text.error_rates import character_error_rate, word_error_rate
 from moe.training.best_epoch import START
 from moe.training.dataset import SpeechDataset

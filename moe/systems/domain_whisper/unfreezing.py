@@ -10,11 +10,13 @@ from moe.experts.routed_lora import AdapterOptions, matched_rank
 from moe.options import Options, option, to_text
 from moe.system import ParameterGroup
 from moe.systems.domain_whisper.domains import listed
+from moe.systems.whisper.base_model import TOKEN_TABLE
 
 BLOCKS, LORA, ALL, ROWS_ALONE = "blocks", "lora", "all", "none"
 N_BLOCKS = 4  # document 003's
 PARTS = {"attention": ("self_attn", "encoder_attn"), "mlp": ("fc1", "fc2", "final_layer_norm")}  # of a decoder block, by prefix
 LAYERS = re.compile(r"model\.(encoder|decoder)\.layers\.(\d+)\.(\w+)")
+FIXED = (TOKEN_TABLE, "model.encoder.embed_positions.weight")  # tied to the head; a sinusoid
 LORA_TARGETS = "q_proj,k_proj,v_proj,out_proj,fc1,fc2"
 
 
@@ -91,13 +93,9 @@ def lora_options(model: WhisperForConditionalGeneration, options: UnfreezeOption
 
 def unfreeze(model: WhisperForConditionalGeneration, options: UnfreezeOptions) -> None:
     """Let train what the options say and nothing else; a LoRA is attached after this."""
-    frozen = {
-        model.get_input_embeddings().weight,
-        model.model.encoder.embed_positions.weight,
-    }  # tied to the head; a fixed sinusoid
     chosen = depths(model, options) if options.unfreeze == BLOCKS else {}
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in chosen or (options.unfreeze == ALL and all(parameter is not each for each in frozen)))
+        parameter.requires_grad_(name in chosen or (options.unfreeze == ALL and name not in FIXED))
 
 
 def groups(

@@ -19,10 +19,11 @@ from moe.systems.whisper.base_model import resolve
 from moe.training.checkpoints import CheckpointOptions
 from moe.training.loop import training_arguments
 from moe.training.precision import precision
-from steps import asr, cluster, ctc, embed, experts, main, prepare, pretrain
+from steps import asr, cluster, ctc, domain, embed, experts, main, prepare, pretrain
 from steps.chain.stages import NAMES as STEP_NAMES
 from steps.inputs.training import plan_of
-from steps.options.command_line import file_values
+from steps.options.command_line import file_values, unknown
+from steps.options.other_words import OTHER_WORDS
 from steps.options.project_files import ENTRY_POINTS
 from steps.tracking.fingerprint import fingerprint
 from steps.tracking.store import project_root
@@ -336,8 +337,30 @@ def test_the_preset_of_document_004_is_taken_by_the_chain_and_changes_what_it_na
     assert step.is_changed("ctc_learning_rate") and step.augmentation is not None and step.add_adapter
 
 
+def test_the_preset_of_document_003_is_taken_by_the_chain_and_changes_what_it_names() -> None:
+    values = preset("document-003")
+    options = main.StepOptions(dataset_root="x", plain_domain="dyslexic", **values)
+    main.check_stages(options)
+    step = pending_options(domain, options)
+    assert all(getattr(step, name) == value for name, value in values.items() if hasattr(step, name))
+    assert step.is_changed("domain_learning_rate") and step.warmup_steps == 2000 and step.lr_scheduler_type == "cosine"
+
+
+def test_the_words_of_the_documents_are_answered_with_ours() -> None:
+    known = fields("main")
+    for name, ours in OTHER_WORDS.items():
+        assert name not in known and set(ours) <= set(known), name
+        assert all(word in unknown(name.replace("_", "-"), known) for word in ours)
+    assert "domain_learning_rate" in unknown("learning_rate", fields("domain"))
+    assert "ctc_learning_rate" not in unknown("learning_rate", fields("domain"))
+
+
 def test_every_preset_is_tested() -> None:
-    assert {path.stem for path in (project_root() / "presets").iterdir()} == set(DOCUMENTS) | {"two-cores", "document-004"}
+    assert {path.stem for path in (project_root() / "presets").iterdir()} == set(DOCUMENTS) | {
+        "two-cores",
+        "document-003",
+        "document-004",
+    }
 
 
 def test_a_cluster_step_without_plots_has_no_projection() -> None:
