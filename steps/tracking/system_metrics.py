@@ -6,19 +6,19 @@ from contextlib import contextmanager
 
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-logging.getLogger("mlflow.system_metrics").setLevel(
-    logging.ERROR
-)  # it says that it starts and stops, and of every kind of GPU that is not there
+CHATTER = "mlflow.system_metrics"  # logs that it starts and stops, and of every kind of GPU that is not there
 
 
 @contextmanager
 def system_metrics(run_id: str, wanted: bool) -> Iterator[None]:
     """Log them in this block, every ten seconds; a shorter one has none. What goes wrong with them ends no training."""
-    monitor = SystemMetricsMonitor(run_id, resume_logging=True) if wanted else None
-    if monitor is not None:
-        monitor.start()
+    if not wanted:
+        yield
+        return
+    logging.getLogger(CHATTER).setLevel(logging.ERROR)
+    monitor = SystemMetricsMonitor(run_id, resume_logging=True)
+    monitor.start()
     try:
         yield
     finally:
-        if monitor is not None:
-            monitor.finish()
+        monitor.finish()
