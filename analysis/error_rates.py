@@ -1,30 +1,35 @@
 """Error rates from the hypotheses table: counts per utterance first, one division last.
 
-`count_errors` aligns every utterance once (jiwer) and keeps hits, substitutions, deletions and insertions of words and of
-characters; every WER and CER after that, overall or by group, is a ratio of sums of those columns.
+`count_errors` aligns every utterance once (jiwer) and keeps hits, substitutions, deletions and insertions of words, of
+characters, which are code points, and of graphemes: a letter with its combining marks, as a reader counts (Unicode UAX #29). Every
+WER and CER after that, overall or by group, is a ratio of sums of those columns.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jiwer
 import numpy as np
 import pandas as pd
+import regex
 
 from analysis.hypotheses import check_hypotheses, groups_of
 from analysis.intervals import LEVEL, N_RESAMPLES, bootstrap_intervals, speaker_sums
 
 EDITS = ("hits", "substitutions", "deletions", "insertions")
 CHUNKS = {"equal": 0, "substitute": 1, "delete": 2, "insert": 3}  # jiwer's names in the order of EDITS
-UNITS = ("word", "char")
-RATE_NAMES = {"word": "wer", "char": "cer"}
+UNITS = ("word", "char", "grapheme")
+RATE_NAMES = {"word": "wer", "char": "cer", "grapheme": "grapheme_cer"}
+GRAPHEME = regex.compile(r"\X")
 COUNT_COLUMNS = [f"{unit}_{edit}" for unit in UNITS for edit in EDITS]
+FIRST = 0xE000  # of the characters that stand for graphemes; from here on none is a space, which jiwer would strip
 SMALL_SPEAKERS = 5  # a group with fewer speakers, or fewer words, is flagged: its interval says little
 SMALL_WORDS = 200
 
 
 @dataclass(frozen=True)
 class EditCounts:
-    """Hits, substitutions, deletions and insertions of one unit (words or characters); fractions where seeds were averaged."""
+    """Hits, substitutions, deletions and insertions of one unit (words, characters or graphemes); fractions where seeds were averaged."""
 
     hits: float
     substitutions: float
@@ -53,6 +58,7 @@ class ErrorCounts:
 
     words: EditCounts
     chars: EditCounts
+    graphemes: EditCounts
     n_utterances: int
 
     @property
@@ -65,11 +71,16 @@ class ErrorCounts:
         """Character error rate (code points, spaces included); may exceed 1."""
         return self.chars.rate
 
+    @property
+    def grapheme_cer(self) -> float:
+        """Grapheme error rate, spaces included; may exceed 1."""
+        return self.graphemes.rate
+
 
 def count_errors(table: pd.DataFrame) -> pd.DataFrame:
-    """The hypotheses table with `word_hits` … `char_insertions` per utterance.
+    """The hypotheses table with `word_hits` … `grapheme_insertions` per utterance.
 
-    Also adds `n_words`, `n_chars` (reference lengths) and `word_errors`, `char_errors`. An empty reference has length 0 and its
+    Also adds `n_words`, `n_chars`, `n_graphemes` (reference lengths) and `word_errors`, `char_errors`, `grapheme_errors`. An empty reference has length 0 and its
     insertions count. Spaces are characters.
 
     Raises:
@@ -79,7 +90,9 @@ def count_errors(table: pd.DataFrame) -> pd.DataFrame:
     references, hypotheses = table["reference"].tolist(), table["hypothesis"].tolist()
     words = _edits_per_utterance(jiwer.process_words(references, hypotheses).alignments)
     chars = _edits_per_utterance(jiwer.process_characters(references, hypotheses).alignments)
-    counts = pd.DataFrame(np.concatenate([words, chars], axis=1), columns=COUNT_COLUMNS, index=table.index)
+    coded, others = _as_characters(references, hypotheses)
+    graphemes = _edits_per_utterance(jiwer.process_characters(coded, others).alignments)
+    counts = pd.DataFrame(np.concatenate([words, chars, graphemes], axis=1), columns=COUNT_COLUMNS, index=table.index)
     for unit in UNITS:
         counts[f"n_{unit}s"] = counts[[f"{unit}_{edit}" for edit in EDITS[:3]]].sum(axis=1)
         counts[f"{unit}_errors"] = counts[[f"{unit}_{edit}" for edit in EDITS[1:]]].sum(axis=1)
@@ -89,8 +102,8 @@ def count_errors(table: pd.DataFrame) -> pd.DataFrame:
 def total_errors(counted: pd.DataFrame) -> ErrorCounts:
     """Sums over all rows of a counted table."""
     sums = {column: counted[column].sum().item() for column in COUNT_COLUMNS}
-    words, chars = ([sums[f"{unit}_{edit}"] for edit in EDITS] for unit in UNITS)
-    return ErrorCounts(EditCounts(*words), EditCounts(*chars), len(counted))
+    words, chars, graphemes = (EditCounts(*(sums[f"{unit}_{edit}"] for edit in EDITS)) for unit in UNITS)
+    return ErrorCounts(words, chars, graphemes, len(counted))
 
 
 def clipped_errors(counted: pd.DataFrame, unit: str = "word") -> pd.Series:
@@ -116,7 +129,7 @@ def rates_by(
 
     Returns:
         columns group, n_utterances, n_speakers, n_words, hits, substitutions, deletions, insertions (words); wer, low, high
-        (interval over speakers); cer, wer_clipped and cer_clipped, each with its own …_low and …_high; small.
+        (interval over speakers); cer, grapheme_cer and the three clipped (wer_clipped …), each with its own …_low and …_high; small.
     """
     groups = groups_of(counted, column)
     rows = [_group_row(group, rows, n_resamples, seed, level) for group, rows in counted.groupby(groups, observed=True)]
@@ -127,9 +140,10 @@ def _group_row(group: str, rows: pd.DataFrame, n_resamples: int, seed: int, leve
     total, n_speakers = total_errors(rows), rows["speaker"].nunique()
     counts = {"group": group, "n_utterances": len(rows), "n_speakers": n_speakers, "n_words": int(rows["n_words"].sum())}
     edits = {edit: getattr(total.words, edit) for edit in EDITS}
-    words, chars = (_rates(rows, unit, n_resamples, seed, level) for unit in UNITS)
+    words, *others = (_rates(rows, unit, n_resamples, seed, level) for unit in UNITS)
     wer = {"wer": words.pop("wer"), "low": words.pop("wer_low"), "high": words.pop("wer_high")}
-    return counts | edits | wer | chars | words | {"small": n_speakers < SMALL_SPEAKERS or total.words.length < SMALL_WORDS}
+    further = {name: value for rates in (*others, words) for name, value in rates.items()}
+    return counts | edits | wer | further | {"small": n_speakers < SMALL_SPEAKERS or total.words.length < SMALL_WORDS}
 
 
 def _rates(rows: pd.DataFrame, unit: str, n_resamples: int, seed: int, level: float) -> dict[str, float]:
@@ -146,6 +160,13 @@ def _rates(rows: pd.DataFrame, unit: str, n_resamples: int, seed: int, level: fl
 
 def _ratio(errors: float, length: float) -> float:
     return float(errors / length) if length else float("nan")
+
+
+def _as_characters(*texts: Sequence[str]) -> tuple[list[str], ...]:
+    """Lists of texts, with one character in place of each grapheme, the same for the same grapheme."""
+    codes: dict[str, str] = {}
+    graphemes = [[GRAPHEME.findall(text.strip()) for text in part] for part in texts]
+    return tuple(["".join(codes.setdefault(each, chr(FIRST + len(codes))) for each in row) for row in part] for part in graphemes)
 
 
 def _edits_per_utterance(alignments: list[list[jiwer.AlignmentChunk]]) -> np.ndarray:

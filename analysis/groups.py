@@ -6,8 +6,18 @@
 import numpy as np
 import pandas as pd
 
-GROUP_COLUMNS = ("etiology", "severity_group", "sex", "language", "sentence_seen", "duration_group")
-EVERY_GROUP = ("etiology", "corpus_domain", "severity_group", "speaker", "sex", "language", "sentence_seen", "duration_group")
+GROUP_COLUMNS = ("etiology", "severity_group", "sex", "language", "sentence_seen", "words_seen", "duration_group")
+EVERY_GROUP = (
+    "etiology",
+    "corpus_domain",
+    "severity_group",
+    "speaker",
+    "sex",
+    "language",
+    "sentence_seen",
+    "words_seen",
+    "duration_group",
+)
 SEX_COLUMNS = ("sex", "gender")
 SEX_NAMES = {"f": "female", "female": "female", "woman": "female", "m": "male", "male": "male", "man": "male"}
 DURATION_EDGES_S = (0.0, 2.0, 5.0, 10.0, 20.0, 30.0, np.inf)

@@ -19,7 +19,8 @@ import pandas as pd
 from analysis.error_rates import count_errors, rates_by
 from analysis.report import markdown_table, percent, percent_interval
 from benchmarks.speed.__main__ import RESULTS
-from moe.files import read_json, write_json, write_table, write_whole
+from moe.corpora.tables import write_table
+from moe.files import read_json, write_json, write_whole
 from steps import ctc, evaluate
 from steps.chain.reuse import launch
 from steps.chain.stages import Chain, evaluation_given, stage_options

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 CHUNK_BYTES = 1 << 20
 
 
@@ -59,12 +57,6 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """The value of a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as Parquet."""
-    with write_whole(path) as aside:
-        table.to_parquet(aside, index=False)
 
 
 def file_digest(path: Path) -> str:

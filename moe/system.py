@@ -9,16 +9,18 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from moe.audio.augmentation import AugmentationOptions
 from moe.files import read_json, write_json
 from moe.options import Options, option
+
+if TYPE_CHECKING:  # the interface names tables, no model needs them
+    import pandas as pd
 
 MODEL_FILE = "model.json"
 VERSION = 1  # of model.json; raised where an older one can no longer be read
@@ -118,6 +120,11 @@ class Hypothesis:
     n_tokens: int = 0
     gate_probabilities: np.ndarray | None = None
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def without_text(self) -> "Hypothesis":
+        """The same of an utterance in which nobody speaks: neither text nor words."""
+        details = {**self.details, WORDS: []} if WORDS in self.details else self.details
+        return dataclasses.replace(self, text="", details=details)
 
 
 def routing_weights(hypotheses: Sequence[Hypothesis]) -> np.ndarray:
@@ -224,7 +231,7 @@ class System(Protocol):
 class ReadsManifest(System, Protocol):
     """A capability: the system reads more of an utterance than its audio, where a manifest says it."""
 
-    def from_manifest(self, rows: pd.DataFrame) -> Mapping[str, np.ndarray]:
+    def from_manifest(self, rows: "pd.DataFrame") -> Mapping[str, np.ndarray]:
         """What batches of these utterances are to hold besides, (N, …) each."""
 
 

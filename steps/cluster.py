@@ -20,7 +20,7 @@ from analysis.plots.clusters import cluster_heatmap, embedding_map, sweep_figure
 from analysis.report import markdown_table
 from moe.clustering.clusters import UtteranceClusters
 from moe.clustering.options import ClusteringOptions
-from moe.files import write_table
+from moe.corpora.tables import write_table
 from moe.options import option, to_text
 from moe.routing.embeddings import Embeddings, read_embeddings
 from steps.inputs.corpus import Prepared, read_prepared, soft_labels

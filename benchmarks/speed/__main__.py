@@ -9,7 +9,7 @@ Every adapter has rank 16 on q_proj and v_proj; lines without "shared adapter" h
 """
 
 import dataclasses
-import tempfile
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,15 @@ from moe.options import Options, option
 from steps.options.command_line import parse
 from steps.options.step_options import MixtureStepOptions
 
+BARE = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "numpy",
+    "safetensors",
+)  # what a model computes with; the rest reads corpora
+CORPUS_PACKAGES = ("pandas", "pyarrow", "soundfile", "av", "soxr")
 RESULTS = Path(__file__).parents[1] / "results"
 GATE = "gate training"
 Measured = dict[str, list[float]]
@@ -34,11 +43,17 @@ Measured = dict[str, list[float]]
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What is measured together, and what is claimed of it."""
+    """What is measured together, and what is claimed of it; `packages` it needs beyond `BARE`."""
 
     measure: Callable[[Workbench, int], Measured]
     claims: tuple[Claim, ...]
     unit: str = "s"
+    packages: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> list[str]:
+        """Packages that it needs and that are not installed."""
+        return [name for name in self.packages if importlib.util.find_spec(name) is None]
 
 
 def timed(variants: Callable[[Workbench], Variants]) -> Callable[[Workbench, int], Measured]:
@@ -48,8 +63,16 @@ def timed(variants: Callable[[Workbench], Variants]) -> Callable[[Workbench, int
 
 def embedding_times(bench: Workbench, repeats: int) -> Measured:
     """Seconds to embed the same files in each way."""
-    with tempfile.TemporaryDirectory() as folder:
-        return alternate(v.embedding_variants(bench, Path(folder)), repeats, bench.device)
+    from benchmarks.speed import embedding  # here: it needs CORPUS_PACKAGES
+
+    return embedding.times(bench, repeats)
+
+
+def store_sizes(bench: Workbench, repeats: int) -> Measured:
+    """KiB on disk per utterance."""
+    from benchmarks.speed import embedding
+
+    return embedding.store_sizes(bench)
 
 
 def gate_variants(bench: Workbench) -> Variants:
@@ -110,13 +133,14 @@ COMPARISONS = {
         "MiB",
     ),
     "store": Comparison(
-        lambda bench, repeats: v.store_sizes(bench),
+        store_sizes,
         (
             Claim("embedding store per utterance", v.POOLED, None, 8),
             Claim("embedding store per utterance at large-v2's width", v.POOLED_LARGE, None, 8),
             Claim("embedding store : every frame of the window", v.POOLED, v.ONE_BY_ONE),
         ),
         "KiB",
+        CORPUS_PACKAGES,
     ),
     "embedding": Comparison(
         embedding_times,
@@ -125,8 +149,11 @@ COMPARISONS = {
             Claim("embedding, 5 s, last layer : one by one at 30 s", v.OURS_LAST, v.ONE_BY_ONE, 1 / 8),
             Claim("the same in bf16 : one by one in fp32", v.OURS_LAST_HALF, v.ONE_BY_ONE, 1 / 8),
         ),
+        packages=CORPUS_PACKAGES,
     ),
-    "gate": Comparison(timed(gate_variants), (Claim("gate training on 100 000 embeddings", GATE, None, 60),)),
+    "gate": Comparison(
+        timed(gate_variants), (Claim("gate training on 100 000 embeddings", GATE, None, 60),), packages=("scipy",)
+    ),
 }
 
 
@@ -141,7 +168,15 @@ class SpeedOptions(Options):
     only: str = option("all", "one comparison instead of all", choices=("all", *COMPARISONS))
 
     def faults(self) -> list[str]:
-        return ["device=cuda: this machine has none"] if self.device == "cuda" and not torch.cuda.is_available() else []
+        """A GPU or packages that are not there."""
+        found = ["device=cuda: this machine has none"] if self.device == "cuda" and not torch.cuda.is_available() else []
+        missing = COMPARISONS[self.only].missing if self.only in COMPARISONS else []
+        return found + ([f"only={self.only}: needs {', '.join(missing)}, which are not installed"] if missing else [])
+
+    @property
+    def names(self) -> list[str]:
+        """The comparisons to make: the one asked for, or all that the installed packages allow."""
+        return [self.only] if self.only != "all" else [name for name, comparison in COMPARISONS.items() if not comparison.missing]
 
     @property
     def path(self) -> Path:
@@ -152,14 +187,15 @@ class SpeedOptions(Options):
 
 def run(options: SpeedOptions, workload: Workload, results: Path) -> dict[str, dict[str, Any]]:
     """Measure what is asked for and write it after each comparison."""
-    names = list(COMPARISONS) if options.only == "all" else [options.only]
     title = f"Speed at whisper-{options.shape}'s shape, {options.device}, {options.dtype}"
     found = table.read(results.with_suffix(".json"))
-    for name in names:
+    for name in options.names:
         found[name] = measured(COMPARISONS[name], options, workload)
         found = {key: found[key] for key in COMPARISONS if key in found}
         text = table.write(results, title, found)
     print(text)
+    for name in set(COMPARISONS) - set(options.names) if options.only == "all" else ():
+        print(f"{name}: left out, needs {', '.join(COMPARISONS[name].missing)}")
     return found
 
 

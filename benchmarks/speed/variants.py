@@ -1,29 +1,17 @@
-"""What `benchmarks.speed` times: the ways to train, decode and embed, by name, as calls without arguments."""
+"""What `benchmarks.speed` times: the ways to train and decode, by name, as calls without arguments; `names` names those to embed too."""
 
 import dataclasses
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import soundfile
 import torch
-from transformers import WhisperProcessor
 
-from benchmarks.speed.reference_way import ReferenceWay, embed_one_by_one, mixed_adapters_loss
-from benchmarks.speed.workbench import SAMPLE_RATE, TARGETS, Shape, Step, Workbench, trainable
+from benchmarks.speed.reference_way import ReferenceWay, mixed_adapters_loss
+from benchmarks.speed.workbench import TARGETS, Step, Workbench, trainable
 from benchmarks.timing import Variants, peak_memory
-from moe.audio.waveforms import load_audio
-from moe.routing.embeddings import embed
 from moe.routing.options import LAST, RoutingOptions
-from moe.systems.whisper.encoder import embedder
-from moe.systems.whisper.features import AudioContextOptions
-from moe.systems.whisper.inputs import WhisperInputs
-from moe.systems.whisper.tokens import train_tokenizer
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.systems.whisper_moe.token_scores import token_logprobs
-from moe.training.dataset import SpeechDataset
 
 SINGLE, NAMES, LOOP = "PEFT single LoRA", "PEFT adapter_names, top-1", "expert-by-expert loop, top-2"
 NO_ADAPTERS = "the frozen base alone"
@@ -36,7 +24,6 @@ EVALUATION = "evaluation, 5 s"
 SHORT_BEAMS, MIXED_LOSS = "everything on, 5 s, beam 4", "gate in the middle, loss"
 ONE_BY_ONE, OURS_STEM = "one by one, full window, unpooled", "ours, default layer"
 OURS_LAST, OURS_LAST_HALF = "ours, last layer", "ours, last layer, bf16"
-LARGE_WIDTH = Shape(1280, 1, 20, n_tokens=64)  # a vector of large-v2 costs the same, whatever the number of layers
 POOLED, POOLED_LARGE = "pooled", "pooled, large-v2's width"
 N_BEAMS = 4
 
@@ -94,32 +81,6 @@ def decoding_variants(bench: Workbench) -> Variants:
         MIXED_LOSS: _decoding(bench, lambda options: _our_decoding(loss, window, options)),
         SHORT: _decoding(bench, lambda options: _our_decoding(shared, short, options)),
         SHORT_BEAMS: _decoding(bench, lambda options: _our_decoding(shared, short, options), N_BEAMS),
-    }
-
-
-def embedding_variants(bench: Workbench, folder: Path) -> Variants:
-    """Short utterances from their files to vectors on disk; `folder` receives the audio and the stores."""
-    model, manifest = bench.base().eval(), _corpus(bench, folder, bench.workload.n_embedded)
-
-    def ours(layer: int | None, dtype: str | None = None) -> None:
-        with tempfile.TemporaryDirectory(dir=folder) as store:
-            _embed(bench, model, manifest, folder, Path(store), layer, dtype or bench.dtype)
-
-    def one_by_one() -> None:
-        with tempfile.TemporaryDirectory(dir=folder) as store:
-            waves = (load_audio(folder / name) for name in manifest["audio"])
-            embed_one_by_one(model, bench.extractor, waves, Path(store), bench.precision)
-
-    variants = {ONE_BY_ONE: one_by_one, OURS_LAST: lambda: ours(None), OURS_STEM: lambda: ours(RoutingOptions().layer)}
-    return variants if bench.dtype == "bf16" else variants | {OURS_LAST_HALF: lambda: ours(None, "bf16")}
-
-
-def store_sizes(bench: Workbench) -> dict[str, list[float]]:
-    """KiB on disk per utterance: ours at the bench's width and at large-v2's, and every frame kept."""
-    return {
-        POOLED: [_store_size(bench)],
-        POOLED_LARGE: [_store_size(_large(bench))],
-        ONE_BY_ONE: [_frames_size(bench)],
     }
 
 
@@ -229,43 +190,3 @@ def _reference_decoding(reference: ReferenceWay, mel: torch.Tensor, options: dic
 
 def _our_decoding(model: WhisperMoE, audio: tuple[torch.Tensor, torch.Tensor], options: dict[str, int]) -> None:
     model.generate(model.route(*audio), **options)
-
-
-def _corpus(bench: Workbench, folder: Path, n_utterances: int) -> pd.DataFrame:
-    rows = []
-    for number in range(n_utterances):
-        soundfile.write(folder / f"{number}.wav", bench.wave(number), SAMPLE_RATE, subtype="PCM_16")
-        rows.append({"utterance_id": f"u{number}", "audio": f"{number}.wav", "member": None, "reference": "a"})
-    return pd.DataFrame(rows).assign(duration_s=bench.workload.short_s)
-
-
-def _embed(
-    bench: Workbench, model: Any, manifest: pd.DataFrame, root: Path, store: Path, layer: int | None, dtype: str = "fp32"
-) -> None:
-    processor = WhisperProcessor(bench.extractor, train_tokenizer(["a"], "characters", 0, "en"))
-    dataset = SpeechDataset(manifest, root, WhisperInputs(processor, AudioContextOptions()))
-    batch_size = (
-        bench.workload.batch_size * (2 if bench.device == "cuda" else 1) // 2
-    )  # on a CPU few utterances stay in its cache
-    embed(embedder(model, layer, RoutingOptions().pooling, dtype), dataset, store, batch_size)
-
-
-def _store_size(bench: Workbench) -> float:
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as store:
-        manifest = _corpus(bench, Path(folder), bench.workload.n_stored)
-        _embed(bench, bench.base().eval(), manifest, Path(folder), Path(store), RoutingOptions().layer)
-        return _kib(Path(store)) / bench.workload.n_stored
-
-
-def _frames_size(bench: Workbench) -> float:
-    with tempfile.TemporaryDirectory() as store:
-        embed_one_by_one(bench.base().eval(), bench.extractor, [bench.wave(0)], Path(store))
-        return _kib(Path(store))
-
-
-def _large(bench: Workbench) -> Workbench:
-    return Workbench(dataclasses.replace(LARGE_WIDTH, window_s=bench.shape.window_s), bench.workload, bench.device)
-
-
-def _kib(folder: Path) -> float:
-    return sum(path.stat().st_size for path in folder.iterdir()) / 1024

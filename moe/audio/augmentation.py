@@ -9,9 +9,8 @@ import hashlib
 import math
 
 import numpy as np
-import soxr
 
-from moe.audio.waveforms import SAMPLE_RATE
+from moe.audio.sampling import SAMPLE_RATE, resample
 from moe.options import NONE, Options, option
 
 SLOPES = {"white": 0.0, "pink": 1.0, "brown": 2.0}  # power falls with frequency to this power
@@ -70,7 +69,7 @@ def augment_waveform(
     if options.speeds:
         speed = options.speeds[int(random.integers(len(options.speeds)))]
         if speed != 1.0 and len(waveform) / speed <= max_samples:
-            waveform = soxr.resample(waveform, SAMPLE_RATE * speed, SAMPLE_RATE)[:max_samples]
+            waveform = resample(waveform, SAMPLE_RATE * speed)[:max_samples]
     if options.noise_share and random.random() < options.noise_share:
         snr_db = random.uniform(options.noise_snr_low, options.noise_snr_high)
         waveform = waveform + noise(len(waveform), options.noise_colour, random) * _level(waveform) * 10 ** (-snr_db / 20)

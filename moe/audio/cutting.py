@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from moe.audio.waveforms import SAMPLE_RATE
+from moe.audio.sampling import SAMPLE_RATE
 
 QUIET_S = 0.2  # loudness is averaged over so much when a place to cut is sought
 CUT_SHARE = 0.5  # a chunk is at least this share of the window

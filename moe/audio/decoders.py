@@ -11,8 +11,8 @@ import soundfile
 
 from moe.audio.containers import is_soundfile, may_use_av, needs_av
 from moe.audio.headers import is_open_ended, missing_bytes, stated_header, with_known_size
+from moe.audio.sampling import SAMPLE_RATE
 
-SAMPLE_RATE = 16_000
 RATE_RANGE = (1_000, 768_000)  # Hz; outside, the header is absurd
 MAX_CHANNELS = 64
 MAX_HOURS = 24  # a header that claims more is absurd

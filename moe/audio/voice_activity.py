@@ -13,7 +13,7 @@ from importlib.metadata import distribution
 import numpy as np
 import onnxruntime
 
-from moe.audio.decoders import SAMPLE_RATE
+from moe.audio.sampling import SAMPLE_RATE
 from moe.audio.waveforms import SILENT_PEAK
 
 MODEL = "silero_vad/data/silero_vad_16k_sequence.onnx"

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soxr
 
 from moe.audio.channels import ChannelMixer
-from moe.audio.decoders import MAX_HOURS, SAMPLE_RATE, AudioError, decode
+from moe.audio.decoders import MAX_HOURS, AudioError, decode
+from moe.audio.sampling import SAMPLE_RATE, resample
 
 __all__ = ["SAMPLE_RATE", "AudioError", "Recording", "decode_recording", "is_silent", "load_audio", "resample"]
 
@@ -90,13 +90,6 @@ def _take(channel: int) -> Callable[[np.ndarray], np.ndarray]:
         return block[:, channel].copy()
 
     return take
-
-
-def resample(waveform: np.ndarray, rate: int) -> np.ndarray:
-    """A waveform (n_samples,) at `rate` Hz as float32 at 16 kHz."""
-    if rate == SAMPLE_RATE:
-        return waveform
-    return soxr.resample(waveform, rate, SAMPLE_RATE).astype(np.float32, copy=False)
 
 
 def is_silent(waveform: np.ndarray) -> bool:

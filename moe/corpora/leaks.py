@@ -59,6 +59,13 @@ def seen_sentences(manifest: pd.DataFrame) -> pd.Series:
     return pd.Series(counts[codes, SPLITS.index("train")] > 0, index=manifest.index)
 
 
+def seen_words(manifest: pd.DataFrame) -> pd.Series:
+    """Whether every word of an utterance's reference is in a reference of the train split, aligned with the manifest."""
+    words = manifest["reference"].str.split()
+    said = {word for row in words[manifest["split"] == "train"] for word in row}
+    return words.map(said.issuperset)
+
+
 def _sentence_counts(manifest: pd.DataFrame) -> tuple[np.ndarray, pd.Index, np.ndarray]:
     """The number of every row's sentence, the sentences, and how often each is in every split: (n_sentences, n_splits)."""
     codes, sentences = pd.factorize(manifest["reference"], use_na_sentinel=False)

@@ -14,7 +14,7 @@ import pandas as pd
 from moe.audio.waveforms import load_audio
 from moe.corpora.locations import Root, read_file
 from moe.corpora.shards import read_member
-from moe.files import write_table
+from moe.corpora.tables import write_table
 
 TEXT_COLUMNS = (
     "utterance_id",

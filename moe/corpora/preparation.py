@@ -25,7 +25,7 @@ from moe.corpora.subsets import at_most
 from moe.corpora.summaries import corpus_statistics
 from moe.corpora.validation import as_columns, inspect_all
 from moe.options import option
-from moe.text.normalisers import AUTO, NAMES, normaliser_for, normaliser_version, references
+from moe.text.normalisers import AUTO, NAMES, normaliser_version, own_normaliser, references
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,7 @@ class PreparationOptions(CorpusOptions):
     corpus: str = option("folder", "format of the corpus", choices=tuple(FORMATS), common=True)
     normaliser: str = option(
         AUTO,
-        "how transcripts become references (auto: korean or devanagari where the language is written so, else basic); whisper_english "
-        "is without its table of British and American spellings",
+        "how transcripts become references; auto: korean, nepali or devanagari where the language is such, else basic; whisper_english is without its table of British and American spellings",
         choices=(AUTO, *NAMES),
     )
     split: str = option("auto", "whose split: auto is the corpus's own where it has one, else by_speaker", choices=MODES)
@@ -60,8 +59,8 @@ class PreparationOptions(CorpusOptions):
 
     @property
     def normaliser_name(self) -> str:
-        """The normaliser by its own name, where `auto` leaves it to the language."""
-        return normaliser_for(self.language) if self.normaliser == AUTO else self.normaliser
+        """The normaliser in use."""
+        return own_normaliser(self.normaliser, self.language)
 
     def faults(self) -> list[str]:
         """Faults between fields."""

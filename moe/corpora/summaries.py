@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from moe.audio.waveforms import SAMPLE_RATE
+from moe.audio.sampling import SAMPLE_RATE
 from moe.corpora.locations import Root
 from moe.corpora.manifest import SPLITS, read_utterance
 from moe.progress import counted

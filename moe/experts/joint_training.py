@@ -78,7 +78,7 @@ def train_jointly(
     """Train a mixture, or one LoRA, in place and leave it at its best epoch, or as it was."""
     if options.freeze_gate and system.module.gate is not None:
         system.module.gate.requires_grad_(False)
-    hooks = JointHooks(system, dev_set, options, curriculum, training)
+    hooks = JointHooks(system, dev_set, options.asr_patience, curriculum, training)
     system.module.use_precision(training.plan.precision)
     summary = fit(system.module, train_set, training, hooks, system.parameter_groups())
     hooks.judge_start()  # where there was no epoch to begin
@@ -114,11 +114,12 @@ class JointHooks(BestOnDev):
         self,
         system: MixtureSystem,
         dev_set: SpeechDataset,
-        options: JointOptions,
+        patience: int,
         curriculum: CurriculumOptions,
         training: Training,
+        selected: str = "wer",
     ) -> None:
-        super().__init__(system, dev_set, training, options.asr_patience)
+        super().__init__(system, dev_set, training, patience, selected)
         self.curriculum, self.routes = curriculum, isinstance(system, Routes)
         self.loads: list[np.ndarray] = []
         self.n_begun = 0

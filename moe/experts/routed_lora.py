@@ -19,8 +19,8 @@ DENSE_SHARE = 0.5  # from this share of experts in use, one dense product over a
 
 
 @dataclasses.dataclass(frozen=True)
-class AdapterOptions(Options):
-    """Shape of the experts and of the shared adapter beneath them."""
+class LoraOptions(Options):
+    """Shape of the experts and of the shared adapter beneath them, wherever they sit."""
 
     lora_r: int = option(8, "rank of each expert", low=1)
     lora_alpha: float = option(16.0, "LoRA alpha of each expert; the scale alpha / lora_r is the shared adapter's too", above=0)
@@ -28,7 +28,6 @@ class AdapterOptions(Options):
         False, "scale each adapter by alpha / √rank of its own (rsLoRA), so that another rank needs no other learning rate"
     )
     lora_dropout: float = option(0.0, "dropout before the adapters", low=0, high=0.9)
-    lora_targets: str = option("q_proj,v_proj", "linear layers that carry adapters, by the end of their name")
     shared_expert: bool = option(True, "one more adapter, on for every utterance, beneath the routed experts")
     shared_r: int | None = option(None, "rank of the shared adapter (none: lora_r)", low=1)
     adapter_rank: int | None = option(None, "instead of lora_r and shared_r: their total in a layer, all experts together", low=1)
@@ -56,6 +55,13 @@ class AdapterOptions(Options):
     def shared_rank(self) -> int:
         """Rank of the shared adapter, 0 without one."""
         return (self.shared_r or self.lora_r) if self.shared_expert else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterOptions(LoraOptions):
+    """Experts and shared adapter, and the layers that carry them."""
+
+    lora_targets: str = option("q_proj,v_proj", "linear layers that carry adapters, by the end of their name")
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from moe.audio.cutting import cut_quietly
-from moe.audio.waveforms import SAMPLE_RATE
+from moe.audio.sampling import SAMPLE_RATE
 from moe.corpora.locations import Root
 from moe.corpora.manifest import read_utterance
 from moe.system import WORDS, Hypothesis, Inputs

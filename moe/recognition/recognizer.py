@@ -14,8 +14,8 @@ import numpy as np
 from torch import Tensor
 
 from moe.audio.cutting import Span, cut_quietly
+from moe.audio.sampling import SAMPLE_RATE
 from moe.audio.voice_activity import VoiceActivity
-from moe.audio.waveforms import SAMPLE_RATE
 from moe.recognition.decoding import confidence, decode
 from moe.system import Ask, DecodingOptions, Hypothesis, Inputs, System
 from moe.text.normalisers import normalise

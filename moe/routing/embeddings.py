@@ -19,7 +19,8 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from moe.files import file_digest, read_json, write_json, write_table, write_whole
+from moe.corpora.tables import write_table
+from moe.files import file_digest, read_json, write_json, write_whole
 from moe.progress import progress
 from moe.system import Batch
 from moe.training.batches import Examples, collate, length_batches

@@ -3,7 +3,6 @@
 import math
 
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 N_BINS = 10  # as in the reliability diagram, so that the numbers are the same
@@ -46,6 +45,8 @@ def fitted_temperature(logits: Tensor, labels: Tensor) -> float:
 
     Kept between 0.25 and 10: a gate that is right on all of a small dev split would otherwise be made infinitely sure.
     """
+    from scipy.optimize import minimize_scalar  # here: models compute without it
+
     low, high = (math.log(bound) for bound in TEMPERATURE_RANGE)
     logits = logits.double()
     found = minimize_scalar(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from moe.audio.waveforms import SAMPLE_RATE
+from moe.audio.sampling import SAMPLE_RATE
 from moe.recognition.recognizer import Recognizer, Transcript
 from moe.serving.micro_batches import MicroBatcher
 from moe.serving.requests import Asked, RequestError, ServiceOptions, as_bytes, check_body, decode

@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 import soundfile
 
-from moe.files import file_digest, write_json, write_table, write_whole_dir
+from moe.corpora.tables import write_table
+from moe.files import file_digest, write_json, write_whole_dir
 from moe.progress import progress
 from moe.synthesis.effects import SAMPLE_RATE
 from moe.synthesis.planning import WEBDATASET, SpeakerPlan, SynthesisOptions, plan

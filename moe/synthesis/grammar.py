@@ -1,7 +1,8 @@
 """Small grammars, one per language: word lists and templates in `grammars.json`, sentences by chance out of them.
 
 A sentence is held out or not by its own text, whatever the seed and the purpose, so that a test sentence that is unseen in one
-corpus was in no other corpus's training sentences either, the pretraining corpus included.
+corpus was in no other corpus's training sentences either, the pretraining corpus included. A grammar may also keep words for test
+alone: no sentence of train or dev has one.
 """
 
 import dataclasses
@@ -23,17 +24,26 @@ TRIES_PER_SENTENCE = 200
 
 @dataclasses.dataclass(frozen=True)
 class Grammar:
-    """Sentences of one language: `templates` with slots that the `lists` of words or phrases fill; `accents` are espeak voices."""
+    """Sentences of one language: `templates` with slots that the `lists` of words or phrases fill; `accents` are espeak voices.
+
+    Attributes:
+        test_words: words of the lists that only the test split has.
+    """
 
     language: str
     accents: tuple[str, ...]
     lists: Mapping[str, tuple[str, ...]]
     templates: tuple[str, ...]
+    test_words: frozenset[str] = frozenset()
 
     def sentence(self, rng: np.random.Generator) -> str:
         """One sentence: a template with every slot filled, each choice equally likely."""
         template = self.templates[rng.integers(len(self.templates))]
         return " ".join(SLOT.sub(lambda slot: self._choice(slot, rng), template).split())
+
+    def has_test_word(self, sentence: str) -> bool:
+        """Whether a sentence has a word that only the test split has."""
+        return not self.test_words.isdisjoint(sentence.split())
 
     def _choice(self, slot: re.Match, rng: np.random.Generator) -> str:
         words = self.lists[slot[1]]
@@ -72,8 +82,13 @@ def grammars() -> Mapping[str, Grammar]:
 
 
 def _grammar(language: str, entry: Mapping) -> Grammar:
-    lists = {name: tuple(word.strip() for word in words.split(",")) for name, words in entry["lists"].items()}
-    return Grammar(language, tuple(entry["accents"]), lists, tuple(entry["templates"]))
+    lists = {name: _words(words) for name, words in entry["lists"].items()}
+    kept = frozenset(_words(entry.get("test_words", "")))
+    return Grammar(language, tuple(entry["accents"]), lists, tuple(entry["templates"]), kept)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def is_held_out(sentence: str) -> bool:

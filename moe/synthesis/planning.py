@@ -1,7 +1,8 @@
 """Who says what: the speakers of a synthetic corpus with their splits, and for each utterance its candidate sentences.
 
 Each speaker's plan is drawn from its own key. Train sentences are never held-out ones; of the dev and test sentences a share is
-taken from what is said in train (seen), the rest from the held-out part of the grammar (unseen).
+taken from what is said in train (seen), the rest from the held-out part of the grammar (unseen). Where the grammar keeps words for
+test, a further share of the test sentences has one.
 """
 
 import dataclasses
@@ -40,6 +41,9 @@ class SynthesisOptions(Options):
     n_dev_utterances: int = option(10, "utterances of each dev speaker", low=1)
     n_test_utterances: int = option(20, "utterances of each test speaker", low=1)
     seen_share: float = option(0.4, "share of the dev and test utterances whose sentence is also said in train", low=0, high=1)
+    test_words_share: float = option(
+        0.3, "share of the test utterances with a word that no train or dev utterance has", low=0, high=1
+    )
     synthetic_max_s: float = option(4.0, "longest utterance; a longer rendering is drawn again", above=0)
     articulation_strength: float = option(
         ARTICULATION_STRENGTH, "share of a style's consonants that are replaced at severity 1", low=0, high=1
@@ -66,16 +70,27 @@ class SynthesisOptions(Options):
             found.append(f"n_reserved_speakers={self.n_reserved_speakers}: styles must name typical, not only {self.styles!r}")
         if self.own_ways and not self.own_ways_pairs:
             found.append(f"own_ways=true: styles must name two atypical ones to be crossed, not only {self.styles!r}")
+        if self.keeps_words and self.seen_share + self.test_words_share > 1:
+            found.append(
+                f"seen_share={self.seen_share:g} and test_words_share={self.test_words_share:g}: must not exceed 1 together"
+            )
         return found
 
     def idle(self) -> dict[str, str]:
-        """A number of speakers that nobody asked for."""
-        return {} if self.own_ways else {"n_own_ways_speakers": "needs own_ways=true"}
+        """A number of speakers that nobody asked for, a share of words that the grammar does not keep."""
+        found = {} if self.own_ways else {"n_own_ways_speakers": "needs own_ways=true"}
+        why = f"the grammar of synthetic_language={self.synthetic_language} keeps no words for test"
+        return found if self.keeps_words else found | {"test_words_share": why}
 
     @property
     def own_ways_pairs(self) -> list[tuple[str, str]]:
         """Every pair of atypical styles: whose articulation, and whose voice and rhythm."""
         return list(permutations([name for name in self.style_names if STYLES[name].substitutions], 2)) if self.own_ways else []
+
+    @property
+    def keeps_words(self) -> bool:
+        """Whether the grammar keeps words for the test split."""
+        return bool(grammars()[self.synthetic_language].test_words)
 
     @property
     def style_names(self) -> tuple[str, ...]:
@@ -120,7 +135,9 @@ def plan(options: SynthesisOptions) -> list[SpeakerPlan]:
 
 def _train_plan(options: SynthesisOptions, grammar: Grammar, style: str, k: int) -> SpeakerPlan:
     key = (options.purpose, options.synthetic_language, options.seed, style, "train", k)
-    candidates = _drawn(grammar, key, options.n_utterances, lambda sentence: not is_held_out(sentence))
+    candidates = _drawn(
+        grammar, key, options.n_utterances, lambda text: not is_held_out(text) and not grammar.has_test_word(text)
+    )
     return SpeakerPlan(_speaker(options, grammar, style, "train", k, key), "train", False, candidates)
 
 
@@ -128,7 +145,12 @@ def _held_out_plan(options: SynthesisOptions, grammar: Grammar, said: list[str],
     key = (options.purpose, options.synthetic_language, options.seed, style, group, k)
     n_utterances = options.n_dev_utterances if group == "dev" else options.n_test_utterances
     n_seen = round(options.seen_share * n_utterances)
-    candidates = _picked(said, key, n_seen) + _drawn(grammar, key, n_utterances - n_seen, is_held_out)
+    n_with_word = round(options.test_words_share * n_utterances) if options.keeps_words and group != "dev" else 0
+    candidates = _picked(said, key, n_seen)
+    candidates += _drawn(
+        grammar, key, n_utterances - n_seen - n_with_word, lambda text: is_held_out(text) and not grammar.has_test_word(text)
+    )
+    candidates += _drawn(grammar, (*key, "test words"), n_with_word, grammar.has_test_word)
     speaker = _speaker(options, grammar, style, group, k, key)
     return SpeakerPlan(speaker, "dev" if group == "dev" else "test", group == "reserved", candidates)
 

@@ -26,6 +26,11 @@ def normalise_ascii(text: str) -> str:
     return _words(text).translate(_TO_ASCII)
 
 
+def ascii_digits(text: str) -> str:
+    """Text with its Devanagari digits in ASCII and all else as it was."""
+    return text.translate(_TO_ASCII)
+
+
 def _words(text: str) -> str:
     # NFC writes the nukta letters (U+0958 to U+095F) as letter and nukta; joiners are format characters, the danda is punctuation
     text = unicodedata.normalize("NFC", unicodedata.normalize("NFKC", text).lower())

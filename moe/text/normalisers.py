@@ -7,7 +7,7 @@ Each is a named, versioned function, the same for reference and hypothesis. A fa
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from moe.text import basic, devanagari, korean, sap, whisper_english
+from moe.text import basic, devanagari, korean, nepali, sap, whisper_english
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,22 @@ NORMALISERS: dict[str, Normaliser] = {
     "korean_plain": Normaliser(korean.VERSION, korean.normalise_plain),
     "devanagari": Normaliser(devanagari.VERSION, devanagari.normalise),
     "devanagari_ascii": Normaliser(devanagari.VERSION, devanagari.normalise_ascii),
+    "nepali": Normaliser(nepali.VERSION, nepali.normalise),
 }
 NAMES = tuple(NORMALISERS)
-AUTO = "auto"
-OF_LANGUAGES = {"ko": "korean", **dict.fromkeys(("ne", "hi", "mr", "sa"), "devanagari")}
+AUTO = "auto"  # a language's own
+OF_LANGUAGE = {
+    "ko": "korean",
+    "ne": "nepali",
+    "hi": "devanagari",
+    "mr": "devanagari",
+    "sa": "devanagari",
+}  # the others have basic
 
 
-def normaliser_for(language: str) -> str:
-    """The name of the normaliser that `auto` takes for a language code."""
-    return OF_LANGUAGES.get(language, "basic")
+def own_normaliser(name: str, language: str) -> str:
+    """The name of a normaliser: the language's own where `auto` is asked for."""
+    return OF_LANGUAGE.get(language, "basic") if name == AUTO else name
 
 
 def normalise(name: str, text: str) -> str:

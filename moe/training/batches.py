@@ -1,5 +1,6 @@
 """Items of a dataset → batches of similar length, whose order depends on (seed, epoch) alone."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -8,15 +9,22 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from moe.audio.waveforms import SAMPLE_RATE
+from moe.audio.sampling import SAMPLE_RATE
 from moe.system import Batch, Inputs
-from moe.training.dataset import Draw
 
 LENGTH_POOL = 32  # batches whose utterances are sorted by length together
 
 
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """What a sampler asks of a dataset: an utterance, and the epoch that keys its augmentation."""
+
+    index: int
+    epoch: int
+
+
 class Examples(Protocol):
-    """What decoding and embedding ask of a dataset."""
+    """What training, decoding and embedding ask of a dataset."""
 
     @property
     def inputs(self) -> Inputs:
@@ -36,7 +44,7 @@ class Examples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    def __getitem__(self, draw: Any) -> dict[str, Any]: ...
 
 
 class LengthGroupedSampler(Sampler):

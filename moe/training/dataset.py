@@ -1,6 +1,5 @@
 """Manifest rows as model inputs: what `Inputs` makes of each utterance, cached without padding."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -10,22 +9,15 @@ import torch
 from torch.utils.data import Dataset
 
 from moe.audio.augmentation import AugmentationOptions, augment_waveform, generator
-from moe.audio.waveforms import SAMPLE_RATE
+from moe.audio.sampling import SAMPLE_RATE
 from moe.corpora.locations import Root
 from moe.corpora.manifest import read_utterance
 from moe.system import Batch, Inputs
+from moe.training.batches import Draw
 from moe.training.threads import one_thread
 
 CACHE_BYTES = 1 << 30  # of unpadded examples and waveforms kept in memory; past it they are made again
 Kept = TypeVar("Kept", np.ndarray, Batch)
-
-
-@dataclasses.dataclass(frozen=True)
-class Draw:
-    """What a sampler asks of a dataset: an utterance, and the epoch that keys its augmentation."""
-
-    index: int
-    epoch: int
 
 
 class SpeechDataset(Dataset):

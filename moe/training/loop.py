@@ -18,9 +18,8 @@ from transformers import TrainingArguments, set_seed
 from moe.options import option
 from moe.system import ParameterGroup
 from moe.training.averaging import AveragingOptions
-from moe.training.batches import LengthGroupedSampler, collate
+from moe.training.batches import Examples, LengthGroupedSampler, collate
 from moe.training.checkpoints import Checkpoint, Checkpoints, TrainingEvents
-from moe.training.dataset import SpeechDataset
 from moe.training.hooks import Report, TrainingHooks
 from moe.training.precision import PrecisionOptions
 from moe.training.schedule import DECAY_SHARE, STABLE
@@ -126,7 +125,7 @@ def together(summaries: Sequence[TrainingSummary]) -> TrainingSummary:
 
 def fit(
     model: nn.Module,
-    train_set: SpeechDataset,
+    train_set: Examples,
     training: Training,
     hooks: TrainingHooks,
     groups: Sequence[ParameterGroup] | None = None,
@@ -163,7 +162,7 @@ def fit(
 
 def _trainer(
     model: nn.Module,
-    train_set: SpeechDataset,
+    train_set: Examples,
     plan: TrainingPlan,
     hooks: TrainingHooks,
     groups: Sequence[ParameterGroup],
@@ -286,7 +285,7 @@ def updates_per_epoch(plan: TrainingPlan, n_utterances: int) -> int:
 class SpeechTrainer(ResumableTrainer):
     """The Trainer with length-grouped batches whose order is a function of (seed, epoch)."""
 
-    train_dataset: SpeechDataset
+    train_dataset: Examples
 
     def sampler_of(self) -> LengthGroupedSampler:
         batch_size = self.args.train_batch_size * self.notes["n_parts"]  # parts or not, the same utterances come together

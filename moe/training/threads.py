@@ -13,7 +13,6 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-import joblib
 import torch
 
 WAIT_POLICY, PASSIVE = "OMP_WAIT_POLICY", "passive"
@@ -21,6 +20,8 @@ WAIT_POLICY, PASSIVE = "OMP_WAIT_POLICY", "passive"
 
 def settle_threads() -> str:
     """Keep torch to the cores that this process may use, and say in a few words how it computes: "2 threads, passive waiting"."""
+    import joblib  # here: models compute without it
+
     n_allowed = joblib.cpu_count()
     if "OMP_NUM_THREADS" not in os.environ and n_allowed < torch.get_num_threads():
         torch.set_num_threads(n_allowed)

@@ -14,6 +14,7 @@ from moe.experts.routed_lora import AdapterOptions
 from moe.files import read_json
 from moe.options import names_of, to_text
 from moe.system import DecodingOptions
+from moe.systems.wav2vec2_ctc.beams import missing_extra
 from moe.systems.whisper.adapted_base import model_below
 from moe.systems.whisper.base_model import SCRATCH, SmallShape, folder_languages, is_complete, language_fault
 from steps.chain.options import CTC, ChainOptions
@@ -111,11 +112,10 @@ def export_faults(options: ChainOptions, started: Sequence[tuple[ModuleType, Map
 
 
 def beam_faults(options: ChainOptions) -> list[str]:
-    """Beams for a system that has none."""
+    """Beams of a CTC without the extra that searches them."""
     beam_size = options.part(DecodingOptions).beam_size
-    if beam_size == 1 or CTC not in options.system_names:
-        return []
-    return [f"beam_size={beam_size}: {CTC} decodes greedily; set beam_size=1 or leave it out of systems"]
+    missing = missing_extra() if beam_size > 1 and CTC in options.system_names else None
+    return [f"beam_size={beam_size}: {CTC}: {missing}"] if missing else []
 
 
 def _names(stage: ModuleType) -> list[str]:

@@ -78,7 +78,8 @@ TRAINING = (
           lambda options: {"num_experts": options.num_experts if options.skip_pretraining else None}),
     Stage(BASE, baseline, ("prepare", "pretrain"), (BASE,), lambda options: {"system": BASE}),
     Stage(LORA, baseline, ("prepare", "pretrain", MIXTURE), (LORA,), lambda options: {"system": LORA}),
-    Stage(CTC, ctc, ("prepare",), (CTC,)),
+    Stage(CTC, ctc, ("prepare", "cluster"), (CTC,),
+          lambda options: {"cluster_run_id": None} if vars(options).get("ctc_experts", 1) == 1 else {}),
     Stage(DOMAIN, domain, ("prepare", "pretrain"), (DOMAIN,)),
 )  # fmt: skip
 LAST = (evaluate, compare, register)
@@ -130,7 +131,7 @@ def training_given(stage: Stage, options: ChainOptions, run_ids: Mapping[str, st
     seed = {"seed": options.corpus_seed} if options.corpus_seed is not None and stage.module in (synthesize, prepare) else {}
     is_passing = stage.module is pretrain and options.until != "pretrain"  # it is the systems that are exported then
     kept_here = {"export_dir": None} if is_passing else {}
-    return stage.given(options) | ids_of(stage.reads, run_ids) | seed | kept_here
+    return ids_of(stage.reads, run_ids) | stage.given(options) | seed | kept_here
 
 
 def evaluation_given(system: str, prepare_run_id: str, model_run_id: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from analysis.error_rates import count_errors
 from analysis.routing import LEARNED
 from moe.audio.voice_activity import VoiceActivity
 from moe.clustering.clusters import UtteranceClusters
-from moe.corpora.leaks import seen_sentences
+from moe.corpora.leaks import seen_sentences, seen_words
 from moe.corpora.subsets import subset
 from moe.corpora.summaries import loudness_of
 from moe.recognition.chunks import Chunks, ChunkSet, cut_rows
@@ -162,7 +162,7 @@ def _of_utterances(test_set: TestSet, found: list[Hypothesis]) -> list[Hypothesi
     chunks, silent, ids = test_set.chunks, test_set.no_speech, test_set.rows["utterance_id"]
     if silent is None:
         return chunks.join(found, ids)
-    kept = [dataclasses.replace(each, text="") if nobody else each for each, nobody in zip(found, silent, strict=True)]
+    kept = [each.without_text() if nobody else each for each, nobody in zip(found, silent, strict=True)]
     n_spoken = np.bincount(chunks.owner, ~silent, minlength=len(ids))
     return [
         dataclasses.replace(each, details={**each.details, "no_speech": n == 0})
@@ -174,8 +174,8 @@ def _table(test_set: TestSet, hypotheses: list[Hypothesis]) -> pd.DataFrame:
     """One row per test utterance: reference and hypothesis by the corpus's normaliser, who spoke, how it was routed, how sure it is."""
     manifest = test_set.prepared.manifest
     table = test_set.rows[[*FACTS, *(name for name in FURTHER_FACTS if name in test_set.rows)]].reset_index(drop=True)
-    seen = pd.Series(seen_sentences(manifest)).set_axis(manifest["utterance_id"])
-    table["sentence_seen"] = seen.loc[table["utterance_id"]].to_numpy()
+    for name, seen in (("sentence_seen", seen_sentences(manifest)), ("words_seen", seen_words(manifest))):
+        table[name] = seen.set_axis(manifest["utterance_id"]).loc[table["utterance_id"]].to_numpy()
     table["hypothesis"] = [normalise(test_set.prepared.normaliser, hypothesis.text) for hypothesis in hypotheses]
     table["mean_logprob"] = [hypothesis.mean_logprob for hypothesis in hypotheses]
     table["n_tokens"] = [hypothesis.n_tokens for hypothesis in hypotheses]

@@ -22,9 +22,9 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from moe.options import Options, OptionsType, from_text, value_faults
+from steps.options.document_names import document_hint
 from steps.options.help_text import help_text, module_name
 from steps.options.option_files import read_option_file
-from steps.options.other_words import OTHER_WORDS
 
 OPTIONS_FILE = "options_file"
 HELP = ("-h", "--help")
@@ -59,9 +59,8 @@ def file_values(options_type: type[Options], path: str) -> dict[str, Any]:
 
 def unknown(name: str, names: Collection[str]) -> str:
     """What is said of a name that is none of `names`."""
-    ours = [word for word in OTHER_WORDS.get(name.replace("-", "_"), ()) if word in names]
-    if ours:
-        return f"{name}: no such option, here it is {' or '.join(ours)}"
+    if hint := document_hint(name, names):
+        return f"{name}: no such option: {hint}"
     close = difflib.get_close_matches(name, list(names), n=1)
     return f"{name}: no such option" + (f", did you mean {close[0]}?" if close else "")
 

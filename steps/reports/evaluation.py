@@ -27,7 +27,7 @@ from steps.tracking import artifacts
 from steps.tracking.logged_models import ScoredModel, attach_scores
 from steps.tracking.step_run import StepRun
 
-RATES = ("wer", "low", "high", "wer_clipped", "cer", "cer_low", "cer_high", "cer_clipped")
+RATES = ("wer", "low", "high", "wer_clipped", "cer", "cer_low", "cer_high", "cer_clipped", "grapheme_cer")
 SHOWN = ("utterance_id", "etiology", "speaker", "reference", "hypothesis", "word_errors", "n_words", "mean_logprob")
 
 
@@ -81,13 +81,18 @@ def log_evaluation(step: StepRun, evaluation: Evaluation, audio_mb: float, seed:
 
 
 def _log_groups(step: StepRun, evaluation: Evaluation) -> dict[str, float]:
-    """WER of every group of every column that the corpus has."""
+    """WER and CER of every group of every column that the corpus has."""
     grouped = with_groups(evaluation.counted)
     metrics: dict[str, float] = {}
     for column in [name for name in EVERY_GROUP if name in grouped and grouped[name].notna().any()]:
         rates = rates_by(grouped, column)
         step.log_table(rates, f"tables/wer_by_{column}.json")
-        metrics |= {f"test/wer/{column}/{row.group}": row.wer for row in rates.itertuples() if row.wer == row.wer}
+        metrics |= {
+            f"test/{name}/{column}/{row['group']}": row[name]
+            for row in rates.to_dict("records")
+            for name in ("wer", "cer")
+            if row[name] == row[name]
+        }
         if column != "speaker" and step.plots:
             title = f"WER by {column.replace('_', ' ')}"
             step.log_figure(forest_figure(rates, title, evaluation.note), f"plots/wer_by_{column}.png")

@@ -18,7 +18,7 @@ from analysis.plots.routing import load_by_epoch, load_heatmap, routing_over_epo
 from analysis.plots.training import training_curves
 from analysis.profiles import exemplars, expert_profiles, group_shares, standard_scores
 from analysis.routing import load_by
-from moe.audio.waveforms import SAMPLE_RATE
+from moe.audio.sampling import SAMPLE_RATE
 from moe.corpora.locations import Root
 from moe.corpora.manifest import read_utterance
 from moe.corpora.summaries import loudness_of
@@ -43,6 +43,11 @@ def log_training(step: StepRun, trained: TrainedMixture, note: str) -> None:
         return
     panels = {"dev WER": ["wer"], "dev loss": ["loss"], "gate's entropy (1: undecided)": ["routing_entropy"]}
     step.log_figure(training_curves(history, panels, "Joint training", best=trained.epoch, note=note), "plots/training.png")
+    log_routing_by_epoch(step, history, note)
+
+
+def log_routing_by_epoch(step: StepRun, history: pd.DataFrame, note: str) -> None:
+    """Expert load and entropy on dev after every epoch, as pictures."""
     names = {name: name.removeprefix("load/") for name in history.columns if name.startswith("load/") and name.count("/") == 1}
     by_epoch = history.rename(columns=names | {"routing_entropy": "entropy"})
     step.log_figure(load_by_epoch(by_epoch, "Expert load on dev by epoch", note), "plots/load_by_epoch.png")

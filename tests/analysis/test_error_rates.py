@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.error_rates import cer_without_spaces, clipped_errors, count_errors, rates_by, total_errors
+from analysis.error_rates import EDITS, cer_without_spaces, clipped_errors, count_errors, rates_by, total_errors
 from analysis.hypotheses import check_hypotheses, weight_columns
 
 # reference, hypothesis, word hits, substitutions, deletions, insertions
@@ -144,6 +144,21 @@ def test_clipped_rates_have_intervals_of_their_own_from_the_same_resamples():
     assert row["wer_clipped_low"] >= 0.3 and row["wer_clipped_high"] <= 1.0 < row["high"]
     calm = rates_by(count_errors(table.iloc[:3])).iloc[0]
     assert (calm["low"], calm["high"]) == (calm["wer_clipped_low"], calm["wer_clipped_high"])
+
+
+def test_a_letter_and_its_marks_are_one_grapheme():
+    counted = count_errors(hypotheses([("किताब र", "कीताब र"), ("हिँड्छ", "हिड्छ")]))
+    assert counted["n_chars"].tolist() == [7, 6] and counted["n_graphemes"].tolist() == [5, 2]
+    assert counted["char_errors"].tolist() == [1, 1] and counted["grapheme_errors"].tolist() == [1, 1]
+    rates = rates_by(counted).iloc[0]
+    assert rates["cer"] == 2 / 13 and rates["grapheme_cer"] == 2 / 7
+
+
+@given(st.lists(st.tuples(st.text("ab ", max_size=12), st.text("ab ", max_size=12)), min_size=1, max_size=4))
+def test_without_combining_marks_graphemes_are_characters(pairs):
+    counted = count_errors(hypotheses(pairs))
+    for edit in EDITS:
+        assert counted[f"char_{edit}"].tolist() == counted[f"grapheme_{edit}"].tolist()
 
 
 def test_without_spaces_only_characters_count():

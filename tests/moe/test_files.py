@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from moe.files import file_digest, folder_digest, read_json, write_json, write_table, write_whole, write_whole_dir
+from moe.corpora.tables import write_table
+from moe.files import file_digest, folder_digest, read_json, write_json, write_whole, write_whole_dir
 
 
 class Killed(BaseException):

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import soundfile
 
+from moe.corpora.manifest import read_manifest
 from moe.files import read_json
 from moe.recognition.recognizer import Recognizer
 from moe.serving.requests import ServiceOptions, check_params
@@ -17,11 +18,11 @@ from moe.serving.service import Service
 from moe.systems.table import load_system
 from steps import compare, ctc, evaluate, prepare, register, transcribe
 from steps.registry import versions
-from steps.tracking import artifacts
+from steps.tracking import artifacts, runs
 from steps.tracking.store import connect
 from tests.toys.ctc import SMALL
 from tests.toys.models import RATE, toy_wave
-from tests.toys.registry import log_toy_asr, toy_store
+from tests.toys.registry import ToyOptions, log_toy_asr, toy_store
 
 WORDS = ("oak", "elm", "ash")
 RARE = "ф"  # in one train utterance, in dev and in test
@@ -107,6 +108,32 @@ def test_the_hypotheses_have_words_with_their_times(done: Done) -> None:
         assert " ".join(word["word"] for word in row.words) == row.hypothesis
 
 
+def test_where_nobody_speaks_there_are_neither_text_nor_words(done: Done) -> None:
+    options = evaluate.StepOptions(prepare_run_id=done.prepared, model_run_id=done.trained, no_plot=True, speech_threshold=0.3)
+    table = pd.read_parquet(artifacts.upstream(evaluate.run(options), artifacts.HYPOTHESES))
+    assert table["no_speech"].all() and (table["hypothesis"] == "").all() and all(len(words) == 0 for words in table["words"])
+
+
+def test_corrupt_recordings_are_listed_and_leave_the_loss_curve_as_it_is(done: Done, tmp_path: Path) -> None:
+    """Document 004's second experiment, where such files made the validation loss infinite."""
+    corpus = write_corpus(tmp_path)
+    soundfile.write(tmp_path / "whole.flac", toy_wave(0, 0.7), RATE)
+    whole = (tmp_path / "whole.flac").read_bytes()
+    (tmp_path / "whole.flac").unlink()
+    broken = {"cut": whole[: len(whole) // 3], "zeros": bytes(len(whole)), "header": b"RIFF" + whole[4:], "empty": b""}
+    with (corpus / "manifest.csv").open("a", encoding="utf-8") as manifest:
+        for name, content in broken.items():
+            (tmp_path / f"{name}.flac").write_bytes(content)
+            manifest.write(f"\n{name}.flac,oak,train0,typical,train")
+    prepared = prepare.run(prepare.StepOptions(corpus="folder", dataset_root=str(corpus), no_plot=True, max_quarantined=0.5))
+    quarantined = pd.DataFrame(**read_json(artifacts.upstream(prepared, "tables/quarantine.json")))
+    assert {f"{name}.flac" for name in broken} <= set(quarantined["utterance_id"]) | set(quarantined["utterance_id"] + ".flac")
+    trained = ctc.run(ctc.StepOptions(prepare_run_id=prepared, max_quarantined=0.2, **OPTIONS))
+    for name in ("train/loss", "dev/loss"):
+        curves = [[each.value for each in connect().client.get_metric_history(run, name)] for run in (done.trained, trained)]
+        assert curves[0] == curves[1] and len(curves[0]) > 0
+
+
 def test_too_many_infinite_losses_stop_the_step_before_training_and_name_the_way_out(done: Done) -> None:
     with pytest.raises(ValueError, match=r"max_quarantined=0.05: 1 of 6 train utterances have more labels.*add_adapter=false"):
         ctc.run(ctc.StepOptions(prepare_run_id=done.prepared, add_adapter=True, **OPTIONS))
@@ -121,13 +148,78 @@ def test_a_vocabulary_that_is_empty_stops_the_step(done: Done) -> None:
     ("given", "said"),
     [
         ({"ctc_train": "adapter"}, "ctc_train=adapter: there is none; set add_adapter=true"),
-        ({"head_updates": 5}, "head_updates=5: ctc_model=scratch has no tensors to keep"),
+        ({"ctc_model": "scratch", "head_updates": 5}, "head_updates=5: ctc_model=scratch has no tensors to keep"),
+        ({"ctc_train": "lora", "ctc_model": "scratch"}, "ctc_train=lora: ctc_model=scratch has nothing to keep"),
+        ({"ctc_train": "lora", "shared_expert": False}, "ctc_train=lora: shared_expert=false leaves ctc_experts=1 no LoRA"),
+        ({"ctc_train": "lora", "ctc_experts": 3}, "ctc_experts=3: needs as many clusters; set cluster_run_id"),
+        ({"ctc_experts": 3, "cluster_run_id": "c"}, "ctc_experts=3: experts are LoRA; set ctc_train=lora"),
+        ({"ctc_train": "lora", "ctc_experts": 3, "cluster_run_id": "c", "top_k": 4}, "top_k=4: ctc_experts=3 has no more to mix"),
+        ({"cluster_run_id": "c"}, "cluster_run_id=c: ctc_experts=1 leaves nothing to route"),
+        ({"lora_r": 4}, "lora_r=4: ctc_train=all has no LoRA"),
         ({"selection": "loss"}, "selection='loss': must be one of wer, cer"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(given: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         ctc.StepOptions(prepare_run_id="p", **given)
+
+
+def test_nepali_as_openslr_54_has_it_comes_out_in_words_of_devanagari(done: Done, tmp_path: Path) -> None:
+    lines = []
+    for number in range(9):
+        name, text = f"{number:02d}abc", ("२ घर छ।", "तीन‍ किताब")[number % 2]
+        path = tmp_path / "data" / name[:2] / f"{name}.flac"
+        path.parent.mkdir(parents=True)
+        soundfile.write(path, toy_wave(number % 3, 0.9 + 0.02 * number), RATE)
+        lines.append(f"{name}\t{number // 3}spk\t{text}")
+    (tmp_path / "utt_spk_text.tsv").write_text("\n".join(lines), encoding="utf-8")
+    given = {"corpus": "openslr", "dataset_root": str(tmp_path), "language": "ne", "dev_share": 0.3, "test_share": 0.3}
+    prepared = prepare.run(prepare.StepOptions(**given, no_plot=True))
+    trained = ctc.run(ctc.StepOptions(prepare_run_id=prepared, **{**OPTIONS, "ctc_epochs": 1}))
+    evaluated = evaluate.run(evaluate.StepOptions(prepare_run_id=prepared, model_run_id=trained, no_plot=True))
+    table = pd.read_parquet(artifacts.upstream(evaluated, artifacts.HYPOTHESES))
+    assert set(table["reference"]) == {"दुई घर छ", "तीन किताब"} and table["language"].unique().tolist() == ["ne"]
+    assert "test/grapheme_cer" in done.metrics(evaluated) and (table["n_graphemes"] < table["n_chars"]).all()
+    assert load_system(artifacts.upstream(trained, artifacts.MODEL)).record.normaliser == "nepali"
+
+
+@pytest.fixture(scope="module")
+def clusters(done: Done, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A run that says of every utterance that its etiology is its cluster."""
+    rows = read_manifest(artifacts.upstream(done.prepared, artifacts.MANIFEST))
+    cluster = (rows["etiology"] == "typical").astype(int)
+    labels = rows[["utterance_id", "etiology", "split"]].assign(cluster=cluster, soft_0=1.0 - cluster, soft_1=1.0 * cluster)
+    folder = tmp_path_factory.mktemp("labels") / artifacts.CLUSTERS
+    folder.mkdir()
+    labels.to_parquet(folder / Path(artifacts.LABELS).name)
+    with runs.step_run("cluster", ToyOptions(prepare_run_id=done.prepared), "clusters") as step:
+        step.log_folder(folder, artifacts.CLUSTERS)
+    return step.run_id
+
+
+def experts_of(done: Done, clusters: str, **changes) -> ctc.StepOptions:
+    network = str(artifacts.upstream(done.trained, artifacts.MODEL))
+    given = {"prepare_run_id": done.prepared, "cluster_run_id": clusters, "ctc_model": network, "ctc_train": "lora"}
+    plan = {"ctc_epochs": 1, "ctc_batch_size": 2, "max_quarantined": 0.2, "lora_r": 2, "no_plot": True}
+    return ctc.StepOptions(**given | plan | {"ctc_experts": 2} | changes)
+
+
+def test_experts_start_from_clusters_and_are_evaluated_as_any_mixture(done: Done, clusters: str) -> None:
+    trained = ctc.run(experts_of(done, clusters, alignment_coefficient=0.1))
+    found = done.metrics(trained)
+    assert found["n_trainable"] == sum(found[f"n_trainable/{part}"] for part in ("lora", "head", "gate")) < found["n_total"]
+    assert found["dev/load/expert_0"] + found["dev/load/expert_1"] == pytest.approx(1)
+    system = load_system(artifacts.upstream(trained, artifacts.MODEL))
+    assert system.record.role == "mixture" and system.expert_of_etiology == {"als": 0, "typical": 1}
+    evaluated = evaluate.run(evaluate.StepOptions(prepare_run_id=done.prepared, model_run_id=trained, no_plot=True))
+    assert {"test/load/expert_0", "test/routing_entropy", "test/load_entropy"} <= set(done.metrics(evaluated))
+    ablations = read_json(artifacts.upstream(evaluated, artifacts.SCORES))["ablations"]
+    assert {"learned", "expert_0", "expert_1", "uniform", "random"} <= set(ablations)
+
+
+def test_as_many_experts_as_clusters(done: Done, clusters: str) -> None:
+    with pytest.raises(ValueError, match=f"ctc_experts=3: cluster run {clusters} has 2 clusters; give as many"):
+        ctc.run(experts_of(done, clusters, ctc_experts=3))
 
 
 def test_it_is_asked_for_nothing_that_it_has_not(done: Done) -> None:
@@ -143,7 +235,9 @@ def test_it_is_compared_with_a_mixture_registered_transcribed_and_served(done: D
     compared = compare.run(compare.StepOptions(evaluate_run_ids=runs, n_resamples=100, no_plot=True))
     table = pd.read_parquet(artifacts.upstream(compared, artifacts.COMPARISON))
     assert dict(zip(table["system"], table["role"], strict=True)) == {"Wav2Vec2-BERT CTC": "candidate", "Whisper-MoE": "mixture"}
-    registered = register.run(register.StepOptions(evaluate_run_ids=runs, register_system="wav2vec2_ctc"))
+    registered = register.run(
+        register.StepOptions(evaluate_run_ids=runs, register_system="wav2vec2_ctc", registered_model="wav2vec2-ctc")
+    )
     address = "models:/wav2vec2-ctc@challenger"
     transcribe.run(
         transcribe.StepOptions(audio=str(done.corpus), model=address, output_dir=str(tmp_path / "out"), speech_threshold=0.0)

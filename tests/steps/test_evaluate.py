@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moe.files import read_json, write_json, write_table
+from moe.corpora.tables import write_table
+from moe.files import read_json, write_json
 from moe.options import Options, option
 from moe.system import DecodingOptions
 from moe.systems.table import load_system

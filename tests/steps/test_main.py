@@ -89,8 +89,8 @@ def test_no_stage_runs_that_no_system_needs(systems: str, stages: list[str]) -> 
             "asr_epochs=7: systems=wav2vec2_ctc runs no asr",
         ),
         (
-            {"systems": "wav2vec2_ctc", "register_system": "any", "beam_size": 4},
-            "beam_size=4: wav2vec2_ctc decodes greedily; set beam_size=1 or leave it out of systems",
+            {"systems": "wav2vec2_ctc", "register_system": "any", "ctc_train": "lora", "ctc_experts": 3},
+            "ctc_experts=3: needs as many clusters; set cluster_run_id, or name whisper_moe too among the systems of main",
         ),
         (
             {"systems": "zero_shot"},

@@ -7,7 +7,7 @@ from pathlib import Path
 from moe.experts.routed_lora import AdapterOptions
 from moe.system import System
 from moe.systems.domain_whisper.system import NAME as DOMAIN
-from moe.systems.wav2vec2_ctc.system import NAME as CTC
+from moe.systems.wav2vec2_ctc.folder import NAME as CTC
 from moe.systems.whisper.base_model import save_base
 from moe.systems.whisper_moe.folder import BASE, LORA, MIXTURE, WhisperShape, new_record
 from tests.toys.ctc import toy_ctc

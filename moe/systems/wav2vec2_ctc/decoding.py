@@ -1,4 +1,4 @@
-"""Greedy decoding: the most probable token of every output, repeats merged, blanks left out; when each word was said, and how surely."""
+"""From a path to a text: repeats merged, blanks left out; when each word was said, and how surely. Greedy, the path is the best token of every output."""
 
 import dataclasses
 import itertools
@@ -14,7 +14,7 @@ from moe.systems.wav2vec2_ctc.vocabulary import BETWEEN_WORDS, BLANK, Vocabulary
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A token that was written, the outputs from `start` to before `stop` in which it was the most probable, and its best there."""
+    """A token that was written, the outputs from `start` to before `stop` that wrote it, and its best log-probability there."""
 
     token: int
     start: int
@@ -32,11 +32,16 @@ class Word:
     confidence: float
 
 
-def collapse(said: Tensor) -> list[Run]:
-    """What one utterance says: log-probabilities (T', V) → its tokens, repeats merged and blanks left out."""
-    best, path = (values.tolist() for values in said.max(-1))  # (T',) each
+def collapse(said: Tensor, path: Tensor | None = None) -> list[Run]:
+    """What one utterance says: log-probabilities (T', V) → its tokens, repeats merged and blanks left out.
+
+    Args:
+        path: a token for every output, (T',); the most probable ones where none is given.
+    """
+    path = said.argmax(-1) if path is None else path.to(said.device)
+    best = said.gather(-1, path[:, None])[:, 0].tolist()  # (T',)
     found, start = list[Run](), 0
-    for token, group in itertools.groupby(path):
+    for token, group in itertools.groupby(path.tolist()):
         stop = start + len(list(group))
         if token != BLANK:
             found.append(Run(token, start, stop, max(best[start:stop])))

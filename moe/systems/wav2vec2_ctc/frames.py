@@ -14,11 +14,12 @@ import numpy as np
 from torch import Tensor
 from transformers import SeamlessM4TFeatureExtractor
 
-from moe.audio.waveforms import SAMPLE_RATE
+from moe.audio.sampling import SAMPLE_RATE
 
 Length = TypeVar("Length", int, Tensor)
 N_MELS = 80
 WINDOW, HOP = 400, 160  # samples of a mel frame, and between two
+WINDOW_S = 30.0  # of one pass: attention grows with the square of the length
 LEAST_MELS = 2  # whose variance is defined
 BUCKET = 8  # batches are padded to a multiple of so many frames
 
@@ -44,6 +45,11 @@ class Frames:
     def output_s(self) -> float:
         """Seconds of one output."""
         return self.divisor * self.stack * HOP / SAMPLE_RATE
+
+    @property
+    def n_window(self) -> int:
+        """Frames of the longest utterance that one pass takes."""
+        return self.padded(self.n_frames(round(WINDOW_S * SAMPLE_RATE)))
 
     def n_frames(self, n_samples: int) -> int:
         """Frames of an utterance, a multiple of the divisor."""

@@ -8,11 +8,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from moe.audio.augmentation import AugmentationOptions
 from moe.system import Batch
-from moe.systems.wav2vec2_ctc.frames import Frames, extractor, features, frames_needed
+from moe.systems.wav2vec2_ctc.frames import WINDOW_S, Frames, extractor, features, frames_needed
 from moe.systems.wav2vec2_ctc.masks import masked_frames
 from moe.systems.wav2vec2_ctc.vocabulary import Vocabulary
-
-WINDOW_S = 30.0  # attention grows with the square of the length
 
 
 class CTCInputs:

@@ -1,7 +1,8 @@
 """The network: transformers' Wav2Vec2BertForCTC, from random weights or from a checkpoint, and the loss of each utterance."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,8 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Wav2Vec2BertConfig, Wav2Vec2BertForCTC
 
+from moe.experts.routed_lora import AdapterOptions, attach
+from moe.routing.weights import Routing, RoutingWeights
 from moe.systems.wav2vec2_ctc.frames import HOP, N_MELS, Frames
-from moe.systems.wav2vec2_ctc.options import CTCModelOptions, RegularisationOptions
+from moe.systems.wav2vec2_ctc.options import SCRATCH, CTCModelOptions, RegularisationOptions, checkpoint_of
 from moe.systems.wav2vec2_ctc.vocabulary import BLANK
 
 HEAD = ("lm_head.weight", "lm_head.bias")
@@ -22,26 +25,39 @@ class CTCModel(nn.Module):
 
     Args:
         network: its config has everything that training reads.
+        adapters: LoRA on its projections; None for none. Without experts it is the shared adapter alone.
+        first_layer: encoder layers below it get no adapters.
     """
 
     accepts_loss_kwargs = False
 
-    def __init__(self, network: Wav2Vec2BertForCTC) -> None:
+    def __init__(
+        self,
+        network: Wav2Vec2BertForCTC,
+        adapters: AdapterOptions | None = None,
+        n_experts: int = 0,
+        first_layer: int = 0,
+    ) -> None:
         super().__init__()
         self.network, self.frames = network, frames_of(network.config)
+        self.adapters, self.n_experts = adapters, n_experts
+        self.routing = attach(network, n_experts, adapters, first_layer) if adapters else Routing()
         if network.wav2vec2_bert.adapter is not None:
             network.wav2vec2_bert.adapter.layerdrop = 0.0  # a skipped stride would leave twice the outputs that lengths say
 
-    def enable_checkpointing(self) -> None:
-        """Compute activations again in the backward pass."""
-        self.network.gradient_checkpointing_enable({"use_reentrant": False})
+    def log_probabilities(
+        self, features: Tensor, n_frames: Tensor, mask: Tensor | None = None, weights: RoutingWeights | None = None
+    ) -> Tensor:
+        """Natural log-probabilities of the tokens in every output: features (B, T, D), mask (B, T) → float32 (B, T', V).
 
-    def log_probabilities(self, features: Tensor, n_frames: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Natural log-probabilities of the tokens in every output: features (B, T, D), mask (B, T) → float32 (B, T', V)."""
-        valid = torch.arange(features.shape[1], device=features.device) < n_frames[:, None]  # (B, T)
+        Args:
+            weights: of the experts, where there are any.
+        """
+        valid = valid_frames(features, n_frames)
         if mask is None and self.training and self.network.config.mask_time_prob:
             mask = torch.zeros_like(valid)  # else transformers draws masks from a global generator
-        logits = self.network(features, attention_mask=valid.long(), mask_time_indices=mask).logits
+        with self._adapted(weights):
+            logits = self.network(features, attention_mask=valid.long(), mask_time_indices=mask).logits
         said: Tensor = logits.float().log_softmax(-1)
         return said
 
@@ -55,7 +71,10 @@ class CTCModel(nn.Module):
         utterance_ids: Sequence[str] = (),
     ) -> dict[str, Tensor]:
         """features (B, T, D), labels (B, N) → loss (), utterance_loss (B,)."""
-        said = self.log_probabilities(features, n_frames, mask)
+        return self.ctc_outputs(self.log_probabilities(features, n_frames, mask), n_frames, labels, n_labels)
+
+    def ctc_outputs(self, said: Tensor, n_frames: Tensor, labels: Tensor, n_labels: Tensor) -> dict[str, Tensor]:
+        """said (B, T', V), labels (B, N) → loss (), utterance_loss (B,)."""
         losses = self.losses(said, n_frames, labels, n_labels)
         loss = losses.sum() if self.network.config.ctc_loss_reduction == "sum" else losses.mean()
         return {"loss": loss, "utterance_loss": losses.detach()}
@@ -65,6 +84,25 @@ class CTCModel(nn.Module):
         config = self.network.config
         totals = ctc_losses(said, self.frames.n_outputs(n_frames), labels, n_labels, config.ctc_zero_infinity)
         return totals if config.ctc_loss_reduction == "sum" else totals / n_labels.clamp_min(1)
+
+    def enable_checkpointing(self) -> None:
+        """Gradient checkpointing, non-reentrant, with the routing of the forward restored when layers are recomputed."""
+        options = {"use_reentrant": False, "context_fn": self.routing.checkpoint_contexts}
+        self.network.gradient_checkpointing_enable(options)
+
+    @contextmanager
+    def _adapted(self, weights: RoutingWeights | None) -> Iterator[None]:
+        """Adapters on inside the block, where there are any."""
+        if self.adapters is None:
+            yield
+            return
+        with self.routing.use(weights):
+            yield
+
+
+def valid_frames(features: Tensor, n_frames: Tensor) -> Tensor:
+    """Which frames of a batch are its utterances': features (B, T, D), n_frames (B,) → bool (B, T)."""
+    return torch.arange(features.shape[1], device=features.device) < n_frames[:, None]
 
 
 def ctc_losses(said: Tensor, n_outputs: Tensor, labels: Tensor, n_labels: Tensor, zero_infinity: bool = False) -> Tensor:
@@ -80,14 +118,17 @@ class Network:
     missing: tuple[str, ...]
 
 
-def new_network(options: CTCModelOptions, n_tokens: int) -> Network:
-    """A network as the options say, with a new head of `n_tokens` outputs; what it draws comes from torch's generator.
+def new_network(options: CTCModelOptions, n_tokens: int, keeps_head: bool = False) -> Network:
+    """A network as the options say, with a head of `n_tokens` outputs; what it draws comes from torch's generator.
+
+    Args:
+        keeps_head: the checkpoint's head, which writes the same tokens; else it is new.
 
     Raises:
         ValueError: a checkpoint that cannot be read, or whose features or adapter are of another kind.
     """
-    if not options.is_scratch:
-        return _loaded(options, n_tokens)
+    if options.ctc_model not in (None, SCRATCH):
+        return _loaded(options, n_tokens, keeps_head)
     shape: dict[str, Any] = {
         "hidden_size": options.ctc_width,
         "output_hidden_size": options.ctc_width,
@@ -122,17 +163,19 @@ def _changes(options: CTCModelOptions, n_tokens: int) -> dict[str, Any]:
     return regularisation | {"add_adapter": options.add_adapter, "vocab_size": n_tokens, "pad_token_id": BLANK}
 
 
-def _loaded(options: CTCModelOptions, n_tokens: int) -> Network:
+def _loaded(options: CTCModelOptions, n_tokens: int, keeps_head: bool) -> Network:
+    source = checkpoint_of(str(options.ctc_model))
     try:
-        config = Wav2Vec2BertConfig.from_pretrained(options.ctc_model)
+        config = Wav2Vec2BertConfig.from_pretrained(source)
         config.update(_changes(options, n_tokens))
         frames_of(config)
         loaded: Any = Wav2Vec2BertForCTC.from_pretrained(
-            options.ctc_model, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+            source, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
         )
     except (OSError, ValueError) as error:
         raise ValueError(f"ctc_model={options.ctc_model}: {error}") from error
     network, found = loaded
-    network.lm_head.reset_parameters()  # its rows are the tokens of another vocabulary, whatever their number
-    lacking = {*HEAD, *found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
+    if not keeps_head:
+        network.lm_head.reset_parameters()  # its rows are the tokens of another vocabulary, whatever their number
+    lacking = {*(() if keeps_head else HEAD), *found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
     return Network(network, tuple(name for name, _ in network.named_parameters() if name in lacking))

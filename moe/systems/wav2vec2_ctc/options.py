@@ -5,10 +5,14 @@ import json
 import re
 from pathlib import Path
 
+from moe.experts.routed_lora import AdapterOptions, LoraOptions
 from moe.options import Options, names_of, option
+from moe.routing.losses import BalanceOptions
+from moe.routing.options import RoutingOptions, TopKOptions, ViewOptions
 
 SCRATCH = "scratch"
-CONFIG, KIND = "config.json", "wav2vec2-bert"
+SHIPPED = "base/synthetic-en-ctc"  # a small one, trained on typical synthetic English
+CONFIG, KIND, NETWORK_DIR = "config.json", "wav2vec2-bert", "network"
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -73,29 +77,64 @@ class CTCModelOptions(ScratchOptions, RegularisationOptions):
 
     group = "ctc_model"
 
-    ctc_model: str = option(
-        SCRATCH, "scratch, or a Wav2Vec2-BERT to go on from: a folder or a hub name, e.g. facebook/w2v-bert-2.0"
+    ctc_model: str | None = option(
+        None,
+        "scratch, or a Wav2Vec2-BERT to go on from: a folder or a hub name, e.g. facebook/w2v-bert-2.0 (none: the shipped small one on "
+        "the synthetic English corpus, else scratch)",
     )
     add_adapter: bool = option(False, "halve the number of frames after the encoder by a layer of its own")
 
-    @property
-    def is_scratch(self) -> bool:
-        """Whether the network starts from random weights."""
-        return self.ctc_model == SCRATCH
+    def chosen_model(self, suits_shipped: bool) -> str:
+        """The model in use: where none is named, the shipped one if that suits the corpus and no shape is asked for."""
+        if self.ctc_model is not None:
+            return self.ctc_model
+        return SHIPPED if suits_shipped and not any(map(self.is_changed, names_of(ScratchOptions))) else SCRATCH
 
     def faults(self) -> list[str]:
         """A checkpoint that is none, or one of another kind."""
-        fault = None if self.is_scratch else checkpoint_fault(self.ctc_model)
+        fault = None if self.ctc_model in (None, SCRATCH) else checkpoint_fault(str(self.ctc_model))
         return [f"ctc_model={self.ctc_model}: {fault}"] if fault else []
 
     def idle(self) -> dict[str, str]:
         """The shape, where a checkpoint has one."""
-        return {} if self.is_scratch else dict.fromkeys(names_of(ScratchOptions), "a checkpoint has a shape of its own")
+        why = "a checkpoint has a shape of its own"
+        return {} if self.ctc_model in (None, SCRATCH) else dict.fromkeys(names_of(ScratchOptions), why)
+
+
+@dataclasses.dataclass(frozen=True)
+class CTCExpertOptions(BalanceOptions, TopKOptions, ViewOptions, LoraOptions):
+    """LoRA on the network's projections: one, or experts that a gate chooses among."""
+
+    group = "ctc_model"
+
+    ctc_experts: int = option(1, "experts: 1, or as many as the clusters of cluster_run_id", low=1)
+    ctc_lora_targets: str = option("linear_q,linear_v", "linear layers that carry LoRA, by the end of their name")
+
+    def idle(self) -> dict[str, str]:
+        """What one expert leaves nothing to do for."""
+        names = names_of(BalanceOptions, TopKOptions, ViewOptions)
+        return dict.fromkeys(names, "ctc_experts=1 leaves nothing to route") if self.ctc_experts == 1 else {}
+
+    @property
+    def adapters(self) -> AdapterOptions:
+        """Shape and place of the adapters."""
+        return AdapterOptions(**dataclasses.asdict(self.part(LoraOptions)), lora_targets=self.ctc_lora_targets)
+
+    @property
+    def routing(self) -> RoutingOptions:
+        """What the gate reads, and how many experts it chooses."""
+        return RoutingOptions(top_k=self.top_k, gate_layer=self.gate_layer, pooling=self.pooling)
+
+
+def checkpoint_of(name: str) -> str:
+    """Where the checkpoint is that a name stands for: in a trained CTC's folder it is a part."""
+    part = Path(name) / NETWORK_DIR
+    return str(part) if part.is_dir() else name
 
 
 def checkpoint_fault(name: str) -> str | None:
     """Why a folder cannot be loaded, or a name be one of a hub; a hub is not asked."""
-    folder = Path(name)
+    folder = Path(checkpoint_of(name))
     if not folder.is_dir():
         return None if HUB_NAME.fullmatch(name) else f"no such folder, and no name of a hub model; {SCRATCH} needs neither"
     try:

@@ -1,27 +1,30 @@
-"""Wav2Vec2-BERT CTC as a system: characters, written greedily, with a time and a confidence for every word."""
+"""Wav2Vec2-BERT CTC as a system: characters, written greedily or by beams, with a time and a confidence for every word."""
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import Wav2Vec2BertForCTC
 
-from moe.files import write_whole_dir
 from moe.options import Options
-from moe.system import WORDS, Ask, Batch, DecodingOptions, Hypothesis, ParameterGroup, Record, read_record, write_record
+from moe.system import WORDS, Ask, Batch, DecodingOptions, Hypothesis, ParameterGroup, Record
+from moe.systems.wav2vec2_ctc.beams import best_paths
 from moe.systems.wav2vec2_ctc.decoding import Run, collapse, scores, words
+from moe.systems.wav2vec2_ctc.folder import save_model
 from moe.systems.wav2vec2_ctc.inputs import CTCInputs
-from moe.systems.wav2vec2_ctc.model import CTCModel, new_network
-from moe.systems.wav2vec2_ctc.options import CTCModelOptions
-from moe.systems.wav2vec2_ctc.vocabulary import BLANK, Vocabulary
+from moe.systems.wav2vec2_ctc.language_model import LanguageModel
+from moe.systems.wav2vec2_ctc.model import CTCModel
+from moe.systems.wav2vec2_ctc.vocabulary import BLANK, UNKNOWN, Vocabulary
 from moe.training.precision import computing
 
-NAME, TITLE = "wav2vec2_ctc", "Wav2Vec2-BERT CTC"
-NETWORK_DIR, VOCABULARY = "network", "vocab.json"
+TITLE = "Wav2Vec2-BERT CTC"
+UNKNOWN_CHARACTERS = "unknown_characters"  # of the reference, which no output can write
+LORA = re.compile(r"\.(lora|shared)_[AB]$")
 PARTS = {"head": "lm_head", "adapter": "wav2vec2_bert.adapter"}  # beside the encoder, by prefix
 
 
@@ -36,6 +39,9 @@ class CTCSystem:
     Args:
         missing: names of the network's tensors that no checkpoint provided.
         learning_rate: of everything that trains.
+
+    Attributes:
+        language_model: of the train transcripts, which beams ask; None for none.
     """
 
     ask_type = CTCAsk
@@ -53,10 +59,11 @@ class CTCSystem:
         config = module.network.config
         self.inputs = CTCInputs(vocabulary, module.frames, config.mask_time_prob, config.mask_time_length)
         self.precision = "fp32"
+        self.language_model: LanguageModel | None = None
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Encoder, adapter and head, as far as they train."""
-        parts: dict[str, list[torch.nn.Parameter]] = {"encoder": [], "adapter": [], "head": []}
+        """Encoder, adapter, head and LoRA, as far as they train."""
+        parts: dict[str, list[torch.nn.Parameter]] = {"encoder": [], "adapter": [], "head": [], "lora": []}
         for name, parameter in self.module.network.named_parameters():
             if parameter.requires_grad and self.learning_rate:
                 parts[part_of(name)].append(parameter)
@@ -64,24 +71,30 @@ class CTCSystem:
 
     @torch.no_grad()
     def decode(self, batch: Batch, options: DecodingOptions, ask: Ask, with_loss: bool = False) -> list[Hypothesis]:
-        """Hypotheses of a batch; `details` hold its words with times and confidences, and the share of blank outputs.
+        """Hypotheses of a batch; `details` hold words with times and confidences, and what `measures` and evaluation count.
 
         Raises:
-            ValueError: beams are asked for.
+            ValueError: beams are asked for, and their extra is not installed.
         """
-        if options.beam_size > 1:
-            raise ValueError(f"beam_size={options.beam_size}: {TITLE} decodes greedily; set beam_size=1")
         with computing(batch["features"].device, self.precision):
-            said = self.module.log_probabilities(batch["features"], batch["n_frames"])  # (B, T', V)
+            said, routed = self.outputs(batch, ask)  # (B, T', V)
         n_outputs = self.module.frames.n_outputs(batch["n_frames"])  # (B,)
         rows = [row[:length] for row, length in zip(said, n_outputs.tolist(), strict=True)]  # (T'_b, V) each
-        written = [collapse(row) for row in rows]
+        paths: list[Tensor | None] = [None] * len(rows)
+        if options.beam_size > 1:
+            paths = list(best_paths(rows, options.beam_size, self.language_model))
+        written = [collapse(row, path) for row, path in zip(rows, paths, strict=True)]
         means, counts = scores(said, n_outputs, [[run.token for run in runs] for runs in written])
         losses = [math.nan] * len(rows)
         if with_loss:
             losses = self.module.losses(said, batch["n_frames"], batch["labels"], batch["n_labels"]).tolist()
-        values = zip(batch["utterance_ids"], rows, written, losses, means, counts, strict=True)
-        return [self._hypothesis(*each) for each in values]
+        unknown = (batch["labels"] == UNKNOWN).sum(1).tolist()  # of the references
+        values = zip(batch["utterance_ids"], rows, written, losses, means, counts, unknown, strict=True)
+        return [dataclasses.replace(self._hypothesis(*each), **given) for each, given in zip(values, routed, strict=True)]
+
+    def outputs(self, batch: Batch, ask: Ask) -> tuple[Tensor, list[dict[str, Any]]]:
+        """Log-probabilities (B, T', V), and what each utterance's hypothesis is to say of its routing: nothing here."""
+        return self.module.log_probabilities(batch["features"], batch["n_frames"]), [{} for _ in batch["utterance_ids"]]
 
     def check(self, ask: Ask) -> None:
         """Nothing can be asked, so nothing is refused here."""
@@ -96,9 +109,10 @@ class CTCSystem:
 
     def describe(self) -> dict[str, str]:
         """Outputs, vocabulary and search."""
+        lm = self.language_model
         return {
             "output": f"one of {len(self.vocabulary)} tokens every {1000 * self.module.frames.output_s:g} ms",
-            "decoding": "greedy",
+            "decoding": "greedy, or beams" + (f" with a character {lm.order}-gram model" if lm else ""),
         }
 
     def place(self, device: torch.device | str, precision: str) -> None:
@@ -107,48 +121,21 @@ class CTCSystem:
         self.precision = precision
 
     def save(self, folder: Path) -> None:
-        """Network, vocabulary and record."""
-        with write_whole_dir(folder) as aside:
-            self.module.network.save_pretrained(aside / NETWORK_DIR)
-            self.vocabulary.save(aside / VOCABULARY)
-            write_record(aside, self.record)
+        """Network, adapters, vocabulary and record."""
+        save_model(folder, self.module, self.vocabulary, self.language_model, self.record)
 
-    def _hypothesis(self, name: str, said: Tensor, runs: Sequence[Run], loss: float, mean: float, n_tokens: int) -> Hypothesis:
+    def _hypothesis(
+        self, name: str, said: Tensor, runs: Sequence[Run], loss: float, mean: float, n_tokens: int, unknown: int
+    ) -> Hypothesis:
         found = words(runs, self.vocabulary, self.module.frames.output_s)
         blank_share = float((said.argmax(-1) == BLANK).float().mean())
-        details = {WORDS: [dataclasses.asdict(word) for word in found], "blank_share": blank_share}
+        details = {WORDS: [dataclasses.asdict(word) for word in found], "blank_share": blank_share, UNKNOWN_CHARACTERS: unknown}
         text = " ".join(word.word for word in found)
         return Hypothesis(name, text, utterance_loss=loss, mean_logprob=mean, n_tokens=n_tokens, details=details)
 
 
 def part_of(name: str) -> str:
-    """The part of the network that a parameter belongs to: encoder, adapter or head."""
+    """The part of the network that a parameter belongs to: encoder, adapter, head, or the LoRA on any of them."""
+    if LORA.search(name):
+        return "lora"
     return next((part for part, prefix in PARTS.items() if name.startswith(f"{prefix}.")), "encoder")
-
-
-def build(
-    options: CTCModelOptions, vocabulary: Vocabulary, language: str, normaliser: str, learning_rate: float = 0.0
-) -> CTCSystem:
-    """An untrained one; what it draws comes from torch's generator.
-
-    Raises:
-        ValueError: a checkpoint that cannot be taken.
-    """
-    made = new_network(options, len(vocabulary))
-    record = Record(NAME, TITLE, "candidate", language, normaliser, shape={"ctc_model": options.ctc_model})
-    return CTCSystem(CTCModel(made.network), vocabulary, record, made.missing, learning_rate)
-
-
-def load(folder: Path) -> CTCSystem:
-    """A saved one.
-
-    Raises:
-        ValueError: the folder holds no whole one.
-    """
-    folder = Path(folder)
-    record = read_record(folder)
-    for name in (NETWORK_DIR, VOCABULARY):  # without the folder its name would be looked for on a hub
-        if not (folder / name).exists():
-            raise ValueError(f"{folder} holds no whole recogniser: {name} is missing")
-    network = Wav2Vec2BertForCTC.from_pretrained(folder / NETWORK_DIR, dtype=torch.float32)
-    return CTCSystem(CTCModel(network.eval()), Vocabulary.load(folder / VOCABULARY), record)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from transformers import WhisperProcessor
 
-from moe.audio.waveforms import SAMPLE_RATE
+from moe.audio.sampling import SAMPLE_RATE
 
 SILENCE = 0  # phoneme class of frames without one
 

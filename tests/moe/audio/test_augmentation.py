@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe.audio.augmentation import SLOPES, AugmentationOptions, augment, augment_waveform, generator, noise
-from moe.audio.waveforms import SAMPLE_RATE
+from moe.audio.sampling import SAMPLE_RATE
 
 MEL = np.random.default_rng(0).normal(size=(16, 50)).astype(np.float32)
 

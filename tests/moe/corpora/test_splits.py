@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moe.corpora.leaks import LeakError, leak_report, refuse_leaks, seen_sentences
+from moe.corpora.leaks import LeakError, leak_report, refuse_leaks, seen_sentences, seen_words
 from moe.corpora.splits import SplitPlan, assign_splits
 
 
@@ -181,3 +181,9 @@ def test_folds_and_speakers_that_do_not_exist_are_refused():
 def test_one_speaker_is_left_out():
     table = split(TWENTY, mode="leave_one_speaker_out", test_speaker="s07")
     assert speakers_of(table, "test") == {"s07"} and speakers_of(table, "dev") and "s07" not in speakers_of(table, "dev")
+
+
+def test_words_are_seen_where_train_has_every_one_of_them():
+    rows = [("train", "a b"), ("train", "c"), ("dev", "d"), ("test", "c a"), ("test", "a d"), ("test", "")]
+    table = pd.DataFrame(rows, columns=["split", "reference"])
+    assert seen_words(table).tolist() == [True, True, False, True, False, True]

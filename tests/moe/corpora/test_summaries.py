@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from moe.audio.waveforms import SAMPLE_RATE
+from moe.audio.sampling import SAMPLE_RATE
 from moe.corpora.summaries import FLOOR_DB, loudness_db
 
 SINE = np.sin(2 * np.pi * 200 * np.arange(SAMPLE_RATE) / SAMPLE_RATE)

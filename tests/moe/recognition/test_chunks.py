@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moe.audio.waveforms import SAMPLE_RATE
+from moe.audio.sampling import SAMPLE_RATE
 from moe.recognition.chunks import Chunks, ChunkSet, cut_rows
 from moe.recognition.decoding import decode
 from moe.recognition.recognizer import Recognizer

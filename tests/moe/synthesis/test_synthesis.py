@@ -174,6 +174,25 @@ def test_every_style_speaks_every_language(language):
         assert 0.01 < np.abs(rendering.samples).max() <= 0.981
 
 
+def test_the_words_kept_for_test_are_in_no_other_split_and_have_no_character_of_their_own():
+    grammar, options = grammars()["ne"], SynthesisOptions(synthetic_language="ne", test_words_share=0.25, seen_share=0.5)
+    assert len(grammar.words) >= 190 and len(grammar.test_words) >= 20 and grammar.test_words <= set(grammar.words)
+    assert set("".join(grammar.test_words)) <= set("".join(set(grammar.words) - grammar.test_words))
+    said = {
+        split: [row for each in plan(options) if each.split == split for row in each.candidates]
+        for split in ("train", "dev", "test")
+    }
+    new = {split: [grammar.has_test_word(text) for row in said[split] for text in row] for split in said}
+    assert not any(new["train"]) and not any(new["dev"]) and np.mean(new["test"]) == 0.25
+
+
+def test_a_share_of_words_that_no_grammar_keeps_is_refused():
+    with pytest.raises(ValueError, match="test_words_share=0.1: the grammar of synthetic_language=en keeps no words for test"):
+        SynthesisOptions(test_words_share=0.1)
+    with pytest.raises(ValueError, match="seen_share=0.8 and test_words_share=0.3: must not exceed 1 together"):
+        SynthesisOptions(synthetic_language="ne", seen_share=0.8)
+
+
 # ---------------------------------------------------------------- plan
 
 

@@ -115,7 +115,7 @@ def test_normalising_twice_changes_nothing_and_leaves_single_spaces(name, text):
     assert once == " ".join(once.split())
 
 
-@pytest.mark.parametrize("name", ["korean", "devanagari", "devanagari_ascii", "basic"])
+@pytest.mark.parametrize("name", ["korean", "devanagari", "devanagari_ascii", "basic", "nepali"])
 @given(text=st.text(alphabet=st.sampled_from("한국어कखगि्ा\u093c\u200d\u200c०१२345 ,।éA"), max_size=30))
 def test_composed_and_decomposed_text_are_the_same(name, text):
     forms = {normalise(name, unicodedata.normalize(form, text)) for form in ("NFC", "NFD")}

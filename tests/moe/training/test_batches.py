@@ -14,8 +14,8 @@ from moe.system import IGNORED
 from moe.systems.whisper.inputs import WhisperInputs
 from moe.systems.whisper.tokens import label_ids
 from moe.training import dataset as dataset_module
-from moe.training.batches import LengthGroupedSampler, collate
-from moe.training.dataset import Draw, SpeechDataset
+from moe.training.batches import Draw, LengthGroupedSampler, collate
+from moe.training.dataset import SpeechDataset
 from tests.toys.models import CONTEXT, LENGTHS_S, batch_of, dataset, shared_base, tokenizer, write_corpus
 
 

@@ -23,7 +23,7 @@ from steps import asr, cluster, ctc, domain, embed, experts, main, prepare, pret
 from steps.chain.stages import NAMES as STEP_NAMES
 from steps.inputs.training import plan_of
 from steps.options.command_line import file_values, unknown
-from steps.options.other_words import OTHER_WORDS
+from steps.options.document_names import OURS
 from steps.options.project_files import ENTRY_POINTS
 from steps.tracking.fingerprint import fingerprint
 from steps.tracking.store import project_root
@@ -348,7 +348,7 @@ def test_the_preset_of_document_003_is_taken_by_the_chain_and_changes_what_it_na
 
 def test_the_words_of_the_documents_are_answered_with_ours() -> None:
     known = fields("main")
-    for name, ours in OTHER_WORDS.items():
+    for name, ours in OURS.items():
         assert name not in known and set(ours) <= set(known), name
         assert all(word in unknown(name.replace("_", "-"), known) for word in ours)
     assert "domain_learning_rate" in unknown("learning_rate", fields("domain"))

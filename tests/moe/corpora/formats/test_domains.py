@@ -11,7 +11,7 @@ from torch.utils.data import BatchSampler, DataLoader
 from moe.corpora.listing import list_corpus
 from moe.corpora.preparation import PreparationOptions, prepare
 from moe.systems.domain_whisper.domains import Domains
-from moe.text.normalisers import normalise, normaliser_for
+from moe.text.normalisers import normalise, own_normaliser
 from moe.training.batches import LengthGroupedSampler
 from moe.training.dataset import SpeechDataset
 from tests.toys.corpora import audio_of, tar_bytes
@@ -150,7 +150,7 @@ def test_another_sample_rate_and_options_of_shards_for_other_corpora_are_refused
 
 
 def test_the_normaliser_is_the_language_s_unless_one_is_named() -> None:
-    assert [normaliser_for(language) for language in ("en", "ko", "ne", "xx")] == ["basic", "korean", "devanagari", "basic"]
+    assert [own_normaliser("auto", language) for language in ("en", "ko", "ne", "xx")] == ["basic", "korean", "nepali", "basic"]
     assert PreparationOptions(language="ko").normaliser_name == "korean"
     assert PreparationOptions(language="ko", normaliser="korean_plain").normaliser_name == "korean_plain"
 

@@ -13,9 +13,11 @@ from transformers import Wav2Vec2BertForCTC
 from moe.recognition.decoding import decode
 from moe.system import DecodingOptions
 from moe.systems.table import load_system
+from moe.systems.wav2vec2_ctc.building import LearningRates, build
+from moe.systems.wav2vec2_ctc.folder import halve
 from moe.systems.wav2vec2_ctc.options import CTCModelOptions
-from moe.systems.wav2vec2_ctc.system import CTCSystem, build
-from moe.systems.wav2vec2_ctc.training import CTCTrainingOptions, TrainedCTC, train
+from moe.systems.wav2vec2_ctc.system import CTCSystem
+from moe.systems.wav2vec2_ctc.training import CTCTrainingOptions, TrainedCTC, parts_of_batch, train
 from moe.systems.wav2vec2_ctc.vocabulary import Vocabulary
 from moe.training import loop
 from moe.training.checkpoints import CheckpointOptions, Checkpoints
@@ -140,7 +142,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def from_checkpoint(folder: Path, **changes) -> CTCSystem:
     seed_everything(0)
     options = CTCModelOptions(ctc_model=str(folder), **changes)
-    return build(options, Vocabulary.of(WORDS, 1), "en", "basic", 1e-3)
+    return build(options, Vocabulary.of(WORDS, 1), "en", "basic", LearningRates(1e-3))
 
 
 def test_what_a_checkpoint_lacks_is_named_and_the_rest_is_taken(checkpoint: Path) -> None:
@@ -231,3 +233,21 @@ def test_every_regularisation_is_in_the_config_before_the_network_is_made() -> N
     assert found == {0.11, 0.12, 0.13, 0.14, 0.15, 0.16} and network.config.layerdrop == 0.17
     assert isinstance(network, Wav2Vec2BertForCTC) and network.wav2vec2_bert.masked_spec_embed.shape == (16,)
     assert dataclasses.asdict(CTCModelOptions())["ctc_frame_ms"] == 40
+
+
+def test_a_batch_is_cut_in_equal_parts_until_the_longest_fit() -> None:
+    options = CTCTrainingOptions(ctc_batch_size=12, ctc_batch_frames=1000)
+    assert [parts_of_batch(options, frames) for frames in (80, 84, 200, 300, 1000)] == [1, 2, 3, 4, 12]
+    with pytest.raises(ValueError, match="ctc_batch_frames=1000: the longest train utterance alone has 1001"):
+        parts_of_batch(options, 1001)
+
+
+def test_a_trained_one_goes_on_with_its_head_where_the_vocabulary_is_the_same(tmp_path: Path) -> None:
+    whole = toy_ctc(seed=6)
+    whole.save(tmp_path / "model")
+    halve(tmp_path / "model")
+    same = from_checkpoint(tmp_path / "model")
+    assert same.missing == () and same.vocabulary == whole.vocabulary
+    torch.testing.assert_close(weights(same.module), weights(whole.module), atol=1e-2, rtol=1e-3)  # rounded to half precision
+    other = build(CTCModelOptions(ctc_model=str(tmp_path / "model")), Vocabulary.of(["xyz"], 1), "en", "basic")
+    assert other.missing == ("lm_head.weight", "lm_head.bias")

@@ -12,8 +12,7 @@ from moe.system import DecodingOptions
 from moe.systems.wav2vec2_ctc.inputs import CTCInputs
 from moe.systems.wav2vec2_ctc.system import CTCAsk, CTCSystem
 from moe.systems.wav2vec2_ctc.training import infeasible
-from moe.training.batches import collate
-from moe.training.dataset import Draw
+from moe.training.batches import Draw, collate
 from tests.toys.ctc import ctc_dataset, toy_ctc
 from tests.toys.models import write_corpus
 
@@ -131,13 +130,6 @@ def test_dev_and_test_utterances_without_a_path_are_decoded_all_the_same(corpus)
     data = ctc_dataset(system, manifest.assign(reference="oak" * 40), root)
     found = system.decode(collate(data, [data[0]]), DecodingOptions(), CTCAsk(), with_loss=True)
     assert found[0].utterance_loss == 0 and found[0].n_tokens >= 1
-
-
-def test_beams_are_refused_by_name(corpus) -> None:
-    system = toy_ctc()
-    data = ctc_dataset(system, *corpus)
-    with pytest.raises(ValueError, match="beam_size=4: Wav2Vec2-BERT CTC decodes greedily; set beam_size=1"):
-        system.decode(collate(data, [data[0]]), DecodingOptions(beam_size=4), CTCAsk())
 
 
 def test_inputs_take_thirty_seconds_at_once() -> None:
