@@ -89,19 +89,23 @@ def table(folder: Path) -> str:
     return markdown_table(pd.DataFrame(rows))
 
 
+def options_of(row: str, seed: int) -> StepOptions:
+    """The options of `main` that a row stands for."""
+    preset = file_values(StepOptions, "presets/nepali.yaml") if row.startswith("ne") else {"systems": "wav2vec2_ctc"}
+    given = {**preset, "register_system": "any", "seed": seed, "corpus_seed": CORPUS_SEED, **ROWS[row]}
+    until = "ctc"
+    if given["systems"] == "zero_shot":
+        given, until = {name: value for name, value in given.items() if not name.startswith("ctc_")}, "baseline"
+    elif given.get("ctc_experts", 1) > 1:
+        given, until = given | {"systems": "whisper_moe,wav2vec2_ctc"}, "cluster"
+    return StepOptions.asked(**given, until=until)
+
+
 def _chain(row: str, seed: int) -> Chain:
     """The chain of a row, run up to its model."""
-    preset = file_values(StepOptions, "presets/nepali.yaml") if row.startswith("ne") else {"systems": "wav2vec2_ctc"}
-    given: dict[str, Any] = {**preset, "register_system": "any", "seed": seed, "corpus_seed": CORPUS_SEED, **ROWS[row]}
-    needs_clusters = given.get("ctc_experts", 1) > 1
-    if needs_clusters:
-        given |= {"systems": "whisper_moe,wav2vec2_ctc"}
-    until = "cluster" if needs_clusters else "pretrain" if given["systems"] == "zero_shot" else "ctc"
-    if given["systems"] == "zero_shot":
-        given = {name: value for name, value in given.items() if not name.startswith("ctc_")}
-    chain = Chain(StepOptions.asked(**given, until="baseline" if until == "pretrain" else until))
+    chain = Chain(options_of(row, seed))
     chain.run()
-    if needs_clusters:
+    if "cluster" in chain.run_ids:
         ids = {f"{name}_run_id": chain.run_ids[name] for name in ("prepare", "cluster")}
         chain.run_ids["wav2vec2_ctc"] = launch(ctc, stage_options(ctc, chain.options, **ids))
     chain.run_ids["system"] = chain.run_ids.get("wav2vec2_ctc") or chain.run_ids["zero_shot"]

@@ -97,7 +97,7 @@ class StepOptions(CTCTrainingOptions, CTCModelOptions, CTCExpertOptions, ExportO
     @property
     def augmentation(self) -> AugmentationOptions | None:
         """The frames that the model masks, drawn anew in every epoch."""
-        return MASKS_ALONE if self.mask_time_prob else None
+        return MASKS_ALONE if self.mask_time_prob or self.mask_feature_prob else None
 
 
 def run(options: StepOptions) -> str:
@@ -133,9 +133,7 @@ def run(options: StepOptions) -> str:
 
 def resolved(options: StepOptions, prepared: Prepared) -> StepOptions:
     """The options with the model and the learning rate that stand for `none` on this corpus."""
-    return dataclasses.replace(
-        options, ctc_model=options.chosen_model(bool(prepared.note) and prepared.language == "en" and Path(SHIPPED).is_dir())
-    )
+    return dataclasses.replace(options, ctc_model=options.chosen_model(bool(prepared.note) and prepared.language == "en"))
 
 
 def _feasible(step: StepRun, options: StepOptions, inputs: CTCInputs) -> TrainingInputs:

@@ -104,6 +104,7 @@ def test_the_vocabulary_is_of_the_train_split_alone(done: Done) -> None:
 def test_the_hypotheses_have_words_with_their_times(done: Done) -> None:
     table = pd.read_parquet(artifacts.upstream(done.evaluated, artifacts.HYPOTHESES))
     assert {"words", "blank_share"} <= set(table.columns) and "expert" not in table.columns
+    assert table.set_index("utterance_id")["unknown_characters"].tolist() == [1, 2]  # ф and жж, which train has once and never
     for row in table.itertuples():
         assert " ".join(word["word"] for word in row.words) == row.hypothesis
 

@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 from moe.audio.augmentation import AugmentationOptions
 from moe.system import Batch
 from moe.systems.wav2vec2_ctc.frames import WINDOW_S, Frames, extractor, features, frames_needed
-from moe.systems.wav2vec2_ctc.masks import masked_frames
+from moe.systems.wav2vec2_ctc.masks import Masks
 from moe.systems.wav2vec2_ctc.vocabulary import Vocabulary
 
 
@@ -17,13 +17,11 @@ class CTCInputs:
     """Inputs of a CTC; see `moe.system.Inputs`.
 
     Args:
-        mask_share: frames that training masks, of those of an utterance.
-        mask_length: frames of a masked span.
+        masks: what training masks.
     """
 
-    def __init__(self, vocabulary: Vocabulary, frames: Frames, mask_share: float = 0.0, mask_length: int = 10) -> None:
-        self.vocabulary, self.frames = vocabulary, frames
-        self.mask_share, self.mask_length = mask_share, mask_length
+    def __init__(self, vocabulary: Vocabulary, frames: Frames, masks: Masks = Masks()) -> None:
+        self.vocabulary, self.frames, self.masks = vocabulary, frames, masks
         self._extractor = extractor()
 
     @property
@@ -39,12 +37,11 @@ class CTCInputs:
         }
 
     def augment(self, example: Batch, options: AugmentationOptions, random: np.random.Generator) -> Batch:
-        """The example with the frames to mask, (T,); the model masks them itself, and nothing else is changed."""
-        n_frames = len(example["features"])
-        return {**example, "mask": masked_frames(n_frames, self.mask_share, self.mask_length, random)}
+        """The example with the frames to mask (T,), and features (H,); the model masks them itself, and nothing else is changed."""
+        return {**example, **self.masks.drawn(len(example["features"]), random)}
 
     def collate(self, examples: Sequence[Batch]) -> Batch:
-        """features (B, T, D), n_frames (B,), labels (B, N), n_labels (B,), and where training masks, mask (B, T)."""
+        """features (B, T, D), n_frames (B,), labels (B, N), n_labels (B,), and what training masks: mask (B, T), feature_mask (B, H)."""
         n_frames = [len(example["features"]) for example in examples]
         n_padded = self.frames.padded(max(n_frames))
         labels = [torch.from_numpy(example["labels"]) for example in examples]
@@ -56,6 +53,8 @@ class CTCInputs:
         }
         if "mask" in examples[0]:
             batch["mask"] = _padded([example["mask"] for example in examples], n_padded)  # (B, T)
+        if "feature_mask" in examples[0]:
+            batch["feature_mask"] = torch.from_numpy(np.stack([example["feature_mask"] for example in examples]))  # (B, H)
         return batch
 
     def length(self, n_samples: int) -> int:

@@ -1,6 +1,35 @@
-"""Spans of frames that the model replaces in training by its mask vector; they fit the utterance, however short it is."""
+"""What training masks: spans of frames, which the model replaces by its mask vector, and spans of projected features, which it sets to 0.
+
+They are drawn for each utterance by itself and fit it, however short it is.
+"""
+
+import dataclasses
 
 import numpy as np
+
+FEATURE_SPAN = 10  # features of a masked span
+
+
+@dataclasses.dataclass(frozen=True)
+class Masks:
+    """How much is masked.
+
+    Attributes:
+        share: frames in all spans, of those of the utterance (`mask_time_prob`); `length`: frames of a span.
+        feature_share: features in all spans, of the `n_features` projected ones (`mask_feature_prob`).
+    """
+
+    share: float = 0.0
+    length: int = 10
+    feature_share: float = 0.0
+    n_features: int = 0
+
+    def drawn(self, n_frames: int, random: np.random.Generator) -> dict[str, np.ndarray]:
+        """mask (n_frames,) and feature_mask (n_features,), as far as they are asked for."""
+        found = {"mask": masked_frames(n_frames, self.share, self.length, random)} if self.share else {}
+        if self.feature_share:
+            found["feature_mask"] = masked_frames(self.n_features, self.feature_share, FEATURE_SPAN, random)
+        return found
 
 
 def masked_frames(n_frames: int, share: float, length: int, random: np.random.Generator) -> np.ndarray:

@@ -68,6 +68,7 @@ class CTCMixture(CTCModel, Mixture):
         labels: Tensor,
         n_labels: Tensor,
         mask: Tensor | None = None,
+        feature_mask: Tensor | None = None,
         utterance_ids: Sequence[str] = (),
         embedding: Tensor | None = None,
         routing_weights: Tensor | None = None,
@@ -80,7 +81,8 @@ class CTCMixture(CTCModel, Mixture):
             cluster_weights: (B, E) targets of the alignment loss.
         """
         weights, logits, probabilities = self.route(features, n_frames, embedding, routing_weights)
-        outputs = self.ctc_outputs(self.log_probabilities(features, n_frames, mask, weights), n_frames, labels, n_labels)
+        said = self.log_probabilities(features, n_frames, mask, feature_mask, weights)  # (B, T', V)
+        outputs = self.ctc_outputs(said, n_frames, labels, n_labels)
         if logits is None or probabilities is None:
             return outputs
         if self.training:

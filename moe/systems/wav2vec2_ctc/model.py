@@ -40,24 +40,29 @@ class CTCModel(nn.Module):
     ) -> None:
         super().__init__()
         self.network, self.frames = network, frames_of(network.config)
+        network.config.apply_spec_augment = False  # transformers' masks come from a global generator; ours are given
         self.adapters, self.n_experts = adapters, n_experts
         self.routing = attach(network, n_experts, adapters, first_layer) if adapters else Routing()
         if network.wav2vec2_bert.adapter is not None:
             network.wav2vec2_bert.adapter.layerdrop = 0.0  # a skipped stride would leave twice the outputs that lengths say
 
     def log_probabilities(
-        self, features: Tensor, n_frames: Tensor, mask: Tensor | None = None, weights: RoutingWeights | None = None
+        self,
+        features: Tensor,
+        n_frames: Tensor,
+        mask: Tensor | None = None,
+        feature_mask: Tensor | None = None,
+        weights: RoutingWeights | None = None,
     ) -> Tensor:
-        """Natural log-probabilities of the tokens in every output: features (B, T, D), mask (B, T) → float32 (B, T', V).
+        """Natural log-probabilities of the tokens in every output: features (B, T, D) → float32 (B, T', V).
 
         Args:
+            mask: frames that the mask vector replaces, (B, T). feature_mask: projected features that are 0, (B, H).
             weights: of the experts, where there are any.
         """
         valid = valid_frames(features, n_frames)
-        if mask is None and self.training and self.network.config.mask_time_prob:
-            mask = torch.zeros_like(valid)  # else transformers draws masks from a global generator
-        with self._adapted(weights):
-            logits = self.network(features, attention_mask=valid.long(), mask_time_indices=mask).logits
+        with self._adapted(weights), self._masked(mask, feature_mask):
+            logits = self.network(features, attention_mask=valid.long()).logits
         said: Tensor = logits.float().log_softmax(-1)
         return said
 
@@ -68,10 +73,11 @@ class CTCModel(nn.Module):
         labels: Tensor,
         n_labels: Tensor,
         mask: Tensor | None = None,
+        feature_mask: Tensor | None = None,
         utterance_ids: Sequence[str] = (),
     ) -> dict[str, Tensor]:
-        """features (B, T, D), labels (B, N) → loss (), utterance_loss (B,)."""
-        return self.ctc_outputs(self.log_probabilities(features, n_frames, mask), n_frames, labels, n_labels)
+        """features (B, T, D), labels (B, N) → loss (), utterance_loss (B,); masks as of `log_probabilities`."""
+        return self.ctc_outputs(self.log_probabilities(features, n_frames, mask, feature_mask), n_frames, labels, n_labels)
 
     def ctc_outputs(self, said: Tensor, n_frames: Tensor, labels: Tensor, n_labels: Tensor) -> dict[str, Tensor]:
         """said (B, T', V), labels (B, N) → loss (), utterance_loss (B,)."""
@@ -89,6 +95,25 @@ class CTCModel(nn.Module):
         """Gradient checkpointing, non-reentrant, with the routing of the forward restored when layers are recomputed."""
         options = {"use_reentrant": False, "context_fn": self.routing.checkpoint_contexts}
         self.network.gradient_checkpointing_enable(options)
+
+    @contextmanager
+    def _masked(self, mask: Tensor | None, feature_mask: Tensor | None) -> Iterator[None]:
+        """Projected features masked inside the block, where masks are given."""
+        trunk = self.network.wav2vec2_bert
+
+        def masked(module: nn.Module, given: Any, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            hidden, normed = output  # (B, T, H), (B, T, D)
+            if mask is not None:
+                hidden = torch.where(mask[..., None], trunk.masked_spec_embed.to(hidden.dtype), hidden)
+            if feature_mask is not None:
+                hidden = hidden.masked_fill(feature_mask[:, None], 0.0)
+            return hidden, normed
+
+        handle = trunk.feature_projection.register_forward_hook(masked)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     @contextmanager
     def _adapted(self, weights: RoutingWeights | None) -> Iterator[None]:

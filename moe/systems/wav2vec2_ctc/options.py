@@ -56,6 +56,7 @@ class RegularisationOptions(Options):
     layerdrop: float = option(0.0, "share of the passes of an encoder layer that are skipped; never one of the adapter", low=0)
     mask_time_prob: float = option(0.0, "frames that training masks, as a share of the utterance's", low=0)
     mask_time_length: int = option(10, "frames of a masked span", low=1)
+    mask_feature_prob: float = option(0.0, "projected features that training sets to 0, as a share of them", low=0)
     ctc_loss_reduction: str = option(
         "mean", "mean divides the loss of an utterance by its labels and averages; sum does neither", choices=("mean", "sum")
     )

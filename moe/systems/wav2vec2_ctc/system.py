@@ -18,6 +18,7 @@ from moe.systems.wav2vec2_ctc.decoding import Run, collapse, scores, words
 from moe.systems.wav2vec2_ctc.folder import save_model
 from moe.systems.wav2vec2_ctc.inputs import CTCInputs
 from moe.systems.wav2vec2_ctc.language_model import LanguageModel
+from moe.systems.wav2vec2_ctc.masks import Masks
 from moe.systems.wav2vec2_ctc.model import CTCModel
 from moe.systems.wav2vec2_ctc.vocabulary import BLANK, UNKNOWN, Vocabulary
 from moe.training.precision import computing
@@ -57,7 +58,8 @@ class CTCSystem:
         self.module, self.vocabulary, self.record = module, vocabulary, record
         self.missing, self.learning_rate = tuple(missing), learning_rate
         config = module.network.config
-        self.inputs = CTCInputs(vocabulary, module.frames, config.mask_time_prob, config.mask_time_length)
+        masks = Masks(config.mask_time_prob, config.mask_time_length, config.mask_feature_prob, config.hidden_size)
+        self.inputs = CTCInputs(vocabulary, module.frames, masks)
         self.precision = "fp32"
         self.language_model: LanguageModel | None = None
 

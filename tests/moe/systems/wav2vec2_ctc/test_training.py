@@ -47,7 +47,7 @@ def trained(
 ) -> TrainedCTC:
     manifest, root = corpus
     around = training(plan(epochs=epochs, batch_size=2), report, checkpoints)
-    masks = system.inputs.mask_share > 0
+    masks = system.inputs.masks.share > 0
     sets = ctc_dataset(system, manifest, root, masks, trains=True), ctc_dataset(system, manifest.head(4), root)
     return train(system, *sets, CTCTrainingOptions(**options), around)
 

@@ -135,3 +135,16 @@ def test_dev_and_test_utterances_without_a_path_are_decoded_all_the_same(corpus)
 def test_inputs_take_thirty_seconds_at_once() -> None:
     inputs: CTCInputs = toy_ctc().inputs
     assert inputs.window_s == 30 and inputs.length(30 * 16_000) == 1504
+
+
+def test_masked_features_are_drawn_for_each_utterance_and_change_what_is_said(corpus) -> None:
+    system = toy_ctc(mask_feature_prob=0.8)
+    data = ctc_dataset(system, *corpus, masks=True)
+    batch = collate(data, [data[5], data[6]])
+    assert batch["feature_mask"].shape == (2, 16) and batch["feature_mask"].any() and "mask" not in batch
+    assert np.array_equal(data[Draw(5, 0)]["feature_mask"], batch["feature_mask"][0].numpy())
+    state, n_frames = np.random.get_state()[1].copy(), batch["n_frames"]
+    system.module.train()
+    said = [system.module.log_probabilities(batch["features"], n_frames, None, mask) for mask in (batch["feature_mask"], None)]
+    assert not torch.equal(*said) and np.array_equal(np.random.get_state()[1], state)
+    system.module.eval()
