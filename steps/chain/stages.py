@@ -141,12 +141,19 @@ def evaluation_given(system: str, prepare_run_id: str, model_run_id: str) -> dic
     return {**nothing, "prepare_run_id": prepare_run_id, "model_run_id": model_run_id}
 
 
+def unasked(system: str, options: ChainOptions) -> dict[str, Any]:
+    """What is asked of other systems only: how many experts, where a CTC has none."""
+    return {"decoding_top_k": None} if system == CTC and vars(options).get("ctc_experts", 1) == 1 else {}
+
+
 def planned(options: ChainOptions) -> list[tuple[ModuleType, dict[str, Any]]]:
     """Every run of the chain, and what the chain gives it; ids of runs that do not exist yet stand as `PENDING`."""
     stages = stages_of(options)
     ran = {stage.name: PENDING for stage in stages}
     found = [(stage.module, training_given(stage, options, ran)) for stage in stages]
-    found += [(evaluate, evaluation_given(system, PENDING, PENDING)) for system in chosen_systems(options)]
+    found += [
+        (evaluate, evaluation_given(system, PENDING, PENDING) | unasked(system, options)) for system in chosen_systems(options)
+    ]
     judges = [module for module in (compare, register) if module not in left_out(options)]
     return found + [(module, {"evaluate_run_ids": f"{PENDING},{PENDING}2"}) for module in judges]
 
@@ -183,7 +190,7 @@ class Chain:
 
     def _evaluate(self) -> None:
         for system in chosen_systems(self.options):
-            given = evaluation_given(system, self.run_ids["prepare"], self.run_ids[system])
+            given = evaluation_given(system, self.run_ids["prepare"], self.run_ids[system]) | unasked(system, self.options)
             self._launch(f"evaluate {system}", evaluate, stage_options(evaluate, self.options, **given))
 
     def _judge(self, name: str) -> None:

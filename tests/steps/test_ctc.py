@@ -224,7 +224,7 @@ def test_as_many_experts_as_clusters(done: Done, clusters: str) -> None:
 
 
 def test_it_is_asked_for_nothing_that_it_has_not(done: Done) -> None:
-    with pytest.raises(ValueError, match="decoding_top_k=2: Wav2Vec2-BERT CTC does not take it; it takes nothing"):
+    with pytest.raises(ValueError, match="top_k=2: Wav2Vec2-BERT CTC has no experts"):
         evaluate.run(evaluate.StepOptions(prepare_run_id=done.prepared, model_run_id=done.trained, decoding_top_k=2))
 
 
@@ -249,5 +249,5 @@ def test_it_is_compared_with_a_mixture_registered_transcribed_and_served(done: D
     service.close()
     assert json.loads((tmp_path / "out" / "u0.json").read_text(encoding="utf-8"))["text"] == answer
     params = mlflow.models.get_model_info(address).signature.params.params
-    assert [param.name for param in params] == ["return_routing", "beam_size"]
+    assert [param.name for param in params] == ["return_routing", "beam_size", "top_k"]
     assert {"prepare", "ctc", "evaluate", "register"} <= set(artifacts.lineage(registered).values())

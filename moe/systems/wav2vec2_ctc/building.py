@@ -4,9 +4,12 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from moe.experts.rank_split import split_ranks
 from moe.routing.losses import BalanceOptions
 from moe.system import Record
+from moe.systems.wav2vec2_ctc.asks import CTCAsk, ask_fault
 from moe.systems.wav2vec2_ctc.folder import NAME, CTCShape, known_vocabulary, load_model, module_of
 from moe.systems.wav2vec2_ctc.mixture import CTCMixture
 from moe.systems.wav2vec2_ctc.mixture_system import CTCMixtureSystem
@@ -56,6 +59,16 @@ def new_record(shape: CTCShape, language: str, normaliser: str) -> Record:
     kind = f", {shape.n_experts} experts" if shape.n_experts else ", one LoRA" if shape.adapters else ""
     role = "mixture" if shape.n_experts else "candidate"
     return Record(NAME, TITLE + kind, role, language, normaliser, shape=dataclasses.asdict(shape))
+
+
+def refuse(record: Record, ask: CTCAsk, rows: pd.DataFrame | None) -> None:
+    """Refuse more experts than there are; asked of the record, before anything is loaded.
+
+    Raises:
+        ValueError: naming how many there are.
+    """
+    if fault := ask_fault(ask, CTCShape.of(record.shape).n_experts, record.title):
+        raise ValueError(fault)
 
 
 def load(folder: Path) -> CTCSystem:

@@ -9,28 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moe.options import option
 from moe.routing.gate import Gate, probabilities
 from moe.routing.losses import normalised_entropy
 from moe.system import Ask, Batch, Hypothesis, ParameterGroup, Record, routing_weights
+from moe.systems.wav2vec2_ctc.asks import CTCAsk, FixedRouting
 from moe.systems.wav2vec2_ctc.folder import CTCShape
 from moe.systems.wav2vec2_ctc.mixture import CTCMixture
-from moe.systems.wav2vec2_ctc.system import CTCAsk, CTCSystem
+from moe.systems.wav2vec2_ctc.system import CTCSystem
 from moe.systems.wav2vec2_ctc.vocabulary import Vocabulary
-
-
-@dataclasses.dataclass(frozen=True)
-class CTCMixtureAsk(CTCAsk):
-    """What a request may ask of a CTC mixture."""
-
-    top_k: int | None = option(None, "experts mixed in decoding (none: as in training)", low=1)
-
-
-@dataclasses.dataclass(frozen=True)
-class FixedRouting(CTCMixtureAsk):
-    """An ablation: the same weights (E,) of the experts for every utterance."""
-
-    weights: tuple[float, ...] = ()  # (E,)
 
 
 class CTCMixtureSystem(CTCSystem):
@@ -40,7 +26,6 @@ class CTCMixtureSystem(CTCSystem):
         gate_learning_rate: of the gate.
     """
 
-    ask_type = CTCMixtureAsk
     module: CTCMixture
 
     def __init__(
@@ -59,11 +44,6 @@ class CTCMixtureSystem(CTCSystem):
     def shape(self) -> CTCShape:
         """What it takes to rebuild it."""
         return CTCShape.of(self.record.shape)
-
-    @property
-    def n_experts(self) -> int:
-        """Routed experts."""
-        return self.module.n_experts
 
     @property
     def top_k(self) -> int:
@@ -124,16 +104,6 @@ class CTCMixtureSystem(CTCSystem):
             found = [each | {"gate_probabilities": row} for each, row in zip(found, gate.float().cpu().numpy(), strict=True)]
         return said, found
 
-    def check(self, ask: Ask) -> None:
-        """Refuse more experts than there are.
-
-        Raises:
-            ValueError: naming what is allowed.
-        """
-        top_k = ask.part(CTCMixtureAsk).top_k
-        if top_k is not None and not 1 <= top_k <= self.n_experts:
-            raise ValueError(f"top_k={top_k}: must be between 1 and {self.n_experts}, the number of experts")
-
     def ablations(self) -> dict[str, Ask]:
         """Every expert alone, and all mixed alike."""
         rows = {f"expert_{expert}": tuple(row) for expert, row in enumerate(np.eye(self.n_experts).tolist())}
@@ -155,7 +125,7 @@ class CTCMixtureSystem(CTCSystem):
     @contextmanager
     def _asked(self, ask: Ask) -> Iterator[None]:
         """The module with as many experts as are asked for."""
-        phase, top_k = self.module.phase, ask.part(CTCMixtureAsk).top_k
+        phase, top_k = self.module.phase, ask.part(CTCAsk).top_k
         if top_k is not None:
             self.module.phase = dataclasses.replace(phase, top_k=top_k)
         try:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moe.options import Options
 from moe.system import WORDS, Ask, Batch, DecodingOptions, Hypothesis, ParameterGroup, Record
+from moe.systems.wav2vec2_ctc.asks import CTCAsk, ask_fault
 from moe.systems.wav2vec2_ctc.beams import best_paths
 from moe.systems.wav2vec2_ctc.decoding import Run, collapse, scores, words
 from moe.systems.wav2vec2_ctc.folder import save_model
@@ -27,11 +27,6 @@ TITLE = "Wav2Vec2-BERT CTC"
 UNKNOWN_CHARACTERS = "unknown_characters"  # of the reference, which no output can write
 LORA = re.compile(r"\.(lora|shared)_[AB]$")
 PARTS = {"head": "lm_head", "adapter": "wav2vec2_bert.adapter"}  # beside the encoder, by prefix
-
-
-@dataclasses.dataclass(frozen=True)
-class CTCAsk(Options):
-    """What a request may ask of a CTC: nothing."""
 
 
 class CTCSystem:
@@ -98,8 +93,19 @@ class CTCSystem:
         """Log-probabilities (B, T', V), and what each utterance's hypothesis is to say of its routing: nothing here."""
         return self.module.log_probabilities(batch["features"], batch["n_frames"]), [{} for _ in batch["utterance_ids"]]
 
+    @property
+    def n_experts(self) -> int:
+        """Routed experts; 0 without."""
+        return self.module.n_experts
+
     def check(self, ask: Ask) -> None:
-        """Nothing can be asked, so nothing is refused here."""
+        """Refuse more experts than there are.
+
+        Raises:
+            ValueError: naming what is allowed.
+        """
+        if fault := ask_fault(ask.part(CTCAsk), self.n_experts, self.record.title):
+            raise ValueError(fault)
 
     def ablations(self) -> dict[str, Ask]:
         """None: there is nothing to route."""

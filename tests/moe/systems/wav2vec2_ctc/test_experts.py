@@ -14,8 +14,9 @@ from moe.recognition.decoding import decode
 from moe.routing.weights import one_hot
 from moe.system import DecodingOptions, Routes
 from moe.systems.table import load_system
+from moe.systems.wav2vec2_ctc.asks import CTCAsk, FixedRouting
 from moe.systems.wav2vec2_ctc.building import LearningRates, build
-from moe.systems.wav2vec2_ctc.mixture_system import CTCMixtureAsk, CTCMixtureSystem, FixedRouting
+from moe.systems.wav2vec2_ctc.mixture_system import CTCMixtureSystem
 from moe.systems.wav2vec2_ctc.options import CTCExpertOptions
 from moe.systems.wav2vec2_ctc.training import CTCTrainingOptions, train
 from moe.systems.wav2vec2_ctc.vocabulary import Vocabulary
@@ -111,13 +112,13 @@ def test_the_ablations_are_the_experts_and_their_mean_and_fewer_can_be_asked_for
     data = ctc_dataset(system, *corpus)
     alone = decode(system, data, DecodingOptions(), FixedRouting(weights=(0.0, 1.0, 0.0)))
     assert all(each.routing_weights.tolist() == [0, 1, 0] for each in alone)
-    one = decode(system, data, DecodingOptions(), CTCMixtureAsk(top_k=1))
+    one = decode(system, data, DecodingOptions(), CTCAsk(top_k=1))
     assert all(np.count_nonzero(each.routing_weights) == 1 for each in one) and system.top_k == 2
     measured = system.measures(decode(system, data, DecodingOptions()))
     assert sum(measured[f"load/expert_{expert}"] for expert in range(N_EXPERTS)) == pytest.approx(1)
     assert 0 < measured["routing_entropy"] <= 1 and "blank_share" in measured
     with pytest.raises(ValueError, match="top_k=4: must be between 1 and 3"):
-        system.check(CTCMixtureAsk(top_k=4))
+        system.check(CTCAsk(top_k=4))
 
 
 def test_a_mixture_trains_and_is_read_from_its_folder_as_it_was_saved(corpus, tmp_path: Path) -> None:

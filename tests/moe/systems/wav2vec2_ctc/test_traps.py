@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from moe.system import DecodingOptions
+from moe.systems.wav2vec2_ctc.asks import CTCAsk
 from moe.systems.wav2vec2_ctc.inputs import CTCInputs
-from moe.systems.wav2vec2_ctc.system import CTCAsk, CTCSystem
+from moe.systems.wav2vec2_ctc.system import CTCSystem
 from moe.systems.wav2vec2_ctc.training import infeasible
 from moe.training.batches import Draw, collate
 from tests.toys.ctc import ctc_dataset, toy_ctc
