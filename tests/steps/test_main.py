@@ -8,7 +8,7 @@ import pytest
 from moe.systems.table import SYSTEMS
 from steps import evaluate, main
 from steps.chain.options import STAGE_NAMES
-from steps.chain.stages import NAMES, STAGES, evaluation_given, ids_of, planned, stage_options, stages_of, step_name
+from steps.chain.stages import NAMES, STAGES, evaluation_given, ids_of, planned, stage_options, stages_of, step_name, unasked
 
 
 def test_an_option_that_two_stages_share_has_one_default_and_one_kind() -> None:
@@ -105,7 +105,8 @@ def test_what_the_chosen_systems_leave_without_effect_is_refused(given: dict, sa
 
 def test_an_evaluation_asks_a_system_only_for_what_it_takes() -> None:
     options = main.StepOptions(decoding_top_k=1)
-    asked = {system: stage_options(evaluate, options, **evaluation_given(system, "p", "m")).decoding_top_k for system in SYSTEMS}
+    given = {system: evaluation_given(system, "p", "m") | unasked(system, options) for system in SYSTEMS}
+    asked = {system: stage_options(evaluate, options, **each).decoding_top_k for system, each in given.items()}
     assert asked == dict.fromkeys(SYSTEMS) | {"whisper_moe": 1}
 
 
