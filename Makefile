@@ -17,7 +17,7 @@ export PATH := $(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 
-.PHONY: help install demo demo-ne demo-ko test check lint types rules format hooks torture audit ui base clean
+.PHONY: help install demo demo-ne demo-ko demo-personal test check lint types rules format hooks torture audit ui base clean
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
@@ -63,6 +63,10 @@ demo-ko: install
 		-P pretrain_updates=1300 -P export_dir=demo-ko/base
 	@MLFLOW_LOGGING_LEVEL=WARNING $(MLFLOW_RUN) -P synthetic_language=ko -P language=ko -P format=webdataset -P whisper_model=demo-ko/base \
 		-P systems=zero_shot,domain_whisper -P register_system=any -P ablation_utterances=0 $(OPTIONS)
+
+# after a demo: experts and weights of their own for 50 people who were not in training, above the demo's recognisers
+demo-personal: install
+	python -m benchmarks.personal --demo
 
 # in a process for each core, four at most, with one thread each (two: OMP_NUM_THREADS=2 make test); in one process: python -m pytest
 test: install

@@ -16,12 +16,13 @@ from analysis.pages.model_card import model_card
 from analysis.promotion import Decision
 from analysis.report import percent_interval
 from analysis.systems import SystemScores
+from moe.files import folder_digest
 from moe.options import from_text, names_of, option
 from moe.serving.requests import ServiceOptions
 from moe.systems.table import SYSTEMS
 from steps.options.ask_options import STEP_NAMES
 from steps.options.step_options import RunOptions
-from steps.registry import versions
+from steps.registry import people, versions
 from steps.registry.card_facts import card_facts
 from steps.registry.judging import ANY, Judge, best_system, corpus_of, is_synthetic, overall_rates, registered_name, wer
 from steps.registry.signature import CARD, log_model
@@ -91,13 +92,20 @@ def _register(step: StepRun, name: str, system: SystemScores, decision: Decision
     """Log one system as a new version of a name with its card, tags and aliases; a sentence that says what became of it."""
     card = _card(step, name, system, decision)
     step.log_text(card, CARD)
-    info = log_model(model_run_of(system), serving_config(system), SYSTEMS[system.system].ask_type, card, name)
+    config = serving_config(system) | {"people_of": name}
+    info = log_model(model_run_of(system), config, SYSTEMS[system.system].ask_type, card, name)
     version = str(info.registered_model_version)
     connect().client.update_model_version(name, version, description=card[:MAX_DESCRIPTION])
     _tag(step, name, system, version, decision)
     _log(step, system, decision)
     alias = versions.CHAMPION if decision.promoted else versions.CHALLENGER
-    return f"Version {version} ({system.name}) is {alias}: {decision.reason}."
+    return f"Version {version} ({system.name}) is {alias}: {decision.reason}.{_people_words(name, system) if decision.promoted else ''}"
+
+
+def _people_words(name: str, system: SystemScores) -> str:
+    """How many people a promotion leaves without what they were enrolled with."""
+    n = people.left_without(name, folder_digest(artifacts.upstream(model_run_of(system), artifacts.MODEL)))
+    return f" {n} people were enrolled with another recogniser and are not served until they are enrolled again." if n else ""
 
 
 def model_run_of(scores: SystemScores) -> str:

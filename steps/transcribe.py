@@ -8,23 +8,27 @@ Example:
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from analysis.report import markdown_table
 from moe.audio.channels import CHANNELS, CHANNELS_HELP
 from moe.audio.voice_activity import SPEECH_THRESHOLD, THRESHOLD_HELP
+from moe.experts.people.training import PersonalSystem
 from moe.files import folder_digest
 from moe.options import option
 from moe.progress import progress
-from moe.recognition.recognizer import Recognizer
+from moe.recognition.recognizer import Recognizer, Transcript
 from moe.recognition.transcript_files import WRITERS
 from moe.recognition.transcription import FAILED, SKIPPED, WRITTEN, Outcome, Transcription, find_recordings
-from moe.system import DecodingOptions, read_record
+from moe.serving.people import ServedPeople
+from moe.system import Ask, DecodingOptions, System, read_record
 from moe.systems.table import load_system
 from steps.options.ask_options import AskOptions, ask_of
-from steps.registry import versions
+from steps.registry import people, versions
 from steps.tracking import runs
 from steps.tracking.step_run import StepRun
 
@@ -43,7 +47,15 @@ class StepOptions(AskOptions, DecodingOptions):
     language: str | None = option(None, "language code (none: the one the model was trained for)")
     channels: str = option("mix", CHANNELS_HELP, choices=CHANNELS)
     speech_threshold: float = option(SPEECH_THRESHOLD, THRESHOLD_HELP, low=0, high=1)
+    speaker: str | None = option(None, "person who speaks, with whose expert it is transcribed (none: nobody's)")
+    speakers_file: str | None = option(
+        None, "CSV with the columns audio and speaker: who speaks in which recording below `audio`"
+    )
     format: str = option("json", "format of the transcripts", choices=tuple(WRITERS))
+
+    def faults(self) -> list[str]:
+        """One speaker and a table of speakers."""
+        return ["speaker and speakers_file: give one of them"] if self.speaker and self.speakers_file else []
 
 
 def run(options: StepOptions) -> str:
@@ -52,29 +64,73 @@ def run(options: StepOptions) -> str:
         source = Path(options.audio).expanduser().absolute()
         recordings = find_recordings(source)
         folder = versions.recognizer_dir(options.model)
-        ask, decoding = ask_of(options, read_record(folder)), options.part(DecodingOptions)
+        ask = ask_of(options, read_record(folder))
         recognizer = Recognizer.on_fastest_device(load_system(folder), options.speech_threshold)
         recognizer.system.check(ask)
-        transcription = Transcription(
-            lambda waveforms: recognizer.transcribe(waveforms, decoding, ask),
-            Path(options.output_dir).expanduser(),
-            options.format,
-            f"{folder_digest(folder)} {decoding} {ask} {options.speech_threshold} {options.channels}",
-            options.channels,
-        )
+        root = source if source.is_dir() else source.parent
         started = time.perf_counter()
-        outcomes = _with_bar(transcription, recordings, source if source.is_dir() else source.parent)
+        with progress("transcribe", len(recordings), "recordings") as bar:
+            outcomes = []
+            for speaker, theirs in _by_speaker(options, recordings, root).items():
+                for outcome in _transcription(options, recognizer, folder, ask, speaker).run(theirs, root):
+                    outcomes.append(outcome)
+                    bar.update()
+        outcomes.sort(key=lambda outcome: outcome.audio)
         _log(step, options, outcomes, time.perf_counter() - started)
     return step.run_id
 
 
-def _with_bar(transcription: Transcription, recordings: list[Path], root: Path) -> list[Outcome]:
-    outcomes = []
-    with progress("transcribe", len(recordings), "recordings") as bar:
-        for outcome in transcription.run(recordings, root):
-            outcomes.append(outcome)
-            bar.update()
-    return sorted(outcomes, key=lambda outcome: outcome.audio)
+def _transcription(options: StepOptions, recognizer: Recognizer, folder: Path, ask: Ask, speaker: str | None) -> Transcription:
+    """What transcribes the recordings of one speaker, or of nobody in particular.
+
+    Raises:
+        ValueError: nobody of that name is enrolled, or with another recogniser.
+    """
+    decoding, digest = options.part(DecodingOptions), folder_digest(folder)
+    person = None if speaker is None else _people(options, recognizer.system, digest).of(speaker).person
+
+    def recognise(waveforms: Sequence[np.ndarray]) -> list[Transcript]:
+        return recognizer.transcribe(waveforms, decoding, ask, None if person is None else [person] * len(waveforms))
+
+    own = "" if speaker is None else f" {folder_digest(_folder_of(options, recognizer.system, speaker))}"
+    settings = f"{digest} {decoding} {ask} {options.speech_threshold} {options.channels}{own}"
+    return Transcription(recognise, Path(options.output_dir).expanduser(), options.format, settings, options.channels)
+
+
+def _people(options: StepOptions, system: System, digest: str) -> ServedPeople:
+    if not isinstance(system, PersonalSystem):
+        raise ValueError(f"speaker: {system.record.title} has no experts of people")
+    return ServedPeople(
+        system, digest, lambda name: people.person_folder(people.registered_of(options.model, system.record), name)
+    )
+
+
+def _folder_of(options: StepOptions, system: System, speaker: str) -> Path:
+    folder = people.person_folder(people.registered_of(options.model, system.record), speaker)
+    assert folder is not None, speaker
+    return folder
+
+
+def _by_speaker(options: StepOptions, recordings: list[Path], root: Path) -> dict[str | None, list[Path]]:
+    """The recordings of each speaker, by the table or all of one.
+
+    Raises:
+        ValueError: the table cannot be read, or names a recording that is not there.
+    """
+    if options.speakers_file is None:
+        return {options.speaker: recordings}
+    try:
+        table = pd.read_csv(options.speakers_file, dtype=str, keep_default_na=False)
+        who = dict(zip(table["audio"], table["speaker"], strict=True))
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"speakers_file={options.speakers_file}: needs the columns audio and speaker ({error})") from error
+    names = {path.relative_to(root).as_posix(): path for path in recordings}
+    if missing := sorted(set(who) - set(names)):
+        raise ValueError(f"speakers_file={options.speakers_file}: no recording {missing[0]!r} below audio={options.audio}")
+    found: dict[str | None, list[Path]] = {}
+    for name, path in names.items():
+        found.setdefault(who.get(name) or None, []).append(path)
+    return found
 
 
 def _log(step: StepRun, options: StepOptions, outcomes: list[Outcome], seconds: float) -> None:

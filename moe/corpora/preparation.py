@@ -128,14 +128,14 @@ def prepare(options: PreparationOptions, dataset_root: str | Path | None = None)
     if location is None:
         raise ValueError("dataset_root is missing: the folder or address of the corpus")
     listing = list_corpus(options.corpus, str(location).removeprefix("file://"), options)
-    table = _judge_listing(listing.utterances, options)
+    table = judge_listing(listing.utterances, options)
     faults.check_limit(faults.quarantine_table(table), listing.faults, len(table), options.max_quarantined)
     usable = table[table["reason"].isna()]
     with _naming_what_is_missing(table, listing.faults):
         split = assign_splits(usable, _plan(options)) if len(usable) else usable["split"]
         table["split"] = split.reindex(table.index)
         left_out = _leave_out(table, options)
-    table = _judge_audio(table.drop(index=left_out.index), listing.root, options)
+    table = judge_audio(table.drop(index=left_out.index), listing.root, options)
     quarantine = faults.quarantine_table(table)
     faults.check_limit(quarantine, listing.faults, len(table), options.max_quarantined)
     manifest = _manifest(table)
@@ -166,7 +166,7 @@ def split_listing(listing: Listing, options: PreparationOptions) -> pd.DataFrame
     Raises:
         ValueError: they cannot be split as asked.
     """
-    table = _judge_listing(listing.utterances, options)
+    table = judge_listing(listing.utterances, options)
     usable = table[table["reason"].isna()]
     return usable.assign(split=assign_splits(usable, _plan(options)))
 
@@ -191,7 +191,8 @@ def _plan(options: PreparationOptions) -> SplitPlan:
     )  # fmt: skip
 
 
-def _judge_listing(utterances: pd.DataFrame, options: PreparationOptions) -> pd.DataFrame:
+def judge_listing(utterances: pd.DataFrame, options: PreparationOptions) -> pd.DataFrame:
+    """A listing with references, and with the reasons against utterances that it shows without any audio."""
     table = add_references(utterances, options.normaliser_name)
     faults.mark_transcripts(table)
     faults.mark_duplicate_ids(table)
@@ -232,7 +233,8 @@ def _excluded(usable: pd.DataFrame, etiology: str | None) -> pd.Series:
     return of_it & (usable["split"] != "test")
 
 
-def _judge_audio(table: pd.DataFrame, root: Root, options: PreparationOptions) -> pd.DataFrame:
+def judge_audio(table: pd.DataFrame, root: Root, options: PreparationOptions) -> pd.DataFrame:
+    """A judged listing with duration, digest and channel of what is usable, and reasons against what is not."""
     nothing = pd.array([None] * len(table), dtype="str")
     table = table.assign(duration_s=float("nan"), audio_digest=nothing, channel=nothing)
     usable = table[table["reason"].isna()].sort_values(["audio", "utterance_id"], kind="stable")

@@ -5,17 +5,20 @@ shares a pass only with chunks of its own length bucket, so what is recognised i
 A chunk in which nobody speaks is not decoded: its text is empty and `no_speech` says why.
 """
 
+import contextlib
 import dataclasses
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from moe.audio.cutting import Span, cut_quietly
 from moe.audio.sampling import SAMPLE_RATE
 from moe.audio.voice_activity import VoiceActivity
+from moe.experts.people.person import Person
 from moe.recognition.decoding import confidence, decode
 from moe.system import Ask, DecodingOptions, Hypothesis, Inputs, System
 from moe.text.normalisers import normalise
@@ -71,12 +74,17 @@ class Recognizer:
         return cls(system, speech_threshold)
 
     def transcribe(
-        self, waveforms: Sequence[np.ndarray], options: DecodingOptions = DecodingOptions(), ask: Ask | None = None
+        self,
+        waveforms: Sequence[np.ndarray],
+        options: DecodingOptions = DecodingOptions(),
+        ask: Ask | None = None,
+        people: Sequence[Person | None] | None = None,
     ) -> list[Transcript]:
         """Transcripts of waveforms, float32 (n_samples,) at 16 kHz, in their order; all chunks of all recordings are batched together.
 
         Args:
             ask: what is asked of the system (its `ask_type`); None for nothing.
+            people: who speaks in each waveform, None for nobody's expert.
 
         Raises:
             ValueError: an empty waveform, or an ask that the system cannot meet.
@@ -86,7 +94,8 @@ class Recognizer:
             raise ValueError(f"recording {empty[0]} holds no audio")
         cuts = [self.cut(waveform) for waveform in waveforms]
         chunks = [waveform[start:stop] for waveform, spans in zip(waveforms, cuts, strict=True) for start, stop in spans]
-        hypotheses = iter(self.recognise(chunks, options, ask))
+        whose = None if people is None else [each for each, spans in zip(people, cuts, strict=True) for _ in spans]
+        hypotheses = iter(self.recognise(chunks, options, ask, whose))
         return [self.join(spans, [next(hypotheses) for _ in spans]) for spans in cuts]
 
     def cut(self, waveform: np.ndarray) -> list[Span]:
@@ -94,8 +103,14 @@ class Recognizer:
         window_s = self.system.inputs.window_s
         return [(0, len(waveform))] if window_s is None else cut_quietly(waveform, int(window_s * SAMPLE_RATE))
 
-    def recognise(self, chunks: Sequence[np.ndarray], options: DecodingOptions, ask: Ask | None = None) -> list[Hypothesis]:
-        """Hypotheses of chunks that fit the window, in their order; without text where nobody speaks.
+    def recognise(
+        self,
+        chunks: Sequence[np.ndarray],
+        options: DecodingOptions,
+        ask: Ask | None = None,
+        people: Sequence[Person | None] | None = None,
+    ) -> list[Hypothesis]:
+        """Hypotheses of chunks that fit the window, in their order; without text where nobody speaks. Other arguments as of `transcribe`.
 
         Raises:
             ValueError: an ask that the system cannot meet.
@@ -105,10 +120,27 @@ class Recognizer:
         spoken = [self.voice_activity is None or self.voice_activity.is_speech(chunk) for chunk in chunks]
         with self._turn:
             dataset = WaveformSet([chunk for chunk, speech in zip(chunks, spoken, strict=True) if speech], self.system.inputs)
-            decoded = iter(decode(self.system, dataset, options, ask))
+            with self._people_of(dataset, [each for each, speech in zip(people or (), spoken, strict=False) if speech]):
+                decoded = iter(decode(self.system, dataset, options, ask))
         return [
             next(decoded) if speech else Hypothesis(str(number), "", details=NO_SPEECH) for number, speech in enumerate(spoken)
         ]
+
+    @contextlib.contextmanager
+    def _people_of(self, dataset: "WaveformSet", people: Sequence[Person | None]) -> Iterator[None]:
+        """The system's people inside the block are those of a dataset, which numbers them."""
+        distinct = list({id(each): each for each in people if each is not None}.values())
+        if not distinct:
+            yield
+            return
+        system: Any = self.system
+        numbers = {id(each): number for number, each in enumerate(distinct)}
+        dataset.extras["person"] = torch.tensor([numbers.get(id(each), -1) for each in people])
+        system.people = distinct
+        try:
+            yield
+        finally:
+            system.people = []
 
     def _asked(self, ask: Ask | None) -> Ask:
         """What is asked, as the system's own kind of ask."""
@@ -155,4 +187,5 @@ class WaveformSet:
         return len(self.waveforms)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"utterance_id": str(index), **self.inputs.example(self.waveforms[index], "")}
+        extras = {name: values[index] for name, values in self.extras.items()}
+        return {"utterance_id": str(index), **self.inputs.example(self.waveforms[index], ""), **extras}

@@ -49,7 +49,7 @@ class RequestGuard:
                 return
             await asyncio.to_thread(self.check, body)
         except RequestError as error:
-            await _answer(send, 400, "BAD_REQUEST", str(error))
+            await _answer(send, error.status, error.code, str(error))
         else:
             await self.app(scope, _replay(body, receive), send)
         finally:

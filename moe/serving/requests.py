@@ -21,7 +21,7 @@ from moe.audio.waveforms import AudioError, decode_recording, resample
 from moe.options import option
 from moe.system import Ask, DecodingOptions
 
-RECORDS, SPLIT, PARAMS, AUDIO = "dataframe_records", "dataframe_split", "params", "audio"
+RECORDS, SPLIT, PARAMS, AUDIO, SPEAKER = "dataframe_records", "dataframe_split", "params", "audio", "speaker"
 EXAMPLE = '{"dataframe_records": [{"audio": "<base64>"}], "params": {}}'
 MAX_RATE = 192_000  # Hz; what unfolds into memory before it is resampled is bounded by this and max_audio_s
 AUTO = "auto"  # as the model was trained
@@ -30,6 +30,14 @@ MAX_SHOWN = 40  # characters of what a client sent that are said back
 
 class RequestError(ValueError):
     """A request that cannot be served; the message is one clear sentence for the client."""
+
+    status, code = 400, "BAD_REQUEST"
+
+
+class Conflict(RequestError):
+    """A request that was right before another recogniser took the place of the one it was made for."""
+
+    status, code = 409, "RESOURCE_CONFLICT"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +51,9 @@ class ServiceOptions(DecodingOptions):
     max_requests: int = option(64, "requests at work or waiting; more get status 503", low=1)
     channels: str = option("mix", CHANNELS_HELP, choices=CHANNELS)
     speech_threshold: float = option(SPEECH_THRESHOLD, THRESHOLD_HELP, low=0, high=1)
+    people_of: str | None = option(None, "registered recogniser whose people are served by `speaker` (none: nobody's)")
+    max_people: int = option(1000, "people in memory", low=1)
+    people_refresh_s: float = option(60.0, "seconds after which it is looked up whether a person is still there", low=0)
     batch_window_ms: float = option(5.0, "how long a request waits for others to share its pass, milliseconds", low=0)
 
     @property
@@ -58,6 +69,7 @@ class Asked:
     ask: Ask
     beam_size: int = 1
     return_routing: bool = True
+    speaker: str | None = None
 
 
 def check_body(body: bytes, options: ServiceOptions, usual: Ask) -> Asked:
@@ -94,7 +106,7 @@ def check_params(params: Any, options: ServiceOptions, usual: Ask) -> Asked:
     if not isinstance(params, dict):
         raise RequestError(f"{PARAMS} must be an object, for example {EXAMPLE}")
     fields = dataclasses.fields(usual)
-    names = ["beam_size", *(field.name for field in fields), "return_routing"]
+    names = ["beam_size", *(field.name for field in fields), "return_routing", *([SPEAKER] if options.people_of else [])]
     unknown = sorted(str(name) for name in set(params) - set(names))
     if unknown:
         raise RequestError(f"unknown parameter {shown(unknown[0])}: there are {', '.join(names)}")
@@ -104,7 +116,7 @@ def check_params(params: Any, options: ServiceOptions, usual: Ask) -> Asked:
     except ValueError as error:  # out of a field's range
         raise RequestError(str(error)) from error
     beam_size = _whole(params, "beam_size", 1, options.max_beam_size) or options.beam_size
-    return Asked(ask, beam_size, _truth(params, "return_routing"))
+    return Asked(ask, beam_size, _truth(params, "return_routing"), _speaker(params))
 
 
 def nothing_asked(field: dataclasses.Field) -> Any:
@@ -215,6 +227,13 @@ def _whole(params: dict[str, Any], name: str, low: int, high: int | None) -> int
     if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
         raise RequestError(f"{name}={shown(value)}: must be a whole number, {bounds}")
     return value
+
+
+def _speaker(params: dict[str, Any]) -> str | None:
+    value = params.get(SPEAKER, "")
+    if not isinstance(value, str):
+        raise RequestError(f"{SPEAKER}={shown(value)}: must be the name of a person who is enrolled")
+    return value or None
 
 
 def _truth(params: dict[str, Any], name: str) -> bool:

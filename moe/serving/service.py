@@ -14,19 +14,23 @@ from typing import Any
 import numpy as np
 
 from moe.audio.sampling import SAMPLE_RATE
+from moe.experts.people.folders import OtherRecogniser
+from moe.experts.people.person import Person
 from moe.recognition.recognizer import Recognizer, Transcript
 from moe.serving.micro_batches import MicroBatcher
-from moe.serving.requests import Asked, RequestError, ServiceOptions, as_bytes, check_body, decode
+from moe.serving.people import Served, ServedPeople
+from moe.serving.requests import Asked, Conflict, RequestError, ServiceOptions, as_bytes, check_body, decode
 from moe.system import Ask, DecodingOptions, Hypothesis
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """A transcript, the seconds of audio it is of, and the seconds the client waited for it."""
+    """A transcript, the seconds of audio it is of, the seconds the client waited for it, and what of the recogniser was the speaker's own."""
 
     transcript: Transcript
     audio_s: float
     seconds: float
+    personal: str = ""
 
     def as_row(self, with_routing: bool) -> dict[str, Any]:
         """The answer as plain values for JSON."""
@@ -35,6 +39,7 @@ class Answer:
             "confidence": self.transcript.confidence,
             "no_speech": self.transcript.no_speech,
             "expert_weights": list(self.transcript.routing_weights) if with_routing else [],
+            "personal": self.personal,
             "segments": [dataclasses.asdict(segment) for segment in self.transcript.segments],
             "timing": {"audio_s": self.audio_s, "seconds": self.seconds},
         }
@@ -45,10 +50,17 @@ class Service:
 
     Args:
         usual: what is asked of the system where a request says nothing.
+        people: whose experts are served; None for nobody's.
     """
 
-    def __init__(self, recognizer: Recognizer, options: ServiceOptions = ServiceOptions(), usual: Ask | None = None) -> None:
-        self.recognizer, self.options = recognizer, options
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        options: ServiceOptions = ServiceOptions(),
+        usual: Ask | None = None,
+        people: ServedPeople | None = None,
+    ) -> None:
+        self.recognizer, self.options, self.people = recognizer, options, people
         self.usual = usual or recognizer.system.ask_type()
         self._batcher = MicroBatcher(self._recognise, options.batch_window_ms / 1000, options.decoding_batch_size)
         self._decoders = threading.BoundedSemaphore(
@@ -72,11 +84,11 @@ class Service:
         started = time.perf_counter()
         if not 1 <= len(recordings) <= self.options.max_inputs:
             raise RequestError(f"{len(recordings)} recordings in one request: must be between 1 and {self.options.max_inputs}")
-        self._check_model(asked)
+        served = self._check_model(asked)
         waveforms = self._waveforms(recordings)
         cuts = [self.recognizer.cut(waveform) for waveform in waveforms]
         waiting = [
-            [self._submit(waveform[start:stop], asked) for start, stop in spans]
+            [self._submit(waveform[start:stop], asked, served) for start, stop in spans]
             for waveform, spans in zip(waveforms, cuts, strict=True)
         ]
         transcripts = [
@@ -84,15 +96,23 @@ class Service:
             for spans, futures in zip(cuts, waiting, strict=True)
         ]
         seconds = time.perf_counter() - started
-        return [Answer(each, len(waveform) / SAMPLE_RATE, seconds) for each, waveform in zip(transcripts, waveforms, strict=True)]
+        personal = "" if served is None else served.kept
+        return [
+            Answer(each, len(waveform) / SAMPLE_RATE, seconds, personal)
+            for each, waveform in zip(transcripts, waveforms, strict=True)
+        ]
 
     def close(self) -> None:
         """End the worker."""
         self._batcher.close()
 
-    def _check_model(self, asked: Asked) -> None:
+    def _check_model(self, asked: Asked) -> Served | None:
+        """The person whose expert is asked for, if any; what the model cannot do is refused."""
         try:
             self.recognizer.system.check(asked.ask)
+            return None if asked.speaker is None or self.people is None else self.people.of(asked.speaker)
+        except OtherRecogniser as error:
+            raise Conflict(str(error)) from error
         except ValueError as error:
             raise RequestError(str(error)) from error
 
@@ -110,13 +130,15 @@ class Service:
             left_s -= len(waveforms[-1]) / SAMPLE_RATE
         return waveforms
 
-    def _submit(self, chunk: np.ndarray, asked: Asked) -> Any:
-        return self._batcher.submit((asked.beam_size, asked.ask, self.recognizer.system.inputs.length(len(chunk))), chunk)
+    def _submit(self, chunk: np.ndarray, asked: Asked, served: Served | None) -> Any:
+        """Whoever speaks: people share their passes with each other and with nobody's."""
+        key = asked.beam_size, asked.ask, self.recognizer.system.inputs.length(len(chunk))
+        return self._batcher.submit(key, (chunk, None if served is None else served.person))
 
-    def _recognise(self, key: tuple[int, Ask, int], chunks: list[np.ndarray]) -> list[Hypothesis]:
+    def _recognise(self, key: tuple[int, Ask, int], items: list[tuple[np.ndarray, Person | None]]) -> list[Hypothesis]:
         beam_size, ask, _ = key
         options = dataclasses.replace(self.options.part(DecodingOptions), beam_size=beam_size)
-        return self.recognizer.recognise(chunks, options, ask)
+        return self.recognizer.recognise([chunk for chunk, _ in items], options, ask, [person for _, person in items])
 
 
 def settings(config: Mapping[str, Any], ask_type: type[Ask]) -> tuple[ServiceOptions, Ask]:

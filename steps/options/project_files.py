@@ -36,6 +36,8 @@ ENTRY_POINTS = (
     "compare",
     "register",
     "rollback",
+    "personalise",
+    "forget",
     "transcribe",
 )
 PYTHON = "3.11"

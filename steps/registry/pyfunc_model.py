@@ -1,4 +1,4 @@
-"""The registered model, as code: audio bytes in; text, confidence, whether nobody speaks, expert weights, segments and timing out.
+"""The registered model, as code: audio bytes in; text, confidence, whether nobody speaks, what was the speaker's own and more out.
 
 MLflow runs this file when the model is loaded, from the model's own folder: it imports `moe`, which lies beside it, and nothing else of
 the project. The artifact `model` is the folder that a training step logged; the model's config holds decoding policy and bounds
@@ -7,18 +7,24 @@ the project. The artifact `model` is the folder that a training step logged; the
 
 import dataclasses
 import logging
+from pathlib import Path
 from typing import Any
 
 import mlflow
 import pandas as pd
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR
+from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR, RESOURCE_CONFLICT
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
+from moe.experts.people.training import PersonalSystem
+from moe.files import folder_digest
 from moe.recognition.recognizer import Recognizer
 from moe.serving import request_guard
-from moe.serving.requests import AUDIO, RequestError, check_params, nothing_asked
+from moe.serving.people import ServedPeople
+from moe.serving.requests import AUDIO, SPEAKER, Conflict, RequestError, ServiceOptions, check_params, nothing_asked
 from moe.serving.service import Service, settings
+from moe.system import System
 from moe.systems.table import load_system
 
 LOG = logging.getLogger(__name__)
@@ -44,8 +50,9 @@ class RecognizerModel(PythonModel):
         """Read the recogniser once; in a scoring server, put the guard at its door."""
         system = load_system(context.artifacts["model"])
         options, usual = settings(context.model_config or {}, system.ask_type)
-        self.service = Service(Recognizer.on_fastest_device(system, options.speech_threshold), options, usual)
-        self.nothing = {"beam_size": 0} | {field.name: nothing_asked(field) for field in dataclasses.fields(usual)}
+        people = _people(system, Path(context.artifacts["model"]), options)
+        self.service = Service(Recognizer.on_fastest_device(system, options.speech_threshold), options, usual, people)
+        self.nothing = {"beam_size": 0, SPEAKER: ""} | {field.name: nothing_asked(field) for field in dataclasses.fields(usual)}
         if request_guard.in_server():
             request_guard.install(self.service.check, options)
 
@@ -58,7 +65,7 @@ class RecognizerModel(PythonModel):
         try:
             return self._rows(model_input, params or {})
         except RequestError as error:
-            raise Refusal(str(error), BAD_REQUEST) from error
+            raise Refusal(str(error), RESOURCE_CONFLICT if isinstance(error, Conflict) else BAD_REQUEST) from error
         except Exception as error:
             LOG.exception("a request failed")
             raise Refusal("the recogniser failed on this request; the server's log says more", INTERNAL_ERROR) from error
@@ -70,6 +77,22 @@ class RecognizerModel(PythonModel):
             raise RequestError(f"there is no column {AUDIO}")
         answers = self.service.answer(list(model_input[AUDIO]), asked)
         return pd.DataFrame([answer.as_row(asked.return_routing) for answer in answers])
+
+
+def _people(system: System, folder: Path, options: ServiceOptions) -> ServedPeople | None:
+    """The people of the registered recogniser that this is a version of; None where it serves nobody's."""
+    if options.people_of is None or not isinstance(system, PersonalSystem):
+        return None
+    client, prefix = MlflowClient(), f"{options.people_of}.person."
+
+    def find(name: str) -> Path | None:
+        try:
+            found = client.search_model_versions(f"name = '{prefix}{name}'", max_results=1, order_by=["version_number DESC"])
+        except MlflowException:
+            return None
+        return Path(mlflow.artifacts.download_artifacts(found[0].source)) if found else None
+
+    return ServedPeople(system, folder_digest(folder), find, options.max_people, options.people_refresh_s)
 
 
 mlflow.models.set_model(RecognizerModel())

@@ -18,7 +18,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, Tens
 from mlflow.types.schema import Array, Object, Property
 
 from moe.audio.sampling import SAMPLE_RATE
-from moe.serving.requests import AUDIO, nothing_asked
+from moe.serving.requests import AUDIO, SPEAKER, nothing_asked
 from moe.system import Ask
 from steps.tracking import artifacts
 from steps.tracking.store import project_root
@@ -66,11 +66,13 @@ def signature(ask_type: type[Ask]) -> ModelSignature:
         ColSpec(DataType.double, "confidence"),
         ColSpec(DataType.boolean, "no_speech"),
         ColSpec(Array(DataType.double), "expert_weights"),
+        ColSpec(DataType.string, "personal"),
         ColSpec(Array(segment), "segments"),
         ColSpec(Object([numbers["audio_s"], numbers["seconds"]]), "timing"),
     ]
     asks = [ParamSpec(field.name, _type_of(field), nothing_asked(field)) for field in dataclasses.fields(ask_type)]
-    params = [*asks, ParamSpec("return_routing", DataType.boolean, True), ParamSpec("beam_size", DataType.long, 0)]
+    usual = [("return_routing", DataType.boolean, True), ("beam_size", DataType.long, 0), (SPEAKER, DataType.string, "")]
+    params = [*asks, *(ParamSpec(*each) for each in usual)]
     return ModelSignature(Schema([ColSpec(DataType.binary, AUDIO)]), Schema(outputs), ParamSchema(params))
 
 

@@ -122,6 +122,16 @@ def _instead(reference: str) -> str:
     return f"; it has no champion yet, and {SCHEME}{name}@{CHALLENGER} is its newest version"
 
 
+def model_run_of(reference: str) -> str | None:
+    """The run that made the model of a registered version; None where nothing says so."""
+    if not reference.startswith(SCHEME):
+        return None
+    name, _, alias = reference.removeprefix(SCHEME).partition("@")
+    name, _, number = name.partition("/")
+    found = _by_alias(name, alias) if alias else connect().client.get_model_version(name, number)
+    return None if found is None else found.tags.get("model_run_id")
+
+
 def _by_alias(name: str, alias: str) -> ModelVersion | None:
     try:
         return connect().client.get_model_version_by_alias(name, alias)

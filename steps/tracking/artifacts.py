@@ -52,6 +52,12 @@ def upstream(run_id: str | None, artifact: str) -> Path:
     raise RuntimeError(f"{_words(run)} holds no {artifact!r} (expected at {run.info.artifact_uri})")
 
 
+def local_folder(artifact_uri: str) -> Path | None:
+    """The folder of an artifact address that lies on this machine; None elsewhere."""
+    repository = get_artifact_repository(artifact_uri)
+    return Path(repository.artifact_dir) if isinstance(repository, LocalArtifactRepository) else None
+
+
 def lineage(run_id: str) -> dict[str, str]:
     """Run id → step of a run and of every run it was made from, nearest first, read from the logged `…_run_id(s)` parameters."""
     client, found, waiting = connect().client, {}, [run_id]

@@ -27,7 +27,7 @@ def hypotheses_of(
     tokens = model.search(encoded, num_beams=options.beam_size, max_length=limit)
     means, counts = token_scores(model, tokenizer, encoded, tokens, limit)
     losses = model.decoder_loss(encoded, batch["labels"]).tolist() if with_loss else [math.nan] * len(ids)
-    rows = _rows(None if routed.weights is None else routed.weights.shares(), len(ids))
+    rows = _with_own(_rows(None if routed.weights is None else routed.weights.shares(), len(ids)), routed)
     gate = _rows(routed.probabilities, len(ids))
     values = zip(ids, clean_texts(tokenizer, tokens), rows, losses, means, counts, gate, strict=True)
     return [Hypothesis(*each) for each in values]
@@ -62,6 +62,15 @@ def max_length(model: WhisperMoE, inputs: WhisperInputs, n_frames: int, options:
     n_new = most_new_tokens(inputs, n_frames, options)
     most: int = model.base.config.max_target_positions
     return min(most, len(prompt_ids(inputs.processor.tokenizer)) + n_new)
+
+
+def _with_own(shares: list[np.ndarray] | list[None], routed: Routed) -> list[np.ndarray] | list[None]:
+    """Shares of the experts with people's own weights in place of the gate's."""
+    if routed.people is None or routed.weights is None:
+        return shares
+    own = [None if person is None else person.weights for person in routed.people]
+    rows: list[Any] = [share if mine is None else mine.float().cpu().numpy() for share, mine in zip(shares, own, strict=True)]
+    return rows
 
 
 def _rows(values: Tensor | None, n_rows: int) -> list[np.ndarray] | list[None]:

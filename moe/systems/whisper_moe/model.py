@@ -5,7 +5,7 @@ gradient; its pooled frames route the utterance; the rest runs with the chosen e
 own through the bare encoder and adapts every layer. Without experts the same class is one LoRA, or the base model itself.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Self
 
@@ -15,6 +15,8 @@ from transformers import LogitsProcessorList, WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
 from moe.experts.mixture import Mixture
+from moe.experts.people import personal_lora
+from moe.experts.people.person import Layout, Person
 from moe.experts.routed_lora import AdapterOptions, attach
 from moe.routing import pooling
 from moe.routing.curriculum import Phase
@@ -59,6 +61,7 @@ class WhisperMoE(Mixture):
         base.requires_grad_(False)
         base.generation_config.max_length = None  # decoding bounds the new tokens itself
         self.routing = attach(base, n_experts, adapters, self.first_layer) if self.is_adapted else Routing()
+        self.people = personal_lora.People()
         self.base, self.gate, self.balance = base, gate, balance or BalanceOptions()
         self.window = BalanceWindow(max(1, n_experts), self.balance.balance_window)
         self.phase = Phase(top_k=min(routing.top_k, max(1, n_experts)))
@@ -69,6 +72,10 @@ class WhisperMoE(Mixture):
         self.precision = name
         hold_frozen(self.base, name)
         return self
+
+    def make_room(self, layout: Layout) -> None:
+        """Put the layers of people with experts of this layout above its own, where there are none yet."""
+        personal_lora.attach(self.base, layout.layers, self.people)
 
     @property
     def is_adapted(self) -> bool:
@@ -146,14 +153,14 @@ class WhisperMoE(Mixture):
             indices, values = weights.selected()  # (B, k)
             hidden = hidden.repeat_interleave(indices.shape[1], 0)  # (B·k, T, D)
             weights = one_hot(indices.flatten(), self.n_experts)
-        with self.experts(weights):
-            return Encoded(self._above(hidden), weights, values)
+        with self.experts(weights, routed.people):
+            return Encoded(self._above(hidden), weights, values, routed.people)
 
     @torch.no_grad()
     def search(self, encoded: Encoded, **options: Any) -> Tensor:
         """Token ids (B, N) of an encoded batch; options as for `generate`."""
         processors = LogitsProcessorList([ProbabilityMixing(encoded.values)] if encoded.values is not None else [])
-        with self.experts(encoded.weights):
+        with self.experts(encoded.weights, encoded.people):
             options |= {
                 "past_key_values": beam_cache(self.base, encoded.states, options.get("num_beams", 1)),
                 "logits_processor": processors,
@@ -162,10 +169,14 @@ class WhisperMoE(Mixture):
         return tokens if encoded.values is None else tokens.view(*encoded.values.shape, -1)[:, 0]
 
     @contextmanager
-    def experts(self, weights: RoutingWeights | None) -> Iterator[None]:
-        """Adapters on inside the block, where the model has any; in the model's precision."""
+    def experts(self, weights: RoutingWeights | None, people: Sequence[Person | None] | None = None) -> Iterator[None]:
+        """Adapters on inside the block, where the model has any, and those of the people of its utterances (B,); in the model's precision."""
         adapted = weights is not None or self.adapter_options.shared_rank > 0
-        with computing(self.device, self.precision), self.routing.use(weights) if adapted else nullcontext():
+        with (
+            computing(self.device, self.precision),
+            self.routing.use(weights) if adapted else nullcontext(),
+            self.people.use(people, self.device),
+        ):
             yield
 
     def train(self, mode: bool = True) -> Self:
@@ -224,7 +235,7 @@ class WhisperMoE(Mixture):
         values = encoded.values
         labels = labels if values is None else labels.repeat_interleave(values.shape[1], 0)
         inputs = decoder_inputs(self.base.config, labels)
-        with self.experts(encoded.weights):
+        with self.experts(encoded.weights, encoded.people):
             said = self.base.model.decoder(
                 input_ids=inputs, encoder_hidden_states=encoded.states, use_cache=False
             ).last_hidden_state

@@ -12,6 +12,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from moe.experts.people.person import Layout, Person
+from moe.experts.people.personal_lora import target_layers
 from moe.files import write_whole_dir
 from moe.routing.gate import Gate, probabilities
 from moe.routing.losses import normalised_entropy
@@ -52,6 +54,7 @@ class WhisperSystem:
         self.shape = WhisperShape.of(record.shape)
         self.inputs = WhisperInputs(base.processor, self.shape.context, base.model.config.max_target_positions)
         self.learning_rates = learning_rates or {}
+        self.people: list[Person] = []
 
     @property
     def module(self) -> WhisperMoE:
@@ -73,7 +76,8 @@ class WhisperSystem:
     def decode(self, batch: Batch, options: DecodingOptions, ask: Ask, with_loss: bool = False) -> list[Hypothesis]:
         """Hypotheses of a batch; routing weights that the batch holds are used in place of the gate's."""
         with self._asked(ask):
-            return hypotheses_of(self.model, self.inputs, batch, self._route(batch, ask), options, with_loss)
+            routed = dataclasses.replace(self._route(batch, ask), people=self._people_of(batch))
+            return hypotheses_of(self.model, self.inputs, batch, routed, options, with_loss)
 
     def check(self, ask: Ask) -> None:
         """Refuse a language that the base has no token for.
@@ -105,6 +109,36 @@ class WhisperSystem:
         """Base model, adapters as PEFT folders, gate and record."""
         with write_whole_dir(folder) as aside:
             save_model(aside, self.model, self.record, self.base_dir)
+
+    def layout(self, targets: Sequence[str], r: int) -> Layout:
+        """The layout of people's experts of rank r on these layers, which are made ready for them.
+
+        Raises:
+            ValueError: no layer is called so, or one is narrower than r.
+        """
+        layers = target_layers(self.model.base, targets, self.model.first_layer)
+        if narrow := [layer for layer in layers if r > min(layer.n_in, layer.n_out)]:
+            raise ValueError(f"person_r={r}: {narrow[0].name} is only {min(narrow[0].n_in, narrow[0].n_out)} wide")
+        layout = Layout(layers, r)
+        self.model.make_room(layout)
+        return layout
+
+    def person_losses(self, batch: Batch, people: Sequence[Person | None]) -> Tensor:
+        """Loss of each utterance of a batch under its person's expert and weights, (B,), with its gradient."""
+        routed = dataclasses.replace(self._route(batch, self.ask_type()), people=people)
+        return self.model.transcription_loss(routed, batch["labels"])
+
+    def gate_weights(self, batch: Batch) -> Tensor:
+        """The gate's weights of the experts for each utterance, (B, E); E = 0 where nothing is routed, or every expert makes its own pass."""
+        weights = self._route(batch, self.ask_type()).weights
+        if weights is None or self.shape.routing.mixing == "loss":
+            return torch.zeros(len(batch["mel"]), 0)
+        return weights.weights.detach()
+
+    def _people_of(self, batch: Batch) -> list[Person | None] | None:
+        """The people in memory that a batch numbers, −1 for nobody."""
+        numbers = batch.get("person")
+        return None if numbers is None else [self.people[number] if number >= 0 else None for number in numbers.tolist()]
 
     def _route(self, batch: Batch, ask: Ask) -> Routed:
         return self.model.route(batch["mel"], batch["n_frames"])

@@ -25,7 +25,7 @@ def token_logprobs(model: WhisperMoE, encoded: Encoded, tokens: Tensor) -> Tenso
 
 def _logprobs(model: WhisperMoE, encoded: Encoded, tokens: Tensor, k: int) -> Tensor:
     inputs, targets = tokens[:, :-1].repeat_interleave(k, 0), tokens[:, 1:, None].repeat_interleave(k, 0)  # (B·k, N − 1)
-    with model.experts(encoded.weights):
+    with model.experts(encoded.weights, encoded.people):
         logits = model.base(encoder_outputs=BaseModelOutput(encoded.states), decoder_input_ids=inputs, use_cache=False).logits
     logprobs: Tensor = logits.float().log_softmax(-1).gather(-1, targets)[..., 0]  # (B·k, N − 1)
     if encoded.values is None:

@@ -1,13 +1,17 @@
 """Served transcripts are those of the recogniser alone, whoever else is asking."""
 
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from moe.audio.waveforms import load_audio
+from moe.experts.people.person import Person
+from moe.serving.people import Served
 from moe.serving.requests import Asked, RequestError, ServiceOptions
 from moe.serving.service import Service, settings
 from moe.system import DecodingOptions
@@ -59,7 +63,7 @@ def test_concurrent_requests_get_what_each_alone_would_get(service: Service, mon
 def test_an_answer_holds_text_confidence_weights_segments_and_timing(service: Service) -> None:
     (answer,) = service.answer([toy_recording(1, 5.0)], NOTHING)
     row = answer.as_row(True)
-    assert set(row) == {"text", "confidence", "no_speech", "expert_weights", "segments", "timing"}
+    assert set(row) == {"text", "confidence", "no_speech", "expert_weights", "personal", "segments", "timing"}
     assert (
         0 < row["confidence"] <= 1 and len(row["expert_weights"]) == N_EXPERTS and sum(row["expert_weights"]) == pytest.approx(1)
     )
@@ -131,3 +135,35 @@ def test_a_configuration_is_how_it_is_served_and_what_is_asked_where_a_request_s
     assert settings(config, WhisperAsk) == (ServiceOptions(beam_size=3, max_inputs=2), WhisperAsk("nl"))
     with pytest.raises(ValueError, match="the configuration has top_k: there are batch_window_ms, .*language"):
         settings(config | {"top_k": 1}, WhisperAsk)
+
+
+def test_people_and_nobody_share_a_pass_and_each_gets_their_own(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = service.recognizer.system
+    layout = system.layout(("q_proj",), 2)
+    person = Person(
+        "ann", layout, layout.new(1, "ann") + 0.5 * torch.randn(layout.n_numbers, generator=torch.Generator().manual_seed(1))
+    )
+
+    class Somebody:
+        def of(self, name: str) -> Served:
+            return Served(person, "expert")
+
+    monkeypatch.setattr(service, "people", Somebody())
+    audio = toy_recording(1, 0.6)
+    sizes, plain = [], service.recognizer.recognise
+    alone = [plain([load_audio(audio)], PLAIN, MixtureAsk(), [each])[0] for each in (person, None)]
+    monkeypatch.setattr(service.recognizer, "recognise", lambda chunks, *rest: sizes.append(len(chunks)) or plain(chunks, *rest))
+    barrier = threading.Barrier(8)
+
+    def ask(number: int) -> object:
+        barrier.wait()
+        return service.answer([audio], Asked(MixtureAsk(), speaker="ann" if number % 2 else None))[0]
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, range(8)))
+    assert max(sizes) > 1
+    for number, answer in enumerate(answers):
+        expected = alone[0] if number % 2 else alone[1]
+        assert answer.personal == ("expert" if number % 2 else "")
+        assert math.log(answer.transcript.confidence) == pytest.approx(expected.mean_logprob, abs=HALF)
+    assert system.people == []

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -14,14 +15,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.bad_requests import BOUNDS, bad_requests
 from moe.audio.waveforms import load_audio
+from moe.experts.people.folders import PersonRecord, save_person
+from moe.experts.people.person import Person
+from moe.files import folder_digest
 from moe.recognition.recognizer import Recognizer
 from moe.system import DecodingOptions
 from moe.systems.table import load_system
 from steps import register
+from steps.registry import people
 from steps.tracking import artifacts
+from steps.tracking.store import connect
 from tests.toys.registry import WRONG, log_toy_asr, log_toy_evaluation, log_toy_rivals, toy_recording, toy_store
 from tests.toys.speech import spoken_wav
 
@@ -35,7 +42,7 @@ class Server:
 
     def __init__(self, port: int, process: subprocess.Popen, model: Path) -> None:
         self.place, self.process = f"http://127.0.0.1:{port}", process
-        self.recognizer = Recognizer.on_fastest_device(load_system(model))
+        self.model, self.recognizer = model, Recognizer.on_fastest_device(load_system(model))
 
     def post(self, body: bytes, headers: dict[str, str] = HEADERS) -> tuple[int, dict]:
         request = urllib.request.Request(f"{self.place}/invocations", body, headers)
@@ -65,7 +72,7 @@ def environment() -> dict[str, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return os.environ | {
         "PATH": path,
-        "SERVING_MODEL_CONFIG": json.dumps(BOUNDS | {"speech_threshold": 0.0}),
+        "SERVING_MODEL_CONFIG": json.dumps(BOUNDS | {"speech_threshold": 0.0, "people_refresh_s": 0.0}),
     }  # the toys are no speech
 
 
@@ -181,3 +188,54 @@ def test_mlflow_models_predict_gives_the_same(server: Server, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr[-3000:]
     answer = json.loads((tmp_path / "answer.json").read_text())
     assert answer["predictions"][0]["text"] == server.ask(audio, top_k=1)[1]["predictions"][0]["text"]
+
+
+PEOPLE = ("ann", "bob", "zoe")
+
+
+def enrol(server: Server, name: str, number: int, digest: str) -> Person:
+    """Somebody with an expert that says something, in a run of their own and in the registry."""
+    layout = server.recognizer.system.layout(("q_proj", "v_proj"), 2)
+    person = Person(
+        name,
+        layout,
+        layout.new(number, name) + 0.5 * torch.randn(layout.n_numbers, generator=torch.Generator().manual_seed(number)),
+    )
+    record = PersonRecord(name, digest, "expert", ("q_proj", "v_proj"), 2, (3, 2, 5))
+    store = connect()
+    run_id = store.client.create_run(store.experiment_id, tags={people.PERSON_TAG: name}).info.run_id
+    with tempfile.TemporaryDirectory() as folder:
+        save_person(Path(folder) / "person", person, record)
+        store.client.log_artifacts(run_id, str(Path(folder) / "person"), people.FOLDER)
+    store.client.set_terminated(run_id, "FINISHED")
+    people.register_person("whisper-moe", "models:/whisper-moe", run_id, record)
+    return person
+
+
+def test_people_get_their_own_experts_text_at_once_and_are_gone_when_they_ask(server: Server) -> None:
+    digest = folder_digest(server.model)
+    own = {name: enrol(server, name, number, digest) for number, name in enumerate(PEOPLE)}
+    enrol(server, "old", 9, "the digest of the champion before")
+    recordings = [toy_recording(number, 0.4 + 0.3 * (number % 4)) for number in range(4)]
+    options = DecodingOptions(max_tokens_per_s=2.0)
+    jobs = [(audio, name) for audio in recordings for name in (*PEOPLE, None)] * 2
+
+    def expected(audio: bytes, name: str | None) -> str:
+        return server.recognizer.transcribe([load_audio(audio)], options, people=[None if name is None else own[name]])[0].text
+
+    wanted = {job: expected(*job) for job in set(jobs)}
+    assert len(set(wanted.values())) > 4  # their experts say different things
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda job: server.ask(job[0], **({} if job[1] is None else {"speaker": job[1]})), jobs))
+    for job, (status, answer) in zip(jobs, answers, strict=True):
+        (row,) = answer["predictions"]
+        assert status == 200 and row["text"] == wanted[job] and row["personal"] == ("" if job[1] is None else "expert")
+
+    status, answer = server.ask(recordings[0], speaker="old")
+    assert status == 409 and "enrolled with another recogniser" in answer["message"] and "\n" not in answer["message"]
+    for name in ("nobody", "../ann", "auto", 7):
+        status, answer = server.ask(recordings[0], speaker=name)
+        assert status == 400 and not any(each in answer["message"].replace(str(name), "") for each in PEOPLE)
+    people.forget("ann")
+    assert server.ask(recordings[0], speaker="ann")[0] == 400
+    assert server.ask(recordings[0], speaker="bob")[1]["predictions"][0]["text"] == wanted[recordings[0], "bob"]

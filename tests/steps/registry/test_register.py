@@ -261,7 +261,15 @@ def test_the_model_is_whole_code_and_safetensors(registered: Registry) -> None:
     assert not [name for name in files if name.endswith((".pkl", ".pickle", ".pt", ".bin", ".joblib", ".npy", ".pyc"))]
     info = get_model_info(f"models:/{NAME}/1")
     assert [spec.name for spec in info.signature.params.params] == ["language", "top_k", "return_routing", "beam_size"]
-    assert info.signature.outputs.input_names() == ["text", "confidence", "no_speech", "expert_weights", "segments", "timing"]
+    assert info.signature.outputs.input_names() == [
+        "text",
+        "confidence",
+        "no_speech",
+        "expert_weights",
+        "personal",
+        "segments",
+        "timing",
+    ]
     assert "## Intended use" in registered.client.get_model_version(NAME, "1").description
 
 

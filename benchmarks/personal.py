@@ -1,0 +1,258 @@
+"""What people get from an expert and weights of their own: 20 who speak as nobody in training does, and the demo's 30 test speakers.
+
+    python -m benchmarks.personal --demo                                       with the demo's recognisers and 20 utterances; the table
+    python -m benchmarks.personal --model FOLDER [--name NAME] [--size 20]     learn, test, write a result
+    python -m benchmarks.personal --table                                      the table of all results
+
+FOLDER holds a recogniser (the artifact `model` of a run). Each person enrols with `size` utterances and is tested on 20 others of other
+sentences. A result that is there is not made again; the corpus of 50 people with 60 utterances each is made once.
+"""
+
+import argparse
+import dataclasses
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import transformers
+
+from analysis.error_rates import count_errors
+from analysis.report import markdown_table
+from analysis.significance import speaker_difference
+from benchmarks.speed.__main__ import RESULTS
+from moe.audio.augmentation import AugmentationOptions
+from moe.experts.people.options import AS_IT_IS, AUTO, WEIGHTS, PersonOptions
+from moe.experts.people.parts import Parts, divide
+from moe.experts.people.person import Person
+from moe.experts.people.training import Enrolment, Recordings, learn_people
+from moe.files import read_json, write_json
+from moe.recognition.decoding import decode
+from moe.synthesis.corpus import synthesize
+from moe.synthesis.planning import SynthesisOptions
+from moe.synthesis.voices import OWN_WAYS
+from moe.system import DecodingOptions, read_record
+from moe.systems.table import load_system
+from moe.text.normalisers import normalise, references
+from moe.training.dataset import SpeechDataset
+from steps.tracking import artifacts
+from steps.tracking.names import STEP_TAG
+from steps.tracking.store import connect
+
+FOLDER = RESULTS / "personal"
+SPOKEN: dict[str, Any] = {
+    "own_ways": True, "n_test_utterances": 60, "n_train_speakers": 1, "n_utterances": 2, "n_dev_speakers": 0, "seen_share": 0.0,
+}  # fmt: skip
+N_TESTED, MOST_ENROLLED = 20, 40
+COHORTS = {"own ways": "20 of own ways", "demo": "30 of the demo", "all": "50"}
+N_RESAMPLES = 10_000
+ANOTHERS, COMMON = "another person's", "weights common to all"
+
+
+@dataclasses.dataclass(frozen=True)
+class Speech:
+    """What the people said, with numbers of each one's utterances to enrol with and to be tested on."""
+
+    rows: pd.DataFrame
+    root: Path
+    enrolled: dict[str, np.ndarray]
+    tested: dict[str, np.ndarray]
+
+    @property
+    def names(self) -> list[str]:
+        """Everybody, in order."""
+        return list(self.enrolled)
+
+
+def speech(seed: int, normaliser: str) -> Speech:
+    """The people of a seed, made where they are not there; a second process waits for the first."""
+    folder = FOLDER / f"corpus-{seed}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            synthesize(SynthesisOptions(**SPOKEN, seed=seed), folder)
+    rows = pd.read_csv(folder / "manifest.csv")
+    rows = rows[rows["split"] == "test"].sort_values("utterance_id", ignore_index=True)
+    rows = rows.assign(
+        audio=rows["path"], member=None, reference=[references(normaliser, text)[0] for text in rows["transcript"]]
+    )
+    enrolled, tested = {}, {}
+    for name, part in rows.groupby("speaker"):
+        halves = divide(part["reference"].tolist(), 0.0, N_TESTED / len(part), N_TESTED)
+        numbers = part.index.to_numpy()
+        rest = np.random.default_rng(0).permutation(np.concatenate([halves.learn, halves.choose]))
+        enrolled[name], tested[name] = numbers[rest[:MOST_ENROLLED]], numbers[halves.held_back[:N_TESTED]]
+    return Speech(rows, folder, enrolled, tested)
+
+
+def enrolment(said: Speech, name: str, size: int) -> Enrolment:
+    """A person with their first `size` utterances, all to learn from and to choose by."""
+    numbers = said.enrolled[name][:size]
+    parts = divide(said.rows["reference"].iloc[numbers].tolist(), 0.2, 0.0, 0)
+    return Enrolment(name, Parts(numbers[parts.learn], numbers[parts.choose], numbers[:0]))
+
+
+def run(model: Path, size: int, options: PersonOptions, augment: bool, seed: int) -> dict[str, Any]:
+    """Learn and test; one row of figures for each way and cohort."""
+    system: Any = load_system(model)
+    said = speech(seed, system.record.normaliser)
+    recordings = Recordings(
+        SpeechDataset(said.rows, said.root, system.inputs, AugmentationOptions() if augment else None, 42),
+        SpeechDataset(said.rows, said.root, system.inputs),
+    )
+    before = tested(system, said, [Person(name) for name in said.names])
+    started = time.process_time()
+    learnt = learn_people(system, recordings, [enrolment(said, name, size) for name in said.names], options, 42)
+    seconds = (time.process_time() - started) / len(learnt)
+    after = {way: [each.candidates[way] for each in learnt] for way in learnt[0].candidates if way != AS_IT_IS}
+    after[AUTO] = [each.person for each in learnt]
+    others = after[AUTO][1:] + after[AUTO][:1]
+    after[ANOTHERS] = [dataclasses.replace(each, name=name) for each, name in zip(others, said.names, strict=True)]
+    if WEIGHTS in after:
+        after[COMMON] = common_weights(system, recordings, said, size, options)
+    found = {way: figures(tested(system, said, people), before, people) for way, people in after.items()}
+    return {"n_people": len(learnt), "seconds_a_person": seconds, "as it is": wers(before), "ways": found}
+
+
+def common_weights(system: Any, recordings: Recordings, said: Speech, size: int, options: PersonOptions) -> list[Person]:
+    """One set of weights, learnt of everybody together."""
+    each = [enrolment(said, name, size).parts for name in said.names]
+    parts = Parts(*(np.concatenate(part) for part in zip(*((p.learn, p.choose, p.held_back) for p in each), strict=True)))
+    (learnt,) = learn_people(system, recordings, [Enrolment("all", parts)], dataclasses.replace(options, learn=WEIGHTS), 42)
+    return [dataclasses.replace(learnt.person, name=name) for name in said.names]
+
+
+def tested(system: Any, said: Speech, people: Sequence[Person]) -> pd.DataFrame:
+    """Counted hypotheses of what everybody is tested on, each by their own."""
+    numbers = np.concatenate([said.tested[name] for name in said.names])
+    whose = np.repeat(np.arange(len(people)), [len(said.tested[name]) for name in said.names])
+    rows = said.rows.iloc[numbers].reset_index(drop=True)
+    system.people = list(people)
+    found = decode(system, SpeechDataset(rows, said.root, system.inputs, extras={"person": whose}), DecodingOptions())
+    system.people = []
+    texts = [normalise(system.record.normaliser, each.text) for each in found]
+    table = rows[["utterance_id", "speaker", "etiology", "duration_s", "reference"]].assign(hypothesis=texts, error=None)
+    return count_errors(table)
+
+
+def cohort(counted: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The people of a cohort."""
+    own = counted["etiology"] == OWN_WAYS
+    return counted[{"own ways": own, "demo": ~own}.get(name, own | ~own)]
+
+
+def wers(counted: pd.DataFrame) -> dict[str, float]:
+    """Word error rate of each cohort."""
+    parts = {name: cohort(counted, name) for name in COHORTS}
+    return {name: float(part["word_errors"].sum() / part["n_words"].sum()) for name, part in parts.items()}
+
+
+def figures(after: pd.DataFrame, before: pd.DataFrame, people: Sequence[Person]) -> dict[str, Any]:
+    """WER, difference to the recogniser as it is with interval and p over people, and how many have something of their own."""
+    differences = {}
+    for name in COHORTS:
+        found = speaker_difference(cohort(after, name), cohort(before, name), N_RESAMPLES, 0)
+        differences[name] = [found.value, found.low, found.high, found.p_value]
+    errors = [table.groupby("speaker")["word_errors"].sum() for table in (after, before)]
+    return {
+        "wer": wers(after),
+        "difference": differences,
+        "changed": sum(each.n_numbers > 0 for each in people),
+        "not_worse": int((errors[0] <= errors[1]).sum()),
+    }
+
+
+def table(folder: Path, seed: int) -> str:
+    """Every result that is there of the people of a seed, a row for each way, as Markdown."""
+    rows = []
+    for path in sorted(folder.glob("*.json")):
+        result = read_json(path)
+        if result["people_seed"] != seed:
+            continue
+        for way, found in result["ways"].items():
+            cells = {"recogniser": result["name"], "utterances": result["size"], "options": result["changed"], "way": way}
+            for name, title in COHORTS.items():
+                value, low, high, p_value = found["difference"][name]
+                cells[f"WER, {title}"] = (
+                    f"{100 * result['as it is'][name]:.1f} → {100 * found['wer'][name]:.1f} "
+                    f"({100 * value:+.1f}; {100 * low:+.1f} to {100 * high:+.1f}; p {p_value:.3f})"
+                )
+            cells["changed"], cells["CPU s a person"] = (
+                f"{found['changed']} of {result['n_people']}",
+                f"{result['seconds_a_person']:.1f}",
+            )
+            rows.append(cells)
+    return markdown_table(pd.DataFrame(rows).sort_values(["recogniser", "options", "utterances"], kind="stable"))
+
+
+def demo() -> None:
+    """Every recogniser of the newest chain in the store, a process each."""
+    models: dict[str, Path] = {}
+    store = connect()
+    wanted = "attributes.status = 'FINISHED' and tags.`{}` = '{}'"
+    for step in ("asr", "baseline"):
+        found = store.client.search_runs(
+            [store.experiment_id], wanted.format(STEP_TAG, step), order_by=["start_time DESC"], max_results=20
+        )
+        for each in found:
+            folder = artifacts.upstream(each.info.run_id, artifacts.MODEL)
+            models.setdefault(read_record(folder).system, folder)
+    if not models:
+        raise SystemExit("there is no finished recogniser in the store: `make demo` trains three")
+    command = [sys.executable, "-m", "benchmarks.personal", "--model"]
+    running = [
+        subprocess.Popen(
+            [*command, str(folder), "--name", name], stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
+        for name, folder in models.items()
+    ]
+    if any([process.wait() for process in running]):
+        raise SystemExit("a recogniser failed; its message is above")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--name")
+    parser.add_argument("--size", type=int, default=20, choices=(5, 10, 20, 40))
+    parser.add_argument("--people_seed", type=int, default=42, help="options were chosen on the people of seed 7")
+    for field in dataclasses.fields(PersonOptions):
+        parser.add_argument(f"--{field.name}", type=field.type, default=field.default)
+    parser.add_argument("--no_augment", action="store_true")
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--demo", action="store_true")
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    chosen = parser.parse_args(arguments)
+    transformers.logging.set_verbosity_error()
+    if chosen.demo:
+        demo()
+    if chosen.demo or chosen.table:
+        print(table(chosen.out, chosen.people_seed))
+        return 0
+    if chosen.model is None:
+        parser.error("--model names the folder of a recogniser")
+    name = chosen.name or load_system(chosen.model).record.system
+    options = PersonOptions(**{field.name: getattr(chosen, field.name) for field in dataclasses.fields(PersonOptions)})
+    changed = [
+        f"-{field.name}={getattr(options, field.name)}" for field in dataclasses.fields(options) if options.is_changed(field.name)
+    ]
+    path = chosen.out / f"{name}-{chosen.size}-{chosen.people_seed}{''.join(changed)}{'-plain' * chosen.no_augment}.json"
+    if not path.exists():
+        chosen.out.mkdir(parents=True, exist_ok=True)
+        result = run(chosen.model, chosen.size, options, not chosen.no_augment, chosen.people_seed)
+        facts = {"name": name, "size": chosen.size, "people_seed": chosen.people_seed, "changed": "".join(changed).strip("-")}
+        write_json(path, {**facts, **result})
+    print(path.read_text(encoding="utf-8"))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

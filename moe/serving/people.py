@@ -1,0 +1,100 @@
+"""The people whose experts a recogniser serves: read when they are first asked for, kept while there is room, dropped when they are gone."""
+
+import collections
+import dataclasses
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from moe.experts.people.folders import OtherRecogniser, load_person, read_person_record
+from moe.experts.people.options import AS_IT_IS
+from moe.experts.people.person import NAME, Person
+from moe.experts.people.training import PersonalSystem
+
+Find = Callable[[str], Path | None]  # name → the folder of a person as they are now; None where there is nobody of that name
+AUTO_SPEAKER = "auto"
+
+
+class UnknownPerson(ValueError):
+    """Nobody of that name is enrolled; the message names nobody else."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """A person in memory, and what of the recogniser is their own."""
+
+    person: Person
+    kept: str
+
+
+@dataclasses.dataclass
+class _Held:
+    served: Served
+    folder: Path
+    checked: float
+
+
+class ServedPeople:
+    """People above one recogniser.
+
+    Args:
+        recogniser: digest of its folder.
+        find: where a person is now.
+        most: people in memory; who was asked for longest ago goes first.
+        refresh_s: seconds after which it is looked up whether a person is still there, and still the same.
+    """
+
+    def __init__(self, system: PersonalSystem, recogniser: str, find: Find, most: int = 1000, refresh_s: float = 60.0) -> None:
+        self.system, self.recogniser, self.find, self.most, self.refresh_s = system, recogniser, find, most, refresh_s
+        self._held: collections.OrderedDict[str, _Held] = collections.OrderedDict()
+        self._turn = threading.Lock()
+
+    def of(self, name: str) -> Served:
+        """A person by name.
+
+        Raises:
+            UnknownPerson: there is nobody of that name.
+            OtherRecogniser: they were enrolled with another recogniser.
+        """
+        if name == AUTO_SPEAKER:
+            raise UnknownPerson(f"speaker={name}: nobody has a profile here, so nobody can be recognised by their voice")
+        if not NAME.fullmatch(name):
+            raise UnknownPerson("speaker: a name is 1 to 64 of the characters a-z, 0-9, _ and -")
+        with self._turn:
+            self._drop_the_gone()
+            if name not in self._held:
+                self._read(name)
+            self._held.move_to_end(name)
+            return self._held[name].served
+
+    @property
+    def n_held(self) -> int:
+        """People in memory."""
+        return len(self._held)
+
+    def _drop_the_gone(self) -> None:
+        now = time.monotonic()
+        for name in [name for name, held in self._held.items() if now - held.checked >= self.refresh_s]:
+            if self.find(name) == self._held[name].folder:
+                self._held[name].checked = now
+            else:
+                del self._held[name]
+
+    def _read(self, name: str) -> None:
+        folder = self.find(name)
+        if folder is None:
+            raise UnknownPerson("speaker: nobody of that name is enrolled")
+        record = read_person_record(folder)
+        if record.recogniser != self.recogniser:
+            raise OtherRecogniser(
+                "speaker: enrolled with another recogniser than the one that is served; enrol them again with this one"
+            )
+        person = (
+            Person(name)
+            if record.kept == AS_IT_IS
+            else load_person(folder, self.system.layout(record.targets, record.r), self.recogniser)
+        )
+        self._held[name] = _Held(Served(person, record.kept), folder, time.monotonic())
+        while len(self._held) > self.most:
+            self._held.popitem(last=False)

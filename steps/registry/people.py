@@ -1,0 +1,143 @@
+"""People in the registry: a registered model of each one's own, `NAME.person.PERSON`, beside the recogniser NAME; gone without trace when asked."""
+
+import contextlib
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlflow.entities import ViewType
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.dbmodels.models import SqlParam, SqlTag
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+from moe.experts.people.folders import RECORD, PersonRecord, read_person_record
+from moe.system import Record
+from steps.registry.versions import SCHEME
+from steps.tracking import artifacts
+from steps.tracking.store import connect, tracking_address
+
+INFIX, FOLDER = ".person.", "person"
+PERSON_TAG, ABOVE_TAG = "moe.person", "moe.recogniser"
+STEP = "person"  # of the run that holds one person
+
+
+def model_of(recogniser: str, name: str) -> str:
+    """The registered model of a person."""
+    return f"{recogniser}{INFIX}{name}"
+
+
+def registered_of(reference: str, record: Record) -> str:
+    """The registered name that people above a recogniser go by: its own, or the system's where it is no registered one."""
+    if reference.startswith(SCHEME):
+        return reference.removeprefix(SCHEME).partition("@")[0].partition("/")[0]
+    return record.system.replace("_", "-")
+
+
+def register_person(recogniser: str, above: str, run_id: str, record: PersonRecord) -> str:
+    """A new version of a person, whose folder is an artifact of a run.
+
+    Args:
+        recogniser: registered name that the person goes by.
+        above: what was named as the recogniser: `models:/…`, or a run.
+    """
+    client, name = connect().client, model_of(recogniser, record.name)
+    try:
+        client.create_registered_model(name, tags={ABOVE_TAG: above})
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    tags = {"recogniser_digest": record.recogniser, "kept": record.kept}
+    source = f"{client.get_run(run_id).info.artifact_uri}/{FOLDER}"
+    return str(client.create_model_version(name, source, run_id=run_id, tags=tags).version)
+
+
+def versions_of(recogniser: str, name: str) -> list[ModelVersion]:
+    """The versions of a person, the newest first."""
+    try:
+        found = connect().client.search_model_versions(f"name = '{model_of(recogniser, name)}'", max_results=1000)
+    except MlflowException:
+        return []
+    return sorted(found, key=lambda version: -int(version.version))
+
+
+def person_folder(recogniser: str, name: str) -> Path | None:
+    """Where a person's newest version is; None where nobody has the name."""
+    found = versions_of(recogniser, name)
+    if not found or found[0].run_id is None:
+        return None
+    folder = artifacts.upstream(found[0].run_id, FOLDER)
+    return folder if (folder / RECORD).exists() else None
+
+
+def above_of(recogniser: str, name: str) -> str | None:
+    """What a person's recogniser was named as when they were enrolled; None where nobody has the name."""
+    try:
+        above: str | None = connect().client.get_registered_model(model_of(recogniser, name)).tags.get(ABOVE_TAG)
+        return above
+    except MlflowException:
+        return None
+
+
+def people_of(recogniser: str) -> Iterator[PersonRecord]:
+    """Everybody who is enrolled above a registered recogniser."""
+    found = connect().client.search_registered_models(f"name LIKE '{recogniser}{INFIX}%'", max_results=1000)
+    for model in found:
+        if not model.name.startswith(f"{recogniser}{INFIX}"):
+            continue
+        folder = person_folder(recogniser, model.name.removeprefix(f"{recogniser}{INFIX}"))
+        if folder is not None:
+            yield read_person_record(folder)
+
+
+def left_without(recogniser: str, digest: str) -> int:
+    """How many people a recogniser with this digest would not serve."""
+    return sum(record.recogniser != digest for record in people_of(recogniser))
+
+
+def forget(name: str) -> int:
+    """Delete a person's versions, runs and files, and every trace of the name in a store on this machine; how many things were deleted.
+
+    In an order that a second call goes on with after a crash: files first, then runs, then the registered model.
+    """
+    client, store = connect().client, connect()
+    runs = client.search_runs(
+        [store.experiment_id], f"tags.`{PERSON_TAG}` = '{name}'", run_view_type=ViewType.ALL, max_results=1000
+    )
+    n_deleted = 0
+    for run in runs:
+        _delete_run(run.info.run_id, run.info.artifact_uri)
+        n_deleted += 1
+    for model in client.search_registered_models(f"name LIKE '%{INFIX}{name}'", max_results=1000):
+        if not model.name.endswith(f"{INFIX}{name}"):  # `_` stands for any character there
+            continue
+        client.delete_registered_model(model.name)
+        n_deleted += 1
+    _erase(name)
+    return n_deleted
+
+
+def _delete_run(run_id: str, artifact_uri: str) -> None:
+    local = artifacts.local_folder(artifact_uri)
+    if local is not None:
+        shutil.rmtree(local.parent, ignore_errors=True)  # RUN/artifacts
+    with contextlib.suppress(MlflowException):  # deleted by an earlier call
+        connect().client.delete_run(run_id)
+    address = tracking_address()
+    if address.sqlite_path is not None:
+        SqlAlchemyStore(address.uri, address.artifact_root)._hard_delete_run(run_id)
+
+
+def _erase(name: str) -> None:
+    """Overwrite what a deleted row leaves in a sqlite file: parameters and tags that hold the name, free pages, the write-ahead log."""
+    address = tracking_address()
+    if address.sqlite_path is None:
+        return
+    with SqlAlchemyStore(address.uri, address.artifact_root).ManagedSessionMaker(read_only=False) as session:
+        for table in (SqlParam, SqlTag):
+            session.query(table).filter(table.value == name).delete(synchronize_session=False)
+    with contextlib.closing(sqlite3.connect(address.sqlite_path, timeout=20)) as database:
+        database.execute("pragma secure_delete=on")
+        database.execute("vacuum")
+        database.execute("pragma wal_checkpoint(truncate)")
