@@ -10,31 +10,30 @@ Takes every option of `main`; what is given is common to all variants. The base 
 updates stand beside them, and one LoRA more where a change concerns it too. Each evaluation is a run in the tracking store and is taken
 over from it in a later call, as is every stage above a variant's change; so a call that was killed goes on where it was. The corpus, its
 test set of 162 speakers and the 40 people of their own ways are rendered once. The table, benchmarks/results/quality.md (and .json), is
-written after every evaluation and keeps the other corpora; at the end a run of `compare` over all evaluations tests them and gives the verdict.
+written after every evaluation and keeps the other corpora; at the end all rows are compared with their LoRA, for the verdict. What a row scored is
+kept in benchmarks/results/quality_rows, from which `gather` works on another machine too.
 """
 
 import dataclasses
-import hashlib
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
+from analysis.comparison import compare
 from analysis.report import percent
 from analysis.systems import SystemScores
-from benchmarks.quality.table import record, rows, wer
+from benchmarks.quality.notes import read_note, write_note
+from benchmarks.quality.table import cohort, record, rows, wer
 from benchmarks.quality.variants import BASE_MODEL, Job, QualityOptions, jobs, lora_given, system_of
 from benchmarks.speed.__main__ import RESULTS
-from benchmarks.table import read
-from moe.files import write_json
 from moe.options import to_text
-from steps import baseline, compare, evaluate, main
+from steps import baseline, evaluate, main
 from steps.chain.options import BASE, LORA
 from steps.chain.reuse import launch
 from steps.chain.stages import Chain, evaluation_given, stage_options
 from steps.options.command_line import parse
 from steps.reports.scores import read_scores
-from steps.tracking import artifacts
 from steps.tracking.store import connect
 
 IDLE = ("until", "registered_model", "register_system", "systems", "max_group_regression")
@@ -61,48 +60,36 @@ def run(options: QualityOptions, path: Path) -> str:
     found: list[SystemScores] = []
     with tqdm(jobs(options), desc="quality", unit="evaluation", smoothing=0.1) as bar:
         for job in bar:
-            name, seed, row = job
-            if options.gather and not _note(path, job).exists():
+            name, seed, _ = job
+            scores = read_note(path, job) if options.gather else scored(job)
+            if scores is None:
                 print(f"{name}, seed {seed}: not evaluated yet", flush=True)
                 continue
-            print(f"\n{name}, seed {seed}", flush=True)
-            found.append(_scores(path, job, options.gather))
+            write_note(path, job, scores)
+            found.append(scores)
             if options.rows is None:
                 record(path, options, rows(found))
-            bar.set_postfix_str(f"{name}, seed {seed}: WER {percent(wer(found[-1]))}")
+            bar.set_postfix_str(f"{name}, seed {seed}: WER {percent(wer(scores))}")
     if options.rows is not None:
         return "\n".join(f"{one.name}, seed {one.metadata.get('seed')}: WER {percent(wer(one))}" for one in found)
-    given = {"evaluate_run_ids": ",".join(one.run_id for one in found), "compare_against": LORA}
-    compare_run_id = launch(compare, stage_options(compare, options, **given))
-    return record(path, options, rows(found), verdict_of(compare_run_id))
+    return record(path, options, rows(found), verdict_of(found))
 
 
-def verdict_of(compare_run_id: str) -> str:
-    """What a comparison says in words."""
-    report = artifacts.upstream(compare_run_id, "comparison.md").read_text(encoding="utf-8")
-    return report.partition("# Comparison")[2].partition("\n## ")[0].strip()
-
-
-def _scores(path: Path, job: Job, gather: bool) -> SystemScores:
-    """The scores of a row, with the WER on dev that its training kept; the run's id is noted for `gather`."""
-    name, _, row = job
-    note = _note(path, job)
-    run_id = read(note)["evaluate_run_id"] if gather else evaluated(name, row)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    write_json(note, {"row": name, "evaluate_run_id": run_id})
+def scored(job: Job) -> SystemScores:
+    """Train and evaluate a row: its scores, with the WER on dev that its training kept."""
+    name, seed, row = job
+    print(f"\n{name}, seed {seed}", flush=True)
+    run_id = evaluated(name, row)
     scores, client = read_scores(run_id), connect().client
     model = client.get_run(client.get_run(run_id).data.params["model_run_id"]).data.metrics
     dev_wer = None if name == BASE_MODEL else model.get("dev/wer_kept")
     return dataclasses.replace(scores, name=name, metadata={**scores.metadata, "dev_wer": dev_wer})
 
 
-def _note(path: Path, job: Job) -> Path:
-    """Where a row's evaluation is noted: a file for its name, seed and options."""
-    name, seed, row = job
-    said = json.dumps(
-        [name, seed, {key: value for key, value in row.as_parameters().items() if key not in ("only", "seeds", "gather")}]
-    )
-    return path.with_name(f"{path.name}_rows") / f"{hashlib.sha256(said.encode()).hexdigest()[:16]}.json"
+def verdict_of(found: Sequence[SystemScores]) -> str:
+    """What a comparison of all rows says in words; Holm's correction is over the comparisons with one LoRA."""
+    usual = [dataclasses.replace(one, hypotheses=cohort(one.hypotheses, is_own=False)) for one in found]
+    return compare(usual, against=[LORA], plots=False).verdict if len({one.name for one in found}) > 1 else ""
 
 
 def check(options: QualityOptions) -> None:

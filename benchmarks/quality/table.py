@@ -54,7 +54,7 @@ def markdown(corpora: dict[str, dict[str, Any]]) -> str:
 
 def _row(system: PooledScores, found: Sequence[SystemScores]) -> dict[str, Any]:
     costs = pd.DataFrame([{name: one.metadata.get(name) for name in COSTS} for one in system.runs], dtype=float).mean()
-    usual, own = (_cohort(system.counted, is_own) for is_own in (False, True))
+    usual, own = (cohort(system.counted, is_own) for is_own in (False, True))
     pairs = {name: pair for name in (DEFAULT, LORA_COLUMN) if (pair := _over_common_seeds(system, found, name))}
     return {
         "variant": system.name,
@@ -70,11 +70,11 @@ def _row(system: PooledScores, found: Sequence[SystemScores]) -> dict[str, Any]:
 
 def wer(system: SystemScores) -> float:
     """WER of one evaluation, people of their own ways left out."""
-    table = _cohort(counted(system), is_own=False)
+    table = cohort(counted(system), is_own=False)
     return float(table["word_errors"].sum() / max(1, table["n_words"].sum()))
 
 
-def _cohort(table: pd.DataFrame, is_own: bool) -> pd.DataFrame:
+def cohort(table: pd.DataFrame, is_own: bool) -> pd.DataFrame:
     """Those of their own ways, or all others."""
     return table[(table["etiology"] == OWN_WAYS) == is_own]
 
@@ -105,7 +105,7 @@ def _over_common_seeds(
 
 
 def _difference(system: PooledScores, other: PooledScores, is_own: bool) -> dict[str, float]:
-    found: Difference = speaker_difference(_cohort(system.counted, is_own), _cohort(other.counted, is_own))
+    found: Difference = speaker_difference(cohort(system.counted, is_own), cohort(other.counted, is_own))
     return dataclasses.asdict(found)
 
 

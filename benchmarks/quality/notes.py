@@ -1,0 +1,45 @@
+"""What a row scored, in files of its own: written by the process that evaluated it, read where the table is made."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.error_rates import COUNT_COLUMNS, UNITS
+from analysis.systems import SystemScores, counted
+from benchmarks.quality.variants import Job
+from moe.files import read_json, write_json, write_table
+
+UNTOLD = ("only", "seeds", "gather", "rows", "n_workers", "no_plot")  # options of which no score depends
+TOLD = ("utterance_id", "speaker", "etiology", "severity", "sentence_seen", "reference", "hypothesis", "duration_s")
+FACTS = ("normaliser", "test_set_digest", "seed", "seconds", "gating_accuracy", "training_seconds", "dev_wer", "n_trainable",
+         "n_utterances_seen", "device", "ablations")  # fmt: skip
+
+
+def write_note(path: Path, job: Job, scores: SystemScores) -> None:
+    """Keep the counted hypotheses of a row and what is known of it, beside the table of `path`."""
+    folder = _folder(path, job)
+    folder.mkdir(parents=True, exist_ok=True)
+    table = counted(scores)
+    errors = [f"{unit}_errors" for unit in UNITS]
+    write_table(folder / "hypotheses.parquet", table[[name for name in (*TOLD, *COUNT_COLUMNS, *errors) if name in table]])
+    said = {name: getattr(scores, name) for name in ("name", "run_id", "system", "role", "control")}
+    write_json(folder / "scores.json", said | {"metadata": {name: scores.metadata.get(name) for name in FACTS}})
+
+
+def read_note(path: Path, job: Job) -> SystemScores | None:
+    """What a row scored, in whatever process; None where it has not been evaluated."""
+    folder = _folder(path, job)
+    if not (folder / "scores.json").exists():
+        return None
+    return SystemScores(**read_json(folder / "scores.json"), hypotheses=pd.read_parquet(folder / "hypotheses.parquet"))
+
+
+def _folder(path: Path, job: Job) -> Path:
+    """A folder for the row's name, seed and options."""
+    name, seed, row = job
+    options = {field.name: getattr(row, field.name) for field in dataclasses.fields(row) if field.name not in UNTOLD}
+    digest = hashlib.sha256(json.dumps([name, seed, options]).encode()).hexdigest()
+    return path.with_name(f"{path.name}_rows") / digest[:16]
