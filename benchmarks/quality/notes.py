@@ -38,8 +38,9 @@ def read_note(path: Path, job: Job) -> SystemScores | None:
 
 
 def _folder(path: Path, job: Job) -> Path:
-    """A folder for the row's name, seed and options."""
+    """A folder for the row's name, its seed and the options that are not as by default."""
     name, seed, row = job
-    options = {field.name: getattr(row, field.name) for field in dataclasses.fields(row) if field.name not in UNTOLD}
+    names = [field.name for field in dataclasses.fields(row) if field.name not in UNTOLD and row.is_changed(field.name)]
+    options = {option: getattr(row, option) for option in names}
     digest = hashlib.sha256(json.dumps([name, seed, options]).encode()).hexdigest()
     return path.with_name(f"{path.name}_rows") / digest[:16]
