@@ -146,6 +146,7 @@ class ParameterGroup:
     name: str
     parameters: tuple[nn.Parameter, ...]
     learning_rate: float
+    weight_decay: float | None = None  # None: the plan's
 
     @property
     def n_parameters(self) -> int:

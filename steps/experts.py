@@ -51,6 +51,8 @@ class StepOptions(ExpertOptions, TrainingsOptions, MixtureStepOptions):
     def faults(self) -> list[str]:
         """Faults between fields."""
         found = []
+        if self.drop_experts and not self.shared_expert:
+            found.append("drop_experts=true: shared_expert=false leaves the utterances of a dropped expert to the base model")
         if self.shared_epochs and not self.shared_expert:
             found.append(f"shared_epochs={self.shared_epochs}: shared_expert=false leaves nothing to train in them")
         elif self.experts_init == "shared" and self.adapter_rank is not None:

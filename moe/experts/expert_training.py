@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from moe.experts.adapter_folders import expert_name, experts_from_shared
 from moe.experts.best_adapters import BestAdapters
-from moe.experts.mixture import MixtureSystem
+from moe.experts.mixture import Mixture, MixtureSystem
+from moe.experts.routed_lora import routed_layers
 from moe.options import Options, option
 from moe.recognition.decoding import decode
 from moe.routing.weights import one_hot
-from moe.system import DecodingOptions, Hypothesis
+from moe.system import DecodingOptions, Hypothesis, ParameterGroup
 from moe.text.error_rates import word_error_rate
 from moe.training.best_epoch import Validation
 from moe.training.dataset import SpeechDataset
@@ -41,6 +42,18 @@ class ExpertOptions(Options):
         "zero",
         "experts start from zero (A random, B zero), or as copies of the shared adapter after shared_epochs, which then keeps half of itself",
         choices=("zero", "shared"),
+    )
+    expert_rate_share: float = option(
+        1.0,
+        "learning rate of the experts, as a part of the shared adapter's: below 1 they are small deviations from it",
+        above=0,
+        high=1,
+    )
+    expert_decay: float = option(
+        0.0, "weight decay of the experts: towards zero, and so towards the shared adapter", low=0, high=1
+    )
+    drop_experts: bool = option(
+        False, "an expert that is no better on its dev utterances than the shared adapter alone ends at zero"
     )
 
     def faults(self) -> list[str]:
@@ -85,9 +98,25 @@ def train_experts(
     """
     hooks = _hooks(system, dev_set, dev_clusters, options, training)
     system.module.use_precision(training.plan.precision)
-    summary = fit(system.module, train_set, training, hooks)
+    groups = parameter_groups(system.module, options, training.plan.learning_rate)
+    summary = fit(system.module, train_set, training, hooks, groups)
     kept, wer = hooks.keep_best()
-    return TrainedExperts(summary, kept, wer, tuple(hooks.history))
+    if not options.drop_experts:
+        return TrainedExperts(summary, kept, wer, tuple(hooks.history))
+    dropped = hooks.drop_idle()
+    said = f"{kept}, with {len(dropped)} of {system.module.n_experts} experts at zero"
+    return TrainedExperts(summary, said, hooks.score()["wer"], tuple(hooks.history))
+
+
+def parameter_groups(model: Mixture, options: ExpertOptions, learning_rate: float) -> list[ParameterGroup]:
+    """The experts at a rate and a decay of their own, and all else that trains."""
+    parts: dict[bool, list[nn.Parameter]] = {False: [], True: []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parts[name.endswith((".lora_A", ".lora_B"))].append(parameter)
+    shared = ParameterGroup("shared", tuple(parts[False]), learning_rate)
+    experts = ParameterGroup("experts", tuple(parts[True]), learning_rate * options.expert_rate_share, options.expert_decay)
+    return [group for group in (shared, experts) if group.parameters]
 
 
 def dev_wer(
@@ -139,6 +168,19 @@ class ExpertHooks(Validation):
 
     def is_best(self, epoch: int) -> bool:
         return epoch == self.best.epoch
+
+    @torch.no_grad()
+    def drop_idle(self) -> list[int]:
+        """Set every expert to zero that is no better on its own dev utterances than the shared adapter alone; which they are."""
+        routed, own = self.dev_set.extras["routing_weights"], self.score()
+        self.dev_set.extras["routing_weights"] = torch.zeros_like(routed)
+        alone = self.score()
+        self.dev_set.extras["routing_weights"] = routed
+        names = {expert: f"wer/{expert_name(expert)}" for expert in range(self.model.n_experts)}
+        dropped = [expert for expert, name in names.items() if name in own and alone[name] <= own[name]]
+        for _, layer in routed_layers(self.model.base):
+            layer.lora_B[dropped] = 0
+        return dropped
 
     def score(self) -> dict[str, float]:
         """WER and loss, of all dev utterances and of each expert's own, every utterance on its cluster's expert."""

@@ -171,7 +171,11 @@ def _trainer(
     start: Checkpoint | None,
 ) -> "SpeechTrainer":
     n_parts = start.values["n_parts"] if start else 1
-    parameters = [{"params": list(group.parameters), "lr": group.learning_rate} for group in groups]
+    decays = [plan.weight_decay if group.weight_decay is None else group.weight_decay for group in groups]
+    parameters = [
+        {"params": list(group.parameters), "lr": group.learning_rate, "weight_decay": decay}
+        for group, decay in zip(groups, decays, strict=True)
+    ]
     optimizer = torch.optim.AdamW(parameters, lr=plan.learning_rate, betas=plan.betas, weight_decay=plan.weight_decay)
     return SpeechTrainer(
         hooks,

@@ -6,6 +6,7 @@ their size and the time the rounding takes. (An embedding is rounded by being he
 
 import contextlib
 import dataclasses
+import logging
 
 import torch
 from torch import nn
@@ -13,6 +14,8 @@ from torch import nn
 from moe.options import Options, option
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+BF16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "bf16")  # of x86; bf16 is ARM's
+LOG = logging.getLogger(__name__)
 MATRICES = (nn.Linear, nn.Conv1d)  # what autocast computes in half precision; positions and norms stay as they are
 
 
@@ -35,6 +38,10 @@ def precision(options: PrecisionOptions) -> str:
     if options.no_fp16 or not wanted:
         return "fp32"
     if not torch.cuda.is_available():
+        if not any(torch.cpu.get_capabilities().get(name) for name in BF16_INSTRUCTIONS):
+            LOG.warning(
+                "fp16=true: this processor has no instructions for bf16, so half precision is many times slower here; leave it out"
+            )
         return "bf16"
     return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
 

@@ -241,6 +241,33 @@ def test_validation_every_second_epoch_and_after_the_last(corpus, planned) -> No
     assert all(same(state, adapter_state(toys[0], name)) for name, state in Planned.last.states[0].items())
 
 
+def test_experts_have_a_rate_and_a_decay_of_their_own(corpus, trainers) -> None:
+    toys = mixture_and_data(corpus)
+    train(toys, ExpertOptions(expert_rate_share=0.1, expert_decay=0.05), epochs=1)
+    shared, experts = trainers[0].optimizer.param_groups
+    assert (experts["initial_lr"], experts["weight_decay"]) == (pytest.approx(1e-3), 0.05)
+    assert (shared["initial_lr"], shared["weight_decay"]) == (pytest.approx(1e-2), 0.0)
+    own = {id(getattr(layer, name)) for _, layer in routed_layers(toys[0].base) for name in ("lora_A", "lora_B")}
+    assert {id(each) for each in experts["params"]} == own and not own & {id(each) for each in shared["params"]}
+
+
+def test_an_expert_that_is_no_better_than_the_shared_adapter_ends_at_zero(corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = {"wer": 0.5, "wer/expert_0": 0.2, "wer/expert_1": 0.4, "wer/expert_2": 0.9}
+    routed = {"wer": 0.4, "wer/expert_0": 0.3, "wer/expert_1": 0.4, "wer/expert_2": 0.3}
+
+    def score(hooks: ExpertHooks) -> dict[str, float]:
+        values = routed if hooks.dev_set.extras["routing_weights"].any() else alone
+        return values | {"loss": 0.0}
+
+    monkeypatch.setattr(ExpertHooks, "score", score)
+    toys = mixture_and_data(corpus)
+    done = train(toys, ExpertOptions(drop_experts=True), epochs=1)
+    assert done.kept.endswith("with 2 of 3 experts at zero"), "worse or as good is dropped"
+    for _, layer in routed_layers(toys[0].base):
+        assert not layer.lora_B[[0, 1]].any() and layer.lora_B[2].any()
+    assert toys[2].extras["routing_weights"].any(), "dev is routed as before"
+
+
 def test_the_same_seed_trains_the_same_experts(corpus) -> None:
     """Design 11."""
     runs = []

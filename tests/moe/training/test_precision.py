@@ -151,3 +151,17 @@ def test_precision_is_a_wish_and_a_capability(monkeypatch, cuda: bool, bf16: boo
 def test_contradictory_wishes_are_refused() -> None:
     with pytest.raises(ValueError, match="fp16=true and no_fp16=true"):
         PrecisionOptions(fp16=True, no_fp16=True)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "n_warnings"), [({"avx2": True}, 1), ({"amx_bf16": True}, 0), ({"avx512_bf16": True}, 0)]
+)
+def test_half_precision_without_instructions_for_it_is_warned_about(
+    monkeypatch, caplog, capabilities: dict, n_warnings: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert precision(PrecisionOptions(fp16=True)) == "bf16"
+    assert sum("no instructions for bf16" in record.message for record in caplog.records) == n_warnings
+    caplog.clear()
+    assert precision(PrecisionOptions()) == "fp32" and not caplog.records
