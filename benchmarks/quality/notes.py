@@ -7,24 +7,22 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.error_rates import COUNT_COLUMNS, UNITS
-from analysis.systems import SystemScores, counted
+from analysis.systems import SystemScores
 from benchmarks.quality.variants import Job
 from moe.files import read_json, write_json, write_table
 
 UNTOLD = ("only", "seeds", "gather", "rows", "n_workers", "no_plot")  # options of which no score depends
-TOLD = ("utterance_id", "speaker", "etiology", "severity", "sentence_seen", "reference", "hypothesis", "duration_s")
+UNKEPT = ("weight_", "probability_")  # columns of the routing: large, and in no table
 FACTS = ("normaliser", "test_set_digest", "seed", "seconds", "gating_accuracy", "training_seconds", "dev_wer", "n_trainable",
          "n_utterances_seen", "device", "ablations")  # fmt: skip
 
 
 def write_note(path: Path, job: Job, scores: SystemScores) -> None:
-    """Keep the counted hypotheses of a row and what is known of it, beside the table of `path`."""
+    """Keep the hypotheses of a row and what is known of it, beside the table of `path`."""
     folder = _folder(path, job)
     folder.mkdir(parents=True, exist_ok=True)
-    table = counted(scores)
-    errors = [f"{unit}_errors" for unit in UNITS]
-    write_table(folder / "hypotheses.parquet", table[[name for name in (*TOLD, *COUNT_COLUMNS, *errors) if name in table]])
+    table = scores.hypotheses
+    write_table(folder / "hypotheses.parquet", table[[name for name in table if not name.startswith(UNKEPT)]])
     said = {name: getattr(scores, name) for name in ("name", "run_id", "system", "role", "control")}
     write_json(folder / "scores.json", said | {"metadata": {name: scores.metadata.get(name) for name in FACTS}})
 

@@ -7,8 +7,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from analysis.error_rates import count_errors
 from analysis.systems import SystemScores
 from benchmarks.quality.__main__ import check
+from benchmarks.quality.notes import read_note, write_note
 from benchmarks.quality.table import LORA_COLUMN, record, rows
 from benchmarks.quality.variants import BASE_MODEL, DEFAULT, ONE_LORA, QualityOptions, jobs, lora_given, rows_of, variants
 from moe.synthesis.planning import SynthesisOptions, plan
@@ -193,3 +195,19 @@ def test_the_test_set_is_large_enough_to_see_with() -> None:
     speakers = [each for each in plan(options.part(SynthesisOptions)) if each.split == "test"]
     own = [each for each in speakers if each.speaker.etiology == "own_ways"]
     assert len(speakers) - len(own) >= 160 and len(own) >= 40
+
+
+def test_a_note_gives_the_scores_again_whatever_the_table_says_of_them(tmp_path: Path) -> None:
+    job = jobs(QualityOptions(seeds="0", only="top_k"))[0]
+    one = scored(DEFAULT, 0, {"s0": 2})
+    one = dataclasses.replace(
+        one, hypotheses=count_errors(one.hypotheses).assign(weight_0=0.5), metadata={**one.metadata, "dev_wer": 0.25}
+    )
+    assert read_note(tmp_path / "quality", job) is None
+    write_note(tmp_path / "quality", job, one)
+    again = read_note(tmp_path / "quality", job)
+    assert again is not None and rows([again]) == rows([one]) and "weight_0" not in again.hypotheses
+    other = jobs(QualityOptions(seeds="0", only="top_k", top_k=4))[0]
+    assert read_note(tmp_path / "quality", other) is None, "other options, another row"
+    elsewhere = jobs(QualityOptions(seeds="0,1", only="averaging", n_workers=3))[0]
+    assert read_note(tmp_path / "quality", elsewhere) is not None, "no score depends on these"
