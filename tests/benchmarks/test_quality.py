@@ -11,6 +11,7 @@ from analysis.error_rates import count_errors
 from analysis.systems import SystemScores
 from benchmarks.quality.__main__ import check
 from benchmarks.quality.notes import read_note, write_note
+from benchmarks.quality.pays import PaysOptions, conditions
 from benchmarks.quality.table import LORA_COLUMN, record, rows
 from benchmarks.quality.variants import BASE_MODEL, DEFAULT, ONE_LORA, QualityOptions, jobs, lora_given, rows_of, variants
 from moe.synthesis.planning import SynthesisOptions, plan
@@ -211,3 +212,15 @@ def test_a_note_gives_the_scores_again_whatever_the_table_says_of_them(tmp_path:
     assert read_note(tmp_path / "quality", other) is None, "other options, another row"
     elsewhere = jobs(QualityOptions(seeds="0,1", only="averaging", n_workers=3))[0]
     assert read_note(tmp_path / "quality", elsewhere) is not None, "no score depends on these"
+
+
+def test_where_routing_pays_is_asked_of_corpora_that_differ_in_one_thing() -> None:
+    options = PaysOptions(seeds="0")
+    found = conditions(options)
+    assert len(found) == 8 and len({(value.n_utterances, value.articulation_strength) for value in found.values()}) == 7
+    for (name, value), condition in found.items():
+        assert getattr(condition, name) == value
+        assert [row for row, _, _ in jobs(condition)] == [DEFAULT, ONE_LORA] and condition.experts_percent == 100
+    assert list(conditions(PaysOptions(condition="n_utterances=8"))) == [("n_utterances", 8)]
+    with pytest.raises(ValueError, match="condition=n_utterances=9: there are n_utterances=8"):
+        PaysOptions(condition="n_utterances=9")

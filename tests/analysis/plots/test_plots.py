@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from analysis.calibration import confusion_table, expected_calibration_error, reliability
 from analysis.error_rates import count_errors, rates_by
 from analysis.gate_choices import speaker_decisions
-from analysis.plots import clusters, comparison, corpus, errors, gate, profiles, routing, training
+from analysis.plots import clusters, comparison, corpus, differences, errors, gate, profiles, routing, training
 from analysis.plots.canvas import COLOURS, colour_of, marker_of
 from analysis.profiles import expert_profiles, group_shares, standard_scores
 from analysis.report import figure_png
@@ -198,3 +198,15 @@ def test_drawing_neither_imports_pyplot_nor_chooses_a_backend():
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_differences_stand_in_the_order_of_their_condition_with_their_intervals():
+    table = pd.DataFrame(
+        {"condition": ["n", "n", "s"], "value": [30, 8, 0.5], "difference": [-0.02, 0.01, 0.0],
+         "low": [-0.03, 0.0, -0.01], "high": [-0.01, 0.02, 0.01]}
+    )  # fmt: skip
+    first, second = differences.differences_figure(table, {"n": "utterances", "s": "strength"}, "Mixture minus one LoRA").axes
+    assert [text.get_text() for text in first.get_xticklabels()] == ["8", "30"]
+    line = next(each for each in first.lines if len(each.get_xdata()) == 2 and each.get_marker() == "o")
+    np.testing.assert_allclose(line.get_ydata(), [1, -2])
+    assert second.get_xlabel() == "strength" and "points" in first.get_ylabel()
