@@ -9,7 +9,8 @@ import pandas as pd
 
 from analysis.systems import SystemScores
 from benchmarks.quality.variants import Job
-from moe.files import read_json, write_json, write_table
+from moe.corpora.tables import write_table
+from moe.files import read_json, write_json
 
 UNTOLD = ("only", "seeds", "gather", "rows", "n_workers", "no_plot")  # options of which no score depends
 UNKEPT = ("weight_", "probability_")  # columns of the routing: large, and in no table
