@@ -3,12 +3,14 @@
 import base64
 import html
 import io
+import re
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+CODE = re.compile(r"`([^`]+)`")
 PAGE_STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#222;max-width:1000px;margin:2em auto;padding:0 1em}
 table{border-collapse:collapse;margin:1em 0;font-size:14px}th,td{border:1px solid #ddd;padding:4px 9px;text-align:right}
@@ -66,7 +68,7 @@ def figure_png(figure: Figure) -> bytes:
 
 
 def html_page(title: str, sections: Mapping[str, object], note: str = "") -> str:
-    """One self-contained page: each section a heading over text, a table (DataFrame), a figure, or a list of them."""
+    """One self-contained page: each section a heading over text, a table (DataFrame), a figure, the bytes of a PNG, or a list of them."""
     body = "".join(
         f"<h2>{html.escape(heading)}</h2>" + "".join(map(_html_part, parts if isinstance(parts, list) else [parts]))
         for heading, parts in sections.items()
@@ -81,9 +83,11 @@ def html_page(title: str, sections: Mapping[str, object], note: str = "") -> str
 def _html_part(part: object) -> str:
     if isinstance(part, pd.DataFrame):
         return html_table(part)
-    if isinstance(part, Figure):
-        return f'<p><img alt="" src="data:image/png;base64,{base64.b64encode(figure_png(part)).decode()}"></p>'
-    return "".join(f"<p>{html.escape(line)}</p>" for line in str(part).split("\n") if line)
+    if isinstance(part, (Figure, bytes)):
+        png = figure_png(part) if isinstance(part, Figure) else part
+        return f'<p><img alt="" src="data:image/png;base64,{base64.b64encode(png).decode()}"></p>'
+    lines = [CODE.sub(r"<code>\1</code>", html.escape(line)) for line in str(part).split("\n") if line]
+    return "".join(f"<p>{line}</p>" for line in lines)
 
 
 def _escape(text: str) -> str:

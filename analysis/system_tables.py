@@ -26,6 +26,15 @@ def systems_table(pooled: Sequence[PooledScores], base: PooledScores, n_resample
     return table.assign(relative_change=table["wer"] / base_wer - 1 if base_wer else np.nan)
 
 
+NOISE = {"real_time_factor": 0.25, "utterances_per_s": 0.25, "training_hours": 0.25, "peak_memory_mb": 0.1}
+
+
+def differs(table: pd.DataFrame, cost: str) -> bool:
+    """Whether systems differ in a cost by more than what two measurements of one system do: `NOISE`, as a share of the smallest."""
+    known = table[cost].dropna() if cost in table else pd.Series(dtype=float)
+    return len(known) > 1 and known.max() > known.min() * (1 + NOISE.get(cost, 0.0))
+
+
 def expert_table(pooled: Sequence[PooledScores]) -> pd.DataFrame:
     """WER of each expert alone: columns system, run_id, expert, wer; empty without mixtures."""
     rows = [
@@ -50,7 +59,10 @@ def _costs(system: PooledScores) -> dict[str, object]:
         "expert_wer_max": max(expert_wer, default=np.nan),
         "utterances_per_s": len(system.counted) / seconds if seconds else np.nan,
         "real_time_factor": seconds / audio if audio else np.nan,
-        "training_hours": _mean(system, "training_seconds") / 3600,
+        "training_hours": _mean(system, "training_compute_seconds") / 3600,
+        "training_device": next(
+            (str(run.metadata["training_device"]) for run in system.runs if run.metadata.get("training_device")), ""
+        ),
         "peak_memory_mb": _mean(system, "peak_memory_mb"),
         "device": ", ".join(devices),
     }

@@ -25,7 +25,7 @@ class SystemScores:
         control: the system that is its fair control, if any; the verdict compares the two.
         hypotheses: the hypotheses table, counted or not.
         metadata: normaliser, test_set_digest; where known n_trainable, n_total, gating_accuracy, seconds (of decoding),
-            audio_seconds, training_seconds, peak_memory_mb, seed.
+            audio_seconds, training_compute_seconds, training_device, peak_memory_mb, seed.
         expert_wer: WER of each expert alone, by expert or by name.
         history: epoch and metrics, for the learning curves; None where there was no training.
     """
@@ -95,6 +95,21 @@ def counted(system: SystemScores) -> pd.DataFrame:
     table = system.hypotheses
     table = table if set(COUNT_COLUMNS) <= set(table.columns) and "word_errors" in table else count_errors(table)
     return with_groups(table.sort_values("utterance_id", ignore_index=True))
+
+
+def colour_place(role: str) -> int | None:
+    """Place among the colours of a role that always has the same one; None for the others."""
+    return {BASE: 0, CONTROL: 1, MIXTURE: 2}.get(role)
+
+
+def colour_places(systems: Sequence[PooledScores]) -> dict[str, int]:
+    """Place of each system among the colours, by name: base, control and mixture have theirs, the others come behind."""
+    found: dict[str, int] = {}
+    for system in systems:
+        place = colour_place(system.role)
+        free = place if place is not None and place not in found.values() else max(2, *found.values(), 2) + 1
+        found[system.name] = free
+    return found
 
 
 def pairs_of(systems: Sequence[PooledScores], base: str) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from analysis.challenge import RULES
 from analysis.error_rates import SMALL_SPEAKERS
 from analysis.report import cell, percent, percent_interval
 from analysis.routing import LEARNED
+from analysis.system_tables import differs
 from analysis.systems import CONTROL, MIXTURE
 
 ALPHA = 0.05
@@ -35,7 +36,7 @@ def difference_words(row: pd.Series) -> str:
     p_value = row["p_bootstrap_holm"]
     if np.isnan(p_value):
         return f"{size}{interval}, not testable: fewer than two speakers"
-    tested = f"({p_words(p_value)} over speakers, {p_words(row['p_mapsswe_holm'])} by MAPSSWE)"
+    tested = f"({p_words(p_value)} over speakers, {p_words(row['p_mapsswe_holm'])} by MAPSSWE, both after Holm)"
     if p_value < ALPHA:
         return f"{size}{interval}, significant {tested}"
     return f"{size}{interval}, not significant {tested}; this test could have seen {visible_words(row['visible'])}"
@@ -78,10 +79,11 @@ def readable_table(table: pd.DataFrame) -> pd.DataFrame:
         "seeds": [_range(*pair) for pair in zip(table["seed_wer_min"], table["seed_wer_max"], strict=True)],
         **{name: [percent(rate) for rate in table[name]] for name in RULES if name in table},
         "utterances/s": table["utterances_per_s"],
-        "training": [_training(*pair) for pair in zip(table["training_hours"], table["device"], strict=True)],
+        "training": [_training(*pair) for pair in zip(table["training_hours"], table["training_device"], strict=True)],
         "peak MB": table["peak_memory_mb"],
     }
-    shown = pd.DataFrame(rows)
+    same = {"utterances/s": "utterances_per_s", "peak MB": "peak_memory_mb"}
+    shown = pd.DataFrame({name: values for name, values in rows.items() if name not in same or differs(table, same[name])})
     if (table["n_runs"] == 1).all():
         shown = shown.drop(columns=["runs", "seeds"])
     empty = [name for name in shown if shown[name].map(lambda value: cell(value) == "–").all()]
@@ -102,12 +104,12 @@ def readable_tests(tests: pd.DataFrame) -> pd.DataFrame:
         {
             "system": tests["system"],
             "against": tests["base"],
-            "WER difference, points": [
+            "WER difference, points (95 %, not corrected)": [
                 f"{100 * row.difference:+.1f} ({100 * row.low:+.1f} to {100 * row.high:+.1f})" for row in tests.itertuples()
             ],
+            "p over speakers, by itself": [_p_cell(p) for p in tests["p_bootstrap"]],
             "p over speakers (Holm)": [_p_cell(p) for p in tests["p_bootstrap_holm"]],
             "p MAPSSWE (Holm)": [_p_cell(p) for p in tests["p_mapsswe_holm"]],
-            "p over speakers, by itself": [_p_cell(p) for p in tests["p_bootstrap"]],
             "could have seen, points": [f"{100 * size:.1f}" if np.isfinite(size) else "–" for size in tests["visible"]],
             "segments": tests["n_segments"],
         }
@@ -209,7 +211,7 @@ def _range(low: float, high: float) -> str:
 
 
 def _training(hours: float, device: str) -> str:
-    """Hours of training and on what: "0.053 CPU h", "1.2 GPU h"."""
+    """Hours of training on one core, or with an accelerator held: "0.053 CPU h", "1.2 GPU h"."""
     if not np.isfinite(hours):
         return "–"
     return f"{hours:.2g} {'GPU ' if device not in ('', CPU) else 'CPU ' if device == CPU else ''}h"

@@ -109,6 +109,11 @@ class Options:
         """Every field as the text that is logged and that a command line accepts."""
         return {field.name: to_text(getattr(self, field.name), field.type) for field in dataclasses.fields(self)}
 
+    def used_parameters(self) -> dict[str, str]:
+        """Of `as_parameters` those that do something beside the others: what a run shows."""
+        idle = self.all_idle()
+        return {name: value for name, value in self.as_parameters().items() if name not in idle}
+
 
 def names_of(*options_types: type[Options], but: Iterable[str] = ()) -> list[str]:
     """The names of the options of some classes, but for a few."""

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from analysis.report import percent
 from moe.experts.joint_training import JointOptions, TrainedMixture, experts_faults, train_jointly
 from moe.experts.rank_split import split_ranks
 from moe.experts.routed_lora import AdapterOptions
@@ -33,14 +34,16 @@ from moe.training.loop import seed_everything
 from moe.training.precision import precision
 from steps.inputs.corpus import Prepared, soft_labels
 from steps.inputs.training import TrainingInputs, embeddings_of, log_system, plan_of, read_base, training_facts, training_inputs
-from steps.options.step_options import TRAINING, ExportOptions, MixtureStepOptions, SkipPretrainingOptions
+from steps.options.step_options import TRAINING, AudioOptions, ExportOptions, MixtureStepOptions, SkipPretrainingOptions
 from steps.reports.mixture import log_experts, log_training, routed_rows
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(JointOptions, CurriculumOptions, BalanceOptions, SkipPretrainingOptions, ExportOptions, MixtureStepOptions):
+class StepOptions(
+    JointOptions, CurriculumOptions, BalanceOptions, SkipPretrainingOptions, ExportOptions, AudioOptions, MixtureStepOptions
+):
     """Train gate and experts jointly."""
 
     embed_run_id: str | None = option(None, "run that made the embeddings (none: computed here)")
@@ -136,7 +139,7 @@ def run(options: StepOptions) -> str:
         )
         record = log_system(step, system, {"synthetic": bool(given.prepared.note), **facts}, options, clusters)
         _report(step, options, given.prepared, trained, record, system.n_experts)
-        log_experts(step, routed, given.prepared)
+        log_experts(step, routed, given.prepared, options.share_audio)
     return step.run_id
 
 
@@ -212,9 +215,16 @@ def _oracle(options: StepOptions, routed: pd.DataFrame) -> dict[str, int]:
 def _report(
     step: StepRun, options: StepOptions, prepared: Prepared, trained: TrainedMixture, record: Record, n_experts: int
 ) -> None:
-    numbers = {name: value for name, value in record.facts.items() if name not in ("synthetic", "seed")}
-    step.log_metrics({"dev/wer_kept": trained.wer, **({} if trained.epoch is None else {"best_epoch": trained.epoch}), **numbers})
+    numbers = {name: value for name, value in record.facts.items() if name not in ("synthetic", "seed", "training_device")}
+    step.log_metrics(
+        {
+            "dev/wer_kept": trained.wer,
+            **({} if trained.epoch is None else {"best_epoch": trained.epoch}),
+            **numbers,
+        }
+    )
     log_training(step, trained, prepared.note)
+    step.add_to_name(prepared.name, f"dev WER {percent(trained.wer)}")
     step.describe(_description(options, prepared, trained, record.facts, n_experts))
 
 
@@ -226,10 +236,11 @@ def _description(
     if top_k == 1 < n_experts and options.gate_scaling == "renormalised" and not options.freeze_gate:
         note = " With one expert per utterance and renormalised weights the gate learnt from the routing losses alone."
     return (
-        f"## Mixture{' on SYNTHETIC speech' if prepared.note else ''}\nJoint training from {start}: {n_experts} experts, top "
+        f"Dev WER {100 * trained.wer:.1f} %, {100 * trained.start_wer:.1f} % at the start{', SYNTHETIC speech' if prepared.note else ''}.\n\n"
+        f"Joint training from {start}: {n_experts} experts, top "
         f"{top_k}, mixing `{options.mixing}`, gate at layer `{options.gate_layer}`. {info['n_trainable']:,} trainable of "
-        f"{info['n_total']:,} parameters; {info['n_utterances_seen']:,} utterances seen in all. {trained.kept} is kept by dev WER, "
-        f"{100 * trained.wer:.1f} % (at the start {100 * trained.start_wer:.1f} %). Training took {trained.summary.seconds:.0f} s. "
+        f"{info['n_total']:,} parameters; {info['n_utterances_seen']:,} utterances seen in all. {trained.kept} is kept by dev WER. "
+        f"Training took {trained.summary.seconds:.0f} s. "
         f"`model/` rebuilds the recogniser by itself; `exemplars.html` plays each expert's dev utterances.{note}"
     )
 

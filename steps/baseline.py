@@ -12,7 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.plots.training import training_curves
+from analysis.plots.training import drawable, from_start, training_curves
+from analysis.report import percent
 from moe.experts.joint_training import JointOptions, TrainedMixture, train_jointly
 from moe.experts.routed_lora import AdapterOptions, matched_rank
 from moe.experts.stacking import TrainingsOptions, adapter_tensors, stack, stacked_options
@@ -81,7 +82,8 @@ def _zero_shot(step: StepRun, options: StepOptions, prepared: Prepared) -> None:
     n_total = sum(parameter.numel() for parameter in base.model.parameters())
     log_system(step, system, {"synthetic": bool(prepared.note), "n_trainable": 0, "n_total": n_total}, options)
     step.log_metrics({"n_trainable": 0, "n_total": n_total})
-    step.describe(f"## Baseline: the base model as it is{_label(prepared)}\n{n_total:,} parameters, none trained here.")
+    step.add_to_name(prepared.name)
+    step.describe(f"The base model as it is{_label(prepared)}: {n_total:,} parameters, none trained here.")
 
 
 def _single_lora(step: StepRun, options: StepOptions) -> None:
@@ -191,15 +193,16 @@ def _report(
     )
     step.log_table(history, "tables/history.json")
     if len(history) and not options.no_plot and options.trainings == 1:
-        panels = {"dev WER": ["wer"], "dev loss": ["loss"]}
-        step.log_figure(
-            training_curves(history, panels, "One LoRA", best=trained.epoch, note=prepared.note), "plots/training.png"
-        )
+        shown = from_start(history, {"wer": trained.start_wer})
+        panels = drawable(shown, {"dev WER": ["wer"], "dev loss": ["loss"]})
+        kept = 0 if trained.epoch is None else trained.epoch + 1
+        step.log_figure(training_curves(shown, panels, "One LoRA", best=kept, note=prepared.note), "plots/training.png")
+    step.add_to_name(prepared.name, f"dev WER {percent(trained.wer)}")
     step.describe(
-        f"## Baseline: one LoRA{_label(prepared)}\nRank {budget.adapters.shared_r}"
+        f"Dev WER {100 * trained.wer:.1f} %, {100 * trained.start_wer:.1f} % at the start{_label(prepared)}.\n\n"
+        f"One LoRA of rank {budget.adapters.shared_r}"
         f"{f', the mean of {options.trainings} trainings' if options.trainings > 1 else ''}; {info['n_trainable']:,} trainable parameters, "
-        f"{info['n_utterances_seen']:,} utterances seen. {budget.said} {trained.kept} is kept by dev WER, {100 * trained.wer:.1f} % "
-        f"(at the start {100 * trained.start_wer:.1f} %)."
+        f"{info['n_utterances_seen']:,} utterances seen. {budget.said} {trained.kept} is kept by dev WER."
     )
 
 

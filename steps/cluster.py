@@ -112,6 +112,7 @@ def _report(
         counts = pd.crosstab(shown, fitted["etiology"])
         step.log_figure(cluster_heatmap(counts, note=prepared.note), "plots/cluster_by_etiology.png")
         step.log_figure(_map(options, points, fitted, prepared.note), "plots/embeddings.png")
+    step.add_to_name(prepared.name, f"{scores.n_clusters} clusters, Rand index {scores.adjusted_rand:.2f}")
     step.describe(_description(options, prepared, clusters, scores, table))
 
 
@@ -142,15 +143,32 @@ def _metrics(scores: ClusterScores, labels: pd.DataFrame) -> dict[str, float]:
 
 
 def _map(options: StepOptions, points: np.ndarray, fitted: pd.DataFrame, note: str) -> Figure:
+    """The plane of what was clustered: a point for each speaker, its mean, or for each utterance."""
+    if options.cluster_unit == "speaker":
+        speakers = fitted["speaker"].to_numpy()
+        fitted = fitted.drop_duplicates("speaker").sort_values("speaker", ignore_index=True)
+        points = np.stack([points[speakers == speaker].mean(0) for speaker in fitted["speaker"]])
     chosen = np.sort(np.random.default_rng(options.seed).permutation(len(points))[:MAP_POINTS])
     points, fitted = points[chosen], fitted.iloc[chosen]
     clusters = fitted["cluster"].to_numpy()
     shown, sent_to = np.where(fitted["noise"], -1, clusters), None if options.noise == "uniform" else clusters
-    flat = (
-        _umap(points, options.seed) if options.plot_method == "umap" else PCA(2, random_state=options.seed).fit_transform(points)
+    flat, names = _plane(options, points)
+    title, fate = f"{options.cluster_unit.capitalize()}s by {options.plot_method.upper()}", options.noise.replace("_", " ")
+    groups = fitted["etiology"].to_numpy()
+    return embedding_map(flat, shown, groups, title, note=note, sent_to=sent_to, fate=fate, axis_names=names)
+
+
+def _plane(options: StepOptions, points: np.ndarray) -> tuple[np.ndarray, tuple[str, str]]:
+    """Points (N, D) in the plane, (N, 2), and what the axes are."""
+    if options.plot_method == "umap":
+        return _umap(points, options.seed), ("UMAP 1 (no unit)", "UMAP 2 (no unit)")
+    pca = PCA(2, random_state=options.seed)
+    flat = pca.fit_transform(points)
+    first, second = (
+        f"principal component {number} ({100 * share:.0f} % of the variance)"
+        for number, share in enumerate(pca.explained_variance_ratio_, start=1)
     )
-    title, fate = f"Embeddings by {options.plot_method.upper()}", options.noise.replace("_", " ")
-    return embedding_map(flat, shown, fitted["etiology"].to_numpy(), title, note=note, sent_to=sent_to, fate=fate)
+    return flat, (first, second)
 
 
 def _umap(points: np.ndarray, seed: int) -> np.ndarray:
@@ -167,9 +185,10 @@ def _description(
     sent = ", ".join(f"{etiology} → {table[etiology].idxmax()}" for etiology in table.columns)
     return "\n".join(
         [
-            f"## Clusters{' of SYNTHETIC speech' if prepared.note else ''}",
-            f"`{clusters.algorithm_}` on {clusters.n_units_} {options.cluster_unit}s ({scores.n_points} utterances): {scores.n_clusters} "
-            f"clusters, {scores.n_noise} noise points ({options.noise}), adjusted Rand index against etiology {scores.adjusted_rand:.2f}, "
+            f"{scores.n_clusters} clusters of {clusters.n_units_} {options.cluster_unit}s"
+            f"{' of SYNTHETIC speech' if prepared.note else ''}, adjusted Rand index against etiology {scores.adjusted_rand:.2f}.",
+            "",
+            f"`{clusters.algorithm_}` ({scores.n_points} utterances), {scores.n_noise} noise points ({options.noise}), "
             f"silhouette {scores.silhouette:.2f}, entropy of the soft labels {scores.soft_entropy:.2f} (0 sharp, 1 flat).",
             "",
             f"Most utterances of each etiology: {sent}.",

@@ -11,7 +11,7 @@ In a notebook, without a run:
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -24,8 +24,9 @@ from analysis.systems import SystemScores
 from analysis.verdict import readable_table
 from moe.options import option
 from steps.options.step_options import PlotOptions
-from steps.reports.scores import find_runs, read_scores
-from steps.reports.system_names import tell_apart
+from steps.reports.experiment_report import REPORT, experiment_report
+from steps.reports.scores import corpus_of, find_runs, read_scores
+from steps.reports.system_names import metric_names, tell_apart
 from steps.tracking import artifacts
 from steps.tracking import runs as tracking
 from steps.tracking.step_run import StepRun
@@ -81,7 +82,8 @@ def run(options: StepOptions) -> str:
         for system in systems:
             digest = str(system.metadata["test_set_digest"])
             step.log_input("test manifest", digest, f"runs:/{system.metadata['prepare_run_id']}", "test", len(system.hypotheses))
-        _log(step, found, ablation_table(systems))
+        step.log_text(experiment_report(found, systems), REPORT)
+        _log(step, found, ablation_table(systems), metric_names(systems), corpus_of(systems[0]))
     return step.run_id
 
 
@@ -135,7 +137,8 @@ def _compare(
     )
 
 
-def _log(step: StepRun, found: Comparison, ablations: pd.DataFrame) -> None:
+def _log(step: StepRun, found: Comparison, ablations: pd.DataFrame, names: Mapping[str, str], corpus: str) -> None:
+    """Log a comparison; `names` are those of its systems as metrics call them."""
     routing = (
         markdown_table(ablations.assign(wer=ablations["wer"].map(percent))[["system", "routing", "wer", "n_utterances"]])
         if len(ablations)
@@ -155,9 +158,11 @@ def _log(step: StepRun, found: Comparison, ablations: pd.DataFrame) -> None:
     step.log_table(ablations, "tables/ablations.json")
     for name, figure in found.figures.items():
         step.log_figure(figure, f"plots/{name}.png")
-    step.log_metrics({f"wer/{row.system}": row.wer for row in found.table.itertuples()})
-    note = f"*{found.note}*\n\n" if found.note else ""
-    step.describe(f"## Comparison\n{note}{found.verdict}\n\n{markdown_table(readable_table(found.table))}\n{routing}")
+    step.log_metrics({f"test/wer/{names[row.system]}": row.wer for row in found.table.itertuples()})
+    best = found.table.loc[found.table["wer"].idxmin()]
+    step.add_to_name(corpus, f"lowest WER {percent(best['wer'])}, {best['system']}")
+    note = f"\n\n*{found.note}*" if found.note else ""
+    step.describe(f"{found.verdict}{note}\n\n{markdown_table(readable_table(found.table))}\n{routing}")
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.plots.training import training_curves
+from analysis.report import percent
 from moe.audio.augmentation import AugmentationOptions
 from moe.audio.sampling import SAMPLE_RATE
 from moe.experts.joint_training import experts_faults
@@ -36,7 +37,7 @@ from moe.training.loop import seed_everything
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.ctc_routing import RoutingStart, read_clusters, start_routing
 from steps.inputs.training import TrainingInputs, log_system, plan_of, training_facts, training_inputs
-from steps.options.step_options import ExportOptions, TrainingStepOptions
+from steps.options.step_options import AudioOptions, ExportOptions, TrainingStepOptions
 from steps.reports.mixture import log_experts, log_routing_by_epoch, routed_rows
 from steps.tracking import runs
 from steps.tracking.step_run import StepRun
@@ -47,7 +48,7 @@ CHARACTERS, UNKNOWN, INFEASIBLE = "tables/characters.json", "tables/unknown_char
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(CTCTrainingOptions, CTCModelOptions, CTCExpertOptions, ExportOptions, TrainingStepOptions):
+class StepOptions(CTCTrainingOptions, CTCModelOptions, CTCExpertOptions, ExportOptions, AudioOptions, TrainingStepOptions):
     """Train a Wav2Vec2-BERT CTC."""
 
     cluster_run_id: str | None = option(None, "run that made the clusters of ctc_experts (none: one expert)")
@@ -127,7 +128,7 @@ def run(options: StepOptions) -> str:
             _finish_export(Path(options.export_dir), options, system, trained)
         _report(step, options, given, system, trained, facts)
         if start is not None and isinstance(system, CTCMixtureSystem):
-            _report_routing(step, given, system, trained, start)
+            _report_routing(step, given, system, trained, start, options.share_audio)
     return step.run_id
 
 
@@ -209,16 +210,19 @@ def _report(
         step.log_figure(
             training_curves(history, panels, system.record.title, best=trained.epoch, note=note), "plots/training.png"
         )
+    step.add_to_name(given.prepared.name, f"dev {rate.upper()} {percent(trained.rate)}")
     step.describe(_description(options, given, system, trained, facts))
 
 
 def _report_routing(
-    step: StepRun, given: TrainingInputs, system: CTCMixtureSystem, trained: TrainedCTC, start: RoutingStart
+    step: StepRun, given: TrainingInputs, system: CTCMixtureSystem, trained: TrainedCTC, start: RoutingStart, share_audio: bool
 ) -> None:
     """Load over the epochs, and what each expert is for on the dev utterances that are scored."""
     if step.plots:
         log_routing_by_epoch(step, pd.DataFrame(trained.history), given.prepared.note)
-    log_experts(step, routed_rows(system.gate, given.dev, start.dev, system.top_k, given.prepared.root), given.prepared)
+    log_experts(
+        step, routed_rows(system.gate, given.dev, start.dev, system.top_k, given.prepared.root), given.prepared, share_audio
+    )
 
 
 def _description(
@@ -229,10 +233,10 @@ def _description(
         missing = f" The checkpoint lacked {', '.join(system.missing)}."
     kept = "What training began with" if trained.epoch is None else f"Epoch {trained.epoch}"
     return (
-        f"## Wav2Vec2-BERT CTC{', on SYNTHETIC speech' if given.prepared.note else ''}\n`ctc_model={options.ctc_model}`, "
+        f"Dev {rate} {100 * trained.rate:.1f} %, {100 * trained.start_rate:.1f} % at the start"
+        f"{', SYNTHETIC speech' if given.prepared.note else ''}.\n\nWav2Vec2-BERT CTC: `ctc_model={options.ctc_model}`, "
         f"{len(system.vocabulary)} tokens, an output every {1000 * system.module.frames.output_s:g} ms; {facts['n_trainable']:,} trainable of "
-        f"{facts['n_total']:,} parameters.{missing} {facts['n_utterances_seen']:,} utterances seen. {kept} is kept by dev {rate}, "
-        f"{100 * trained.rate:.1f} % (at the start {100 * trained.start_rate:.1f} %)."
+        f"{facts['n_total']:,} parameters.{missing} {facts['n_utterances_seen']:,} utterances seen. {kept} is kept by dev {rate}."
     )
 
 

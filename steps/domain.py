@@ -13,7 +13,7 @@ import pandas as pd
 from transformers import WhisperConfig, WhisperTokenizer
 
 from analysis.plots.training import training_curves
-from analysis.report import markdown_table
+from analysis.report import markdown_table, percent
 from moe.audio.augmentation import AugmentationOptions
 from moe.options import names_of, option
 from moe.systems.domain_whisper.domains import NO_DOMAIN, DomainOptions, Domains, domains_of
@@ -187,6 +187,7 @@ def _report(
         panels = {"dev CER": _columns(history, "cer"), "dev WER": _columns(history, "wer"), "dev loss": _columns(history, "loss")}
         figure = training_curves(history, panels, system.record.title, best=trained.epoch, note=given.prepared.note)
         step.log_figure(figure, "plots/training.png")
+    step.add_to_name(given.prepared.name, f"dev {options.selection.replace('_', ' ')} {percent(trained.rate)}")
     step.describe(_description(options, given, system, trained, facts))
 
 
@@ -201,10 +202,10 @@ def _description(
     metrics, kept = trained.classifier.metrics, "What training began with" if trained.epoch is None else f"Epoch {trained.epoch}"
     counted = trainable(system)
     return (
-        f"## Domain-token Whisper{', on SYNTHETIC speech' if given.prepared.note else ''}\nDomains: {', '.join(system.shape.domains.names)}. "
+        f"Dev {options.selection.replace('_', ' ')} {100 * trained.rate:.1f} %, {100 * trained.start_rate:.1f} % at the start"
+        f"{', SYNTHETIC speech' if given.prepared.note else ''}.\n\nDomain-token Whisper. Domains: {', '.join(system.shape.domains.names)}. "
         f"Trains: {trains}; {facts['n_trainable']:,} of {facts['n_total']:,} parameters. {facts['n_utterances_seen']:,} utterances seen. "
-        f"{kept} is kept by dev {options.selection.replace('_', ' ')}, {100 * trained.rate:.1f} % (at the start "
-        f"{100 * trained.start_rate:.1f} %). The classifier finds the domain of {100 * metrics['dev/accuracy']:.1f} % of dev.\n\n"
+        f"{kept} is kept by dev {options.selection.replace('_', ' ')}. The classifier finds the domain of {100 * metrics['dev/accuracy']:.1f} % of dev.\n\n"
         f"{markdown_table(counted[counted['n_trainable'] > 0])}"
     )
 

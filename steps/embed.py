@@ -67,10 +67,11 @@ def _log(
     )
     step.log_table(mapping.reset_index(names="row").head(200), "tables/mapping_head.json")
     step.set_tags({"moe.embeddings_digest": file_digest(folder / "embeddings.safetensors")})
+    step.add_to_name(prepared.name, f"{n} vectors")
     step.describe(
-        f"## Embeddings{' of SYNTHETIC speech' if prepared.note else ''}\nEncoder layer `{options.gate_layer}` "
-        f"({'conv stem' if options.gate_layer == '0' else 'adapters off'}), `{options.pooling}` over the frames that hold audio: {n} vectors "
-        f"of {size} numbers, {bytes_each / 1024:.1f} KiB each on disk, in {seconds:.1f} s ({audio_s / seconds:.0f} × real time). "
+        f"{n} vectors of {size} numbers{' of SYNTHETIC speech' if prepared.note else ''}, {bytes_each / 1024:.1f} KiB each on disk, in "
+        f"{seconds:.1f} s ({audio_s / seconds:.0f} × real time).\n\nEncoder layer `{options.gate_layer}` "
+        f"({'conv stem' if options.gate_layer == '0' else 'adapters off'}), `{options.pooling}` over the frames that hold audio. "
         "`embeddings/index.parquet` maps utterance ids to rows. The test split was not read."
     )
 

@@ -16,13 +16,16 @@ from moe.training.precision import PrecisionOptions, fastest_device, precision
 from steps.inputs.corpus import read_prepared
 from steps.inputs.test_set import prepare_test_set, recognise, recognise_ablations
 from steps.options.ask_options import AskOptions, ask_of
-from steps.options.step_options import PlotOptions
+from steps.options.step_options import AudioOptions, PlotOptions
 from steps.reports.evaluation import Evaluation, log_evaluation
+from steps.reports.evaluation_view import evaluate_hypotheses
+from steps.reports.peak_memory import begin_peak, peak_mb
 from steps.tracking import artifacts, runs
+from steps.tracking.lineage import lineage_parameters
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(AskOptions, DecodingOptions, PrecisionOptions, PlotOptions):
+class StepOptions(AskOptions, DecodingOptions, PrecisionOptions, AudioOptions, PlotOptions):
     """Score a recogniser on the test split."""
 
     prepare_run_id: str = option(help="run that made the manifest")
@@ -35,6 +38,7 @@ class StepOptions(AskOptions, DecodingOptions, PrecisionOptions, PlotOptions):
     explorer_audio_mb: float = option(
         2.0, "audio inside the error explorer: the worst utterances and a random sample", low=0, high=500
     )
+    evaluation_view: bool = option(True, "log hypotheses with WER and CER in MLflow's own evaluation view too; takes seconds")
     speech_threshold: float = option(0.0, f"{THRESHOLD_HELP}; serving and transcribe have {SPEECH_THRESHOLD}", low=0, high=1)
     seed: int = option(42, "seed of everything drawn", low=0)
 
@@ -48,15 +52,21 @@ def run(options: StepOptions) -> str:
     system.place(fastest_device(), precision(options))
     name = f"evaluate · {system.record.system} · seed {system.record.facts.get('seed', options.seed)}"
     with runs.step_run("evaluate", options, name) as step:
+        own = {"system": system.record.system, **options.as_parameters()}
+        step.log_parameters({"system": own["system"], **lineage_parameters(options.model_run_id, own)})
         decoding, work_dir = options.part(DecodingOptions), runs.work_dir(step)
         test_set = prepare_test_set(system, ask, prepared, model_dir, decoding, work_dir, options.speech_threshold)
         prepared.log_input(step, test_set.rows, "test")
+        begin_peak()
         counted, seconds = recognise(test_set)
+        peak = peak_mb()
         ablated = {}
         if options.ablations and system.ablations():
             ablated = recognise_ablations(test_set, counted, options.ablation_utterances, options.seed)
-        evaluation = Evaluation(test_set, counted, ablated, seconds, options.scoring, options.model_run_id)
-        log_evaluation(step, evaluation, options.explorer_audio_mb, options.seed)
+        evaluation = Evaluation(test_set, counted, ablated, seconds, options.scoring, options.model_run_id, peak)
+        log_evaluation(step, evaluation, options.explorer_audio_mb if options.share_audio else 0.0, options.seed)
+        if options.evaluation_view:
+            evaluate_hypotheses(counted)
     return step.run_id
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 
 from analysis.plots.training import training_curves
+from analysis.report import percent
 from moe.experts.expert_training import ExpertOptions, TrainedExperts, dev_wer, train_experts
 from moe.experts.rank_split import split_ranks
 from moe.experts.routed_lora import AdapterOptions
@@ -160,6 +161,8 @@ def _log_experts(step: StepRun, options: StepOptions, model: WhisperMoE, trained
             "n_utterances_seen": trained.summary.n_utterances,
             "n_updates": trained.summary.n_updates,
             "seconds": trained.summary.seconds,
+            "cpu_seconds": trained.summary.cpu_seconds,
+            "audio_seconds": trained.summary.audio_seconds,
         }
         write_json(folder / Path(artifacts.EXPERTS_RECORD).name, record)
         step.log_folder(folder, artifacts.EXPERTS)
@@ -189,11 +192,13 @@ def _report(
             training_curves(history, panels, "Experts, each on its own cluster", note=prepared.note), "plots/training.png"
         )
     ranks = model.adapter_options
+    step.add_to_name(prepared.name, f"dev WER {percent(trained.wer)}")
     step.describe(
-        f"## Experts{' on SYNTHETIC speech' if prepared.note else ''}\n{model.n_experts} experts of rank {ranks.lora_r}"
+        f"Dev WER {100 * trained.wer:.1f} % with each utterance on its cluster's expert{', SYNTHETIC speech' if prepared.note else ''}.\n\n"
+        f"{model.n_experts} experts of rank {ranks.lora_r}"
         f"{f' above a shared adapter of rank {ranks.shared_rank}' if ranks.shared_rank else ''}, {n_trainable:,} trainable parameters, "
         f"{_start(options)}trained together in {trained.summary.n_updates} updates over clusters of {', '.join(map(str, sizes))} utterances. "
-        f"Kept: {trained.kept}, dev WER {100 * trained.wer:.1f} % with each utterance on its cluster's expert. Each adapter is an ordinary "
+        f"Kept: {trained.kept}. Each adapter is an ordinary "
         f"PEFT folder in `experts/`. It took {trained.summary.seconds:.0f} s."
     )
 

@@ -15,13 +15,13 @@ from analysis.calibration import confusion_table, expected_calibration_error, re
 from analysis.gate_choices import decisions_by, speaker_decisions
 from analysis.plots.gate import confusion_figure, reliability_figure, speakers_figure
 from analysis.plots.training import training_curves
-from analysis.report import markdown_table
+from analysis.report import markdown_table, percent
 from moe.options import option
 from moe.routing.embeddings import read_embeddings
 from moe.routing.gate import probabilities
 from moe.routing.gate_training import GateOptions, GateResult, train_gate
 from moe.training.checkpoints import CheckpointOptions
-from steps.inputs.corpus import SYNTHETIC_NOTE, soft_labels
+from steps.inputs.corpus import SYNTHETIC_NOTE, read_prepared, soft_labels
 from steps.inputs.training import checkpoints_of
 from steps.options.step_options import PlotOptions
 from steps.tracking import artifacts, runs
@@ -60,6 +60,7 @@ def run(options: StepOptions) -> str:
                 options.part(GateOptions), top_k=min(options.top_k, soft_labels(train).shape[1])
             ),  # clusters may be fewer
             checkpoints=checkpoints_of(step, options),
+            dev_speakers=dev["speaker"].tolist(),
         )
         with tempfile.TemporaryDirectory() as temporary:
             result.gate.save(Path(temporary) / artifacts.GATE)
@@ -81,6 +82,7 @@ def _report(step: StepRun, options: StepOptions, result: GateResult, dev: pd.Dat
         step.log_figure(
             speakers_figure(speakers, "Where the gate sends dev speakers, unseen in training", note), "plots/speakers.png"
         )
+    step.add_to_name(_corpus(step), f"accuracy {percent(result.metrics['dev/accuracy'])}")
     step.describe(_description(result, by_etiology, speakers, note))
 
 
@@ -90,9 +92,11 @@ def _log_figures(step: StepRun, result: GateResult, dev: pd.DataFrame, vectors: 
         probabilities(result.gate, vectors),
         probabilities(result.gate, vectors, False),
     )
-    before = (reliability(raw, labels), expected_calibration_error(raw, labels)) if CALIBRATED_FROM in result.metrics else None
-    error = expected_calibration_error(routed, labels)
-    figure = reliability_figure(reliability(routed, labels), error, "Reliability of the gate on dev", note, before)
+    before = (reliability(raw, labels), expected_calibration_error(raw, labels)) if result.held_out is not None else None
+    shown = raw if result.held_out is None else result.held_out
+    error = expected_calibration_error(shown, labels)
+    title = "Reliability on dev speakers whom the calibration was not fitted on" if before else "Reliability of the gate on dev"
+    figure = reliability_figure(reliability(shown, labels), error, title, note, before)
     step.log_figure(figure, "plots/reliability.png")
     confusion = confusion_table(labels, routed.argmax(1), routed.shape[1])
     step.log_figure(confusion_figure(confusion, "Dev: cluster and chosen expert", note), "plots/confusion.png")
@@ -116,11 +120,15 @@ def _final(result: GateResult) -> dict[str, float]:
 
 def _description(result: GateResult, by_etiology: pd.DataFrame, speakers: pd.DataFrame, note: str) -> str:
     metrics, config = result.metrics, result.gate.gate_config
-    change = f" (before calibration {100 * metrics[CALIBRATED_FROM]:.1f} %)" if CALIBRATED_FROM in metrics else ""
+    change = ""
+    if CALIBRATED_FROM in metrics:
+        used = "calibrated" if config.temperature != 1 else "not calibrated, because that would not be better"
+        change = f" (speakers not fitted on: {percent(metrics[CALIBRATED_FROM])} before, {percent(metrics['dev/ece_held_out'])} after; {used})"
     shown = by_etiology[["group", "n_utterances", "n_speakers", "accuracy", "confidence", "entropy", "expert"]]
     n_torn = int((speakers["agreement"] < TORN).sum())
     lines = [
-        f"## Gate{' on SYNTHETIC speech' if note else ''}",
+        f"{100 * metrics['dev/accuracy']:.1f} % of dev utterances go to their speaker's cluster{', SYNTHETIC speech' if note else ''}.",
+        "",
         f"Softmax over {config.n_experts} experts{f', {config.hidden} hidden units' if config.hidden else ''}, trained with KL to the clusters' "
         f"soft labels; epoch {result.best_epoch} of {len(result.history)} kept by `{result.selection_metric}`. On dev speakers, none of whom "
         f"it was trained on: argmax accuracy {100 * metrics['dev/accuracy']:.1f} %, calibration error {100 * metrics['dev/ece']:.1f} %{change}, "
@@ -131,6 +139,11 @@ def _description(result: GateResult, by_etiology: pd.DataFrame, speakers: pd.Dat
         markdown_table(shown.round(3)),
     ]
     return "\n".join(lines)
+
+
+def _corpus(step: StepRun) -> str:
+    """Name of the corpus at the end of the lineage."""
+    return read_prepared(next(run_id for run_id, name in artifacts.lineage(step.run_id).items() if name == "prepare")).name
 
 
 def _note(step: StepRun) -> str:

@@ -8,15 +8,16 @@ Stages that would come out the same are reused, and one line says so and why. Ex
 """
 
 import dataclasses
+from textwrap import fill
 from typing import Any
 
 import pandas as pd
 
-from analysis.report import markdown_table
-from analysis.verdict import readable_table
+from analysis.report import markdown_table, percent
+from analysis.verdict import best_sentence, readable_table
 from moe.corpora.preparation import PreparationOptions
 from moe.experts.routed_lora import AdapterOptions
-from moe.options import NONE, Options, names_of
+from moe.options import NONE, Options, names_of, to_text
 from moe.systems.whisper.base_model import SCRATCH
 from steps import asr, cluster, pretrain
 from steps.chain.checks import (
@@ -30,13 +31,26 @@ from steps.chain.checks import (
 )
 from steps.chain.corpus_checks import corpus_faults, disk_faults
 from steps.chain.options import QUICK, SMALL, ChainOptions
-from steps.chain.screen import opening, result_lines
-from steps.chain.stages import NAMES, STAGES, Chain, chosen_systems, idle_options, left_out, n_experts, planned, stage_options
+from steps.chain.screen import TESTS, WIDTH, opening, result_lines
+from steps.chain.stages import (
+    NAMES,
+    STAGES,
+    Chain,
+    chosen_systems,
+    idle_options,
+    left_out,
+    n_experts,
+    planned,
+    stage_options,
+    used_names,
+)
+from steps.inputs.corpus import corpus_name
 from steps.options.help_text import owner
 from steps.options.option_files import option_file_text
 from steps.register import CHAMPION_TAG
 from steps.registry.judging import ANY
 from steps.tracking import artifacts, runs
+from steps.tracking.lineage import run_link
 from steps.tracking.step_run import StepRun
 from steps.tracking.store import artifact_folder, connect
 
@@ -72,16 +86,22 @@ StageOptions: Any = dataclasses.make_dataclass("StageOptions", _union(), bases=(
 class StepOptions(ChainOptions, StageOptions):
     """Run the whole chain."""
 
+    def used_parameters(self) -> dict[str, str]:
+        """What the stages that run are given: no option of another stage, and the values that stand for `none`."""
+        resolved = {"num_experts": n_experts(self), "corpus_seed": self.seed if self.corpus_seed is None else self.corpus_seed}
+        used = used_names(self)
+        return {name: to_text(resolved.get(name, getattr(self, name))) for name in self.as_parameters() if name in used}
+
 
 def run(options: StepOptions) -> str:
     """Run the chain and return its run id."""
     check_stages(options)
     print(opening(options), flush=True)
-    with runs.step_run("main", options, f"main · seed {options.seed} · {options.corpus}") as step:
+    with runs.step_run("main", options, f"main · seed {options.seed}") as step:
         step.log_text(option_file_text(_as_file(options)), OPTIONS)
         chain = Chain(options)
         chain.run()
-        _report(step, chain)
+        _report(step, chain, corpus_name(options.corpus, options.dataset_root))
     return step.run_id
 
 
@@ -158,21 +178,37 @@ def _register_faults(options: StepOptions) -> list[str]:
     ]
 
 
-def _report(step: StepRun, chain: Chain) -> None:
+def _report(step: StepRun, chain: Chain, corpus: str) -> None:
     """Put the result where the chain's own run shows it, and on the screen."""
-    stages = "\n".join(f"- {name}: `{run_id}`" for name, run_id in chain.run_ids.items())
-    result = ""
+    wer, client = _wer(chain), connect().client
+    step.log_metrics({f"test/wer/{system}": value for system, value in wer.items()})
+    said, table = [f"Ran up to `{chain.options.until}`."], ""
+    if wer:
+        first = chain.options.system_names[0]
+        step.log_metrics({"test/wer": wer[first]})
+        step.add_to_name(corpus, f"WER {percent(wer[first])}")
+        said = [f"Test WER of {', '.join(f'{system} {percent(value)}' for system, value in wer.items())}."]
     if "compare" in chain.run_ids:
-        table = pd.read_parquet(artifacts.upstream(chain.run_ids["compare"], artifacts.COMPARISON))
+        rows = pd.read_parquet(artifacts.upstream(chain.run_ids["compare"], artifacts.COMPARISON))
+        tests = pd.read_csv(artifacts.upstream(chain.run_ids["compare"], TESTS))
         report = artifacts.upstream(chain.run_ids["compare"], "comparison.md").read_text(encoding="utf-8")
         step.log_text(report, "comparison.md")
-        step.log_metrics({f"wer/{row.system}": row.wer for row in table.itertuples()})
-        result = markdown_table(readable_table(table))
+        said, table = [best_sentence(rows, tests)], markdown_table(readable_table(rows))
         print("\n".join(result_lines(chain.run_ids["compare"], chain.options)), flush=True)
-    champion = connect().client.get_run(chain.run_ids["register"]).data.tags[CHAMPION_TAG] if "register" in chain.run_ids else ""
-    if champion:
-        print(champion, flush=True)
-    step.describe(f"{champion}\n\n{result}\n{stages}")
+    if "register" in chain.run_ids:
+        said.append(client.get_run(chain.run_ids["register"]).data.tags[CHAMPION_TAG])
+        print(fill(said[-1], WIDTH, break_on_hyphens=False, break_long_words=False), flush=True)
+    stages = "\n".join(f"- {run_link(run_id, name)} `{run_id}`" for name, run_id in chain.run_ids.items())
+    step.describe("\n\n".join([*said, table, f"The runs of this chain, those that it reused too:\n\n{stages}"]))
+
+
+def _wer(chain: Chain) -> dict[str, float]:
+    """Test WER of every system that was evaluated."""
+    client, run_ids = connect().client, chain.run_ids
+    evaluated = {
+        system: run_ids[f"evaluate {system}"] for system in chosen_systems(chain.options) if f"evaluate {system}" in run_ids
+    }
+    return {system: client.get_run(run_id).data.metrics["test/wer"] for system, run_id in evaluated.items()}
 
 
 def main() -> None:

@@ -63,7 +63,9 @@ class StepOptions(PreparationOptions, PlotOptions):
 def run(options: StepOptions) -> str:
     """Prepare the corpus, log the manifest and return the run id."""
     synthetic = options.corpus == SYNTHETIC
-    with runs.step_run("prepare", options, f"prepare · {options.corpus} · seed {options.seed}") as step:
+    with runs.step_run(
+        "prepare", options, f"prepare · {corpus_name(options.corpus, options.folder)} · seed {options.seed}"
+    ) as step:
         root = str(artifacts.upstream(options.synthesize_run_id, artifacts.CORPUS)) if synthetic else options.folder or ""
         try:
             prepared = prepare(options, root)
@@ -83,6 +85,7 @@ def run(options: StepOptions) -> str:
         if not options.no_plot:
             _log_pictures(step, prepared.manifest, SYNTHETIC_NOTE if synthetic else "")
         step.set_tags({"moe.synthetic": str(synthetic).lower()})
+        step.add_to_name("", f"{prepared.counts['n_used']} utterances")
         step.describe(description(prepared, synthetic))
     return step.run_id
 
@@ -155,8 +158,9 @@ def description(prepared: PreparedCorpus, synthetic: bool) -> str:
     kinds = ", ".join(f"{reason} {count}" for reason, count in reasons.items()) or "none"
     return "\n".join(
         [
-            "## SYNTHETIC corpus" if synthetic else "## Corpus",
-            f"Read {counts['n_listed']} utterances; {counts['n_used']} are used, {counts['n_quarantined']} are quarantined ({kinds}), "
+            f"{counts['n_used']} of {counts['n_listed']} utterances are used{', SYNTHETIC speech' if synthetic else ''}.",
+            "",
+            f"{counts['n_quarantined']} are quarantined ({kinds}), "
             f"{counts['n_excluded_etiology'] + counts['n_beyond_max_samples']} were left out by options, "
             f"{counts['n_bad_files']} files or rows could not be read, with {counts['n_lost']} utterances at least.",
             "",

@@ -180,8 +180,7 @@ def _take(step: StepRun, options: StepOptions, folder: Path) -> None:
     step.log_metrics({"n_total": n_parameters, "n_trained": 0})
     synthetic = " It was trained on SYNTHETIC speech only." if record.get("synthetic") else ""
     step.describe(
-        f"## Base model taken as it is\n`{options.source}` is a complete checkpoint of {n_parameters / 1e6:.2f} M parameters: "
-        f"nothing was trained.{synthetic}"
+        f"`{options.source}` is a complete checkpoint of {n_parameters / 1e6:.2f} M parameters: nothing was trained.{synthetic}"
     )
 
 
@@ -282,9 +281,8 @@ def _record(step: StepRun, options: StepOptions, prepared: Prepared, pretrained:
         else f"{len(pretrained.base.missing)} tensors ({', '.join(pretrained.base.missing[:4])})"
     )
     step.describe(
-        f"## {'SYNTHETIC base model' if prepared.note else 'Base model'}\nStarted from `{options.source}`; missing and newly trained: "
-        f"{missing}. {record['n_updates']} updates on {record['n_train_utterances']} utterances took {seconds / 60:.1f} min; "
-        f"dev WER {100 * wer:.1f} %."
+        f"Dev WER {100 * wer:.1f} %{', SYNTHETIC speech' if prepared.note else ''}.\n\nStarted from `{options.source}`; missing and newly "
+        f"trained: {missing}. {record['n_updates']} updates on {record['n_train_utterances']} utterances took {seconds / 60:.1f} min."
     )
 
 

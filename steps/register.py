@@ -14,7 +14,7 @@ import mlflow
 
 from analysis.pages.model_card import model_card
 from analysis.promotion import Decision
-from analysis.report import percent_interval
+from analysis.report import percent, percent_interval
 from analysis.systems import SystemScores
 from moe.files import folder_digest
 from moe.options import from_text, names_of, option
@@ -24,10 +24,12 @@ from steps.options.ask_options import STEP_NAMES
 from steps.options.step_options import RunOptions
 from steps.registry import people, versions
 from steps.registry.card_facts import card_facts
-from steps.registry.judging import ANY, Judge, best_system, corpus_of, is_synthetic, overall_rates, registered_name, wer
+from steps.registry.judging import ANY, Judge, best_system, is_synthetic, overall_rates, registered_name, wer
 from steps.registry.signature import CARD, log_model
-from steps.reports.scores import read_scores
+from steps.reports.scores import corpus_of, read_scores
 from steps.tracking import artifacts, runs
+from steps.tracking.lineage import lineage_links
+from steps.tracking.run_ids import whole_id
 from steps.tracking.step_run import StepRun
 from steps.tracking.store import connect
 
@@ -110,7 +112,7 @@ def _people_words(name: str, system: SystemScores) -> str:
 
 def model_run_of(scores: SystemScores) -> str:
     """The run whose model an evaluation scored."""
-    return connect().client.get_run(scores.run_id).data.params["model_run_id"]
+    return whole_id(connect().client.get_run(scores.run_id).data.params["model_run_id"])
 
 
 def serving_config(scores: SystemScores) -> dict[str, Any]:
@@ -172,9 +174,9 @@ def _log(step: StepRun, system: SystemScores, decision: Decision) -> None:
 
 def _describe(step: StepRun, system: SystemScores, champion: str) -> None:
     step.log_metrics({"test/wer": wer(system)})
-    lineage = "\n".join(f"- {name} `{run_id}`" for run_id, name in artifacts.lineage(step.run_id).items())
+    step.add_to_name(corpus_of(system), f"WER {percent(wer(system))}")
     synthetic = "SYNTHETIC speech only. " if is_synthetic(system) else ""
-    step.describe(f"{champion}\n\n{synthetic}Everything that the last version was made from:\n{lineage}")
+    step.describe(f"{champion}\n\n{synthetic}Everything that the last version was made from:\n\n{lineage_links(step.run_id)}")
 
 
 def main() -> None:

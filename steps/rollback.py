@@ -27,9 +27,7 @@ def run(options: StepOptions) -> str:
         versions.tag(name, now, {"restored_by": step.run_id})
         step.set_tags({"moe.registered": f"{name}/{now}"})
         step.log_metrics({"from_version": float(was), "to_version": float(now)})
-        step.describe(
-            f"## Rolled back {name}\nThe champion was version {was}, and is version {now} again. Reason: {options.reason}."
-        )
+        step.describe(f"The champion of {name} was version {was}, and is version {now} again. Reason: {options.reason}.")
         print(f"{name}: champion was version {was}, is version {now} again", flush=True)
     return step.run_id
 

@@ -105,10 +105,9 @@ def description(options: SynthesisOptions, summary: SynthesisSummary, statistics
         f"{summary.n_redrawn} renderings were longer than {options.synthetic_max_s:g} s and were drawn again; none was dropped."
     )
     lines = [
-        "## SYNTHETIC speech",
-        NOTE + " **Results on them say nothing about real speakers or patients.**",
+        f"SYNTHETIC speech: {made}",
         "",
-        made,
+        NOTE + " **Results on them say nothing about real speakers or patients.**",
         "",
         f"Nothing was read. Corpus digest `{summary.digest[:16]}`. `examples/` holds “{sentence}” in each style, to listen to.",
         "",

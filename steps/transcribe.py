@@ -159,7 +159,7 @@ def _log(step: StepRun, options: StepOptions, outcomes: list[Outcome], seconds: 
     print(f"{len(table)} recordings: {words}; transcripts in {options.output_dir}", flush=True)
     shown = f"\n\n{markdown_table(failed.head(MOST_LISTED))}" if len(failed) else ""
     step.describe(
-        f"## Transcribed {len(table)} recordings with {options.model}\n{words}; {audio_s:.0f} s of audio in {seconds:.0f} s.{shown}"
+        f"Transcribed {len(table)} recordings with {options.model}: {words}; {audio_s:.0f} s of audio in {seconds:.0f} s.{shown}"
     )
 
 

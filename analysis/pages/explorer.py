@@ -24,6 +24,7 @@ def explorer_html(
     counted: pd.DataFrame,
     title: str = "Utterances and their errors",
     audio: Mapping[str, str] | None = None,
+    pictures: Mapping[str, str] | None = None,
     group_columns: Sequence[str] = EVERY_GROUP,
     note: str = "",
 ) -> str:
@@ -33,6 +34,7 @@ def explorer_html(
         counted: counted hypotheses table; routing weights, `error` and group columns are used where present.
         audio: utterance_id → relative link, http(s) address or `data:audio/` URI (see `analysis.pages.clips`); without one there is
             no player.
+        pictures: utterance_id → data URI of its waveform and spectrogram, shown beside the player.
         group_columns: columns offered for filtering; absent ones are left out.
 
     Raises:
@@ -40,6 +42,7 @@ def explorer_html(
     """
     table = flag_hypotheses(with_groups(counted.sort_values("utterance_id", ignore_index=True)))
     data = {**_texts(table), **_groups(table, group_columns), **_routing(table), "audio": _links(table, audio or {})}
+    data["pictures"] = [(pictures or {}).get(utterance_id, "") for utterance_id in table["utterance_id"]]
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     page = PAGE.replace("__TITLE__", html.escape(title)).replace("__NOTE__", html.escape(note))
     return page.replace("__DATA__", text)

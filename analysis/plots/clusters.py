@@ -21,6 +21,7 @@ def embedding_map(
     note: str = "",
     sent_to: np.ndarray | None = None,
     fate: str = "",
+    axis_names: tuple[str, str] = ("", ""),
 ) -> Figure:
     """Points in the plane, left coloured by cluster (noise as crosses, grey or of the cluster they were sent to), right by group.
 
@@ -30,6 +31,7 @@ def embedding_map(
         groups: (n_points,) names.
         sent_to: (n_points,) the cluster of each point after noise has met its fate; None where it was sent to none.
         fate: what became of noise, in a word.
+        axis_names: what the two axes are.
 
     Raises:
         ValueError: the shapes do not fit.
@@ -45,6 +47,8 @@ def embedding_map(
     noise = (NOISE_COLOUR if sent_to is None else _colours(clusters, np.asarray(sent_to)), f"noise → {fate}" if fate else "noise")
     for column, (labels, name) in enumerate(((clusters, "cluster"), (groups, group_name))):
         _scatter(axes[0, column], axes[1, column], points, labels, name, noise)
+        axes[0, column].set_xlabel(axis_names[0], fontsize=9)
+        axes[0, column].set_ylabel(axis_names[1], fontsize=9)
     return figure
 
 
@@ -86,7 +90,7 @@ def _colours(clusters: np.ndarray, sent_to: np.ndarray) -> list[str]:
 
 def _scatter(axis: Axes, key: Axes, points: np.ndarray, labels: np.ndarray, name: str, noise_style: tuple[object, str]) -> None:
     """Points on `axis`, their legend on `key` below, so that a long legend does not squeeze one map more than the other."""
-    size = float(np.clip(4000 / len(points), 3, 30))
+    size = float(np.clip(12_000 / len(points), 9, 60))  # to be seen in a picture 900 pixels wide
     for index, label in enumerate(sorted(set(labels.tolist()))):
         here = points[labels == label]
         noise = label == NOISE

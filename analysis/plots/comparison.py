@@ -1,5 +1,7 @@
 """Pictures of several systems: overall WER with intervals, and WER against what a system costs."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -10,31 +12,36 @@ from analysis.plots.errors import draw_forest
 COST_NAMES = {
     "n_trainable": "trainable parameters",
     "n_total": "parameters in all",
-    "real_time_factor": "seconds of computing by second of audio",
-    "training_hours": "hours of training",
-    "peak_memory_mb": "peak memory in MB",
+    "real_time_factor": "seconds of decoding by second of audio, in one batch after another on this machine",
+    "training_hours": "hours of training: of one processor core, or of the accelerator",
+    "peak_memory_mb": "most memory held while decoding, MB: of the process, or on the accelerator",
 }
 
 
-def overall_figure(table: pd.DataFrame, title: str = "WER of each system", note: str = "") -> Figure:
-    """One row per system: columns system, n_utterances, n_speakers, wer, low, high."""
+def overall_figure(
+    table: pd.DataFrame, title: str = "WER of each system", note: str = "", places: Mapping[str, int] | None = None
+) -> Figure:
+    """One row per system: columns system, n_utterances, n_speakers, wer, low, high; `places` of the systems among the colours."""
     labels = [f"{row.system}" for row in table.itertuples()]
     first = table.iloc[0]
     said = f"{title} (n = {int(first['n_utterances'])}, {int(first['n_speakers'])} speakers)"
     figure, axes = new_figure(said, 1.6 + 0.42 * len(table), note=note)
-    draw_forest(axes[0, 0], labels, table)
+    draw_forest(axes[0, 0], labels, table, [places[system] for system in table["system"]] if places else None)
     return figure
 
 
-def tradeoff_figure(table: pd.DataFrame, cost: str = "n_trainable", title: str = "", note: str = "") -> Figure:
-    """WER against a cost column; systems for which it is not known are named under the axis."""
+def tradeoff_figure(
+    table: pd.DataFrame, cost: str = "n_trainable", title: str = "", note: str = "", places: Mapping[str, int] | None = None
+) -> Figure:
+    """WER against a cost column; systems for which it is not known are named under the axis. `places` are theirs among the colours."""
     known = table[table[cost].notna()]
     name = COST_NAMES.get(cost, cost.replace("_", " "))
-    figure, axes = new_figure(title or f"WER against {name}", 4.5, note=note)
+    figure, axes = new_figure(title or f"WER against {name.partition(',')[0].partition(':')[0]}", 4.5, note=note)
     axis = axes[0, 0]
     for index, row in enumerate(known.itertuples()):
         bars = np.array([[max(0.0, row.wer - row.low)], [max(0.0, row.high - row.wer)]])
-        axis.errorbar([getattr(row, cost)], [row.wer], yerr=np.nan_to_num(bars), color=colour_of(index), marker=marker_of(index),
+        place = places[row.system] if places else index
+        axis.errorbar([getattr(row, cost)], [row.wer], yerr=np.nan_to_num(bars), color=colour_of(place), marker=marker_of(place),
                       markersize=8, capsize=3, linestyle="", label=row.system)  # fmt: skip
     unknown = table[table[cost].isna()]["system"].tolist()
     axis.set_xlabel(name + (f"; not known: {', '.join(unknown)}" if unknown else ""))

@@ -55,17 +55,62 @@ def line_name(column: str, columns: Sequence[str]) -> str:
 
 
 def overlaid_curves(
-    histories: Mapping[str, pd.DataFrame], column: str, x: str = "epoch", title: str = "", note: str = ""
+    histories: Mapping[str, pd.DataFrame],
+    column: str,
+    x: str = "epoch",
+    title: str = "",
+    note: str = "",
+    places: Mapping[str, int] | None = None,
 ) -> Figure:
-    """One metric of several runs over the epochs; runs without the metric are named in the title rather than left out unsaid."""
+    """One metric of several runs over the epochs; runs without the metric are named in the title rather than left out unsaid.
+
+    Args:
+        histories: by run; a column `stage` names the stage that begins at a row, which is marked.
+        places: of the runs among the colours; None takes their order.
+    """
     have = {name: history for name, history in histories.items() if column in history.columns}
     without = sorted(set(histories) - set(have))
-    said = (title or f"{column} by {x}") + (f" (not recorded: {', '.join(without)})" if without else "")
+    said = (title or f"{in_words(column)} by {x}") + (f" (not recorded: {', '.join(without)})" if without else "")
     figure, axes = new_figure(said, 4.5, note=note)
     for index, (name, history) in enumerate(have.items()):
-        _line(axes[0, 0], history[[x, column]].dropna(), name, index)
-    _finish(axes[0, 0], column, x, None, outside=True)
+        place = places[name] if places else index
+        _line(axes[0, 0], history[[x, column]].dropna(), name, place)
+        _mark_stages(axes[0, 0], history.dropna(subset=[column]), x, column, place)
+    _finish(
+        axes[0, 0],
+        in_words(column),
+        f"{x}s of all stages" if x == "update" else f"{x}s of all stages (0: the start)",
+        None,
+        outside=True,
+    )
     return figure
+
+
+def in_words(column: str) -> str:
+    """A metric as a title says it: `dev/wer` → "WER on dev"."""
+    split, _, name = column.partition("/")
+    return f"{name.upper() if name in ('wer', 'cer') else name.replace('_', ' ')} on {split}" if name else column
+
+
+def _mark_stages(axis: Axes, history: pd.DataFrame, x: str, column: str, place: int) -> None:
+    """The name of each stage behind the first where it begins."""
+    if "stage" not in history:
+        return
+    begins = history[history["stage"].notna()].iloc[1:]
+    for at, height, stage in zip(begins[x], begins[column], begins["stage"], strict=True):
+        axis.annotate(f"{stage} begins", (at, height), (4, 8), textcoords="offset points", fontsize=8, color=colour_of(place))
+        axis.plot([at], [height], marker="|", markersize=14, color=colour_of(place))
+
+
+def from_start(history: pd.DataFrame, start: Mapping[str, float]) -> pd.DataFrame:
+    """Metrics by epoch, counted from 1, behind what is known of the start, as epoch 0."""
+    later = history.assign(epoch=history["epoch"] + 1)
+    return pd.concat([pd.DataFrame([{"epoch": 0, **start}]), later], ignore_index=True)
+
+
+def drawable(history: pd.DataFrame, panels: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    """The panels that have a line, of two points at least; a single dot is a number, not a curve."""
+    return {title: columns for title, columns in panels.items() if any(history[name].notna().sum() > 1 for name in columns)}
 
 
 def _line(axis: Axes, points: pd.DataFrame, label: str, index: int) -> None:

@@ -26,7 +26,10 @@ from steps.tracking import runs as tracking
 from steps.tracking.store import connect
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMES = ("seconds", "real_time_factor", "training_seconds", "seconds_per_utterance", "peak_memory_mb", "peak_memory_gb")
+TIMES = (
+    "seconds", "real_time_factor", "training_seconds", "training_compute_seconds", "training_real_time_factor",
+    "training_utterances_per_s", "seconds_per_utterance", "peak_memory_mb", "peak_memory_gb",
+)  # fmt: skip
 LONGEST_S = 3600.0
 TOY = {
     "mode": "quick", "styles": "typical,parkinsons,als", "num_experts": 3, "n_train_speakers": 2, "n_dev_speakers": 1,

@@ -5,6 +5,7 @@ The loop is `transformers.Trainer`; the subclass only says what the loss is and 
 
 import dataclasses
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from transformers import TrainingArguments
 
 from moe.options import option
 from moe.routing.gate import Gate, GateConfig
-from moe.routing.gate_metrics import fitted_temperature, gate_metrics, kl_divergence
+from moe.routing.gate_metrics import calibration_error, cross_calibrated, fitted_temperature, gate_metrics, kl_divergence
 from moe.routing.options import TopKOptions
 from moe.training.best_epoch import BestEpoch
 from moe.training.checkpoints import Checkpoint, Checkpoints
@@ -51,6 +52,9 @@ class GateResult:
     best_epoch: int
     metrics: dict[str, float]  # of the gate as returned, restored and calibrated
     selection_metric: str = SELECTION_METRIC
+    held_out: np.ndarray | None = (
+        None  # (n_dev, n_experts) probabilities, each half of dev calibrated on the other; None: not tried
+    )
 
 
 def train_gate(
@@ -61,10 +65,14 @@ def train_gate(
     options: GateOptions,
     report: Report | None = None,
     checkpoints: Checkpoints | None = None,
+    dev_speakers: Sequence[str] | None = None,
 ) -> GateResult:
     """Train a gate on embeddings (n, n_dims) and soft labels (n, n_experts).
 
+    It is calibrated where that betters the calibration error of dev utterances that the temperature was not fitted on.
+
     Args:
+        dev_speakers: of the dev rows, so that no speaker is in both halves of that trial; None halves the rows.
         report: called after each epoch with its number, from 1, and its metrics.
 
     Raises:
@@ -84,7 +92,7 @@ def train_gate(
         with arguments.main_process_first(local=False):
             start = training.checkpoints.newest()
         GateTrainer(gate, arguments, train, best, training.checkpoints, start, options.gating_label_smoothing).run()
-    return _finished(best, train, dev, options)
+    return _finished(best, train, dev, options, _half_of(dev_speakers or [str(row) for row in range(len(dev))]))
 
 
 class EmbeddingRows(torch.utils.data.Dataset):
@@ -222,13 +230,25 @@ def _config(train: EmbeddingRows, options: GateOptions) -> GateConfig:
     return GateConfig(train.embeddings.shape[1], train.soft.shape[1], options.gating_hidden, options.gating_dropout)
 
 
-def _finished(best: GateHooks, train: EmbeddingRows, dev: EmbeddingRows, options: GateOptions) -> GateResult:
+def _half_of(speakers: Sequence[str]) -> Tensor:
+    """Every other speaker, in the order of their names, as bool (n,)."""
+    chosen = set(sorted(set(speakers))[::2])
+    return torch.tensor([speaker in chosen for speaker in speakers])
+
+
+def _finished(best: GateHooks, train: EmbeddingRows, dev: EmbeddingRows, options: GateOptions, half: Tensor) -> GateResult:
     best.restore_best()
     gate = best.gate.cpu().eval()
-    metrics = {}
+    metrics, held_out = dict[str, float](), None
     if options.gate_calibration:
         logits = gate_logits(gate, dev.embeddings)
-        metrics["dev/ece_uncalibrated"] = gate_metrics(logits, dev.soft, options.top_k)["ece"]
-        gate.set_temperature(fitted_temperature(logits, dev.soft.argmax(dim=-1)))
+        labels = dev.soft.argmax(dim=-1)
+        crossed = cross_calibrated(logits, labels, half)
+        metrics["dev/ece_uncalibrated"], metrics["dev/ece_held_out"] = (
+            calibration_error(each, labels) for each in (logits, crossed)
+        )
+        held_out = torch.softmax(crossed, dim=-1).numpy()
+        if metrics["dev/ece_held_out"] < metrics["dev/ece_uncalibrated"]:
+            gate.set_temperature(fitted_temperature(logits, labels))
     metrics |= split_metrics(gate, train, dev, options.top_k) | {"temperature": gate.gate_config.temperature}
-    return GateResult(gate, best.history, best.best_epoch + 1, metrics)
+    return GateResult(gate, best.history, best.best_epoch + 1, metrics, held_out=held_out)

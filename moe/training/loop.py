@@ -106,20 +106,24 @@ class ComputeOptions(PrecisionOptions):
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSummary:
-    """What a training run did, interruptions included; `bad_updates` lists those skipped because they were not finite."""
+    """What a training run did, interruptions included; `bad_updates` lists those skipped because they were not finite.
+
+    `seconds` is wall time, `cpu_seconds` that of all threads and loaders, and `audio_seconds` the audio seen, repeats counted.
+    """
 
     n_updates: int
     n_epochs: int
     n_utterances: int
     seconds: float
+    cpu_seconds: float = 0.0
+    audio_seconds: float = 0.0
     bad_updates: tuple[dict[str, Any], ...] = ()
 
 
 def together(summaries: Sequence[TrainingSummary]) -> TrainingSummary:
     """Several trainings as one: sums of what they did."""
-    total = {
-        name: sum(getattr(each, name) for each in summaries) for name in ("n_updates", "n_epochs", "n_utterances", "seconds")
-    }
+    names = ("n_updates", "n_epochs", "n_utterances", "seconds", "cpu_seconds", "audio_seconds")
+    total = {name: sum(getattr(each, name) for each in summaries) for name in names}
     return TrainingSummary(**total, bad_updates=tuple(record for each in summaries for record in each.bad_updates))
 
 
@@ -157,7 +161,9 @@ def fit(
         trainer_from = functools.partial(_trainer, model, train_set, plan, hooks, groups, checkpoints, output_dir)
         rest = _run(trainer_from, start, plan, checkpoints.events)
     n_utterances = round(rest["share"] * len(train_set))
-    return TrainingSummary(rest["update"], round(rest["share"]), n_utterances, rest["seconds"], tuple(rest["bad_updates"]))
+    audio_s = rest["share"] * float(train_set.durations.sum())
+    times = (rest["seconds"], rest["cpu_seconds"], audio_s)
+    return TrainingSummary(rest["update"], round(rest["share"]), n_utterances, *times, tuple(rest["bad_updates"]))
 
 
 def _trainer(

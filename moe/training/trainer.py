@@ -17,6 +17,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerState
 from moe.training.averaging import AveragingOptions, WeightAverage
 from moe.training.bad_updates import CarefulTrainer
 from moe.training.checkpoints import Checkpoint, Checkpoints
+from moe.training.cost import cpu_seconds
 from moe.training.hooks import TrainingHooks
 from moe.training.interrupts import Interrupt
 from moe.training.random_state import generators, set_generators
@@ -57,6 +58,7 @@ class ResumableTrainer(CarefulTrainer):
         self.n_in_epoch = 0  # updates done in the epoch
         self._interrupt, self._stops = Interrupt(), False
         self._earlier_s, self._began, self._saved_at = 0.0, time.monotonic(), time.monotonic()
+        self._earlier_cpu_s, self._cpu_began = 0.0, cpu_seconds()
         self._generators_due = start is not None
         self._bar = UpdateBar(hooks.title)
         self.remove_callback(PrinterCallback)
@@ -219,6 +221,7 @@ class ResumableTrainer(CarefulTrainer):
             "generators": [generators()],
             "bad_updates": list(self.bad_updates),
             "seconds": self._earlier_s + time.monotonic() - self._began,
+            "cpu_seconds": self._earlier_cpu_s + cpu_seconds() - self._cpu_began,
             "n_processes": self.args.world_size,
             "stage": stage_values,
         }
@@ -241,6 +244,7 @@ class ResumableTrainer(CarefulTrainer):
         self.hooks.restore(values["stage"], start.tensors["stage"])
         self.epoch, self.n_in_epoch, self.finished = values["epoch"], values["n_in_epoch"], values["finished"]
         self.bad_updates, self._earlier_s = list(values["bad_updates"]), values["seconds"]
+        self._earlier_cpu_s = values["cpu_seconds"]
 
     def _marker(self) -> str | None:
         """What the Trainer takes for a checkpoint's folder."""

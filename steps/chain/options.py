@@ -52,6 +52,10 @@ class ChainOptions(BaseOptions, SkipPretrainingOptions, SeedOptions, PlotOptions
         choices=(NONE, "all", *STAGE_NAMES),
         common=True,
     )
+    accept_changes: bool = option(
+        False,
+        "reuse stages although code or libraries changed since; each such run is tagged with what changed and counts from then on",
+    )
 
     @classmethod
     def asked(cls, **given: Any) -> Self:

@@ -1,7 +1,8 @@
 """Run a step, or take over the finished run of an earlier one that would come out the same, and say which and why.
 
-Two runs come out the same where their fingerprints are equal (see `steps.tracking.fingerprint`). A run is taken over only if it FINISHED and
-everything it logged is still there. `main` starts every step through `launch`.
+Two runs come out the same where their fingerprints are equal (see `steps.tracking.fingerprint`), or where somebody accepted that code or
+libraries changed: then the run carries a tag for the new fingerprint. A run is taken over only if it FINISHED and everything it logged is
+still there. `main` starts every step through `launch`.
 """
 
 import dataclasses
@@ -29,6 +30,8 @@ from steps.tracking.store import connect
 N_EARLIER = 30  # earlier runs looked at to find the nearest one on a miss
 N_DIFFERENCES = 3  # shown on a miss, the rest counted
 SAME = "same parameters, code and inputs"
+ACCEPTED_TAG, N_DIGITS = "moe.accepted.", 16  # and the first digits of the fingerprint that is accepted
+MAX_TAG = 4900
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,18 +42,39 @@ class Reuse:
     reason: str
 
 
-def find_reusable(step: str, options: Options) -> Reuse:
-    """The newest finished run that `step` with these options would repeat; on a miss the reason names what differs."""
+def find_reusable(step: str, options: Options, accept_changes: bool = False) -> Reuse:
+    """The newest finished run that `step` with these options would repeat; on a miss the reason names what differs.
+
+    Args:
+        accept_changes: a run counts although code or libraries changed since; it is tagged, and counts from then on.
+    """
     client, wanted = connect().client, fingerprint(step, options)
-    earlier = _earlier_runs(client, step)
-    twins = [run for run in earlier if run.data.tags.get(FINGERPRINT_TAG) == wanted.digest]
+    earlier, accepted = _earlier_runs(client, step), ACCEPTED_TAG + wanted.digest[:N_DIGITS]
+    twins = [run for run in earlier if run.data.tags.get(FINGERPRINT_TAG) == wanted.digest or accepted in run.data.tags]
     for run in twins:
-        if run.info.status == "FINISHED" and not _missing(client, run):
-            return Reuse(run.info.run_id, SAME)
+        if _is_whole(client, run):
+            return Reuse(run.info.run_id, f"accepted before: {run.data.tags[accepted]}" if accepted in run.data.tags else SAME)
+    for run in earlier[:N_EARLIER] if accept_changes else []:
+        changes = _acceptable(client, wanted, run)
+        if changes:
+            client.set_tag(run.info.run_id, accepted, "; ".join(changes)[:MAX_TAG])
+            return Reuse(run.info.run_id, f"accepted: {_few(changes)}")
     return Reuse(None, _why_not(client, wanted, earlier, twins))
 
 
-def launch(module: ModuleType, options: Options, force: bool = False, title: str = "") -> str:
+def _acceptable(client: MlflowClient, wanted: Fingerprint, run: Run) -> list[str]:
+    """What changed since a run that differs in nothing but code and libraries; empty where more does, or the run is not whole."""
+    held = _held(run) if _is_whole(client, run) else None
+    if held is None or any(held.get(part) != wanted.as_dict()[part] for part in ("parameters", "data")):
+        return []
+    return wanted.differences(held)
+
+
+def _is_whole(client: MlflowClient, run: Run) -> bool:
+    return run.info.status == "FINISHED" and not _missing(client, run)
+
+
+def launch(module: ModuleType, options: Options, force: bool = False, title: str = "", accept_changes: bool = False) -> str:
     """Run a step module, or reuse an earlier run of it, and print one line that says so.
 
     Args:
@@ -58,12 +82,13 @@ def launch(module: ModuleType, options: Options, force: bool = False, title: str
         options: its options.
         force: run, whatever there is; but what this chain has run before it was interrupted is not run again.
         title: what the line calls it; the step's name by default.
+        accept_changes: of `find_reusable`.
 
     Returns:
         The run's id. The run that is open, if any, gets the tag `moe.ran.STEP` or `moe.reused.STEP` with it.
     """
     step, started = module.__name__.rpartition(".")[2], time.monotonic()
-    found = find_reusable(step, options)
+    found = find_reusable(step, options, accept_changes)
     if force and not _ran_in_this_chain(found.run_id):
         found = Reuse(None, "forced")
     if found.run_id is None:
@@ -74,7 +99,16 @@ def launch(module: ModuleType, options: Options, force: bool = False, title: str
     parent = mlflow.active_run()
     if parent is not None:
         connect().client.set_tag(parent.info.run_id, f"moe.{word}.{step}", run_id)
+        _nest(run_id, parent.info.run_id)
     return run_id
+
+
+def _nest(run_id: str, parent_id: str) -> None:
+    """Show a reused run below the chain that goes on where an earlier one was stopped; a run has one parent, and a finished chain keeps its own."""
+    client = connect().client
+    held = client.get_run(run_id).data.tags.get(PARENT_TAG)
+    if held != parent_id and held is not None and client.get_run(held).info.status != "FINISHED":
+        client.set_tag(run_id, PARENT_TAG, parent_id)
 
 
 def _ran_in_this_chain(run_id: str | None) -> bool:
@@ -99,7 +133,11 @@ def _why_not(client: MlflowClient, wanted: Fingerprint, earlier: list[Run], twin
     known = [held for run in finished if (held := _held(run)) is not None]
     if not known:
         return "no finished run"
-    differences = min((wanted.differences(held) for held in known), key=len)
+    return _few(min((wanted.differences(held) for held in known), key=len))
+
+
+def _few(differences: list[str]) -> str:
+    """The first differences, the rest counted."""
     rest = len(differences) - N_DIFFERENCES
     return ", ".join(differences[:N_DIFFERENCES]) + (f" and {rest} more" if rest > 0 else "")
 

@@ -15,12 +15,13 @@ from analysis.report import cell
 from analysis.verdict import best_sentence, readable_table, size_sentence
 from steps.chain.options import ChainOptions
 from steps.options.step_options import SYNTHETIC
+from steps.reports.experiment_report import REPORT
 from steps.tracking import artifacts
 from steps.tracking.store import connect, project_root
 
 WIDTH, MIN_WIDTH = 160, 80
 SHOWN = ("system", "trainable", "gating accuracy", "WER", "CER", "against base", "utterances/s", "training")
-REPORT, TESTS = "comparison.html", "tables/tests.csv"
+TESTS = "tables/tests.csv"
 RUN_ID = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{24}\b")
 OWN_CORPUS = "mlflow run . --env-manager local -P corpus=folder -P dataset_root=FOLDER -P whisper_model=openai/whisper-small"
 

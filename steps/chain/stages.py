@@ -158,6 +158,15 @@ def planned(options: ChainOptions) -> list[tuple[ModuleType, dict[str, Any]]]:
     return found + [(module, {"evaluate_run_ids": f"{PENDING},{PENDING}2"}) for module in judges]
 
 
+def used_names(options: ChainOptions) -> set[str]:
+    """Options that do something in a chain: its own, and those that are in use in a stage that it runs."""
+    last, used = NAMES.index(options.until), set(names_of(ChainOptions))
+    for module, given in planned(options):
+        if NAMES.index(step_name(module)) <= last:
+            used |= set(names_of(module.StepOptions)) - set(idle_options(module, options, given))
+    return used
+
+
 def ids_of(reads: Sequence[str], run_ids: Mapping[str, str]) -> dict[str, str]:
     """Run ids by the option that names them, of those stages that ran."""
     modules = {stage.name: stage.step for stage in TRAINING}
@@ -202,4 +211,4 @@ class Chain:
     def _launch(self, name: str, module: ModuleType, options: Options) -> None:
         step = step_name(module)
         title = name if name.startswith(step) else f"{step} {name}"
-        self.run_ids[name] = launch(module, options, self.options.force in ("all", step), title)
+        self.run_ids[name] = launch(module, options, self.options.force in ("all", step), title, self.options.accept_changes)

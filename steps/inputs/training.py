@@ -21,6 +21,7 @@ from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper.inputs import WhisperInputs
 from moe.training.averaging import AveragingOptions
 from moe.training.checkpoints import CheckpointOptions, Checkpoints, TrainingEvents
+from moe.training.cost import compute_seconds, device_name
 from moe.training.dataset import SpeechDataset
 from moe.training.hooks import Report
 from moe.training.loop import ComputeOptions, Training, TrainingPlan, TrainingSummary
@@ -87,9 +88,10 @@ def training_facts(
     """What a record says of a training.
 
     Args:
-        earlier: n_utterances_seen, n_updates and seconds of a training that this one went on from.
+        earlier: n_utterances_seen, n_updates and seconds (of CPU and of audio too) of a training that this one went on from.
     """
     earlier = earlier or {}
+    seconds = {name: getattr(summary, name) + earlier.get(name, 0.0) for name in ("seconds", "cpu_seconds", "audio_seconds")}
     parameters = list(system.module.parameters())
     return {
         "n_trainable": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
@@ -97,7 +99,10 @@ def training_facts(
         "n_utterances_seen": summary.n_utterances + earlier.get("n_utterances_seen", 0),
         "n_updates": summary.n_updates + earlier.get("n_updates", 0),
         "n_bad_updates": len(summary.bad_updates),
-        "training_seconds": summary.seconds + earlier.get("seconds", 0.0),
+        "training_seconds": seconds["seconds"],
+        "training_compute_seconds": compute_seconds(seconds["seconds"], seconds["cpu_seconds"]),
+        "training_real_time_factor": seconds["seconds"] / max(seconds["audio_seconds"], 1e-9),
+        "training_utterances_per_s": summary.n_utterances / max(summary.seconds, 1e-9),
         "seed": seed,
     }
 
@@ -115,6 +120,7 @@ def log_system(
         options: where else the model goes.
         further: folders to lay beside it, by name.
     """
+    facts = {**facts, "training_device": device_name()}
     record = dataclasses.replace(system.record, facts={**system.record.facts, **facts})
     system.record = record
     with tempfile.TemporaryDirectory() as temporary:

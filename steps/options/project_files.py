@@ -1,4 +1,4 @@
-"""Writes MLproject, conda.yaml and docs/options.md, so that the options of a step are stated once, in its module.
+"""Writes MLproject, conda.yaml, python_env.yaml and docs/options.md, so that the options of a step are stated once, in its module.
 
     python -m steps.options.project_files
 
@@ -6,7 +6,8 @@ MLproject declares what a step requires. What has a default is listed in a comme
 a declared parameter before the step starts and passes it on as if the user had said it: an option file could not win over it, and the
 run would show a value that was not used. MLflow appends `-P name=value` of what is not declared to the command as `--name value`, so
 the step sees what was said and nothing else. conda.yaml gets the pins of requirements.txt in its own text, because conda takes an
-environment for unchanged while that text is.
+environment for unchanged while that text is. MLproject names it, because MLflow makes an environment of it with conda, virtualenv and
+uv, and of python_env.yaml, which holds the same, with the last two alone.
 """
 
 import dataclasses
@@ -60,11 +61,17 @@ def conda_yaml(requirements: str) -> str:
     Raises:
         ValueError: a line is no exact pin.
     """
-    pins = [line.strip() for line in requirements.splitlines() if line.strip() and not line.startswith("#")]
-    if loose := [pin for pin in pins if "==" not in pin]:
-        raise ValueError(f"requirements.txt: {', '.join(loose)}: must be pinned with ==")
     head = f"name: whisper-moe\nchannels:\n  - conda-forge\ndependencies:\n  - python={PYTHON}\n  - pip\n  - pip:\n"
-    return WRITTEN_BY + head + "".join(f"      - {pin}\n" for pin in pins)
+    return WRITTEN_BY + head + "".join(f"      - {pin}\n" for pin in _pins(requirements))
+
+
+def python_env_yaml(requirements: str) -> str:
+    """Text of python_env.yaml with the pins of a requirements file.
+
+    Raises:
+        ValueError: a line is no exact pin.
+    """
+    return WRITTEN_BY + f'python: "{PYTHON}"\ndependencies:\n' + "".join(f"  - {pin}\n" for pin in _pins(requirements))
 
 
 def files(root: Path) -> dict[Path, str]:
@@ -73,6 +80,7 @@ def files(root: Path) -> dict[Path, str]:
     return {
         root / "MLproject": mlproject(),
         root / "conda.yaml": conda_yaml(requirements),
+        root / "python_env.yaml": python_env_yaml(requirements),
         root / "docs" / "options.md": options_page(
             {name: importlib.import_module(f"steps.{name}").StepOptions for name in ENTRY_POINTS}
         ),
@@ -86,6 +94,13 @@ def main() -> None:
         with write_whole(path) as aside:
             aside.write_text(text, encoding="utf-8")
         print(f"wrote {path.name}")
+
+
+def _pins(requirements: str) -> list[str]:
+    pins = [line.strip() for line in requirements.splitlines() if line.strip() and not line.startswith("#")]
+    if loose := [pin for pin in pins if "==" not in pin]:
+        raise ValueError(f"requirements.txt: {', '.join(loose)}: must be pinned with ==")
+    return pins
 
 
 def _entry_point(name: str, options_type: type[Options], package: str) -> str:

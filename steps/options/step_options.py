@@ -48,6 +48,15 @@ class PlotOptions(RunOptions):
 
 
 @dataclasses.dataclass(frozen=True)
+class AudioOptions(RunOptions):
+    """What every step takes that shows recordings."""
+
+    group = "run"
+
+    share_audio: bool = option(True, "put short recordings into pages and the store; false keeps every recording out of it")
+
+
+@dataclasses.dataclass(frozen=True)
 class SkipPretrainingOptions(ExpertCountOptions):
     """How gate and experts start."""
 

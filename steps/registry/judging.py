@@ -11,9 +11,8 @@ from analysis.error_rates import rates_by
 from analysis.promotion import Decision, Merit, decide, merit, size_words
 from analysis.significance import speaker_difference
 from analysis.systems import BASE, SystemScores, check_comparable, counted
-from steps.options.step_options import SYNTHETIC
 from steps.registry import versions
-from steps.reports.scores import read_scores
+from steps.reports.scores import corpus_of, read_scores
 
 ANY = "any"
 
@@ -93,11 +92,6 @@ def registered_name(system: SystemScores) -> str:
     corpus = re.sub(r"[^\w-]+", "-", corpus_of(system)).strip("-")
     name = system.system.replace("_", "-")
     return name if is_synthetic(system) or not corpus else f"{name}-{corpus}"
-
-
-def corpus_of(system: SystemScores) -> str:
-    """What the corpus of its test set is called."""
-    return str(system.metadata.get("corpus", SYNTHETIC))
 
 
 def is_synthetic(system: SystemScores) -> bool:

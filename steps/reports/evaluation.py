@@ -1,12 +1,10 @@
 """What an evaluation leaves in its run: rates by group, flags, routing, the error explorer, and `scores.json` for `compare`."""
 
 import dataclasses
-import resource
 import tempfile
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from analysis.challenge import PLAIN, ChallengeScore, challenge_score
 from analysis.error_rates import cer_without_spaces, rates_by
@@ -16,10 +14,12 @@ from analysis.pages.clips import embed_clips
 from analysis.pages.explorer import explorer_html
 from analysis.plots.errors import forest_figure
 from analysis.report import markdown_table, percent, percent_interval
+from analysis.systems import colour_place
 from analysis.verdict import diagnosis
 from moe.corpora.manifest import read_utterance
 from moe.files import write_json
 from moe.system import Routes
+from moe.training.cost import device_name
 from steps.inputs.corpus import Prepared
 from steps.inputs.test_set import TestSet
 from steps.reports.routing import log_routing
@@ -40,6 +40,7 @@ class Evaluation:
         seconds: of decoding, features and routing included, ablations not.
         scoring: rule of a challenge, or `plain`.
         model_run_id: the run whose model it is.
+        peak_memory_mb: the most memory held while decoding.
     """
 
     test_set: TestSet
@@ -48,6 +49,7 @@ class Evaluation:
     seconds: float
     scoring: str
     model_run_id: str
+    peak_memory_mb: float
 
     @property
     def note(self) -> str:
@@ -77,6 +79,7 @@ def log_evaluation(step: StepRun, evaluation: Evaluation, audio_mb: float, seed:
         write_json(Path(temporary) / artifacts.SCORES, _scores(evaluation, routing, challenge))
         step.log_file(Path(temporary) / artifacts.SCORES)
     attach_scores(step, _scored_model(evaluation), metrics | routing)
+    step.add_to_name(evaluation.test_set.prepared.name, f"WER {percent(metrics['test/wer'])}")
     step.describe(_description(evaluation, overall, challenge))
 
 
@@ -87,15 +90,18 @@ def _log_groups(step: StepRun, evaluation: Evaluation) -> dict[str, float]:
     for column in [name for name in EVERY_GROUP if name in grouped and grouped[name].notna().any()]:
         rates = rates_by(grouped, column)
         step.log_table(rates, f"tables/wer_by_{column}.json")
-        metrics |= {
-            f"test/{name}/{column}/{row['group']}": row[name]
-            for row in rates.to_dict("records")
-            for name in ("wer", "cer")
-            if row[name] == row[name]
-        }
-        if column != "speaker" and step.plots:
-            title = f"WER by {column.replace('_', ' ')}"
-            step.log_figure(forest_figure(rates, title, evaluation.note), f"plots/wer_by_{column}.png")
+        if column != "speaker" and len(rates) > 1:  # speakers are a table: hundreds of metrics hide the others
+            metrics |= {
+                f"test/{name}/{column}/{row['group']}": row[name]
+                for row in rates.to_dict("records")
+                for name in ("wer", "cer")
+                if row[name] == row[name]
+            }
+        if column != "speaker" and step.plots and len(rates) > 1:
+            title, place = f"WER by {column.replace('_', ' ')}", colour_place(evaluation.test_set.system.record.role)
+            step.log_figure(
+                forest_figure(rates, title, evaluation.note, 3 if place is None else place), f"plots/wer_by_{column}.png"
+            )
     return metrics
 
 
@@ -133,7 +139,7 @@ def _speed(evaluation: Evaluation) -> dict[str, float]:
         "real_time_factor": seconds / float(counted["duration_s"].sum()),
         "utterances_per_s": len(counted) / seconds,
         "tokens_per_s": float(counted["n_tokens"].sum()) / seconds,
-        "peak_memory_mb": _peak_memory_mb(),
+        "peak_memory_mb": evaluation.peak_memory_mb,
         "n_utterances": len(counted),
         "test/mean_logprob": float((counted["mean_logprob"] * counted["n_tokens"]).sum() / counted["n_tokens"].sum()),
     }
@@ -150,9 +156,10 @@ def _log_challenge(step: StepRun, evaluation: Evaluation) -> ChallengeScore | No
 def _log_explorer(step: StepRun, evaluation: Evaluation, audio_mb: float, seed: int) -> None:
     rows = {row["utterance_id"]: row for row in evaluation.test_set.rows.to_dict("records")}
     root = evaluation.test_set.prepared.root
-    audio = embed_clips(evaluation.counted, lambda name: read_utterance(root, rows[name]), audio_mb, seed)
+    clips = embed_clips(evaluation.counted, lambda name: read_utterance(root, rows[name]), audio_mb, seed)
+    audio, pictures = ({name: getattr(clip, part) for name, clip in clips.items()} for part in ("audio", "picture"))
     title = f"{evaluation.test_set.system.record.system}: utterances and their errors"
-    step.log_text(explorer_html(evaluation.counted, title, audio, note=evaluation.note), "explorer.html")
+    step.log_text(explorer_html(evaluation.counted, title, audio, pictures, note=evaluation.note), "explorer.html")
 
 
 def _scores(evaluation: Evaluation, routing: dict[str, float], challenge: ChallengeScore | None) -> dict:
@@ -178,8 +185,8 @@ def _scores(evaluation: Evaluation, routing: dict[str, float], challenge: Challe
         "ablation_utterances": len(next(iter(evaluation.ablated.values()), [])),
         "seconds": evaluation.seconds,
         "audio_seconds": float(evaluation.counted["duration_s"].sum()),
-        "peak_memory_mb": _peak_memory_mb(),
-        "device": _device(),
+        "peak_memory_mb": evaluation.peak_memory_mb,
+        "device": device_name(),
         **record.facts,
     }
 
@@ -195,22 +202,14 @@ def _test_set(prepared: Prepared) -> tuple[str, str]:
     return "test manifest", prepared.digest
 
 
-def _peak_memory_mb() -> float:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def _device() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-
-
 def _description(evaluation: Evaluation, overall: pd.DataFrame, challenge: ChallengeScore | None) -> str:
     row, record = overall.iloc[0], evaluation.test_set.system.record
     by_etiology = rates_by(evaluation.counted, "etiology")
     lines = [
-        f"## Test of {record.system}{', SYNTHETIC speech' if evaluation.note else ''}",
-        f"WER {percent_interval(row['wer'], row['low'], row['high'])}, CER {percent_interval(row['cer'], row['cer_low'], row['cer_high'])} "
+        f"WER {percent_interval(row['wer'], row['low'], row['high'])}: {record.title} on {evaluation.test_set.prepared.name}"
+        f"{', SYNTHETIC speech' if evaluation.note else ''}.",
+        "",
+        f"CER {percent_interval(row['cer'], row['cer_low'], row['cer_high'])} "
         f"(95 %, bootstrap over {row['n_speakers']} speakers), clipped {percent(row['wer_clipped'])}; {row['n_utterances']} utterances, "
         f"{row['n_words']} words. Errors with their audio: `explorer.html`.",
         "",

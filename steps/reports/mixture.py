@@ -11,11 +11,11 @@ import pandas as pd
 import soundfile
 import torch
 
-from analysis.pages.clips import clip_uri
+from analysis.pages.clips import clip_of
 from analysis.pages.exemplars_page import exemplars_html
 from analysis.plots.profiles import profiles_figure
 from analysis.plots.routing import load_by_epoch, load_heatmap, routing_over_epochs
-from analysis.plots.training import training_curves
+from analysis.plots.training import drawable, from_start, training_curves
 from analysis.profiles import exemplars, expert_profiles, group_shares, standard_scores
 from analysis.routing import load_by
 from moe.audio.sampling import SAMPLE_RATE
@@ -41,13 +41,17 @@ def log_training(step: StepRun, trained: TrainedMixture, note: str) -> None:
     step.log_table(history, "tables/history.json")
     if not step.plots:
         return
-    panels = {"dev WER": ["wer"], "dev loss": ["loss"], "gate's entropy (1: undecided)": ["routing_entropy"]}
-    step.log_figure(training_curves(history, panels, "Joint training", best=trained.epoch, note=note), "plots/training.png")
+    shown = from_start(history, {"wer": trained.start_wer})
+    panels = drawable(shown, {"dev WER": ["wer"], "dev loss": ["loss"], "gate's entropy (1: undecided)": ["routing_entropy"]})
+    kept = 0 if trained.epoch is None else trained.epoch + 1
+    step.log_figure(training_curves(shown, panels, "Joint training", best=kept, note=note), "plots/training.png")
     log_routing_by_epoch(step, history, note)
 
 
 def log_routing_by_epoch(step: StepRun, history: pd.DataFrame, note: str) -> None:
-    """Expert load and entropy on dev after every epoch, as pictures."""
+    """Expert load and entropy on dev after every epoch, as pictures; one epoch is no course, and its load is in `load_by_etiology`."""
+    if len(history) < 2:
+        return
     names = {name: name.removeprefix("load/") for name in history.columns if name.startswith("load/") and name.count("/") == 1}
     by_epoch = history.rename(columns=names | {"routing_entropy": "entropy"})
     step.log_figure(load_by_epoch(by_epoch, "Expert load on dev by epoch", note), "plots/load_by_epoch.png")
@@ -68,11 +72,12 @@ def loads_by_epoch(history: pd.DataFrame) -> dict[int, pd.DataFrame]:
     }
 
 
-def log_experts(step: StepRun, routed: pd.DataFrame, prepared: Prepared) -> None:
+def log_experts(step: StepRun, routed: pd.DataFrame, prepared: Prepared, share_audio: bool) -> None:
     """What each expert of the kept mixture is for, as tables and pictures, and the utterances its gate is surest of, to listen to.
 
     Args:
         routed: of `routed_rows`.
+        share_audio: whether recordings may be put into the store.
     """
     profiles, chosen = expert_profiles(routed), exemplars(routed, N_EXEMPLARS)
     step.log_table(profiles.astype(str), "tables/expert_profiles.json")
@@ -84,15 +89,17 @@ def log_experts(step: StepRun, routed: pd.DataFrame, prepared: Prepared) -> None
             load_heatmap(load_by(routed), "Expert load by etiology (dev)", prepared.note), "plots/load_by_etiology.png"
         )
     step.log_table(chosen[["expert", "weight", *FACTS]].astype(str), "tables/exemplars.json")
-    clips = {row["utterance_id"]: _clip(prepared, row) for row in chosen.to_dict("records")}
-    links = {name: clip_uri(clip) for name, clip in clips.items()}
+    waveforms = {row["utterance_id"]: _clip(prepared, row) for row in chosen.to_dict("records")} if share_audio else {}
+    clips = {name: clip_of(waveform) for name, waveform in waveforms.items()} if share_audio else None
     note = " · ".join(filter(None, ["dev speakers, none of whom was trained on", prepared.note]))
-    step.log_text(exemplars_html(chosen, profiles, links, note=note), "exemplars.html")
+    step.log_text(exemplars_html(chosen, profiles, clips, note=note), "exemplars.html")
+    if not share_audio:
+        return
     with tempfile.TemporaryDirectory() as temporary:
         for name, row in zip(clip_names(chosen), chosen.to_dict("records"), strict=True):
             path = Path(temporary) / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            soundfile.write(path, clips[row["utterance_id"]], SAMPLE_RATE, subtype="PCM_16")
+            soundfile.write(path, waveforms[row["utterance_id"]], SAMPLE_RATE, subtype="PCM_16")
         step.log_folder(Path(temporary), "exemplars")
 
 

@@ -22,6 +22,7 @@ SHARED_STEPS = (
 UNTOLD = frozenset({"seed", "decoding_batch_size", "ablations", "ablation_utterances", "explorer_audio_mb", "scoring"})
 UNTOLD_OF_LORA = frozenset(field.name for field in dataclasses.fields(RoutingOptions))  # it has, but nothing to route
 MAX_VALUE = 60
+OPTIONS = " · "  # between a title and the options that set it apart
 
 
 def tell_apart(systems: Sequence[SystemScores]) -> list[SystemScores]:
@@ -38,6 +39,16 @@ def tell_apart(systems: Sequence[SystemScores]) -> list[SystemScores]:
         dataclasses.replace(system, name=_name(system.name, one, differing[system.name]))
         for system, one in zip(systems, chosen, strict=True)
     ]
+
+
+def metric_names(systems: Sequence[SystemScores]) -> dict[str, str]:
+    """Name of each system in metrics: its row in the table of systems, and the options that `tell_apart` added, as `whisper_moe top_k-1`."""
+    return {system.name: " ".join([system.system, *_said(system.name)]) for system in systems}
+
+
+def _said(name: str) -> list[str]:
+    """The options in a name, in letters that a metric's name may hold."""
+    return [option.replace("=", "-") for option in name.partition(OPTIONS)[2].split(", ") if option]
 
 
 def choices(system: SystemScores) -> dict[Choice, str]:
@@ -71,4 +82,6 @@ def _differing(chosen: Sequence[Mapping[Choice, str]]) -> dict[Choice, str | Non
 
 def _name(name: str, chosen: Mapping[Choice, str], differing: Mapping[Choice, str | None]) -> str:
     said = {choice[1]: chosen[choice] for choice, usual in differing.items() if choice in chosen and chosen[choice] != usual}
-    return f"{name} · {', '.join(f'{option}={value[:MAX_VALUE]}' for option, value in sorted(said.items()))}" if said else name
+    return (
+        f"{name}{OPTIONS}{', '.join(f'{option}={value[:MAX_VALUE]}' for option, value in sorted(said.items()))}" if said else name
+    )

@@ -12,7 +12,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
-from steps.tracking.names import STEP_TAG
+from steps.tracking.names import RUN_IDS, STEP_TAG
+from steps.tracking.run_ids import whole_id
 from steps.tracking.secrets import without_secrets
 from steps.tracking.store import connect
 
@@ -62,12 +63,12 @@ def lineage(run_id: str) -> dict[str, str]:
     """Run id → step of a run and of every run it was made from, nearest first, read from the logged `…_run_id(s)` parameters."""
     client, found, waiting = connect().client, {}, [run_id]
     while waiting:
-        current = waiting.pop(0)
+        current = whole_id(waiting.pop(0))  # `mlflow run` logs what it was given
         if current in found:
             continue
         run = client.get_run(current)
         found[current] = run.data.tags.get(STEP_TAG, "?")
-        named = [value for key, value in sorted(run.data.params.items()) if key.endswith(("_run_id", "_run_ids"))]
+        named = [value for key, value in sorted(run.data.params.items()) if key.endswith(RUN_IDS)]
         waiting += [part.strip() for value in named for part in value.split(",") if part.strip() not in NONE_GIVEN]
     return found
 
@@ -76,8 +77,8 @@ def _finished(run_id: str | None, artifact: str) -> Run:
     if run_id is None or run_id in NONE_GIVEN:
         raise RuntimeError(f"no run id given for the run that holds {artifact!r}")
     try:
-        run = connect().client.get_run(run_id)
-    except MlflowException as error:
+        run = connect().client.get_run(whole_id(run_id))
+    except (MlflowException, ValueError) as error:
         raise RuntimeError(
             f"no run {run_id!r} in {without_secrets(mlflow.get_tracking_uri())} (asked for its {artifact!r})"
         ) from error

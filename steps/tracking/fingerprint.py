@@ -1,10 +1,12 @@
 """What a step's result depends on: parameters, code, libraries, data. Equal fingerprints, equal results.
 
-The code is every module of this repository that the step's module can import, found by walking imports, and counted by the bytes of
-its file, so that uncommitted edits count too. Upstream runs are parameters (`…_run_id`), so they need no place of their own.
+The code is every module of this repository that the step's module can import, found by walking imports, and counted by what its file
+says, so that uncommitted edits count too, and comments, docstrings and layout do not. The libraries are those that this code imports
+and what these require, as far as they are pinned. Upstream runs are parameters (`…_run_id`), so they need no place of their own.
 """
 
 import ast
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -15,10 +17,14 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 from moe.options import Options
 from steps.tracking.secrets import public
 
 PARTS = ("parameters", "code", "libraries", "data")
+CHANGE_NO_RESULT = frozenset({"matplotlib", "mlflow", "tqdm"})  # they draw, record and show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +72,7 @@ def fingerprint(step: str, options: Options) -> Fingerprint:
         step=step,
         parameters=public({name: value for name, value in parameters.items() if name not in left_out}),
         code=code_digests(module_path, root),
-        libraries=library_versions(root / "requirements.txt"),
+        libraries=library_versions(imported_libraries(module_path, root), root / "requirements.txt"),
         data=dict(sorted(data_digests().items())),
     )
 
@@ -77,22 +83,31 @@ def code_digests(module_path: Path, root: Path) -> dict[str, str]:
     These are its own file, every module it can import, directly or through others, and files that are no Python code but lie in
     the folder of such a module (word lists, grammars).
     """
-    held, found, waiting = _snapshot(root), set(), [module_path.relative_to(root).as_posix()]
-    while waiting:
-        path = waiting.pop()
-        if path not in found:
-            found.add(path)
-            waiting += _imported_files(held[path], path, root)
+    held, found = _snapshot(root), _reachable(module_path, root)
     folders = {path.rpartition("/")[0] for path in found} - {""}
     beside = {path for path in held if not path.endswith(".py") and path.rpartition("/")[0] in folders}
-    return {path: hashlib.sha256(held[path]).hexdigest() for path in sorted(found | beside)}
+    meanings = {path: _meaning(held[path]) for path in found} | {path: held[path] for path in beside}
+    return {path: hashlib.sha256(meanings[path]).hexdigest() for path in sorted(meanings)}
 
 
-def library_versions(requirements_path: Path) -> dict[str, str]:
-    """Installed versions of Python and of the libraries that a requirements file names."""
+def imported_libraries(module_path: Path, root: Path) -> frozenset[str]:
+    """Distributions that the code of a step imports, wherever it does, but for those that change no result."""
+    names = {
+        name.partition(".")[0]
+        for path in _reachable(module_path, root)
+        for node in ast.walk(_tree(_snapshot(root)[path]))
+        for name in _imported_names(node, ())
+    }
+    owners = _distributions()
+    return frozenset(owner for name in names for owner in owners.get(name, ())) - CHANGE_NO_RESULT
+
+
+def library_versions(imported: frozenset[str], requirements_path: Path) -> dict[str, str]:
+    """Installed versions of Python and of those pinned in a requirements file that are imported, or required by what is."""
     lines = requirements_path.read_text().splitlines() if requirements_path.exists() else []
-    names = [line.split("==")[0].strip() for line in lines if line.strip() and not line.startswith("#")]
-    return {"python": platform.python_version()} | {name: _version(name) for name in names}
+    pinned = {canonicalize_name(line.split("==")[0].strip()) for line in lines if line.strip() and not line.startswith("#")}
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {"python": python} | {name: _version(name) for name in sorted((pinned & _required(imported)) - CHANGE_NO_RESULT)}
 
 
 def forget_code() -> None:
@@ -105,6 +120,57 @@ def _snapshot(root: Path) -> dict[str, bytes]:
     """Every file of the packages below root, read once: what the process runs is what it found when it started."""
     files = [file for folder in _packages(root) for file in sorted(folder.rglob("*")) if file.is_file() and file.suffix != ".pyc"]
     return {file.relative_to(root).as_posix(): file.read_bytes() for file in [*files, *sorted(root.glob("*.py"))]}
+
+
+def _reachable(module_path: Path, root: Path) -> set[str]:
+    """Files of the modules that a module can import, directly or through others, and its own."""
+    held, found, waiting = _snapshot(root), set[str](), [module_path.relative_to(root).as_posix()]
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting += _imported_files(held[path], path, root)
+    return found
+
+
+@functools.cache
+def _tree(source: bytes) -> ast.Module:
+    return ast.parse(source)
+
+
+@functools.cache
+def _meaning(source: bytes) -> bytes:
+    """A module without its comments, docstrings and layout."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+            and ast.get_docstring(node, False) is not None
+        ):
+            node.body = node.body[1:]
+    return ast.dump(tree).encode()
+
+
+@functools.cache
+def _distributions() -> dict[str, list[str]]:
+    """Top-level module → distributions that it comes from, by canonical name."""
+    found = importlib.metadata.packages_distributions()
+    return {name: [str(canonicalize_name(owner)) for owner in owners] for name, owners in found.items()}
+
+
+@functools.cache
+def _required(names: frozenset[str]) -> frozenset[str]:
+    """Distributions and all that they require on this machine, without extras."""
+    waiting, found = list(names), set[str]()
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name in found:
+            continue
+        found.add(name)
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            needs = map(Requirement, importlib.metadata.requires(name) or [])
+            waiting += [need.name for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
+    return frozenset(found)
 
 
 def _packages(root: Path) -> list[Path]:
@@ -121,7 +187,7 @@ def _version(name: str) -> str:
 
 def _imported_files(source: bytes, path: str, root: Path) -> list[str]:
     package = tuple(path.split("/")[:-1])
-    names = [name for node in ast.walk(ast.parse(source)) for name in _imported_names(node, package)]
+    names = [name for node in ast.walk(_tree(source)) for name in _imported_names(node, package)]
     names.append(".".join(package))  # a module's own package is imported before it
     return sorted({file for name in names for file in _module_files(name, root)})
 

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterable
 
 STEP_TAG, FINGERPRINT_TAG = "moe.step", "moe.fingerprint"
+RUN_IDS = ("_run_id", "_run_ids")  # parameters that name runs end so
 MAX_NAME, MAX_FILE_NAME = 250, 200  # characters of a key in the store, bytes of a file name
 REFUSED = re.compile(r"[^\w\-. ]|^[. ]| $")  # of one part; a leading dot could make it `..`, spaces at the ends are not seen
 CASED = re.compile(r"[^a-z0-9_\-. ]|^[. ]| $")  # what a store that is blind to case and accents may take for another character

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
+import mlflow
 from mlflow.exceptions import MlflowException
 
 from moe.options import Options, OptionsType
@@ -24,9 +25,11 @@ from steps.tracking.log_file import written_to
 from steps.tracking.names import FINGERPRINT_TAG, STEP_TAG
 from steps.tracking.resuming import close_run, open_run
 from steps.tracking.retries import first_line, no_retries
+from steps.tracking.run_ids import with_whole_ids
 from steps.tracking.secrets import without_secrets
+from steps.tracking.source_code import DIFF, DIRTY_TAG, uncommitted
 from steps.tracking.step_run import StepRun
-from steps.tracking.store import Store, connect
+from steps.tracking.store import Store, connect, project_root
 from steps.tracking.system_metrics import system_metrics
 
 MAX_MESSAGE = 600
@@ -53,18 +56,16 @@ def step_run(step: str, options: Options, name: str | None = None) -> Iterator[S
     store = connect()
     found = fingerprint(step, options)
     tags = {STEP_TAG: step, FINGERPRINT_TAG: found.digest}
-    opened = open_run(
-        store,
-        step,
-        found.digest,
-        getattr(options, "run_name", None) or name or _default_name(step, options),
-        tags,
-        getattr(options, "resume", True),
-    )
-    run = StepRun(store.client, opened, step, plots=not getattr(options, "no_plot", False))
+    alone, changes = mlflow.active_run() is None, uncommitted(project_root())
+    tags |= {DIRTY_TAG: "true"} if changes else {}
+    shown, resume = getattr(options, "run_name", None) or name or _default_name(step, options), getattr(options, "resume", True)
+    opened = open_run(store, step, found.digest, shown, tags, resume)
+    run = StepRun(store.client, opened, step, shown, not getattr(options, "no_plot", False))
     try:
-        run.log_parameters(options.as_parameters())
+        run.log_parameters(options.used_parameters())
         store.client.log_dict(run.run_id, found.as_dict(), FINGERPRINT)
+        if changes and alone:
+            store.client.log_text(run.run_id, changes, DIFF)
         watched = getattr(options, "watches_system", False)
         with written_to(getattr(options, "log_file", None), run), system_metrics(run.run_id, watched):
             yield run
@@ -93,7 +94,7 @@ def command(run: Callable[[OptionsType], str], options_type: type[OptionsType], 
     signal.signal(signal.SIGTERM, _terminate)
     print(f"{step}: {settle_threads()}", flush=True)
     try:
-        run(options)
+        run(with_whole_ids(options))
     except KeyboardInterrupt as stop:
         _close_own()
         number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT

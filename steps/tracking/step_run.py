@@ -40,6 +40,7 @@ class StepRun:
     client: MlflowClient
     opened: OpenRun
     step: str
+    name: str  # in the UI, before the result is known
     plots: bool = True  # whether this run is to have pictures
 
     @property
@@ -91,8 +92,15 @@ class StepRun:
         """Set tags in one call."""
         self.client.log_batch(self.run_id, tags=[RunTag(store_name(name), str(value)) for name, value in tags.items()])
 
+    def add_to_name(self, corpus: str, result: str = "") -> None:
+        """Put result and corpus into the run's name, before the seed: the runs table shows the beginning of a name."""
+        parts = self.name.split(" · ")
+        seeds = [part for part in parts if part.startswith("seed ")]
+        kept = [part for part in parts if part not in seeds]
+        self.client.update_run(self.run_id, name=" · ".join(filter(None, [*kept, result, corpus, *seeds])))
+
     def describe(self, markdown: str) -> None:
-        """Set the run's description: what it read, made and found."""
+        """Set the run's description; its first line is what was found, then come what was read and made."""
         kept = markdown if len(markdown) <= MAX_NOTE else markdown[: MAX_NOTE - len(CUT)] + CUT
         self.set_tags({NOTE_TAG: kept})
 
@@ -112,11 +120,12 @@ class StepRun:
         self.client.log_text(self.run_id, text, artifact)
 
     def log_figure(self, figure: Any, artifact: str) -> None:
-        """Save a matplotlib figure (.png or .svg) where the UI shows it inline, and close it."""
+        """Save a matplotlib figure where the UI shows it inline, as .png for a screen and as .svg for print beside it, and close it."""
         import matplotlib.pyplot
 
         self._note(artifact)
-        self.client.log_figure(self.run_id, figure, artifact)
+        for ending in (".png", ".svg"):
+            self.client.log_figure(self.run_id, figure, str(Path(artifact).with_suffix(ending)))
         matplotlib.pyplot.close(figure)
 
     def log_table(self, table: pd.DataFrame, artifact: str) -> None:

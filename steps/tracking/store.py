@@ -27,7 +27,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.telemetry import set_telemetry_client
 from sqlalchemy.exc import SQLAlchemyError
 
-from steps.tracking import dead_runs
+from steps.tracking import dead_runs, moved_store
 from steps.tracking.addresses import Address, parse_address, sqlite_address
 from steps.tracking.experiments import asked_experiment, name_default, open_experiment
 from steps.tracking.retries import retrying
@@ -93,6 +93,8 @@ def _prepare(address: Address, experiment: tuple[str, str]) -> str:
     with _one_at_a_time(address.sqlite_path):
         _make_whole(address)
         client = _first_client(address.uri)
+        for old in moved_store.follow(address):
+            print(f"the store was moved from {old}: its artifacts are read and written here", flush=True)
         _remove_encoded_folder(address.sqlite_path)
         name_default(client, address, project_root())
         experiment_id = open_experiment(client, address, *experiment)

@@ -236,7 +236,7 @@ def test_groups_are_named_so_that_a_sentence_can_say_them():
 def test_costs_say_on_what_and_challenge_scores_stand_where_runs_have_them():
     challenge = {"rule": "sapc2", "primary": 0.25}
     runs = [system("base", 0.5, device="cpu", challenge=challenge),
-            system("mixture", 0.1, MIXTURE, seed=1, device="NVIDIA H200", training_seconds=7200, challenge=challenge)]  # fmt: skip
+            system("mixture", 0.1, MIXTURE, seed=1, training_device="NVIDIA H200", training_compute_seconds=7200, challenge=challenge)]  # fmt: skip
     found = compare(runs, n_resamples=200, plots=False)
     assert found.table["sapc2"].tolist() == [0.25, 0.25] and "25.0 %" in found.markdown() and "2 GPU h" in found.markdown()
     half = compare([runs[0], system("mixture", 0.1, MIXTURE, seed=1)], n_resamples=200, plots=False).table

@@ -39,7 +39,7 @@ def refuse(words: list[str]) -> str | None:
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):  # settings before the program
         words = words[1:]
     program, *rest = words
-    checks = {"make": _make, "mlflow": _mlflow, "python": _python, "export": _export, "curl": _curl}
+    checks = {"make": _make, "mlflow": _mlflow, "python": _python, "curl": _curl}
     if program in checks:
         return checks[program](rest)
     return None if program in ELSEWHERE else f"{program}: no test knows it"
@@ -100,10 +100,6 @@ def _python(words: list[str]) -> str | None:
     known = set(re.findall(r'"--(\w+)"|^    (\w+): .* = option\(', source, re.MULTILINE))
     names = {name for pair in known for name in pair}
     return next((f"{module} {flag}" for flag in flags if flag.startswith("--") and flag[2:] not in names), None)
-
-
-def _export(words: list[str]) -> str | None:
-    return None if words == ["MLFLOW_EXPERIMENT_NAME=whisper-moe"] else f"export {' '.join(words)}"
 
 
 def _curl(words: list[str]) -> str | None:
@@ -199,7 +195,6 @@ def test_readmes_own_recordings_are_prepared_and_measured(tmp_path: Path) -> Non
     ]
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "MLFLOW_EXPERIMENT_NAME": "whisper-moe",
     }
     assert len(given) == 2
     for words in given:

@@ -51,7 +51,14 @@ def runs(store: Path, tmp_path: Path) -> dict[str, str]:
     manifest = write_corpus(corpus, LENGTHS_S).assign(sex=["f", "m", "m"] * 3, reference_fluent="oak")
     manifest.loc[1:, "split"] = "test"
     write_table(prepared / "manifest.parquet", manifest)
-    facts = {"root": str(corpus), "normaliser": "basic", "normaliser_version": "basic/1", "language": "en", "synthetic": True}
+    facts = {
+        "root": str(corpus),
+        "normaliser": "basic",
+        "normaliser_version": "basic/1",
+        "language": "en",
+        "synthetic": True,
+        "name": "toy",
+    }
     write_json(prepared / "corpus.json", facts)
     ids = {"prepare": left_by("prepare", prepared)}
     for name, system, n_experts in (("asr", "whisper_moe", N_EXPERTS), ("baseline", "zero_shot", 0)):
@@ -66,7 +73,13 @@ def runs(store: Path, tmp_path: Path) -> dict[str, str]:
 
 
 def options(runs: dict[str, str], model: str = "asr", **changes) -> evaluate.StepOptions:
-    given = {"prepare_run_id": runs["prepare"], "model_run_id": runs[model], "decoding_batch_size": 2, "no_plot": True}
+    given = {
+        "prepare_run_id": runs["prepare"],
+        "model_run_id": runs[model],
+        "decoding_batch_size": 2,
+        "no_plot": True,
+        "evaluation_view": False,
+    }
     return evaluate.StepOptions(**given | {"explorer_audio_mb": 0.02} | changes)
 
 
@@ -75,21 +88,18 @@ def hypotheses_of(run_id: str) -> pd.DataFrame:
 
 
 def test_an_evaluation_says_everything_by_group_and_in_the_explorer(runs) -> None:
-    run_id = evaluate.run(options(runs, scoring="sapc2"))
+    run_id = evaluate.run(options(runs, scoring="sapc2", evaluation_view=True))
     metrics = connect().client.get_run(run_id).data.metrics
     table = hypotheses_of(run_id)
     assert table["utterance_id"].tolist() == [f"u{number}" for number in range(1, 9)]
     assert metrics["test/wer"] == pytest.approx(table["word_errors"].sum() / table["n_words"].sum())
-    groups = (
-        "etiology/als",
-        "severity_group/0.5",
-        "speaker/s1",
-        "sex/female",
-        "language/en",
-        "sentence_seen/no",
-        "duration_group/under 2 s",
-    )
-    assert {f"test/wer/{group}" for group in groups} <= set(metrics)
+    assert (
+        metrics["wer/corpus"] == metrics["test/wer"] and metrics["cer/corpus"] == metrics["test/cer"]
+    )  # MLflow's own evaluation
+    view = read_json(artifacts.upstream(run_id, "eval_results_table.json"))
+    assert len(view["data"]) == len(table) and {"wer/score", "cer/score", "reference", "hypothesis"} <= set(view["columns"])
+    assert {"test/wer/etiology/als", "test/wer/sex/female", "test/wer/duration_group/under 2 s"} <= set(metrics)
+    assert not any(name.startswith(("test/wer/speaker", "test/wer/language")) for name in metrics)  # tables hold them
     wanted = {"test/cer", "test/wer_clipped", "test/sapc2/cer", "test/flags/loop", "test/mean_logprob", "test/regret", "test/routing_entropy",
               "test/load/expert_3", "test/wer/routing/uniform", "real_time_factor", "tokens_per_s", "utterances_per_s"}  # fmt: skip
     assert wanted <= set(metrics)
@@ -102,8 +112,17 @@ def test_an_evaluation_says_everything_by_group_and_in_the_explorer(runs) -> Non
     )
     page = artifacts.upstream(run_id, "explorer.html").read_text()
     assert page.count("data:audio/mpeg;base64,") > 1 and len(page) < 100_000
-    for name in ("flags", "regret", "wer_by_language", "challenge"):
+    assert page.count("data:image/png;base64,") == page.count("data:audio/mpeg;base64,")
+    for name in ("flags", "regret", "wer_by_language", "wer_by_speaker", "challenge"):
         assert artifacts.upstream(run_id, f"tables/{name}.json").exists()
+
+
+def test_share_audio_false_keeps_every_recording_out_of_the_store(runs) -> None:
+    run_id = evaluate.run(options(runs, "baseline", share_audio=False, explorer_audio_mb=5))
+    folder = artifacts.upstream(run_id, artifacts.SCORES).parent
+    written = [path for path in folder.rglob("*") if path.is_file()]
+    assert not [path for path in written if path.suffix in (".wav", ".mp3", ".flac", ".png")]
+    assert not [path for path in written if b"data:audio" in path.read_bytes() or b"data:image" in path.read_bytes()]
 
 
 @pytest.mark.parametrize("n_before", [2, 7])

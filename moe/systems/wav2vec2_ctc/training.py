@@ -91,7 +91,10 @@ class TrainedCTC:
         return {
             "n_utterances_seen": sum(each.n_utterances for each in self.summaries[:-1]),
             "n_updates": sum(each.n_updates for each in self.summaries[:-1]),
-            "seconds": sum(each.seconds for each in self.summaries[:-1]),
+            **{
+                name: sum(getattr(each, name) for each in self.summaries[:-1])
+                for name in ("seconds", "cpu_seconds", "audio_seconds")
+            },
         }
 
 

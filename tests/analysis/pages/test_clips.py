@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from matplotlib.image import imread
 
-from analysis.pages.clips import clip_order, clip_uri, embed_clips
+from analysis.pages.clips import BAND_HEIGHT, WAVE_HEIGHT, WIDTH, clip_of, clip_order, clip_uri, embed_clips, picture_uri
 
 
 def counted(errors):
@@ -28,6 +29,28 @@ def test_a_clip_is_an_mp3_of_the_same_sound():
     assert strongest == pytest.approx(0.05 / (2 * np.pi) * 16_000, rel=0.05)
 
 
+def size_of(clip):
+    return len(clip.audio) + len(clip.picture)
+
+
+@pytest.mark.parametrize("hertz", [500, 3000, 7000])
+def test_a_picture_shows_when_it_is_loud_and_at_which_frequency(hertz):
+    """A tone in the second half: the wave is flat before it, and the darkest row lies at its height between 0 and 8 kHz."""
+    seconds = np.arange(16_000) / 16_000
+    kind, _, data = picture_uri(np.sin(2 * np.pi * hertz * seconds) * (seconds > 0.5)).partition(";base64,")
+    dark = 1 - imread(io.BytesIO(base64.b64decode(data)), format="png")[..., 0]
+    assert kind == "data:image/png" and dark.shape == (WAVE_HEIGHT + BAND_HEIGHT, WIDTH)
+    wave, bands = dark[:WAVE_HEIGHT], dark[WAVE_HEIGHT:]
+    assert (wave[:, :110] > 0.3).sum(0).max() <= 2 and (wave[:, 130:] > 0.3).sum(0).min() > WAVE_HEIGHT / 2
+    assert bands[:, 130:].mean(1).argmax() == pytest.approx((BAND_HEIGHT - 1) * (1 - hertz / 8000), abs=1)
+    assert bands[:, :110].max() < 0.1
+
+
+@pytest.mark.parametrize("n_samples", [0, 1, 100])
+def test_a_picture_of_almost_nothing_is_one(n_samples):
+    assert picture_uri(np.zeros(n_samples)).startswith("data:image/png")
+
+
 def test_the_order_takes_worst_and_random_in_turn_each_once_whatever_the_row_order():
     table = counted([0, 1, 5, 2, 0, 3])
     order = clip_order(table, seed=1)
@@ -38,9 +61,9 @@ def test_the_order_takes_worst_and_random_in_turn_each_once_whatever_the_row_ord
 
 
 def test_clips_keep_to_the_budget_and_use_it():
-    table, size = counted(list(range(40))), len(clip_uri(wave_of("u039")))
+    table, size = counted(list(range(40))), size_of(clip_of(wave_of("u039")))
     found = embed_clips(table, wave_of, budget_mb=10.5 * size / 1e6)
-    assert sum(map(len, found.values())) <= 10.5 * size and len(found) >= 8
+    assert sum(map(size_of, found.values())) <= 10.5 * size and len(found) >= 8
     assert "u039" in found and set(found) <= set(table["utterance_id"])
     assert embed_clips(table, wave_of, budget_mb=100).keys() == set(table["utterance_id"])
 
@@ -51,5 +74,5 @@ def test_no_budget_reads_no_audio():
 
 def test_a_recording_that_does_not_fit_leaves_room_for_shorter_ones():
     waves = {"u000": np.zeros(16_000 * 60, np.float32), "u001": wave_of("u001")}
-    budget = len(clip_uri(waves["u001"])) * 1.5 / 1e6
+    budget = size_of(clip_of(waves["u001"])) * 1.5 / 1e6
     assert list(embed_clips(counted([9, 1]), waves.__getitem__, budget)) == ["u001"]

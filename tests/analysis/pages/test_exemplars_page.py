@@ -5,6 +5,7 @@ import re
 import pandas as pd
 import pytest
 
+from analysis.pages.clips import Clip
 from analysis.pages.exemplars_page import exemplars_html
 
 PROFILES = pd.DataFrame(
@@ -22,20 +23,32 @@ EXEMPLARS = pd.DataFrame(
         "duration_s": [1.25, 2.0], "reference": ["one & two", "three"],
     }
 )  # fmt: skip
-AUDIO = {"a/1": "data:audio/mpeg;base64,AAAA", "b": "data:audio/mpeg;base64,BBBB"}
+CLIPS = {
+    name: Clip(f"data:audio/mpeg;base64,{data}", f"data:image/png;base64,{data}")
+    for name, data in (("a/1", "AAAA"), ("b", "BBBB"))
+}
 
 
 def test_every_clip_is_inside_the_page_and_nothing_is_loaded() -> None:
-    page = exemplars_html(EXEMPLARS, PROFILES, AUDIO, note="synthetic")
-    assert re.findall(r"src='([^']*)'", page) == list(AUDIO.values())
+    page = exemplars_html(EXEMPLARS, PROFILES, CLIPS, note="synthetic")
+    assert re.findall(r"src='([^']*)'", page) == [part for clip in CLIPS.values() for part in (clip.audio, clip.picture)]
     assert "http" not in page and "synthetic" in page and "99%" in page and "one &amp; two" in page and "&lt;b&gt;" in page
 
 
 def test_an_expert_without_utterances_is_named() -> None:
-    assert re.search(r"Expert 1</h2><p>No utterance", exemplars_html(EXEMPLARS, PROFILES, AUDIO))
+    assert re.search(r"Expert 1</h2><p>No utterance", exemplars_html(EXEMPLARS, PROFILES, CLIPS))
 
 
-@pytest.mark.parametrize("audio", [{}, {**AUDIO, "b": "https://example.org/b.mp3"}])
-def test_an_exemplar_without_audio_is_refused(audio: dict) -> None:
+def test_an_exemplar_without_audio_is_refused() -> None:
     with pytest.raises(ValueError, match="exemplars without audio: .*b"):
-        exemplars_html(EXEMPLARS, PROFILES, audio)
+        exemplars_html(EXEMPLARS, PROFILES, {"a/1": CLIPS["a/1"]})
+
+
+def test_without_sharing_audio_the_page_has_none_and_says_so() -> None:
+    page = exemplars_html(EXEMPLARS, PROFILES, None, note="synthetic")
+    assert (
+        "data:" not in page
+        and "<audio" not in page
+        and "synthetic · without audio: share_audio=false" in page
+        and "one &amp; two" in page
+    )

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.error_rates import count_errors
-from analysis.pages.clips import clip_uri
+from analysis.pages.clips import clip_uri, picture_uri
 from analysis.pages.explorer import alignment_letters, explorer_html
 
 CHROMIUM = shutil.which("chromium")
@@ -90,7 +90,9 @@ def test_every_utterance_is_in_the_page_once_and_in_order():
 
 def test_the_page_loads_nothing_from_elsewhere():
     page = explorer_html(utterances(5))
-    assert not re.search(r"(src|href)\s*=|@import|fetch\(|https?://", page.replace("player.src =", ""))
+    assert not re.search(
+        r"(src|href)\s*=|@import|fetch\(|https?://", page.replace("player.src =", "").replace("picture.src =", "")
+    )
 
 
 def test_text_cannot_become_markup():
@@ -144,6 +146,9 @@ def test_the_browser_finds_words_flags_and_says_when_nothing_matches(tmp_path):
 
 @in_browser
 def test_the_browser_draws_alignment_weights_and_player(tmp_path):
-    dom = opened(explorer_html(utterances(2), audio={"u00001": clip_uri(np.zeros(160))}), tmp_path, "find=u00001")
+    page = explorer_html(
+        utterances(2), audio={"u00001": clip_uri(np.zeros(160))}, pictures={"u00001": picture_uri(np.zeros(160))}
+    )
+    dom = opened(page, tmp_path, "find=u00001")
     assert '<span class="w D"><span>sat</span><span></span><i>D</i></span>' in dom
-    assert dom.count('title="expert') == 2 and 'title="expert 0: 75 %"' in dom and dom.count("<audio") == 1
+    assert dom.count('title="expert') == 2 and 'title="expert 0: 75 %"' in dom and dom.count("<audio") == dom.count("<img") == 1

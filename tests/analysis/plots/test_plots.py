@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from analysis.calibration import confusion_table, expected_calibration_error, reliability
 from analysis.error_rates import count_errors, rates_by
 from analysis.gate_choices import speaker_decisions
-from analysis.plots import clusters, comparison, corpus, differences, errors, gate, profiles, routing, training
+from analysis.plots import canvas, clusters, comparison, corpus, differences, errors, gate, profiles, routing, training
 from analysis.plots.canvas import COLOURS, colour_of, marker_of
 from analysis.profiles import expert_profiles, group_shares, standard_scores
 from analysis.report import figure_png
@@ -141,6 +141,20 @@ def test_lines_are_called_by_what_tells_them_apart():
     assert [training.line_name(name, ["wer", "wer/expert_0"]) for name in ("wer", "wer/expert_0")] == ["all", "expert 0"]
     assert [training.line_name(name, ["train/kl", "dev/kl"]) for name in ("train/kl", "dev/kl")] == ["train", "dev"]
     assert training.line_name("dev/wer", ["dev/wer"]) == "dev/wer" and training.line_name("a/b", ["a/b", "c/d"]) == "a/b"
+
+
+def test_a_curve_begins_with_what_is_known_of_the_start_and_a_dot_is_no_curve():
+    one = training.from_start(pd.DataFrame([{"epoch": 0, "wer": 0.3, "loss": 1.0}]), {"wer": 0.5})
+    assert one["epoch"].tolist() == [0, 1] and one["wer"].tolist() == [0.5, 0.3]
+    assert list(training.drawable(one, {"dev WER": ["wer"], "dev loss": ["loss"]})) == ["dev WER"]
+    assert [training.in_words(name) for name in ("dev/wer", "train/loss", "epoch")] == ["WER on dev", "loss on train", "epoch"]
+
+
+def test_a_stage_is_marked_where_it_begins_and_a_system_keeps_its_colour():
+    lines = pd.DataFrame({"epoch": [1, 2, 2, 3], "dev/wer": [0.4, 0.3, 0.35, 0.2], "stage": ["experts", None, "asr", None]})
+    figure = training.overlaid_curves({"MoE": lines}, "dev/wer", places={"MoE": 2})
+    assert "asr begins" in texts_of(figure) and "experts begins" not in texts_of(figure)
+    assert figure.axes[0].lines[0].get_color() == canvas.colour_of(2)
 
 
 def test_many_lines_are_named_once_beside_the_panels():

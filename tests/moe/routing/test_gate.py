@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe.routing.gate import Gate, GateConfig
-from moe.routing.gate_metrics import calibration_error, fitted_temperature, gate_metrics, kl_divergence
+from moe.routing.gate_metrics import calibration_error, cross_calibrated, fitted_temperature, gate_metrics, kl_divergence
 
 
 def test_a_linear_gate_is_softmax_regression_on_z_scores() -> None:
@@ -87,3 +87,15 @@ def test_the_temperature_of_made_up_confidence_is_found(scale: float, seed: int)
 
 def test_a_gate_that_is_always_right_is_not_made_infinitely_sure() -> None:
     assert fitted_temperature(torch.eye(3).repeat(5, 1) * 4, torch.arange(3).repeat(5)) == pytest.approx(0.25, rel=0.05)
+
+
+def test_each_half_is_calibrated_by_the_temperature_of_the_other() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(60, 3, generator=generator) * 4, torch.arange(60) % 3
+    half = torch.arange(60) < 20
+    found = cross_calibrated(logits, labels, half)
+    ours, theirs = (fitted_temperature(logits[side], labels[side]) for side in (half, ~half))
+    assert torch.allclose(found[half], logits[half].double() / theirs) and torch.allclose(
+        found[~half], logits[~half].double() / ours
+    )
+    assert torch.equal(cross_calibrated(logits, labels, half | True), logits.double())  # one speaker: nothing to fit on

@@ -75,6 +75,15 @@ def test_a_large_batch_size_leaves_no_small_corpus_untrained() -> None:
     assert few.history[-1]["train/kl"] < 0.9 * few.history[0]["train/kl"]
 
 
+def test_calibration_that_is_no_better_on_other_speakers_is_switched_off() -> None:
+    """Labels of dev that say nothing of the embeddings but whose halves contradict each other."""
+    options = GateOptions(gating_epochs=5)
+    for noise in (0.5, 3.0):
+        result = trained(options, noise=noise)
+        kept = result.metrics["dev/ece_held_out"] < result.metrics["dev/ece_uncalibrated"]
+        assert (result.metrics["temperature"] != 1.0) == kept and result.held_out.shape == (200, 4)
+
+
 def test_calibration_keeps_the_choice_and_betters_confidence() -> None:
     options = GateOptions(gating_epochs=15, gating_learning_rate=0.05, gating_hidden=64, gating_patience=15)
     raw = trained(dataclasses.replace(options, gate_calibration=False), noise=3.0)

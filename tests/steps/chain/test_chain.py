@@ -16,6 +16,7 @@ import pytest
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 
+from analysis.report import percent
 from analysis.verdict import best_sentence
 from moe.audio.waveforms import load_audio
 from moe.files import read_json
@@ -39,7 +40,7 @@ CHAIN = (
     ["synthesize", "prepare", "pretrain", "embed", "cluster", "gate", "experts", "asr", "baseline", "baseline"]
     + ["evaluate"] * 3 + ["compare", "register"]
 )  # fmt: skip
-TIMES = ("seconds", "real_time_factor", "training_seconds", "seconds_per_utterance")
+TIMES = re.compile("seconds|real_time_factor|per_s$|^system/")
 Lines = list[tuple[str, str, str]]  # step, `ran` or `reused`, why
 STAGE = re.compile(r"^(\w+)(?: \w+)? +(ran|reused) +[0-9a-f]{8} +[\d.]+ s  \((.*)\)$", re.MULTILINE)
 PROGRESS = re.compile(r"^[a-z ,]+: \d+/\d+, .* left")
@@ -122,7 +123,28 @@ def test_the_screen_shows_the_threads_a_line_for_each_stage_and_the_result(chain
     assert best_sentence(table, tests) in lines and all(any(line.startswith(name) for line in lines) for name in table["system"])
     (where,) = [line for line in lines if line.startswith("Pictures and tables: ")]
     assert Path(where.removeprefix("Pictures and tables: ").partition(";")[0]).is_file()
-    assert lines[-1].endswith(OWN_CORPUS)
+    own = next(number for number, line in enumerate(lines) if line.endswith(OWN_CORPUS))
+    said = connect().client.get_run(chain.of("register").info.run_id).data.tags["moe.champion"]
+    assert " ".join(lines[own + 1 :]) == said and said.startswith(("No champion of whisper-moe yet.", "Champion of synthetic: "))
+
+
+def test_main_and_evaluations_show_what_was_used(chain: Chain) -> None:
+    """One name for one thing, so that the UI's table, charts and compare page set runs side by side."""
+    main_run = connect().client.get_run(chain.main_id)
+    used = main_run.data.params
+    assert (used["mode"], used["num_experts"], used["n_utterances"], used["corpus_seed"]) == ("quick", "3", "4", "7")
+    assert not {"dataset_root", "init_from", "ctc_epochs"} & set(used) or used["init_from"] == "none"
+    for number, system in enumerate(("zero_shot", "single_lora", "whisper_moe")):
+        run = chain.of("evaluate", number)
+        assert main_run.data.metrics[f"test/wer/{system}"] == run.data.metrics["test/wer"] and run.data.params["system"] == system
+        assert run.info.run_name == f"evaluate · {system} · WER {percent(run.data.metrics['test/wer'])} · synthetic · seed 7"
+        top_level = [name for name in run.data.metrics if name.count("/") < 2]
+        assert len(top_level) <= 30 and not any(name.startswith("test/wer/speaker") for name in run.data.metrics)
+    assert main_run.data.metrics["test/wer"] == main_run.data.metrics["test/wer/whisper_moe"]
+    assert chain.of("evaluate", 2).data.params.items() >= {"expert_epochs": "1", "top_k": "2", "n_utterances": "4"}.items()
+    assert "top_k" not in chain.of("evaluate").data.params  # of the base model: nothing to route
+    note = main_run.data.tags["mlflow.note.content"]
+    assert note.startswith("Lowest WER: ") and all(run.info.run_id in note for run in chain.runs)
 
 
 def test_the_command_for_own_recordings_is_one_that_main_takes() -> None:
@@ -148,7 +170,7 @@ def test_every_run_says_what_it_did_and_holds_its_artifacts(chain: Chain) -> Non
     }  # fmt: skip
     for run in chain.runs:
         step = run.data.tags["moe.step"]
-        assert run.data.tags["mlflow.note.content"].startswith("##"), step
+        assert not run.data.tags["mlflow.note.content"].startswith(("#", "*", "\n")), step  # the finding comes first
         assert "SYNTHETIC" in run.data.tags["mlflow.note.content"] or step in ("pretrain", "compare"), step
         for artifact in [*wanted[step], "fingerprint.json"]:
             assert artifacts.upstream(run.info.run_id, artifact).exists(), (step, artifact)
@@ -299,7 +321,7 @@ def test_one_system_alone_takes_only_the_stages_it_needs(chain: Chain) -> None:
 
 def timeless(run: Run) -> dict[str, float]:
     """The metrics of a run that are not times."""
-    return {name: value for name, value in run.data.metrics.items() if name not in TIMES}
+    return {name: value for name, value in run.data.metrics.items() if not TIMES.search(name)}
 
 
 def test_the_same_seed_in_another_store_gives_the_same_metrics_even_after_a_kill(

@@ -7,13 +7,16 @@ from pathlib import Path
 from types import ModuleType
 
 import mlflow
+import numpy
+import pandas as pd
 import pytest
 
 from moe.options import Options
-from steps.chain.reuse import find_reusable, launch
+from steps import asr
+from steps.chain.reuse import SAME, find_reusable, launch
 from steps.tracking import artifacts, runs
 from steps.tracking import fingerprint as fingerprint_module
-from steps.tracking.fingerprint import code_digests, fingerprint, forget_code, library_versions
+from steps.tracking.fingerprint import code_digests, fingerprint, forget_code, imported_libraries, library_versions
 from steps.tracking.store import connect
 
 Toy = Callable[[str, str], ModuleType]
@@ -52,9 +55,9 @@ def gate(store: Path, toy_step: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyP
     parts = tmp_path / "project" / "parts"
     parts.mkdir()
     (parts / "__init__.py").write_text("from . import network\n")
-    (parts / "network.py").write_text("LAYERS = 2\n")
+    (parts / "network.py").write_text("import numpy\nLAYERS = 2\n")
     (parts / "unused.py").write_text("\n")
-    (tmp_path / "project" / "requirements.txt").write_text("numpy==1\nno-such-library==2\n")
+    (tmp_path / "project" / "requirements.txt").write_text("numpy==1\npytest==1\nmatplotlib==1\ntorch==1\nno-such-library==2\n")
     monkeypatch.syspath_prepend(str(tmp_path / "project"))
     yield toy_step("gate", GATE)
     for name in ("parts", "parts.network"):
@@ -96,21 +99,49 @@ def test_a_parameter_that_changes_no_result_is_left_out(gate: ModuleType) -> Non
     assert found(gate, workers=8)[0] == run_id
 
 
-def test_one_byte_of_an_imported_module_counts_and_is_named(gate: ModuleType) -> None:
+def test_a_line_of_an_imported_module_counts_and_is_named(gate: ModuleType) -> None:
     launch(gate, gate.StepOptions())
-    change(gate, "parts/network.py", "#")
+    change(gate, "parts/network.py", "HEADS = 1\n")
     assert found(gate) == (None, "code changed: parts/network.py")
 
 
 def test_the_steps_own_code_counts(gate: ModuleType) -> None:
     launch(gate, gate.StepOptions())
-    change(gate, "steps/gate.py", "#")
+    change(gate, "steps/gate.py", "HEADS = 1\n")
     assert found(gate) == (None, "code changed: steps/gate.py")
+
+
+def test_a_comment_a_docstring_and_layout_do_not_count(gate: ModuleType) -> None:
+    run_id = launch(gate, gate.StepOptions())
+    (Path(gate.__file__).parents[1] / "parts/network.py").write_text(
+        '"""Layers."""\n\n# two\nimport numpy\nLAYERS = (\n    2\n)\n'
+    )
+    change(gate, "steps/gate.py", "# why\n")
+    assert found(gate) == (run_id, SAME)
+
+
+class TestAcceptedChanges:
+    def test_the_run_is_tagged_with_what_changed_and_counts_from_then_on(self, gate: ModuleType) -> None:
+        run_id = launch(gate, gate.StepOptions())
+        change(gate, "parts/network.py", "HEADS = 1\n")
+        assert found(gate)[0] is None
+        accepted = find_reusable("gate", gate.StepOptions(), accept_changes=True)
+        assert accepted.run_id == run_id and accepted.reason == "accepted: code changed: parts/network.py"
+        assert found(gate) == (run_id, "accepted before: code changed: parts/network.py")
+        tags = connect().client.get_run(run_id).data.tags
+        assert [value for name, value in tags.items() if name.startswith("moe.accepted.")] == ["code changed: parts/network.py"]
+        change(gate, "parts/network.py", "TAILS = 1\n")  # a further change is another one
+        assert found(gate)[0] is None
+
+    def test_parameters_and_data_are_not_accepted(self, gate: ModuleType) -> None:
+        launch(gate, gate.StepOptions())
+        change(gate, "parts/network.py", "HEADS = 1\n")
+        assert find_reusable("gate", gate.StepOptions(seed=9), accept_changes=True).run_id is None
 
 
 def test_code_the_step_cannot_import_does_not_count(gate: ModuleType) -> None:
     run_id = launch(gate, gate.StepOptions())
-    change(gate, "parts/unused.py", "#")
+    change(gate, "parts/unused.py", "HEADS = 1\n")
     assert found(gate)[0] == run_id
 
 
@@ -118,7 +149,7 @@ def test_code_is_what_the_process_started_with(gate: ModuleType) -> None:
     """An edit during a long run must not pass for the code that ran."""
     launch(gate, gate.StepOptions())
     path = Path(gate.__file__).parents[1] / "parts/network.py"
-    path.write_text("LAYERS = 3\n")
+    path.write_text("import numpy\nLAYERS = 3\n")
     launch(gate, gate.StepOptions(seed=5))
     forget_code()
     assert found(gate, seed=5) == (None, "code changed: parts/network.py")
@@ -142,19 +173,29 @@ def test_a_library_version_counts(gate: ModuleType, monkeypatch: pytest.MonkeyPa
     assert run_id is None and reason == f"numpy {real('numpy')} → 0.1"
 
 
+@pytest.mark.parametrize("name", ["pytest", "matplotlib", "torch"])
+def test_the_version_of_a_library_that_the_step_does_not_import_does_not_count(
+    name: str, gate: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = launch(gate, gate.StepOptions())
+    real = fingerprint_module._version
+    monkeypatch.setattr(fingerprint_module, "_version", lambda each: "0.1" if each == name else real(each))
+    assert found(gate)[0] == run_id
+
+
 def test_the_nearest_earlier_run_is_compared(gate: ModuleType) -> None:
     for seed in (1, 2):
         launch(gate, gate.StepOptions(seed=seed))
-    change(gate, "parts/network.py", "#")
+    change(gate, "parts/network.py", "HEADS = 1\n")
     launch(gate, gate.StepOptions(seed=3))
-    change(gate, "parts/network.py", "#")
+    change(gate, "parts/network.py", "HEADS = 1\n")
     assert found(gate, seed=1) == (None, "code changed: parts/network.py")
 
 
 def test_many_differences_are_counted(gate: ModuleType, tmp_path: Path) -> None:
     launch(gate, gate.StepOptions())
-    change(gate, "parts/network.py", "#")
-    change(gate, "parts/__init__.py", "#")
+    change(gate, "parts/network.py", "HEADS = 1\n")
+    change(gate, "parts/__init__.py", "HEADS = 1\n")
     assert found(gate, seed=9, dataset_root=str(tmp_path))[1] == (
         f"dataset_root none → {tmp_path}, seed 0 → 9, code changed: parts/__init__.py and 2 more"
     )
@@ -229,7 +270,21 @@ def test_imports_are_followed_as_python_follows_them(tmp_path: Path) -> None:
     assert set(code_digests(tmp_path / "steps/gate.py", tmp_path)) == reached
 
 
-def test_library_versions_are_those_installed(tmp_path: Path) -> None:
-    (tmp_path / "requirements.txt").write_text("# comment\nmlflow==0.1\nno-such-library==2\n")
-    versions = library_versions(tmp_path / "requirements.txt")
-    assert versions["mlflow"] == mlflow.__version__ and versions["no-such-library"] == "missing" and "python" in versions
+def test_libraries_are_those_imported_and_what_they_require_as_far_as_they_are_pinned(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("# comment\npandas==1\nnumpy==1\nno-such-library==2\nmlflow==0.1\npytest==1\n")
+    versions = library_versions(frozenset({"pandas", "no-such-library", "scipy"}), tmp_path / "requirements.txt")
+    assert versions == {
+        "python": versions["python"],
+        "numpy": numpy.__version__,
+        "pandas": pd.__version__,
+        "no-such-library": "missing",
+    }
+
+
+def test_the_libraries_of_a_training_step() -> None:
+    """What computes is counted, wherever it is imported; what draws, records, shows or tests is not."""
+    path = Path(asr.__file__)
+    imported = imported_libraries(path, path.parents[1])
+    counted = library_versions(imported, path.parents[1] / "requirements.txt")
+    assert {"torch", "transformers", "tokenizers", "numpy", "peft", "soundfile", "safetensors"} <= set(counted)
+    assert not {"pytest", "pytest-xdist", "hypothesis", "matplotlib", "mlflow", "tqdm", "espeakng-loader"} & set(counted)

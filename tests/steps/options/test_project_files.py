@@ -11,6 +11,7 @@ import pytest
 import yaml
 from mlflow.exceptions import ExecutionException
 from mlflow.projects import load_project
+from mlflow.utils.environment import _PythonEnv
 
 from moe.options import to_text
 from steps import main
@@ -85,6 +86,15 @@ def test_every_entry_point_has_its_options_and_run() -> None:
     for name in project_files.ENTRY_POINTS:
         module = importlib.import_module(f"steps.{name}")
         assert dataclasses.is_dataclass(module.StepOptions) and callable(module.run) and callable(module.main), name
+
+
+def test_every_environment_manager_of_mlflow_installs_the_same() -> None:
+    """virtualenv and uv take the environment from conda.yaml, which MLproject names, or from python_env.yaml."""
+    of_conda, own = (
+        _PythonEnv.from_conda_yaml(project_root() / "conda.yaml"),
+        _PythonEnv.from_yaml(project_root() / "python_env.yaml"),
+    )
+    assert of_conda.python == own.python and of_conda.dependencies == own.dependencies != []
 
 
 def test_conda_and_pip_install_the_same() -> None:
