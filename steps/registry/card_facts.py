@@ -73,8 +73,8 @@ def _corpus(prepare_run_id: str, record: Record) -> dict[str, str]:
         return {"normaliser": record.normaliser}
     rows = manifest.groupby("split").agg(n=("speaker", "size"), speakers=("speaker", "nunique"), seconds=("duration_s", "sum"))
     said = {
-        f"{split} split": f"{row.n} utterances, {row.speakers} speakers, {row.seconds / 3600:.2f} h"
-        for split, row in rows.iterrows()
+        f"{row.Index} split": f"{row.n} utterances, {row.speakers} speakers, {row.seconds / 3600:.2f} h"
+        for row in rows.itertuples()
     }
     seen = record.facts.get("n_utterances_seen")
     trained = {"utterances seen in training, repeats counted": f"{seen:,}"} if seen else {}
