@@ -4,7 +4,8 @@
     python -m benchmarks.ctc --table                   the table of all rows that are done
 
 A row that is done is not run again. All seeds of a language share one corpus. `ne` is what `make demo-ne` runs, greedy and with beams;
-the rows `ne/…` train half as long, each with one thing changed. The rows `en/…` start from the shipped base on the demo's corpus.
+the rows `ne/…` train half as long, each with one thing changed. The rows `en/…` start from the shipped base on the demo's corpus; there
+is none with an adapter, since its outputs of 80 ms are too few for the characters of most utterances there.
 """
 
 import argparse
@@ -40,7 +41,7 @@ WHISPER: Changes = {
     "systems": "zero_shot", "init_from": "scratch", "tokenizer": "bpe", "alignments": True, "pretrain_updates": 1200,
 }  # fmt: skip
 LORA: Changes = {"ctc_train": "lora", "lora_r": 32}
-ENGLISH: Changes = {"ctc_epochs": 4, "no_plot": True, "max_quarantined": 0.3}
+ENGLISH: Changes = {"ctc_epochs": 4, "no_plot": True}
 ROWS: dict[str, Changes] = {
     "ne": {"ctc_lm_order": 5},
     "ne/40 ms": HALF,
@@ -50,7 +51,6 @@ ROWS: dict[str, Changes] = {
     "ne/Whisper": WHISPER,
     "en/all": {**ENGLISH, "ctc_train": "all"},
     "en/head": {**ENGLISH, "ctc_train": "head"},
-    "en/adapter": {**ENGLISH, "ctc_train": "adapter", "add_adapter": True},
     "en/lora": {**ENGLISH, **LORA},
     "en/mixture": {**ENGLISH, "ctc_train": "lora", "ctc_experts": 6, "lora_r": 4, "shared_r": 8},
 }
