@@ -7,8 +7,6 @@ The words are those of nepali-num2word, which a test compares with a table made 
 import re
 import unicodedata
 
-from nepali_num2word import convert_to_words
-
 from moe.text import devanagari
 
 VERSION = "1"
@@ -30,7 +28,7 @@ def spell_numbers(text: str) -> str:
 def _spell(match: re.Match) -> str:
     digits = match["whole"].replace(",", "")
     is_code = len(digits) > LONGEST or (digits[0] == "0" and len(digits) > 1)
-    spoken = [_digits(digits) if is_code else convert_to_words(int(digits), lang="np")]
+    spoken = [_digits(digits) if is_code else _words(int(digits))]
     if match["fraction"]:
         spoken += [POINT, _digits(match["fraction"])]
     if match["percent"]:
@@ -39,4 +37,10 @@ def _spell(match: re.Match) -> str:
 
 
 def _digits(digits: str) -> str:
-    return " ".join(convert_to_words(int(digit), lang="np") for digit in digits)
+    return " ".join(_words(int(digit)) for digit in digits)
+
+
+def _words(number: int) -> str:
+    from nepali_num2word import convert_to_words  # only where a Nepali text has a number
+
+    return str(convert_to_words(number, lang="np"))
