@@ -12,7 +12,8 @@ from steps.options.help_text import common, groups
 from steps.options.options_page import options_page
 from steps.options.project_files import ENTRY_POINTS
 
-OWN_MEANING = {"corpus", "language", "registered_model", "speech_threshold"}  # of `main`, `transcribe`, `rollback`, `evaluate`
+# of `main`, `transcribe` and `synthesize`, `rollback`, `evaluate`, `ctc` and `domain`
+OWN_MEANING = {"corpus", "format", "language", "registered_model", "selection", "speech_threshold"}
 STEPS: dict[str, ModuleType] = {name: importlib.import_module(f"steps.{name}") for name in ENTRY_POINTS}
 
 
