@@ -268,7 +268,7 @@ def _log(
     if warned:
         print(f"warning:{warned}", flush=True)
     step.describe(
-        f"## {len(learnt)} people above {enrolled.registered}\n{n_accepted} get what they have learnt (accept={options.accept}), the others are "
+        f"{n_accepted} of {len(learnt)} people above {enrolled.registered} get what they have learnt (accept={options.accept}), the others are "
         f"served as before.{warned} {seconds / len(learnt):.1f} CPU seconds a person.\n\n{report}"
     )
 
