@@ -162,7 +162,6 @@ def _log_experts(step: StepRun, options: StepOptions, model: WhisperMoE, trained
             "n_updates": trained.summary.n_updates,
             "seconds": trained.summary.seconds,
             "cpu_seconds": trained.summary.cpu_seconds,
-            "audio_seconds": trained.summary.audio_seconds,
         }
         write_json(folder / Path(artifacts.EXPERTS_RECORD).name, record)
         step.log_folder(folder, artifacts.EXPERTS)
@@ -180,6 +179,7 @@ def _report(
             "n_utterances_seen": trained.summary.n_utterances,
             "n_bad_updates": len(trained.summary.bad_updates),
             "seconds": trained.summary.seconds,
+            **trained.summary.throughput(),
         }
     )
     history = pd.DataFrame(trained.history)

@@ -39,7 +39,7 @@ from moe.systems.whisper.tokens import TOKENIZERS, train_tokenizer
 from moe.systems.whisper_moe.zero_shot import base_wer
 from moe.training.checkpoints import CheckpointOptions
 from moe.training.dataset import SpeechDataset
-from moe.training.loop import ComputeOptions, Training, seed_everything
+from moe.training.loop import ComputeOptions, Training, seed_everything, together
 from moe.training.precision import precision
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.training import checkpoints_of, compute_arguments, reporter
@@ -273,8 +273,11 @@ def _record(step: StepRun, options: StepOptions, prepared: Prepared, pretrained:
     history = pd.DataFrame(pretrained.history)
     if not options.no_plot:
         step.log_figure(training_curves(history, {"dev WER": ["wer"]}, "Pretraining", note=prepared.note), "plots/training.png")
-    n_bad = sum(len(summary.bad_updates) for summary in pretrained.summaries)
-    step.log_metrics({"dev/wer_final": wer, "n_trained": trained, "n_bad_updates": n_bad, "seconds": seconds})
+    done = together(pretrained.summaries)
+    n_bad = len(done.bad_updates)
+    step.log_metrics(
+        {"dev/wer_final": wer, "n_trained": trained, "n_bad_updates": n_bad, "seconds": seconds, **done.throughput()}
+    )
     missing = (
         "everything"
         if options.source == SCRATCH

@@ -119,6 +119,13 @@ class TrainingSummary:
     audio_seconds: float = 0.0
     bad_updates: tuple[dict[str, Any], ...] = ()
 
+    def throughput(self) -> dict[str, float]:
+        """Utterances by second of training, and seconds of training by second of audio."""
+        return {
+            "training_utterances_per_s": self.n_utterances / max(self.seconds, 1e-9),
+            "training_real_time_factor": self.seconds / max(self.audio_seconds, 1e-9),
+        }
+
 
 def together(summaries: Sequence[TrainingSummary]) -> TrainingSummary:
     """Several trainings as one: sums of what they did."""

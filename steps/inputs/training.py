@@ -88,10 +88,10 @@ def training_facts(
     """What a record says of a training.
 
     Args:
-        earlier: n_utterances_seen, n_updates and seconds (of CPU and of audio too) of a training that this one went on from.
+        earlier: n_utterances_seen, n_updates and seconds (of CPU too) of a training that this one went on from.
     """
     earlier = earlier or {}
-    seconds = {name: getattr(summary, name) + earlier.get(name, 0.0) for name in ("seconds", "cpu_seconds", "audio_seconds")}
+    seconds = {name: getattr(summary, name) + earlier.get(name, 0.0) for name in ("seconds", "cpu_seconds")}
     parameters = list(system.module.parameters())
     return {
         "n_trainable": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
@@ -101,8 +101,7 @@ def training_facts(
         "n_bad_updates": len(summary.bad_updates),
         "training_seconds": seconds["seconds"],
         "training_compute_seconds": compute_seconds(seconds["seconds"], seconds["cpu_seconds"]),
-        "training_real_time_factor": seconds["seconds"] / max(seconds["audio_seconds"], 1e-9),
-        "training_utterances_per_s": summary.n_utterances / max(summary.seconds, 1e-9),
+        **summary.throughput(),
         "seed": seed,
     }
 

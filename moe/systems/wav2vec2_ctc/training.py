@@ -91,10 +91,7 @@ class TrainedCTC:
         return {
             "n_utterances_seen": sum(each.n_utterances for each in self.summaries[:-1]),
             "n_updates": sum(each.n_updates for each in self.summaries[:-1]),
-            **{
-                name: sum(getattr(each, name) for each in self.summaries[:-1])
-                for name in ("seconds", "cpu_seconds", "audio_seconds")
-            },
+            **{name: sum(getattr(each, name) for each in self.summaries[:-1]) for name in ("seconds", "cpu_seconds")},
         }
 
 
