@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +75,9 @@ def entry_digest(path: Path) -> str:
     return file_digest(path) if path.is_file() else hashlib.sha256(b"no file").hexdigest()
 
 
-def folder_digest(path: Path) -> str:
-    """SHA-256 over the relative names and digests of all files below a folder."""
-    files = sorted(file for file in Path(path).rglob("*") if file.is_file())
+def folder_digest(path: Path, but: Collection[str] = ()) -> str:
+    """SHA-256 over the relative names and digests of all files below a folder, but for those with the names `but`."""
+    files = sorted(file for file in Path(path).rglob("*") if file.is_file() and file.name not in but)
     lines = [f"{file.relative_to(path).as_posix()} {file_digest(file)}\n" for file in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

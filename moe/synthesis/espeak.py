@@ -118,13 +118,13 @@ class Espeak:
             i += 1
         return 0
 
-    def phonemes(self, text: str) -> str:
-        """The text in espeak's ASCII phoneme names, words apart by spaces."""
-        function = self._library.espeak_TextToPhonemes
+    def phonemes(self, text: str, separator: str = "") -> str:
+        """The text in espeak's ASCII phoneme names, words apart by spaces; phonemes of a word by `separator`, one character or none."""
+        function, mode = self._library.espeak_TextToPhonemes, ord(separator) << 8 if separator else 0
         function.restype, function.argtypes = ctypes.c_char_p, [ctypes.POINTER(ctypes.c_char_p), ctypes.c_int, ctypes.c_int]
         rest, clauses = ctypes.c_char_p(text.encode()), []
         while rest.value:
-            clauses.append((function(ctypes.byref(rest), UTF8, 0) or b"").decode())
+            clauses.append((function(ctypes.byref(rest), UTF8, mode) or b"").decode())
         return " ".join(clauses)
 
     def speak(self, text: str, prosody: Prosody) -> Spoken:

@@ -10,6 +10,8 @@ import pandas as pd
 from moe.system import Ask, Record, System, read_record
 from moe.systems.domain_whisper import system as domain_whisper
 from moe.systems.domain_whisper.asks import DomainAsk, served
+from moe.systems.steer_moe import system as steer_moe
+from moe.systems.steer_moe.asks import SteerAsk
 from moe.systems.wav2vec2_ctc import building as wav2vec2_ctc
 from moe.systems.wav2vec2_ctc.asks import CTCAsk
 from moe.systems.whisper_moe import system as whisper_moe
@@ -36,6 +38,7 @@ SYSTEMS = {
     "whisper_moe": Row(whisper_moe.load, MixtureAsk, whisper_moe.refuse),
     "single_lora": Row(whisper_moe.load, WhisperAsk),
     "zero_shot": Row(whisper_moe.load, WhisperAsk),
+    "steer_moe": Row(steer_moe.load, SteerAsk),
     "wav2vec2_ctc": Row(wav2vec2_ctc.load, CTCAsk, wav2vec2_ctc.refuse),
     "domain_whisper": Row(domain_whisper.load, DomainAsk, domain_whisper.refuse, served),
 }

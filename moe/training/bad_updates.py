@@ -41,6 +41,7 @@ class CarefulTrainer(OpenTrainer):
         """Forget the update before."""
         self._batches.clear()
         self._buffers = self.buffers()
+        self.hooks.update_begins(self.state.global_step + 1)
 
     def buffers(self) -> dict[str, Tensor]:
         """A copy of the model's buffers."""
@@ -64,6 +65,8 @@ class CarefulTrainer(OpenTrainer):
         gradient = self.accelerator.scaler is not None or bool(torch.isfinite(torch.as_tensor(norm)))  # a scaler skips by itself
         if self.most(int(not (losses and gradient))):
             self._skip(model)
+        else:
+            self.hooks.gradient_known(self.state.global_step + 1)
 
     def _skip(self, model: nn.Module) -> None:
         model.zero_grad(set_to_none=True)  # without a gradient an optimizer leaves a weight and its moments as they are

@@ -23,12 +23,19 @@ class Draw:
     epoch: int
 
 
-class Examples(Protocol):
-    """What training, decoding and embedding ask of a dataset."""
+class Collates(Protocol):
+    """What makes a batch of examples."""
+
+    def collate(self, examples: Sequence[Batch]) -> Batch:
+        """Examples padded to one batch of tensors."""
+
+
+class TrainingSet(Protocol):
+    """What training asks of a dataset."""
 
     @property
-    def inputs(self) -> Inputs:
-        """What makes its examples."""
+    def inputs(self) -> Collates:
+        """What makes batches of its examples."""
 
     @property
     def extras(self) -> Mapping[str, Tensor]:
@@ -36,15 +43,23 @@ class Examples(Protocol):
 
     @property
     def durations(self) -> np.ndarray:
-        """Seconds of each utterance, (N,)."""
-
-    @property
-    def utterance_ids(self) -> list[str]:
-        """Ids of the utterances, (N,)."""
+        """Seconds of each utterance, (N,): those of similar length come together."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, draw: Any) -> dict[str, Any]: ...
+
+
+class Examples(TrainingSet, Protocol):
+    """What decoding and embedding ask of a dataset."""
+
+    @property
+    def inputs(self) -> Inputs:
+        """What makes its examples."""
+
+    @property
+    def utterance_ids(self) -> list[str]:
+        """Ids of the utterances, (N,)."""
 
 
 class LengthGroupedSampler(Sampler):
@@ -90,7 +105,7 @@ def length_batches(dataset: Examples, batch_size: int) -> list[np.ndarray]:
     return [np.array(group[at : at + batch_size]) for group in groups.values() for at in range(0, len(group), batch_size)]
 
 
-def collate(dataset: Examples, items: Sequence[dict[str, Any]]) -> Batch:
+def collate(dataset: TrainingSet, items: Sequence[dict[str, Any]]) -> Batch:
     """A dataset's items as one batch: what its inputs make of the examples, extras stacked (B, …), and the utterance ids."""
     extras = {name: torch.stack([item[name] for item in items]) for name in dataset.extras}
     return {**dataset.inputs.collate(items), **extras, "utterance_ids": [item["utterance_id"] for item in items]}

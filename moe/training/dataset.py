@@ -135,3 +135,13 @@ class SpeechDataset(Dataset):
                 refused.setdefault(reason, []).append(row["utterance_id"])
         said = [f"{len(ids)} utterances {reason}, e.g. {ids[:3]}" for reason, ids in refused.items()]
         return [f"these cannot be trained on: {'; '.join(said)}"] if said else []
+
+
+def unlearnable(rows: pd.DataFrame, inputs: Inputs) -> pd.DataFrame:
+    """Those rows that a system cannot learn from, as a table: utterance_id, duration_s, reference, reason."""
+    reasons = [
+        inputs.refusal(round(seconds * SAMPLE_RATE), reference)
+        for seconds, reference in zip(rows["duration_s"], rows["reference"], strict=True)
+    ]
+    table = rows[["utterance_id", "duration_s", "reference"]].assign(reason=reasons)
+    return table[[reason is not None for reason in reasons]].reset_index(drop=True)

@@ -16,6 +16,12 @@ class TrainingHooks:
     def epoch_begins(self, epoch: int) -> None:
         """Before the first update of an epoch (0-based), and before the first after an interruption."""
 
+    def update_begins(self, update: int) -> None:
+        """Before the first forward pass of an update."""
+
+    def gradient_known(self, update: int) -> None:
+        """The gradient of an update is finite, unscaled, clipped by the loop and about to be applied; it may be changed here."""
+
     def update_ended(self, update: int) -> bool:
         """After an update, and again where an interrupted training goes on from there; True asks for `judge_update`."""
         return False

@@ -18,7 +18,7 @@ from transformers import TrainingArguments, set_seed
 from moe.options import option
 from moe.system import ParameterGroup
 from moe.training.averaging import AveragingOptions
-from moe.training.batches import Examples, LengthGroupedSampler, collate
+from moe.training.batches import LengthGroupedSampler, TrainingSet, collate
 from moe.training.checkpoints import Checkpoint, Checkpoints, TrainingEvents
 from moe.training.hooks import Report, TrainingHooks
 from moe.training.precision import PrecisionOptions
@@ -136,7 +136,7 @@ def together(summaries: Sequence[TrainingSummary]) -> TrainingSummary:
 
 def fit(
     model: nn.Module,
-    train_set: Examples,
+    train_set: TrainingSet,
     training: Training,
     hooks: TrainingHooks,
     groups: Sequence[ParameterGroup] | None = None,
@@ -175,7 +175,7 @@ def fit(
 
 def _trainer(
     model: nn.Module,
-    train_set: Examples,
+    train_set: TrainingSet,
     plan: TrainingPlan,
     hooks: TrainingHooks,
     groups: Sequence[ParameterGroup],
@@ -186,7 +186,7 @@ def _trainer(
     n_parts = start.values["n_parts"] if start else 1
     decays = [plan.weight_decay if group.weight_decay is None else group.weight_decay for group in groups]
     parameters = [
-        {"params": list(group.parameters), "lr": group.learning_rate, "weight_decay": decay}
+        {"params": list(group.parameters), "lr": group.learning_rate, "weight_decay": decay, "name": group.name}
         for group, decay in zip(groups, decays, strict=True)
     ]
     optimizer = torch.optim.AdamW(parameters, lr=plan.learning_rate, betas=plan.betas, weight_decay=plan.weight_decay)
@@ -302,7 +302,7 @@ def updates_per_epoch(plan: TrainingPlan, n_utterances: int) -> int:
 class SpeechTrainer(ResumableTrainer):
     """The Trainer with length-grouped batches whose order is a function of (seed, epoch)."""
 
-    train_dataset: Examples
+    train_dataset: TrainingSet
 
     def sampler_of(self) -> LengthGroupedSampler:
         batch_size = self.args.train_batch_size * self.notes["n_parts"]  # parts or not, the same utterances come together

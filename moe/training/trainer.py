@@ -152,9 +152,15 @@ class ResumableTrainer(CarefulTrainer):
         """Pass the metrics on; a checkpoint that follows must know that they were reported."""
         values = {LOGGED[name]: float(value) for name, value in logs.items() if name in LOGGED}
         if values:
+            values |= self._group_rates()
             self.loss_since_log.zero_()  # the Trainer subtracts the sum from itself, which leaves NaN where it was NaN
             self.hooks.metrics(values, self.state.global_step)
             self.rest = self._resting()
+
+    def _group_rates(self) -> dict[str, float]:
+        """The learning rate of each group, where there are several."""
+        groups = self.optimizer.param_groups
+        return {f"learning_rate/{group['name']}": float(group["lr"]) for group in groups if len(groups) > 1}
 
     # What the Trainer does with checkpoints, our way.
 

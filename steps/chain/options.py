@@ -10,15 +10,15 @@ from steps.options.step_options import SYNTHETIC, PlotOptions, SeedOptions, Skip
 from steps.pretrain import BaseOptions
 
 STAGE_NAMES = (
-    "synthesize", "prepare", "pretrain", "embed", "cluster", "gate", "experts", "asr", "baseline", "ctc", "domain", "evaluate",
+    "synthesize", "prepare", "pretrain", "embed", "cluster", "gate", "experts", "asr", "baseline", "decoder", "steer", "ctc", "domain", "evaluate",
     "compare", "register",
 )  # fmt: skip
-MIXTURE, LORA, BASE = "whisper_moe", "single_lora", "zero_shot"
+MIXTURE, LORA, BASE, STEER = "whisper_moe", "single_lora", "zero_shot", "steer_moe"
 CTC, DOMAIN = "wav2vec2_ctc", "domain_whisper"
 QUICK = "quick"
 SMALL = {
     "n_train_speakers": 3, "n_dev_speakers": 1, "n_test_speakers": 2, "n_utterances": 8, "n_dev_utterances": 4, "n_test_utterances": 5,
-    "expert_epochs": 1, "asr_epochs": 1, "gating_epochs": 20, "ctc_epochs": 1, "domain_epochs": 1, "max_samples": 240,
+    "expert_epochs": 1, "asr_epochs": 1, "gating_epochs": 20, "ctc_epochs": 1, "domain_epochs": 1, "steer_epochs": 1, "max_samples": 240,
 }  # fmt: skip
 SMALL_BASE = {"pretrain_updates": 20, "missing_updates": 10}  # where one is made
 

@@ -6,13 +6,16 @@ from types import ModuleType
 from typing import Any
 
 from moe.options import Options, names_of
+from moe.systems.steer_moe.options import SHIPPED_DECODER
 from moe.systems.table import SYSTEMS
+from moe.systems.whisper.base_model import SCRATCH
 from steps import (
     asr,
     baseline,
     cluster,
     compare,
     ctc,
+    decoder,
     domain,
     embed,
     evaluate,
@@ -21,9 +24,10 @@ from steps import (
     prepare,
     pretrain,
     register,
+    steer,
     synthesize,
 )
-from steps.chain.options import BASE, CTC, DOMAIN, LORA, MIXTURE, ChainOptions
+from steps.chain.options import BASE, CTC, DOMAIN, LORA, MIXTURE, STEER, ChainOptions
 from steps.chain.reuse import launch
 from steps.options.ask_options import STEP_NAMES, AskOptions
 from steps.options.step_options import SYNTHETIC, default_experts
@@ -65,11 +69,16 @@ def n_experts(options: ChainOptions) -> int | str:
     return options.num_experts or default_experts(options.corpus == SYNTHETIC)
 
 
+def makes_decoder(options: ChainOptions) -> bool:
+    """Whether a language model is made: where the base is made too, and no other is named."""
+    return options.init_from is not None and getattr(options, "llm", SHIPPED_DECODER) == SHIPPED_DECODER
+
+
 BUDGET = (MIXTURE, LORA)  # one LoRA gets the mixture's size and updates, so it needs the mixture
 TRAINING = (
     Stage("synthesize", synthesize),
     Stage("prepare", prepare, ("synthesize",)),
-    Stage("pretrain", pretrain, ("prepare",), (MIXTURE, LORA, BASE, DOMAIN)),
+    Stage("pretrain", pretrain, ("prepare",), (MIXTURE, LORA, BASE, STEER, DOMAIN)),
     Stage("embed", embed, ("prepare", "pretrain"), BUDGET),
     Stage("cluster", cluster, ("prepare", "embed"), BUDGET, lambda options: {"num_experts": n_experts(options)}),
     Stage("gate", gate, ("embed", "cluster"), BUDGET),
@@ -78,6 +87,9 @@ TRAINING = (
           lambda options: {"num_experts": options.num_experts if options.skip_pretraining else None}),
     Stage(BASE, baseline, ("prepare", "pretrain"), (BASE,), lambda options: {"system": BASE}),
     Stage(LORA, baseline, ("prepare", "pretrain", MIXTURE), (LORA,), lambda options: {"system": LORA}),
+    Stage("decoder", decoder, ("prepare", "pretrain"), (STEER,),
+          lambda options: {"init_from": SCRATCH if makes_decoder(options) else None, "export_dir": None}),
+    Stage(STEER, steer, ("prepare", "pretrain", "decoder"), (STEER,)),
     Stage(CTC, ctc, ("prepare", "cluster"), (CTC,),
           lambda options: {"cluster_run_id": None} if vars(options).get("ctc_experts", 1) == 1 else {}),
     Stage(DOMAIN, domain, ("prepare", "pretrain"), (DOMAIN,)),
@@ -86,7 +98,7 @@ LAST = (evaluate, compare, register)
 STAGES = tuple(dict.fromkeys([*(stage.module for stage in TRAINING), *LAST]))
 NAMES = tuple(map(step_name, STAGES))
 MIXTURE_ONLY = (embed, cluster, gate, experts)
-EVALUATED = (BASE, LORA, MIXTURE, CTC, DOMAIN)  # order of the comparison: what the others are measured against comes first
+EVALUATED = (BASE, LORA, MIXTURE, STEER, CTC, DOMAIN)  # order of the comparison: what the others are measured against comes first
 
 
 def chosen_systems(options: ChainOptions) -> list[str]:

@@ -31,6 +31,8 @@ ENTRY_POINTS = (
     "experts",
     "asr",
     "baseline",
+    "decoder",
+    "steer",
     "ctc",
     "domain",
     "evaluate",

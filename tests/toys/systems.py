@@ -7,6 +7,7 @@ from pathlib import Path
 from moe.experts.routed_lora import AdapterOptions
 from moe.system import System
 from moe.systems.domain_whisper.system import NAME as DOMAIN
+from moe.systems.steer_moe.system import NAME as STEER
 from moe.systems.wav2vec2_ctc.folder import NAME as CTC
 from moe.systems.whisper.base_model import save_base
 from moe.systems.whisper_moe.folder import BASE, LORA, MIXTURE, WhisperShape, new_record
@@ -14,6 +15,7 @@ from tests.toys.ctc import toy_ctc
 from tests.toys.domain import toy_domain
 from tests.toys.models import CONTEXT, N_EXPERTS, adapter_options, shared_base
 from tests.toys.recognizers import record_of, system_on
+from tests.toys.steer import toy_steer
 
 
 def _mixture(folder: Path) -> System:
@@ -46,6 +48,7 @@ INSTANCES: dict[str, Callable[[Path], System]] = {
     MIXTURE: _mixture,
     LORA: _lora,
     BASE: _base,
+    STEER: toy_steer,
     CTC: lambda folder: toy_ctc(),
     DOMAIN: toy_domain,
 }

@@ -29,10 +29,13 @@ class WhisperInputs:
 
     def example(self, waveform: np.ndarray, reference: str) -> Batch:
         """Log-mel (n_mels, n_frames), its frames that hold audio, and label ids: waveform (n_samples,) at 16 kHz."""
+        return {**self.features(waveform), "labels": label_ids(self.processor.tokenizer, reference)}
+
+    def features(self, waveform: np.ndarray) -> Batch:
+        """Log-mel (n_mels, n_frames) and its frames that hold audio: waveform (n_samples,) at 16 kHz."""
         extractor = self.processor.feature_extractor
         mel = log_mel(waveform, extractor)
-        n_frames = min(valid_frames(len(waveform), extractor), mel.shape[1])
-        return {"mel": mel, "n_frames": n_frames, "labels": label_ids(self.processor.tokenizer, reference)}
+        return {"mel": mel, "n_frames": min(valid_frames(len(waveform), extractor), mel.shape[1])}
 
     def augment(self, example: Batch, options: AugmentationOptions, random: np.random.Generator) -> Batch:
         """SpecAugment and gain on a copy of the log-mel."""
@@ -40,11 +43,17 @@ class WhisperInputs:
 
     def collate(self, examples: Sequence[Batch]) -> Batch:
         """mel (B, n_mels, F), n_frames (B,), labels (B, N)."""
+        return {
+            **self.collate_features(examples),
+            "labels": label_batch([example["labels"] for example in examples]),
+        }  # labels (B, N)
+
+    def collate_features(self, examples: Sequence[Batch]) -> Batch:
+        """mel (B, n_mels, F), n_frames (B,)."""
         n_frames = self.context.n_frames(max(example["n_frames"] for example in examples), self.processor.feature_extractor)
         return {
             "mel": torch.from_numpy(np.stack([pad_silence(example["mel"], n_frames) for example in examples])),  # (B, n_mels, F)
             "n_frames": torch.tensor([example["n_frames"] for example in examples]),  # (B,)
-            "labels": label_batch([example["labels"] for example in examples]),  # (B, N)
         }
 
     def length(self, n_samples: int) -> int:

@@ -1,0 +1,86 @@
+"""Pictures of steering: how each layer steers from update to update, and which vectors the kept model uses."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.plots.canvas import colour_of, heatmap, legend, marker_of, new_figure
+
+PANELS = {
+    "scale": "scale of each layer; document 002: 0.05 to 0.2",
+    "strength": "‖steering‖ / ‖hidden state‖",
+    "norm": "mean norm of the vectors",
+    "entropy_of_use": "entropy of mean use, nats",
+    "entropy_of_decisions": "mean entropy of a decision, nats",
+    "mutual_information": "mutual information of use and etiology, nats",
+}
+SCALES = (0.05, 0.2)
+
+
+def history_figure(analyses: pd.DataFrame, note: str = "") -> Figure:
+    """A panel for each measure, a line for each layer, over the updates.
+
+    Args:
+        analyses: one row per analysis: `update` and `steering/<measure>/layer_<l>`.
+    """
+    figure, axes = new_figure("Steering by layer and update", 9.0, 3, 2, note)
+    for axis, (measure, title) in zip(axes.flat, PANELS.items(), strict=True):
+        for index, (layer, column) in enumerate(_layers(analyses, measure).items()):
+            axis.plot(
+                analyses["update"], analyses[column], color=colour_of(index), marker=marker_of(index), markersize=4, label=layer
+            )
+        axis.set_title(title, fontsize=10, loc="left")
+        if measure == "scale":
+            _claimed(axis)
+    for axis in axes[-1]:
+        axis.set_xlabel("update")
+    legend(axes[0, 1], "layer")
+    return figure
+
+
+def dev_figure(measures: Mapping[str, float], note: str = "") -> Figure:
+    """Share of each vector in the frames of every layer, and in those of every etiology, as heatmaps.
+
+    Args:
+        measures: `steering/use/layer_<l>/expert_<e>` and `steering/use_by_etiology/layer_<l>/<etiology>/expert_<e>`.
+    """
+    use, by_etiology = _use(measures), _use_by_etiology(measures)
+    height = 2.2 + 0.32 * (len(use) + len(by_etiology))
+    figure, axes = new_figure("Use of the steering vectors on dev, kept model", min(height, 30.0), 2, 1, note)
+    axes[0, 0].get_gridspec().set_height_ratios([len(use) + 1, max(1, len(by_etiology)) + 1])
+    for axis, table in zip(axes[:, 0], (use, by_etiology), strict=True):
+        heatmap(axis, table, [[f"{100 * value:.0f}" for value in row] for row in table.to_numpy()], high=1.0)
+    axes[1, 0].set_xlabel("vector; in the cells its share of the frames, %")
+    return figure
+
+
+def _layers(analyses: pd.DataFrame, measure: str) -> dict[str, str]:
+    """Column of a measure by layer."""
+    prefix = f"steering/{measure}/layer_"
+    return {name.removeprefix(prefix): name for name in analyses.columns if name.startswith(prefix)}
+
+
+def _use(measures: Mapping[str, float]) -> pd.DataFrame:
+    rows = [(name.split("/")[2:], value) for name, value in measures.items() if name.startswith("steering/use/")]
+    return _table([(layer.replace("_", " "), expert, value) for (layer, expert), value in rows])
+
+
+def _use_by_etiology(measures: Mapping[str, float]) -> pd.DataFrame:
+    rows = [(name.split("/")[2:], value) for name, value in measures.items() if name.startswith("steering/use_by_etiology/")]
+    return _table([(f"{layer.replace('_', ' ')} · {'/'.join(rest[:-1])}", rest[-1], value) for (layer, *rest), value in rows])
+
+
+def _table(rows: list[tuple[str, str, float]]) -> pd.DataFrame:
+    """Rows in the order in which they come, a column for each vector."""
+    table: dict[str, dict[str, float]] = {}
+    for row, expert, value in rows:
+        table.setdefault(row, {})[expert.removeprefix("expert_")] = value
+    return pd.DataFrame(table).T.fillna(0.0).astype(np.float64)
+
+
+def _claimed(axis: Axes) -> None:
+    for value in SCALES:
+        axis.axhline(value, color="#777777", linestyle=":", linewidth=1)

@@ -1,0 +1,74 @@
+"""Encoder frames → the vectors that a language model reads: valid frames alone, pooled, then projected to its width."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moe.systems.steer_moe.encoder import valid_frames
+from moe.systems.steer_moe.options import AudioPromptOptions
+
+
+class AudioPrompt(nn.Module):
+    """Pools and projects.
+
+    Args:
+        width, decoder_width: of the encoder's frames and of the language model's embeddings.
+        frame_ms: milliseconds of an encoder frame.
+
+    Raises:
+        ValueError: no projector between unequal widths, or vectors of no whole number of frames.
+    """
+
+    def __init__(self, width: int, decoder_width: int, frame_ms: float, options: AudioPromptOptions) -> None:
+        super().__init__()
+        if options.projector == "none" and width != decoder_width:
+            raise ValueError(
+                f"projector=none: the encoder's frames have {width} numbers and the language model reads {decoder_width}; "
+                "set projector=linear"
+            )
+        self.stride, self.pooling = stride_of(options.prompt_ms, frame_ms), options.prompt_pooling
+        kinds: dict[str, Any] = {
+            "none": nn.Identity,
+            "linear": lambda: nn.Linear(width, decoder_width),
+            "mlp": lambda: nn.Sequential(nn.Linear(width, decoder_width), nn.GELU(), nn.Linear(decoder_width, decoder_width)),
+        }
+        self.projector: nn.Module = kinds[options.projector]()
+
+    def forward(self, states: Tensor, n_frames: Tensor) -> Tensor:
+        """Frames (B, T, D) → the vectors of all utterances, one after the other, (n, D').
+
+        Args:
+            n_frames: valid mel frames, (B,).
+        """
+        projected: Tensor = self.projector(self.pooled(states, n_frames))  # (B, P, D')
+        places = torch.arange(projected.shape[1], device=states.device)
+        return projected[places < n_vectors(n_frames, self.stride)[:, None]]
+
+    def pooled(self, states: Tensor, n_frames: Tensor) -> Tensor:
+        """Mean or maximum of each `stride` valid frames, (B, P, D); 0 where there are none."""
+        n_missing = -states.shape[1] % self.stride
+        states = nn.functional.pad(states, (0, 0, 0, n_missing)).unflatten(1, (-1, self.stride))  # (B, P, stride, D)
+        valid = torch.arange(states.shape[1] * self.stride, device=states.device) < valid_frames(n_frames)[:, None]
+        valid = valid.view(len(states), -1, self.stride, 1)  # (B, P, stride, 1)
+        if self.pooling == "max":
+            return states.masked_fill(~valid, -math.inf).amax(2).masked_fill(~valid.any(2), 0.0)
+        return (states * valid).sum(2) / valid.sum(2).clamp_min(1)
+
+
+def stride_of(prompt_ms: int, frame_ms: float) -> int:
+    """Encoder frames in one vector.
+
+    Raises:
+        ValueError: no whole number.
+    """
+    stride = prompt_ms / frame_ms
+    if stride < 1 or not stride.is_integer():
+        raise ValueError(f"prompt_ms={prompt_ms}: must be a multiple of {frame_ms:g}, the milliseconds of an encoder frame")
+    return int(stride)
+
+
+def n_vectors(n_frames: Tensor, stride: int) -> Tensor:
+    """Vectors of an audio prompt: ⌈valid encoder frames / stride⌉, (B,)."""
+    return -(-valid_frames(n_frames) // stride)

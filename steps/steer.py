@@ -1,0 +1,194 @@
+"""Entry point `steer`: SteerMoE, a frozen Whisper whose frames are steered and a frozen language model that writes; writes the artifact `model`.
+
+Reads a `prepare`, a `pretrain` and a `decoder` run. Example:
+    mlflow run . --env-manager local -e steer -P prepare_run_id=ID -P pretrain_run_id=ID -P decoder_run_id=ID -P steer_experts=8
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.plots.steering import dev_figure, history_figure
+from analysis.plots.training import training_curves
+from moe.experts.routed_lora import matched_rank
+from moe.options import option
+from moe.system import read_record
+from moe.systems.steer_moe.options import LORA, WHISPER, SteerModelOptions
+from moe.systems.steer_moe.parts import Sources, lora_of
+from moe.systems.steer_moe.system import SteerSystem, build
+from moe.systems.steer_moe.training import WARNING, SteerTrainingOptions, TrainedSteer, train
+from moe.systems.whisper.base_model import BaseModel
+from moe.systems.whisper.features import AudioContextOptions
+from moe.training.loop import TrainingPlan, seed_everything
+from moe.training.precision import precision
+from steps.inputs.training import (
+    TrainingInputs,
+    log_system,
+    plan_of,
+    read_base,
+    training_facts,
+    training_inputs,
+    without_unlearnable,
+)
+from steps.options.step_options import ExportOptions, TrainingStepOptions
+from steps.tracking import artifacts, runs
+from steps.tracking.artifacts import NONE_GIVEN
+from steps.tracking.step_run import StepRun
+
+OF_STEERING = (
+    "steering_learning_rate", "scale_learning_rate", "router_learning_rate", "steering_gradient_clip", "steering_balance_coefficient",
+    "steering_log_every",
+)  # fmt: skip
+TOO_LONG = "tables/too_long.json"
+COMPILED = ("none", "encoder", "all")
+NO_CLIP = float("inf")  # the loop's own would scale every group by the gradient of the vectors
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions(SteerTrainingOptions, SteerModelOptions, AudioContextOptions, ExportOptions, TrainingStepOptions):
+    """Train SteerMoE."""
+
+    pretrain_run_id: str = option(help="run that holds the base model")
+    decoder_run_id: str = option("none", "run that holds the language model")
+    match_run_id: str | None = option(None, "steer run whose trainable parameters steer_adapter=lora gets")
+    compile: str = option("none", "what torch.compile compiles", choices=COMPILED)
+    max_quarantined: float = option(0.05, "share of the corpus that may be quarantined before the step fails", low=0, high=1)
+
+    def faults(self) -> list[str]:
+        """What is missing beside the other options."""
+        found = []
+        if self.steer_adapter == LORA and self.match_run_id is None:
+            found.append("match_run_id is missing: steer_adapter=lora is as large as another steer run")
+        if self.writer != WHISPER and self.decoder_run_id in NONE_GIVEN:
+            found.append("decoder_run_id is missing: writer=llm needs a language model")
+        if self.writer == WHISPER and not self.steer_experts and self.steer_adapter != LORA:
+            found.append("writer=whisper and steer_experts=0: nothing would train")
+        return found
+
+    def idle(self) -> dict[str, str]:
+        """What has nothing to act on."""
+        found = {} if self.steer_adapter == LORA else {"match_run_id": f"steer_adapter={self.steer_adapter} matches no run"}
+        if self.writer == WHISPER:
+            found["decoder_run_id"] = "writer=whisper uses no language model"
+        if not self.steer_experts or self.steer_adapter == LORA:
+            found |= dict.fromkeys(OF_STEERING, "there is no steering to train")
+        return found
+
+
+def run(options: StepOptions) -> str:
+    """Train SteerMoE, log the model and return the run id."""
+    with runs.step_run("steer", options, f"steer · {_variant(options)} · seed {options.seed}") as step:
+        plan = plan_of(options, options.steer_epochs, options.steer_batch_size, options.steer_learning_rate)
+        given = training_inputs(step, options, options.steer_percent, _plan(options, plan))
+        base, base_dir = read_base(options.pretrain_run_id, given.prepared.language)
+        seed_everything(options.seed)
+        system = _system(options, given, base, base_dir)
+        given = without_unlearnable(step, given, system.inputs, options.max_quarantined, TOO_LONG, "allow longer ones")
+        etiologies = pd.concat([given.train, given.dev]).set_index("utterance_id")["etiology"].to_dict()
+        train_set, dev_set = given.train_set(system.inputs), given.dev_set(system.inputs)
+        trained = train(system, train_set, dev_set, options.part(SteerTrainingOptions), given.training, etiologies)
+        facts = training_facts(system, trained.summary, options.seed)
+        facts |= {f"n_trainable/{group.name}": group.n_parameters for group in system.parameter_groups()}
+        log_system(step, system, {"synthetic": bool(given.prepared.note), **facts}, options)
+        _report(step, options, given, system, trained, facts)
+    return step.run_id
+
+
+def _variant(options: StepOptions) -> str:
+    who = "Whisper writes" if options.writer == WHISPER else "LLM writes"
+    return f"{'LoRA' if options.steer_adapter == LORA else f'{options.steer_experts} experts'}, {who}"
+
+
+def _plan(options: StepOptions, plan: TrainingPlan) -> TrainingPlan:
+    return dataclasses.replace(plan, weight_decay=options.steer_weight_decay, max_grad_norm=NO_CLIP)
+
+
+def _system(options: StepOptions, given: TrainingInputs, base: BaseModel, base_dir: Path) -> SteerSystem:
+    """An untrained one in the precision of the training."""
+    writes = options.writer != WHISPER
+    sources = Sources(base_dir, artifacts.upstream(options.decoder_run_id, artifacts.DECODER) if writes else None)
+    rank = _lora_rank(options, base)
+    system = build(
+        sources,
+        options.part(SteerModelOptions),
+        options.part(AudioContextOptions),
+        given.prepared.language,
+        given.prepared.normaliser,
+        options.rates,
+        rank,
+        options.steering_balance_coefficient,
+    )
+    system.module.use_precision(precision(options))
+    if options.compile != "none":
+        (system.module.encoder if options.compile == "encoder" else system.module).compile()
+    return system
+
+
+def _lora_rank(options: StepOptions, base: BaseModel) -> int:
+    """The rank at which a LoRA in the encoder trains as many parameters as the steering of another run."""
+    if options.steer_adapter != LORA:
+        return 0
+    facts = read_record(artifacts.upstream(options.match_run_id, artifacts.MODEL)).facts
+    n_wanted = facts["n_trainable"] - facts.get("n_trainable/projector", 0)
+    return matched_rank(base.model.model.encoder, lora_of(1), n_wanted)
+
+
+def _report(
+    step: StepRun,
+    options: StepOptions,
+    given: TrainingInputs,
+    system: SteerSystem,
+    trained: TrainedSteer,
+    facts: Mapping[str, float],
+) -> None:
+    note, history, analyses = given.prepared.note, pd.DataFrame(trained.history), pd.DataFrame(trained.analyses)
+    kept = {} if trained.epoch is None else {"best_epoch": trained.epoch}
+    numbers = {name: value for name, value in facts.items() if name != "seed"}
+    step.log_metrics({f"dev/{options.steer_select}_kept": trained.rate, **kept, **numbers})
+    step.log_metrics({f"kept/{name}": value for name, value in trained.kept.items()})
+    if trained.warnings:
+        given.training.checkpoints.events.report(WARNING, f"kept model: {'; '.join(trained.warnings)}")
+    for table, name in ((history, "history"), (analyses, "steering")):
+        if len(table):
+            step.log_table(table, f"tables/{name}.json")
+    _plots(step, options, system, trained, note)
+    step.describe(_description(options, given, system, trained, facts))
+
+
+def _plots(step: StepRun, options: StepOptions, system: SteerSystem, trained: TrainedSteer, note: str) -> None:
+    if options.no_plot:
+        return
+    if trained.history:
+        panels = {"dev error rates": list(dict.fromkeys(["wer", options.steer_select])), "dev loss": ["loss"]}
+        panels = {name.replace("error rates", "WER, CER"): columns for name, columns in panels.items()}
+        figure = training_curves(pd.DataFrame(trained.history), panels, system.record.title, best=trained.epoch, note=note)
+        step.log_figure(figure, "plots/training.png")
+    if trained.analyses:
+        step.log_figure(history_figure(pd.DataFrame(trained.analyses), note), "plots/steering.png")
+    if trained.kept:
+        step.log_figure(dev_figure(trained.kept, note), "plots/steering_use.png")
+
+
+def _description(
+    options: StepOptions, given: TrainingInputs, system: SteerSystem, trained: TrainedSteer, facts: Mapping[str, float]
+) -> str:
+    rate, parts = options.steer_select.upper(), "; ".join(f"{key}: {text}" for key, text in system.describe().items())
+    kept = "What training began with" if trained.epoch is None else f"Epoch {trained.epoch}"
+    groups = ", ".join(f"{group.name} {group.n_parameters:,} at {group.learning_rate:g}" for group in system.parameter_groups())
+    warned = f"\n\n**Not as document 002 says:** {'; '.join(trained.warnings)}." if trained.warnings else ""
+    return (
+        f"## {system.record.title}{', on SYNTHETIC speech' if given.prepared.note else ''}\n{parts}. "
+        f"{facts['n_trainable']:,} trainable of {facts['n_total']:,} parameters ({groups}). {facts['n_utterances_seen']:,} utterances seen. "
+        f"{kept} is kept by dev {rate}, {100 * trained.rate:.1f} % (at the start {100 * trained.start_rate:.1f} %).{warned}"
+    )
+
+
+def main() -> None:
+    """Command line."""
+    runs.command(run, StepOptions)
+
+
+if __name__ == "__main__":
+    main()

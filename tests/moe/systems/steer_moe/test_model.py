@@ -1,0 +1,162 @@
+"""SteerMoE as a module: what learns, what stays, and that it writes the same alone and in company."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from moe.system import DecodingOptions, System
+from moe.systems.steer_moe.audio_prompt import AudioPrompt, n_vectors, stride_of
+from moe.systems.steer_moe.language_model import generate
+from moe.systems.steer_moe.options import AudioPromptOptions
+from moe.systems.steer_moe.sequence import AUDIO, unpadded
+from moe.systems.steer_moe.system import SteerSystem
+from moe.training.batches import collate
+from moe.training.dataset import SpeechDataset
+from tests.toys.models import write_corpus
+from tests.toys.steer import N_UNITS, toy_steer
+
+LEARNS = {
+    "encoder.steering.vectors", "encoder.steering.scales", "encoder.steering.routers", "prompt.projector.weight", "prompt.projector.bias",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> SteerSystem:
+    return toy_steer(tmp_path_factory.mktemp("steer"))
+
+
+@pytest.fixture(scope="module")
+def data(system: System, tmp_path_factory: pytest.TempPathFactory) -> SpeechDataset:
+    root = tmp_path_factory.mktemp("corpus")
+    return SpeechDataset(write_corpus(root), root, system.inputs)
+
+
+def batch_of(data: SpeechDataset, *indices: int) -> dict:
+    return collate(data, [data[index] for index in indices])
+
+
+def test_everything_that_learns_gets_a_gradient_and_nothing_else_changes(system: SteerSystem, data: SpeechDataset) -> None:
+    before = {name: each.detach().clone() for name, each in system.module.named_parameters()}
+    optimizer = torch.optim.SGD([each for each in system.module.parameters() if each.requires_grad], lr=1e-3)
+    system.module.train()
+    system.module(**batch_of(data, 0, 1))["loss"].backward()
+    gradients = {name: each.grad for name, each in system.module.named_parameters() if each.grad is not None}
+    assert set(gradients) == LEARNS == set(system.trained())
+    for name in ("vectors", "scales", "routers"):  # of every layer and every expert
+        rows = gradients[f"encoder.steering.{name}"].reshape(2, 3 if name != "scales" else 1, -1)
+        assert bool((rows.abs().amax(-1) > 0).all()), name
+    optimizer.step()
+    changed = {name for name, each in system.module.named_parameters() if not torch.equal(each, before[name])}
+    with torch.no_grad():
+        for name, parameter in system.module.named_parameters():
+            parameter.copy_(before[name])
+    system.module.zero_grad()
+    assert changed == LEARNS
+
+
+def test_recomputing_activations_gives_the_same_gradients(tmp_path: Path, data: SpeechDataset) -> None:
+    found = []
+    for checkpointing in (False, True):
+        made = toy_steer(tmp_path / str(checkpointing)).module
+        if checkpointing:
+            made.enable_checkpointing()
+        made.train()
+        made(**batch_of(data, 0, 3))["loss"].backward()
+        found.append(made.encoder.steering.vectors.grad)
+    torch.testing.assert_close(*found)
+
+
+def test_an_audio_prompt_is_as_long_as_its_audio(system: SteerSystem, data: SpeechDataset) -> None:
+    batch = batch_of(data, *range(len(data)))
+    n_audio = [row.count(AUDIO) for row in unpadded(batch["opening"])]
+    stride = system.module.prompt.stride
+    assert n_audio == [math.ceil(math.ceil(n / 2) / stride) for n in batch["n_frames"].tolist()]
+    assert n_vectors(torch.tensor([1, 2, 3, 8, 9]), 2).tolist() == [1, 1, 1, 2, 3]
+
+
+def test_frames_are_pooled_among_the_valid_ones() -> None:
+    states = torch.arange(6.0).view(1, 6, 1)  # of which mel frames 1 to 9, encoder frames 0 to 4, hold audio
+    for pooling, wanted in (("mean", [0.5, 2.5, 4.0]), ("max", [1.0, 3.0, 4.0])):
+        prompt = AudioPrompt(1, 1, 20.0, AudioPromptOptions(prompt_ms=40, prompt_pooling=pooling, projector="none"))
+        assert prompt(states, torch.tensor([9])).flatten().tolist() == wanted
+
+
+def test_unequal_widths_need_a_projector_and_a_vector_whole_frames() -> None:
+    with pytest.raises(ValueError, match="projector=none.*8 numbers.*reads 9.*projector=linear"):
+        AudioPrompt(8, 9, 20.0, AudioPromptOptions(projector="none"))
+    with pytest.raises(ValueError, match="prompt_ms=30: must be a multiple of 20"):
+        stride_of(30, 20.0)
+    assert stride_of(80, 40.0) == 2 and stride_of(80, 20.0) == 4
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_left_padded_together_it_writes_what_it_writes_alone(system: SteerSystem, data: SpeechDataset, beams: int) -> None:
+    options = DecodingOptions(beam_size=beams, max_tokens_per_s=4.0)
+    together = system.decode(batch_of(data, 1, 3), options, system.ask_type())
+    alone = [system.decode(batch_of(data, index), options, system.ask_type())[0] for index in (1, 3)]
+    assert [each.text for each in together] == [each.text for each in alone]
+    assert [each.mean_logprob for each in together] == pytest.approx([each.mean_logprob for each in alone], abs=1e-4)
+
+
+def test_with_and_without_the_cache_it_writes_the_same_and_never_an_id_that_is_no_text(
+    system: SteerSystem, data: SpeechDataset
+) -> None:
+    module, batch = system.module, batch_of(data, 1, 3)
+    vectors = module.prompt(module.encode(batch["mel"], batch["n_frames"]).states, batch["n_frames"])
+    openings = unpadded(batch["opening"])
+    found = [generate(module.decoder, openings, vectors, module.n_text, module.end, 12, use_cache=on) for on in (True, False)]
+    assert found[0] == found[1] and max(map(max, found[0])) < module.n_text
+    assert len(module.decoder.get_input_embeddings().weight) == module.n_text + N_UNITS
+    some = sorted({token for row in found[0] for token in row})[0]  # what it wrote counts as text no more
+    assert all(token < some for row in generate(module.decoder, openings, vectors, some, 0, 12) for token in row)
+
+
+def test_the_shortest_audio_and_the_empty_text_have_a_finite_loss(system: SteerSystem) -> None:
+    import numpy as np
+
+    example = system.inputs.example(np.zeros(1, np.float32), "")
+    loss = system.module(**system.inputs.collate([example]))["loss"]
+    assert example["opening"].count(AUDIO) == 1 and len(example["text"]) == 1 and bool(torch.isfinite(loss))
+
+
+def test_what_is_too_long_is_refused_by_what_is_too_long(tmp_path: Path) -> None:
+    made = toy_steer(tmp_path, max_text_tokens=2, max_sequence_tokens=40, max_prompt_tokens=20)
+    assert made.inputs.refusal(3200, "") is None
+    assert "max_text_tokens=2" in (made.inputs.refusal(3200, "oak elm fig ash yew") or "")
+    assert "max_prompt_tokens=20" in (made.inputs.refusal(16000, "") or "")
+    assert made.inputs.window_s == pytest.approx(0.8)
+
+
+def test_lengths_beyond_the_language_models_positions_and_prompts_without_room_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="max_sequence_tokens=600: the language model has 512 positions"):
+        toy_steer(tmp_path / "a", max_sequence_tokens=600)
+    with pytest.raises(ValueError, match="textual_prompt: .*leaves no room for text"):
+        toy_steer(tmp_path / "b", max_sequence_tokens=16, textual_prompt="a very long instruction indeed")
+
+
+def test_the_base_itself_can_write_and_a_lora_can_stand_in_for_steering(tmp_path: Path, data: SpeechDataset) -> None:
+    for number, changes in enumerate(({"writer": "whisper"}, {"steer_adapter": "lora", "steer_experts": 8, "lora_rank": 2})):
+        changes = {**changes, **({"steering_std": 0.01} if "lora_rank" in changes else {})}
+        made = toy_steer(tmp_path / str(number), **changes)
+        batch = collate(data, [data[0]]) if "writer" not in changes else None
+        if batch is None:
+            again = SpeechDataset(data_rows(data), data.root, made.inputs)
+            batch = collate(again, [again[0]])
+        made.module(**batch)["loss"].backward()
+        assert all(each.grad is not None for each in made.trained().values())
+        assert made.decode({**batch, "utterance_ids": ["u"]}, DecodingOptions(max_tokens_per_s=2.0), made.ask_type())
+
+
+def data_rows(data: SpeechDataset):
+    import pandas as pd
+
+    return pd.DataFrame(data.rows)
+
+
+def test_the_audio_of_another_utterance_gives_the_text_of_the_other(system: SteerSystem, data: SpeechDataset) -> None:
+    options, batch = DecodingOptions(max_tokens_per_s=4.0), batch_of(data, 1, 3)
+    usual = system.decode(batch, options, system.ask_type())
+    other = system.decode(batch, options, system.ablations()["other_audio"])
+    assert [each.text for each in other] == [usual[1].text, usual[0].text] != [each.text for each in usual]

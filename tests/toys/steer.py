@@ -1,0 +1,49 @@
+"""A SteerMoE of a few thousand parameters: the toy Whisper, and a tiny language model with random weights over the same tokens."""
+
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from moe.systems.steer_moe.decoder import save_decoder
+from moe.systems.steer_moe.decoder_training import DecoderOptions, new_decoder, plain_tokenizer
+from moe.systems.steer_moe.options import SteerModelOptions
+from moe.systems.steer_moe.parts import BASE_DIR, DECODER_DIR, Sources
+from moe.systems.steer_moe.system import SteerSystem, build
+from moe.systems.whisper.base_model import save_base
+from tests.toys.models import CONTEXT, shared_base, tokenizer
+
+RATES = {"vectors": 1e-2, "scales": 3e-3, "routers": 2e-3, "projector": 1e-3}
+PROMPT = "say:"
+N_UNITS = 5  # ids above the text's
+
+
+def toy_tokenizer() -> PreTrainedTokenizerBase:
+    """The toy base's own tokens."""
+    return plain_tokenizer(tokenizer())
+
+
+def write_sources(folder: Path) -> Sources:
+    """The toy base and a language model that says something of every audio, saved."""
+    save_base(shared_base(), folder / BASE_DIR, torch.float32)
+    torch.manual_seed(7)
+    model = new_decoder(toy_tokenizer(), N_UNITS, DecoderOptions(decoder_layers=2, decoder_width=24, decoder_heads=2))
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter.data, std=1.0 if "embed_tokens" in name else 0.4)
+    save_decoder(model, toy_tokenizer(), folder / DECODER_DIR, PROMPT, {})
+    return Sources(folder / BASE_DIR, folder / DECODER_DIR)
+
+
+def toy_options(**changes) -> SteerModelOptions:
+    """Three vectors a layer, two encoder frames in a vector of the prompt."""
+    return SteerModelOptions(**{"steer_experts": 3, "prompt_ms": 40, "steering_std": 0.3} | changes)
+
+
+def toy_steer(folder: Path, balance: float = 0.0, lora_rank: int = 0, **changes) -> SteerSystem:
+    """A SteerMoE with random weights, in evaluation mode."""
+    sources = write_sources(folder)
+    torch.manual_seed(8)
+    system = build(sources, toy_options(**changes), CONTEXT, "en", "basic", RATES, lora_rank, balance)
+    system.module.eval()
+    return system
