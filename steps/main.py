@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.report import markdown_table, percent
-from analysis.verdict import best_sentence, readable_table
+from analysis.verdict import best_sentence, readable_table, size_sentence
 from moe.corpora.preparation import PreparationOptions
 from moe.experts.routed_lora import AdapterOptions
 from moe.options import NONE, Options, names_of, to_text
@@ -197,6 +197,9 @@ def _report(step: StepRun, chain: Chain, corpus: str) -> None:
         print("\n".join(result_lines(chain.run_ids["compare"], chain.options)), flush=True)
     if "register" in chain.run_ids:
         said.append(client.get_run(chain.run_ids["register"]).data.tags[CHAMPION_TAG])
+        print(fill(said[-1], WIDTH, break_on_hyphens=False, break_long_words=False), flush=True)
+    if "compare" in chain.run_ids:
+        said.append(size_sentence(rows, tests))
         print(fill(said[-1], WIDTH, break_on_hyphens=False, break_long_words=False), flush=True)
     stages = "\n".join(f"- {run_link(run_id, name)} `{run_id}`" for name, run_id in chain.run_ids.items())
     step.describe("\n\n".join([*said, table, f"The runs of this chain, those that it reused too:\n\n{stages}"]))

@@ -12,7 +12,7 @@ import pandas as pd
 from mlflow.utils.uri import is_local_uri
 
 from analysis.report import cell
-from analysis.verdict import best_sentence, readable_table, size_sentence
+from analysis.verdict import best_sentence, readable_table
 from steps.chain.options import ChainOptions
 from steps.options.step_options import SYNTHETIC
 from steps.reports.experiment_report import REPORT
@@ -40,13 +40,13 @@ def stage_line(title: str, word: str, run_id: str, seconds: float, reason: str) 
 
 
 def result_lines(compare_run_id: str, options: ChainOptions) -> list[str]:
-    """The table of a comparison, its verdict in a sentence, where the pictures are, what comes next, and what so small a test can show."""
+    """The table of a comparison, its verdict in a sentence, where the pictures are, and what comes next."""
     table = pd.read_parquet(artifacts.upstream(compare_run_id, artifacts.COMPARISON))
     tests = pd.read_csv(artifacts.upstream(compare_run_id, TESTS))
     note = ["These are numbers of synthetic speech: they say nothing about patients."] if options.corpus == SYNTHETIC else []
     where = f"Pictures and tables: {_report(compare_run_id)}; every run with its plots: make ui"
     found = ["", *table_lines(readable_table(table)), "", best_sentence(table, tests), *note, "", where]
-    return found + (_own_recordings() if options.corpus == SYNTHETIC else []) + [size_sentence(table, tests)]
+    return found + (_own_recordings() if options.corpus == SYNTHETIC else [])
 
 
 def table_lines(table: pd.DataFrame) -> list[str]:

@@ -17,12 +17,12 @@ from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 
 from analysis.report import percent
-from analysis.verdict import best_sentence
+from analysis.verdict import best_sentence, size_sentence
 from moe.audio.waveforms import load_audio
 from moe.files import read_json
 from moe.recognition.recognizer import Recognizer
 from moe.systems.table import load_system
-from steps import evaluate, experts, main
+from steps import asr, baseline, evaluate, experts, main
 from steps.chain.screen import OWN_CORPUS, WIDTH
 from steps.tracking import artifacts
 from steps.tracking.store import connect, project_root
@@ -104,6 +104,34 @@ def children(main_id: str) -> list[Run]:
     )
 
 
+def test_several_trainings_are_stacked_and_go_on_as_one_model(chain: Chain) -> None:
+    ids = {f"{step}_run_id": chain.of(step).info.run_id for step in ("prepare", "pretrain", "embed", "cluster", "gate")}
+    read = {name: ids[name] for name in ("prepare_run_id", "pretrain_run_id")}
+    small = {"shared_r": 3, "lora_r": 2, "expert_epochs": 2, "seed": 7, "no_plot": True}
+    stacked = experts.run(experts.StepOptions(**read, cluster_run_id=ids["cluster_run_id"], trainings=2, **small))
+    record = read_json(artifacts.upstream(stacked, artifacts.EXPERTS_RECORD))
+    assert (record["adapters"]["lora_r"], record["adapters"]["shared_r"], record["adapters"]["lora_alpha"]) == (4, 6, 32)
+    assert record["kept"] == "the mean of 2 trainings" and record["n_utterances_seen"] == 2 * 2 * N_TRAIN
+    mixture = asr.run(asr.StepOptions(**ids, experts_run_id=stacked, asr_epochs=0, seed=7, no_plot=True))
+    lora = baseline.run(
+        baseline.StepOptions(
+            **read,
+            system="single_lora",
+            adapter_rank=18,
+            lora_epochs=4,
+            trainings=2,
+            averaging="last",
+            average_epochs=1,
+            seed=7,
+            no_plot=True,
+        )
+    )
+    models = {run_id: load_system(artifacts.upstream(run_id, artifacts.MODEL)) for run_id in (mixture, lora)}
+    ranks = {run_id: system.shape.adapters for run_id, system in models.items()}
+    assert ranks[lora].shared_rank == 18 == ranks[mixture].shared_rank + 3 * ranks[mixture].lora_r
+    assert models[lora].record.facts["n_utterances_seen"] == record["n_utterances_seen"]
+
+
 def test_every_stage_is_a_finished_run_nested_in_main(chain: Chain) -> None:
     assert [run.data.tags["moe.step"] for run in chain.runs] == CHAIN == [step for step, _, _ in chain.lines]
     assert {run.info.status for run in chain.runs} == {"FINISHED"} == {connect().client.get_run(chain.main_id).info.status}
@@ -125,7 +153,8 @@ def test_the_screen_shows_the_threads_a_line_for_each_stage_and_the_result(chain
     assert Path(where.removeprefix("Pictures and tables: ").partition(";")[0]).is_file()
     own = next(number for number, line in enumerate(lines) if line.endswith(OWN_CORPUS))
     said = connect().client.get_run(chain.of("register").info.run_id).data.tags["moe.champion"]
-    assert " ".join(lines[own + 1 :]) == said and said.startswith(("No champion of whisper-moe yet.", "Champion of synthetic: "))
+    assert " ".join(lines[own + 1 :]) == f"{said} {size_sentence(table, tests)}"
+    assert said.startswith(("No champion of whisper-moe yet.", "Champion of synthetic: "))
 
 
 def test_main_and_evaluations_show_what_was_used(chain: Chain) -> None:
