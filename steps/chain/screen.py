@@ -13,7 +13,7 @@ from mlflow.utils.uri import is_local_uri
 
 from analysis.report import cell
 from analysis.verdict import best_sentence, readable_table
-from steps.chain.options import ChainOptions
+from steps.chain.options import MIXTURE, ChainOptions
 from steps.options.step_options import SYNTHETIC
 from steps.reports.experiment_report import REPORT
 from steps.tracking import artifacts
@@ -23,13 +23,19 @@ WIDTH, MIN_WIDTH = 160, 80
 SHOWN = ("system", "trainable", "gating accuracy", "WER", "CER", "against base", "utterances/s", "training")
 TESTS = "tables/tests.csv"
 RUN_ID = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{24}\b")
+RULE = "In our tests one LoRA was as good as the mixture, or better, with 6 groups of 300 utterances and with 4 of fewer than 250: compare both."
 OWN_CORPUS = "mlflow run . --env-manager local -P corpus=folder -P dataset_root=FOLDER -P whisper_model=openai/whisper-small"
 
 
 def opening(options: ChainOptions) -> str:
     """What a chain is about to do."""
     said = f"corpus={options.corpus}, systems={options.systems}, seed={options.seed}, until={options.until}"
-    return fitted(f"main: {said}; what was done before is reused")
+    return fitted(f"main: {said}; what was done before is reused") + (f"\n{RULE}" if is_own_mixture(options) else "")
+
+
+def is_own_mixture(options: ChainOptions) -> bool:
+    """Whether a mixture is trained on a user's corpus, who should know where one LoRA was as good."""
+    return options.corpus != SYNTHETIC and MIXTURE in options.system_names
 
 
 def stage_line(title: str, word: str, run_id: str, seconds: float, reason: str) -> str:
