@@ -7,7 +7,8 @@ import pytest
 
 from analysis.error_rates import count_errors
 from benchmarks.ctc import GROUPS, ROWS, options_of, table
-from moe.files import write_json, write_table
+from moe.corpora.tables import write_table
+from moe.files import write_json
 from steps.main import check_stages
 
 
