@@ -68,7 +68,7 @@ def layer_faults(gate_layer: str, name: str, base: str) -> list[str]:
 
 def language_faults(language: str, name: str, base: str) -> list[str]:
     """A language that a base in a folder has no token for; of a hub model, also below an adapter, it shows when that is loaded."""
-    if not is_complete(base) or not Path(model_below(base) or base).is_dir():
+    if base == SCRATCH or not is_complete(base) or not Path(model_below(base) or base).is_dir():  # no hub is asked for scratch
         return []
     fault = language_fault(language, folder_languages(Path(base)))
     return [f"{fault}: {name}={base}"] if fault else []

@@ -249,5 +249,5 @@ def test_it_is_compared_with_a_mixture_registered_transcribed_and_served(done: D
     service.close()
     assert json.loads((tmp_path / "out" / "u0.json").read_text(encoding="utf-8"))["text"] == answer
     params = mlflow.models.get_model_info(address).signature.params.params
-    assert [param.name for param in params] == ["return_routing", "beam_size", "top_k"]
+    assert {"return_routing", "beam_size", "top_k"} <= {param.name for param in params}
     assert {"prepare", "ctc", "evaluate", "register"} <= set(artifacts.lineage(registered).values())
