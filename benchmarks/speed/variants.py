@@ -7,11 +7,10 @@ from typing import Any
 import torch
 
 from benchmarks.speed.reference_way import ReferenceWay, mixed_adapters_loss
-from benchmarks.speed.workbench import TARGETS, Step, Workbench, trainable
+from benchmarks.speed.workbench import TARGETS, Step, Workbench, start_of, trainable
 from benchmarks.timing import Variants, peak_memory
 from moe.routing.options import LAST, RoutingOptions
 from moe.systems.whisper_moe.model import WhisperMoE
-from moe.systems.whisper_moe.token_scores import token_logprobs
 
 SINGLE, NAMES, LOOP = "PEFT single LoRA", "PEFT adapter_names, top-1", "expert-by-expert loop, top-2"
 NO_ADAPTERS = "the frozen base alone"
@@ -129,7 +128,7 @@ def _evaluation(bench: Workbench) -> Callable[[], None]:
     def evaluate() -> None:
         with torch.no_grad(), bench.precision():
             encoded = model.encode(model.route(mel, n_frames, embedding))
-            token_logprobs(model, encoded, model.search(encoded, max_new_tokens=n_new, min_new_tokens=n_new))
+            model.greedy(encoded, start_of(model), n_new, n_new)
             model.decoder_loss(encoded, labels)
 
     return evaluate
@@ -189,4 +188,7 @@ def _reference_decoding(reference: ReferenceWay, mel: torch.Tensor, options: dic
 
 
 def _our_decoding(model: WhisperMoE, audio: tuple[torch.Tensor, torch.Tensor], options: dict[str, int]) -> None:
-    model.generate(model.route(*audio), **options)
+    if options["num_beams"] > 1:
+        model.generate(model.route(*audio), **options)
+    else:
+        model.greedy(model.encode(model.route(*audio)), start_of(model), options["max_new_tokens"], options["min_new_tokens"])

@@ -216,6 +216,12 @@ def lora_config() -> LoraConfig:
     return LoraConfig(r=R, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=list(TARGETS), bias="none")
 
 
+def start_of(model: WhisperMoE) -> list[int]:
+    """The prompt of a bench's models, which have no tokenizer: the start token."""
+    start: Any = model.base.generation_config.decoder_start_token_id
+    return [start]
+
+
 def trainable(model: nn.Module) -> Iterator[nn.Parameter]:
     """The parameters of a model that train."""
     return (parameter for parameter in model.parameters() if parameter.requires_grad)

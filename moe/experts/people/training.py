@@ -20,8 +20,8 @@ from moe.experts.people.parts import Parts
 from moe.experts.people.person import Layout, Person, number_of
 from moe.progress import progress
 from moe.system import Batch, System
-from moe.training.batches import collate, to_device
-from moe.training.dataset import Draw, SpeechDataset
+from moe.training.batches import Draw, collate, to_device
+from moe.training.dataset import SpeechDataset
 
 MOST_AT_ONCE = 32  # utterances in a forward pass
 MOST_NORM = 1.0  # of a person's gradient

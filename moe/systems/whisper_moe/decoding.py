@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import WhisperTokenizer
 
 from moe.system import Batch, DecodingOptions, Hypothesis
+from moe.systems.whisper.greedy import is_plain
 from moe.systems.whisper.inputs import WhisperInputs
 from moe.systems.whisper.search import clean_texts, most_new_tokens
 from moe.systems.whisper.tokens import language_ids, prompt_ids
@@ -24,13 +25,29 @@ def hypotheses_of(
     tokenizer, ids = inputs.processor.tokenizer, batch["utterance_ids"]
     limit = max_length(model, inputs, int(batch["n_frames"].max()), options)
     encoded = model.encode(routed)
-    tokens = model.search(encoded, num_beams=options.beam_size, max_length=limit)
-    means, counts = token_scores(model, tokenizer, encoded, tokens, limit)
+    tokens, means, counts = searched(model, tokenizer, encoded, options.beam_size, limit)
     losses = model.decoder_loss(encoded, batch["labels"]).tolist() if with_loss else [math.nan] * len(ids)
     rows = _with_own(_rows(None if routed.weights is None else routed.weights.shares(), len(ids)), routed)
     gate = _rows(routed.probabilities, len(ids))
     values = zip(ids, clean_texts(tokenizer, tokens), rows, losses, means, counts, gate, strict=True)
     return [Hypothesis(*each) for each in values]
+
+
+def searched(
+    model: WhisperMoE, tokenizer: WhisperTokenizer, encoded: Encoded, beam_size: int, limit: int
+) -> tuple[Tensor, list[float], list[int]]:
+    """Tokens (B, N) of an encoded batch, the mean log-probability of each row and the number of its tokens.
+
+    Greedy search is ours and reads the probabilities as it goes; beams, and what else a generation config asks for, are left to
+    transformers' `generate` and scored by a second pass of the decoder.
+    """
+    if beam_size > 1 or not is_plain(model.base.generation_config):
+        tokens = model.search(encoded, num_beams=beam_size, max_length=limit)
+        return tokens, *token_scores(model, tokenizer, encoded, tokens, limit)
+    prompt = decoder_prompt(model, tokenizer)
+    said = model.greedy(encoded, prompt, limit - len(prompt))
+    means, counts = _means(model, said.tokens, said.logprobs)
+    return said.tokens, means, counts
 
 
 def decoder_prompt(model: WhisperMoE, tokenizer: WhisperTokenizer) -> list[int]:
@@ -49,12 +66,17 @@ def token_scores(
     end: Any = model.base.config.eos_token_id  # one id
     n_most = limit - len(prompt)
     ended = torch.cat([tokens, tokens.new_full((len(tokens), 1), end)], dim=1)[:, :n_most]
-    n_tokens = ((ended != end).cumprod(1).sum(1) + 1).clamp(max=ended.shape[1])  # up to the first end of text
     rows = torch.cat([tokens.new_tensor(prompt).expand(len(tokens), -1), ended], dim=1)
     logprobs = token_logprobs(model, encoded, rows)[:, len(prompt) - 1 :]  # (B, n)
-    said = torch.arange(ended.shape[1], device=tokens.device) < n_tokens[:, None]
-    means = (logprobs.double() * said).sum(1) / n_tokens
-    return means.tolist(), n_tokens.tolist()
+    return _means(model, ended, logprobs)
+
+
+def _means(model: WhisperMoE, tokens: Tensor, logprobs: Tensor) -> tuple[list[float], list[int]]:
+    """Mean log-probability and number of the tokens of each row up to its first end of text, both (B, N)."""
+    end: Any = model.base.config.eos_token_id  # one id
+    n_tokens = ((tokens != end).cumprod(1).sum(1) + 1).clamp(max=tokens.shape[1])
+    counted = torch.arange(tokens.shape[1], device=tokens.device) < n_tokens[:, None]
+    return ((logprobs.double() * counted).sum(1) / n_tokens).tolist(), n_tokens.tolist()
 
 
 def max_length(model: WhisperMoE, inputs: WhisperInputs, n_frames: int, options: DecodingOptions) -> int:

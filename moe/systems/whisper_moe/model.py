@@ -26,6 +26,7 @@ from moe.routing.options import RoutingOptions
 from moe.routing.weights import Routing, RoutingWeights, one_hot, top_k_weights
 from moe.systems.whisper import encoder as whisper_encoder
 from moe.systems.whisper.beams import ProbabilityMixing, beam_cache
+from moe.systems.whisper.greedy import Said, greedy
 from moe.systems.whisper.head_loss import head_cross_entropy
 from moe.systems.whisper.tokens import decoder_inputs
 from moe.systems.whisper_moe.passes import Encoded, Routed
@@ -167,6 +168,12 @@ class WhisperMoE(Mixture):
             }
             tokens: Tensor = self.base.generate(encoder_outputs=BaseModelOutput(last_hidden_state=encoded.states), **options)
         return tokens if encoded.values is None else tokens.view(*encoded.values.shape, -1)[:, 0]
+
+    def greedy(self, encoded: Encoded, prompt: Sequence[int], n_new: int, min_new: int = 0) -> Said:
+        """Greedy search of an encoded batch by our own loop; the tokens of `search`, and their log-probabilities, (B, N) each."""
+        log_values = None if encoded.values is None else encoded.values.float().log()
+        with self.experts(encoded.weights):
+            return greedy(self.base, encoded.states, prompt, n_new, min_new, log_values)
 
     @contextmanager
     def experts(self, weights: RoutingWeights | None, people: Sequence[Person | None] | None = None) -> Iterator[None]:

@@ -118,9 +118,7 @@ def test_the_language_asked_for_is_in_the_prompt_and_only_for_that_call(tmp_path
     config.lang_to_id = {"<|en|>": config.lang_to_id["<|en|>"], "<|nl|>": 65}
     assert one.system.languages == ("en", "nl")
     fed = []
-    hook = base.model.decoder.register_forward_pre_hook(
-        lambda module, args, names: fed.append(names["input_ids"][0].tolist()), with_kwargs=True
-    )
+    hook = base.model.decoder.embed_tokens.register_forward_pre_hook(lambda module, args: fed.append(args[0][0].tolist()))
     for language in (None, "en", "nl", None):
         one.transcribe([toy_wave(1, 0.5)[: RATE // 2]], PLAIN, MixtureAsk(language=language))
     hook.remove()

@@ -22,9 +22,9 @@ from moe.systems.domain_whisper.system import DomainSystem
 from moe.systems.domain_whisper.training import balanced, train
 from moe.systems.domain_whisper.unfreezing import UnfreezeOptions, depths
 from moe.systems.whisper.base_model import load_base
-from moe.training.batches import collate
+from moe.training.batches import Draw, collate
 from moe.training.checkpoints import CheckpointOptions, Checkpoints
-from moe.training.dataset import Draw, SpeechDataset
+from moe.training.dataset import SpeechDataset
 from moe.training.trainer import ResumableTrainer
 from tests.toys.checkpoints import Recorded
 from tests.toys.domain import DOMAINS, RATES, toy_domain

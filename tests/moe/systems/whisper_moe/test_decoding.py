@@ -68,8 +68,7 @@ def decode_in(
 def decoder_inputs(model: WhisperMoE, run) -> list[torch.Tensor]:
     """Token ids the decoder is fed while `run` runs."""
     fed = []
-    decoder = model.base.model.decoder
-    with decoder.register_forward_pre_hook(lambda module, args, kwargs: fed.append(kwargs["input_ids"]), with_kwargs=True):
+    with model.base.model.decoder.embed_tokens.register_forward_pre_hook(lambda module, args: fed.append(args[0])):
         run()
     return fed
 
@@ -200,7 +199,14 @@ def test_mean_log_probability_equals_a_teacher_forced_rescoring(
         found_tokens.extend(tokens.tolist())
         return tokens
 
+    def watched(*arguments):
+        said = greedy(*arguments)
+        found_tokens.extend(said.tokens.tolist())
+        return said
+
+    greedy = model.greedy
     monkeypatch.setattr(model, "search", shortened)
+    monkeypatch.setattr(model, "greedy", watched)
     found = decode_in(model, data, FULL, DecodingOptions(beam_size=beams, decoding_batch_size=4))
     batches = [int(index) for batch in length_batches(in_context(data, FULL), 4) for index in batch]
     for index, tokens in zip(batches, found_tokens, strict=True):
@@ -209,7 +215,7 @@ def test_mean_log_probability_equals_a_teacher_forced_rescoring(
         expected = rescored(model, data, index, tokens, None if weights is None else torch.from_numpy(weights))
         assert found[index].n_tokens == len(tokens)
         assert found[index].mean_logprob == pytest.approx(np.mean(expected), abs=1e-5)
-    assert min(hypothesis.n_tokens for hypothesis in found) == 4
+    assert beams == 1 or min(hypothesis.n_tokens for hypothesis in found) == 4
 
 
 def test_scoring_a_few_rows_at_a_time_changes_nothing(data, model, monkeypatch) -> None:
@@ -292,15 +298,15 @@ def test_the_shared_adapter_alone_is_the_model_without_experts(data, model) -> N
 def test_a_killed_decoding_goes_on_with_the_batches_it_has_and_ends_the_same(data, model, tmp_path, monkeypatch) -> None:
     options = DecodingOptions(decoding_batch_size=1)
     undisturbed = decode_in(model, data, CONTEXT, options, with_loss=True)
-    search, n_done = model.search, []
+    search, n_done = model.greedy, []
 
-    def killed(encoded, **kwargs):
+    def killed(*arguments):
         if len(n_done) == 3:
             raise KeyboardInterrupt
         n_done.append(1)
-        return search(encoded, **kwargs)
+        return search(*arguments)
 
-    monkeypatch.setattr(model, "search", killed)
+    monkeypatch.setattr(model, "greedy", killed)
     with pytest.raises(KeyboardInterrupt):
         decode_in(model, data, CONTEXT, options, with_loss=True, store=BatchStore(tmp_path))
     n_done.clear()
