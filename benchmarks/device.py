@@ -18,13 +18,13 @@ import torch
 import transformers
 from peft import PeftModel, get_peft_model
 
-from benchmarks.speed.workbench import ALPHA, SHAPES, TARGETS, R, Step, Workbench, Workload, lora_config, trainable
+from benchmarks.speed.workbench import ALPHA, SHAPES, TARGETS, R, Step, Workbench, Workload, lora_config, start_of, trainable
 from benchmarks.table import write_both
-from benchmarks.timing import machine, one_thread
+from benchmarks.timing import machine, one_thread, peak_memory
 from moe.experts.routed_lora import AdapterOptions
 from moe.options import Options, option
 from moe.routing.options import RoutingOptions
-from moe.systems.whisper_moe.calibration import Calibration, Mixture, calibrate
+from moe.systems.whisper_moe.calibration import Mixture, calibrate
 from moe.systems.whisper_moe.cost import Batch
 from moe.training.precision import hold_frozen
 from steps.options.command_line import parse
@@ -117,37 +117,42 @@ def run(options: DeviceOptions) -> list[Row]:
     return rows
 
 
+def workbench(shape: str, options: DeviceOptions) -> Workbench:
+    """Models and batches of a shape whose window is as long as the utterances."""
+    workload = Workload(batch_size=options.batch_size, n_experts=N_EXPERTS, n_labels=options.batch.n_labels)
+    return Workbench(dataclasses.replace(SHAPES[shape], window_s=options.seconds), workload, options.device, options.dtype)
+
+
 def shape_rows(shape: str, options: DeviceOptions, peak: float) -> Iterator[Row]:
     """Training and decoding of the mixture and of one LoRA at a shape."""
-    batch, config = options.batch, dataclasses.replace(SHAPES[shape], window_s=options.seconds).config()
-    workload = Workload(batch_size=batch.size, n_experts=N_EXPERTS, n_labels=batch.n_labels)
-    bench = Workbench(dataclasses.replace(SHAPES[shape], window_s=options.seconds), workload, options.device, options.dtype)
-    mixture = Mixture(config, ADAPTERS, ROUTING, N_EXPERTS)
+    bench, batch = workbench(shape, options), options.batch
+    mixture = Mixture(bench.shape.config(), ADAPTERS, ROUTING, N_EXPERTS)
+    one = dataclasses.replace(mixture, adapters=dataclasses.replace(ADAPTERS, shared_r=R), n_experts=0)
     clock = time.perf_counter if options.device == "cuda" else time.process_time
-    calibration = calibrate(mixture, batch, options.device, options.dtype, options.calibration_s, clock)
-    one = Mixture(config, dataclasses.replace(ADAPTERS, shared_r=R), ROUTING, 0)
-    for what, model_step, cost in (
-        (f"update, top-{TOP_K} of {N_EXPERTS}", lambda: our_step(bench), mixture.cost(batch, options.dtype)),
-        ("update, PEFT single LoRA", lambda: lora_step(bench), one.cost(batch, options.dtype)),
-    ):
-        seconds, n_bytes = measured(bench, model_step, options, clock)
-        ours = "top" in what
-        yield Row(
-            shape, what, batch.size, seconds, batch.n_labels, cost.flops, n_bytes, peak,
-            calibration.update_s(cost) if ours else None, calibration.peak_bytes(cost) if ours and n_bytes else None,
-        )  # fmt: skip
-    yield from decoding_rows(shape, bench, options, calibration, peak, clock)
+    found, cost = (
+        calibrate(mixture, batch, options.device, options.dtype, options.calibration_s, clock),
+        mixture.cost(batch, options.dtype),
+    )
+    seconds, n_bytes = measured(bench, lambda: our_step(bench), options, clock)
+    n_bytes = n_bytes or 2**20 * peak_memory(one_update, shape, options)
+    estimate = (found.update_s(cost), found.peak_bytes(cost))
+    yield Row(
+        shape, f"update, top-{TOP_K} of {N_EXPERTS}", batch.size, seconds, batch.n_labels, cost.flops, n_bytes, peak, *estimate
+    )
+    seconds, n_bytes = measured(bench, lambda: lora_step(bench), options, clock)
+    flops = one.cost(batch, options.dtype).flops
+    yield Row(shape, "update, PEFT single LoRA", batch.size, seconds, batch.n_labels, flops, n_bytes, peak)
+    yield from decoding_rows(shape, bench, options, peak, clock)
 
 
-def decoding_rows(
-    shape: str, bench: Workbench, options: DeviceOptions, calibration: Calibration, peak: float, clock: Callable[[], float]
-) -> Iterator[Row]:
+def decoding_rows(shape: str, bench: Workbench, options: DeviceOptions, peak: float, clock: Callable[[], float]) -> Iterator[Row]:
     """Greedy decoding of as many tokens as a batch has labels."""
     batch, n_new = options.batch, {"max_new_tokens": options.batch.n_labels, "min_new_tokens": options.batch.n_labels}
 
     def ours() -> Callable[[], object]:
         model = bench.mixture(shared=True).eval().use_precision(options.dtype)
-        return lambda: model.generate(model.route(bench.window_mel, bench.n_frames(batch.n_frames)), **n_new)
+        mel, n_frames = bench.window_mel, bench.n_frames(batch.n_frames)
+        return lambda: model.greedy(model.encode(model.route(mel, n_frames)), start_of(model), *n_new.values())
 
     def lora() -> Callable[[], object]:
         model = lora_model(bench).eval()
@@ -196,6 +201,11 @@ def measured(
             torch.cuda.synchronize()
         taken.append(clock() - start)
     return statistics.median(taken[2:]), float(torch.cuda.max_memory_allocated()) if cuda else None
+
+
+def one_update(shape: str, options: DeviceOptions) -> None:
+    """Build the mixture from nothing and update it once, as `peak_memory` measures it."""
+    our_step(workbench(shape, options))()
 
 
 def matrix_peak(device: str, dtype: str) -> float:

@@ -30,6 +30,7 @@ from steps.chain.checks import (
     top_k_faults,
 )
 from steps.chain.corpus_checks import corpus_faults, disk_faults
+from steps.chain.costs import opening_line
 from steps.chain.options import QUICK, SMALL, ChainOptions
 from steps.chain.screen import TESTS, WIDTH, opening, result_lines
 from steps.chain.stages import (
@@ -97,6 +98,8 @@ def run(options: StepOptions) -> str:
     """Run the chain and return its run id."""
     check_stages(options)
     print(opening(options), flush=True)
+    if line := opening_line(options):
+        print(line, flush=True)
     with runs.step_run("main", options, f"main · seed {options.seed}") as step:
         step.log_text(option_file_text(_as_file(options)), OPTIONS)
         chain = Chain(options)

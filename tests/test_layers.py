@@ -65,10 +65,10 @@ def roots(names: set[str]) -> set[str]:
 
 
 def later_steps(name: str, names: set[str]) -> list[str]:
-    """Entry points among imported names that come after `name` in the chain; `main`, which calls them all, comes last."""
-    chain = [f"steps.{step}" for step in (*ENTRY_POINTS[1:], ENTRY_POINTS[0])]
+    """Entry points among imported names that come after `name` in the chain; `main`, which calls them all, and `estimate` come last."""
+    chain = [f"steps.{step}" for step in (*ENTRY_POINTS[2:], *ENTRY_POINTS[:2])]
     module = name.removesuffix(".py").replace("/", ".")
-    allowed = chain.index(module) if module in chain else len(chain) - 1
+    allowed = chain.index(module) if module in chain else len(chain) - 2
     return [step for step in chain[allowed:] if step in names and step != module]
 
 

@@ -1,7 +1,7 @@
 """docs/options.md: every option of every step, in the groups that `--help` shows."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from moe.options import Options, allowed_text, is_required, to_text
@@ -35,12 +35,19 @@ def options_page(options_types: Mapping[str, type[Options]]) -> str:
     titles: dict[str, str] = {}
     rows: dict[str, dict[tuple[str, str, str], Row]] = {}
     for step, options_type in options_types.items():
+        inherited = _inherited(options_type, options_types.values())
         for group in groups(options_type).values():
             titles.setdefault(group.name, group.title)
-            for field in group.fields:
+            for field in [field for field in group.fields if field.name not in inherited]:
                 key = (field.name, _default(field), field.metadata["help"])
                 rows.setdefault(group.name, {}).setdefault(key, Row(field, [])).steps.append(step)
     return HEAD + "".join(_section(name, titles[name], list(found.values())) for name, found in sorted(rows.items()))
+
+
+def _inherited(options_type: type[Options], others: Iterable[type[Options]]) -> set[str]:
+    """Names that a step has of another step, all of whose options it takes: the page lists them with that one."""
+    taken = [other for other in others if other is not options_type and issubclass(options_type, other)]
+    return {field.name for other in taken for field in dataclasses.fields(other)}
 
 
 def _section(name: str, title: str, rows: list[Row]) -> str:

@@ -22,6 +22,7 @@ from steps.options.options_page import options_page
 
 ENTRY_POINTS = (
     "main",
+    "estimate",
     "synthesize",
     "prepare",
     "pretrain",

@@ -9,6 +9,7 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,9 @@ from moe.training.precision import computing
 
 DEPTHS = (1, 3)  # layers of the models that are measured
 SHARE = 0.15  # of the time allowed, for each of the measurements: two depths, training and decoding
+ROWS = 2048  # of the one product of a rough estimate
+EFFICIENCY = 0.45  # of its rate that an update reaches (benchmarks.device)
+LAUNCH_S = 4e-4  # of a decoder layer for a token, beside its products
 N_TOKENS = (4, 12)  # of the two searches, whose difference is what a token takes
 
 
@@ -113,6 +117,16 @@ def calibrate(
     )
 
 
+def rough(mixture: Mixture, batch: Batch, device: str, precision: str = "fp32") -> Calibration:
+    """The same within a fraction of a second, and within a factor of two: from one matrix product at the model's width."""
+    d = mixture.config.d_model
+    with torch.no_grad(), computing(torch.device(device), precision):
+        rows, matrix = torch.randn(ROWS, d, device=device), torch.randn(d, 4 * d, device=device)
+        seconds = _seconds(lambda: rows @ matrix, device, 0.1, time.perf_counter)
+    each = seconds / (8 * ROWS * d * d) / EFFICIENCY
+    return Calibration((0.0, each), None, (0.0, LAUNCH_S + each * batch.size * (28 * d * d + 4 * batch.n_positions * d)))
+
+
 @dataclasses.dataclass(frozen=True)
 class _Measured:
     seconds: float
@@ -153,11 +167,12 @@ def _update(model: WhisperMoE, batch: Batch, precision: str) -> Callable[[], Non
 
 def _search(model: WhisperMoE, batch: Batch, n_tokens: int) -> Callable[[], None]:
     mel, n_frames, _ = _inputs(model, batch)
+    start: Any = [model.base.config.decoder_start_token_id]
 
     def search() -> None:
         model.eval()
         with torch.no_grad():
-            model.generate(model.route(mel, n_frames), max_new_tokens=n_tokens, min_new_tokens=n_tokens)
+            model.greedy(model.encode(model.route(mel, n_frames)), start, n_tokens, n_tokens)
 
     return search
 
@@ -169,7 +184,7 @@ def _inputs(model: WhisperMoE, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     return mel, torch.full((batch.size,), batch.n_frames, device=device), labels
 
 
-def _seconds(work: Callable[[], None], device: str, allowed_s: float, clock: Callable[[], float]) -> float:
+def _seconds(work: Callable[[], object], device: str, allowed_s: float, clock: Callable[[], float]) -> float:
     """Median seconds of a call, after one that does not count; as many calls as the time allows, three at least and twenty at most."""
     taken: list[float] = []
     while len(taken) < 4 or (sum(taken) < allowed_s and len(taken) < 21):

@@ -13,11 +13,12 @@ from transformers import WhisperConfig
 
 from moe.experts.routed_lora import DENSE_SHARE, AdapterOptions
 from moe.routing.options import RoutingOptions
+from moe.systems.whisper.head_loss import LOGITS
 
 FLOAT, HALF = 4, 2  # bytes of a number
 N_ADAM = 2  # moments that AdamW keeps of what trains
 ATTENTION_BACKWARD = 2.5  # of its forward
-LOGITS_BYTES = 3 * (64 << 20)  # of `moe.systems.whisper.head_loss`: logits, probabilities, one more while they are made
+LOGITS_COPIES = 3  # of the logits held at a time: themselves, their probabilities, one more while those are made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +121,7 @@ def update_cost(
         backward,
         n_frozen(config) * number,
         n_trained * FLOAT * (1 + 1 + N_ADAM + n_copies - 1),
-        activations * number + LOGITS_BYTES,
+        activations * number + LOGITS_COPIES * FLOAT * min(LOGITS, batch.size * batch.n_labels * config.vocab_size),
     )
 
 
@@ -174,15 +175,18 @@ def _parts(config: WhisperConfig, adapted: Adapted, batch: Batch) -> Iterator[_P
         unneeded = rows * 6 * d * d if lowest else 0  # nothing below asks for a gradient
         backward = linear - unneeded + ATTENTION_BACKWARD * attention + 2 * own
         yield _Part(linear + attention + own, backward, rows * d * KEPT_ENCODER + held, trains)
-    heard, said = batch.size * adapted.copies * t, batch.size * adapted.copies * n
+    audio_rows, text_rows = batch.size * adapted.copies * t, batch.size * adapted.copies * n
     for layer in range(config.decoder_layers):
-        linear, attention = said * (12 * d * d + 4 * d * config.decoder_ffn_dim) + heard * 4 * d * d, said * 4 * (n + t) * d
+        linear, attention = (
+            text_rows * (12 * d * d + 4 * d * config.decoder_ffn_dim) + audio_rows * 4 * d * d,
+            text_rows * 4 * (n + t) * d,
+        )
         own, held = _adapters(config, adapted, batch, "decoder")
-        unneeded = said * 6 * d * d if layer == 0 else 0
+        unneeded = text_rows * 6 * d * d if layer == 0 else 0
         backward = linear - unneeded + ATTENTION_BACKWARD * attention + 2 * own
-        yield _Part(linear + attention + own, backward, d * (said * KEPT_DECODER + heard * KEPT_CROSS) + held, has)
-    head = 2 * said * d * config.vocab_size
-    yield _Part(head, head, said * d, has)
+        yield _Part(linear + attention + own, backward, d * (text_rows * KEPT_DECODER + audio_rows * KEPT_CROSS) + held, has)
+    head = 2 * text_rows * d * config.vocab_size
+    yield _Part(head, head, text_rows * d, has)
 
 
 def _adapters(config: WhisperConfig, adapted: Adapted, batch: Batch, part: str) -> tuple[float, float]:

@@ -1,0 +1,189 @@
+"""What a chain will cost: seconds of the stages that train and decode, bytes of a process, the largest batch that fits.
+
+Before anything has run a corpus is only known by its size; seconds come from a calibration on this device. Stages that read audio or
+tables alone (synthesize, prepare, cluster, gate, compare, register) are not counted.
+"""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from transformers import WhisperConfig, WhisperFeatureExtractor
+
+from moe.experts.expert_training import ExpertOptions
+from moe.experts.joint_training import JointOptions
+from moe.experts.rank_split import split_ranks
+from moe.experts.routed_lora import AdapterOptions
+from moe.routing.options import RoutingOptions
+from moe.synthesis.planning import SynthesisOptions
+from moe.system import DecodingOptions
+from moe.systems.whisper.base_model import resolve
+from moe.systems.whisper.features import AudioContextOptions
+from moe.systems.whisper_moe.calibration import Calibration, Mixture, rough
+from moe.systems.whisper_moe.cost import Batch
+from moe.training.precision import PrecisionOptions, precision
+from steps.chain.options import LORA, MIXTURE
+from steps.chain.stages import n_experts
+from steps.options.step_options import SYNTHETIC
+
+TOKENS_PER_S = 5.0  # of a transcript
+SYNTHETIC_S = 2.0  # mean length of an utterance of the synthetic corpus
+LIBRARIES = 450 << 20  # bytes of a process that has imported torch and transformers
+HELD_OUT = 0.15  # dev and test each, as a share of train, where a corpus is only known by its hours
+SHARE_OF_MEMORY = 0.9  # of what is free that a batch may take
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How much speech there is: utterances of each split, their mean length in seconds and its tokens."""
+
+    n_train: int
+    n_dev: int
+    n_test: int
+    utterance_s: float
+    n_tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class StageCost:
+    """Seconds of a stage, and what they are for."""
+
+    stage: str
+    seconds: float
+    what: str
+
+
+def size_of(options: Any, hours: float | None, utterance_s: float | None, tokens_per_s: float) -> Size:
+    """The corpus, from the options of a synthetic one or from the hours that its train split has.
+
+    Raises:
+        ValueError: another corpus, and its hours are not given.
+    """
+    if options.corpus != SYNTHETIC and hours is None:
+        raise ValueError(
+            f"corpus={options.corpus}: say how much there is to train on with hours=…; nothing is read for an estimate"
+        )
+    mean_s = utterance_s or (SYNTHETIC_S if options.corpus == SYNTHETIC else 5.0)
+    n_tokens = math.ceil(tokens_per_s * mean_s) + 4  # and the prompt
+    if hours is not None:
+        n_train = math.ceil(hours * 3600 / mean_s)
+        return Size(n_train, math.ceil(HELD_OUT * n_train), math.ceil(HELD_OUT * n_train), mean_s, n_tokens)
+    made = options.part(SynthesisOptions)
+    n_styles = len(made.styles.split(","))
+    n_speakers = (made.n_train_speakers, made.n_dev_speakers, made.n_test_speakers)
+    n_each = (made.n_utterances, made.n_dev_utterances, made.n_test_utterances)
+    n_train, n_dev, n_test = (n_styles * speakers * each for speakers, each in zip(n_speakers, n_each, strict=True))
+    return Size(n_train, n_dev, n_test, mean_s, n_tokens)
+
+
+def opening_line(options: Any) -> str | None:
+    """What `main` says of the cost as it begins, in a line; None of a corpus whose size it does not know, or a base that is not here."""
+    if options.corpus != SYNTHETIC or not options.is_taken or not Path(resolve(options.source)).is_dir():
+        return None
+    cost = ChainCost(options, size_of(options, None, None, TOKENS_PER_S))
+    found = rough(cost.mixture, cost.training_batch, cost.device, cost.precision)
+    seconds, needed, free = sum(stage.seconds for stage in cost.stages(found)), cost.training_bytes(found), cost.free_bytes()
+    short = ", MORE THAN IS FREE: set a smaller asr_batch_size" if needed > free else ""
+    return (
+        f"training and decoding: about {max(1, round(seconds / 60))} min, {needed / 2**30:.1f} of {free / 2**30:.0f} GiB free{short}; "
+        "`-e estimate` measures it"
+    )
+
+
+class ChainCost:
+    """The costs of a chain on this device.
+
+    Args:
+        options: `steps.main.StepOptions`, whose fields are those of all stages.
+        size: of the corpus.
+    """
+
+    def __init__(self, options: Any, size: Size) -> None:
+        self.options, self.size = options, size
+        base = resolve(options.source)
+        self.config = WhisperConfig.from_pretrained(base)
+        self.extractor = WhisperFeatureExtractor.from_pretrained(base)
+        self.precision = precision(options.part(PrecisionOptions))
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        n = n_experts(options)
+        self.n_experts = n if isinstance(n, int) else 8  # auto: the clusters say
+        self.adapters = split_ranks(options.part(AdapterOptions), self.n_experts)
+
+    @property
+    def mixture(self) -> Mixture:
+        """What joint training trains."""
+        return Mixture(self.config, self.adapters, self.options.part(RoutingOptions), self.n_experts)
+
+    @property
+    def one_expert(self) -> Mixture:
+        """What expert training computes for an utterance: one expert and the shared adapter."""
+        routing = dataclasses.replace(self.options.part(RoutingOptions), top_k=1, mixing="delta")
+        return dataclasses.replace(self.mixture, routing=routing)
+
+    def batch(self, n_utterances: int) -> Batch:
+        """A batch of utterances of mean length in their context."""
+        n_valid = round(self.size.utterance_s * self.extractor.sampling_rate / self.extractor.hop_length)
+        return Batch(n_utterances, self.options.part(AudioContextOptions).n_frames(n_valid, self.extractor), self.size.n_tokens)
+
+    @property
+    def training_batch(self) -> Batch:
+        """The batch of joint training."""
+        return self.batch(self.options.part(JointOptions).asr_batch_size)
+
+    def stages(self, found: Calibration) -> list[StageCost]:
+        """Seconds of each counted stage."""
+        joint, experts, share = self.options.part(JointOptions), self.options.part(ExpertOptions), self.options.eval_share
+        n_joint = self._part(self.options.asr_percent)
+        n_expert = self._part(self.options.experts_percent)
+        trained = [
+            self._training("experts", found, self.one_expert, n_expert, experts.expert_epochs, experts.expert_batch_size, share),
+            self._training("asr", found, self.mixture, n_joint, joint.asr_epochs, joint.asr_batch_size, share),
+        ]
+        systems = self.options.system_names
+        stages = trained if MIXTURE in systems else []
+        if LORA in systems:
+            stages += [StageCost(LORA, sum(each.seconds for each in trained), "as many updates as experts and asr")]
+        seconds = len(systems) * self.size.n_test * self._scoring_s(found)
+        return [*stages, StageCost("evaluate", seconds, f"{self.size.n_test} utterances by {len(systems)} systems")]
+
+    def bytes_per_process(self, found: Calibration, n_utterances: int) -> float:
+        """Bytes of a training process: of the device's memory on a GPU, else of the machine's."""
+        return found.peak_bytes(self.mixture.cost(self.batch(n_utterances), self.precision)) + (
+            LIBRARIES if self.device == "cpu" else 0
+        )
+
+    def training_bytes(self, found: Calibration) -> float:
+        """Bytes of a process in joint training."""
+        return self.bytes_per_process(found, self.training_batch.size)
+
+    def free_bytes(self) -> float:
+        """Bytes that are free now on the device, or on the machine where there is none."""
+        return float(torch.cuda.mem_get_info()[0] if self.device == "cuda" else psutil.virtual_memory().available)
+
+    def largest_batch(self, found: Calibration) -> int:
+        """The largest batch of joint training that fits into what is free now; 0 where not even one utterance does."""
+        one, two = (self.bytes_per_process(found, n) for n in (1, 2))
+        return max(0, int((SHARE_OF_MEMORY * self.free_bytes() - one) // max(1.0, two - one)) + 1)
+
+    def _part(self, percent: float) -> int:
+        floor = 100.0 * self.options.stage_floor / self.size.n_train
+        return math.ceil(self.size.n_train * min(100.0, max(percent, floor)) / 100 * self.options.data_percent / 100)
+
+    def _training(
+        self, stage: str, found: Calibration, mixture: Mixture, n: int, epochs: int, batch_size: int, eval_share: float
+    ) -> StageCost:
+        n_updates = epochs * math.ceil(n / batch_size)
+        update_s = found.update_s(mixture.cost(self.batch(batch_size), self.precision))
+        n_scored = epochs * min(self.size.n_dev, math.ceil(eval_share * n))
+        seconds = n_updates * update_s + n_scored * self._scoring_s(found)
+        return StageCost(stage, seconds, f"{n_updates} updates of {update_s:.2g} s, {n_scored} utterances scored")
+
+    def _scoring_s(self, found: Calibration) -> float:
+        """Seconds to decode one utterance of a full batch and to score it: the encoder once, the tokens, and their losses."""
+        n = self.options.part(DecodingOptions).decoding_batch_size
+        forward_s = found.seconds[1] * self.mixture.cost(self.batch(n), self.precision).forward
+        share = n / self.training_batch.size  # a token of a batch was measured at the training's size
+        return (forward_s + max(1.0, share) * found.decoding_s(self.size.n_tokens, self.config.decoder_layers)) / n

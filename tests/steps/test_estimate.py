@@ -1,0 +1,80 @@
+"""`estimate` says what a chain would cost from its own options: more work costs more, and what memory does not bear is said."""
+
+import dataclasses
+
+import pytest
+
+from moe.systems.whisper_moe.calibration import Calibration
+from steps import estimate, main
+from steps.chain.costs import ChainCost, opening_line, size_of
+from steps.tracking.store import connect
+
+DEVICE = Calibration((0.01, 1e-11), None, (1e-3, 1e-3))  # a made-up device
+
+
+def cost_of(**given) -> ChainCost:
+    options = estimate.StepOptions.asked(**given)
+    return ChainCost(options, size_of(options, options.hours, options.utterance_s, options.tokens_per_s))
+
+
+def seconds(**given) -> dict[str, float]:
+    return {stage.stage: stage.seconds for stage in cost_of(**given).stages(DEVICE)}
+
+
+def test_the_synthetic_corpus_is_counted_from_its_options():
+    size = cost_of(n_train_speakers=2, n_utterances=5, styles="typical,als").size
+    assert (size.n_train, size.utterance_s) == (20, 2.0)
+
+
+def test_twice_the_epochs_is_twice_the_updates():
+    once, twice = seconds(asr_epochs=1), seconds(asr_epochs=2)
+    assert twice["asr"] == pytest.approx(2 * once["asr"]) and twice["experts"] == once["experts"]
+    assert twice["single_lora"] == pytest.approx(twice["asr"] + twice["experts"])
+
+
+def test_more_experts_in_use_and_more_hours_cost_more():
+    assert seconds(top_k=4)["asr"] > seconds(top_k=1, minimum_usage=0.05)["asr"]
+    folder = {"corpus": "folder", "dataset_root": "x"}
+    assert seconds(hours=20.0, **folder)["asr"] > 15 * seconds(hours=1.0, stage_floor=1, **folder)["asr"]
+
+
+def test_a_corpus_of_unknown_size_is_refused_in_one_line():
+    with pytest.raises(ValueError, match="corpus=folder: say how much there is to train on with hours="):
+        cost_of(corpus="folder", dataset_root="x")
+
+
+def test_the_largest_batch_is_the_last_that_fits(monkeypatch):
+    cost = cost_of()
+    monkeypatch.setattr(cost, "free_bytes", lambda: 0.9 * 2**30)
+    largest = cost.largest_batch(DEVICE)
+    assert cost.bytes_per_process(DEVICE, largest) <= 0.9 * cost.free_bytes() < cost.bytes_per_process(DEVICE, largest + 1)
+
+
+def test_what_memory_does_not_bear_is_said_with_what_to_set(monkeypatch):
+    cost = cost_of()
+    monkeypatch.setattr(cost, "free_bytes", lambda: cost.bytes_per_process(DEVICE, 4) / 0.9)
+    lines = estimate.estimate_lines(cost, DEVICE, cost.stages(DEVICE))
+    assert lines[-1] == "asr_batch_size=16: memory will not do; set asr_batch_size=4"
+    monkeypatch.setattr(cost, "free_bytes", lambda: 0.0)
+    assert "gradient_checkpointing=true" in estimate.estimate_lines(cost, DEVICE, cost.stages(DEVICE))[-1]
+
+
+def test_the_estimate_is_a_run_with_its_figures(store, capsys):
+    run_id = estimate.run(estimate.StepOptions.asked(mode="quick", calibration_s=0.2))
+    run = connect().client.get_run(run_id)
+    assert run.info.status == "FINISHED" and run.data.metrics["seconds/asr"] > 0 and run.data.metrics["bytes_per_process"] > 2**28
+    assert "together:" in capsys.readouterr().out
+
+
+def test_the_chain_opens_with_a_line_of_its_cost():
+    line = opening_line(main.StepOptions.asked(mode="quick"))
+    assert line.startswith("training and decoding: about ") and len(line) <= 160
+    other = main.StepOptions.asked(corpus="folder", dataset_root="x")
+    assert (
+        opening_line(other) is None and opening_line(dataclasses.replace(other, corpus="synthetic", init_from="scratch")) is None
+    )
+
+
+@pytest.mark.parametrize(("number", "said"), [(5, "5 s"), (600, "10 min"), (10_800, "3 h"), (400_000, "4.63 days")])
+def test_durations_are_said_as_people_do(number, said):
+    assert estimate.duration(number) == said
