@@ -62,6 +62,8 @@ def _trained(options: RowOptions, data: Corpus, seed: int) -> tuple[DomainSystem
     )
     rates = (options.domain_learning_rate, options.token_learning_rate)
     system = build(base, Path(SHIPPED), shape, "en", "basic", options.part(TokenOptions), options.part(LossOptions), rates)
+    if not options.trains:
+        return system, {"n_trainable": 0, "epoch": None, "classifier": None, "history": []}
     again = balanced(domains.numbers(rows["etiology"].tolist()), domains.is_target, options.part(BalanceOptions), seed)
     repeated = rows.iloc[again].reset_index(drop=True)
     plain = AugmentationOptions(n_masks=0, gain=0.0)

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from benchmarks.domain_tokens.corpora import DEMO, RULE, WITH, WITHOUT
+from moe.options import option
 from moe.systems.domain_whisper.domains import DomainOptions
 from moe.systems.domain_whisper.options import DomainTrainingOptions
 from moe.systems.domain_whisper.unfreezing import UnfreezeOptions
@@ -11,7 +12,9 @@ from moe.systems.domain_whisper.unfreezing import UnfreezeOptions
 
 @dataclasses.dataclass(frozen=True)
 class RowOptions(DomainOptions, UnfreezeOptions, DomainTrainingOptions):
-    """One training."""
+    """One training, or none."""
+
+    trains: bool = option(True, "false scores the base model, which a system without training and without token is")
 
 
 RULED = {"domains": f"{WITH},{WITHOUT}", "domain_epochs": 4, "domain_learning_rate": 5e-4, "token_learning_rate": 1e-2}
@@ -22,6 +25,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "rows alone": RULED | {"unfreeze": "none", "token_learning_rate": 0.05},
     },
     DEMO: {
+        "base model": {"trains": False},
         "two domains": {},
         "no tokens": {"token_dropout": 1.0},
         "each etiology": {"domains": "each"},

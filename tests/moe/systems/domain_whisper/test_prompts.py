@@ -161,9 +161,11 @@ def test_a_decoder_that_says_new_tokens_in_a_row_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, return_timestamps: bool
 ) -> None:
     """Stack pitfall: the new ids lie above the timestamps; two in a row, and `generate` dropped the text after them and began again
-    without the domain. The vocabulary is v2's: timestamps lie between the last special token and the new ones."""
-    system = toy_domain(tmp_path)
+    without the domain. As in v2's vocabulary, timestamps lie between the no-timestamps token and the new ones."""
+    system = toy_domain(tmp_path, n_timestamps=5)
     module, tokenizer = system.module, system.inputs.processor.tokenizer
+    first, last = token_ids(tokenizer, "<|0.00|>", "<|0.08|>")
+    assert first == token_ids(tokenizer, NO_TIMESTAMPS)[0] + 1 and module.n_old == last + 1
     oak, elm = tokenizer(" oak", add_special_tokens=False).input_ids, tokenizer(" elm", add_special_tokens=False).input_ids
     script, n_prompt, passes = [*oak, module.n_old, module.n_old, *elm, tokenizer.eos_token_id], len(module.prompts.of(0)), []
 
