@@ -6,6 +6,7 @@ import pandas as pd
 
 from analysis.comparison import compare
 from analysis.report import markdown_table, percent
+from analysis.significance import holm
 from analysis.systems import SystemScores
 from benchmarks.domain_tokens.corpora import DEMO, FOLDER, RULE
 from benchmarks.domain_tokens.measuring import ASKS
@@ -91,7 +92,7 @@ def _against_the_other_text(systems: list[SystemScores]) -> pd.DataFrame:
 
 
 def _tests(systems: list[SystemScores]) -> pd.DataFrame:
-    """Paired tests of the tokens of a row, and of each row against the same training without tokens."""
+    """Paired tests of the tokens of a row, and of each row against the same training without tokens; below 0 is better. Holm over all."""
     names = {system.name for system in systems}
     bases = {row: f"{row}: right" for row in {name.rpartition(": ")[0] for name in names}}
     rows = []
@@ -101,7 +102,11 @@ def _tests(systems: list[SystemScores]) -> pd.DataFrame:
         seeds = {system.metadata["seed"] for system in systems if system.name == base}
         for other in others:
             shared = seeds & {system.metadata["seed"] for system in systems if system.name == other}
-            pair = [system for system in systems if system.name in (base, other) and system.metadata["seed"] in shared]
-            tests = compare(pair, base=other, group_columns=["etiology"], plots=False).tests.iloc[0].to_dict()
-            rows.append({"system": base, "against": other, "seeds": len(shared), **tests})
-    return pd.DataFrame(rows)
+            sides = [
+                [each for each in systems if each.name == name and each.metadata["seed"] in shared] for name in (other, base)
+            ]
+            tests = compare([*sides[0], *sides[1]], base=other, group_columns=["etiology"], plots=False).tests.iloc[0]
+            found = {"points": 100 * tests["difference"], "low": 100 * tests["low"], "high": 100 * tests["high"]}
+            rows.append({"system": base, "against": other, "seeds": len(shared), **found, **tests[["p_bootstrap", "p_mapsswe"]]})
+    table = pd.DataFrame(rows)
+    return table.assign(p_holm=holm(table["p_bootstrap"])).round(4)
