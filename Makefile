@@ -1,4 +1,4 @@
-# make demo | demo-ne | demo-ko | test | check | format | torture | audit | ui | base | install | clean
+# make demo | demo-ne | demo-ko | test | check | format | torture | audit | ui | base | decoder | install | clean
 # Needs Python 3.11 or 3.12; another one than python3: make PYTHON=/path/to/python3.12 demo; a minute's trial: make demo OPTIONS='-P mode=quick'
 
 PYTHON ?= python3
@@ -17,7 +17,7 @@ export PATH := $(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 
-.PHONY: help install demo demo-ne demo-ko demo-personal test check lint types rules format hooks torture audit ui base clean
+.PHONY: help install demo demo-ne demo-ko demo-personal test check lint types rules format hooks torture audit ui base decoder clean
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
@@ -113,6 +113,10 @@ base: install
 	$(MLFLOW_RUN) -P systems=wav2vec2_ctc -P until=ctc -P seed=0 -P purpose=pretraining -P styles=typical -P seen_share=0 \
 		-P n_train_speakers=100 -P n_utterances=40 -P n_dev_speakers=10 -P n_dev_utterances=20 -P n_test_speakers=1 \
 		-P n_test_utterances=1 -P ctc_model=scratch -P ctc_epochs=6 -P export_dir=base/synthetic-en-ctc
+
+# make the shipped language model of SteerMoE again
+decoder: install
+	$(MLFLOW_RUN) -e decoder -P init_from=scratch -P seed=0 -P export_dir=base/synthetic-en-decoder
 
 clean:
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -27,6 +27,7 @@ VERSION = 1  # of model.json; raised where an older one can no longer be read
 IGNORED = -100  # label of a position that is not scored
 ROLES = ("base", "control", "mixture", "candidate")
 WORDS = "words"  # among a hypothesis's details
+EXPERT_USE = "expert_use"  # among them too: shares of experts by layer, where they decide layer by layer
 
 Batch = dict[str, Any]
 Ask = Options  # what one request may ask of a system: each system has a dataclass of its own, whose fields are the served parameters
@@ -109,7 +110,8 @@ class Hypothesis:
         mean_logprob: mean natural log-probability of its tokens under the model, end of text included.
         n_tokens: how many tokens that is.
         details: what else the system says of it, as plain JSON values by name: columns of the hypotheses table. Under `words`, where it
-            times them, a list of word, start_s, end_s and confidence.
+            times them, a list of word, start_s, end_s and confidence. Under `expert_use`, where experts are used layer by layer,
+            rows of shares, (L, E).
     """
 
     utterance_id: str
@@ -234,6 +236,18 @@ class ReadsManifest(System, Protocol):
 
     def from_manifest(self, rows: "pd.DataFrame") -> Mapping[str, np.ndarray]:
         """What batches of these utterances are to hold besides, (N, …) each."""
+
+
+@runtime_checkable
+class Needs(System, Protocol):
+    """A capability: the system may stand on something that its folder does not hold."""
+
+    def needs(self) -> str | None:
+        """What a server must have beside the folder; None for nothing.
+
+        Raises:
+            ValueError: no server could have it.
+        """
 
 
 @runtime_checkable

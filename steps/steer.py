@@ -87,7 +87,10 @@ def run(options: StepOptions) -> str:
         system = _system(options, given, base, base_dir)
         given = without_unlearnable(step, given, system.inputs, options.max_quarantined, TOO_LONG, "allow longer ones")
         etiologies = pd.concat([given.train, given.dev]).set_index("utterance_id")["etiology"].to_dict()
-        train_set, dev_set = given.train_set(system.inputs), given.dev_set(system.inputs)
+        train_set, dev_set = (
+            make(system.inputs, system.from_manifest(rows))
+            for make, rows in ((given.train_set, given.train), (given.dev_set, given.dev))
+        )
         trained = train(system, train_set, dev_set, options.part(SteerTrainingOptions), given.training, etiologies)
         facts = training_facts(system, trained.summary, options.seed)
         facts |= {f"n_trainable/{group.name}": group.n_parameters for group in system.parameter_groups()}

@@ -19,7 +19,7 @@ from typing import Any
 from mlflow.entities import Run
 
 from moe.files import file_digest
-from steps import asr, baseline, experts, gate, main, pretrain
+from steps import asr, baseline, decoder, experts, gate, main, pretrain, steer
 from steps.chain.options import ChainOptions
 from steps.chain.stages import Chain, stage_options
 from steps.tracking import runs as tracking
@@ -40,12 +40,14 @@ TOY = {
     "logging_steps": 2,
 }  # fmt: skip
 SCRATCH = {"init_from": "scratch", "tokenizer": "characters", "pretrain_updates": 10, "pretrain_batch_size": 4}
+STEER = {"steer_epochs": 3, "steer_batch_size": 4, "steering_log_every": 2, "steering_dropout": 0.1}
 STAGES: dict[str, tuple[ModuleType, tuple[str, ...], dict[str, Any]]] = {
     "pretrain": (pretrain, ("prepare",), SCRATCH),
     "gate": (gate, ("embed", "cluster"), {}),
     "experts": (experts, ("prepare", "pretrain", "cluster"), {}),
     "asr": (asr, ("prepare", "pretrain", "embed", "cluster", "gate", "experts"), {"num_experts": None}),
     "single_lora": (baseline, ("prepare", "pretrain", "asr"), {"system": "single_lora"}),
+    "steer": (steer, ("prepare", "pretrain", "decoder"), STEER),
 }
 
 
@@ -166,7 +168,8 @@ def run_chain() -> dict[str, str]:
     with tracking.step_run("main", options):
         chain = Chain(options)
         chain.run()
-    return {"asr": chain.run_ids["whisper_moe"], **chain.run_ids}
+    taken = decoder.run(decoder.StepOptions())
+    return {"asr": chain.run_ids["whisper_moe"], "decoder": taken, **chain.run_ids}
 
 
 def train(stage: str, ids: dict[str, str], **changes: Any) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def damage(folder: Path, how: str) -> None:
 
 def same_again(arena: Arena, seed: int) -> str:
     """The same seed twice and with two workers, each in a process of its own."""
-    stage = ("pretrain", "gate", "experts", "asr", "single_lora")[seed % 5]
+    stage = ("pretrain", "gate", "experts", "asr", "single_lora", "steer")[seed % 6]
     whole = undisturbed(arena, stage, 0)[0]
     for n_workers in (0, 2):
         found = arena.fork(_train, stage, arena.ids(), n_workers).value()

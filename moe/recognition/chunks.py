@@ -16,7 +16,7 @@ from moe.audio.cutting import cut_quietly
 from moe.audio.sampling import SAMPLE_RATE
 from moe.corpora.locations import Root
 from moe.corpora.manifest import read_utterance
-from moe.system import WORDS, Hypothesis, Inputs
+from moe.system import EXPERT_USE, WORDS, Hypothesis, Inputs
 from moe.training.dataset import SpeechDataset
 
 
@@ -115,10 +115,12 @@ def _joined(utterance_id: str, parts: Sequence[tuple[float, Hypothesis]]) -> Hyp
 
 
 def _details(parts: Sequence[Mapping[str, Any]], seconds: Sequence[float]) -> dict[str, Any]:
-    """Numbers averaged by duration, words in the order of their chunks; anything else from the longest chunk."""
+    """Numbers and the use of experts averaged by duration, words in the order of their chunks; anything else from the longest chunk."""
     longest = parts[int(np.argmax(seconds))]
     numbers = [name for name, value in longest.items() if isinstance(value, (int, float)) and not isinstance(value, bool)]
-    averaged = {name: float(np.average([part[name] for part in parts], weights=seconds)) for name in numbers}
+    averaged: dict[str, Any] = {name: float(np.average([part[name] for part in parts], weights=seconds)) for name in numbers}
+    if EXPERT_USE in longest:
+        averaged[EXPERT_USE] = np.average([part[EXPERT_USE] for part in parts], axis=0, weights=seconds).tolist()
     return {**longest, **averaged, **({WORDS: _words(parts, seconds)} if WORDS in longest else {})}
 
 

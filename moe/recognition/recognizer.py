@@ -20,7 +20,7 @@ from moe.audio.sampling import SAMPLE_RATE
 from moe.audio.voice_activity import VoiceActivity
 from moe.experts.people.person import Person
 from moe.recognition.decoding import confidence, decode
-from moe.system import Ask, DecodingOptions, Hypothesis, Inputs, System
+from moe.system import EXPERT_USE, Ask, DecodingOptions, Hypothesis, Inputs, System
 from moe.text.normalisers import normalise
 from moe.training.precision import PrecisionOptions, fastest_device, precision
 
@@ -40,7 +40,8 @@ class Segment:
 class Transcript:
     """What was recognised in a recording.
 
-    `routing_weights` are those of its chunks with speech, averaged by duration (empty where there are none, or no experts);
+    `routing_weights` are those of its chunks with speech, averaged by duration (empty where there are none, or no experts),
+    and so is `expert_use` of each layer;
     `confidence` is exp of the mean log-probability of all its tokens, 0 where nothing was decoded; `no_speech` says that nobody
     speaks in any of its chunks.
     """
@@ -50,6 +51,7 @@ class Transcript:
     routing_weights: tuple[float, ...]
     confidence: float
     no_speech: bool = False
+    expert_use: tuple[tuple[float, ...], ...] = ()
 
 
 NO_SPEECH = {"no_speech": True}  # details of a hypothesis that stands for a chunk in which nobody speaks
@@ -157,21 +159,26 @@ class Recognizer:
         """The hypotheses of a recording's chunks as one transcript."""
         segments = tuple(self._segment(span, hypothesis) for span, hypothesis in zip(spans, hypotheses, strict=True))
         text = " ".join(segment.text for segment in segments if segment.text)
-        routed = [
-            (each.routing_weights, float(stop - start))
-            for each, (start, stop) in zip(hypotheses, spans, strict=True)
-            if each.routing_weights is not None
-        ]
-        weights: tuple[float, ...] = ()
-        if routed:
-            rows, lengths = zip(*routed, strict=True)
-            weights = tuple(np.average(rows, axis=0, weights=lengths).tolist())
-        return Transcript(text, segments, weights, confidence(hypotheses), all(segment.no_speech for segment in segments))
+        weights = _averaged([each.routing_weights for each in hypotheses], spans)
+        use = _averaged([each.details.get(EXPERT_USE) for each in hypotheses], spans)
+        nobody = all(segment.no_speech for segment in segments)
+        return Transcript(
+            text, segments, tuple(weights.tolist()), confidence(hypotheses), nobody, tuple(map(tuple, use.tolist()))
+        )
 
     def _segment(self, span: Span, hypothesis: Hypothesis) -> Segment:
         text = normalise(self.system.record.normaliser, hypothesis.text)
         no_speech = hypothesis.details.get("no_speech", False)
         return Segment(span[0] / SAMPLE_RATE, span[1] / SAMPLE_RATE, text, confidence([hypothesis]), no_speech)
+
+
+def _averaged(values: Sequence[Any], spans: Sequence[Span]) -> np.ndarray:
+    """What chunks say of their experts, averaged by duration over those that say it; empty where none does."""
+    said = [(value, float(stop - start)) for value, (start, stop) in zip(values, spans, strict=True) if value is not None]
+    if not said:
+        return np.zeros(0)
+    rows, lengths = zip(*said, strict=True)
+    return np.asarray(np.average(rows, axis=0, weights=lengths))
 
 
 class WaveformSet:

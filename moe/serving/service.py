@@ -39,6 +39,7 @@ class Answer:
             "confidence": self.transcript.confidence,
             "no_speech": self.transcript.no_speech,
             "expert_weights": list(self.transcript.routing_weights) if with_routing else [],
+            "expert_use": [list(layer) for layer in self.transcript.expert_use] if with_routing else [],
             "personal": self.personal,
             "segments": [dataclasses.asdict(segment) for segment in self.transcript.segments],
             "timing": {"audio_s": self.audio_s, "seconds": self.seconds},

@@ -9,7 +9,7 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 
 from analysis.pages.model_card import CardFacts
-from moe.system import Ask, Record
+from moe.system import Ask, Needs, Record
 from moe.systems.table import load_system
 from steps.tracking import artifacts
 from steps.tracking.store import connect
@@ -29,6 +29,8 @@ def card_facts(
     record, made_from = system.record, connect().client.get_run(model_run_id).data.params
     base, licence = _base(made_from.get("pretrain_run_id", ""))
     decoding = {"beams": str(config["beam_size"]), "most tokens per second": f"{config['max_tokens_per_s']:g}"}
+    needs = system.needs() if isinstance(system, Needs) else None
+    decoding |= {"a server must have": needs} if needs else {}
     asked = {field: str(config[field]) for field in _names(system.ask_type) if config.get(field) is not None}
     corpus = _corpus(made_from.get("prepare_run_id", ""), record)
     return CardFacts(

@@ -66,6 +66,7 @@ def signature(ask_type: type[Ask]) -> ModelSignature:
         ColSpec(DataType.double, "confidence"),
         ColSpec(DataType.boolean, "no_speech"),
         ColSpec(Array(DataType.double), "expert_weights"),
+        ColSpec(Array(Array(DataType.double)), "expert_use"),
         ColSpec(DataType.string, "personal"),
         ColSpec(Array(segment), "segments"),
         ColSpec(Object([numbers["audio_s"], numbers["seconds"]]), "timing"),

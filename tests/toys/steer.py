@@ -37,7 +37,9 @@ def write_sources(folder: Path) -> Sources:
 
 def toy_options(**changes) -> SteerModelOptions:
     """Three vectors a layer, two encoder frames in a vector of the prompt."""
-    return SteerModelOptions(**{"steer_experts": 3, "prompt_ms": 40, "steering_std": 0.3} | changes)
+    steering = {} if changes.get("steer_adapter") == "lora" else {"steer_experts": 3, "steering_std": 0.3}
+    prompt = {} if changes.get("writer") == "whisper" else {"prompt_ms": 40}
+    return SteerModelOptions(**steering | prompt | changes)
 
 
 def toy_steer(folder: Path, balance: float = 0.0, lora_rank: int = 0, **changes) -> SteerSystem:

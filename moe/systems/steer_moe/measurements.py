@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from moe.system import Hypothesis
+from moe.system import EXPERT_USE, Hypothesis
 from moe.systems.steer_moe.model import Encoded
 from moe.systems.steer_moe.steering import Steering
 
-USE, ENTROPY, STRENGTH, FRAMES = "expert_use", "decision_entropy", "steering_strength", "n_frames"  # details of a hypothesis
+ENTROPY, STRENGTH, FRAMES = "decision_entropy", "steering_strength", "n_frames"  # details of a hypothesis, beside EXPERT_USE
 LOWEST_SCALE, HIGHEST_SCALE = 0.05, 0.2  # between which the document says the scales settle
 MOST_USE = 0.8  # of a layer's frames that one vector may have
 
@@ -38,11 +38,13 @@ class Use:
     @classmethod
     def of_hypotheses(cls, hypotheses: Sequence[Hypothesis]) -> "Use":
         """As kept among the details of hypotheses."""
-        return cls(*(np.array([each.details[name] for each in hypotheses], float) for name in (USE, ENTROPY, STRENGTH, FRAMES)))
+        return cls(
+            *(np.array([each.details[name] for each in hypotheses], float) for name in (EXPERT_USE, ENTROPY, STRENGTH, FRAMES))
+        )
 
     def details(self, row: int) -> dict[str, Any]:
         """Of one utterance, as plain values."""
-        values = {USE: self.use, ENTROPY: self.entropy, STRENGTH: self.strength, FRAMES: self.n_frames}
+        values = {EXPERT_USE: self.use, ENTROPY: self.entropy, STRENGTH: self.strength, FRAMES: self.n_frames}
         return {name: np.round(value[row], 6).tolist() for name, value in values.items()}
 
     def mean(self, values: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from moe.system import Batch
 from moe.systems.steer_moe.audio_prompt import AudioPrompt
 from moe.systems.steer_moe.encoder import SteeredEncoder
 from moe.systems.steer_moe.language_model import generate, utterance_losses, written_scores
-from moe.systems.steer_moe.sequence import unpadded
+from moe.systems.steer_moe.sequence import AFTER, unpadded, with_prompts
 from moe.systems.steer_moe.steering import ROUTER, LayerPass, balance_loss
 from moe.training.precision import hold_frozen
 
@@ -126,16 +126,20 @@ class SteerMoE(SteeredWriter):
         sequence: Tensor,
         labels: Tensor,
         opening: Tensor | None = None,
+        after_audio: Tensor | None = None,
         utterance_ids: Sequence[str] = (),
     ) -> dict[str, Tensor]:
         """Losses of a batch: loss () and utterance_loss (B,).
 
         Args:
             mel: (B, n_mels, F); n_frames: (B,) valid mel frames.
-            sequence, labels: (B, N), padded on the right. opening: (B, M), which only decoding reads.
+            sequence, labels: (B, N), padded on the right. opening: (B, M), which decoding starts from.
+            after_audio: (B, n) what follows the audio prompt where utterances have a textual prompt of their own.
         """
         encoded = self.encode(mel, n_frames, keeps=self.keeps)
-        batch = {"n_frames": n_frames, "sequence": sequence, "labels": labels}
+        batch: Batch = {"n_frames": n_frames, "sequence": sequence, "labels": labels}
+        if after_audio is not None:
+            batch = with_prompts({**batch, "opening": opening, AFTER: after_audio})
         return self.outputs(encoded, self.losses(encoded, batch), utterance_ids)
 
     def losses(self, encoded: Encoded, batch: Batch) -> Tensor:

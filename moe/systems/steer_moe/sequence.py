@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from moe.system import IGNORED
+from moe.system import IGNORED, Batch
 
 AUDIO, PADDING = -2, -1
+AFTER = "after_audio"  # in a batch: what follows the audio prompts of single utterances
 MARK = "<<audio>>"  # where a chat template is to have the audio prompt
 
 
@@ -65,6 +66,26 @@ def training_rows(openings: Sequence[Sequence[int]], texts: Sequence[Sequence[in
     rows = [[*opening, *text] for opening, text in zip(openings, texts, strict=True)]
     labels = [[IGNORED] * len(opening) + list(text) for opening, text in zip(openings, texts, strict=True)]
     return padded(rows), padded(labels, value=IGNORED)
+
+
+def with_prompts(batch: Batch) -> Batch:
+    """The batch with the textual prompts of its own utterances, `AFTER` (B, n), in place of what follows their audio prompts."""
+    if AFTER not in batch:
+        return batch
+    after, device = unpadded(batch[AFTER]), batch[AFTER].device
+    usual = unpadded(batch["opening"])
+    openings = [[*row[: _audio_end(row)], *own] for row, own in zip(usual, after, strict=True)]
+    texts = [row[len(opening) :] for row, opening in zip(unpadded(batch["sequence"]), usual, strict=True)]
+    sequence, labels = training_rows(openings, texts)
+    made = {"opening": padded(openings, left=True), "sequence": sequence, "labels": labels}
+    return {
+        **{name: value for name, value in batch.items() if name != AFTER},
+        **{name: each.to(device) for name, each in made.items()},
+    }
+
+
+def _audio_end(row: Sequence[int]) -> int:
+    return len(row) - row[::-1].index(AUDIO)
 
 
 def unpadded(codes: Tensor) -> list[list[int]]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -21,12 +23,14 @@ from moe.systems.steer_moe.measurements import Use, measures, use_of
 from moe.systems.steer_moe.model import SteeredWriter
 from moe.systems.steer_moe.options import LORA, WHISPER, SteerModelOptions
 from moe.systems.steer_moe.parts import BASE_DIR, DECODER_DIR, Sources, assemble
+from moe.systems.steer_moe.sequence import AFTER, padded, with_prompts
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper.inputs import WhisperInputs
 from moe.training.precision import computing
 
 NAME, TITLE = "steer_moe", "SteerMoE"
 TRAINED = "trained.safetensors"
+PROMPT_COLUMN = "prompt"  # of a manifest: textual prompts of single utterances
 MIN_NEW_TOKENS = 16
 
 
@@ -70,7 +74,7 @@ class SteerSystem:
     def decode(self, batch: Batch, options: DecodingOptions, ask: Ask, with_loss: bool = False) -> list[Hypothesis]:
         """Hypotheses of a batch; `details` hold what each steered layer did."""
         way = ask if isinstance(ask, OtherWay) else OtherWay()
-        batch = _others(batch) if way.other_audio else batch
+        batch = with_prompts(_others(batch) if way.other_audio else batch)
         with computing(self.module.device, self.module.precision):
             encoded = self.module.encode(batch["mel"], batch["n_frames"], way.routing)
             texts = self.module.write(encoded, batch, self._limit(batch, options), options.beam_size)
@@ -105,8 +109,23 @@ class SteerSystem:
             found = {"steering": f"{steering.n_experts} vectors after each of the encoder layers {layers}"}
         if self.decoder is None:
             return found | {"writer": "the base's own decoder"}
-        needs = self.decoder.needs
-        return found | {"writer": f"language model {self.decoder.name}"} | ({"a server needs": needs} if needs else {})
+        return found | {"writer": f"the language model {self.decoder.name}"}
+
+    def needs(self) -> str | None:
+        """The language model, where it was not copied.
+
+        Raises:
+            ValueError: no server could get it.
+        """
+        return self.decoder.needs if self.decoder else None
+
+    def from_manifest(self, rows: pd.DataFrame) -> Mapping[str, np.ndarray]:
+        """What follows the audio prompt of utterances with a textual prompt of their own, (N, n) codes; nothing where none has one."""
+        if PROMPT_COLUMN not in rows or not isinstance(self.inputs, SteerInputs):
+            return {}
+        given = [prompt if isinstance(prompt, str) and prompt else None for prompt in rows[PROMPT_COLUMN]]
+        after = [self.inputs.around(prompt).after for prompt in given]
+        return {AFTER: padded(after).numpy()}
 
     def place(self, device: torch.device | str, precision: str) -> None:
         """Move the model to a device and compute there in a precision."""
@@ -203,5 +222,5 @@ def _others(batch: Batch) -> Batch:
     if len(batch["mel"]) == 1:
         mel, n_frames = batch["mel"], int(batch["n_frames"])
         return {**batch, "mel": torch.cat([mel[..., :n_frames].flip(-1), mel[..., n_frames:]], -1)}
-    moved: Batch = {name: batch[name].roll(1, 0) for name in ("mel", "n_frames", "opening") if name in batch}
+    moved: Batch = {name: batch[name].roll(1, 0) for name in ("mel", "n_frames", "opening", AFTER) if name in batch}
     return {**batch, **moved}

@@ -360,6 +360,7 @@ def test_every_preset_is_tested() -> None:
         "two-cores",
         "document-003",
         "document-004",
+        "steermoe",
     }
 
 

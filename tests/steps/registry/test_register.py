@@ -266,6 +266,7 @@ def test_the_model_is_whole_code_and_safetensors(registered: Registry) -> None:
         "confidence",
         "no_speech",
         "expert_weights",
+        "expert_use",
         "personal",
         "segments",
         "timing",

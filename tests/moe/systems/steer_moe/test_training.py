@@ -46,12 +46,8 @@ def test_four_groups_train_at_four_rates_each_logged_and_only_they_are_kept_in_c
     corpus, tmp_path: Path, monkeypatch
 ) -> None:
     system, report, seen = toy_steer(tmp_path / "model"), Notes(), []
-    made = loop.SpeechTrainer.create_optimizer_and_scheduler
-    monkeypatch.setattr(
-        loop.SpeechTrainer,
-        "create_optimizer_and_scheduler",
-        lambda self, *given, **named: seen.append(self.optimizer) or made(self, *given, **named),
-    )
+    begins = loop.SpeechTrainer.training_begins
+    monkeypatch.setattr(loop.SpeechTrainer, "training_begins", lambda self: seen.append(self.optimizer) or begins(self))
     checkpoints = Checkpoints(tmp_path / "checkpoints", CheckpointOptions(save_every_n_updates=1), Recorded())
     trained(system, corpus, checkpoints, report, epochs=1)
     groups = {group["name"]: group for group in seen[0].param_groups}
