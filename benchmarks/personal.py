@@ -111,7 +111,8 @@ def run(model: Path, size: int, options: PersonOptions, augment: bool, seed: int
     started = time.process_time()
     learnt = learn_people(system, recordings, [enrolment(said, name, size) for name in said.names], options, 42)
     seconds = (time.process_time() - started) / len(learnt)
-    after = {way: [each.candidates[way] for each in learnt] for way in learnt[0].candidates if way != AS_IT_IS}
+    ways = [way for way in learnt[0].candidates if way != AS_IT_IS]
+    after = {way: [each.candidates[way] for each in learnt] for way in ways} if len(ways) > 1 else {}
     after[AUTO] = [each.person for each in learnt]
     others = after[AUTO][1:] + after[AUTO][:1]
     after[ANOTHERS] = [dataclasses.replace(each, name=name) for each, name in zip(others, said.names, strict=True)]

@@ -24,9 +24,9 @@ from analysis.intervals import Difference
 from analysis.significance import speaker_difference
 from analysis.systems import SystemScores
 from moe.audio.augmentation import AugmentationOptions
-from moe.experts.people.folders import PersonRecord, save_person
+from moe.experts.people.folders import PersonRecord, load_person, read_person_record, save_person
 from moe.experts.people.options import AS_IT_IS, PersonOptions
-from moe.experts.people.person import Person
+from moe.experts.people.person import Layout, Person
 from moe.experts.people.training import Learnt, PersonalSystem, Recordings, agreement, learn_people
 from moe.options import names_of, option
 from moe.recognition.decoding import decode
@@ -43,6 +43,7 @@ from steps.tracking.resuming import PARENT_TAG
 from steps.tracking.step_run import StepRun
 
 NOT_WORSE, SIGNIFICANT = "not_worse", "significant"
+LEARNT = "learnt"  # folder of unfinished work
 AT_ONCE = 32  # people who learn together
 MOST_AGREEMENT = 0.85  # reference loss by that of another sentence; above it a transcript is no more likely than any other
 WITHOUT, WITH = "as it is", "with their own"
@@ -97,7 +98,7 @@ def run(options: StepOptions) -> str:
     with runs.step_run("personalise", options, f"personalise · {len(enrolled.people)} people") as step:
         system: Any = load_system(enrolled.folder)
         started = time.process_time()
-        learnt = _learn(system, enrolled, options)
+        learnt = _learn(system, enrolled, options, runs.work_dir(step) / LEARNT)
         proofs = _prove(system, enrolled, learnt, options)
         for each, proof in zip(learnt, proofs, strict=True):
             _log_person(step, enrolled, options, each, proof)
@@ -125,18 +126,34 @@ def _source(options: StepOptions) -> str:
     return options.recogniser.partition("@")[0] if options.model_uri else f"run {options.recogniser}"
 
 
-def _learn(system: PersonalSystem, enrolled: Enrolled, options: StepOptions) -> list[Learnt]:
+def _learn(system: PersonalSystem, enrolled: Enrolled, options: StepOptions, folder: Path) -> list[Learnt]:
+    """What everybody has learnt; those who learnt together before an interruption do not learn again."""
     rows, root = enrolled.recordings.rows, enrolled.recordings.root
     augmentation = options.part(AugmentationOptions) if options.augment else None
     recordings = Recordings(
         SpeechDataset(rows, root, system.inputs, augmentation, options.seed, trains=True),
         SpeechDataset(rows, root, system.inputs),
     )
+    layout = system.layout(options.targets, options.person_r)
     found = []
     for start in range(0, len(enrolled.people), AT_ONCE):
         together = enrolled.people[start : start + AT_ONCE]
-        found += learn_people(system, recordings, together, options.part(PersonOptions), options.seed)
+        places = [folder / _digest(each.name) for each in together]  # a folder that is left behind names nobody
+        if not all(place.is_dir() for place in places):
+            learnt = learn_people(system, recordings, together, options.part(PersonOptions), options.seed)
+            for each, place in zip(learnt, places, strict=True):
+                save_person(
+                    place,
+                    each.person,
+                    PersonRecord(place.name, enrolled.digest, each.kept, options.targets, options.person_r, (0, 0, 0)),
+                )
+        found += [_read(place, each.name, layout, enrolled.digest) for place, each in zip(places, together, strict=True)]
     return found
+
+
+def _read(folder: Path, name: str, layout: Layout, recogniser: str) -> Learnt:
+    person = dataclasses.replace(load_person(folder, layout, recogniser), name=name)
+    return Learnt(person, read_person_record(folder).kept)
 
 
 def _prove(system: Any, enrolled: Enrolled, learnt: Sequence[Learnt], options: StepOptions) -> list[Proof]:

@@ -207,6 +207,30 @@ def test_a_name_that_somebody_above_another_recogniser_has_is_taken(world: World
         personalise.run(world.options(asr_run_id=other))
 
 
+def test_a_call_that_was_killed_goes_on_with_the_same_bits(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who had learnt before does not learn again; whoever had not learns as in a call that nothing stopped."""
+    recordings = write_recordings(tmp_path / "r", ("p_1", "p_2", "p_3"))
+    options = world.options(dataset_root=str(recordings))
+    monkeypatch.setattr(personalise, "AT_ONCE", 1)
+    monkeypatch.setattr(personalise, "MOST_AGREEMENT", 10.0)
+    learn, calls = personalise.learn_people, list[str]()
+
+    def killed(system: object, said: object, people: list, *rest: object) -> object:
+        calls.append(people[0].name)
+        if calls.count("p_2") == 1 and people[0].name == "p_2":
+            raise KeyboardInterrupt
+        return learn(system, said, people, *rest)
+
+    monkeypatch.setattr(personalise, "learn_people", killed)
+    with pytest.raises(KeyboardInterrupt):
+        personalise.run(options)
+    personalise.run(options)
+    assert calls == ["p_1", "p_2", "p_2", "p_3"]
+    first = {name: folder_digest(people.person_folder("whisper-moe", name)) for name in ("p_1", "p_2", "p_3")}
+    personalise.run(dataclasses.replace(options, resume=False) if hasattr(options, "resume") else options)
+    assert {name: folder_digest(people.person_folder("whisper-moe", name)) for name in first} == first
+
+
 @pytest.mark.parametrize("n_turned", [0, 3])
 def test_transcripts_that_belong_to_other_recordings_are_seen(n_turned: int, tmp_path: Path) -> None:
     """With the shipped base and synthetic speech: turned by three utterances, nobody's transcript is their own."""

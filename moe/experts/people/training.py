@@ -69,8 +69,8 @@ class Learnt:
 
     person: Person
     kept: str
-    losses: Mapping[str, float]
-    candidates: Mapping[str, Person]
+    losses: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    candidates: Mapping[str, Person] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
