@@ -100,6 +100,9 @@ def forget(name: str) -> int:
     """Delete a person's versions, runs and files, and every trace of the name in a store on this machine; how many things were deleted.
 
     In an order that a second call goes on with after a crash: files first, then runs, then the registered model.
+
+    Raises:
+        RuntimeError: another process is at work in the store; the person is deleted, and a second call overwrites what is left.
     """
     client, store = connect().client, connect()
     runs = client.search_runs(
@@ -130,14 +133,25 @@ def _delete_run(run_id: str, artifact_uri: str) -> None:
 
 
 def _erase(name: str) -> None:
-    """Overwrite what a deleted row leaves in a sqlite file: parameters and tags that hold the name, free pages, the write-ahead log."""
+    """Overwrite what a deleted row leaves in a sqlite file: parameters and tags that hold the name, free pages, the write-ahead log.
+
+    Raises:
+        RuntimeError: another process is at work in the file.
+    """
     address = tracking_address()
     if address.sqlite_path is None:
         return
     with SqlAlchemyStore(address.uri, address.artifact_root).ManagedSessionMaker(read_only=False) as session:
         for table in (SqlParam, SqlTag):
             session.query(table).filter(table.value == name).delete(synchronize_session=False)
-    with contextlib.closing(sqlite3.connect(address.sqlite_path, timeout=20)) as database:
-        database.execute("pragma secure_delete=on")
-        database.execute("vacuum")
-        database.execute("pragma wal_checkpoint(truncate)")
+    try:
+        with contextlib.closing(sqlite3.connect(address.sqlite_path, timeout=20)) as database:
+            database.execute("pragma secure_delete=on")
+            database.execute("vacuum")
+            is_busy = database.execute("pragma wal_checkpoint(truncate)").fetchone()[0]
+    except sqlite3.OperationalError:
+        is_busy = True
+    if is_busy:
+        raise RuntimeError(
+            "the person is deleted, but another process is at work in the store, which may hold the name's bytes in free pages: forget again"
+        )
