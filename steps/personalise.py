@@ -15,49 +15,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from mlflow.entities import Metric, RunTag
 
-from analysis.comparison import compare
-from analysis.error_rates import count_errors
-from analysis.intervals import Difference
-from analysis.significance import speaker_difference
-from analysis.systems import SystemScores
 from moe.audio.augmentation import AugmentationOptions
 from moe.experts.people.folders import PersonRecord, load_person, read_person_record, save_person
 from moe.experts.people.options import AS_IT_IS, PersonOptions
 from moe.experts.people.person import Layout, Person
-from moe.experts.people.training import Learnt, PersonalSystem, Recordings, agreement, learn_people
+from moe.experts.people.training import Learnt, PersonalSystem, Recordings, learn_people
 from moe.options import names_of, option
-from moe.recognition.decoding import decode
-from moe.system import DecodingOptions
 from moe.systems.table import load_system
-from moe.text.normalisers import normalise
 from moe.training.dataset import SpeechDataset
 from steps.inputs.people import Enrolled, PeopleOptions, read_people
-from steps.options.step_options import SeedOptions
 from steps.registry import people as registry
+from steps.reports.people import Proof, ProofOptions, prove, report
 from steps.tracking import artifacts, runs
 from steps.tracking.names import STEP_TAG
 from steps.tracking.resuming import PARENT_TAG
 from steps.tracking.step_run import StepRun
 
-NOT_WORSE, SIGNIFICANT = "not_worse", "significant"
 LEARNT = "learnt"  # folder of unfinished work
 AT_ONCE = 32  # people who learn together
-MOST_AGREEMENT = 0.85  # reference loss by that of another sentence; above it a transcript is no more likely than any other
-WITHOUT, WITH = "as it is", "with their own"
 PRIVATE = ("person", "dataset_root", "trusted_root", "speaker_pattern")  # options whose values may tell who somebody is
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(PersonOptions, PeopleOptions, AugmentationOptions, DecodingOptions, SeedOptions):
+class StepOptions(PersonOptions, PeopleOptions, AugmentationOptions, ProofOptions):
     """Enrol people above a recogniser."""
 
     augment: bool = option(True, "change what is learnt from a little in every pass")
-    accept: str = option(NOT_WORSE, "what the held-back part must show, by person", choices=(NOT_WORSE, SIGNIFICANT), common=True)
-    keep_hypotheses: bool = option(False, "log what was recognised in the held-back part, words and all")
-    n_resamples: int = option(10_000, "bootstrap resamples over people", low=100)
 
     def idle(self) -> dict[str, str]:
         """Augmentation where there is none."""
@@ -69,28 +54,6 @@ class StepOptions(PersonOptions, PeopleOptions, AugmentationOptions, DecodingOpt
         return {name: _digest(value) if name in PRIVATE and value != "none" else value for name, value in shown.items()}
 
 
-@dataclasses.dataclass(frozen=True)
-class Proof:
-    """What a person's held-back part shows.
-
-    Attributes:
-        before, after: counted hypotheses of the part, as it is and with their own.
-        losses: mean reference loss of the part, before and after.
-        accepted: whether they get what they learnt; `why` in words.
-    """
-
-    before: pd.DataFrame
-    after: pd.DataFrame
-    losses: tuple[float, float]
-    accepted: bool
-    why: str
-
-    @property
-    def rates(self) -> tuple[float, float]:
-        """Word error rates, before and after."""
-        return _wer(self.before), _wer(self.after)
-
-
 def run(options: StepOptions) -> str:
     """Enrol everybody in the corpus, register them, and return the run id."""
     enrolled = read_people(options)
@@ -99,7 +62,7 @@ def run(options: StepOptions) -> str:
         system: Any = load_system(enrolled.folder)
         started = time.process_time()
         learnt = _learn(system, enrolled, options, runs.work_dir(step) / LEARNT)
-        proofs = _prove(system, enrolled, learnt, options)
+        proofs = prove(system, enrolled, learnt, options)
         for each, proof in zip(learnt, proofs, strict=True):
             _log_person(step, enrolled, options, each, proof)
         _log(step, enrolled, options, learnt, proofs, time.process_time() - started)
@@ -156,66 +119,6 @@ def _read(folder: Path, name: str, layout: Layout, recogniser: str) -> Learnt:
     return Learnt(person, read_person_record(folder).kept)
 
 
-def _prove(system: Any, enrolled: Enrolled, learnt: Sequence[Learnt], options: StepOptions) -> list[Proof]:
-    """The held-back parts decoded without and with what everybody has learnt."""
-    numbers = [each.parts.held_back for each in enrolled.people]
-    without = [Person(each.person.name) for each in learnt]
-    tables = [_decoded(system, enrolled, people, options) for people in (without, [each.person for each in learnt])]
-    plain = SpeechDataset(enrolled.recordings.rows, enrolled.recordings.root, system.inputs)
-
-    def agrees(part: np.ndarray) -> bool:
-        return agreement(system, plain, part) <= MOST_AGREEMENT
-
-    proofs = []
-    for each, part in zip(learnt, numbers, strict=True):
-        ids = set(enrolled.recordings.rows["utterance_id"].iloc[part])
-        before, after = (table[table["utterance_id"].isin(ids)].reset_index(drop=True) for table in tables)
-        proofs.append(_judged(each, before, after, agrees(part), options))
-    return proofs
-
-
-def _decoded(system: Any, enrolled: Enrolled, people: Sequence[Person], options: StepOptions) -> pd.DataFrame:
-    numbers = np.concatenate([each.parts.held_back for each in enrolled.people])
-    whose = np.repeat(np.arange(len(people)), [len(each.parts.held_back) for each in enrolled.people])
-    rows = enrolled.recordings.rows.iloc[numbers].reset_index(drop=True)
-    dataset = SpeechDataset(rows, enrolled.recordings.root, system.inputs, extras={"person": whose})
-    system.people = list(people)
-    found = decode(system, dataset, options.part(DecodingOptions), with_loss=True, title="held back")
-    system.people = []
-    table = rows[["utterance_id", "duration_s", "reference"]].assign(
-        speaker=[people[number].name for number in whose.tolist()],
-        etiology="unknown",
-        hypothesis=[normalise(system.record.normaliser, each.text) for each in found],
-        error=None,
-        loss=[each.utterance_loss for each in found],
-    )
-    return count_errors(table)
-
-
-def _judged(learnt: Learnt, before: pd.DataFrame, after: pd.DataFrame, agrees: bool, options: StepOptions) -> Proof:
-    losses = float(before["loss"].mean()), float(after["loss"].mean())
-    rates = _wer(before), _wer(after)
-    if not agrees:
-        return Proof(before, after, losses, False, "the transcripts do not fit the recordings")
-    if learnt.kept == AS_IT_IS:
-        return Proof(before, after, losses, False, "no pass was better on the choosing part")
-    if rates[1] > rates[0] or losses[1] > losses[0]:
-        return Proof(before, after, losses, False, "worse on the held-back part")
-    if options.accept == SIGNIFICANT:
-        found = _over_utterances(after, before, options)
-        if not (found.value < 0 and found.p_value < 0.05):
-            return Proof(before, after, losses, False, f"not significantly better on the held-back part (p {found.p_value:.2f})")
-    return Proof(
-        before, after, losses, True, "no worse on the held-back part" if options.accept == NOT_WORSE else "significantly better"
-    )
-
-
-def _over_utterances(after: pd.DataFrame, before: pd.DataFrame, options: StepOptions) -> Difference:
-    """The difference of one person, resampled over their utterances."""
-    ours, theirs = (table.assign(speaker=table["utterance_id"]) for table in (after, before))
-    return speaker_difference(ours, theirs, options.n_resamples, options.seed)
-
-
 def _log_person(step: StepRun, enrolled: Enrolled, options: StepOptions, learnt: Learnt, proof: Proof) -> None:
     """A run of the person's own, and a version in the registry."""
     person = learnt.person if proof.accepted else Person(learnt.person.name)
@@ -235,7 +138,7 @@ def _log_person(step: StepRun, enrolled: Enrolled, options: StepOptions, learnt:
     run = step.client.create_run(step.client.get_run(step.run_id).info.experiment_id, tags=tags)
     now = int(time.time() * 1000)
     metrics = [Metric(name, value, now, 0) for name, value in figures.items() if np.isfinite(value)]
-    said = f"## {record.kept}\n{proof.why}. {'' if proof.accepted else 'Served as before.'}"
+    said = f"Kept: {record.kept}. {proof.why[0].upper()}{proof.why[1:]}. {'' if proof.accepted else 'Served as before.'}"
     step.client.log_batch(
         run.info.run_id, metrics=metrics, tags=[RunTag("mlflow.note.content", said), RunTag("moe.kept", record.kept)]
     )
@@ -258,7 +161,6 @@ def _log(
     step: StepRun, enrolled: Enrolled, options: StepOptions, learnt: Sequence[Learnt], proofs: Sequence[Proof], seconds: float
 ) -> None:
     """Everybody together: a table and a verdict, without names."""
-    served = [proof.after if proof.accepted else proof.before for proof in proofs]
     n_accepted = sum(proof.accepted for proof in proofs)
     step.log_metrics(
         {
@@ -273,11 +175,11 @@ def _log(
             },
         }
     )
-    report = _report(pd.concat([proof.before for proof in proofs]), pd.concat(served), options)
+    compared = report(proofs, options)
     salt = secrets.token_hex(8)
     rows = enrolled.recordings.rows[["utterance_id", "reference", "audio_digest"]].to_csv(index=False)
     step.set_tags({"moe.salt": salt, "moe.recordings_digest": hashlib.sha256((salt + rows).encode()).hexdigest()})
-    step.log_text(report, "comparison.md")
+    step.log_text(compared, "comparison.md")
     warned = (
         f" {len(enrolled.seen)} of them are in the recogniser's train split: for them this is no test of unseen people."
         * bool(enrolled.seen)
@@ -286,24 +188,8 @@ def _log(
         print(f"warning:{warned}", flush=True)
     step.describe(
         f"{n_accepted} of {len(learnt)} people above {enrolled.registered} get what they have learnt (accept={options.accept}), the others are "
-        f"served as before.{warned} {seconds / len(learnt):.1f} CPU seconds a person.\n\n{report}"
+        f"served as before.{warned} {seconds / len(learnt):.1f} CPU seconds a person.\n\n{compared}"
     )
-
-
-def _report(before: pd.DataFrame, served: pd.DataFrame, options: StepOptions) -> str:
-    """A comparison of before and after over people, or over the utterances of one."""
-    tables = [table.reset_index(drop=True) for table in (before, served)]
-    if before["speaker"].nunique() < 2:
-        tables = [table.assign(speaker=table["utterance_id"]) for table in tables]
-    systems = [
-        SystemScores(name, "", name, role, table, metadata={"normaliser": "", "test_set_digest": "", "note": ""})
-        for name, role, table in zip((WITHOUT, WITH), ("base", "candidate"), tables, strict=True)
-    ]
-    return compare(systems, WITHOUT, [], options.n_resamples, options.seed, plots=False).markdown()
-
-
-def _wer(counted: pd.DataFrame) -> float:
-    return float(counted["word_errors"].sum() / max(1, counted["n_words"].sum()))
 
 
 def _digest(text: str) -> str:

@@ -29,6 +29,7 @@ from steps import forget, personalise, transcribe
 from steps.inputs.people import read_people
 from steps.pretrain import SHIPPED
 from steps.registry import people
+from steps.reports import people as people_proof
 from steps.tracking.store import connect
 from tests.toys.corpora import RATE
 from tests.toys.models import WORDS, toy_wave
@@ -88,7 +89,7 @@ def world(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with toy_store(empty_store, folder / "store"):
         made = World(folder / "store", log_toy_asr(folder), write_recordings(folder / "recordings"), {})
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(personalise, "MOST_AGREEMENT", 10.0)  # the toy has learnt nothing, so no transcript fits
+            patch.setattr(people_proof, "MOST_AGREEMENT", 10.0)  # the toy has learnt nothing, so no transcript fits
             made.runs["personalise"] = personalise.run(made.options())
         yield made
 
@@ -212,7 +213,7 @@ def test_a_call_that_was_killed_goes_on_with_the_same_bits(world: World, tmp_pat
     recordings = write_recordings(tmp_path / "r", ("p_1", "p_2", "p_3"))
     options = world.options(dataset_root=str(recordings))
     monkeypatch.setattr(personalise, "AT_ONCE", 1)
-    monkeypatch.setattr(personalise, "MOST_AGREEMENT", 10.0)
+    monkeypatch.setattr(people_proof, "MOST_AGREEMENT", 10.0)
     learn, calls = personalise.learn_people, list[str]()
 
     def killed(system: object, said: object, people: list, *rest: object) -> object:
@@ -251,7 +252,7 @@ def test_transcripts_that_belong_to_other_recordings_are_seen(n_turned: int, tmp
     model = WhisperMoE(base.model, 0, shape.adapters, shape.routing).eval()
     system = wrap(model, base, Path(SHIPPED), new_record(BASE, shape, "en", "basic", {}))
     dataset = SpeechDataset(rows, tmp_path / "c", system.inputs)
-    assert (agreement(system, dataset, np.arange(9)) <= personalise.MOST_AGREEMENT) == (n_turned == 0)
+    assert (agreement(system, dataset, np.arange(9)) <= people_proof.MOST_AGREEMENT) == (n_turned == 0)
 
 
 def test_forget_leaves_no_trace_and_a_second_call_says_so(world: World, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
