@@ -361,6 +361,7 @@ def test_every_preset_is_tested() -> None:
         "document-003",
         "document-004",
         "steermoe",
+        "nepali",
     }
 
 
