@@ -263,4 +263,4 @@ def test_curves_of_dev_and_train_are_overlaid_by_their_own_axis():
     runs = [dataclasses.replace(one, history=history) for one in three()[1:]]
     figures = compare([three()[0], *runs], n_resamples=200).figures
     assert {"curves_dev_wer", "curves_train_loss"} <= set(figures) and "curves_dev_loss" not in figures
-    assert figures["curves_train_loss"].axes[0].get_xlabel() == "update"
+    assert figures["curves_train_loss"].axes[0].get_xlabel() == "updates of all stages"
