@@ -185,7 +185,7 @@ def update_of(module: SteerMoE, n_mel: int, n_valid: int, n_text: int, batch_siz
     device = module.device
     mel = torch.randn(batch_size, module.encoder.encoder.num_mel_bins, n_mel, device=device)
     n_frames = torch.full((batch_size,), n_valid, device=device)
-    n_vectors = -(-(n_valid + 1) // 2 // module.prompt.stride)
+    n_vectors = -(-((n_valid + 1) // 2) // module.prompt.stride)
     rows: Sequence[list[int]] = [[-2] * n_vectors + [5, 6, 7]] * batch_size
     sequence, labels = (each.to(device) for each in training_rows(rows, [[9] * n_text] * batch_size))
 
