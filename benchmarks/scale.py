@@ -1,7 +1,7 @@
 """On paper: what joint training of a large corpus costs on several GPUs, from the cost model and a rate that was measured.
 
     python -m benchmarks.scale                        SAP's 400 h with large-v2, E = 8, on 1, 8 and 64 GPUs
-    python -m benchmarks.scale --tflops 300           at another rate of an update, as `benchmarks.device` measures it
+    python -m benchmarks.scale --tflops 200           at another rate of an update than that measured on an H200 by `benchmarks.device`
 
 Data parallel: every GPU holds the whole mixture and takes its part of the global batch; a ring sums the gradients of what trains, which is
 the adapters alone. Expert parallel: every GPU holds some of the experts of each layer and sends the rows of an utterance to them.
@@ -83,7 +83,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="large-v2", choices=tuple(SHAPES))
     parser.add_argument("--hours", type=float, default=400.0)
-    parser.add_argument("--tflops", type=float, default=250.0, help="of an update, as benchmarks.device measures it")
+    parser.add_argument(
+        "--tflops", type=float, default=100.0, help="of an update, as benchmarks.device measures it (H200, bf16, batches of 32)"
+    )
     parser.add_argument("--link", type=float, default=100.0, help="GB/s between two GPUs")
     parser.add_argument("--gpus", default="1,8,64")
     asked = parser.parse_args()

@@ -19,7 +19,6 @@ import transformers
 
 from benchmarks import table
 from benchmarks.clustering import gate
-from benchmarks.speed import ctranslate as ct
 from benchmarks.speed import variants as v
 from benchmarks.speed.workbench import SHAPES, Workbench, Workload
 from benchmarks.table import Claim
@@ -123,16 +122,6 @@ COMPARISONS = {
             Claim("greedy decoding, 5 s, everything on : reference way", v.SHORT, v.REFERENCE, 1 / 6),
             Claim("beam 4, 5 s, everything on : reference way", v.SHORT_BEAMS, v.REFERENCE_BEAMS, 1 / 6),
         ),
-    ),
-    "ctranslate2": Comparison(
-        timed(ct.variants),
-        (
-            Claim("greedy, 5 s, 24 tokens, the base alone : CTranslate2 in fp32", ct.OURS_BASE, ct.FLOAT32, 1.0),
-            Claim("greedy, 5 s, 24 tokens, top-2 of 8 : CTranslate2 in fp32 without experts", ct.OURS_MIXTURE, ct.FLOAT32),
-            Claim("the base alone in fp32 : CTranslate2 in int8", ct.OURS_BASE, ct.INT8),
-            Claim("transformers' `generate`, the base alone : CTranslate2 in fp32", ct.GENERATE, ct.FLOAT32),
-        ),
-        packages=("ctranslate2",),
     ),
     "memory": Comparison(
         lambda bench, repeats: v.memory_peaks(bench),
