@@ -1,5 +1,5 @@
-# make demo | demo-ne | demo-ko | test | check | format | torture | audit | ui | base | decoder | install | clean
-# Needs Python 3.11 or 3.12; another one than python3: make PYTHON=/path/to/python3.12 demo; a minute's trial: make demo OPTIONS='-P mode=quick'
+# make demo | demo-ne | demo-ko | try | test | check | format | torture | audit | ui | base | decoder | install | clean
+# Needs Python 3.11, 3.12 or 3.13; another one than python3: make PYTHON=/path/to/python3.12 demo; a minute's trial: make demo OPTIONS='-P mode=quick'
 
 PYTHON ?= python3
 PORT ?= 5000
@@ -17,7 +17,7 @@ export PATH := $(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 
-.PHONY: help install demo demo-ne demo-ko demo-personal test check lint types rules format hooks torture audit ui base decoder clean
+.PHONY: help install demo demo-ne demo-ko demo-personal try test check lint types rules format hooks torture audit ui base decoder clean
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
@@ -26,7 +26,7 @@ install: $(STAMP)
 
 # once for each state of requirements.txt
 $(STAMP): requirements.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 11), (3, 12)) else "Python 3.11 or 3.12 is needed, but $(PYTHON) is %d.%d: make PYTHON=/path/to/python3.12 ..." % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 11), (3, 12), (3, 13)) else "Python 3.11, 3.12 or 3.13 is needed, but $(PYTHON) is %d.%d: make PYTHON=/path/to/python3.12 ..." % v)'
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv || \
 		{ rm -rf .venv; echo "no virtual environment could be made; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@echo "installing the pinned packages into .venv, once: a minute or two"
@@ -75,6 +75,11 @@ test: install
 ui: install
 	@echo "http://127.0.0.1:$(PORT)/#/experiments/$(EXPERIMENT_ID)/runs?workflowType=machine_learning (ready in some ten seconds)"
 	mlflow server --backend-store-uri "$(STORE)" --default-artifact-root "$(CURDIR)/mlruns" --workers 1 --host 127.0.0.1 --port $(PORT)
+
+# a page on this machine to record or drop a file and see what the champion makes of it; Gradio is installed for it, once
+try: install
+	@python -c "import gradio" 2>/dev/null || python -m pip install --quiet --disable-pip-version-check --requirement requirements-try.txt
+	@python -m steps.try_page $(OPTIONS)
 
 # kill, fill, stop and start again: hours; goes on where it was. A part: make torture ONLY=kill-chain,server SEEDS=5
 torture: install

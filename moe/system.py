@@ -97,6 +97,7 @@ class DecodingOptions(Options):
     beam_size: int = option(1, "beams; 1 is greedy", low=1, high=32)
     decoding_batch_size: int = option(32, "utterances decoded together", low=1)
     max_tokens_per_s: float = option(30.0, "bound on the hypothesis: tokens per second of audio", above=0)
+    word_times: bool = option(False, "say when each word was said, where the system can, and when somebody speaks")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,3 +276,24 @@ class Routes(System, Protocol):
 
     def gate_probabilities(self, embeddings: np.ndarray) -> np.ndarray:
         """The gate's whole distribution: (N, D) → (N, E)."""
+
+
+@runtime_checkable
+class Merges(System, Protocol):
+    """A capability: under one fixed mixture of its experts the system is an ordinary model, which it can write."""
+
+    def check_mixture(self, experts: Sequence[float]) -> None:
+        """Refuse a mixture (E,), empty without experts, that is not one model.
+
+        Raises:
+            ValueError: naming why.
+        """
+
+    def fixed(self, experts: Sequence[float]) -> Ask:
+        """What to ask for to decode under a fixed mixture (E,) of the experts."""
+
+    def save_merged(self, folder: Path, experts: Sequence[float]) -> None:
+        """Write an ordinary model with the mixture in its weights."""
+
+    def save_adapters(self, folder: Path) -> None:
+        """Write the base and adapters that PEFT alone reads, each whole by itself."""

@@ -153,7 +153,7 @@ def initial_mixture(
     if not options.skip_pretraining:
         load_adapters(artifacts.upstream(options.experts_run_id, artifacts.EXPERTS), model)
     shape = WhisperShape(n_experts, adapters, routing, options.part(AudioContextOptions))
-    record = new_record(MIXTURE, shape, prepared.language, prepared.normaliser, {})
+    record = new_record(MIXTURE, shape, prepared.language, prepared.label_normaliser, {})
     rates = {"adapters": options.asr_learning_rate, "gate": options.gate_learning_rate}
     return WhisperMoESystem(model, base, base_dir, record, rates)
 

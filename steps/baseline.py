@@ -174,7 +174,7 @@ def _new_lora(options: StepOptions, prepared: Prepared, adapters: AdapterOptions
 def _system(options: StepOptions, prepared: Prepared, base: BaseModel, base_dir: Path, adapters: AdapterOptions) -> WhisperSystem:
     """The base with these adapters, untrained."""
     shape = WhisperShape(0, adapters, options.part(RoutingOptions), options.part(AudioContextOptions))
-    record = new_record(options.system, shape, prepared.language, prepared.normaliser, {})
+    record = new_record(options.system, shape, prepared.language, prepared.label_normaliser, {})
     model = WhisperMoE(base.model, 0, adapters, shape.routing)
     return WhisperSystem(model, base, base_dir, record, {"adapters": options.expert_learning_rate})
 

@@ -112,7 +112,7 @@ def run(options: StepOptions) -> str:
         seed_everything(options.seed)
         experts = options.part(CTCExpertOptions) if options.ctc_train == "lora" else None
         rates = LearningRates(options.learning_rate, options.gate_learning_rate)
-        system = build(options.part(CTCModelOptions), vocabulary, prepared.language, prepared.normaliser, rates, experts)
+        system = build(options.part(CTCModelOptions), vocabulary, prepared.language, prepared.label_normaliser, rates, experts)
         given = _feasible(step, options, system.inputs)
         start = None
         if labels is not None and isinstance(system, CTCMixtureSystem):

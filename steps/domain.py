@@ -117,7 +117,7 @@ def _new_system(options: StepOptions, prepared: Prepared, domains: Domains) -> D
     shape = DomainShape(domains, options.token_place, options.domain_confidence, unfreezing, context)
     tokens, losses = options.part(TokenOptions), options.part(LossOptions)
     rates = (options.domain_learning_rate, options.token_learning_rate)
-    return build(base, base_dir, shape, prepared.language, prepared.normaliser, tokens, losses, rates)
+    return build(base, base_dir, shape, prepared.language, prepared.label_normaliser, tokens, losses, rates)
 
 
 def _train(options: StepOptions, given: TrainingInputs, system: DomainSystem) -> TrainedDomains:

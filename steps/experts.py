@@ -124,7 +124,7 @@ def _new_mixture(options: StepOptions, prepared: Prepared, adapters: AdapterOpti
     base, base_dir = read_base(options.pretrain_run_id, prepared.language)
     routing = options.part(RoutingOptions)
     shape = WhisperShape(n_experts, adapters, routing, options.part(AudioContextOptions))
-    record = new_record(MIXTURE, shape, prepared.language, prepared.normaliser, {})
+    record = new_record(MIXTURE, shape, prepared.language, prepared.label_normaliser, {})
     return WhisperMoESystem(WhisperMoE(base.model, n_experts, adapters, routing), base, base_dir, record)
 
 

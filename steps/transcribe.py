@@ -52,6 +52,7 @@ class StepOptions(AskOptions, DecodingOptions):
         None, "CSV with the columns audio and speaker: who speaks in which recording below `audio`"
     )
     format: str = option("json", "format of the transcripts", choices=tuple(WRITERS))
+    word_times: bool = option(True, "say when each word was said, where the system can, and when somebody speaks")
 
     def faults(self) -> list[str]:
         """One speaker and a table of speakers."""

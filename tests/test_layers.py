@@ -10,10 +10,11 @@ from steps.options.project_files import ENTRY_POINTS
 
 ROOT = Path(__file__).resolve().parents[1]
 FORBIDDEN = {
-    "moe": {"mlflow", "steps", "analysis", "tests"},
+    "moe": {"mlflow", "steps", "analysis", "tests", "whisper_moe"},
     "analysis": {"mlflow", "steps", "moe", "torch", "transformers", "peft", "tests"},
-    "steps": {"tests", "benchmarks"},
+    "steps": {"tests", "benchmarks", "whisper_moe"},
 }
+FRONT = ROOT / "whisper_moe.py"  # the Python package's own module, above all of these
 ABOVE = ("training", "recognition", "routing", "experts", "serving", "systems")
 WALLS = {  # package → packages that it must not import
     **{f"moe/{name}/": ("moe.systems",) for name in ("training", "recognition", "routing", "experts", "serving")},
@@ -131,6 +132,14 @@ def test_imports_go_one_way() -> None:
 
 def test_a_step_imports_only_steps_before_it_and_none_imports_main() -> None:
     assert offenders(lambda path, tree: later_steps(name_of(path), imported(tree, path))) == {}
+
+
+def test_the_front_imports_no_mlflow_before_it_is_asked_for_the_registry() -> None:
+    tree = tree_of(FRONT)
+    at_top = ast.Module([node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))], [])
+    assert roots(imported(at_top, FRONT)) <= {"moe", "dataclasses", "os", "collections", "pathlib", "typing"}
+    assert roots(imported(tree, FRONT)) & {"tests", "benchmarks", "mlflow", "analysis"} == set()
+    assert not list(work_at_import(tree)) and all(not unannotated(each) for each in public_functions(tree))
 
 
 def test_packages_keep_their_walls() -> None:

@@ -20,6 +20,7 @@ MODEL = "silero_vad/data/silero_vad_16k_sequence.onnx"
 FRAME, CONTEXT = 512, 64  # samples that the model judges at a time, and those before that it sees again
 STATE = (1, 1, 128)
 PEAK = 0.7
+MARGIN_S = 0.2  # kept before and after what is spoken: soft onsets, and what the smoothing takes
 EDGE_S = 0.25  # silence before and after
 BLOCK = 16  # frames read between two looks: 0.5 s
 SMOOTHED = 5  # frames whose mean is compared: 0.16 s, longer than a click
@@ -47,6 +48,18 @@ class VoiceActivity:
         if sound.peak < SILENT_PEAK or sound.is_steady():
             return False
         return _highest(sound.loudest()) >= self.threshold or any(each >= self.threshold for each in _smoothed(sound.frames()))
+
+    def edges(self, waveform: np.ndarray) -> tuple[int, int] | None:
+        """First sample and end of what is spoken in a waveform (n_samples,); None where nobody speaks."""
+        if not self.is_speech(waveform):
+            return None
+        means = np.convolve(
+            np.concatenate(list(_blocks(_Sound(waveform).frames()))), np.full(SMOOTHED, 1 / SMOOTHED), "same"
+        )  # (n_frames,)
+        spoken = np.flatnonzero(means >= min(self.threshold, means.max()))
+        before, margin = int(EDGE_S * SAMPLE_RATE), int(MARGIN_S * SAMPLE_RATE)
+        start, stop = int(spoken[0]) * FRAME - before - margin, (int(spoken[-1]) + 1) * FRAME - before + margin
+        return max(0, start), min(max(stop, 1), len(waveform))
 
     def probability(self, waveform: np.ndarray) -> float:
         """The largest probability of speech over 0.16 s of a waveform, float (n_samples,) at 16 kHz."""

@@ -25,7 +25,9 @@ from moe.corpora.subsets import at_most
 from moe.corpora.summaries import corpus_statistics
 from moe.corpora.validation import as_columns, inspect_all
 from moe.options import option
-from moe.text.normalisers import AUTO, NAMES, normaliser_version, own_normaliser, references
+from moe.text.normalisers import AUTO, NAMES, RAW, normaliser_version, own_normaliser, references
+
+NORMALISED = "normalised"
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class PreparationOptions(CorpusOptions):
         AUTO,
         "how transcripts become references; auto: korean, nepali or devanagari where the language is such, else basic; whisper_english is without its table of British and American spellings",
         choices=(AUTO, *NAMES),
+    )
+    references: str = option(
+        NORMALISED,
+        "what a model learns to write: normalised as it is scored, or raw, which keeps casing and punctuation; the test split is scored normalised",
+        choices=(NORMALISED, RAW),
     )
     split: str = option("auto", "whose split: auto is the corpus's own where it has one, else by_speaker", choices=MODES)
     dev_share: float = option(0.1, "share of the utterances for dev, by whole speakers (0: no dev)", low=0, high=0.8)
@@ -70,6 +77,8 @@ class PreparationOptions(CorpusOptions):
         if self.corpus != WEBDATASET:
             asked = {"plain_domain": self.plain_domain, "unknown_speakers": None if self.unknown_speakers == REFUSE else SHARDS}
             found += [f"{name}={value}: corpus={WEBDATASET} alone has it" for name, value in asked.items() if value]
+        if self.references == RAW and self.normaliser.startswith("sap"):
+            found.append(f"references=raw: a model would learn to write the marks that normaliser={self.normaliser} removes")
         if self.dev_share + self.test_share > 0.9:
             found.append(f"dev_share={self.dev_share:g} and test_share={self.test_share:g} must leave a tenth for train")
         if self.min_duration_s >= self.max_duration_s:

@@ -69,9 +69,13 @@ def decode_ways(
 def _decode_batch(
     system: System, dataset: Examples, indices: Sequence[int], options: DecodingOptions, asks: Mapping[str, Ask], with_loss: bool
 ) -> dict[str, list[Hypothesis]]:
-    device = next(system.module.parameters()).device
-    batch = to_device(collate(dataset, [dataset[index] for index in indices]), device)
+    batch = to_device(collate(dataset, [dataset[index] for index in indices]), device_of(system))
     return {name: system.decode(batch, options, ask, with_loss) for name, ask in asks.items()}
+
+
+def device_of(system: System) -> torch.device:
+    """Where a system computes."""
+    return next(system.module.parameters()).device
 
 
 def confidence(hypotheses: Sequence[Hypothesis]) -> float:

@@ -8,7 +8,7 @@ A chunk in which nobody speaks is not decoded: its text is empty and `no_speech`
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,20 +20,34 @@ from moe.audio.sampling import SAMPLE_RATE
 from moe.audio.voice_activity import VoiceActivity
 from moe.experts.people.person import Person
 from moe.recognition.decoding import confidence, decode
-from moe.system import EXPERT_USE, Ask, DecodingOptions, Hypothesis, Inputs, System
+from moe.system import EXPERT_USE, WORDS, Ask, DecodingOptions, Hypothesis, Inputs, System
 from moe.text.normalisers import normalise
 from moe.training.precision import PrecisionOptions, fastest_device, precision
 
 
 @dataclasses.dataclass(frozen=True)
+class Word:
+    """A word with its start and end in seconds from the start of the recording, and the geometric mean of its tokens' probabilities."""
+
+    word: str
+    start_s: float
+    end_s: float
+    confidence: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Segment:
-    """A chunk of a recording: start and end in seconds, its text, exp of its mean token log-probability, and whether nobody speaks in it."""
+    """A chunk of a recording: start and end in seconds, its text, exp of its mean token log-probability, and whether nobody speaks in it.
+
+    With `word_times` start and end are those of the speech in it, and `words` its words, where the system says when they were said.
+    """
 
     start_s: float
     end_s: float
     text: str
     confidence: float
     no_speech: bool = False
+    words: tuple[Word, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +67,14 @@ class Transcript:
     no_speech: bool = False
     expert_use: tuple[tuple[float, ...], ...] = ()
 
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """The words of all segments; empty where the system does not time them, or was not asked to."""
+        return tuple(word for segment in self.segments for word in segment.words)
+
 
 NO_SPEECH = {"no_speech": True}  # details of a hypothesis that stands for a chunk in which nobody speaks
+SPOKEN = "spoken"  # among a hypothesis's details: first sample and end of the speech in its chunk
 
 
 class Recognizer:
@@ -89,8 +109,12 @@ class Recognizer:
             people: who speaks in each waveform, None for nobody's expert.
 
         Raises:
-            ValueError: an empty waveform, or an ask that the system cannot meet.
+            ValueError: an empty waveform, or what the system cannot do.
         """
+        if strange := [type(each).__name__ for each in waveforms if np.ndim(each) != 1]:
+            raise ValueError(
+                f"a {strange[0]} is no waveform (n_samples,); moe.audio.sources.waveform_of makes one of a path, bytes or samples"
+            )
         empty = [number for number, waveform in enumerate(waveforms) if not len(waveform)]
         if empty:
             raise ValueError(f"recording {empty[0]} holds no audio")
@@ -119,13 +143,14 @@ class Recognizer:
         """
         ask = self._asked(ask)
         self.system.check(ask)
-        spoken = [self.voice_activity is None or self.voice_activity.is_speech(chunk) for chunk in chunks]
+        spoken = [self._spoken(chunk, options.word_times) for chunk in chunks]
         with self._turn:
-            dataset = WaveformSet([chunk for chunk, speech in zip(chunks, spoken, strict=True) if speech], self.system.inputs)
-            with self._people_of(dataset, [each for each, speech in zip(people or (), spoken, strict=False) if speech]):
+            dataset = WaveformSet([chunk for chunk, edges in zip(chunks, spoken, strict=True) if edges], self.system.inputs)
+            with self._people_of(dataset, [each for each, edges in zip(people or (), spoken, strict=False) if edges]):
                 decoded = iter(decode(self.system, dataset, options, ask))
         return [
-            next(decoded) if speech else Hypothesis(str(number), "", details=NO_SPEECH) for number, speech in enumerate(spoken)
+            _placed(next(decoded), edges) if edges else Hypothesis(str(number), "", details=NO_SPEECH)
+            for number, edges in enumerate(spoken)
         ]
 
     @contextlib.contextmanager
@@ -143,6 +168,13 @@ class Recognizer:
             yield
         finally:
             system.people = []
+
+    def _spoken(self, chunk: np.ndarray, exactly: bool) -> Span | None:
+        """Where somebody speaks in a chunk (n_samples,), which is all of it unless that is to be known exactly; None: nowhere."""
+        voice_activity = self.voice_activity
+        if voice_activity is not None and exactly:
+            return voice_activity.edges(chunk)
+        return (0, len(chunk)) if voice_activity is None or voice_activity.is_speech(chunk) else None
 
     def _asked(self, ask: Ask | None) -> Ask:
         """What is asked, as the system's own kind of ask."""
@@ -167,9 +199,24 @@ class Recognizer:
         )
 
     def _segment(self, span: Span, hypothesis: Hypothesis) -> Segment:
-        text = normalise(self.system.record.normaliser, hypothesis.text)
-        no_speech = hypothesis.details.get("no_speech", False)
-        return Segment(span[0] / SAMPLE_RATE, span[1] / SAMPLE_RATE, text, confidence([hypothesis]), no_speech)
+        details, offset_s = hypothesis.details, span[0] / SAMPLE_RATE
+        start, stop = details.get(SPOKEN, (0, span[1] - span[0]))
+        edges = ((span[0] + start) / SAMPLE_RATE, (span[0] + stop) / SAMPLE_RATE)
+        text = self._normalised(hypothesis.text)
+        words = tuple(self._word(word, offset_s, edges) for word in details.get(WORDS, ()) if self._normalised(word["word"]))
+        return Segment(*edges, text, confidence([hypothesis]), details.get("no_speech", False), words)
+
+    def _word(self, word: Mapping[str, Any], offset_s: float, edges: tuple[float, float]) -> Word:
+        """A word in the words of the transcript, its times those of the recording and within what is spoken."""
+        start, end = (round(float(np.clip(offset_s + word[name], *edges)), 3) for name in ("start_s", "end_s"))
+        return Word(self._normalised(word["word"]), start, end, word["confidence"])
+
+    def _normalised(self, text: str) -> str:
+        return normalise(self.system.record.normaliser, text)
+
+
+def _placed(hypothesis: Hypothesis, edges: Span) -> Hypothesis:
+    return dataclasses.replace(hypothesis, details={**hypothesis.details, SPOKEN: edges})
 
 
 def _averaged(values: Sequence[Any], spans: Sequence[Span]) -> np.ndarray:

@@ -9,13 +9,16 @@ import binascii
 import dataclasses
 import json
 import math
+import os
 import typing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from moe.audio.channels import CHANNELS, CHANNELS_HELP
 from moe.audio.headers import stated_header
+from moe.audio.sources import as_wav
 from moe.audio.voice_activity import SPEECH_THRESHOLD, THRESHOLD_HELP
 from moe.audio.waveforms import AudioError, decode_recording, resample
 from moe.options import option
@@ -69,6 +72,7 @@ class Asked:
     ask: Ask
     beam_size: int = 1
     return_routing: bool = True
+    word_times: bool = False
     speaker: str | None = None
 
 
@@ -106,7 +110,13 @@ def check_params(params: Any, options: ServiceOptions, usual: Ask) -> Asked:
     if not isinstance(params, dict):
         raise RequestError(f"{PARAMS} must be an object, for example {EXAMPLE}")
     fields = dataclasses.fields(usual)
-    names = ["beam_size", *(field.name for field in fields), "return_routing", *([SPEAKER] if options.people_of else [])]
+    names = [
+        "beam_size",
+        *(field.name for field in fields),
+        "return_routing",
+        "word_times",
+        *([SPEAKER] if options.people_of else []),
+    ]
     unknown = sorted(str(name) for name in set(params) - set(names))
     if unknown:
         raise RequestError(f"unknown parameter {shown(unknown[0])}: there are {', '.join(names)}")
@@ -116,7 +126,8 @@ def check_params(params: Any, options: ServiceOptions, usual: Ask) -> Asked:
     except ValueError as error:  # out of a field's range
         raise RequestError(str(error)) from error
     beam_size = _whole(params, "beam_size", 1, options.max_beam_size) or options.beam_size
-    return Asked(ask, beam_size, _truth(params, "return_routing"), _speaker(params))
+    word_times = _truth(params, "word_times", options.word_times)
+    return Asked(ask, beam_size, _truth(params, "return_routing"), word_times, _speaker(params))
 
 
 def nothing_asked(field: dataclasses.Field) -> Any:
@@ -127,20 +138,31 @@ def nothing_asked(field: dataclasses.Field) -> Any:
 
 
 def as_bytes(audio: Any, number: int) -> bytes:
-    """Encoded audio as bytes: bytes as they are, text as base64.
+    """Encoded audio as bytes: bytes as they are, text as base64; from Python also a `Path`, which is read, and samples at 16 kHz.
+
+    Neither a path object nor an array comes out of JSON, so that no client can name a file.
 
     Raises:
-        RequestError: text that is not base64, neither text nor bytes, or nothing at all.
+        RequestError: text that is not base64, a file that is not there, nothing at all, or something else.
     """
     if isinstance(audio, (bytes, bytearray, memoryview)):
         data = bytes(audio)
     elif isinstance(audio, str):
         data = _from_base64(audio, number)
+    elif isinstance(audio, (os.PathLike, np.ndarray)):
+        data = _from_python(audio, number)
     else:
         raise RequestError(f"audio {number} is {_kind(audio)}: must be the bytes of a recording in base64")
     if not data:
         raise RequestError(f"audio {number} is empty")
     return data
+
+
+def _from_python(audio: os.PathLike[str] | np.ndarray, number: int) -> bytes:
+    try:
+        return as_wav(audio) if isinstance(audio, np.ndarray) else Path(audio).expanduser().read_bytes()
+    except (OSError, ValueError) as error:
+        raise RequestError(f"audio {number}: {error}") from error
 
 
 def decode(data: bytes, number: int, max_s: float, channels: str = "mix") -> np.ndarray:
@@ -215,7 +237,9 @@ def _from_base64(text: str, number: int) -> bytes:
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise RequestError(f"audio {number} is no base64 text; paths and addresses are not opened") from error
+        raise RequestError(
+            f"audio {number} is no base64 text; paths and addresses are not opened, but for a pathlib.Path from Python"
+        ) from error
 
 
 def _whole(params: dict[str, Any], name: str, low: int, high: int | None) -> int:
@@ -236,8 +260,8 @@ def _speaker(params: dict[str, Any]) -> str | None:
     return value or None
 
 
-def _truth(params: dict[str, Any], name: str) -> bool:
-    value = params.get(name, True)
+def _truth(params: dict[str, Any], name: str, usual: bool = True) -> bool:
+    value = params.get(name, usual)
     if not isinstance(value, bool):
         raise RequestError(f"{name}={shown(value)}: must be true or false")
     return value

@@ -16,7 +16,7 @@ import numpy as np
 from moe.audio.sampling import SAMPLE_RATE
 from moe.experts.people.folders import OtherRecogniser
 from moe.experts.people.person import Person
-from moe.recognition.recognizer import Recognizer, Transcript
+from moe.recognition.recognizer import Recognizer, Segment, Transcript
 from moe.serving.micro_batches import MicroBatcher
 from moe.serving.people import Served, ServedPeople
 from moe.serving.requests import Asked, Conflict, RequestError, ServiceOptions, as_bytes, check_body, decode
@@ -41,9 +41,14 @@ class Answer:
             "expert_weights": list(self.transcript.routing_weights) if with_routing else [],
             "expert_use": [list(layer) for layer in self.transcript.expert_use] if with_routing else [],
             "personal": self.personal,
-            "segments": [dataclasses.asdict(segment) for segment in self.transcript.segments],
+            "segments": [_without_words(segment) for segment in self.transcript.segments],
+            "words": [dataclasses.asdict(word) for word in self.transcript.words],
             "timing": {"audio_s": self.audio_s, "seconds": self.seconds},
         }
+
+
+def _without_words(segment: Segment) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(segment).items() if name != "words"}
 
 
 class Service:
@@ -103,6 +108,11 @@ class Service:
             for each, waveform in zip(transcripts, waveforms, strict=True)
         ]
 
+    def health(self) -> dict[str, Any]:
+        """What is served, for who watches the server."""
+        record = self.recognizer.system.record
+        return {"status": "ok", "system": record.system, "language": record.language, "max_audio_s": self.options.max_audio_s}
+
     def close(self) -> None:
         """End the worker."""
         self._batcher.close()
@@ -133,13 +143,22 @@ class Service:
 
     def _submit(self, chunk: np.ndarray, asked: Asked, served: Served | None) -> Any:
         """Whoever speaks: people share their passes with each other and with nobody's."""
-        key = asked.beam_size, asked.ask, self.recognizer.system.inputs.length(len(chunk))
-        return self._batcher.submit(key, (chunk, None if served is None else served.person))
+        kind = Kind(asked.beam_size, asked.word_times, asked.ask, self.recognizer.system.inputs.length(len(chunk)))
+        return self._batcher.submit(kind, (chunk, None if served is None else served.person))
 
-    def _recognise(self, key: tuple[int, Ask, int], items: list[tuple[np.ndarray, Person | None]]) -> list[Hypothesis]:
-        beam_size, ask, _ = key
-        options = dataclasses.replace(self.options.part(DecodingOptions), beam_size=beam_size)
-        return self.recognizer.recognise([chunk for chunk, _ in items], options, ask, [person for _, person in items])
+    def _recognise(self, kind: "Kind", items: list[tuple[np.ndarray, Person | None]]) -> list[Hypothesis]:
+        options = dataclasses.replace(self.options.part(DecodingOptions), beam_size=kind.beam_size, word_times=kind.word_times)
+        return self.recognizer.recognise([chunk for chunk, _ in items], options, kind.ask, [person for _, person in items])
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What chunks that share a pass have in common."""
+
+    beam_size: int
+    word_times: bool
+    ask: Ask
+    length: int
 
 
 def settings(config: Mapping[str, Any], ask_type: type[Ask]) -> tuple[ServiceOptions, Ask]:

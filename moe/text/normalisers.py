@@ -7,7 +7,7 @@ Each is a named, versioned function, the same for reference and hypothesis. A fa
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from moe.text import basic, devanagari, korean, nepali, sap, whisper_english
+from moe.text import basic, devanagari, korean, nepali, raw, sap, whisper_english
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Normaliser:
     alternative: Callable[[str], str] | None = None
 
 
+RAW = "raw"
 NORMALISERS: dict[str, Normaliser] = {
     "basic": Normaliser(basic.VERSION, basic.normalise),
     "sap": Normaliser(sap.VERSION, sap.normalise, sap.normalise_fluent),
@@ -29,6 +30,7 @@ NORMALISERS: dict[str, Normaliser] = {
     "devanagari": Normaliser(devanagari.VERSION, devanagari.normalise),
     "devanagari_ascii": Normaliser(devanagari.VERSION, devanagari.normalise_ascii),
     "nepali": Normaliser(nepali.VERSION, nepali.normalise),
+    RAW: Normaliser(raw.VERSION, raw.normalise),
 }
 NAMES = tuple(NORMALISERS)
 AUTO = "auto"  # a language's own

@@ -9,8 +9,10 @@ import pandas as pd
 
 from moe.corpora.locations import CorpusRoot, Root
 from moe.corpora.manifest import read_manifest
+from moe.corpora.preparation import NORMALISED
 from moe.corpora.subsets import at_most, stage_percent, subset
 from moe.files import entry_digest, file_digest, read_json
+from moe.text.normalisers import RAW, normalise
 from steps.tracking import artifacts
 from steps.tracking.step_run import StepRun
 
@@ -24,9 +26,10 @@ class Prepared:
 
     Attributes:
         root: folder or address that the manifest's paths start from.
-        normaliser: name of the text normaliser; its version is in `normaliser_version`.
+        normaliser: name of the text normaliser by which the test split is scored; its version is in `normaliser_version`.
         note: shown under every picture; says so where speech is synthetic.
         caution: stands in every report of an evaluation; says so where speakers may be in train and in test.
+        references: `normalised`, or `raw` where a model learns to write casing and punctuation.
         name: of the corpus, as runs and registered models are named after it.
     """
 
@@ -40,9 +43,15 @@ class Prepared:
     digest: str
     name: str
     caution: str = ""
+    references: str = NORMALISED
+
+    @property
+    def label_normaliser(self) -> str:
+        """Name of the normaliser of what a model learns to write."""
+        return RAW if self.references == RAW else self.normaliser
 
     def rows(self, split: str, utterance_ids: Sequence[str] | None = None) -> pd.DataFrame:
-        """The utterances of a split, or those of them with these ids, sorted by id.
+        """The utterances of a split, or those of them with these ids, sorted by id; `reference` is what training and dev have to write.
 
         Raises:
             ValueError: the split is empty.
@@ -52,6 +61,8 @@ class Prepared:
             rows = rows[rows["utterance_id"].isin(set(utterance_ids))]
         if not len(rows):
             raise ValueError(f"the manifest of prepare run {self.run_id} has no {split} utterances")
+        if self.label_normaliser == RAW and split != "test":
+            rows = rows.assign(reference=[normalise(RAW, text) for text in rows["transcript"]])
         return rows.reset_index(drop=True)
 
     def train(self, percent: float, data_percent: float, floor: int, seed: int) -> pd.DataFrame:
@@ -79,7 +90,7 @@ def read_prepared(prepare_run_id: str) -> Prepared:
     note = SYNTHETIC_NOTE if corpus["synthetic"] else ""
     return Prepared(
         prepare_run_id, read_manifest(path), CorpusRoot(root, trusted) if trusted else root, corpus["normaliser"], corpus["normaliser_version"], corpus["language"], note,
-        file_digest(path), corpus["name"], corpus.get("caution", ""),
+        file_digest(path), corpus["name"], corpus.get("caution", ""), corpus.get("references", NORMALISED),
     )  # fmt: skip
 
 

@@ -12,9 +12,10 @@ import shutil
 import sys
 from typing import Any
 
-from moe.options import Options, is_required, to_text
+from moe.options import Options, allowed_text, is_required, to_text
 
 ALL = "all"
+ANY = ("text", "text or none")  # nothing that would have to be said
 N_SHOWN_WHOLE = 20  # a step with so few options shows them all
 
 
@@ -96,9 +97,10 @@ def _parser(options_type: type[Options]) -> argparse.ArgumentParser:
 def _add(parser: argparse.ArgumentParser, title: str, fields: list[dataclasses.Field[Any]]) -> None:
     group = parser.add_argument_group(title)
     for field in fields:
-        words = f": {', '.join(field.metadata['choices'])}" if field.metadata.get("choices") else ""
         state = "required" if is_required(field) else f"default: {to_text(field.default)}"
-        group.add_argument(f"--{field.name}", metavar="", help=f"{field.metadata['help']}{words} ({state})".replace("%", "%%"))
+        allowed = allowed_text(field)
+        text = f"{field.metadata['help']} ({state if allowed in ANY else f'{allowed}; {state}'})"
+        group.add_argument(f"--{field.name}", metavar="", help=text.replace("%", "%%"))
 
 
 def _listed(known: dict[str, Group]) -> str:

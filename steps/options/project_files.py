@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from moe.files import write_whole
-from moe.options import Options, is_required, to_text
+from moe.options import Options, allowed_text, is_required, to_text
 from steps.options.help_text import common
 from steps.options.options_page import options_page
 
@@ -43,11 +43,13 @@ ENTRY_POINTS = (
     "personalise",
     "forget",
     "transcribe",
+    "export",
 )
 PYTHON = "3.11"
 PREFIX = "OMP_WAIT_POLICY=${{OMP_WAIT_POLICY:-passive}}"  # must be there before torch is loaded, see moe/training/threads.py; doubled for MLflow
 NOTE = """# -P NAME=VALUE sets any option of an entry point, declared here or not: `python -m steps.NAME --help`, docs/options.md.
 # Declared is what is required; what has a default is not, so that an option file may set it and the run shows what was used.
+# The comments list the options of `main` that people set: default, meaning and what is allowed; docs/options.md lists all of them.
 """
 WRITTEN_BY = "# Written by `python -m steps.options.project_files`; change the options in steps/, not this file.\n"
 
@@ -108,9 +110,9 @@ def _pins(requirements: str) -> list[str]:
 
 def _entry_point(name: str, options_type: type[Options], package: str) -> str:
     required = [field for field in dataclasses.fields(options_type) if is_required(field)]
-    listed = _listed(options_type) if name == "main" else ""
     heading = "    parameters:\n" if required else ""
     parameters = "".join(f"      {field.name}: string  # {field.metadata['help']}\n" for field in required)
+    listed = _listed(options_type) if name == "main" else ""
     return f"  {name}:\n{listed}{heading}{parameters}    command: {PREFIX} python -m {package}.{name}{_flags(required)}\n"
 
 
@@ -119,10 +121,14 @@ def _flags(required: list[dataclasses.Field[Any]]) -> str:
 
 
 def _listed(options_type: type[Options]) -> str:
-    """The options that people set, with their defaults, as comments."""
-    shown = common(options_type)
-    width = max(len(f"{field.name}={to_text(field.default)}") for field in shown)
-    return "".join(f"    # -P {f'{field.name}={to_text(field.default)}':<{width}}  {field.metadata['help']}\n" for field in shown)
+    """The options that people set, with their defaults and what they take, as comments."""
+    shown = [field for field in common(options_type) if not is_required(field)]
+    set_to = [f"{field.name}={to_text(field.default)}" for field in shown]
+    width = max(map(len, set_to))
+    return "".join(
+        f"    # -P {text:<{width}}  {field.metadata['help']} ({allowed_text(field)})\n"
+        for text, field in zip(set_to, shown, strict=True)
+    )
 
 
 if __name__ == "__main__":

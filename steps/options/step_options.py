@@ -125,13 +125,12 @@ class ReportOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True)
-class ExportOptions(Options):
-    """Where a trained model goes beside its run."""
+class HubOptions(Options):
+    """Where on a Hugging Face hub a model goes."""
 
     group = "training"
 
-    export_dir: str | None = option(None, "also write the trained model to this folder")
-    push_to_hub: bool = option(False, "also upload the trained model to hub_model_id, with the token in HF_TOKEN")
+    push_to_hub: bool = option(False, "also upload the model to hub_model_id, with the token in HF_TOKEN")
     hub_model_id: str | None = option(None, "repository of a Hugging Face hub, OWNER/NAME")
     hub_private: bool = option(True, "a repository that is made there is private")
 
@@ -147,6 +146,15 @@ class ExportOptions(Options):
     def idle(self) -> dict[str, str]:
         """A repository that nothing is uploaded to."""
         return {} if self.push_to_hub else dict.fromkeys(("hub_model_id", "hub_private"), "push_to_hub=false uploads nothing")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportOptions(HubOptions):
+    """Where a trained model goes beside its run."""
+
+    group = "training"
+
+    export_dir: str | None = option(None, "also write the trained model to this folder")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,10 +54,10 @@ class RecognizerModel(PythonModel):
         self.service = Service(Recognizer.on_fastest_device(system, options.speech_threshold), options, usual, people)
         self.nothing = {"beam_size": 0, SPEAKER: ""} | {field.name: nothing_asked(field) for field in dataclasses.fields(usual)}
         if request_guard.in_server():
-            request_guard.install(self.service.check, options)
+            request_guard.install(self.service)
 
     def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
-        """One row per row of `audio`: encoded bytes, or base64 text of them.
+        """One row per row of `audio`: encoded bytes, or base64 text of them; from Python also a `Path`, or samples (n_samples,) at 16 kHz.
 
         Raises:
             Refusal: what is wrong with the request (400), or that the recogniser failed (500).
@@ -68,7 +68,7 @@ class RecognizerModel(PythonModel):
             raise Refusal(str(error), RESOURCE_CONFLICT if isinstance(error, Conflict) else BAD_REQUEST) from error
         except Exception as error:
             LOG.exception("a request failed")
-            raise Refusal("the recogniser failed on this request; the server's log says more", INTERNAL_ERROR) from error
+            raise Refusal(request_guard.FAILED, INTERNAL_ERROR) from error
 
     def _rows(self, model_input: pd.DataFrame, params: dict[str, Any]) -> pd.DataFrame:
         given = {name: value for name, value in params.items() if self.nothing.get(name, ...) != value}

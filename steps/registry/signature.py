@@ -28,7 +28,7 @@ CARD = "model_card.md"
 SERVING = (
     "mlflow", "torch", "transformers", "tokenizers", "safetensors", "peft", "numpy", "pandas", "soundfile", "soxr", "av", "tqdm",
     "jiwer", "pyarrow", "scipy", "scikit-learn", "fsspec", "accelerate", "joblib", "hdbscan", "silero-vad",
-    "onnxruntime",
+    "onnxruntime", "python-multipart",
 )  # fmt: skip
 
 
@@ -57,10 +57,11 @@ def log_model(model_run_id: str, config: Mapping[str, Any], ask_type: type[Ask],
 
 
 def signature(ask_type: type[Ask]) -> ModelSignature:
-    """Audio bytes in; text, confidence, whether nobody speaks, expert weights, segments and timing out. Parameters 0 and `auto`: as evaluated."""
+    """Audio bytes in; text, confidence, whether nobody speaks, expert weights, segments, words and timing out. Parameters 0 and `auto`: as evaluated."""
     numbers = {name: Property(name, DataType.double) for name in ("start_s", "end_s", "confidence", "audio_s", "seconds")}
     no_speech = Property("no_speech", DataType.boolean)
     segment = Object([numbers["start_s"], numbers["end_s"], Property("text", DataType.string), numbers["confidence"], no_speech])
+    word = Object([Property("word", DataType.string), *(numbers[name] for name in ("start_s", "end_s", "confidence"))])
     outputs: list[ColSpec | TensorSpec] = [
         ColSpec(DataType.string, "text"),
         ColSpec(DataType.double, "confidence"),
@@ -69,10 +70,16 @@ def signature(ask_type: type[Ask]) -> ModelSignature:
         ColSpec(Array(Array(DataType.double)), "expert_use"),
         ColSpec(DataType.string, "personal"),
         ColSpec(Array(segment), "segments"),
+        ColSpec(Array(word), "words"),
         ColSpec(Object([numbers["audio_s"], numbers["seconds"]]), "timing"),
     ]
     asks = [ParamSpec(field.name, _type_of(field), nothing_asked(field)) for field in dataclasses.fields(ask_type)]
-    usual = [("return_routing", DataType.boolean, True), ("beam_size", DataType.long, 0), (SPEAKER, DataType.string, "")]
+    usual = [
+        ("return_routing", DataType.boolean, True),
+        ("word_times", DataType.boolean, False),
+        ("beam_size", DataType.long, 0),
+        (SPEAKER, DataType.string, ""),
+    ]
     params = [*asks, *(ParamSpec(*each) for each in usual)]
     return ModelSignature(Schema([ColSpec(DataType.binary, AUDIO)]), Schema(outputs), ParamSchema(params))
 

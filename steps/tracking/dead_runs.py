@@ -1,13 +1,15 @@
 """Runs whose process is gone: a killed step cannot mark its own run, so the next start does.
 
-Every run carries the host, the process id and the kernel's start time of that process; together they name one process for ever, so a
-new process with a recycled id is not taken for the old one. Runs of other hosts are left alone: nothing is known about them.
+Every run carries the host, the process id and the start time of that process; together they name one process for ever, so a new process
+with a recycled id is not taken for the old one. Linux counts the start time from boot, which no change of the clock moves; elsewhere, as on
+macOS, it is the time of day that psutil reads. Runs of other hosts are left alone: nothing is known about them.
 """
 
 import os
 import socket
 from pathlib import Path
 
+import psutil
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
@@ -24,7 +26,12 @@ def process_tags() -> dict[str, str]:
 
 
 def process_start(pid: int) -> str | None:
-    """Boot id and start time in clock ticks since boot of a live process; None where there is none, or only a zombie."""
+    """What tells a live process from all others with its id; None where there is none, or only a zombie."""
+    return _linux_start(pid) if PROC.is_dir() else _start_elsewhere(pid)
+
+
+def _linux_start(pid: int) -> str | None:
+    """Boot id and start time in clock ticks since boot."""
     try:
         status = (PROC / str(pid) / "stat").read_text()
         boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
@@ -35,6 +42,15 @@ def process_start(pid: int) -> str | None:
     return None if state in "ZX" else f"{boot}/{start_ticks}"
 
 
+def _start_elsewhere(pid: int) -> str | None:
+    """Start time in seconds since 1970."""
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.3f}"
+    except psutil.Error:
+        return None
+
+
 def is_here(tags: dict[str, str]) -> bool:
     """Whether these tags name a process of this host."""
     return tags.get(HOST_TAG) == socket.gethostname()
@@ -42,7 +58,7 @@ def is_here(tags: dict[str, str]) -> bool:
 
 def is_gone(tags: dict[str, str]) -> bool:
     """Whether the process these tags name has certainly ended; False where it cannot be known."""
-    if not is_here(tags) or not tags.get(PID_TAG, "").isdigit() or not PROC.is_dir():
+    if not is_here(tags) or not tags.get(PID_TAG, "").isdigit():
         return False
     return tags.get(START_TAG) != "unknown" and process_start(int(tags[PID_TAG])) != tags.get(START_TAG)
 

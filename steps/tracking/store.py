@@ -65,9 +65,10 @@ def artifact_folder() -> Path | None:
 
 
 def tracking_address() -> Address:
-    """Where the store is: `MLFLOW_TRACKING_URI`, or `mlflow.db` in the project."""
+    """Where the store is: `MLFLOW_TRACKING_URI`, or `mlflow.db` in the project; installed as a package, in the folder one works in."""
     uri = os.environ.get("MLFLOW_TRACKING_URI")
-    return parse_address(uri) if uri else sqlite_address(project_root() / "mlflow.db")
+    home = project_root() if (project_root() / "MLproject").is_file() else Path.cwd()
+    return parse_address(uri) if uri else sqlite_address(home / "mlflow.db")
 
 
 def connect() -> Store:

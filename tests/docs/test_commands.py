@@ -14,20 +14,26 @@ from pathlib import Path
 import pytest
 from mlflow.models.cli import commands as models_cli
 
+import whisper_moe
 from benchmarks.quality.variants import QualityOptions
 from moe.corpora.formats import table
 from moe.corpora.formats.interface import CorpusOptions
 from moe.corpora.listing import list_corpus
+from moe.serving.request_guard import PLACE
 from moe.serving.requests import ServiceOptions, check_body
+from moe.serving.transcriptions import PATH
+from moe.systems.table import load_system
 from moe.systems.whisper_moe.asks import MixtureAsk
-from steps import main
+from steps import main, register
 from steps.options.command_line import parse
 from steps.options.project_files import ENTRY_POINTS
+from steps.registry import versions
 from steps.tracking.store import connect
 from tests.toys.corpora import RATE, encode
 from tests.toys.models import toy_wave
 from tests.toys.pages import README, ROOT, WRITTEN, blocks, commands, inline_commands
-from tests.toys.registry import BETTER, WRONG, log_toy_asr, log_toy_evaluation
+from tests.toys.registry import BETTER, WRONG, log_toy_asr, log_toy_evaluation, write_toy_model
+from tests.toys.speech import spoken_wav
 
 LOCAL = ["--env-manager", "local"]  # without it `mlflow run` makes a conda environment
 ELSEWHERE = ("source", "wc", "sed")  # README's recordings below; the lines that test_pages counts
@@ -39,7 +45,7 @@ def refuse(words: list[str]) -> str | None:
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):  # settings before the program
         words = words[1:]
     program, *rest = words
-    checks = {"make": _make, "mlflow": _mlflow, "python": _python, "curl": _curl}
+    checks = {"make": _make, "mlflow": _mlflow, "python": _python, "curl": _curl, "printf": _printf}
     if program in checks:
         return checks[program](rest)
     return None if program in ELSEWHERE else f"{program}: no test knows it"
@@ -103,8 +109,14 @@ def _python(words: list[str]) -> str | None:
 
 
 def _curl(words: list[str]) -> str | None:
-    """The body is a request that the served mixture takes."""
-    body = words[words.index("-d") + 1].replace("$(base64 -w0 a.wav)", "UklGRg==")
+    """tests/moe/serving/test_serving.py sends both."""
+    form = words[0].endswith(PATH) and words[1].startswith("-F")
+    return None if form or words[0].endswith(PLACE) and words[-1] == "@-" else f"curl {' '.join(words)}"
+
+
+def _printf(words: list[str]) -> str | None:
+    """The body is a request that the served mixture takes; the rest of the pipe is run by tests/moe/serving/test_serving.py."""
+    body = words[0].replace("%s", "UklGRg==")
     assert check_body(body.encode(), ServiceOptions(), MixtureAsk()).ask.top_k == json.loads(body)["params"]["top_k"]
     return None
 
@@ -149,7 +161,7 @@ def snippet(page: Path, words: str) -> str:
 
 
 def test_every_snippet_is_run_by_a_test_here() -> None:
-    assert {page: len(found) for page in WRITTEN if (found := blocks(page, "python"))} == {ARCHITECTURE: 1, SERVING: 1}
+    assert {page: len(found) for page in WRITTEN if (found := blocks(page, "python"))} == {README: 1, ARCHITECTURE: 1, SERVING: 3}
 
 
 def test_the_format_of_the_page_reads_a_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,6 +187,39 @@ def test_the_snippet_of_the_notebook_compares(tmp_path: Path) -> None:
     names: dict = {}
     exec(compile(source, "notebook.py", "exec"), names)
     assert sorted(names["found"].table["system"]) == ["Whisper-MoE", "one LoRA, same size"]
+
+
+@pytest.fixture
+def with_champion(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A registered champion and a recording `a.wav` in the working folder; what the champion says of it."""
+    register.run(register.StepOptions(evaluate_run_ids=log_toy_evaluation(log_toy_asr(tmp_path), BETTER), n_resamples=100))
+    versions.promote("whisper-moe", "1")
+    monkeypatch.chdir(tmp_path)
+    Path("a.wav").write_bytes(spoken_wav())
+    return whisper_moe.load("models:/whisper-moe@champion").transcribe(Path("a.wav")).text
+
+
+def test_the_five_lines_of_readme_and_the_registered_model_transcribe(with_champion: str, capsys) -> None:
+    exec(compile(snippet(README, "import whisper_moe"), "readme.py", "exec"), {})
+    assert with_champion and with_champion in capsys.readouterr().out
+    source = snippet(SERVING, "mlflow.pyfunc.load_model").replace("model.predict", "found = model.predict")
+    names: dict = {}
+    exec(compile(source, "pyfunc.py", "exec"), names)
+    assert len(names["found"]) == 1 and names["found"]["words"][0]
+
+
+def test_the_notebook_runs(with_champion: str) -> None:
+    cells = json.loads((ROOT / "docs" / "transcribe.ipynb").read_text(encoding="utf-8"))["cells"]
+    names: dict = {}
+    for number, cell in enumerate(cell for cell in cells if cell["cell_type"] == "code"):
+        exec(compile("".join(cell["source"]), f"cell_{number}", "exec"), names)
+    assert names["transcript"].text == with_champion and len(names["several"]) == 2
+
+
+def test_an_exported_adapter_is_loaded_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_system(write_toy_model(tmp_path / "model")).save_adapters(tmp_path / "exported" / "peft")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(snippet(SERVING, "AutoPeftModel"), "peft.py", "exec"), {})
 
 
 # ---- README's recordings

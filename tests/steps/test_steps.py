@@ -18,7 +18,7 @@ from moe.routing.options import RoutingOptions
 from moe.systems.whisper.encoder import embedder
 from moe.systems.whisper.features import AudioContextOptions
 from moe.training.loop import ComputeOptions
-from steps import asr, baseline, cluster, experts, main, pretrain
+from steps import asr, baseline, cluster, experts, main, prepare, pretrain
 from steps import embed as embed_step
 from steps.chain.stages import STAGES, n_experts
 from steps.inputs import training
@@ -255,3 +255,23 @@ def test_the_base_is_trained_on_the_etiologies_named_and_on_no_other() -> None:
                 prepare_run_id="p", init_from="scratch", tokenizer="characters", pretrain_etiologies="adult, stroke"
             ),
         )
+
+
+class TestRawReferences:
+    """`references=raw`: a model learns casing and punctuation, and the test split is scored as before."""
+
+    def test_train_and_dev_are_as_written_and_test_is_as_scored(self, tmp_path: Path) -> None:
+        manifest = a_manifest().assign(transcript="Anna  asked: “Why?”", reference="anna asked why", language="en")
+        normalised = prepared(manifest, tmp_path)
+        raw = dataclasses.replace(normalised, references="raw")
+        for split in ("train", "dev"):
+            assert set(raw.rows(split)["reference"]) == {"Anna asked: “Why?”"}
+            assert set(normalised.rows(split)["reference"]) == {"anna asked why"}
+        assert set(raw.rows("test")["reference"]) == {"anna asked why"}
+        assert raw.label_normaliser == "raw" and normalised.label_normaliser == "basic" == raw.normaliser
+
+    def test_marks_that_a_normaliser_removes_are_not_learnt(self) -> None:
+        with pytest.raises(
+            ValueError, match="references=raw: a model would learn to write the marks that normaliser=sap removes"
+        ):
+            prepare.StepOptions(dataset_root="x", references="raw", normaliser="sap")

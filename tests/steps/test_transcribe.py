@@ -100,5 +100,5 @@ def test_what_is_missing_is_named(store: Path, tmp_path: Path, changes: dict[str
 def test_options_are_checked_before_anything() -> None:
     with pytest.raises(ValueError, match="audio is missing"):
         transcribe.StepOptions.asked()
-    with pytest.raises(ValueError, match="format='doc': must be one of json, srt, vtt, csv"):
+    with pytest.raises(ValueError, match="format='doc': must be one of json, txt, srt, vtt, csv, tsv"):
         transcribe.StepOptions(audio="x", format="doc")

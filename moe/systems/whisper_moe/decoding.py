@@ -15,6 +15,7 @@ from moe.systems.whisper.search import clean_texts, most_new_tokens
 from moe.systems.whisper.tokens import language_ids, prompt_ids
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.systems.whisper_moe.passes import Encoded, Routed
+from moe.systems.whisper_moe.spoken_words import words_of
 from moe.systems.whisper_moe.token_scores import token_logprobs
 
 
@@ -29,7 +30,10 @@ def hypotheses_of(
     losses = model.decoder_loss(encoded, batch["labels"]).tolist() if with_loss else [math.nan] * len(ids)
     rows = _with_own(_rows(None if routed.weights is None else routed.weights.shares(), len(ids)), routed)
     gate = _rows(routed.probabilities, len(ids))
-    values = zip(ids, clean_texts(tokenizer, tokens), rows, losses, means, counts, gate, strict=True)
+    details: list[Any] = [{}] * len(ids)
+    if options.word_times:
+        details = words_of(model, inputs, encoded, decoder_prompt(model, tokenizer), tokens, batch["n_frames"].tolist())
+    values = zip(ids, clean_texts(tokenizer, tokens), rows, losses, means, counts, gate, details, strict=True)
     return [Hypothesis(*each) for each in values]
 
 

@@ -22,6 +22,7 @@ from moe.systems.whisper.base_model import BaseModel, use_language
 from moe.systems.whisper.encoder import embedder
 from moe.systems.whisper.inputs import WhisperInputs
 from moe.systems.whisper.tokens import language_ids
+from moe.systems.whisper_moe import merging
 from moe.systems.whisper_moe.asks import FixedRouting, MixtureAsk, WhisperAsk
 from moe.systems.whisper_moe.decoding import hypotheses_of
 from moe.systems.whisper_moe.folder import BASE_DIR, WhisperShape, load_model, save_model
@@ -140,6 +141,27 @@ class WhisperSystem:
         numbers = batch.get("person")
         return None if numbers is None else [self.people[number] if number >= 0 else None for number in numbers.tolist()]
 
+    def check_mixture(self, experts: Sequence[float]) -> None:
+        """Refuse another number of experts than there are, and what does not mix weights.
+
+        Raises:
+            ValueError: naming why.
+        """
+        if fault := merging.linear_fault(self.model, experts):
+            raise ValueError(fault)
+
+    def fixed(self, experts: Sequence[float]) -> Ask:
+        """Nothing: there is nothing to route."""
+        return self.ask_type()
+
+    def save_merged(self, folder: Path, experts: Sequence[float]) -> None:
+        """An ordinary Whisper folder."""
+        merging.save_merged(self.model, self.base_dir, self.record.language, folder, experts)
+
+    def save_adapters(self, folder: Path) -> None:
+        """The base, and PEFT folders beside it."""
+        merging.save_adapters_alone(self.model, self.base_dir, folder)
+
     def _route(self, batch: Batch, ask: Ask) -> Routed:
         return self.model.route(batch["mel"], batch["n_frames"])
 
@@ -224,6 +246,10 @@ class WhisperMoESystem(WhisperSystem):
         if self.shape.adapters.shared_rank:
             rows["shared"] = (0.0,) * self.n_experts
         return {name: FixedRouting(weights=weights) for name, weights in rows.items()}
+
+    def fixed(self, experts: Sequence[float]) -> Ask:
+        """The weights (E,) for every utterance."""
+        return FixedRouting(weights=tuple(experts))
 
     def measures(self, hypotheses: Sequence[Hypothesis]) -> dict[str, float]:
         """Load of every expert, and the entropy of the gate's distribution by its maximum."""

@@ -73,3 +73,11 @@ def test_recorded_speech_is_speech(corpus: str, n: int) -> None:
         paths = [row["path"] for row in csv.DictReader(file)]
     drawn = np.random.default_rng(0).permutation(len(paths))[:n]
     assert [path for path in (paths[index] for index in drawn) if not GATE.is_speech(load_audio(DATA / corpus / path))] == []
+
+
+def test_edges_hold_what_is_spoken_and_little_more() -> None:
+    wave = spoken()
+    long = np.pad(wave, (2 * RATE, 3 * RATE))
+    start, stop = VoiceActivity().edges(long)
+    assert 1.6 * RATE < start < 2.2 * RATE and len(wave) + 1.8 * RATE < stop < len(wave) + 2.6 * RATE
+    assert VoiceActivity().edges(np.zeros(RATE, np.float32)) is None

@@ -10,20 +10,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe.recognition.recognizer import Segment, Transcript
-from moe.recognition.transcript_files import WRITERS, clock, to_csv, to_json, to_srt, to_vtt
+from moe.recognition.transcript_files import WRITERS, clock, to_csv, to_json, to_srt, to_text, to_tsv, to_vtt
 
-SEGMENTS = (Segment(0.0, 2.5, "one, two", 0.9), Segment(2.5, 4.0, "", 0.1), Segment(4.0, 3725.0625, 'a < b & "c"', 0.5))
+SEGMENTS = (Segment(0.0, 2.5, "one, two", 0.9), Segment(2.5, 4.0, "", 0.1), Segment(3719.0, 3725.0625, 'a < b & "c"', 0.5))
 TRANSCRIPT = Transcript('one, two a < b & "c"', SEGMENTS, (0.25, 0.75), 0.7)
 
 
 def test_srt_by_hand() -> None:
-    expected = '1\n00:00:00,000 --> 00:00:02,500\none, two\n\n2\n00:00:04,000 --> 01:02:05,062\na < b & "c"\n\n'
+    expected = '1\n00:00:00,000 --> 00:00:02,500\none, two\n\n2\n01:01:59,000 --> 01:02:05,062\na < b & "c"\n\n'
     assert to_srt(TRANSCRIPT, {}) == expected
 
 
 def test_vtt_by_hand() -> None:
-    expected = 'WEBVTT\n\n00:00:00.000 --> 00:00:02.500\none, two\n\n00:00:04.000 --> 01:02:05.062\na &lt; b &amp; "c"\n\n'
+    expected = 'WEBVTT\n\n00:00:00.000 --> 00:00:02.500\none, two\n\n01:01:59.000 --> 01:02:05.062\na &lt; b &amp; "c"\n\n'
     assert to_vtt(TRANSCRIPT, {}) == expected
+
+
+def test_text_and_tsv_by_hand() -> None:
+    assert to_text(TRANSCRIPT, {}) == 'one, two\na < b & "c"\n'
+    assert to_tsv(TRANSCRIPT, {}) == 'start\tend\ttext\n0\t2500\tone, two\n3719000\t3725062\ta < b & "c"\n'
 
 
 def test_csv_reads_back_with_every_piece() -> None:

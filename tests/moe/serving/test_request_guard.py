@@ -26,15 +26,26 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def check(body: bytes) -> None:
-    if body == b"bad":
-        raise RequestError("this is bad")
+class Checks:
+    """A service that refuses one body."""
+
+    options = OPTIONS
+
+    def check(self, body: bytes) -> None:
+        if body == b"bad":
+            raise RequestError("this is bad")
+
+    def health(self) -> dict[str, str]:
+        return {"status": "ok"}
+
+
+SERVICE: Any = Checks()
 
 
 def call(
     parts: list[bytes], headers: list = JSON_HEADERS, path: str = "/invocations", guard: RequestGuard | None = None
 ) -> tuple[int, bytes]:
-    guard = guard or RequestGuard(echo, check, OPTIONS)
+    guard = guard or RequestGuard(echo, SERVICE)
     waiting = [{"type": "http.request", "body": part, "more_body": number + 1 < len(parts)} for number, part in enumerate(parts)]
     sent: list[dict] = []
 
@@ -69,12 +80,17 @@ def test_what_is_refused_gets_a_400_in_one_sentence(parts: list[bytes], headers:
     assert status == 400 and said in answer["message"] and answer["error_code"] == "BAD_REQUEST"
 
 
+def test_health_says_what_is_served_and_how_much_is_at_work() -> None:
+    status, body = call([b""], [], "/health")
+    assert status == 200 and json.loads(body) == {"status": "ok", "n_requests": 0}
+
+
 def test_other_places_are_not_touched() -> None:
     assert call([b"bad"], [], "/ping") == (200, b"bad")
 
 
 def test_a_crowd_is_told_to_come_back_and_a_place_that_is_left_is_free() -> None:
-    guard = RequestGuard(echo, check, OPTIONS)
+    guard = RequestGuard(echo, SERVICE)
     guard.n_requests = 2
     status, body = call([b"good"], guard=guard)
     assert status == 503 and "try again" in json.loads(body)["message"] and guard.n_requests == 2
@@ -87,7 +103,7 @@ def test_the_next_application_is_guarded_and_only_that_one(monkeypatch: pytest.M
     import fastapi
 
     plain = fastapi.FastAPI
-    request_guard.install(check, OPTIONS)
+    request_guard.install(SERVICE)
     first, second = fastapi.FastAPI(), fastapi.FastAPI()
     assert fastapi.FastAPI is plain and [middleware.cls for middleware in first.user_middleware] == [RequestGuard]
     assert second.user_middleware == [] and not request_guard.in_server()

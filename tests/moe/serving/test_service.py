@@ -63,7 +63,9 @@ def test_concurrent_requests_get_what_each_alone_would_get(service: Service, mon
 def test_an_answer_holds_text_confidence_weights_segments_and_timing(service: Service) -> None:
     (answer,) = service.answer([toy_recording(1, 5.0)], NOTHING)
     row = answer.as_row(True)
-    assert set(row) == {"text", "confidence", "no_speech", "expert_weights", "expert_use", "personal", "segments", "timing"}
+    assert set(row) == {
+        "text", "confidence", "no_speech", "expert_weights", "expert_use", "personal", "segments", "words", "timing",
+    }  # fmt: skip
     assert (
         0 < row["confidence"] <= 1 and len(row["expert_weights"]) == N_EXPERTS and sum(row["expert_weights"]) == pytest.approx(1)
     )

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import requests
 import torch
 
 from benchmarks.bad_requests import BOUNDS, bad_requests
@@ -29,10 +30,12 @@ from steps import register
 from steps.registry import people
 from steps.tracking import artifacts
 from steps.tracking.store import connect
+from tests.toys.pages import ROOT, blocks
 from tests.toys.registry import WRONG, log_toy_asr, log_toy_evaluation, log_toy_rivals, toy_recording, toy_store
 from tests.toys.speech import spoken_wav
 
 pytestmark = pytest.mark.slow
+SERVING = ROOT / "docs" / "compare-register-serve.md"
 URI = "models:/whisper-moe@champion"
 HEADERS = {"Content-Type": "application/json"}
 
@@ -122,6 +125,25 @@ def wait_for(server: Server, log: Path) -> None:
         except OSError:
             time.sleep(0.5)
     raise TimeoutError(log.read_text()[-3000:])
+
+
+def test_a_form_is_answered_and_health_says_what_is_served(server: Server, tmp_path: Path) -> None:
+    """The form as `requests` and so as OpenAI's own client sends it; the curl line of the docs, word for word but for the port."""
+    audio = toy_recording(3, 2.6)
+    place, sent = f"{server.place}/v1/audio/transcriptions", {"model": "whisper-moe", "response_format": "verbose_json"}
+    answer = requests.post(place, data=sent, files={"file": ("a.wav", audio, "audio/wav")}, timeout=600)
+    assert answer.status_code == 200 and answer.json()["text"] == server.expected(audio)
+    refused = requests.post(place, data={"language": "xx"}, files={"file": ("a.wav", audio)}, timeout=600)
+    assert refused.status_code == 400 and "language='xx'" in refused.json()["message"]
+    health = requests.get(f"{server.place}/health", timeout=600).json()
+    assert health["status"] == "ok" and health["system"] == "whisper_moe"
+    (tmp_path / "a.wav").write_bytes(audio)
+    lines = [line for line in blocks(SERVING, "bash") if "/v1/audio/transcriptions" in line or "printf" in line]
+    assert len(lines) == 2
+    for line in lines:
+        here = line.replace("localhost:5001", server.place.removeprefix("http://"))
+        done = subprocess.run(["bash", "-c", here], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+        assert server.expected(audio) in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("container", ["wav", "flac", "mp3", "ogg"])

@@ -97,6 +97,11 @@ def test_devanagari_with_either_digits(text, devanagari, ascii_):
     assert (normalise("devanagari", text), normalise("devanagari_ascii", text)) == (devanagari, ascii_)
 
 
+def test_raw_keeps_what_is_written() -> None:
+    assert normalise("raw", "  Anna\u00a0asked:\n“Why not, Élise?” ") == "Anna asked: “Why not, Élise?”"
+    assert normalise("raw", unicodedata.normalize("NFD", "Élise")) == "Élise"
+
+
 def test_an_unknown_normaliser_is_named_with_what_there_is():
     for ask in (lambda: normalise("bsic", "x"), lambda: references("bsic", "x"), lambda: normaliser_version("bsic")):
         with pytest.raises(ValueError, match="normaliser='bsic': must be one of basic, sap"):

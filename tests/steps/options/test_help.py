@@ -6,6 +6,7 @@ from types import ModuleType
 
 import pytest
 
+from moe.options import allowed_text, is_required, to_text
 from steps import main
 from steps.options.command_line import parse
 from steps.options.help_text import common, groups
@@ -13,7 +14,7 @@ from steps.options.options_page import options_page
 from steps.options.project_files import ENTRY_POINTS
 
 # of `main`, `transcribe` and `synthesize`, `rollback`, `evaluate`, `ctc` and `domain`
-OWN_MEANING = {"corpus", "format", "language", "registered_model", "selection", "speech_threshold"}
+OWN_MEANING = {"corpus", "format", "language", "registered_model", "selection", "speech_threshold", "word_times"}
 STEPS: dict[str, ModuleType] = {name: importlib.import_module(f"steps.{name}") for name in ENTRY_POINTS}
 
 
@@ -44,6 +45,18 @@ def test_help_shows_the_common_options_and_the_names_of_the_groups_or_all(
 def test_every_option_is_in_one_group(capsys: pytest.CaptureFixture[str], step: ModuleType) -> None:
     found = [name for group in groups(step.StepOptions) for name in flags(shown(capsys, step, group))]
     assert sorted(found) == sorted(field.name for field in dataclasses.fields(step.StepOptions))
+
+
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+def test_help_says_of_every_option_what_it_takes_and_its_default(
+    capsys: pytest.CaptureFixture[str], step: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    text = " ".join(shown(capsys, step, "all").split())
+    for field in dataclasses.fields(step.StepOptions):
+        state = "required" if is_required(field) else f"default: {to_text(field.default)}"
+        words = state if allowed_text(field).startswith("text") else f"{allowed_text(field)}; {state}"
+        assert f"--{field.name} {' '.join(field.metadata['help'].split())} ({words})" in text
 
 
 def test_the_help_of_the_chain_fits_on_a_page(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -260,17 +260,12 @@ def test_the_model_is_whole_code_and_safetensors(registered: Registry) -> None:
     }  # fmt: skip
     assert not [name for name in files if name.endswith((".pkl", ".pickle", ".pt", ".bin", ".joblib", ".npy", ".pyc"))]
     info = get_model_info(f"models:/{NAME}/1")
-    assert [spec.name for spec in info.signature.params.params] == ["language", "top_k", "return_routing", "beam_size"]
+    assert [spec.name for spec in info.signature.params.params] == [
+        "language", "top_k", "return_routing", "word_times", "beam_size",
+    ]  # fmt: skip
     assert info.signature.outputs.input_names() == [
-        "text",
-        "confidence",
-        "no_speech",
-        "expert_weights",
-        "expert_use",
-        "personal",
-        "segments",
-        "timing",
-    ]
+        "text", "confidence", "no_speech", "expert_weights", "expert_use", "personal", "segments", "words", "timing",
+    ]  # fmt: skip
     assert "## Intended use" in registered.client.get_model_version(NAME, "1").description
 
 

@@ -1,0 +1,53 @@
+"""What a caller has of a recording, whatever it is: a path, encoded bytes or samples → one waveform at 16 kHz."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from moe.audio.waveforms import SAMPLE_RATE, load_audio, resample
+
+Source = str | os.PathLike[str] | bytes | np.ndarray
+
+
+def waveform_of(source: Source, rate: int = SAMPLE_RATE) -> np.ndarray:
+    """A recording as float32 (n_samples,) at 16 kHz.
+
+    Args:
+        source: a path, the bytes of a file, or samples (n_samples,) or (n_samples, n_channels): floats within ±1, or whole numbers.
+        rate: of samples, in Hz; a file says its own.
+
+    Raises:
+        ValueError: no such file, or what is no recording (`AudioError` says why).
+    """
+    if isinstance(source, np.ndarray):
+        return resample(_mono(source), rate)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return load_audio(bytes(source))
+    if not isinstance(source, (str, os.PathLike)):
+        raise ValueError(f"a {type(source).__name__} is no recording: give a path, the bytes of a file, or samples")
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    return load_audio(path)
+
+
+def as_wav(samples: np.ndarray) -> bytes:
+    """Samples at 16 kHz, (n_samples,) or (n_samples, n_channels), as the bytes of a wav of 32-bit floats."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, _mono(samples), SAMPLE_RATE, format="WAV", subtype="FLOAT")
+    return buffer.getvalue()
+
+
+def _mono(samples: np.ndarray) -> np.ndarray:
+    """Float32 (n_samples,) of one or more channels."""
+    if samples.ndim not in (1, 2) or samples.dtype.kind not in "iuf":
+        raise ValueError(
+            f"samples of shape {samples.shape} and type {samples.dtype}: must be numbers, (n_samples,) or (n_samples, n_channels)"
+        )
+    if samples.dtype.kind in "iu":
+        steps = np.iinfo(samples.dtype)
+        samples = (samples.astype(np.float64) - (steps.max + 1) / 2 * (steps.min == 0)) / ((steps.max - steps.min + 1) / 2)
+    return (samples if samples.ndim == 1 else samples.mean(1)).astype(np.float32)

@@ -1,0 +1,199 @@
+"""A page on this machine to try recognisers: record or drop a file, see the text, the routing and the segments, beside the base model.
+
+    make try                  python -m steps.try_page --port 7860
+
+The page is Gradio's, an extra (requirements-try.txt). It listens on 127.0.0.1 alone, shares nothing and sends no statistics; recordings
+are deleted from its temporary folder when the page ends. It is no step: nothing is logged.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from mlflow.exceptions import MlflowException
+
+from moe.audio.sources import waveform_of
+from moe.audio.voice_activity import SPEECH_THRESHOLD, THRESHOLD_HELP
+from moe.options import Options, option
+from moe.recognition.recognizer import Recognizer, Transcript
+from moe.system import DecodingOptions, read_record
+from moe.systems.table import load_system
+from steps.options.command_line import parse
+from steps.registry import versions
+from steps.tracking import artifacts
+from steps.tracking.store import connect
+
+REQUIREMENTS = "requirements-try.txt"
+MOST_RUNS, MOST_LOADED = 50, 4
+NOTHING = "nothing"
+SEGMENTS = ("from", "to", "text", "confidence", "nobody speaks")
+
+
+@dataclasses.dataclass(frozen=True)
+class TryOptions(Options):
+    """A page to try recognisers on."""
+
+    port: int = option(7860, "port of the page on this machine", low=1, high=65535)
+    model: str | None = option(
+        None, "model to begin with: models:/NAME@ALIAS, id of a run, or a folder (none: the newest champion)"
+    )
+    speech_threshold: float = option(SPEECH_THRESHOLD, THRESHOLD_HELP, low=0, high=1)
+    open_browser: bool = option(True, "open the page in the browser")
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A recogniser that can be chosen: its title on the page, and what `recognizer_dir` finds it by."""
+
+    title: str
+    reference: str
+
+
+def choices() -> list[Choice]:
+    """Registered versions, champions first, then the models of finished runs, newest first."""
+    return [*_registered(), *_of_runs()]
+
+
+def _registered() -> list[Choice]:
+    client, found = connect().client, []
+    for model in client.search_registered_models():
+        aliases = {str(version): alias for alias, version in (getattr(model, "aliases", None) or {}).items()}
+        for version in client.search_model_versions(f"name='{model.name}'"):
+            alias = aliases.get(str(version.version), "")
+            found.append(
+                (
+                    alias != versions.CHAMPION,
+                    Choice(f"{model.name} {version.version} {alias}".strip(), f"models:/{model.name}/{version.version}"),
+                )
+            )
+    return [choice for _, choice in sorted(found, key=lambda each: each[0])]
+
+
+def _of_runs() -> list[Choice]:
+    store, found = connect(), []
+    for run in store.client.search_runs([store.experiment_id], "attributes.status = 'FINISHED'", max_results=MOST_RUNS):
+        try:
+            folder = artifacts.upstream(run.info.run_id, artifacts.MODEL)
+            found.append(Choice(f"{read_record(folder).title} · {run.info.run_name} · {run.info.run_id[:8]}", run.info.run_id))
+        except (RuntimeError, ValueError, MlflowException):
+            continue  # a run without a model
+    return found
+
+
+def base_of(given: Sequence[Choice]) -> str:
+    """The base model among the choices, to be shown beside a model; nothing where there is none."""
+    titles = [choice.title for choice in given if _role(choice) == "base"]
+    return titles[0] if titles else NOTHING
+
+
+def _role(choice: Choice) -> str:
+    return read_record(versions.recognizer_dir(choice.reference)).role
+
+
+@functools.lru_cache(MOST_LOADED)
+def recognizer(reference: str, speech_threshold: float) -> Recognizer:
+    """A recogniser in memory; the last few stay there."""
+    return Recognizer.on_fastest_device(load_system(versions.recognizer_dir(reference)), speech_threshold)
+
+
+def transcribe(reference: str, audio: str, speech_threshold: float) -> Transcript:
+    """The transcript of a recorded or dropped file.
+
+    Raises:
+        ValueError: it is no recording.
+    """
+    loaded = recognizer(reference, speech_threshold)
+    (found,) = loaded.transcribe([waveform_of(audio)], DecodingOptions(word_times=True))
+    return found
+
+
+def shown(transcript: Transcript) -> tuple[str, dict[str, float] | None, pd.DataFrame]:
+    """Text, the share of each expert, and the segments as a table."""
+    weights = {f"expert {number}": weight for number, weight in enumerate(transcript.routing_weights)}
+    rows = [
+        (f"{each.start_s:.2f} s", f"{each.end_s:.2f} s", each.text, f"{each.confidence:.2f}", "yes" if each.no_speech else "")
+        for each in transcript.segments
+    ]
+    said = "(nobody speaks)" if transcript.no_speech else transcript.text
+    return said, weights or None, pd.DataFrame(rows, columns=SEGMENTS)
+
+
+def page(options: TryOptions) -> Any:
+    """The page.
+
+    Raises:
+        ValueError: there is no recogniser, or Gradio is not installed.
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise ValueError(f"the page needs gradio: pip install -r {REQUIREMENTS}")
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before it is imported
+    import gradio
+
+    given = choices() if options.model is None else [Choice(options.model, options.model), *choices()]
+    if not given:
+        raise ValueError("there is no recogniser yet: `make demo` trains and registers one; or name one with --model")
+    of_title = {choice.title: choice.reference for choice in given}
+    titles = list(of_title)
+
+    def recognise(audio: str | None, first: str, second: str) -> list[Any]:
+        if audio is None:
+            raise gradio.Error("Record something, or drop a file, first.")
+        found: list[Any] = []
+        for title in (first, second):
+            try:
+                found += (
+                    shown(transcribe(of_title[title], audio, options.speech_threshold)) if title in of_title else ("", None, None)
+                )
+            except ValueError as error:
+                raise gradio.Error(str(error)) from error
+        return found
+
+    with gradio.Blocks(title="Try a recogniser", delete_cache=(3600, 3600), analytics_enabled=False) as blocks:
+        gradio.Markdown(
+            "# Try a recogniser\nNothing leaves this machine. Record something, or drop a file, and press *Transcribe*."
+        )
+        with gradio.Row():
+            audio = gradio.Audio(sources=["microphone", "upload"], type="filepath", label="recording")
+            with gradio.Column():
+                button = gradio.Button("Transcribe", variant="primary")
+        outputs: list[Any] = []
+        with gradio.Row():
+            models = [_side(gradio, titles, titles[0], outputs), _side(gradio, [*titles, NOTHING], base_of(given), outputs)]
+        button.click(recognise, [audio, *models], outputs, api_name="transcribe")
+    return blocks
+
+
+def _side(gradio: Any, titles: list[str], value: str, outputs: list[Any]) -> Any:
+    """One column: the model that is chosen, its text, routing and segments."""
+    with gradio.Column():
+        model = gradio.Dropdown(titles, value=value, label="model")
+        outputs.append(gradio.Textbox(label="text", lines=3))
+        outputs.append(gradio.Label(label="routing", num_top_classes=8))
+        outputs.append(gradio.Dataframe(headers=list(SEGMENTS), label="segments", wrap=True))
+    return model
+
+
+def main() -> None:
+    """Command line."""
+    options = parse(TryOptions)
+    try:
+        blocks = page(options)
+    except (ValueError, RuntimeError) as error:
+        raise SystemExit(f"try: {error}") from error
+    import gradio
+
+    theme = gradio.themes.Default(
+        font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    )  # no font from elsewhere
+    blocks.launch(
+        server_name="127.0.0.1", server_port=options.port, inbrowser=options.open_browser, share=False, theme=theme,
+        allowed_paths=[], footer_links=[],
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
