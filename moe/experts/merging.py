@@ -30,7 +30,7 @@ def merge_into(bare: nn.Module, model: nn.Module, experts: Sequence[float]) -> N
     """Add the adapters of a routed model to the weights of the same model without adapters."""
     for name, layer in routed_layers(model):
         a, b = one_adapter(layer, experts)
-        weight = bare.get_submodule(name).weight
+        weight = bare.get_parameter(f"{name}.weight")
         weight += (b @ a).to(weight.dtype)
 
 

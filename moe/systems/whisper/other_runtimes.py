@@ -77,7 +77,8 @@ def says_transformers(folder: Path) -> Says:
 
     def say(features: Tensor) -> list[list[int]]:
         with torch.inference_mode():
-            return model.generate(features).tolist()
+            rows: list[list[int]] = model.generate(features).tolist()
+        return rows
 
     return _speaker(processor, say)
 

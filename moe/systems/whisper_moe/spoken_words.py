@@ -35,7 +35,9 @@ def words_of(
             read = _read(model, prompt, said)  # (1, n)
             alone = encoded.rows(slice(row, row + 1))
             logprobs = token_logprobs(model, alone, read)[0, len(prompt) - 1 :].tolist()
-            words = word_times.timed_words(tokenizer, said, _starts(model, alone, read, len(prompt), -(-n_mel // 2)), logprobs, frame_s)
+            words = word_times.timed_words(
+                tokenizer, said, _starts(model, alone, read, len(prompt), -(-n_mel // 2)), logprobs, frame_s
+            )
         found.append({WORDS: [dataclasses.asdict(word) for word in words]})
     return found
 
