@@ -31,7 +31,7 @@ def merge_into(bare: nn.Module, model: nn.Module, experts: Sequence[float]) -> N
     for name, layer in routed_layers(model):
         a, b = one_adapter(layer, experts)
         weight = bare.get_parameter(f"{name}.weight")
-        weight += (b @ a).to(weight.dtype)
+        weight.add_((b @ a).to(weight.dtype))
 
 
 def save_one_adapter(model: nn.Module, experts: Sequence[float], folder: Path, base_name: str) -> None:

@@ -10,7 +10,8 @@ import torch
 from peft import AutoPeftModel
 from transformers import WhisperForConditionalGeneration
 
-from moe.files import write_json, write_table
+from moe.corpora.tables import write_table
+from moe.files import write_json
 from moe.routing.options import RoutingOptions
 from moe.routing.weights import RoutingWeights
 from moe.system import Merges
