@@ -57,7 +57,7 @@ WRITTEN_BY = "# Written by `python -m steps.options.project_files`; change the o
 def mlproject(entry_points: tuple[str, ...] = ENTRY_POINTS, package: str = "steps") -> str:
     """Text of MLproject: one entry point for each module `package.NAME`, which has a `StepOptions`."""
     parts = [_entry_point(name, importlib.import_module(f"{package}.{name}").StepOptions, package) for name in entry_points]
-    return WRITTEN_BY + "name: whisper-moe\n\nconda_env: conda.yaml\n\n" + NOTE + "entry_points:\n" + "\n".join(parts)
+    return WRITTEN_BY + "name: whisper-moe\n\nconda_env: conda.yaml\n\n" + NOTE + "entry_points:\n" + "".join(parts)
 
 
 def conda_yaml(requirements: str) -> str:
