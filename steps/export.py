@@ -64,7 +64,11 @@ class StepOptions(HubOptions):
 
 
 def run(options: StepOptions) -> str:
-    """Export, check, and return the run id."""
+    """Export, check, and return the run id.
+
+    Raises:
+        ValueError: the recogniser is of a system that cannot be merged.
+    """
     folder = versions.recognizer_dir(options.model)
     system = load_system(folder)
     if not isinstance(system, Merges):

@@ -1,7 +1,7 @@
 """Entry point `forget`: a person who asks is gone without trace: runs, versions, files, and within a minute the memory of running servers.
 
 A second call says that there is nothing. Example:
-    mlflow run . --env-manager local -e forget -P person=NAME
+    mlflow run . --env-manager local -e forget -P person=anna
 """
 
 import dataclasses

@@ -178,7 +178,11 @@ def _side(gradio: Any, titles: list[str], value: str, outputs: list[Any]) -> Any
 
 
 def main() -> None:
-    """Command line."""
+    """Command line.
+
+    Raises:
+        SystemExit: there is no such recogniser, or Gradio is not installed.
+    """
     options = parse(TryOptions)
     try:
         blocks = page(options)

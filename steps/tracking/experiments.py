@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment
+from mlflow.environment_variables import MLFLOW_RUN_ID
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.dbmodels.models import SqlExperiment, SqlRun
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -69,8 +70,9 @@ def open_experiment(client: MlflowClient, address: Address, name: str, given_id:
 
 def _runs_of_others(client: MlflowClient, project: Path) -> bool:
     """Whether experiment 0 holds a run that neither a step of a project nor an `mlflow run` of this one made."""
+    own = os.environ.get(MLFLOW_RUN_ID.name)  # the one that `mlflow run` has just made for this process
     found = client.search_runs([DEFAULT_ID], f"tags.`{STEP_TAG}` IS NULL", max_results=1000)
-    return any(not run.data.tags.get(MLFLOW_SOURCE_NAME, "").startswith(str(project)) for run in found)
+    return any(run.info.run_id != own and not run.data.tags.get(MLFLOW_SOURCE_NAME, "").startswith(str(project)) for run in found)
 
 
 def _of_id(client: MlflowClient, address: Address, given_id: str) -> Experiment:

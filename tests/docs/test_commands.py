@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow.cli import cli
 from mlflow.models.cli import commands as models_cli
 
 import whisper_moe
@@ -64,6 +65,11 @@ def _mlflow(words: list[str]) -> str | None:
     if words[0] == "models":
         models_cli.commands[words[1]].make_context(words[1], words[2:])  # refuses what it does not know
         return None if words[-1] and "--env-manager local" in " ".join(words) else "without --env-manager local"
+    if words[0] in ("gc", "runs"):
+        group = cli.commands[words[0]]
+        command, flags = (group.commands[words[1]], words[2:]) if words[0] == "runs" else (group, words[1:])
+        command.make_context(words[0], flags)
+        return None
     if words[:4] != ["run", ".", *LOCAL]:
         return f"mlflow {' '.join(words)}: not `mlflow run . --env-manager local`"
     step, flags, waiting = "main", [], iter(words[4:])
@@ -96,7 +102,7 @@ def _python(words: list[str]) -> str | None:
     found = importlib.util.find_spec(module) if words[0] == "-m" else None
     if found is None:
         return f"python {' '.join(words)}: no such module"
-    if module.split(".")[-1] in ENTRY_POINTS:
+    if module.removeprefix("steps.") in ENTRY_POINTS:
         return _options(module, flags)
     if module == "benchmarks.quality":  # takes the options of main beside its own
         known = {f"--{field.name}" for field in dataclasses.fields(QualityOptions)}

@@ -91,7 +91,7 @@ def timed_words(
     """The words that text tokens make up.
 
     Args:
-        starts: frames at which the tokens begin, and behind them that at which the last one ends, (at least n_tokens + 1,).
+        starts: frames at which the tokens begin, and behind them that at which the last one ends, shape (n,), n ≥ n_tokens + 1.
         logprobs: natural log-probabilities of the tokens.
     """
     language = LANGUAGES.get(tokenizer.language or "", tokenizer.language)
