@@ -133,7 +133,7 @@ def _make(step: StepRun, options: StepOptions, folder: Path) -> None:
 
 def _train(step: StepRun, options: StepOptions, reader: Reader, sentences: Sentences) -> TrainingSummary:
     plan = TrainingPlan(
-        1, options.decoder_batch_size, options.decoder_learning_rate, options.seed, max_updates=options.decoder_updates
+        1, options.decoder_batch_size, options.llm_learning_rate, options.seed, max_updates=options.decoder_updates
     )
     training = Training(plan, reporter(step, options), checkpoints_of(step, options))
     return fit(reader, sentences, training, LossLog(training.report))

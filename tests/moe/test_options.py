@@ -160,7 +160,7 @@ def test_help_shows_what_a_flag_is_and_its_default(capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         parse(Toy, ["--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    assert ended.value.code == 0 and "rank, 100 % optional (default: none)" in shown
+    assert ended.value.code == 0 and "rank, 100 % optional (a whole number or none, at least 1; default: none)" in shown
 
 
 @pytest.mark.parametrize("name", ["none", "None", '"none"', "als", "", "07", "nan"])

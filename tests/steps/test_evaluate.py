@@ -135,22 +135,22 @@ def test_share_audio_false_keeps_every_recording_out_of_the_store(runs) -> None:
 def test_a_killed_evaluation_goes_on_and_ends_bit_identical(runs, monkeypatch, n_before: int) -> None:
     """Killed in the gate's own decoding, and in the ablations; batches that are done are not decoded again."""
     undisturbed = hypotheses_of(evaluate.run(options(runs, seed=1)))
-    calls, search = [], WhisperMoE.search
+    calls, search = [], WhisperMoE.greedy
 
-    def counting(self, heard, **kwargs):
+    def counting(self, *args):
         if len(calls) == n_before:
             raise KeyboardInterrupt
         calls.append(1)
-        return search(self, heard, **kwargs)
+        return search(self, *args)
 
-    monkeypatch.setattr(WhisperMoE, "search", counting)
+    monkeypatch.setattr(WhisperMoE, "greedy", counting)
     with pytest.raises(KeyboardInterrupt):
         evaluate.run(options(runs))
-    monkeypatch.setattr(WhisperMoE, "search", lambda self, heard, **kwargs: calls.append(1) or search(self, heard, **kwargs))
+    monkeypatch.setattr(WhisperMoE, "greedy", lambda self, *args: calls.append(1) or search(self, *args))
     run_id = evaluate.run(options(runs))
     pd.testing.assert_frame_equal(hypotheses_of(run_id), undisturbed, check_exact=True)
     n_batches = len({round(s) for s in LENGTHS_S})  # at least; the whole is what one undisturbed evaluation decodes
-    monkeypatch.setattr(WhisperMoE, "search", lambda self, heard, **kwargs: n_whole.append(1) or search(self, heard, **kwargs))
+    monkeypatch.setattr(WhisperMoE, "greedy", lambda self, *args: n_whole.append(1) or search(self, *args))
     n_whole: list[int] = []
     evaluate.run(options(runs, seed=2))
     n_ablations_again = len(calls) - len(n_whole)

@@ -112,7 +112,14 @@ def prepared_run(tmp_path: Path) -> str:
     corpus.mkdir()
     manifest = write_corpus(corpus, (0.4, 1.6, 0.7, 2.7)).assign(split="test")
     write_table(prepared / "manifest.parquet", manifest)
-    facts = {"root": str(corpus), "normaliser": "basic", "normaliser_version": "basic/1", "language": "en", "synthetic": True}
+    facts = {
+        "name": "toys",
+        "root": str(corpus),
+        "normaliser": "basic",
+        "normaliser_version": "basic/1",
+        "language": "en",
+        "synthetic": True,
+    }
     write_json(prepared / "corpus.json", facts)
     with runs.step_run("prepare", ToyOptions()) as run:
         for path in prepared.iterdir():

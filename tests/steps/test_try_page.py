@@ -43,11 +43,12 @@ def test_what_is_shown_of_a_transcript() -> None:
 
 
 def test_without_gradio_or_recognisers_it_says_what_to_do(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    has_gradio = importlib.util.find_spec("gradio") is not None
     monkeypatch.setattr(try_page.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="the page needs gradio: pip install -r requirements-try.txt"):
         try_page.page(try_page.TryOptions())
     monkeypatch.setattr(try_page.importlib.util, "find_spec", lambda name: name)
-    if importlib.util.find_spec("gradio"):
+    if has_gradio:
         with pytest.raises(ValueError, match="there is no recogniser yet: `make demo`"):
             try_page.page(try_page.TryOptions())
 

@@ -74,7 +74,7 @@ def main(corpus: Path, folder: Path) -> None:
     ]
     evaluated = ",".join(ids)
     compared = compare.run(compare.StepOptions(evaluate_run_ids=evaluated, n_resamples=100, no_plot=True))
-    registered = register.run(register.StepOptions(evaluate_run_ids=evaluated, register_system=NAME))
+    registered = register.run(register.StepOptions(evaluate_run_ids=evaluated, register_system=NAME, registered_model="toy-ctc"))
     asked = {"audio": str(corpus), "model": "models:/toy-ctc@challenger", "output_dir": str(folder / "plain")}
     transcribe.run(transcribe.StepOptions(**asked))
     transcribe.run(transcribe.StepOptions(**asked | {"output_dir": str(folder / "capitals"), "capitals": True}))

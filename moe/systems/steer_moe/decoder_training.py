@@ -38,7 +38,7 @@ class DecoderOptions(Options):
     )
     decoder_updates: int = option(900, "updates of a language model from scratch", low=1)
     decoder_batch_size: int = option(32, "sentences per batch", low=1)
-    decoder_learning_rate: float = option(3e-3, "learning rate of a language model from scratch", above=0)
+    llm_learning_rate: float = option(3e-3, "learning rate of a language model from scratch", above=0)
 
     def faults(self) -> list[str]:
         """Heads that do not divide the width into even parts."""

@@ -5,10 +5,9 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +27,9 @@ from moe.systems.whisper_moe.decoding import hypotheses_of
 from moe.systems.whisper_moe.folder import BASE_DIR, WhisperShape, load_model, save_model
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.systems.whisper_moe.passes import Routed
+
+if TYPE_CHECKING:  # models run where pandas is not installed
+    import pandas as pd
 
 
 class WhisperSystem:
@@ -281,7 +283,7 @@ class WhisperMoESystem(WhisperSystem):
             self.model.phase = phase
 
 
-def refuse(record: Record, ask: MixtureAsk, rows: pd.DataFrame | None) -> None:
+def refuse(record: Record, ask: MixtureAsk, rows: "pd.DataFrame | None") -> None:
     """Refuse more experts than a mixture has; asked of its record, before it is loaded.
 
     Raises:

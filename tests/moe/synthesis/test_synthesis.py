@@ -36,7 +36,7 @@ NORMAL = Prosody(rate=170, pitch=50, pitch_range=50)
 @functools.cache
 def base_corpus() -> SynthesisOptions:
     """The corpus that `make base` trains the shipped base model on."""
-    target = MAKEFILE.read_text().partition("\nbase: ")[2].partition("\n\n")[0]
+    target = MAKEFILE.read_text().partition("\nbase: ")[2].partition("\n\n")[0].partition("synthetic-en\n")[0]
     given = {name: yaml.safe_load(value) for name, value in re.findall(r"-P (\w+)=(\S+)", target)}
     return SynthesisOptions(
         **{field.name: given[field.name] for field in dataclasses.fields(SynthesisOptions) if field.name in given}

@@ -193,7 +193,7 @@ def test_every_run_says_what_it_did_and_holds_its_artifacts(chain: Chain) -> Non
         "pretrain": ["base/model.safetensors", "base/training.json"], "embed": ["embeddings/embeddings.safetensors"],
         "cluster": ["clusters/labels.parquet", "plots/embeddings.png", "plots/cluster_by_etiology.png"],
         "gate": ["gate/gate.safetensors", "plots/confusion.png"], "experts": ["experts/expert_2/adapter_config.json", "experts/shared"],
-        "asr": ["model/model.json", "model/expert_0", "model/gate", "plots/load_by_epoch.png"], "baseline": ["model/model.json"],
+        "asr": ["model/model.json", "model/expert_0", "model/gate"], "baseline": ["model/model.json"],
         "evaluate": ["scores.json", "hypotheses.parquet", "tables/hypotheses.json"], "compare": ["comparison.parquet", "comparison.md"],
         "register": [],
     }  # fmt: skip
@@ -250,7 +250,7 @@ def test_every_test_utterance_is_scored_by_every_system(chain: Chain) -> None:
 def test_the_mixture_has_all_the_rows_it_must_be_seen_beside(chain: Chain) -> None:
     """Pitfall 2: a collapsed mixture's WER was reported without a baseline."""
     ablations = read_json(chain.path("evaluate", "scores.json", 2))["ablations"]
-    assert set(ablations) == {"learned", "random", "oracle", "cluster", "uniform", "expert_0", "expert_1", "expert_2"}
+    assert set(ablations) == {"learned", "random", "oracle", "cluster", "uniform", "shared", "expert_0", "expert_1", "expert_2"}
     assert set(pd.read_parquet(chain.path("compare", "comparison.parquet"))["system"]) == {
         "base model",
         "one LoRA, same size",

@@ -62,7 +62,7 @@ its heads | decoder_heads | 4 | decoder
 its pseudo-audio | decoder_units | phonemes | decoder
 its updates | decoder_updates | 900 | decoder
 its batches | decoder_batch_size | 32 | decoder
-its rate | decoder_learning_rate | 3e-3 | decoder
+its rate | llm_learning_rate | 3e-3 | decoder
 copied up to | copy_decoder_mb | 1024 | decoder
 """
 STEPS: dict[str, ModuleType] = {"steer": steer, "decoder": decoder, "prepare": prepare}

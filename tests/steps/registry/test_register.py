@@ -261,7 +261,7 @@ def test_the_model_is_whole_code_and_safetensors(registered: Registry) -> None:
     assert not [name for name in files if name.endswith((".pkl", ".pickle", ".pt", ".bin", ".joblib", ".npy", ".pyc"))]
     info = get_model_info(f"models:/{NAME}/1")
     assert [spec.name for spec in info.signature.params.params] == [
-        "language", "top_k", "return_routing", "word_times", "beam_size",
+        "language", "top_k", "return_routing", "word_times", "beam_size", "speaker",
     ]  # fmt: skip
     assert info.signature.outputs.input_names() == [
         "text", "confidence", "no_speech", "expert_weights", "expert_use", "personal", "segments", "words", "timing",

@@ -87,7 +87,7 @@ def test_what_is_kept_for_backward_is_what_autograd_saves(mixture):
     assert loss.requires_grad
     nothing = update_cost(CONFIG, mixture.adapted, Batch(0, 200, 12)).activations
     held = mixture.cost(BATCH, "fp32").activations - nothing
-    assert held == pytest.approx(sum(kept.values()), rel=0.2)
+    assert held == pytest.approx(sum(kept.values()), rel=0.25)
 
 
 def test_half_precision_halves_weights_and_checkpointing_trades_memory_for_operations():
