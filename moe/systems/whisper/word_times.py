@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.ndimage import median_filter
 from torch import Tensor
 from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 from transformers.models.whisper.generation_whisper import _dynamic_time_warping
@@ -77,6 +76,8 @@ def token_starts(weights: Tensor, n_prompt: int) -> np.ndarray:
     Args:
         weights: attention (H, N, T) while prompt, tokens and end of text were read; row i of N says the token behind it.
     """
+    from scipy.ndimage import median_filter  # only where words are timed: models run without SciPy
+
     deviations, means = torch.std_mean(weights, dim=-2, keepdim=True, unbiased=False)
     standard = ((weights - means) / deviations.clamp_min(1e-9)).cpu().numpy()
     smooth = median_filter(standard, size=(1, 1, SMOOTHED), mode="reflect").mean(0)  # (N, T)
