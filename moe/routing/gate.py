@@ -45,7 +45,6 @@ class Gate(nn.Module):
 
     mean: Tensor  # (input_dim,)
     scale: Tensor  # (input_dim,)
-    accepts_loss_kwargs = False  # else a Trainer takes the loss for a sum over tokens and rescales it
 
     def __init__(self, config: GateConfig, seed: int = 0) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """Trains the gate on embeddings in memory: KL to the soft labels of the clusters, best epoch restored, temperature fitted on dev.
 
-The loop is `transformers.Trainer`; the subclass only says what the loss is and judges dev in one pass over its matrix.
+The loop is that of all trainings; the module under it says what the loss is, and dev is judged in one pass over its matrix.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ from moe.routing.gate import Gate, GateConfig
 from moe.routing.gate_metrics import calibration_error, cross_calibrated, fitted_temperature, gate_metrics, kl_divergence
 from moe.routing.options import TopKOptions
 from moe.training.best_epoch import BestEpoch
-from moe.training.checkpoints import Checkpoint, Checkpoints
-from moe.training.hooks import Report, TrainingHooks
+from moe.training.checkpoints import Checkpoints
+from moe.training.hooks import Report
 from moe.training.loop import Training, TrainingPlan
 from moe.training.trainer import ResumableTrainer
 
@@ -91,7 +91,9 @@ def train_gate(
         arguments = training_arguments(training.plan, folder)
         with arguments.main_process_first(local=False):
             start = training.checkpoints.newest()
-        GateTrainer(gate, arguments, train, best, training.checkpoints, start, options.gating_label_smoothing).run()
+        loss = GateLoss(gate, options.gating_label_smoothing)
+        given: dict[str, Any] = {"model": loss, "args": arguments, "train_dataset": train, "data_collator": dict}
+        ResumableTrainer(best, training.checkpoints, start, **given).run()
     return _finished(best, train, dev, options, _half_of(dev_speakers or [str(row) for row in range(len(dev))]))
 
 
@@ -108,34 +110,19 @@ class EmbeddingRows(torch.utils.data.Dataset):
         return {"embeddings": self.embeddings[rows], "soft": self.soft[rows]}
 
 
-class GateTrainer(ResumableTrainer):
-    """A Trainer whose loss is the KL divergence from the soft labels to the gate."""
+class GateLoss(nn.Module):
+    """A gate as the Trainer trains it: the KL divergence from smoothed soft labels to the gate is its loss."""
 
-    def __init__(
-        self,
-        gate: Gate,
-        arguments: TrainingArguments,
-        rows: EmbeddingRows,
-        hooks: TrainingHooks,
-        checkpoints: Checkpoints,
-        start: Checkpoint | None,
-        smoothing: float,
-    ) -> None:
-        super().__init__(hooks, checkpoints, start, model=gate, args=arguments, data_collator=dict, train_dataset=rows)
-        self.smoothing = smoothing
+    accepts_loss_kwargs = False  # else a Trainer takes the loss for a sum over tokens and rescales it
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """Mean KL over a batch, (), targets smoothed."""
-        logits = model(inputs["embeddings"])
-        targets = inputs["soft"] * (1 - self.smoothing) + self.smoothing / logits.shape[1]
-        loss = kl_divergence(logits, targets)
-        return (loss, logits) if return_outputs else loss
+    def __init__(self, gate: Gate, smoothing: float) -> None:
+        super().__init__()
+        self.gate, self.smoothing = gate, smoothing
+
+    def forward(self, embeddings: Tensor, soft: Tensor) -> dict[str, Tensor]:
+        """Mean loss, (), of embeddings (B, D) with soft labels (B, E)."""
+        logits = self.gate(embeddings)
+        return {"loss": kl_divergence(logits, soft * (1 - self.smoothing) + self.smoothing / logits.shape[1])}
 
 
 class GateHooks(BestEpoch):

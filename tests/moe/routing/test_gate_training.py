@@ -1,12 +1,15 @@
 """Gate training on toys: it learns, repeats itself bit for bit, restores its best epoch and refuses what it cannot learn from."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 import torch
 
+from moe.routing import gate_training
 from moe.routing.gate_training import GateOptions, GateResult, train_gate
+from moe.training.checkpoints import CheckpointOptions, Checkpoints, TrainingEvents
 
 N_EXPERTS = 4
 QUICK = GateOptions(gating_epochs=6)
@@ -76,12 +79,30 @@ def test_a_large_batch_size_leaves_no_small_corpus_untrained() -> None:
 
 
 def test_calibration_that_is_no_better_on_other_speakers_is_switched_off() -> None:
-    """Labels of dev that say nothing of the embeddings but whose halves contradict each other."""
-    options = GateOptions(gating_epochs=5)
-    for noise in (0.5, 3.0):
-        result = trained(options, noise=noise)
-        kept = result.metrics["dev/ece_held_out"] < result.metrics["dev/ece_uncalibrated"]
-        assert (result.metrics["temperature"] != 1.0) == kept and result.held_out.shape == (200, 4)
+    """Two dev speakers whose gates should be sharp and flat: what is fitted on one is wrong for the other."""
+    embeddings, soft = split(200, 1, 0.5)
+    speakers = ["right", "wrong"] * 100
+    for shift, is_kept in ((0, True), (1, False)):
+        mixed = soft.copy()
+        mixed[1::2] = np.roll(soft[1::2], shift, axis=0)  # labels of other utterances
+        result = train_gate(*split(400, 0, 3.0), embeddings, mixed, GateOptions(gating_epochs=5), dev_speakers=speakers)
+        assert (result.metrics["dev/ece_held_out"] < result.metrics["dev/ece_uncalibrated"]) == is_kept
+        assert (result.metrics["temperature"] != 1.0) == is_kept and result.held_out.shape == (200, 4)
+
+
+def test_an_update_whose_loss_is_not_finite_is_skipped_and_said_with_its_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, losses, said = gate_training.kl_divergence, list[float](), list[dict]()
+
+    def spoilt(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        losses.append(math.nan if len(losses) == 3 else 1.0)
+        return plain(logits, targets) * losses[-1]
+
+    events = TrainingEvents()
+    monkeypatch.setattr(events, "bad_updates", said.extend)
+    monkeypatch.setattr(gate_training, "kl_divergence", spoilt)
+    result = trained(QUICK, checkpoints=Checkpoints(None, CheckpointOptions(), events))
+    assert [(record["update"], record["loss"]) for record in said] == [(4, "nan")]
+    assert all(torch.isfinite(value).all() for value in result.gate.state_dict().values())
 
 
 def test_calibration_keeps_the_choice_and_betters_confidence() -> None:
