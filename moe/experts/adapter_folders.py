@@ -5,8 +5,9 @@ A rank that differs from the slot's is an error, as is anything that is not plai
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig
@@ -36,48 +37,57 @@ def slots(model: nn.Module, adapter: str) -> Iterator[tuple[str, Tensor, Tensor]
 
 def save_adapter(model: nn.Module, adapter: str, folder: Path, base_name: str = "") -> None:
     """Write `shared` or `expert_<e>` as a PEFT folder."""
-    layers = routed_layers(model)
-    first, state = layers[0][1], {}
-    for name, lora_a, lora_b in slots(model, adapter):
-        state[_key(name, "A")] = lora_a.detach().cpu().clone().contiguous()
-        state[_key(name, "B")] = lora_b.detach().cpu().clone().contiguous()
-    r = next(iter(state.values())).shape[0]
-    config = LoraConfig(
-        r=r,
-        lora_alpha=_scale(first, adapter) * _divisor(r, first.rank_stabilised),  # type: ignore[arg-type]  # PEFT takes fractions too
-        use_rslora=first.rank_stabilised,
-        lora_dropout=first.dropout.p,
-        bias="none",
-        target_modules=[name for name, _ in layers],  # full names: PEFT makes exactly these layers again
-        base_model_name_or_path=base_name,
-        inference_mode=True,
-    )
-    with write_whole_dir(folder) as aside:
-        config.save_pretrained(str(aside))
-        save_file(state, str(aside / WEIGHTS), metadata={"format": "pt"})
+    first = routed_layers(model)[0][1]
+    config = {"use_rslora": first.rank_stabilised, "lora_dropout": first.dropout.p, "base_model_name_or_path": base_name}
+    write_lora(folder, {name: (a, b) for name, a, b in slots(model, adapter)}, _scale(first, adapter), **config)
 
 
 def load_adapter(model: nn.Module, adapter: str, folder: Path) -> None:
     """Read a PEFT LoRA folder into a slot of the same rank and scale.
 
     Raises:
-        ValueError: no adapter there, not plain LoRA, other layers, another rank or another scale than the slot has.
+        ValueError: as `read_lora`.
+    """
+    scale = _scale(routed_layers(model)[0][1], adapter)
+    read_lora(folder, {name: (a, b) for name, a, b in slots(model, adapter)}, scale, f"slot {adapter}")
+
+
+def write_lora(folder: Path, adapters: Mapping[str, tuple[Tensor, Tensor]], scale: float, **config: Any) -> None:
+    """Write A (r, in) and B (out, r) by layer as a PEFT folder.
+
+    Args:
+        scale: of B A x. config: further fields of PEFT's LoraConfig.
+    """
+    r = len(next(iter(adapters.values()))[0])
+    alpha: Any = scale * _divisor(r, config.get("use_rslora", False))  # PEFT takes fractions too
+    targets = list(adapters)  # full names: PEFT makes exactly these layers again
+    written = LoraConfig(r=r, lora_alpha=alpha, bias="none", target_modules=targets, inference_mode=True, **config)
+    with write_whole_dir(folder) as aside:
+        written.save_pretrained(str(aside))
+        state = {key: each.detach().cpu().clone().contiguous() for key, each in _by_key(adapters).items()}
+        save_file(state, str(aside / WEIGHTS), metadata={"format": "pt"})
+
+
+@torch.no_grad()
+def read_lora(folder: Path, adapters: Mapping[str, tuple[Tensor, Tensor]], scale: float, into: str) -> None:
+    """Copy a PEFT LoRA folder into A (r, in) and B (out, r) by layer.
+
+    Args:
+        scale: that the folder must say. into: what they are, for a message.
+
+    Raises:
+        ValueError: no adapter there, not plain LoRA, other layers, another rank or another scale than these have.
     """
     config, state = _read(Path(folder))
-    faults = _config_faults(config)
-    expected: dict[str, Tensor] = {}
-    for name, lora_a, lora_b in slots(model, adapter):
-        expected |= {_key(name, "A"): lora_a, _key(name, "B"): lora_b}
-    faults += _state_faults(state, expected)
-    slot_scale = _scale(routed_layers(model)[0][1], adapter)
-    scale = config.get("lora_alpha", 0) / _divisor(config.get("r", 1), config.get("use_rslora", False))
-    if not faults and abs(scale - slot_scale) > 1e-6:
-        faults.append(f"its scale is {scale:g}, the slot's is {slot_scale:g}")
+    expected = _by_key(adapters)
+    faults = _config_faults(config) + _state_faults(state, expected)
+    found = config.get("lora_alpha", 0) / _divisor(config.get("r", 1), config.get("use_rslora", False))
+    if not faults and abs(found - scale) > 1e-6:
+        faults.append(f"its scale is {found:g}, the slot's is {scale:g}")
     if faults:
-        raise ValueError(f"adapter {folder} does not fit slot {adapter}: {'; '.join(faults[:4])}")
-    with torch.no_grad():
-        for key, slot in expected.items():
-            slot.copy_(state[key])
+        raise ValueError(f"adapter {folder} does not fit {into}: {'; '.join(faults[:4])}")
+    for key, slot in expected.items():
+        slot.copy_(state[key])
 
 
 def map_adapters(model: nn.Module, function: Callable[[str], None]) -> None:
@@ -129,8 +139,10 @@ def _divisor(rank: int, is_stabilised: bool) -> float:
     return math.sqrt(rank) if is_stabilised else rank
 
 
-def _key(name: str, matrix: str) -> str:
-    return f"base_model.model.{name}.lora_{matrix}.weight"
+def _by_key(adapters: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """Matrices by the names that PEFT gives them."""
+    pairs = [(name, matrix, each) for name, pair in adapters.items() for matrix, each in zip("AB", pair, strict=True)]
+    return {f"base_model.model.{name}.lora_{matrix}.weight": each for name, matrix, each in pairs}
 
 
 def _read(folder: Path) -> tuple[dict, dict[str, Tensor]]:

@@ -8,13 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from peft import LoraConfig
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from moe.experts.adapter_folders import WEIGHTS
+from moe.experts.adapter_folders import write_lora
 from moe.experts.routed_lora import RoutedLinear, routed_layers
-from moe.files import write_whole_dir
 
 
 def one_adapter(layer: RoutedLinear, experts: Sequence[float]) -> tuple[Tensor, Tensor]:
@@ -41,21 +38,6 @@ def save_one_adapter(model: nn.Module, experts: Sequence[float], folder: Path, b
     """
     layers = routed_layers(model)
     adapters = {name: one_adapter(layer, experts) for name, layer in layers}
-    r = len(next(iter(adapters.values()))[0])
-    state = {}
-    for name, (a, b) in adapters.items():
-        state[f"base_model.model.{name}.lora_A.weight"] = a.cpu().contiguous()
-        state[f"base_model.model.{name}.lora_B.weight"] = b.cpu().contiguous()
-    config = LoraConfig(
-        r=r,
-        lora_alpha=r,
-        lora_dropout=layers[0][1].dropout.p,
-        bias="none",
-        target_modules=list(adapters),
-        base_model_name_or_path=base_name,
-        auto_mapping={"base_model_class": type(model).__name__, "parent_library": type(model).__module__},
-        inference_mode=True,
-    )
-    with write_whole_dir(folder) as aside:
-        config.save_pretrained(str(aside))
-        save_file(state, str(aside / WEIGHTS), metadata={"format": "pt"})
+    kind = {"base_model_class": type(model).__name__, "parent_library": type(model).__module__}
+    dropout = layers[0][1].dropout.p
+    write_lora(folder, adapters, 1.0, lora_dropout=dropout, base_model_name_or_path=base_name, auto_mapping=kind)

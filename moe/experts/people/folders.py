@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from moe.experts.adapter_folders import read_lora, write_lora
 from moe.experts.people.person import NAME, SCALE, Layout, Person
 from moe.files import read_json, write_json, write_whole_dir
 
 RECORD, EXPERT_DIR, WEIGHTS_FILE = "person.json", "expert", "weights.safetensors"
-KEY = "base_model.model.{}.lora_{}.weight"  # as PEFT names them
 
 
 class OtherRecogniser(ValueError):
@@ -51,7 +50,7 @@ def save_person(folder: Path, person: Person, record: PersonRecord) -> None:
         if person.weights is not None:
             save_file({"weights": person.weights.detach().cpu().clone()}, str(aside / WEIGHTS_FILE))
         if person.expert is not None and person.layout is not None:
-            _save_expert(aside / EXPERT_DIR, person.layout, person.expert)
+            write_lora(aside / EXPERT_DIR, _matrices(person.layout, person.expert), SCALE)
 
 
 def read_person_record(folder: Path) -> PersonRecord:
@@ -88,29 +87,15 @@ def load_person(folder: Path, layout: Layout, recogniser: str) -> Person:
         )
     try:
         weights = load_file(Path(folder) / WEIGHTS_FILE)["weights"] if (Path(folder) / WEIGHTS_FILE).exists() else None
-        expert = _load_expert(Path(folder) / EXPERT_DIR, layout) if (Path(folder) / EXPERT_DIR).is_dir() else None
     except (SafetensorError, KeyError, OSError) as error:
         raise ValueError(f"{folder} is damaged: {error}") from error
-    return Person(record.name, None if expert is None else layout, expert, weights)
+    if not (Path(folder) / EXPERT_DIR).is_dir():
+        return Person(record.name, weights=weights)
+    expert = torch.zeros(layout.n_numbers)
+    read_lora(Path(folder) / EXPERT_DIR, _matrices(layout, expert), SCALE, record.name)
+    return Person(record.name, layout, expert, weights)
 
 
-def _save_expert(folder: Path, layout: Layout, vector: torch.Tensor) -> None:
-    folder.mkdir()
-    state: dict[str, torch.Tensor] = {}
-    for name, (a, b) in layout.matrices(vector.detach().cpu()[None]).items():
-        state |= {KEY.format(name, "A"): a[0].clone(), KEY.format(name, "B"): b[0].clone()}
-    targets = [layer.name for layer in layout.layers]
-    scale: Any = SCALE * layout.r
-    config = LoraConfig(r=layout.r, lora_alpha=scale, bias="none", target_modules=targets, inference_mode=True)
-    config.save_pretrained(str(folder))
-    save_file(state, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
-
-
-def _load_expert(folder: Path, layout: Layout) -> torch.Tensor:
-    state = load_file(folder / "adapter_model.safetensors")
-    shapes = {KEY.format(layer.name, "A"): (layout.r, layer.n_in) for layer in layout.layers}
-    shapes |= {KEY.format(layer.name, "B"): (layer.n_out, layout.r) for layer in layout.layers}
-    if {name: tuple(tensor.shape) for name, tensor in state.items()} != shapes:
-        raise ValueError(f"{folder} does not fit: its layers or ranks are not those of the recogniser")
-    keys = [KEY.format(layer.name, matrix) for layer in layout.layers for matrix in "AB"]
-    return torch.cat([state[key].flatten() for key in keys])
+def _matrices(layout: Layout, vector: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """A (r, in) and B (out, r) of every layer, as views of a vector (n_numbers,)."""
+    return {name: (a[0], b[0]) for name, (a, b) in layout.matrices(vector[None]).items()}
