@@ -122,6 +122,11 @@ def names_of(*options_types: type[Options], but: Iterable[str] = ()) -> list[str
     ]
 
 
+def listed(text: str, separator: str = ",") -> list[str]:
+    """The parts of an option that is a list."""
+    return [part.strip() for part in text.split(separator) if part.strip()]
+
+
 def is_required(field: dataclasses.Field[Any]) -> bool:
     """Whether an option has no default."""
     return field.default is dataclasses.MISSING

@@ -39,7 +39,7 @@ PRIVATE = ("person", "dataset_root", "trusted_root", "speaker_pattern")  # optio
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(PersonOptions, PeopleOptions, AugmentationOptions, ProofOptions):
+class StepOptions(PeopleOptions, AugmentationOptions, ProofOptions):
     """Enrol people above a recogniser."""
 
     augment: bool = option(True, "change what is learnt from a little in every pass")

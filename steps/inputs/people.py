@@ -10,7 +10,7 @@ import pandas as pd
 from moe.corpora.formats.table import FORMATS, CorpusOptions
 from moe.corpora.preparation import PreparationOptions
 from moe.corpora.recordings import ReadRecordings, read_recordings
-from moe.experts.people.options import PartOptions
+from moe.experts.people.options import BOTH, EXPERT, WEIGHTS, PartOptions, PersonOptions
 from moe.experts.people.parts import Parts, divide, too_few
 from moe.experts.people.person import name_faults
 from moe.experts.people.training import Enrolment
@@ -28,8 +28,8 @@ PERSONAL = ("whisper_moe", "single_lora", "zero_shot")
 
 
 @dataclasses.dataclass(frozen=True)
-class PeopleOptions(CorpusOptions, PartOptions):
-    """Whose recordings, and above which recogniser."""
+class PeopleOptions(PersonOptions, CorpusOptions, PartOptions):
+    """Whose recordings, above which recogniser, and what is learnt of them."""
 
     group = "person"
 
@@ -97,6 +97,10 @@ def read_people(options: PeopleOptions) -> Enrolled:
     if record.system not in PERSONAL:
         raise ValueError(
             f"{options.recogniser} is of the system {record.system}: people are enrolled above {', '.join(PERSONAL)}"
+        )
+    if options.learn in (WEIGHTS, BOTH) and not record.shape["n_experts"]:
+        raise ValueError(
+            f"learn={options.learn}: {options.recogniser} has no routed experts, so nobody can have weights of them; learn={EXPERT}"
         )
     wanted = PreparationOptions(
         **{field.name: getattr(options, field.name) for field in dataclasses.fields(CorpusOptions)},

@@ -67,15 +67,12 @@ def prove(system: Any, enrolled: Enrolled, learnt: Sequence[Learnt], options: Pr
     without = [Person(each.person.name) for each in learnt]
     tables = [_decoded(system, enrolled, people, options) for people in (without, [each.person for each in learnt])]
     plain = SpeechDataset(enrolled.recordings.rows, enrolled.recordings.root, system.inputs)
-
-    def agrees(part: np.ndarray) -> bool:
-        return agreement(system, plain, part) <= MOST_AGREEMENT
-
     proofs = []
     for each, part in zip(learnt, numbers, strict=True):
         ids = set(enrolled.recordings.rows["utterance_id"].iloc[part])
         before, after = (table[table["utterance_id"].isin(ids)].reset_index(drop=True) for table in tables)
-        proofs.append(_judged(each, before, after, agrees(part), options))
+        agrees = agreement(system, plain, part) <= MOST_AGREEMENT
+        proofs.append(_judged(each, before, after, agrees, options))
     return proofs
 
 

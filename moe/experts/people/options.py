@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from moe.options import Options, option
+from moe.options import Options, listed, option
 
 WEIGHTS, EXPERT, BOTH, AUTO = "weights", "expert", "both", "auto"
 AS_IT_IS = "as it is"
@@ -29,10 +29,16 @@ class PersonOptions(Options):
     )
     person_batch_size: int = option(5, "utterances of a person in an update", low=1)
 
+    def idle(self) -> dict[str, str]:
+        """What only the other way of learning reads."""
+        of_expert = ("person_r", "person_targets", "person_learning_rate")
+        names = {WEIGHTS: of_expert, EXPERT: ("weights_learning_rate",)}.get(self.learn, ())
+        return dict.fromkeys(names, f"learn={self.learn} does not read it")
+
     @property
     def targets(self) -> tuple[str, ...]:
         """Names of the layers that a person's expert changes."""
-        return tuple(name.strip() for name in self.person_targets.split(",") if name.strip())
+        return tuple(listed(self.person_targets))
 
 
 @dataclasses.dataclass(frozen=True)

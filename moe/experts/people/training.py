@@ -4,13 +4,13 @@ After every pass the reference loss on a person's choosing part says whether it 
 them. Loss, not WER: ten utterances have too few words.
 """
 
-import copy
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -133,20 +133,23 @@ def reference_losses(
 
 
 def agreement(system: PersonalSystem, dataset: SpeechDataset, numbers: np.ndarray) -> float:
-    """Reference loss of utterances by that of each other's references, under the recogniser as it is: 1 where the transcripts are anybody's.
+    """Reference loss of utterances by that under other sentences, as the recogniser is: 1 where the transcripts are anybody's.
 
     Args:
-        numbers: of the utterances, (n,), at least two, of different sentences.
+        dataset: of at least two sentences.
+        numbers: of the utterances, (n,); the other sentences are theirs too, unless they all say the same.
     """
-    nobody, ours = [Person("nobody")], list(range(len(dataset)))
-    others = []
-    for shift in range(1, min(N_SHIFTS, len(numbers) - 1) + 1):
-        swapped = copy.copy(dataset)
-        swapped.rows, swapped._examples = [dict(dataset.rows[number]) for number in ours], {}
-        for number, other in zip(numbers, np.roll(numbers, shift), strict=True):
-            swapped.rows[number]["reference"] = dataset.rows[other]["reference"]
-        others += reference_losses(system, swapped, nobody, [numbers])
-    return float(reference_losses(system, dataset, nobody, [numbers])[0].mean() / np.mean(others))
+    rows = pd.DataFrame([dataset.rows[number] for number in numbers])
+    sentences = list(dict.fromkeys(rows["reference"]))
+    if len(sentences) == 1:
+        sentences = list(dict.fromkeys(dataset.references))
+    places = rows["reference"].map(sentences.index)
+    losses = []
+    for shift in range(min(N_SHIFTS + 1, len(sentences))):
+        shifted = rows.assign(reference=[sentences[place - shift] for place in places])
+        swapped = SpeechDataset(shifted, dataset.root, dataset.inputs)
+        losses.append(reference_losses(system, swapped, [Person("nobody")], [np.arange(len(rows))])[0].mean())
+    return float(losses[0] / np.mean(losses[1:]))
 
 
 class _Training:
@@ -162,9 +165,8 @@ class _Training:
 
     def ways(self) -> list[str]:
         """What is tried, in order; weights only where experts are routed."""
-        if not self.n_experts:
-            return [EXPERT]
-        return {AUTO: [WEIGHTS, EXPERT, BOTH], BOTH: [WEIGHTS, BOTH]}.get(self.options.learn, [self.options.learn])
+        tried = {AUTO: [WEIGHTS, EXPERT, BOTH], BOTH: [WEIGHTS, BOTH]}.get(self.options.learn, [self.options.learn])
+        return [way for way in tried if self.n_experts or way == EXPERT]
 
     def learn(self, way: str, before: list[Person], losses: list[np.ndarray]) -> tuple[list[Person], list[np.ndarray]]:
         """The people after a way of learning that begins with `before`, and their losses on the choosing parts: the best of all passes."""

@@ -3,18 +3,20 @@
 import copy
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from moe.audio.augmentation import AugmentationOptions
+from moe.experts.people import training
 from moe.experts.people.folders import OtherRecogniser, PersonRecord, load_person, read_person_record, save_person
 from moe.experts.people.options import AS_IT_IS, PersonOptions
 from moe.experts.people.parts import FEWEST_CHOSEN, FEWEST_HELD_BACK, FEWEST_LEARNT, divide, too_few
@@ -31,6 +33,9 @@ from tests.toys.models import N_EXPERTS, WORDS, bare_model, system_of, toy_mixtu
 TARGETS, R = ("q_proj", "v_proj"), 3
 DECODING = DecodingOptions(max_tokens_per_s=6.0)
 KINDS = pytest.mark.parametrize("n_experts", [0, N_EXPERTS])
+
+
+INPUTS = SimpleNamespace(window_s=None)
 
 
 def toy(n_experts: int) -> WhisperSystem:
@@ -192,6 +197,25 @@ def test_no_sentence_is_in_two_parts_and_all_utterances_are_in_one(sentences, ch
     assert (too_few("ann", parts) is None) == enough
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(WORDS), min_size=2, max_size=30), st.data())
+def test_agreement_is_that_with_other_sentences_however_often_each_is_said(sentences: list[str], data: st.DataObject) -> None:
+    """Where a loss is 1 under what was said and 2 under anything else, it is ½, also of one sentence that is said again and again."""
+    assume(len(set(sentences)) > 1)
+    said = data.draw(st.lists(st.sampled_from(sorted(set(sentences))), min_size=1, max_size=3))
+    numbers = np.flatnonzero([sentence in said for sentence in sentences])
+    ids = [f"u{number}" for number in range(len(sentences))]
+    rows = pd.DataFrame({"utterance_id": ids, "duration_s": 1.0, "reference": sentences})
+    true = dict(zip(ids, sentences, strict=True))
+
+    def losses(system: object, given: SpeechDataset, people: object, asked: list[np.ndarray]) -> list[np.ndarray]:
+        return [np.array([1.0 if given.rows[n]["reference"] == true[given.rows[n]["utterance_id"]] else 2.0 for n in asked[0]])]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "reference_losses", losses)
+        assert training.agreement(None, SpeechDataset(rows, Path("nowhere"), INPUTS), numbers) == 0.5
+
+
 def test_one_sentence_repeated_cannot_be_divided() -> None:
     said = too_few("ann", divide(["the same"] * 30, 0.2, 0.3))
     assert said is not None and "ann has 30 utterances: 0 to learn from, 0 to choose by and 30 held back" in said
@@ -220,6 +244,17 @@ def learn(system, rows: pd.DataFrame, root: Path, names: list[str], options: Per
         parts = dataclasses.replace(divide([], 0.2, 0.3), learn=numbers[:n_learn], choose=numbers[n_learn:])
         enrolments.append(Enrolment(name, parts))
     return learn_people(system, recordings, enrolments, options, 42)
+
+
+@pytest.mark.parametrize(
+    ("learn", "name", "value"),
+    [("weights", "person_r", 4), ("weights", "person_targets", "fc1"), ("weights", "person_learning_rate", 0.1),
+     ("expert", "weights_learning_rate", 0.1)],
+)  # fmt: skip
+def test_what_another_way_of_learning_reads_is_refused(learn: str, name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{name}={value}: learn={learn} does not read it"):
+        PersonOptions(learn=learn, **{name: value})
+    assert getattr(PersonOptions(learn="both", **{name: value}), name) == value
 
 
 OPTIONS = PersonOptions(person_r=R, person_passes=2, person_batch_size=3)
