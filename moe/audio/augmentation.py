@@ -56,9 +56,10 @@ class AugmentationOptions(Options):
         return bool(self.speeds) or self.noise_share > 0
 
 
-def generator(seed: int, epoch: int, utterance_id: str) -> np.random.Generator:
-    """The generator of one utterance in one epoch."""
-    key = hashlib.blake2b(f"{seed}/{epoch}/{utterance_id}".encode(), digest_size=16).digest()
+def generator(seed: int, epoch: int, utterance_id: str, n_before: int = 0) -> np.random.Generator:
+    """The generator of one utterance in one epoch, in which it has come `n_before` times before."""
+    again = f"/{n_before}" if n_before else ""
+    key = hashlib.blake2b(f"{seed}/{epoch}/{utterance_id}{again}".encode(), digest_size=16).digest()
     return np.random.default_rng(int.from_bytes(key))
 
 

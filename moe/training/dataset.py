@@ -47,6 +47,7 @@ class SpeechDataset(Dataset):
         trains: bool = False,
     ) -> None:
         self.rows = manifest.to_dict("records")
+        self._n_before = manifest.groupby("utterance_id").cumcount().tolist()  # of rows of the same utterance: each is drawn anew
         self.root, self.inputs, self.augmentation, self.seed = root, inputs, augmentation, seed
         self.extras = {name: torch.as_tensor(array) for name, array in (extras or {}).items()}
         self._examples: dict[int, Batch] = {}
@@ -93,7 +94,7 @@ class SpeechDataset(Dataset):
         row, options = self.rows[draw.index], self.augmentation
         if options is None:
             return self.example(draw.index)
-        random = generator(self.seed, draw.epoch, row["utterance_id"])
+        random = generator(self.seed, draw.epoch, row["utterance_id"], self._n_before[draw.index])
         if not options.changes_waveform:
             return self.inputs.augment(self.example(draw.index), options, random)
         original = self._kept(self._waveforms, draw.index, lambda: self.waveform(draw.index))

@@ -104,6 +104,15 @@ def test_augmentation_is_keyed_by_seed_epoch_and_utterance_not_by_place_or_order
     assert np.array_equal(part[Draw(0, 5)]["mel"], augmented)
 
 
+def test_an_utterance_that_is_repeated_is_drawn_anew_each_time(corpus) -> None:
+    manifest, root = corpus
+    rows = manifest.iloc[[2, 0, 2, 2]].reset_index(drop=True)
+    repeated, once = (dataset(each, root, augmentation=AugmentationOptions(), seed=4) for each in (rows, manifest))
+    first, again, third = (repeated[Draw(place, 5)]["mel"] for place in (0, 2, 3))
+    assert np.array_equal(first, once[Draw(2, 5)]["mel"]), "the first is as without repeats"
+    assert not np.array_equal(first, again) and not np.array_equal(first, third) and not np.array_equal(again, third)
+
+
 def test_an_utterance_is_computed_in_one_thread_as_in_a_loaders_worker(corpus, monkeypatch) -> None:
     """With two threads a log-mel has other bits without AVX-512, and training with workers would be another than without."""
     manifest, root = corpus
