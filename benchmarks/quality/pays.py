@@ -29,6 +29,7 @@ CONDITIONS: dict[str, tuple[Any, ...]] = {
     "n_utterances": (8, 15, 30, 90),  # of each train speaker; the demo has 30, and 10 speakers in a group
     "articulation_strength": (0.0, 0.35, 0.7, 1.0),
 }
+ALIKE: dict[str, Any] = {"rows": f"{DEFAULT};{ONE_LORA}", "experts_percent": 100.0}
 AXES = {"n_utterances": "train utterances of each speaker", "articulation_strength": "share of consonants replaced"}
 
 
@@ -46,13 +47,17 @@ class PaysOptions(QualityOptions):
             return []
         return [f"condition={self.condition}: there are {', '.join(known)}"]
 
+    def idle(self) -> dict[str, str]:
+        """What every condition has as it must be."""
+        return dict.fromkeys(ALIKE, "alike in all conditions")
 
-def conditions(options: PaysOptions) -> dict[tuple[str, Any], PaysOptions]:
+
+def conditions(options: PaysOptions) -> dict[tuple[str, Any], QualityOptions]:
     """Options of every condition that is asked for, by the corpus option that it changes and the value."""
     found = {(name, value): name for name, values in CONDITIONS.items() for value in values}
     asked = {key: name for key, name in found.items() if options.condition in (None, f"{key[0]}={key[1]}")}
-    rest: dict[str, Any] = {"condition": None, "rows": f"{DEFAULT};{ONE_LORA}", "gather": False, "experts_percent": 100.0}
-    return {key: dataclasses.replace(options, **rest, **{name: key[1]}) for key, name in asked.items()}
+    common = options.part(QualityOptions)
+    return {key: dataclasses.replace(common, **ALIKE, gather=False, **{name: key[1]}) for key, name in asked.items()}
 
 
 def run(options: PaysOptions) -> str:

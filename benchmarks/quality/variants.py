@@ -9,7 +9,7 @@ from moe.clustering.options import ALGORITHMS
 from moe.experts.rank_split import split_ranks
 from moe.experts.routed_lora import AdapterOptions
 from moe.files import read_json
-from moe.options import NONE, option, to_text
+from moe.options import NONE, listed, option, to_text
 from moe.training.averaging import EMA, LAST
 from steps import main
 from steps.chain.options import BASE, LORA, MIXTURE
@@ -71,7 +71,8 @@ class QualityOptions(main.StepOptions):
 
     def faults(self) -> list[str]:
         """Also: seeds are whole numbers, changes and rows are known, the base is one base for all."""
-        found = [] if all(map(str.isdigit, parts(self.seeds))) else [f"seeds={self.seeds}: must be whole numbers, comma list"]
+        seeds = listed(self.seeds)
+        found = [] if seeds and all(map(str.isdigit, seeds)) else [f"seeds={self.seeds}: must be whole numbers, comma list"]
         unknown = [name for name in self.changed if name not in CHANGES]
         found += [f"only={self.only}: must be all, none or out of {', '.join(CHANGES)}"] if unknown else []
         if self.init_from is not None:
@@ -80,12 +81,12 @@ class QualityOptions(main.StepOptions):
             )
         if self.rows is not None and self.gather:
             found.append("rows and gather=true contradict each other: one evaluates, the other does not")
-        return super().faults() + found
+        return found
 
     @property
     def changed(self) -> list[str]:
         """Names of the options whose values are compared."""
-        return list(CHANGES) if self.only == "all" else [] if self.only == NONE else parts(self.only)
+        return list(CHANGES) if self.only == "all" else [] if self.only == NONE else listed(self.only)
 
     @property
     def corpus_name(self) -> str:
@@ -110,7 +111,7 @@ def rows_of(options: QualityOptions) -> dict[str, QualityOptions]:
     found = variants(options)
     loras = {lora_of(name): variant for name, variant in found.items() if lora_of(name) != ONE_LORA}
     rows = {DEFAULT: options, BASE_MODEL: options, ONE_LORA: options, **found, **loras}
-    wanted = None if options.rows is None else parts(options.rows, ";")
+    wanted = None if options.rows is None else listed(options.rows, ";")
     unknown = [name for name in wanted or () if name not in rows]
     if unknown:
         raise ValueError(f"rows={';'.join(unknown)}: there are {'; '.join(rows)}")
@@ -145,18 +146,13 @@ def system_of(name: str) -> str:
 def jobs(options: QualityOptions) -> list[Job]:
     """Every row under the first seed, then under the next: what there is of a table can be read early. The base has no seed."""
     corpus_seed = options.seed if options.corpus_seed is None else options.corpus_seed
-    first, rows = int(parts(options.seeds)[0]), rows_of(options)
+    first, rows = int(listed(options.seeds)[0]), rows_of(options)
     return [
         (name, seed, dataclasses.replace(row, seed=seed, corpus_seed=corpus_seed, rows=None))
-        for seed in map(int, parts(options.seeds))
+        for seed in map(int, listed(options.seeds))
         for name, row in rows.items()
         if name != BASE_MODEL or seed == first
     ]
-
-
-def parts(text: str, separator: str = ",") -> list[str]:
-    """A list that was given as text."""
-    return [part.strip() for part in text.split(separator) if part.strip()]
 
 
 def _changed(options: QualityOptions, name: str, value: Any) -> QualityOptions:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from moe.audio.waveforms import SAMPLE_RATE
+from moe.audio.sampling import SAMPLE_RATE
 from moe.corpora import quarantine as faults
-from moe.corpora.formats.interface import REFUSE, SHARDS
 from moe.corpora.formats.table import FORMATS, WEBDATASET, CorpusOptions
 from moe.corpora.leaks import LeakError, LeakReport, refuse_leaks
 from moe.corpora.listing import Listing, list_corpus
@@ -28,6 +27,8 @@ from moe.options import option
 from moe.text.normalisers import AUTO, NAMES, RAW, normaliser_version, own_normaliser, references
 
 NORMALISED = "normalised"
+OF_SHARDS = ("plain_domain", "unknown_speakers", "samples_per_shard")
+OF_SPLITS = {("k_fold",): ("fold", "n_folds"), ("leave_one_speaker_out",): ("test_speaker",), ("own", "auto"): ("complete_dev",)}
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,6 @@ class PreparationOptions(CorpusOptions):
         found = []
         if self.target_sr != SAMPLE_RATE:
             found.append(f"target_sr={self.target_sr}: must be {SAMPLE_RATE}, which the extractors of all systems take")
-        if self.corpus != WEBDATASET:
-            asked = {"plain_domain": self.plain_domain, "unknown_speakers": None if self.unknown_speakers == REFUSE else SHARDS}
-            found += [f"{name}={value}: corpus={WEBDATASET} alone has it" for name, value in asked.items() if value]
         if self.references == RAW and self.normaliser.startswith("sap"):
             found.append(f"references=raw: a model would learn to write the marks that normaliser={self.normaliser} removes")
         if self.dev_share + self.test_share > 0.9:
@@ -89,6 +87,13 @@ class PreparationOptions(CorpusOptions):
             )
         if self.split == "k_fold" and self.fold >= self.n_folds:
             found.append(f"fold={self.fold}: must be below n_folds={self.n_folds}")
+        return found
+
+    def idle(self) -> dict[str, str]:
+        """What another format or another kind of split reads."""
+        found = dict.fromkeys(OF_SHARDS if self.corpus != WEBDATASET else (), f"corpus={WEBDATASET} alone has it")
+        for split, names in OF_SPLITS.items():
+            found |= dict.fromkeys(names if self.split not in split else (), f"needs split={' or '.join(split)}")
         return found
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from moe.files import read_json
+from moe.options import listed
 
 GRAMMARS_PATH = Path(__file__).with_name("grammars.json")
 HELD_OUT_ONE_IN = 5
@@ -82,13 +83,9 @@ def grammars() -> Mapping[str, Grammar]:
 
 
 def _grammar(language: str, entry: Mapping) -> Grammar:
-    lists = {name: _words(words) for name, words in entry["lists"].items()}
-    kept = frozenset(_words(entry.get("test_words", "")))
+    lists = {name: tuple(listed(words)) for name, words in entry["lists"].items()}
+    kept = frozenset(listed(entry.get("test_words", "")))
     return Grammar(language, tuple(entry["accents"]), lists, tuple(entry["templates"]), kept)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def is_held_out(sentence: str) -> bool:

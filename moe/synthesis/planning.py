@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable
 from itertools import permutations
 
-from moe.options import Options, option
+from moe.options import Options, listed, option
 from moe.synthesis.grammar import Grammar, grammars, is_held_out
 from moe.synthesis.styles import STYLES
 from moe.synthesis.voices import ARTICULATION_STRENGTH, RESERVED_VARIANTS, VARIANTS, Speaker, keyed_generator, make_speaker
@@ -77,15 +77,23 @@ class SynthesisOptions(Options):
         return found
 
     def idle(self) -> dict[str, str]:
-        """A number of speakers that nobody asked for, a share of words that the grammar does not keep."""
+        """A number of speakers that nobody asked for, shares of consonants and words that styles and grammar do not have."""
         found = {} if self.own_ways else {"n_own_ways_speakers": "needs own_ways=true"}
-        why = f"the grammar of synthetic_language={self.synthetic_language} keeps no words for test"
-        return found if self.keeps_words else found | {"test_words_share": why}
+        if not self.misarticulated:
+            found["articulation_strength"] = f"no style of styles={self.styles} replaces consonants"
+        if not self.keeps_words:
+            found["test_words_share"] = f"the grammar of synthetic_language={self.synthetic_language} keeps no words for test"
+        return found
 
     @property
     def own_ways_pairs(self) -> list[tuple[str, str]]:
         """Every pair of atypical styles: whose articulation, and whose voice and rhythm."""
-        return list(permutations([name for name in self.style_names if STYLES[name].substitutions], 2)) if self.own_ways else []
+        return list(permutations(self.misarticulated, 2)) if self.own_ways else []
+
+    @property
+    def misarticulated(self) -> list[str]:
+        """The styles that replace consonants."""
+        return [name for name in self.style_names if name in STYLES and STYLES[name].substitutions]
 
     @property
     def keeps_words(self) -> bool:
@@ -95,7 +103,7 @@ class SynthesisOptions(Options):
     @property
     def style_names(self) -> tuple[str, ...]:
         """The styles asked for."""
-        return tuple(name.strip() for name in self.styles.split(",") if name.strip())
+        return tuple(listed(self.styles))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -224,3 +224,5 @@ def test_where_routing_pays_is_asked_of_corpora_that_differ_in_one_thing() -> No
     assert list(conditions(PaysOptions(condition="n_utterances=8"))) == [("n_utterances", 8)]
     with pytest.raises(ValueError, match="condition=n_utterances=9: there are n_utterances=8"):
         PaysOptions(condition="n_utterances=9")
+    with pytest.raises(ValueError, match="rows=x: alike in all conditions"):
+        PaysOptions(rows="x")

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import tests.toys.corpora as toys
-from moe.audio.waveforms import SAMPLE_RATE, AudioError, load_audio
+from moe.audio.sampling import SAMPLE_RATE
+from moe.audio.waveforms import AudioError, load_audio
 from moe.corpora.formats.table import CorpusOptions
 from moe.corpora.listing import list_corpus
 from moe.corpora.quarantine import REASONS, inspect_audio, inspect_bytes

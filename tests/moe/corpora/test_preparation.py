@@ -10,6 +10,7 @@ from moe.corpora import preparation
 from moe.corpora.leaks import LeakError
 from moe.corpora.manifest import check_manifest
 from moe.corpora.preparation import PreparationOptions, prepare
+from moe.options import to_text
 
 N_SPEAKERS = 12
 
@@ -132,6 +133,15 @@ def test_options_that_contradict_each_other_are_refused_together():
         PreparationOptions(dev_share=0.6, test_share=0.6, min_duration_s=9.0, max_duration_s=3.0, split="leave_one_speaker_out")
     for part in ("must leave a tenth for train", "min_duration_s=9 must be below max_duration_s=3", "test_speaker is missing"):
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "split"),
+    [("fold", 1, "k_fold"), ("n_folds", 3, "k_fold"), ("test_speaker", "s1", "leave_one_speaker_out"), ("complete_dev", True, "own or auto")],
+)  # fmt: skip
+def test_what_another_kind_of_split_reads_is_refused(name: str, value: object, split: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}={to_text(value)}: needs split={split}"):
+        PreparationOptions(split="by_speaker", **{name: value})
 
 
 def test_no_corpus_is_one_clear_line():

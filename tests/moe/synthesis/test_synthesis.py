@@ -437,3 +437,7 @@ def test_crossed_styles_need_two():
         SynthesisOptions(styles="typical,als", own_ways=True)
     with pytest.raises(ValueError, match="n_own_ways_speakers=2: needs own_ways=true"):
         SynthesisOptions(n_own_ways_speakers=2)
+    with pytest.raises(ValueError, match="styles='typical,als,cheerful': must be one or more of"):
+        SynthesisOptions(styles="typical,als,cheerful", own_ways=True)
+    with pytest.raises(ValueError, match="articulation_strength=0.2: no style of styles=typical replaces consonants"):
+        SynthesisOptions(styles="typical", articulation_strength=0.2)

@@ -147,6 +147,8 @@ def test_another_sample_rate_and_options_of_shards_for_other_corpora_are_refused
         PreparationOptions(corpus="sap", plain_domain="x")
     with pytest.raises(ValueError, match="unknown_speakers=shards: corpus=webdataset alone has it"):
         PreparationOptions(corpus="sap", unknown_speakers="shards")
+    with pytest.raises(ValueError, match="samples_per_shard=9: corpus=webdataset alone has it"):
+        PreparationOptions(corpus="sap", samples_per_shard=9)
 
 
 def test_the_normaliser_is_the_language_s_unless_one_is_named() -> None:
