@@ -22,7 +22,7 @@ from analysis.intervals import N_RESAMPLES
 from analysis.report import markdown_table, percent
 from analysis.systems import SystemScores
 from analysis.verdict import readable_table
-from moe.options import option
+from moe.options import listed, option
 from steps.options.step_options import PlotOptions
 from steps.reports.experiment_report import REPORT, experiment_report
 from steps.reports.scores import corpus_of, find_runs, read_scores
@@ -59,16 +59,12 @@ class StepOptions(PlotOptions):
     @property
     def against(self) -> list[str] | None:
         """The systems to test against as a list; None leaves it to the roles."""
-        return None if self.compare_against is None else _parts(self.compare_against)
+        return None if self.compare_against is None else listed(self.compare_against)
 
     @property
     def run_ids(self) -> list[str]:
         """The ids as a list."""
-        return _parts(self.evaluate_run_ids)
-
-
-def _parts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+        return listed(self.evaluate_run_ids)
 
 
 def run(options: StepOptions) -> str:

@@ -17,7 +17,7 @@ import pandas as pd
 
 from analysis.report import markdown_table
 from moe.files import write_json
-from moe.options import option
+from moe.options import listed, option
 from moe.recognition.chunks import Chunks, ChunkSet, cut_rows
 from moe.recognition.decoding import decode
 from moe.system import DecodingOptions, Merges, Routes, System
@@ -54,7 +54,7 @@ class StepOptions(HubOptions):
     @property
     def chosen(self) -> list[str]:
         """The formats as a list."""
-        return list(dict.fromkeys(part.strip() for part in self.formats.split(",") if part.strip()))
+        return list(dict.fromkeys(listed(self.formats)))
 
     def faults(self) -> list[str]:
         """Formats that there are not, or whose tools are not installed."""

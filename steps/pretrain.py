@@ -15,7 +15,7 @@ import pandas as pd
 from analysis.plots.training import training_curves
 from moe.audio.augmentation import AugmentationOptions
 from moe.files import file_digest, folder_digest, write_json, write_whole_dir
-from moe.options import Options, names_of, option
+from moe.options import Options, listed, names_of, option
 from moe.systems.whisper.adapted_base import model_below
 from moe.systems.whisper.base_model import (
     SCRATCH,
@@ -222,7 +222,7 @@ def _chosen(prepared: Prepared, split: str, options: StepOptions) -> pd.DataFram
     rows = prepared.rows(split)
     if options.pretrain_etiologies == "all":
         return rows
-    wanted = {name.strip() for name in options.pretrain_etiologies.split(",")}
+    wanted = set(listed(options.pretrain_etiologies))
     unknown = sorted(wanted - set(rows["etiology"]))
     if unknown:
         raise ValueError(

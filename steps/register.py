@@ -17,7 +17,7 @@ from analysis.promotion import Decision
 from analysis.report import percent, percent_interval
 from analysis.systems import SystemScores
 from moe.files import folder_digest
-from moe.options import from_text, names_of, option
+from moe.options import from_text, listed, names_of, option
 from moe.serving.requests import ServiceOptions
 from moe.systems.table import SYSTEMS
 from steps.options.ask_options import STEP_NAMES
@@ -52,7 +52,7 @@ class StepOptions(RunOptions):
     @property
     def run_ids(self) -> list[str]:
         """The ids as a list."""
-        return [part.strip() for part in self.evaluate_run_ids.split(",") if part.strip()]
+        return listed(self.evaluate_run_ids)
 
 
 def run(options: StepOptions) -> str:

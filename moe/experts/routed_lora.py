@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moe.options import Options, option, to_text
+from moe.options import Options, listed, option, to_text
 from moe.routing.weights import Routing, RoutingWeights
 
 DIVIDED = ("lora_r", "shared_r", "shared_expert")  # what adapter_rank and shared_share say together
@@ -66,7 +66,7 @@ class AdapterOptions(LoraOptions):
     @property
     def targets(self) -> tuple[str, ...]:
         """Names of the layers that carry adapters."""
-        return tuple(name.strip() for name in self.lora_targets.split(",") if name.strip())
+        return tuple(listed(self.lora_targets))
 
 
 class RoutedLinear(nn.Module):

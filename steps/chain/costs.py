@@ -72,7 +72,7 @@ def size_of(options: Any, hours: float | None, utterance_s: float | None, tokens
         n_train = math.ceil(hours * 3600 / mean_s)
         return Size(n_train, math.ceil(HELD_OUT * n_train), math.ceil(HELD_OUT * n_train), mean_s, n_tokens)
     made = options.part(SynthesisOptions)
-    n_styles = len(made.styles.split(","))
+    n_styles = len(made.style_names)
     n_speakers = (made.n_train_speakers, made.n_dev_speakers, made.n_test_speakers)
     n_each = (made.n_utterances, made.n_dev_utterances, made.n_test_utterances)
     n_train, n_dev, n_test = (n_styles * speakers * each for speakers, each in zip(n_speakers, n_each, strict=True))

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, Self
 
 from moe.corpora.formats.table import FORMATS
-from moe.options import NONE, option
+from moe.options import NONE, listed, option
 from moe.systems.table import SYSTEMS
 from steps.options.step_options import SYNTHETIC, PlotOptions, SeedOptions, SkipPretrainingOptions
 from steps.pretrain import BaseOptions
@@ -65,7 +65,7 @@ class ChainOptions(BaseOptions, SkipPretrainingOptions, SeedOptions, PlotOptions
     @property
     def system_names(self) -> list[str]:
         """The systems as a list."""
-        return [name.strip() for name in self.systems.split(",") if name.strip()]
+        return listed(self.systems)
 
     def faults(self) -> list[str]:
         """Names that are no systems, one named twice, and one LoRA without the mixture that gives it its size."""

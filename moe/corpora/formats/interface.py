@@ -11,7 +11,7 @@ from typing import Any
 
 from moe.audio.channels import CHANNELS, CHANNELS_HELP
 from moe.corpora.locations import CorpusRoot, Root
-from moe.options import Options, option
+from moe.options import Options, listed, option
 
 UNKNOWN = "unknown"
 REFUSE, SHARDS = "refuse", "shards"
@@ -138,9 +138,7 @@ def trusted_folders(text: str | None) -> tuple[str, ...]:
     Raises:
         ValueError: one of them is not there.
     """
-    folders = (
-        [] if text is None else [text] if os.path.isdir(text) else [part.strip() for part in text.split(",") if part.strip()]
-    )
+    folders = [] if text is None else [text] if os.path.isdir(text) else listed(text)
     if missing := [folder for folder in folders if not os.path.isdir(folder)]:
         raise ValueError(f"trusted_root={text!r}: no such folder {missing[0]!r}")
     return tuple(os.path.realpath(folder) for folder in folders)

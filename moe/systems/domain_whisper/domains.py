@@ -8,18 +8,13 @@ import numpy as np
 import pandas as pd
 
 from moe.corpora.manifest import UNKNOWN
-from moe.options import Options, option
+from moe.options import Options, listed, option
 
 TWO, EACH = "two", "each"
 NORMAL, ATYPICAL = "normal", "atypical"
 NO_DOMAIN = -1  # number of the domain of an utterance that belongs to none
 NAME = re.compile(r"[a-z0-9_-]+")
 MOST_UNKNOWN = 0.5
-
-
-def listed(text: str) -> list[str]:
-    """The names of a comma list."""
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 @dataclasses.dataclass(frozen=True)

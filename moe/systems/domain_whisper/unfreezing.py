@@ -7,9 +7,8 @@ from torch import nn
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from moe.experts.routed_lora import AdapterOptions, matched_rank
-from moe.options import Options, option, to_text
+from moe.options import Options, listed, option, to_text
 from moe.system import ParameterGroup
-from moe.systems.domain_whisper.domains import listed
 from moe.systems.whisper.base_model import TOKEN_TABLE
 
 BLOCKS, LORA, ALL, ROWS_ALONE = "blocks", "lora", "all", "none"
