@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
 
+from moe.audio.sampling import SAMPLE_RATE
 from moe.audio.sources import Source, waveform_of
 from moe.audio.voice_activity import SPEECH_THRESHOLD
-from moe.audio.waveforms import SAMPLE_RATE
 from moe.recognition.recognizer import Recognizer, Segment, Transcript, Word
 from moe.system import DecodingOptions, Record
 from moe.systems.table import load_system

@@ -23,7 +23,8 @@ import av
 import numpy as np
 import soundfile
 
-from moe.audio.waveforms import SAMPLE_RATE, load_audio, resample
+from moe.audio.sampling import SAMPLE_RATE, resample
+from moe.audio.waveforms import load_audio
 
 ETIOLOGIES = ("ALS", "Cerebral Palsy", "Down Syndrome", "Parkinson's Disease", "Stroke")
 CONTAINERS = ("wav", "flac", "mp3", "opus", "m4a")

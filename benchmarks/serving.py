@@ -35,7 +35,8 @@ from analysis.report import markdown_table
 from benchmarks.bad_requests import BOUNDS, JSON_TYPE, bad_requests, wav
 from benchmarks.table import write_both
 from benchmarks.timing import machine
-from moe.audio.waveforms import SAMPLE_RATE, load_audio
+from moe.audio.sampling import SAMPLE_RATE
+from moe.audio.waveforms import load_audio
 from moe.options import Options, option
 from moe.recognition.transcription import find_recordings
 from steps.options.command_line import parse

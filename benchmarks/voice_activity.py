@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from moe.audio.sampling import SAMPLE_RATE
 from moe.audio.voice_activity import SPEECH_THRESHOLD, VoiceActivity
-from moe.audio.waveforms import SAMPLE_RATE, load_audio
+from moe.audio.waveforms import load_audio
 from moe.experts.routed_lora import AdapterOptions
 from moe.recognition.recognizer import Recognizer, Transcript
 from moe.routing.options import RoutingOptions

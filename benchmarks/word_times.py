@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import soxr
 
-from moe.audio.waveforms import SAMPLE_RATE
+from moe.audio.sampling import SAMPLE_RATE
 from moe.experts.routed_lora import AdapterOptions
 from moe.recognition.recognizer import Recognizer
 from moe.routing.options import RoutingOptions

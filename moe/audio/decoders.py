@@ -80,9 +80,12 @@ def stated_seconds(file: BinaryIO) -> float:
         if forced is None:
             return float(soundfile.info(file).duration)
         with av.open(file, mode="r", format=forced) as container:
-            return float((container.duration or 0) / av.time_base)
+            duration = container.duration
     except (*SOUNDFILE_ERRORS, *AV_ERRORS) as error:
         raise AudioError("unreadable", _line(error)) from error
+    if duration is None:
+        raise AudioError("unreadable", "the header states no duration")
+    return float(duration / av.time_base)
 
 
 def _decode_fallback(data: bytes, max_s: float, mono: Mono, error: Exception) -> tuple[np.ndarray, int]:

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from moe.audio.waveforms import SAMPLE_RATE, load_audio, resample
+from moe.audio.sampling import SAMPLE_RATE, resample
+from moe.audio.waveforms import load_audio
 
 Source = str | os.PathLike[str] | bytes | np.ndarray
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from moe.audio.channels import ChannelMixer
 from moe.audio.decoders import MAX_HOURS, AudioError, decode
-from moe.audio.sampling import SAMPLE_RATE, resample
+from moe.audio.sampling import resample
 
-__all__ = ["SAMPLE_RATE", "AudioError", "Recording", "decode_recording", "is_silent", "load_audio", "resample"]
+__all__ = ["AudioError", "Recording", "decode_recording", "is_silent", "load_audio"]
 
 SILENT_PEAK = 1e-3  # −60 dBFS about the mean
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from moe.audio.containers import AUDIO_SUFFIXES, is_recording
-from moe.audio.waveforms import SAMPLE_RATE, AudioError, decode_recording, resample
+from moe.audio.sampling import SAMPLE_RATE, resample
+from moe.audio.waveforms import AudioError, decode_recording
 from moe.corpora.formats.inventory import is_hidden
 from moe.files import file_digest, write_whole
 from moe.recognition.recognizer import Transcript

@@ -18,9 +18,10 @@ import numpy as np
 
 from moe.audio.channels import CHANNELS, CHANNELS_HELP
 from moe.audio.headers import stated_header
+from moe.audio.sampling import resample
 from moe.audio.sources import as_wav
 from moe.audio.voice_activity import SPEECH_THRESHOLD, THRESHOLD_HELP
-from moe.audio.waveforms import AudioError, decode_recording, resample
+from moe.audio.waveforms import AudioError, decode_recording
 from moe.options import option
 from moe.system import Ask, DecodingOptions
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import pandas as pd
 
-from moe.audio.waveforms import SAMPLE_RATE
+from moe.audio.sampling import SAMPLE_RATE
 from moe.system import Inputs
 from steps.inputs.training import TrainingInputs
 from steps.tracking.step_run import StepRun

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-from moe.audio.waveforms import SAMPLE_RATE
+from moe.audio.sampling import SAMPLE_RATE
 from moe.files import write_whole_dir
 from moe.systems.whisper.base_model import load_base
 from moe.systems.whisper.tokens import language_ids, prompt_ids

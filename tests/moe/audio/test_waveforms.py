@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tests.toys.corpora as toys
-from moe.audio.waveforms import SAMPLE_RATE, AudioError, decode_recording, is_silent, load_audio, resample
+from moe.audio.sampling import SAMPLE_RATE, resample
+from moe.audio.waveforms import AudioError, decode_recording, is_silent, load_audio
 
 LOSSLESS = ["wav", "flac", "aiff", "rf64"]
 LOSSY = ["mp3", "ogg", "opus", "m4a", "aac"]
