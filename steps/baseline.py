@@ -80,7 +80,7 @@ def _zero_shot(step: StepRun, options: StepOptions, prepared: Prepared) -> None:
     adapters = dataclasses.replace(options.part(AdapterOptions), shared_expert=False, shared_r=None, **UNDIVIDED)
     system = _system(options, prepared, base, base_dir, adapters)
     n_total = sum(parameter.numel() for parameter in base.model.parameters())
-    log_system(step, system, {"synthetic": bool(prepared.note), "n_trainable": 0, "n_total": n_total}, options)
+    log_system(step, system, {"synthetic": bool(prepared.note), "n_trainable": 0, "n_total": n_total})
     step.log_metrics({"n_trainable": 0, "n_total": n_total})
     step.add_to_name(prepared.name)
     step.describe(f"The base model as it is{_label(prepared)}: {n_total:,} parameters, none trained here.")

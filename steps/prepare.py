@@ -40,7 +40,7 @@ class StepOptions(PreparationOptions, PlotOptions):
 
     def faults(self) -> list[str]:
         """Where the corpus is must be said once."""
-        found = super().faults()
+        found = []
         if self.corpus == SYNTHETIC and self.synthesize_run_id is None:
             found.append("synthesize_run_id is missing: corpus=synthetic reads what a synthesize run made")
         if self.corpus != SYNTHETIC and self.folder is None:

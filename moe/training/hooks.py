@@ -30,7 +30,10 @@ class TrainingHooks:
         """Judge the model in the midst of an epoch, changing no weights."""
 
     def epoch_ends(self, epoch: int, is_last: bool) -> bool:
-        """After its last update, while the model holds the average if there is one; changes no weights. True ends the training, which ends in any case where it `is_last`."""
+        """After its last update, while the model holds the average if there is one; changes no weights.
+
+        True ends the training, which ends in any case where it `is_last`.
+        """
         return False
 
     def epoch_ended(self, epoch: int) -> bool:

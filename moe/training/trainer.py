@@ -49,11 +49,8 @@ class ResumableTrainer(CarefulTrainer):
     ) -> None:
         super().__init__(hooks, checkpoints, **options)
         self.start, self.notes = start, notes or {}
-        self.rest, self.whole, self.finished = (
-            start or Checkpoint({}, {}),
-            False,
-            False,
-        )  # nothing is whole before training begins
+        self.rest = start or Checkpoint({}, {})
+        self.whole = self.finished = False  # nothing is whole before training begins
         self.average = WeightAverage(averaging, self.model)
         self.n_in_epoch = 0  # updates done in the epoch
         self._interrupt, self._stops = Interrupt(), False
