@@ -28,7 +28,8 @@ from moe.systems.whisper_moe.folder import BASE, LORA, WhisperShape, new_record
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.systems.whisper_moe.system import WhisperSystem
 from moe.text.error_rates import word_error_rate
-from moe.training.loop import Training, TrainingPlan, seed_everything, together, updates_per_epoch
+from moe.training.loop import Training, seed_everything, together
+from moe.training.plan import TrainingPlan, updates_per_epoch
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.training import TrainingInputs, log_system, plan_of, read_base, training_facts, training_inputs
 from steps.options.step_options import ExportOptions, MixtureStepOptions, PlotOptions, SeedOptions

@@ -25,7 +25,8 @@ from moe.systems.steer_moe.sequence import surroundings
 from moe.systems.whisper.base_model import SCRATCH, load_base
 from moe.text.error_rates import word_error_rate
 from moe.training.checkpoints import CheckpointOptions
-from moe.training.loop import Training, TrainingPlan, TrainingSummary, fit, seed_everything
+from moe.training.loop import Training, TrainingSummary, fit, seed_everything
+from moe.training.plan import TrainingPlan
 from steps.inputs.corpus import SYNTHETIC_NOTE, read_prepared
 from steps.inputs.training import checkpoints_of, reporter
 from steps.options.step_options import ReportOptions, RunOptions, SeedOptions

@@ -39,7 +39,8 @@ from moe.systems.whisper.tokens import TOKENIZERS, train_tokenizer
 from moe.systems.whisper_moe.zero_shot import base_wer
 from moe.training.checkpoints import CheckpointOptions
 from moe.training.dataset import SpeechDataset
-from moe.training.loop import ComputeOptions, Training, seed_everything, together
+from moe.training.loop import Training, seed_everything, together
+from moe.training.plan import ComputeOptions
 from moe.training.precision import precision
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.training import checkpoints_of, compute_arguments, reporter

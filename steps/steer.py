@@ -21,7 +21,8 @@ from moe.systems.steer_moe.system import SteerSystem, build
 from moe.systems.steer_moe.training import WARNING, SteerTrainingOptions, TrainedSteer, train
 from moe.systems.whisper.base_model import BaseModel
 from moe.systems.whisper.features import AudioContextOptions
-from moe.training.loop import TrainingPlan, seed_everything
+from moe.training.loop import seed_everything
+from moe.training.plan import TrainingPlan
 from moe.training.precision import precision
 from steps.inputs.training import (
     TrainingInputs,

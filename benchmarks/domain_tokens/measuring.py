@@ -22,7 +22,8 @@ from moe.systems.whisper.base_model import load_base
 from moe.systems.whisper.features import AudioContextOptions
 from moe.text.normalisers import normalise
 from moe.training.dataset import SpeechDataset
-from moe.training.loop import Training, TrainingPlan, seed_everything
+from moe.training.loop import Training, seed_everything
+from moe.training.plan import TrainingPlan
 from steps.pretrain import SHIPPED
 
 ASKS: dict[str, Ask] = {

@@ -20,7 +20,8 @@ from moe.routing.options import TopKOptions
 from moe.training.best_epoch import BestEpoch
 from moe.training.checkpoints import Checkpoints
 from moe.training.hooks import Report
-from moe.training.loop import Training, TrainingPlan
+from moe.training.loop import Training
+from moe.training.plan import TrainingPlan
 from moe.training.trainer import ResumableTrainer
 
 SELECTION_METRIC = "dev/kl"

@@ -13,50 +13,16 @@ from typing import Any, Self
 
 import torch
 from torch import nn
-from transformers import TrainingArguments, set_seed
+from transformers import set_seed
 
-from moe.options import option
 from moe.system import ParameterGroup
-from moe.training.averaging import AveragingOptions
 from moe.training.batches import LengthGroupedSampler, TrainingSet, collate
 from moe.training.checkpoints import Checkpoint, Checkpoints, TrainingEvents
 from moe.training.hooks import Report, TrainingHooks
-from moe.training.precision import PrecisionOptions
-from moe.training.schedule import DECAY_SHARE, STABLE
+from moe.training.plan import TrainingPlan, training_arguments
 from moe.training.trainer import ResumableTrainer
 
-LOG_EVERY = 20  # updates between two loss metrics
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingPlan:
-    """How long, how fast and how much at once.
-
-    Attributes:
-        warmup_updates: in which the learning rate rises; None: `warmup_share` of all.
-        log_every: updates between two loss metrics; None: `LOG_EVERY`.
-    """
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    seed: int = 0
-    accumulation: int = 1
-    warmup_share: float = 0.1
-    warmup_updates: int | None = None
-    schedule: str = STABLE
-    decay_share: float = DECAY_SHARE
-    max_grad_norm: float = 1.0
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.98)
-    num_workers: int = 0
-    precision: str = "fp32"
-    max_updates: int | None = None
-    averaging: AveragingOptions = AveragingOptions()
-    log_every: int | None = None
-    gradient_checkpointing: bool = False
-    persistent_workers: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,22 +52,6 @@ class Training:
     def report_under(self, name: str) -> Report:
         """A report whose metrics are named below `name`."""
         return lambda number, values: self.report(number, {f"{name}/{metric}": value for metric, value in values.items()})
-
-
-@dataclasses.dataclass(frozen=True)
-class ComputeOptions(PrecisionOptions):
-    """How a training step uses the machine; results do not depend on the number of workers."""
-
-    num_workers: int = option(0, "loader processes", low=0)
-    persistent_workers: bool = option(False, "keep the loader processes from epoch to epoch")
-    gradient_accumulation_steps: int = option(1, "batches per update", low=1)
-    gradient_checkpointing: bool = option(False, "compute activations again in the backward pass: less memory, more time")
-    eval_every_n_epochs: int = option(1, "epochs between validations", low=1)
-    logging_steps: int = option(LOG_EVERY, "updates between two loss metrics", low=1)
-
-    def idle(self) -> dict[str, str]:
-        """Processes to keep where there are none."""
-        return {} if self.num_workers else {"persistent_workers": "num_workers=0 has no loader processes"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,60 +193,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 def smallest_divisor(number: int) -> int:
     """The smallest divisor above 1; 1 has none but itself."""
     return next((divisor for divisor in range(2, number + 1) if number % divisor == 0), 1)
-
-
-def training_arguments(plan: TrainingPlan, n_utterances: int, output_dir: str, n_parts: int = 1) -> TrainingArguments:
-    """The Trainer's arguments for a plan; nothing is reported but through the hooks.
-
-    Args:
-        n_parts: into which each batch is cut, for memory; the parts are accumulated.
-
-    Raises:
-        ValueError: the plan has fewer updates than the learning rate rises in.
-    """
-    n_updates = plan.max_updates or max(1, plan.epochs * updates_per_epoch(plan, n_utterances))
-    n_warmup = int(plan.warmup_share * n_updates) if plan.warmup_updates is None else plan.warmup_updates
-    if n_warmup > n_updates:
-        raise ValueError(
-            f"warmup_steps={n_warmup}: the training has {n_updates} updates; set fewer, or a share with warmup_ratio"
-        )
-    n_decay = min(int(plan.decay_share * n_updates), n_updates - n_warmup)
-    stable = {"num_decay_steps": n_decay, "decay_type": "linear", "min_lr_ratio": 0.01}
-    return TrainingArguments(
-        output_dir=output_dir,
-        num_train_epochs=plan.epochs,
-        max_steps=plan.max_updates or -1,
-        per_device_train_batch_size=plan.batch_size // n_parts,
-        gradient_accumulation_steps=plan.accumulation * n_parts,
-        learning_rate=plan.learning_rate,
-        lr_scheduler_type=plan.schedule,
-        lr_scheduler_kwargs=stable if plan.schedule == STABLE else {},
-        warmup_steps=n_warmup,
-        max_grad_norm=plan.max_grad_norm,
-        bf16=plan.precision == "bf16",
-        fp16=plan.precision == "fp16",
-        seed=plan.seed,
-        data_seed=plan.seed,
-        dataloader_num_workers=plan.num_workers,
-        dataloader_persistent_workers=plan.persistent_workers,
-        accelerator_config={"split_batches": False, "dispatch_batches": False},
-        remove_unused_columns=False,
-        label_names=["labels"],
-        logging_steps=min(plan.log_every or LOG_EVERY, n_updates),  # a short run shows its loss at least once
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        eval_strategy="no",
-        report_to="none",
-        disable_tqdm=True,  # `moe.training.update_bar` shows the progress
-        ddp_find_unused_parameters=False,
-        use_cpu=not torch.cuda.is_available(),
-    )
-
-
-def updates_per_epoch(plan: TrainingPlan, n_utterances: int) -> int:
-    """Optimizer updates in one pass over the data."""
-    n_batches = -(-n_utterances // plan.batch_size)
-    return -(-n_batches // plan.accumulation)
 
 
 class SpeechTrainer(ResumableTrainer):

@@ -24,7 +24,8 @@ from moe.training.checkpoints import CheckpointOptions, Checkpoints, TrainingEve
 from moe.training.cost import compute_seconds, device_name
 from moe.training.dataset import SpeechDataset, unlearnable
 from moe.training.hooks import Report
-from moe.training.loop import ComputeOptions, Training, TrainingPlan, TrainingSummary
+from moe.training.loop import Training, TrainingSummary
+from moe.training.plan import ComputeOptions, TrainingPlan
 from moe.training.precision import precision
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.options.step_options import ExportOptions, ReportOptions, TrainingStepOptions

@@ -13,7 +13,7 @@ from moe.routing.options import RoutingOptions
 from moe.systems.whisper.features import AudioContextOptions
 from moe.training.averaging import AveragingOptions
 from moe.training.checkpoints import CheckpointOptions
-from moe.training.loop import ComputeOptions
+from moe.training.plan import ComputeOptions
 from moe.training.precision import PrecisionOptions
 from moe.training.schedule import ScheduleOptions
 

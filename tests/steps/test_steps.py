@@ -17,7 +17,7 @@ from moe.routing.embeddings import Embeddings, embed
 from moe.routing.options import RoutingOptions
 from moe.systems.whisper.encoder import embedder
 from moe.systems.whisper.features import AudioContextOptions
-from moe.training.loop import ComputeOptions
+from moe.training.plan import ComputeOptions
 from steps import asr, baseline, cluster, experts, main, prepare, pretrain
 from steps import embed as embed_step
 from steps.chain.stages import STAGES, n_experts

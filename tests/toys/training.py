@@ -17,7 +17,8 @@ from moe.systems.whisper.base_model import BaseModel, SmallShape, new_base
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training.checkpoints import Checkpoints
 from moe.training.hooks import TrainingHooks
-from moe.training.loop import Training, TrainingPlan, seed_everything
+from moe.training.loop import Training, seed_everything
+from moe.training.plan import TrainingPlan
 from tests.toys.models import CONTEXT, dataset, tokenizer
 
 __all__ = ["CONTEXT", "dataset", "tokenizer"]

@@ -22,7 +22,8 @@ from moe.training.averaging import AveragingOptions
 from moe.training.best_epoch import START
 from moe.training.dataset import SpeechDataset
 from moe.training.hooks import TrainingHooks
-from moe.training.loop import Training, TrainingPlan, TrainingSummary, fit
+from moe.training.loop import Training, TrainingSummary, fit
+from moe.training.plan import TrainingPlan
 
 LM_ORDERS = (0, 3, 5)
 TRAINED = {"all": ("encoder", "adapter", "head"), "lora": ("lora", "head"), "adapter": ("adapter", "head"), "head": ("head",)}

@@ -23,7 +23,8 @@ from moe.systems.whisper.tokens import decoder_inputs
 from moe.training.best_epoch import Validation
 from moe.training.dataset import SpeechDataset
 from moe.training.hooks import TrainingHooks
-from moe.training.loop import Training, TrainingPlan, TrainingSummary, fit
+from moe.training.loop import Training, TrainingSummary, fit
+from moe.training.plan import TrainingPlan
 
 SILENCE_WEIGHT = 0.3  # of frames without a phoneme, class 0
 

@@ -11,8 +11,9 @@ from moe.audio.augmentation import AugmentationOptions
 from moe.experts.routed_lora import AdapterOptions
 from moe.routing.losses import BalanceOptions
 from moe.systems.whisper_moe.model import WhisperMoE
-from moe.training import loop
-from moe.training.loop import ComputeOptions, fit, updates_per_epoch
+from moe.training import plan as training_plan
+from moe.training.loop import fit
+from moe.training.plan import ComputeOptions, updates_per_epoch
 from moe.training.precision import precision
 from tests.toys.models import FULL
 from tests.toys.training import (
@@ -40,7 +41,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture
 def every_update(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    monkeypatch.setattr(training_plan, "LOG_EVERY", 1)
 
 
 def mixture_and_data(corpus, dropout: float = 0.0, **options):

@@ -24,7 +24,7 @@ from moe.routing.gate_training import GateOptions, train_gate
 from moe.systems.whisper.base_model import TOKEN_TABLE, BaseModel
 from moe.systems.whisper.pretraining import PretrainingOptions, pretrain, pretraining_plan
 from moe.systems.whisper_moe.zero_shot import base_wer
-from moe.training import loop
+from moe.training import plan as training_plan
 from moe.training.averaging import AveragingOptions
 from moe.training.bad_updates import TooManyBadUpdates
 from moe.training.checkpoints import PREFIX, CheckpointOptions, Checkpoints
@@ -65,7 +65,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(autouse=True)
 def logs_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "LOG_EVERY", 3)  # not when a checkpoint is due
+    monkeypatch.setattr(training_plan, "LOG_EVERY", 3)  # not when a checkpoint is due
 
 
 def sets(corpus, **extras):
@@ -276,7 +276,7 @@ def finite(model: torch.nn.Module) -> bool:
 @pytest.mark.parametrize("where", ["audio", "label", "gradient"])
 def test_an_update_that_is_not_finite_is_stepped_over_and_its_utterances_named(corpus, monkeypatch, where: str) -> None:
     """Stack pitfall: one NaN label, and all logged losses stayed finite while all weights became NaN."""
-    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    monkeypatch.setattr(training_plan, "LOG_EVERY", 1)
     model, data = lora_and_data(corpus)
     events, diary = Recorded(), Diary()
     summary = fit(Spoilt(model, "u5", where), data, training(plan(epochs=2), checkpoints=Checkpoints(events=events)), diary)

@@ -9,7 +9,8 @@ from transformers import get_scheduler
 from moe.experts.joint_training import JointOptions, train_jointly
 from moe.experts.routed_lora import AdapterOptions
 from moe.routing.curriculum import CurriculumOptions
-from moe.training.loop import fit, training_arguments
+from moe.training.loop import fit
+from moe.training.plan import training_arguments
 from moe.training.schedule import SCHEDULES, ScheduleOptions
 from tests.toys.models import system_of
 from tests.toys.training import Diary, Notes, dataset, plan, toy_base, toy_mixture, training, weights, write_corpus

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from moe import progress
-from moe.training import loop
+from moe.training import plan as training_plan
 from moe.training.loop import fit
 from tests.toys.training import Diary, dataset, plan, toy_base, toy_mixture, training, write_corpus
 
@@ -17,7 +17,7 @@ def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     def of(short_s: float) -> str:
         monkeypatch.setattr(progress, "SHORT_S", short_s)
         monkeypatch.setattr(progress, "EVERY_S", 0.0)
-        monkeypatch.setattr(loop, "LOG_EVERY", 1)
+        monkeypatch.setattr(training_plan, "LOG_EVERY", 1)
         diary = Diary()
         diary.title = "experts"
         fit(toy_mixture(toy_base()), dataset(write_corpus(tmp_path), tmp_path), training(plan()), diary)

@@ -17,7 +17,7 @@ from moe.clustering.reduction import fitted_points
 from moe.options import from_text, is_required
 from moe.systems.whisper.base_model import resolve
 from moe.training.checkpoints import CheckpointOptions
-from moe.training.loop import training_arguments
+from moe.training.plan import training_arguments
 from moe.training.precision import precision
 from steps import asr, cluster, ctc, domain, embed, experts, main, prepare, pretrain
 from steps.chain.stages import NAMES as STEP_NAMES
