@@ -61,9 +61,12 @@ class StepOptions(ExportOptions, TrainingsOptions, MixtureStepOptions):
         return []
 
     def idle(self) -> dict[str, str]:
-        """All but the runs it reads, the seed that names it and the audio context it decodes in."""
+        """Of zero_shot all but the runs it reads, the seed that names it and the audio context; of single_lora what divides a rank."""
         used = {"system", "prepare_run_id", "pretrain_run_id", *names_of(SeedOptions, AudioContextOptions, PlotOptions)}
-        return dict.fromkeys(names_of(type(self), but=used), "system=zero_shot trains nothing") if self.system == BASE else {}
+        if self.system == BASE:
+            return dict.fromkeys(names_of(type(self), but=used), "system=zero_shot trains nothing")
+        found = dict.fromkeys(("shared_expert", "shared_r", "shared_share"), "system=single_lora has one adapter")
+        return found if self.asr_run_id is None else found | {"adapter_rank": "asr_run_id says how large single_lora is"}
 
 
 def run(options: StepOptions) -> str:

@@ -12,6 +12,8 @@ from moe.experts.routed_lora import AdapterOptions
 def split_ranks(options: AdapterOptions, n_experts: int) -> AdapterOptions:
     """The options with the ranks of both in numbers: `shared_r + n_experts · lora_r = adapter_rank` where a total was asked for.
 
+    The scale of the adapters stays what lora_alpha makes it without a total, which is also that of one LoRA of this size.
+
     Raises:
         ValueError: the total is too small for so many experts, or cannot be divided as asked.
     """
@@ -26,4 +28,6 @@ def split_ranks(options: AdapterOptions, n_experts: int) -> AdapterOptions:
     if shared_r < (share > 0):
         raise ValueError(f"{asked}: leaves the shared adapter no rank; set adapter_rank to {n_experts * lora_r + 1} or more")
     plain: dict[str, Any] = {"adapter_rank": None, "shared_share": AdapterOptions.shared_share}
-    return dataclasses.replace(options, lora_r=lora_r, shared_r=shared_r or None, shared_expert=shared_r > 0, **plain)
+    alpha = options.lora_alpha if options.rank_stabilised else options.scale(options.lora_r) * lora_r
+    ranks: dict[str, Any] = {"lora_r": lora_r, "shared_r": shared_r or None, "shared_expert": shared_r > 0, "lora_alpha": alpha}
+    return dataclasses.replace(options, **ranks, **plain)

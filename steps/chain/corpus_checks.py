@@ -5,15 +5,14 @@ import os
 import shutil
 from pathlib import Path
 
-from transformers import WhisperFeatureExtractor, WhisperTokenizer
+from transformers import WhisperTokenizer
 
 from moe.corpora.locations import is_address
 from moe.corpora.outline import Outline, outline
 from moe.corpora.preparation import PreparationOptions
 from moe.files import read_json
-from moe.systems.whisper.base_model import SCRATCH, SmallShape, resolve
+from moe.systems.whisper.base_model import base_window_s
 from moe.systems.whisper.checkpoint_weights import weight_files
-from moe.systems.whisper.features import window_seconds
 from moe.systems.whisper.tokens import label_ids
 from steps.pretrain import SHIPPED
 
@@ -76,16 +75,6 @@ def speaker_faults(n_experts: int | None, found: Outline) -> list[str]:
     return [
         f"num_experts={n_experts}: the train split has {n_speakers} speakers to cluster; at most that, or cluster_unit=utterance"
     ]
-
-
-def base_window_s(base: str) -> float | None:
-    """Seconds that a base takes at once, a hub's if it was downloaded before; None where that shows when it is loaded."""
-    if base == SCRATCH:
-        return SmallShape().window_s
-    try:
-        return window_seconds(WhisperFeatureExtractor.from_pretrained(resolve(base), local_files_only=True))
-    except OSError:
-        return None
 
 
 def disk_faults(base: str, artifacts: Path | None) -> list[str]:

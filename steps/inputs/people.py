@@ -1,7 +1,7 @@
 """Who is to be enrolled above which recogniser: everything that can be refused is refused here, before a model is loaded or a run is opened."""
 
 import dataclasses
-from collections.abc import Mapping
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,11 @@ from moe.experts.people.options import BOTH, EXPERT, WEIGHTS, PartOptions, Perso
 from moe.experts.people.parts import Parts, divide, too_few
 from moe.experts.people.person import name_faults
 from moe.experts.people.training import Enrolment
-from moe.files import folder_digest, read_json
+from moe.files import folder_digest
 from moe.options import option
 from moe.system import Record, read_record
+from moe.systems.whisper.base_model import base_window_s
+from moe.systems.whisper_moe.folder import BASE_DIR
 from steps.inputs.corpus import read_prepared
 from steps.registry import versions
 from steps.registry.people import registered_of
@@ -151,24 +153,11 @@ def _language_faults(rows: pd.DataFrame, record: Record) -> list[str]:
 
 
 def _window_faults(rows: pd.DataFrame, folder: Path) -> list[str]:
-    extractor = next(
-        (
-            path
-            for path in (folder / "base" / "processor_config.json", folder / "base" / "preprocessor_config.json")
-            if path.exists()
-        ),
-        None,
-    )
-    if extractor is None:
+    window = base_window_s(str(folder / BASE_DIR))
+    long = rows.loc[rows["duration_s"] > (math.inf if window is None else window), "utterance_id"]
+    if not len(long):
         return []
-    values: Mapping = read_json(extractor)
-    window = values.get("feature_extractor", values).get("chunk_length", np.inf)
-    long = rows.loc[rows["duration_s"] > window, "utterance_id"]
-    return (
-        [f"{len(long)} recordings are longer than the recogniser's window of {window:g} s: cut or leave them out"]
-        if len(long)
-        else []
-    )
+    return [f"{len(long)} recordings are longer than the recogniser's window of {window:g} s: cut or leave them out"]
 
 
 def _seen(options: PeopleOptions, people: list[Enrolment]) -> frozenset[str]:

@@ -27,6 +27,7 @@ from transformers.utils import cached_file
 from moe.files import read_json
 from moe.systems.whisper.adapted_base import adapter_fault, model_below, with_adapter
 from moe.systems.whisper.checkpoint_weights import CONFIG, TIED, WEIGHTS, lacking_tensors, read_weights, weight_files
+from moe.systems.whisper.features import window_seconds
 from moe.systems.whisper.tokens import END, NO_TIMESTAMPS, START, TASK, generation_config, language_ids, token_ids
 
 SCRATCH = "scratch"
@@ -124,6 +125,16 @@ def folder_languages(folder: Path) -> list[str]:
     if (folder / GENERATION).exists():
         return list(language_ids(GenerationConfig.from_pretrained(folder)))
     return list(LANGUAGES) if read_json(folder / CONFIG).get("vocab_size", 0) >= MULTILINGUAL_VOCABULARY else []
+
+
+def base_window_s(base: str) -> float | None:
+    """Seconds that a base takes at once, a hub's if it was downloaded before; None where that shows when it is loaded."""
+    if base == SCRATCH:
+        return SmallShape().window_s
+    try:
+        return window_seconds(WhisperFeatureExtractor.from_pretrained(resolve(base), local_files_only=True))
+    except OSError:
+        return None
 
 
 def whole_fault(name: str) -> str | None:

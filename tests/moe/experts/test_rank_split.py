@@ -29,6 +29,14 @@ def test_nothing_of_the_total_is_lost(total: int, share: float, n_experts: int) 
     assert abs(found.shared_rank - share * total) <= n_experts / 2 + 1e-9
 
 
+@given(st.integers(200, 400), st.floats(0.05, 0.95), st.integers(1, 12), st.floats(0.5, 64), st.booleans())
+def test_a_divided_rank_keeps_the_scale(total: int, share: float, n_experts: int, alpha: float, stabilised: bool) -> None:
+    whole = AdapterOptions(adapter_rank=total, shared_share=share, lora_alpha=alpha, rank_stabilised=stabilised)
+    found = split_ranks(whole, n_experts)
+    for rank in (found.lora_r, found.shared_rank, total):
+        assert found.scale(rank) == pytest.approx(whole.scale(rank))
+
+
 def test_without_a_total_the_ranks_are_as_given() -> None:
     options = AdapterOptions(lora_r=3, shared_r=5)
     assert split_ranks(options, 4) is options

@@ -104,6 +104,23 @@ def test_the_base_as_it_is_refuses_everything_that_trains() -> None:
     baseline.StepOptions(**IDS, system="single_lora", **ignored)
 
 
+@pytest.mark.parametrize(
+    ("ignored", "why"),
+    [({"shared_expert": False}, "system=single_lora has one adapter"), ({"shared_r": 4}, "system=single_lora has one adapter"),
+     ({"adapter_rank": 56}, "asr_run_id says how large single_lora is")],
+)  # fmt: skip
+def test_one_lora_refuses_what_divides_a_rank_and_the_chain_gives_it_to_the_mixture_alone(
+    ignored: dict[str, Any], why: str
+) -> None:
+    ((name, value),) = ignored.items()
+    with pytest.raises(ValueError, match=f"{name}={to_text(value)}: {why}"):
+        baseline.StepOptions(**ADAPTER_STEPS[baseline], **ignored)
+    options = main.StepOptions(**ignored)
+    main.check_stages(options)
+    assert getattr(pending_options(experts, options), name) == value
+    assert baseline.StepOptions(**IDS, system="single_lora", adapter_rank=56, lora_epochs=1).adapter_rank == 56
+
+
 @pytest.mark.parametrize(("name", "value"), [("balance", "switch"), ("asr_patience", 2), ("gate_learning_rate", 0.1)])
 def test_the_chain_refuses_what_no_stage_reads_without_epochs(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"{name}={value}: asr_epochs=0 trains nothing"):
