@@ -180,7 +180,7 @@ def attach(base: nn.Module, n_experts: int, options: AdapterOptions, first_encod
     routing = Routing()
     linears = [(name, module) for name, module in base.named_modules() if isinstance(module, nn.Linear)]
     for name, linear in linears:
-        if not name.endswith(options.targets) or _encoder_layer(name) < first_encoder_layer:
+        if not name.endswith(options.targets) or encoder_layer(name) < first_encoder_layer:
             continue
         parent, _, leaf = name.rpartition(".")
         setattr(base.get_submodule(parent), leaf, RoutedLinear(linear, routing, n_experts, options))
@@ -213,7 +213,8 @@ def _zeros(device: torch.device, *shape: int) -> nn.Parameter:
     return nn.Parameter(zeros, requires_grad=zeros.numel() > 0)  # an absent adapter has nothing to train
 
 
-def _encoder_layer(name: str) -> float:
+def encoder_layer(name: str) -> float:
+    """Number of the encoder layer that a module is in, from its name; infinite outside the encoder's layers."""
     found = re.search(r"encoder\.layers\.(\d+)\.", name)
     return int(found[1]) if found else math.inf
 

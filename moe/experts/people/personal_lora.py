@@ -6,8 +6,6 @@ their bits do not depend on who stands beside them.
 
 import contextlib
 import dataclasses
-import math
-import re
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -16,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moe.experts.people.person import SCALE, Layer, Layout, Person
-from moe.experts.routed_lora import RoutedLinear, dense_adapters
+from moe.experts.routed_lora import RoutedLinear, dense_adapters, encoder_layer
 
 Kept = TypeVar("Kept")
 
@@ -172,7 +170,7 @@ def target_layers(model: nn.Module, targets: Sequence[str], first_encoder_layer:
     return tuple(
         Layer(name, shape[1], shape[0])
         for name, shape in sorted(named.items())
-        if name.endswith(tuple(targets)) and _encoder_layer(name) >= first_encoder_layer
+        if name.endswith(tuple(targets)) and encoder_layer(name) >= first_encoder_layer
     )
 
 
@@ -183,8 +181,3 @@ def attach(model: nn.Module, layers: Sequence[Layer], people: People) -> None:
         if not isinstance(inner, PersonalLinear):
             parent, _, leaf = layer.name.rpartition(".")
             setattr(model.get_submodule(parent), leaf, PersonalLinear(inner, people, layer.name))
-
-
-def _encoder_layer(name: str) -> float:
-    found = re.search(r"encoder\.layers\.(\d+)\.", name)
-    return int(found[1]) if found else math.inf
