@@ -8,9 +8,7 @@ as long, each with one thing changed, the first of them decoded greedily and wit
 demo's corpus; there is none with an adapter, since its outputs of 80 ms are too few for the characters of most utterances there.
 """
 
-import argparse
 import os
-import resource
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,9 +17,10 @@ import pandas as pd
 
 from analysis.error_rates import count_errors, rates_by
 from analysis.report import markdown_table, percent, percent_interval
+from benchmarks.rows import command, cpu_minutes, parser_of
 from benchmarks.speed.__main__ import RESULTS
 from moe.corpora.tables import write_table
-from moe.files import read_json, write_json, write_whole
+from moe.files import read_json, write_json
 from moe.systems.wav2vec2_ctc.beams import missing_extra
 from steps import ctc, evaluate
 from steps.chain.reuse import launch
@@ -72,10 +71,8 @@ def run(row: str, seed: int, folder: Path) -> None:
     if chain.options.ctc_lm_order:  # type: ignore[attr-defined]  # the options of main are made of all stages'
         found = pd.concat([found.assign(search="greedy"), _scored(chain, BEAMS).assign(search="beams")])
     write_table(place.with_suffix(".parquet"), found)
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    minutes = sum(one.ru_utime + one.ru_stime for one in used) / 60
     facts = read_json(artifacts.upstream(chain.run_ids["system"], artifacts.MODEL) / "model.json")["facts"]
-    write_json(place.with_suffix(".json"), {"row": row, "seed": seed, "cpu_minutes": round(minutes, 2), **facts})
+    write_json(place.with_suffix(".json"), {"row": row, "seed": seed, "cpu_minutes": cpu_minutes(), **facts})
 
 
 def table(folder: Path) -> str:
@@ -156,19 +153,7 @@ def _cer(by_group: pd.DataFrame, name: str) -> str:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--row", choices=list(ROWS))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=RESULTS / "ctc")
-    parser.add_argument("--table", action="store_true")
-    arguments = parser.parse_args()
-    if arguments.row:
-        run(arguments.row, arguments.seed, arguments.out)
-    if arguments.table:
-        text = table(arguments.out)
-        with write_whole(arguments.out / "table.md") as aside:
-            aside.write_text(text + "\n", encoding="utf-8")
-        print(text)
+    command(parser_of(__doc__, list(ROWS), RESULTS / "ctc").parse_args(), run, table)
 
 
 if __name__ == "__main__":

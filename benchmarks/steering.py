@@ -7,10 +7,8 @@ A row that is done is not run again. All rows and seeds share the demo's corpus,
 first process makes the corpus and the others wait. What a row changes stands in `ROWS`; choices are made on dev, the table is of test.
 """
 
-import argparse
 import fcntl
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -25,9 +23,10 @@ from analysis.pairs import pair_tests
 from analysis.report import markdown_table, percent
 from analysis.systems import PooledScores, SystemScores, pool
 from analysis.verdict import difference_words, test_of
+from benchmarks.rows import command, cpu_minutes, parser_of
 from benchmarks.speed.__main__ import RESULTS
 from moe.corpora.tables import write_table
-from moe.files import read_json, write_json, write_whole
+from moe.files import read_json, write_json
 from steps import evaluate, steer
 from steps.chain.reuse import launch
 from steps.chain.stages import Chain, evaluation_given, ids_of, stage_options
@@ -87,9 +86,7 @@ def run(row: str, seed: int, folder: Path) -> None:
     _use(place.with_suffix(".db"))
     scores = read_scores(_evaluated(row, seed))
     write_table(place.with_suffix(".parquet"), scores.hypotheses.drop(columns=["words"], errors="ignore"))
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    minutes = sum(one.ru_utime + one.ru_stime for one in used) / 60
-    facts = {"row": row, "seed": seed, "system": scores.system, "role": scores.role, "cpu_minutes": round(minutes, 2)}
+    facts = {"row": row, "seed": seed, "system": scores.system, "role": scores.role, "cpu_minutes": cpu_minutes()}
     write_json(place.with_suffix(".json"), facts | {"dev": _dev(scores), "metadata": dict(scores.metadata)})
     place.with_suffix(".db").unlink()
 
@@ -207,22 +204,12 @@ def _answers(pooled: Mapping[str, PooledScores]) -> Sequence[str]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--row", choices=list(ROWS))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=RESULTS / "steering")
-    parser.add_argument("--table", action="store_true")
+    parser = parser_of(__doc__, list(ROWS), RESULTS / "steering")
     parser.add_argument("--common", action="store_true", help="make what all rows share, and nothing else")
     arguments = parser.parse_args()
     if arguments.common:
         _make_common(arguments.out)
-    if arguments.row:
-        run(arguments.row, arguments.seed, arguments.out)
-    if arguments.table:
-        text = table(arguments.out)
-        with write_whole(arguments.out / "table.md") as aside:
-            aside.write_text(text + "\n", encoding="utf-8")
-        print(text)
+    command(arguments, run, table)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ from moe.routing.embeddings import read_by_gate
 from moe.routing.gate import Gate, GateConfig
 from moe.routing.losses import BalanceOptions
 from moe.routing.options import RoutingOptions
-from moe.system import Record
 from moe.systems.whisper.base_model import BaseModel
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper_moe.folder import MIXTURE, WhisperShape, load_adapters, new_record
@@ -36,6 +35,7 @@ from steps.inputs.corpus import Prepared, soft_labels
 from steps.inputs.training import TrainingInputs, embeddings_of, log_system, plan_of, read_base, training_facts, training_inputs
 from steps.options.step_options import TRAINING, AudioOptions, ExportOptions, MixtureStepOptions, SkipPretrainingOptions
 from steps.reports.mixture import log_experts, log_training, routed_rows
+from steps.reports.training import log_kept
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
@@ -137,8 +137,8 @@ def run(options: StepOptions) -> str:
         clusters = (
             {artifacts.CLUSTERS: artifacts.upstream(options.cluster_run_id, artifacts.CLUSTERS)} if options.cluster_run_id else {}
         )
-        record = log_system(step, system, {"synthetic": bool(given.prepared.note), **facts}, options, clusters)
-        _report(step, options, given.prepared, trained, record, system.n_experts)
+        log_system(step, system, {"synthetic": bool(given.prepared.note), **facts}, options, clusters)
+        _report(step, options, given.prepared, trained, facts, system)
         log_experts(step, routed, given.prepared, options.share_audio)
     return step.run_id
 
@@ -213,19 +213,17 @@ def _oracle(options: StepOptions, routed: pd.DataFrame) -> dict[str, int]:
 
 
 def _report(
-    step: StepRun, options: StepOptions, prepared: Prepared, trained: TrainedMixture, record: Record, n_experts: int
+    step: StepRun,
+    options: StepOptions,
+    prepared: Prepared,
+    trained: TrainedMixture,
+    facts: Mapping[str, float],
+    system: WhisperMoESystem,
 ) -> None:
-    numbers = {name: value for name, value in record.facts.items() if name not in ("synthetic", "seed", "training_device")}
-    step.log_metrics(
-        {
-            "dev/wer_kept": trained.wer,
-            **({} if trained.epoch is None else {"best_epoch": trained.epoch}),
-            **numbers,
-        }
-    )
+    log_kept(step, "wer", trained, system, facts)
     log_training(step, trained, prepared.note)
-    step.add_to_name(prepared.name, f"dev WER {percent(trained.wer)}")
-    step.describe(_description(options, prepared, trained, record.facts, n_experts))
+    step.add_to_name(prepared.name, f"dev WER {percent(trained.rate)}")
+    step.describe(_description(options, prepared, trained, facts, system.n_experts))
 
 
 def _description(
@@ -236,7 +234,7 @@ def _description(
     if top_k == 1 < n_experts and options.gate_scaling == "renormalised" and not options.freeze_gate:
         note = " With one expert per utterance and renormalised weights the gate learnt from the routing losses alone."
     return (
-        f"Dev WER {100 * trained.wer:.1f} %, {100 * trained.start_wer:.1f} % at the start{', SYNTHETIC speech' if prepared.note else ''}.\n\n"
+        f"Dev WER {100 * trained.rate:.1f} %, {100 * trained.start_rate:.1f} % at the start{', SYNTHETIC speech' if prepared.note else ''}.\n\n"
         f"Joint training from {start}: {n_experts} experts, top "
         f"{top_k}, mixing `{options.mixing}`, gate at layer `{options.gate_layer}`. {info['n_trainable']:,} trainable of "
         f"{info['n_total']:,} parameters; {info['n_utterances_seen']:,} utterances seen in all. {trained.kept} is kept by dev WER. "

@@ -161,7 +161,7 @@ def _together(system: WhisperSystem, given: TrainingInputs, trained: Sequence[Tr
     texts = [each.text for each in decode(system, dev_set, DecodingOptions())]
     history = tuple({"training": number, **row} for number, each in enumerate(trained) for row in each.history)
     wer, summary = word_error_rate(dev_set.references, texts), together([each.summary for each in trained])
-    return dataclasses.replace(trained[0], summary=summary, wer=wer, history=history, loads=())
+    return dataclasses.replace(trained[0], summary=summary, rate=wer, history=history, loads=())
 
 
 def updates_for(n_seen: int, n_utterances: int, plan: TrainingPlan) -> int:
@@ -193,17 +193,17 @@ def _report(
 ) -> None:
     history = pd.DataFrame(trained.history)
     step.log_metrics(
-        {"dev/wer_kept": trained.wer} | {name: value for name, value in info.items() if name not in ("synthetic", "seed")}
+        {"dev/wer_kept": trained.rate} | {name: value for name, value in info.items() if name not in ("synthetic", "seed")}
     )
     step.log_table(history, "tables/history.json")
     if len(history) and not options.no_plot and options.trainings == 1:
-        shown = from_start(history, {"wer": trained.start_wer})
+        shown = from_start(history, {"wer": trained.start_rate})
         panels = drawable(shown, {"dev WER": ["wer"], "dev loss": ["loss"]})
         kept = 0 if trained.epoch is None else trained.epoch + 1
         step.log_figure(training_curves(shown, panels, "One LoRA", best=kept, note=prepared.note), "plots/training.png")
-    step.add_to_name(prepared.name, f"dev WER {percent(trained.wer)}")
+    step.add_to_name(prepared.name, f"dev WER {percent(trained.rate)}")
     step.describe(
-        f"Dev WER {100 * trained.wer:.1f} %, {100 * trained.start_wer:.1f} % at the start{_label(prepared)}.\n\n"
+        f"Dev WER {100 * trained.rate:.1f} %, {100 * trained.start_rate:.1f} % at the start{_label(prepared)}.\n\n"
         f"One LoRA of rank {budget.adapters.shared_r}"
         f"{f', the mean of {options.trainings} trainings' if options.trainings > 1 else ''}; {info['n_trainable']:,} trainable parameters, "
         f"{info['n_utterances_seen']:,} utterances seen. {budget.said} {trained.kept} is kept by dev WER."

@@ -30,28 +30,32 @@ from moe.systems.wav2vec2_ctc.language_model_choice import chosen
 from moe.systems.wav2vec2_ctc.mixture_system import CTCMixtureSystem
 from moe.systems.wav2vec2_ctc.options import SCRATCH, SHIPPED, CTCExpertOptions, CTCModelOptions
 from moe.systems.wav2vec2_ctc.system import CTCSystem
-from moe.systems.wav2vec2_ctc.training import CTCTrainingOptions, TrainedCTC, infeasible, parts_of_batch, train
+from moe.systems.wav2vec2_ctc.training import CTCTrainingOptions, TrainedCTC, parts_of_batch, train
 from moe.systems.wav2vec2_ctc.vocabulary import Vocabulary, character_counts
 from moe.training.dataset import SpeechDataset
 from moe.training.loop import seed_everything
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.ctc_routing import RoutingStart, read_clusters, start_routing
+from steps.inputs.feasible import feasible
 from steps.inputs.training import TrainingInputs, log_system, plan_of, training_facts, training_inputs
 from steps.options.step_options import AudioOptions, ExportOptions, TrainingStepOptions
 from steps.reports.mixture import log_experts, log_routing_by_epoch, routed_rows
+from steps.reports.training import log_kept
 from steps.tracking import runs
 from steps.tracking.step_run import StepRun
 
 MASKS_ALONE = AugmentationOptions(n_masks=0, gain=0.0)  # the model masks frames; nothing else is changed
 RATES, LORA_RATE, CHECKPOINT_RATE = {SCRATCH: 2e-3, SHIPPED: 5e-4}, 2e-3, 3e-5  # where none is asked for
-CHARACTERS, UNKNOWN, INFEASIBLE = "tables/characters.json", "tables/unknown_characters.json", "tables/infeasible.json"
+CHARACTERS, UNKNOWN = "tables/characters.json", "tables/unknown_characters.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class StepOptions(CTCTrainingOptions, CTCModelOptions, CTCExpertOptions, ExportOptions, AudioOptions, TrainingStepOptions):
     """Train a Wav2Vec2-BERT CTC."""
 
-    cluster_run_id: str | None = option(None, "run that made the clusters of ctc_experts (none: one expert)")
+    cluster_run_id: str | None = option(
+        None, "run that made the clusters of ctc_experts, of Whisper's embeddings (none: one expert)"
+    )
     max_quarantined: float = option(0.05, "share of the corpus that may be quarantined before the step fails", low=0, high=1)
 
     def faults(self) -> list[str]:
@@ -74,6 +78,8 @@ class StepOptions(CTCTrainingOptions, CTCModelOptions, CTCExpertOptions, ExportO
             found |= dict.fromkeys([*names_of(LoraOptions), "ctc_lora_targets"], f"ctc_train={self.ctc_train} has no LoRA")
         if self.ctc_experts == 1:
             found |= dict.fromkeys(["cluster_run_id", "gate_learning_rate"], "ctc_experts=1 leaves nothing to route")
+        elif self.top_k == 1 and not self.part(BalanceOptions).teaches_gate:
+            found["gate_learning_rate"] = "top_k=1 gives the gate no gradient, and no balance is asked for"
         return found
 
     def _expert_faults(self) -> list[str]:
@@ -122,7 +128,7 @@ def run(options: StepOptions) -> str:
         trained = train(system, train_set, dev_set, options.part(CTCTrainingOptions), given.training)
         if options.ctc_lm_order:
             _add_language_model(step, options, given, system, dev_set)
-        facts = training_facts(system, trained.summaries[-1], options.seed, trained.earlier)
+        facts = training_facts(system, trained.summary, options.seed, trained.earlier)
         log_system(step, system, {"synthetic": bool(prepared.note), **facts}, options)
         if options.export_dir:
             _finish_export(Path(options.export_dir), options, system, trained)
@@ -138,28 +144,15 @@ def resolved(options: StepOptions, prepared: Prepared) -> StepOptions:
 
 
 def _feasible(step: StepRun, options: StepOptions, inputs: CTCInputs) -> TrainingInputs:
-    """What is trained on, without the utterances whose loss is infinite: they are named in a table.
-
-    Raises:
-        ValueError: they are more than `max_quarantined` allows.
-    """
+    """What is trained on, without the utterances whose loss is infinite, in batches that memory holds; dev is decoded whole."""
     plan = plan_of(options, options.ctc_epochs, options.ctc_batch_size, options.learning_rate)
-    given = training_inputs(step, options, 100.0, plan)
-    left_out = infeasible(given.train, inputs)
-    step.log_table(left_out, INFEASIBLE)
-    step.log_metrics({"n_infeasible": len(left_out)})
-    n_all = len(given.train)
-    if len(left_out) > options.max_quarantined * n_all or len(left_out) == n_all:
-        change = "set add_adapter=false" if options.add_adapter else "set a smaller ctc_frame_ms"
-        raise ValueError(
-            f"max_quarantined={options.max_quarantined:g}: {len(left_out)} of {n_all} train utterances {left_out['reason'][0]}, "
-            f"e.g. {left_out['utterance_id'][:3].tolist()}; {change}, or raise max_quarantined"
-        )
-    kept = given.train[~given.train["utterance_id"].isin(left_out["utterance_id"])].reset_index(drop=True)
-    most_frames = max(inputs.length(round(seconds * SAMPLE_RATE)) for seconds in kept["duration_s"])
+    change = "set add_adapter=false" if options.add_adapter else "set a smaller ctc_frame_ms"
+    whole = training_inputs(step, options, 100.0, plan)
+    given = feasible(step, whole, inputs, options.max_quarantined, change, ["train"])
+    most_frames = max(inputs.length(round(seconds * SAMPLE_RATE)) for seconds in given.train["duration_s"])
     n_parts = parts_of_batch(options.part(CTCTrainingOptions), most_frames)
     plan = dataclasses.replace(plan, batch_size=plan.batch_size // n_parts, accumulation=plan.accumulation * n_parts)
-    return dataclasses.replace(given, train=kept, training=dataclasses.replace(given.training, plan=plan))
+    return dataclasses.replace(given, training=dataclasses.replace(given.training, plan=plan))
 
 
 def _finish_export(folder: Path, options: StepOptions, system: CTCSystem, trained: TrainedCTC) -> None:
@@ -200,10 +193,7 @@ def _report(
     step: StepRun, options: StepOptions, given: TrainingInputs, system: CTCSystem, trained: TrainedCTC, facts: Mapping[str, float]
 ) -> None:
     rate, note, history = options.selection, given.prepared.note, pd.DataFrame(trained.history)
-    kept = {} if trained.epoch is None else {"best_epoch": trained.epoch}
-    numbers = {name: value for name, value in facts.items() if name != "seed"}
-    trains = {f"n_trainable/{group.name}": group.n_parameters for group in system.parameter_groups()}
-    step.log_metrics({f"dev/{rate}_kept": trained.rate, **kept, **numbers, **trains})
+    log_kept(step, rate, trained, system, facts)
     step.log_table(history, "tables/history.json")
     if not options.no_plot:
         panels = {f"dev {rate.upper()}": [rate], "dev loss": ["loss"], "blank outputs": ["blank_share"]}
@@ -229,14 +219,13 @@ def _description(
     options: StepOptions, given: TrainingInputs, system: CTCSystem, trained: TrainedCTC, facts: Mapping[str, float]
 ) -> str:
     rate, missing = options.selection.upper(), ""
-    if options.ctc_model != SCRATCH:
+    if options.ctc_model != SCRATCH and system.missing:
         missing = f" The checkpoint lacked {', '.join(system.missing)}."
-    kept = "What training began with" if trained.epoch is None else f"Epoch {trained.epoch}"
     return (
         f"Dev {rate} {100 * trained.rate:.1f} %, {100 * trained.start_rate:.1f} % at the start"
         f"{', SYNTHETIC speech' if given.prepared.note else ''}.\n\nWav2Vec2-BERT CTC: `ctc_model={options.ctc_model}`, "
         f"{len(system.vocabulary)} tokens, an output every {1000 * system.module.frames.output_s:g} ms; {facts['n_trainable']:,} trainable of "
-        f"{facts['n_total']:,} parameters.{missing} {facts['n_utterances_seen']:,} utterances seen. {kept} is kept by dev {rate}."
+        f"{facts['n_total']:,} parameters.{missing} {facts['n_utterances_seen']:,} utterances seen. {trained.kept} is kept by dev {rate}."
     )
 
 

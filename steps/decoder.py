@@ -6,7 +6,6 @@ a base (`pretrain_run_id`), from the train split's texts (`prepare_run_id`) or f
 """
 
 import dataclasses
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from moe.files import folder_digest, write_whole_dir
+from moe.files import folder_digest
 from moe.options import Options, names_of, option
 from moe.synthesis.grammar import grammars, is_held_out
 from moe.systems.steer_moe.decoder import PROMPT, DecoderRecord, decoder_fault, save_decoder, take_decoder
@@ -31,6 +30,7 @@ from steps.inputs.corpus import SYNTHETIC_NOTE, read_prepared
 from steps.inputs.training import checkpoints_of, reporter
 from steps.options.step_options import ReportOptions, RunOptions, SeedOptions
 from steps.pretrain import LICENCE, SHIPPED
+from steps.registry.exports import copy_out
 from steps.tracking import artifacts, runs
 from steps.tracking.artifacts import NONE_GIVEN
 from steps.tracking.step_run import StepRun
@@ -74,7 +74,10 @@ class StepOptions(
     def idle(self) -> dict[str, str]:
         """What only a language model that is made would use."""
         names = names_of(DecoderOptions, PromptTextOptions, CheckpointOptions, ReportOptions)
-        return {} if self.init_from else dict.fromkeys(names, f"the language model {self.llm} is taken as it is")
+        names += ["prepare_run_id", "pretrain_run_id"]
+        if self.init_from:
+            return {"copy_decoder_mb": f"init_from={self.init_from}: a language model that is made is copied at any size"}
+        return dict.fromkeys(names, f"the language model {self.llm} is taken as it is")
 
     def data_digests(self) -> dict[str, str]:
         """Content of a language model in a folder."""
@@ -104,9 +107,7 @@ def run(options: StepOptions) -> str:
             record = take_decoder(options.llm, folder, options.copy_decoder_mb)
             step.describe(_taken(record))
         step.log_folder(folder, artifacts.DECODER)
-        if options.export_dir:
-            with write_whole_dir(Path(options.export_dir)) as aside:
-                shutil.copytree(folder, aside, dirs_exist_ok=True)
+        copy_out(folder, options.export_dir)
     return step.run_id
 
 

@@ -16,19 +16,20 @@ from analysis.plots.training import training_curves
 from analysis.report import markdown_table, percent
 from moe.audio.augmentation import AugmentationOptions
 from moe.options import names_of, option
-from moe.systems.domain_whisper.domains import NO_DOMAIN, DomainOptions, Domains, domains_of
+from moe.systems.domain_whisper.domains import NO_DOMAIN, TWO, DomainOptions, Domains, domains_of
 from moe.systems.domain_whisper.folder import DomainShape
 from moe.systems.domain_whisper.options import BalanceOptions, DomainTrainingOptions, LossOptions, TokenOptions
 from moe.systems.domain_whisper.prompts import token_faults
 from moe.systems.domain_whisper.system import DomainSystem, build
 from moe.systems.domain_whisper.training import TrainedDomains, balanced, row_similarities, token_share, train
-from moe.systems.domain_whisper.unfreezing import UnfreezeOptions, block_faults, describe
+from moe.systems.domain_whisper.unfreezing import ROWS_ALONE, UnfreezeOptions, describe
 from moe.systems.whisper.features import AudioContextOptions
 from moe.training.loop import seed_everything
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.feasible import feasible
 from steps.inputs.training import TrainingInputs, log_system, plan_of, read_base, training_facts, training_inputs
 from steps.options.step_options import ExportOptions, TrainingStepOptions
+from steps.reports.training import log_kept
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
@@ -60,8 +61,15 @@ class StepOptions(
         return self.part(AugmentationOptions) if self.augment else PLAIN
 
     def idle(self) -> dict[str, str]:
-        """Augmentation where there is none."""
-        return {} if self.augment else dict.fromkeys(names_of(AugmentationOptions), "needs augment=true")
+        """Augmentation where there is none, rates of what does not train, and who is normal where nobody asks."""
+        found = {} if self.augment else dict.fromkeys(names_of(AugmentationOptions), "needs augment=true")
+        if self.unfreeze == ROWS_ALONE:
+            found["domain_learning_rate"] = f"unfreeze={ROWS_ALONE} trains nothing beside the tokens' rows"
+        if self.token_dropout == 1:
+            found |= dict.fromkeys(("token_learning_rate", "token_init"), "token_dropout=1 trains no token")
+        if self.domains != TWO and self.oversample == self.domain_loss_weight == 1:
+            found["normal_etiologies"] = f"domains={self.domains} reads it with oversample or domain_loss_weight alone"
+        return found
 
 
 def run(options: StepOptions) -> str:
@@ -104,7 +112,7 @@ def refuse_base(folder: Path, domains: Domains, options: UnfreezeOptions) -> Non
     Raises:
         ValueError: both of it, in one message.
     """
-    faults = block_faults(options, WhisperConfig.from_pretrained(folder))
+    faults = options.block_faults(WhisperConfig.from_pretrained(folder))
     faults += token_faults(WhisperTokenizer.from_pretrained(folder), domains.names)
     if faults:
         raise ValueError("; ".join(faults))
@@ -172,16 +180,12 @@ def _report(
     facts: Mapping[str, float],
 ) -> None:
     numbers = system.shape.domains.numbers(given.train["etiology"].tolist())
-    kept = {} if trained.epoch is None else {"best_epoch": trained.epoch}
     classifier = {f"classifier/{name}": value for name, value in trained.classifier.metrics.items()}
     share = {"token_share": token_share(numbers, options.token_dropout)}
-    plain = {name: value for name, value in facts.items() if name != "seed"}
-    step.log_metrics(
-        {f"dev/{options.selection}_kept": trained.rate, **kept, **plain, **classifier, **share, **row_similarities(system)}
-    )
-    table, history = trainable(system), pd.DataFrame(trained.history)
-    step.log_metrics({f"n_trainable/{group.name}": group.n_parameters for group in system.parameter_groups()})
-    step.log_table(table, TRAINABLE)
+    log_kept(step, options.selection, trained, system, facts)
+    step.log_metrics({**classifier, **share, **row_similarities(system)})
+    history = pd.DataFrame(trained.history)
+    step.log_table(trainable(system), TRAINABLE)
     step.log_table(history, "tables/history.json")
     if not options.no_plot:
         panels = {"dev CER": _columns(history, "cer"), "dev WER": _columns(history, "wer"), "dev loss": _columns(history, "loss")}
@@ -199,13 +203,12 @@ def _description(
     options: StepOptions, given: TrainingInputs, system: DomainSystem, trained: TrainedDomains, facts: Mapping[str, Any]
 ) -> str:
     trains = describe(options.part(UnfreezeOptions), system.base.model.config)
-    metrics, kept = trained.classifier.metrics, "What training began with" if trained.epoch is None else f"Epoch {trained.epoch}"
-    counted = trainable(system)
+    metrics, counted = trained.classifier.metrics, trainable(system)
     return (
         f"Dev {options.selection.replace('_', ' ')} {100 * trained.rate:.1f} %, {100 * trained.start_rate:.1f} % at the start"
         f"{', SYNTHETIC speech' if given.prepared.note else ''}.\n\nDomain-token Whisper. Domains: {', '.join(system.shape.domains.names)}. "
         f"Trains: {trains}; {facts['n_trainable']:,} of {facts['n_total']:,} parameters. {facts['n_utterances_seen']:,} utterances seen. "
-        f"{kept} is kept by dev {options.selection.replace('_', ' ')}. The classifier finds the domain of {100 * metrics['dev/accuracy']:.1f} % of dev.\n\n"
+        f"{trained.kept} is kept by dev {options.selection.replace('_', ' ')}. The classifier finds the domain of {100 * metrics['dev/accuracy']:.1f} % of dev.\n\n"
         f"{markdown_table(counted[counted['n_trainable'] > 0])}"
     )
 

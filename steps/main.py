@@ -19,7 +19,7 @@ from moe.corpora.preparation import PreparationOptions
 from moe.experts.routed_lora import AdapterOptions
 from moe.options import NONE, Options, names_of, to_text
 from moe.systems.whisper.base_model import SCRATCH
-from steps import asr, cluster, pretrain
+from steps import asr, cluster, pretrain, steer
 from steps.chain.checks import (
     beam_faults,
     export_faults,
@@ -38,13 +38,13 @@ from steps.chain.stages import (
     STAGES,
     Chain,
     chosen_systems,
-    idle_options,
     left_out,
     n_experts,
     planned,
     stage_options,
     used_names,
 )
+from steps.chain.steer_checks import steer_faults
 from steps.inputs.corpus import corpus_name
 from steps.options.help_text import owner
 from steps.options.option_files import option_file_text
@@ -122,9 +122,8 @@ def check_stages(options: StepOptions) -> None:
     """
     faults: dict[str, None] = {}
     for module, given in planned(options):
-        idle = idle_options(module, options, given)
         try:
-            stage_options(module, options, **{name: value for name, value in given.items() if name not in idle})
+            stage_options(module, options, **given)
         except ValueError as error:
             faults |= dict.fromkeys(str(error).split("; "))
     faults |= dict.fromkeys(_faults_between(options))
@@ -140,7 +139,7 @@ def _faults_between(options: StepOptions) -> list[str]:
     found += [] if pretrain in left_out(options) else language_faults(options.language, base, options.source)
     found += layer_faults(options.gate_layer, base, options.source) + top_k_faults(options, n_experts(options))
     found += export_faults(options, planned(options))
-    found += _rank_faults(options)
+    found += _rank_faults(options) + ([] if steer in left_out(options) else steer_faults(options))
     return found + beam_faults(options) + _register_faults(options) + _corpus_faults(options)
 
 

@@ -6,7 +6,6 @@ is trained, then all; or `scratch`). Example:
 """
 
 import dataclasses
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pandas as pd
 
 from analysis.plots.training import training_curves
 from moe.audio.augmentation import AugmentationOptions
-from moe.files import file_digest, folder_digest, write_json, write_whole_dir
+from moe.files import file_digest, folder_digest, write_json
 from moe.options import Options, listed, names_of, option
 from moe.systems.whisper.adapted_base import model_below
 from moe.systems.whisper.base_model import (
@@ -45,6 +44,7 @@ from moe.training.precision import precision
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.training import checkpoints_of, compute_arguments, reporter
 from steps.options.step_options import PlotOptions, ReportOptions
+from steps.registry.exports import copy_out
 from steps.tracking import artifacts, runs
 from steps.tracking.artifacts import NONE_GIVEN
 from steps.tracking.step_run import StepRun
@@ -160,9 +160,7 @@ def run(options: StepOptions) -> str:
         else:
             _train(step, options, read_prepared(options.prepare_run_id), folder)
         step.log_folder(folder, artifacts.BASE)
-        if options.export_dir:
-            with write_whole_dir(Path(options.export_dir)) as aside:
-                shutil.copytree(folder, aside, dirs_exist_ok=True)
+        copy_out(folder, options.export_dir)
     return step.run_id
 
 

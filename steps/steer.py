@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.plots.steering import dev_figure, history_figure
 from analysis.plots.training import training_curves
 from moe.experts.routed_lora import matched_rank
-from moe.options import option
+from moe.options import names_of, option
 from moe.system import read_record
 from moe.systems.steer_moe.options import LORA, WHISPER, SteerModelOptions
 from moe.systems.steer_moe.parts import Sources, lora_of
@@ -24,16 +24,10 @@ from moe.systems.whisper.features import AudioContextOptions
 from moe.training.loop import seed_everything
 from moe.training.plan import TrainingPlan
 from moe.training.precision import precision
-from steps.inputs.training import (
-    TrainingInputs,
-    log_system,
-    plan_of,
-    read_base,
-    training_facts,
-    training_inputs,
-    without_unlearnable,
-)
-from steps.options.step_options import ExportOptions, TrainingStepOptions
+from steps.inputs.feasible import feasible
+from steps.inputs.training import TrainingInputs, log_system, plan_of, read_base, training_facts, training_inputs
+from steps.options.step_options import TRAINING, ExportOptions, TrainingStepOptions
+from steps.reports.training import log_kept
 from steps.tracking import artifacts, runs
 from steps.tracking.artifacts import NONE_GIVEN
 from steps.tracking.step_run import StepRun
@@ -42,7 +36,6 @@ OF_STEERING = (
     "steering_learning_rate", "scale_learning_rate", "router_learning_rate", "steering_gradient_clip", "steering_balance_coefficient",
     "steering_log_every",
 )  # fmt: skip
-TOO_LONG = "tables/too_long.json"
 COMPILED = ("none", "encoder", "all")
 NO_CLIP = float("inf")  # the loop's own would scale every group by the gradient of the vectors
 
@@ -64,8 +57,9 @@ class StepOptions(SteerTrainingOptions, SteerModelOptions, AudioContextOptions, 
             found.append("match_run_id is missing: steer_adapter=lora is as large as another steer run")
         if self.writer != WHISPER and self.decoder_run_id in NONE_GIVEN:
             found.append("decoder_run_id is missing: writer=llm needs a language model")
-        if self.writer == WHISPER and not self.steer_experts and self.steer_adapter != LORA:
-            found.append("writer=whisper and steer_experts=0: nothing would train")
+        if not (self.projects or self.steers or self.steer_adapter == LORA):
+            who = "writer=whisper" if self.writer == WHISPER else "projector=none"
+            found.append(f"{who} and steer_experts=0: nothing would train")
         return found
 
     def idle(self) -> dict[str, str]:
@@ -73,8 +67,19 @@ class StepOptions(SteerTrainingOptions, SteerModelOptions, AudioContextOptions, 
         found = {} if self.steer_adapter == LORA else {"match_run_id": f"steer_adapter={self.steer_adapter} matches no run"}
         if self.writer == WHISPER:
             found["decoder_run_id"] = "writer=whisper uses no language model"
-        if not self.steer_experts or self.steer_adapter == LORA:
+        if not (self.projects or self.steer_adapter == LORA):
+            found["steer_learning_rate"] = "there is no projector to train"
+        if not self.steers:
             found |= dict.fromkeys(OF_STEERING, "there is no steering to train")
+        elif self.steer_experts == 1:
+            found |= dict.fromkeys(
+                ("router_learning_rate", "steering_balance_coefficient"), "steer_experts=1 leaves nothing to choose"
+            )
+        if not self.use_layer_scales:
+            found["scale_learning_rate"] = "use_layer_scales=false learns no scales"
+        if not self.steer_epochs:
+            names = names_of(SteerTrainingOptions, but=["steer_epochs", "steer_percent", "steer_select"])
+            found |= dict.fromkeys([*names, *set(TRAINING) & set(names_of(type(self)))], "steer_epochs=0 trains nothing")
         return found
 
 
@@ -86,7 +91,7 @@ def run(options: StepOptions) -> str:
         base, base_dir = read_base(options.pretrain_run_id, given.prepared.language)
         seed_everything(options.seed)
         system = _system(options, given, base, base_dir)
-        given = without_unlearnable(step, given, system.inputs, options.max_quarantined, TOO_LONG, "allow longer ones")
+        given = feasible(step, given, system.inputs, options.max_quarantined, "allow longer ones")
         etiologies = pd.concat([given.train, given.dev]).set_index("utterance_id")["etiology"].to_dict()
         train_set, dev_set = (
             make(system.inputs, system.from_manifest(rows))
@@ -148,10 +153,8 @@ def _report(
     facts: Mapping[str, float],
 ) -> None:
     note, history, analyses = given.prepared.note, pd.DataFrame(trained.history), pd.DataFrame(trained.analyses)
-    kept = {} if trained.epoch is None else {"best_epoch": trained.epoch}
-    numbers = {name: value for name, value in facts.items() if name != "seed"}
-    step.log_metrics({f"dev/{options.steer_select}_kept": trained.rate, **kept, **numbers})
-    step.log_metrics({f"kept/{name}": value for name, value in trained.kept.items()})
+    log_kept(step, options.steer_select, trained, system, facts)
+    step.log_metrics({f"kept/{name}": value for name, value in trained.steering.items()})
     if trained.warnings:
         given.training.checkpoints.events.report(WARNING, f"kept model: {'; '.join(trained.warnings)}")
     for table, name in ((history, "history"), (analyses, "steering")):
@@ -165,27 +168,25 @@ def _plots(step: StepRun, options: StepOptions, system: SteerSystem, trained: Tr
     if options.no_plot:
         return
     if trained.history:
-        panels = {"dev error rates": list(dict.fromkeys(["wer", options.steer_select])), "dev loss": ["loss"]}
-        panels = {name.replace("error rates", "WER, CER"): columns for name, columns in panels.items()}
+        panels = {"dev WER, CER": list(dict.fromkeys(["wer", options.steer_select])), "dev loss": ["loss"]}
         figure = training_curves(pd.DataFrame(trained.history), panels, system.record.title, best=trained.epoch, note=note)
         step.log_figure(figure, "plots/training.png")
     if trained.analyses:
         step.log_figure(history_figure(pd.DataFrame(trained.analyses), note), "plots/steering.png")
-    if trained.kept:
-        step.log_figure(dev_figure(trained.kept, note), "plots/steering_use.png")
+    if trained.steering:
+        step.log_figure(dev_figure(trained.steering, note), "plots/steering_use.png")
 
 
 def _description(
     options: StepOptions, given: TrainingInputs, system: SteerSystem, trained: TrainedSteer, facts: Mapping[str, float]
 ) -> str:
     rate, parts = options.steer_select.upper(), "; ".join(f"{key}: {text}" for key, text in system.describe().items())
-    kept = "What training began with" if trained.epoch is None else f"Epoch {trained.epoch}"
     groups = ", ".join(f"{group.name} {group.n_parameters:,} at {group.learning_rate:g}" for group in system.parameter_groups())
     warned = f"\n\n**Not as document 002 says:** {'; '.join(trained.warnings)}." if trained.warnings else ""
     return (
         f"## {system.record.title}{', on SYNTHETIC speech' if given.prepared.note else ''}\n{parts}. "
         f"{facts['n_trainable']:,} trainable of {facts['n_total']:,} parameters ({groups}). {facts['n_utterances_seen']:,} utterances seen. "
-        f"{kept} is kept by dev {rate}, {100 * trained.rate:.1f} % (at the start {100 * trained.start_rate:.1f} %).{warned}"
+        f"{trained.kept} is kept by dev {rate}, {100 * trained.rate:.1f} % (at the start {100 * trained.start_rate:.1f} %).{warned}"
     )
 
 

@@ -20,9 +20,9 @@ from moe.routing.curriculum import CurriculumOptions, Phase, phase
 from moe.routing.losses import BalanceOptions, normalised_entropy
 from moe.routing.options import RoutingOptions
 from moe.system import DecodingOptions, Hypothesis, Routes, routing_weights
-from moe.training.best_epoch import START
+from moe.training.best_epoch import Trained
 from moe.training.dataset import SpeechDataset
-from moe.training.loop import Training, TrainingSummary, fit
+from moe.training.loop import Training, fit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,25 +46,13 @@ class JointOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainedMixture:
-    """What joint training did: the epoch kept (None: the start), its dev WER and that of the start, metrics and expert load (E,) per epoch.
+class TrainedMixture(Trained):
+    """What joint training did, by the dev WER, and expert load (E,) per epoch.
 
-    A row of a mixture also holds `temperature` and `top_k`, with which the epoch was trained, and the entropy of the gate then.
+    A row of a mixture's history also holds `temperature` and `top_k`, with which the epoch was trained, and the entropy of the gate then.
     """
 
-    summary: TrainingSummary
-    epoch: int | None
-    wer: float
-    start_wer: float
-    history: tuple[dict[str, float], ...]
     loads: tuple[np.ndarray, ...]
-
-    @property
-    def kept(self) -> str:
-        """What was kept, in words."""
-        if self.epoch is not None:
-            return f"Epoch {self.epoch}"
-        return "The start (every epoch was worse)" if self.history else "The start (there was no epoch)"
 
 
 def train_jointly(
@@ -83,8 +71,7 @@ def train_jointly(
     summary = fit(system.module, train_set, training, hooks, system.parameter_groups())
     hooks.judge_start()  # where there was no epoch to begin
     hooks.restore_best()
-    epoch = None if hooks.best_epoch == START else hooks.best_epoch
-    return TrainedMixture(summary, epoch, hooks.best_value, hooks.start_value, tuple(hooks.history), tuple(hooks.loads))
+    return TrainedMixture(**vars(hooks.trained(summary)), loads=tuple(hooks.loads))
 
 
 def experts_faults(n_experts: int, routing: RoutingOptions, curriculum: CurriculumOptions, balance: BalanceOptions) -> list[str]:

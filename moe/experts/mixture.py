@@ -1,5 +1,6 @@
 """What expert and joint training need of a recogniser: a module that knows its experts, its gate and the phase that it is in."""
 
+import abc
 from typing import Protocol, Self
 
 from torch import nn
@@ -11,7 +12,7 @@ from moe.routing.options import RoutingOptions
 from moe.system import System
 
 
-class Mixture(nn.Module):
+class Mixture(nn.Module, abc.ABC):
     """A base model with routed layers.
 
     Attributes:
@@ -28,9 +29,9 @@ class Mixture(nn.Module):
     phase: Phase
     window: BalanceWindow
 
+    @abc.abstractmethod
     def use_precision(self, name: str) -> Self:
         """Compute in `fp32`, `bf16` or `fp16` from now on."""
-        raise NotImplementedError
 
 
 class MixtureSystem(System, Protocol):

@@ -19,6 +19,7 @@ from moe.routing.gate_metrics import calibration_error, cross_calibrated, fitted
 from moe.routing.options import TopKOptions
 from moe.training.best_epoch import BestEpoch
 from moe.training.checkpoints import Checkpoints
+from moe.training.dropout import without_dropout
 from moe.training.hooks import Report
 from moe.training.loop import Training
 from moe.training.plan import TrainingPlan
@@ -157,11 +158,8 @@ def split_metrics(gate: Gate, train: EmbeddingRows, dev: EmbeddingRows, top_k: i
 @torch.no_grad()
 def gate_logits(gate: Gate, embeddings: Tensor) -> Tensor:
     """Logits (n, n_experts) with dropout off, on the CPU."""
-    was_training = gate.training
-    gate.eval()
-    logits = [gate(rows.to(gate.mean.device)).cpu() for rows in embeddings.split(65_536)]
-    gate.train(was_training)
-    return torch.cat(logits)
+    with without_dropout(gate):
+        return torch.cat([gate(rows.to(gate.mean.device)).cpu() for rows in embeddings.split(65_536)])
 
 
 def training_arguments(plan: TrainingPlan, folder: str) -> TrainingArguments:

@@ -1,6 +1,7 @@
 """Scoring after every few epochs, and the best epoch kept: what all trainings share beside the loop."""
 
 import abc
+import dataclasses
 import math
 from typing import Any
 
@@ -8,9 +9,27 @@ import torch
 from torch import Tensor, nn
 
 from moe.training.hooks import TrainingHooks
-from moe.training.loop import Training
+from moe.training.loop import Training, TrainingSummary
 
 START = -1  # among epochs: before the first
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What a training did: the epoch kept (None: the start), its error rate of dev and that of the start, and metrics by epoch."""
+
+    summary: TrainingSummary
+    epoch: int | None
+    rate: float
+    start_rate: float
+    history: tuple[dict[str, float], ...]
+
+    @property
+    def kept(self) -> str:
+        """What was kept, in words."""
+        if self.epoch is not None:
+            return f"Epoch {self.epoch}"
+        return "The start (every epoch was worse)" if self.history else "The start (there was no epoch)"
 
 
 class Validation(TrainingHooks, abc.ABC):
@@ -127,6 +146,11 @@ class BestEpoch(Validation):
         for name, parameter in self.module.named_parameters():
             if name in self.best_state:
                 parameter.copy_(self.best_state[name])
+
+    def trained(self, summary: TrainingSummary) -> Trained:
+        """What the training did that a summary counts."""
+        epoch = None if self.best_epoch == START else self.best_epoch
+        return Trained(summary, epoch, self.best_value, self.start_value, tuple(self.history))
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of what trains."""

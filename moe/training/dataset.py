@@ -138,10 +138,13 @@ class SpeechDataset(Dataset):
         return [f"these cannot be trained on: {'; '.join(said)}"] if said else []
 
 
-def unlearnable(rows: pd.DataFrame, inputs: Inputs) -> pd.DataFrame:
-    """Those rows that a system cannot learn from, as a table: utterance_id, duration_s, reference, reason."""
+def refused(rows: pd.DataFrame, inputs: Inputs) -> pd.DataFrame:
+    """Those rows that a system cannot be trained on, as a table: utterance_id, duration_s, reference, reason."""
+    window = inputs.window_s
     reasons = [
-        inputs.refusal(round(seconds * SAMPLE_RATE), reference)
+        f"are longer than the window of {window:g} s"
+        if window is not None and seconds > window
+        else inputs.refusal(round(seconds * SAMPLE_RATE), reference)
         for seconds, reference in zip(rows["duration_s"], rows["reference"], strict=True)
     ]
     table = rows[["utterance_id", "duration_s", "reference"]].assign(reason=reasons)

@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from moe.options import Options, names_of
-from moe.systems.steer_moe.options import SHIPPED_DECODER
+from moe.systems.steer_moe.options import LLM, SHIPPED_DECODER, WHISPER
 from moe.systems.table import SYSTEMS
 from moe.systems.whisper.base_model import SCRATCH
 from steps import (
@@ -90,8 +90,7 @@ TRAINING = (
     Stage("decoder", decoder, ("prepare", "pretrain"), (STEER,),
           lambda options: {"init_from": SCRATCH if makes_decoder(options) else None, "export_dir": None}),
     Stage(STEER, steer, ("prepare", "pretrain", "decoder"), (STEER,)),
-    Stage(CTC, ctc, ("prepare", "cluster"), (CTC,),
-          lambda options: {"cluster_run_id": None} if vars(options).get("ctc_experts", 1) == 1 else {}),
+    Stage(CTC, ctc, ("prepare", "cluster"), (CTC,)),
     Stage(DOMAIN, domain, ("prepare", "pretrain"), (DOMAIN,)),
 )  # fmt: skip
 LAST = (evaluate, compare, register)
@@ -115,6 +114,8 @@ def left_out(options: ChainOptions) -> dict[ModuleType, str]:
         stages[compare] = f"systems={options.systems}"
     if options.corpus != SYNTHETIC:
         stages[synthesize] = f"corpus={options.corpus}"
+    if getattr(options, "writer", LLM) == WHISPER:
+        stages.setdefault(decoder, f"writer={WHISPER}")
     return stages | (dict.fromkeys(MIXTURE_ONLY, "skip_pretraining=true") if options.skip_pretraining else {})
 
 
@@ -125,12 +126,10 @@ def stages_of(options: ChainOptions) -> list[Stage]:
 
 
 def stage_options(module: ModuleType, options: ChainOptions, **given: Any) -> Options:
-    """The options of one step: those of `main` that it has and that do something there, and `given`."""
+    """The options of one step: those of `main` that it has and `given`, as far as they do something there."""
     left = {"run_name", *idle_options(module, options, given)}  # the name is that of the chain's own run
-    values = {
-        name: getattr(options, name) for name in names_of(module.StepOptions) if hasattr(options, name) and name not in left
-    }
-    return module.StepOptions(**values | given)
+    values = {name: getattr(options, name) for name in names_of(module.StepOptions) if hasattr(options, name)} | given
+    return module.StepOptions(**{name: value for name, value in values.items() if name not in left})
 
 
 def idle_options(module: ModuleType, options: ChainOptions, given: Mapping[str, Any]) -> dict[str, str]:

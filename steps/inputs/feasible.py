@@ -1,51 +1,54 @@
-"""What a model can be trained on of a corpus: longer audio and longer references are left out by name, never cut."""
+"""What a model can be trained on of a corpus: longer audio and references that it cannot learn are left out by name, never cut."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import pandas as pd
 
-from moe.audio.sampling import SAMPLE_RATE
 from moe.system import Inputs
+from moe.training.dataset import refused
 from steps.inputs.training import TrainingInputs
 from steps.tracking.step_run import StepRun
 
-LEFT_OUT = "tables/left_out.json"
+INFEASIBLE = "tables/infeasible.json"
+SPLITS = ("train", "dev")
 
 
-def feasible(step: StepRun, given: TrainingInputs, inputs: Inputs, max_left_out: float) -> TrainingInputs:
+def feasible(
+    step: StepRun,
+    given: TrainingInputs,
+    inputs: Inputs,
+    max_left_out: float,
+    change: str | None = None,
+    splits: Sequence[str] = SPLITS,
+) -> TrainingInputs:
     """The same without what the model cannot take, which a table names with the reason.
 
     Decoding takes everything: it cuts what is longer than the window at quiet places.
 
+    Args:
+        max_left_out: share of the train utterances that may be left out; of dev all but one may.
+        change: what the user can change beside `max_quarantined` and the corpus.
+        splits: those that are searched; dev is left whole where its loss does not need what is refused.
+
     Raises:
-        ValueError: more than `max_left_out` of train, or all of train or dev.
+        ValueError: there are more, or nothing is left.
     """
-    reasons = {split: _reasons(rows, inputs) for split, rows in (("train", given.train), ("dev", given.dev))}
-    parts = [rows[reasons[split].notna()].assign(split=split) for split, rows in (("train", given.train), ("dev", given.dev))]
-    table = pd.concat(parts).assign(reason=pd.concat([reasons[split].dropna() for split in reasons]).to_numpy())
-    step.log_table(table[["split", "utterance_id", "duration_s", "reason"]], LEFT_OUT)
-    step.log_metrics({f"n_left_out/{split}": int(found.notna().sum()) for split, found in reasons.items()})
-    for split, rows in (("train", given.train), ("dev", given.dev)):
-        n_out, most = int(reasons[split].notna().sum()), max_left_out * len(rows) if split == "train" else len(rows) - 1
-        if n_out > most or n_out == len(rows):
-            first = table.loc[table["split"] == split, "reason"].iloc[0]
+    rows = {split: getattr(given, split) for split in splits}
+    left_out = {split: refused(part, inputs) for split, part in rows.items()}
+    table = pd.concat([part.assign(split=split) for split, part in left_out.items()], ignore_index=True)
+    step.log_table(table, INFEASIBLE)
+    step.log_metrics({"n_infeasible": len(table)})
+    for split, part in left_out.items():
+        n_all = len(rows[split])
+        if len(part) == n_all or (split == "train" and len(part) > max_left_out * n_all):
+            ways = [*([change] if change else []), "raise max_quarantined", f"prepare the corpus without them ({INFEASIBLE})"]
             raise ValueError(
-                f"max_quarantined={max_left_out:g}: {n_out} of {len(rows)} {split} utterances {first}; raise it, or prepare the corpus "
-                f"without them ({LEFT_OUT} names them)"
+                f"max_quarantined={max_left_out:g}: {len(part)} of {n_all} {split} utterances {part['reason'][0]}, "
+                f"e.g. {part['utterance_id'][:3].tolist()}; {', '.join(ways[:-1])} or {ways[-1]}"
             )
     kept = {
-        split: rows[reasons[split].isna()].reset_index(drop=True) for split, rows in (("train", given.train), ("dev", given.dev))
+        split: part[~part["utterance_id"].isin(left_out[split]["utterance_id"])].reset_index(drop=True)
+        for split, part in rows.items()
     }
     return dataclasses.replace(given, **kept)
-
-
-def _reasons(rows: pd.DataFrame, inputs: Inputs) -> pd.Series:
-    """Why each of the rows (N,) cannot be taken; None where it can."""
-    window = inputs.window_s
-    found = [
-        f"are longer than the window of {window:g} s"
-        if window is not None and row["duration_s"] > window
-        else inputs.refusal(round(row["duration_s"] * SAMPLE_RATE), row["reference"])
-        for row in rows.to_dict("records")
-    ]
-    return pd.Series(found, index=rows.index, dtype=object)

@@ -22,7 +22,7 @@ from moe.systems.whisper.inputs import WhisperInputs
 from moe.training.averaging import AveragingOptions
 from moe.training.checkpoints import CheckpointOptions, Checkpoints, TrainingEvents
 from moe.training.cost import compute_seconds, device_name
-from moe.training.dataset import SpeechDataset, unlearnable
+from moe.training.dataset import SpeechDataset
 from moe.training.hooks import Report
 from moe.training.loop import Training, TrainingSummary
 from moe.training.plan import ComputeOptions, TrainingPlan
@@ -81,31 +81,6 @@ def training_inputs(step: StepRun, options: TrainingStepOptions, percent: float,
     report, checkpoints = reporter(step, options), checkpoints_of(step, options)
     training = Training(plan, report, checkpoints, options.eval_every_n_epochs, options.eval_every_n_updates)
     return TrainingInputs(options, prepared, train, dev, training)
-
-
-def without_unlearnable(
-    step: StepRun, given: TrainingInputs, inputs: Inputs, max_quarantined: float, table: str, change: str
-) -> TrainingInputs:
-    """What is trained on, without the utterances that the system cannot learn from: they are named in a table, with the reason.
-
-    Args:
-        max_quarantined: share of them that is allowed.
-        table: the artifact that names them. change: what the user can change.
-
-    Raises:
-        ValueError: there are more of them, or nothing else.
-    """
-    left_out = unlearnable(given.train, inputs)
-    step.log_table(left_out, table)
-    step.log_metrics({"n_infeasible": len(left_out)})
-    n_all = len(given.train)
-    if len(left_out) > max_quarantined * n_all or len(left_out) == n_all:
-        raise ValueError(
-            f"max_quarantined={max_quarantined:g}: {len(left_out)} of {n_all} train utterances {left_out['reason'][0]}, "
-            f"e.g. {left_out['utterance_id'][:3].tolist()}; {change}, or raise max_quarantined"
-        )
-    kept = given.train[~given.train["utterance_id"].isin(left_out["utterance_id"])].reset_index(drop=True)
-    return dataclasses.replace(given, train=kept)
 
 
 def training_facts(

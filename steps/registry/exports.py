@@ -13,11 +13,16 @@ HUB_TAG = "moe.hub"
 
 def export(step: StepRun, folder: Path, options: ExportOptions) -> None:
     """Copy a model's folder to where the options say; the address of an upload is a tag of the run."""
-    if options.export_dir:
-        with write_whole_dir(Path(options.export_dir)) as aside:
-            shutil.copytree(folder, aside, dirs_exist_ok=True)
+    copy_out(folder, options.export_dir)
     if options.push_to_hub and options.hub_model_id:
         step.set_tags({HUB_TAG: push(folder, options.hub_model_id, options.hub_private, step.run_id)})
+
+
+def copy_out(folder: Path, export_dir: str | None) -> None:
+    """Copy a folder to another, whole or not at all; None copies nothing."""
+    if export_dir:
+        with write_whole_dir(Path(export_dir)) as aside:
+            shutil.copytree(folder, aside, dirs_exist_ok=True)
 
 
 def push(folder: Path, repository: str, private: bool, run_id: str) -> str:

@@ -41,7 +41,7 @@ def log_training(step: StepRun, trained: TrainedMixture, note: str) -> None:
     step.log_table(history, "tables/history.json")
     if not step.plots:
         return
-    shown = from_start(history, {"wer": trained.start_wer})
+    shown = from_start(history, {"wer": trained.start_rate})
     panels = drawable(shown, {"dev WER": ["wer"], "dev loss": ["loss"], "gate's entropy (1: undecided)": ["routing_entropy"]})
     kept = 0 if trained.epoch is None else trained.epoch + 1
     step.log_figure(training_curves(shown, panels, "Joint training", best=kept, note=note), "plots/training.png")

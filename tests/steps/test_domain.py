@@ -20,7 +20,7 @@ from moe.systems.whisper.base_model import save_base
 from steps import domain, evaluate, prepare, pretrain, register, transcribe
 from steps.registry import versions
 from steps.tracking import artifacts
-from steps.tracking.store import connect
+from tests.toys.chain import Runs
 from tests.toys.models import RATE, WORDS, shared_base, toy_wave
 from tests.toys.registry import toy_store
 
@@ -32,21 +32,10 @@ GREEDY = {"max_tokens_per_s": 3.0, "no_plot": True}
 
 
 @dataclasses.dataclass(frozen=True)
-class Done:
-    """Runs of the chain."""
+class Done(Runs):
+    """And the run that holds the base."""
 
-    corpus: Path
-    base: Path
-    prepared: str
     pretrained: str
-    trained: str
-
-    def metrics(self, run_id: str) -> dict[str, float]:
-        return connect().client.get_run(run_id).data.metrics
-
-    def table(self, name: str) -> pd.DataFrame:
-        table = read_json(artifacts.upstream(self.trained, name))
-        return pd.DataFrame(table["data"], columns=table["columns"])
 
     def train(self, **changes: Any) -> str:
         return domain.run(domain.StepOptions(prepare_run_id=self.prepared, pretrain_run_id=self.pretrained, **OPTIONS | changes))
@@ -74,7 +63,7 @@ def done(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         save_base(shared_base(), base)
         prepared = prepare.run(prepare.StepOptions(corpus="folder", dataset_root=str(corpus), no_plot=True))
         pretrained = pretrain.run(pretrain.StepOptions(whisper_model=str(base), prepare_run_id=prepared, no_plot=True))
-        done = Done(corpus, base, prepared, pretrained, "")
+        done = Done(corpus, prepared, "", pretrained)
         yield dataclasses.replace(done, trained=done.train())
 
 
@@ -130,6 +119,12 @@ def test_a_token_that_the_model_has_not_is_refused_before_it_is_loaded(done: Don
         ({"unfreeze": "none", "unfreeze_decoder_blocks": 1}, "unfreeze_decoder_blocks=1: unfreeze=none does not read it"),
         ({"decoder_parts": "attention,ffn"}, "decoder_parts=attention,ffn: ffn: there are attention, mlp"),
         ({"mask_mels": 3}, "mask_mels=3: needs augment=true"),
+        ({"unfreeze": "none", "domain_learning_rate": 0.1}, "domain_learning_rate=0.1: unfreeze=none trains nothing beside"),
+        ({"unfreeze": "lora", "layer_decay": 0.5}, "layer_decay=0.5: unfreeze=lora does not read it"),
+        ({"unfreeze": "lora", "domain_lora_r": 2, "decoder_parts": "mlp"}, "decoder_parts=mlp: unfreeze=lora does not read it"),
+        ({"unfreeze_decoder_blocks": 0, "decoder_parts": "mlp"}, "decoder_parts=mlp: unfreeze_decoder_blocks=0 trains none"),
+        ({"token_dropout": 1.0, "token_learning_rate": 0.1}, "token_learning_rate=0.1: token_dropout=1 trains no token"),
+        ({"domains": "each", "normal_etiologies": "als"}, "normal_etiologies=als: domains=each reads it with oversample or"),
     ],
 )
 def test_options_that_say_nothing_or_too_much_are_refused(given: dict[str, Any], said: str) -> None:

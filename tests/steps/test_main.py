@@ -8,7 +8,18 @@ import pytest
 from moe.systems.table import SYSTEMS
 from steps import evaluate, main
 from steps.chain.options import STAGE_NAMES
-from steps.chain.stages import NAMES, STAGES, evaluation_given, ids_of, planned, stage_options, stages_of, step_name, unasked
+from steps.chain.stages import (
+    NAMES,
+    STAGES,
+    evaluation_given,
+    idle_options,
+    ids_of,
+    planned,
+    stage_options,
+    stages_of,
+    step_name,
+    unasked,
+)
 
 
 def test_an_option_that_two_stages_share_has_one_default_and_one_kind() -> None:
@@ -57,7 +68,8 @@ def test_systems_are_trained_with_all_that_they_read_or_refused_by_name(systems:
     main.check_stages(options)
     ran: dict[str, str] = {}
     for stage in stages_of(options):
-        needed = [name for name in stage.reads if stage.given(options).get(f"{name}_run_id", name) is not None]  # None: not read
+        idle = idle_options(stage.module, options, stage.given(options))
+        needed = [name for name in stage.reads if not set(ids_of([name], {name: "an id"})) & set(idle)]
         assert len(ids_of(needed, ran)) == len(needed), stage.name
         ran[stage.name] = "an id"
     assert set(named) <= set(ran) and not set(SYSTEMS) & set(ran) - set(named)

@@ -1,10 +1,34 @@
-"""Checkpoints of a toy training: written, listed and damaged; events that are written down."""
+"""Checkpoints of a toy training: written, listed and damaged; events that are written down; trainings that are killed."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import torch
 
+from moe.training import loop
 from moe.training.checkpoints import PREFIX, Checkpoint, CheckpointOptions, Checkpoints, TrainingEvents
+
+
+class Killed(BaseException):
+    """As if the process had gone."""
+
+
+@contextmanager
+def killed_after(n_updates: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Inside the block a training is killed in the step after so many."""
+    real, seen = loop.SpeechTrainer.training_step, []
+
+    def step(*arguments, **named):
+        seen.append(0)
+        if len(seen) > n_updates:
+            raise Killed
+        return real(*arguments, **named)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(loop.SpeechTrainer, "training_step", step)
+        yield
 
 
 class Recorded(TrainingEvents):

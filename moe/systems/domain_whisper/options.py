@@ -7,7 +7,6 @@ from moe.recognition.dev_scores import RATES
 from moe.systems.domain_whisper.prompts import END, PLACES, STARTS
 
 DOMAIN_CER = "domain_cer"
-SAMPLE_RATES = (16_000,)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,20 +16,15 @@ from moe.systems.domain_whisper.inputs import DOMAIN
 from moe.systems.domain_whisper.options import DOMAIN_CER, BalanceOptions, DomainTrainingOptions
 from moe.systems.domain_whisper.system import DomainSystem
 from moe.text.error_rates import character_error_rate, word_error_rate
-from moe.training.best_epoch import START
+from moe.training.best_epoch import Trained
 from moe.training.dataset import SpeechDataset
-from moe.training.loop import Training, TrainingSummary, fit
+from moe.training.loop import Training, fit
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainedDomains:
-    """What training did: the epoch kept (None: the start), its dev error rate and that of the start, metrics, and the classifier."""
+class TrainedDomains(Trained):
+    """What training did, and the classifier."""
 
-    summary: TrainingSummary
-    epoch: int | None
-    rate: float
-    start_rate: float
-    history: tuple[dict[str, float], ...]
     classifier: GateResult
 
 
@@ -56,8 +51,7 @@ def train(
     seed, checkpoints = training.plan.seed, training.checkpoints.below("classifier")
     judged = train_classifier(system.module, given[0], given[1], seed, training.report_under("classifier"), checkpoints)
     system.classifier = judged.gate
-    epoch = None if hooks.best_epoch == START else hooks.best_epoch
-    return TrainedDomains(summary, epoch, hooks.best_value, hooks.start_value, tuple(hooks.history), judged)
+    return TrainedDomains(**vars(hooks.trained(summary)), classifier=judged)
 
 
 class DomainHooks(BestOnDev):

@@ -49,7 +49,8 @@ class UnfreezeOptions(Options):
         names = ["layer_decay"] if self.unfreeze != BLOCKS else []
         names += blocks if self.unfreeze in (ALL, ROWS_ALONE) or (self.unfreeze == LORA and self.domain_lora_r) else []
         names += ["domain_lora_r"] if self.unfreeze != LORA else []
-        return dict.fromkeys(names, f"unfreeze={self.unfreeze} does not read it")
+        no_blocks = {"decoder_parts": "unfreeze_decoder_blocks=0 trains none"} if self.unfreeze_decoder_blocks == 0 else {}
+        return no_blocks | dict.fromkeys(names, f"unfreeze={self.unfreeze} does not read it")
 
     def n_blocks(self, config: WhisperConfig) -> dict[str, int]:
         """Blocks of encoder and decoder that train.
@@ -57,22 +58,30 @@ class UnfreezeOptions(Options):
         Raises:
             ValueError: more than the model has.
         """
-        asked = {"encoder": self.unfreeze_encoder_blocks, "decoder": self.unfreeze_decoder_blocks}
-        there = {"encoder": config.encoder_layers, "decoder": config.decoder_layers}
-        too_many = [
-            f"unfreeze_{part}_blocks={n}: the base has {there[part]}"
-            for part, n in asked.items()
-            if n is not None and n > there[part]
-        ]
-        if too_many:
-            raise ValueError("; ".join(too_many))
+        if faults := self.block_faults(config):
+            raise ValueError("; ".join(faults))
+        asked, there = self._asked, _blocks(config)
         return {part: min(N_BLOCKS, there[part]) if n is None else n for part, n in asked.items()}
+
+    def block_faults(self, config: WhisperConfig) -> list[str]:
+        """More blocks than a model of this config has."""
+        asked = {part: n for part, n in self._asked.items() if n is not None}
+        there = _blocks(config)
+        return [f"unfreeze_{part}_blocks={n}: the base has {there[part]}" for part, n in asked.items() if n > there[part]]
+
+    @property
+    def _asked(self) -> dict[str, int | None]:
+        return {"encoder": self.unfreeze_encoder_blocks, "decoder": self.unfreeze_decoder_blocks}
+
+
+def _blocks(config: WhisperConfig) -> dict[str, int]:
+    return {"encoder": config.encoder_layers, "decoder": config.decoder_layers}
 
 
 def depths(model: WhisperForConditionalGeneration, options: UnfreezeOptions) -> dict[str, int]:
     """The parameters of the last blocks, by name, each with the number of blocks above its own."""
     n_blocks, parts = options.n_blocks(model.config), [prefix for part in listed(options.decoder_parts) for prefix in PARTS[part]]
-    there, found = {"encoder": model.config.encoder_layers, "decoder": model.config.decoder_layers}, {}
+    there, found = _blocks(model.config), {}
     for name, _ in model.named_parameters():
         if match := LAYERS.match(name):
             side, depth = match[1], there[match[1]] - 1 - int(match[2])
@@ -119,15 +128,6 @@ def _group_name(side: str, depth: int, options: UnfreezeOptions) -> str:
     return f"{side}_block_{depth + 1}_from_the_top" if options.unfreeze == BLOCKS else side
 
 
-def block_faults(options: UnfreezeOptions, config: WhisperConfig) -> list[str]:
-    """More blocks than a model of this config has."""
-    try:
-        options.n_blocks(config)
-    except ValueError as error:
-        return [str(error)]
-    return []
-
-
 def describe(options: UnfreezeOptions, config: WhisperConfig) -> str:
     """What trains, in words."""
     n_blocks = options.n_blocks(config)
@@ -135,10 +135,5 @@ def describe(options: UnfreezeOptions, config: WhisperConfig) -> str:
         BLOCKS: f"the last {n_blocks['encoder']} encoder and {n_blocks['decoder']} decoder blocks",
         LORA: f"a LoRA (domain_lora_r={to_text(options.domain_lora_r)})",
         ALL: "everything but the token table",
-        ROWS_ALONE: "nothing",
     }
-    return (
-        f"the rows of the tokens and {words[options.unfreeze]}"
-        if options.unfreeze != ROWS_ALONE
-        else "the rows of the tokens alone"
-    )
+    return f"the rows of the tokens {'and ' + words[options.unfreeze] if options.unfreeze in words else 'alone'}"

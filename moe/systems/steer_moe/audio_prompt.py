@@ -18,16 +18,13 @@ class AudioPrompt(nn.Module):
         frame_ms: milliseconds of an encoder frame.
 
     Raises:
-        ValueError: no projector between unequal widths, or vectors of no whole number of frames.
+        ValueError: see `prompt_faults`.
     """
 
     def __init__(self, width: int, decoder_width: int, frame_ms: float, options: AudioPromptOptions) -> None:
         super().__init__()
-        if options.projector == "none" and width != decoder_width:
-            raise ValueError(
-                f"projector=none: the encoder's frames have {width} numbers and the language model reads {decoder_width}; "
-                "set projector=linear"
-            )
+        if faults := prompt_faults(options, width, decoder_width, frame_ms):
+            raise ValueError("; ".join(faults))
         self.stride, self.pooling = stride_of(options.prompt_ms, frame_ms), options.prompt_pooling
         kinds: dict[str, Any] = {
             "none": nn.Identity,
@@ -57,16 +54,23 @@ class AudioPrompt(nn.Module):
         return (states * valid).sum(2) / valid.sum(2).clamp_min(1)
 
 
-def stride_of(prompt_ms: int, frame_ms: float) -> int:
-    """Encoder frames in one vector.
-
-    Raises:
-        ValueError: no whole number.
-    """
-    stride = prompt_ms / frame_ms
+def prompt_faults(options: AudioPromptOptions, width: int, decoder_width: int | None, frame_ms: float) -> list[str]:
+    """No projector between unequal widths, and vectors of no whole number of frames; a width that is not known is equal."""
+    found = []
+    if options.projector == "none" and decoder_width not in (None, width):
+        found.append(
+            f"projector=none: the encoder's frames have {width} numbers and the language model reads {decoder_width}; "
+            "set projector=linear"
+        )
+    stride = options.prompt_ms / frame_ms
     if stride < 1 or not stride.is_integer():
-        raise ValueError(f"prompt_ms={prompt_ms}: must be a multiple of {frame_ms:g}, the milliseconds of an encoder frame")
-    return int(stride)
+        found.append(f"prompt_ms={options.prompt_ms}: must be a multiple of {frame_ms:g}, the milliseconds of an encoder frame")
+    return found
+
+
+def stride_of(prompt_ms: int, frame_ms: float) -> int:
+    """Encoder frames in one vector."""
+    return int(prompt_ms / frame_ms)
 
 
 def n_vectors(n_frames: Tensor, stride: int) -> Tensor:

@@ -12,6 +12,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -89,8 +90,13 @@ class Decoder:
     @property
     def n_positions(self) -> int | None:
         """Positions that it was made for; None where it says none."""
-        config = self.model.config.get_text_config()
-        return next((int(getattr(config, name)) for name in POSITIONS if getattr(config, name, None)), None)
+        return positions_of(self.model.config)
+
+
+def positions_of(config: PretrainedConfig) -> int | None:
+    """Positions that a model with this config was made for; None where it says none."""
+    text = config.get_text_config()
+    return next((int(found) for name in POSITIONS if (found := getattr(text, name, None))), None)
 
 
 def decoder_fault(name: str) -> str | None:

@@ -4,10 +4,12 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from transformers import PreTrainedTokenizerBase, WhisperProcessor
 
 from moe.audio.augmentation import AugmentationOptions
 from moe.system import Batch
+from moe.systems.steer_moe.audio_prompt import n_vectors
 from moe.systems.steer_moe.options import SequenceOptions
 from moe.systems.steer_moe.sequence import Surroundings, padded, surroundings, text_ids, training_rows
 from moe.systems.whisper.features import AudioContextOptions, valid_frames, window_frames
@@ -34,7 +36,7 @@ class Limits:
 
     def n_vectors(self, n_mel_frames: int) -> int:
         """Vectors of an audio prompt."""
-        return -(-max(1, (n_mel_frames + 1) // 2) // self.stride)
+        return int(n_vectors(torch.tensor(n_mel_frames), self.stride))
 
 
 class SteerInputs:

@@ -1,5 +1,6 @@
 """SteerMoE as one module: a frozen Whisper encodes, its frames are steered and projected, a frozen language model writes."""
 
+import abc
 import dataclasses
 from collections.abc import Sequence
 from typing import Self
@@ -44,8 +45,8 @@ class Texts:
     counts: list[int]
 
 
-class SteeredWriter(nn.Module):
-    """A steered encoder and something that writes what it encodes.
+class SteeredWriter(nn.Module, abc.ABC):
+    """A steered encoder and something frozen that writes what it encodes.
 
     Args:
         balance: weight of the loss that pulls the use of each layer's vectors to uniform.
@@ -74,13 +75,36 @@ class SteeredWriter(nn.Module):
         states, valid = self.encoder(mel, n_frames, routing, passes if keeps else None)
         return Encoded(states, valid, tuple(passes))
 
+    @property
+    @abc.abstractmethod
+    def writer(self) -> nn.Module:
+        """What writes."""
+
+    @abc.abstractmethod
     def losses(self, encoded: Encoded, batch: Batch) -> Tensor:
         """Mean loss of the labels of each utterance, (B,)."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def write(self, encoded: Encoded, batch: Batch, max_new_tokens: int, num_beams: int) -> Texts:
-        """Texts of an encoded batch."""
-        raise NotImplementedError
+        """Texts of an encoded batch, greedy or by beams."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode for what trains; what is frozen never drops anything."""
+        super().train(mode)
+        self.encoder.train(mode)  # last: what writes may hold the same encoder
+        self.writer.eval()
+        for module in self.writer.modules():
+            if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing:
+                module.training = mode  # its own flag alone: it recomputes in training, and its parts still drop nothing
+        return self
+
+    def enable_checkpointing(self) -> None:
+        """Recompute activations of the encoder and of what writes in backward."""
+        self.encoder.checkpoints = True
+        for module in self.writer.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.gradient_checkpointing = True
+                vars(module)["_gradient_checkpointing_func"] = _recomputed
 
     def use_precision(self, name: str) -> Self:
         """Compute in `fp32`, `bf16` or `fp16` from now on, and hold the frozen matrices in it; what trains stays float32."""
@@ -119,6 +143,11 @@ class SteerMoE(SteeredWriter):
         super().__init__(encoder, balance)
         self.prompt, self.decoder, self.n_text, self.end = prompt, decoder.requires_grad_(False), n_text, end
 
+    @property
+    def writer(self) -> nn.Module:
+        """The language model."""
+        return self.decoder
+
     def forward(
         self,
         mel: Tensor,
@@ -154,23 +183,6 @@ class SteerMoE(SteeredWriter):
         tokens = generate(self.decoder, openings, vectors, self.n_text, self.end, max_new_tokens, num_beams)
         ended = [[*row, self.end][:max_new_tokens] for row in tokens]
         return Texts(tokens, *written_scores(self.decoder, openings, ended, vectors))
-
-    def train(self, mode: bool = True) -> Self:
-        """Training mode for what trains; the language model never drops anything."""
-        super().train(mode)
-        self.decoder.eval()
-        for module in self.decoder.modules():
-            if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing:
-                module.training = mode  # its own flag alone: it recomputes in training, and its parts still drop nothing
-        return self
-
-    def enable_checkpointing(self) -> None:
-        """Recompute activations of encoder and language model in backward."""
-        self.encoder.checkpoints = True
-        for module in self.decoder.modules():
-            if isinstance(module, GradientCheckpointingLayer):
-                module.gradient_checkpointing = True
-                vars(module)["_gradient_checkpointing_func"] = _recomputed
 
 
 def _recomputed(function, *arguments):  # type: ignore[no-untyped-def]  # as transformers calls it

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from moe.options import Options, option, to_text
+from moe.options import Options, names_of, option
 
 FRAME, UTTERANCE = "frame", "utterance"
 STEERING, LORA = "steering", "lora"
@@ -40,11 +40,11 @@ class SteeringOptions(Options):
         return found
 
     def idle(self) -> dict[str, str]:
-        """Everything about steering, where there is none."""
-        if self.steer_experts:
-            return {}
-        names = [field.name for field in dataclasses.fields(SteeringOptions) if field.name != "steer_experts"]
-        return dict.fromkeys(names, "steer_experts=0 steers nothing")
+        """Everything about steering, where there is none; a choice among one vector."""
+        if self.steer_experts == 1:
+            return dict.fromkeys(("steering_unit", "steering_top_k"), "steer_experts=1 leaves nothing to choose")
+        names = names_of(SteeringOptions, but=["steer_experts"])
+        return {} if self.steer_experts else dict.fromkeys(names, "steer_experts=0 steers nothing")
 
     def layers(self, n_layers: int) -> tuple[int, ...]:
         """The steered layers of an encoder, rising, counted from 1.
@@ -54,12 +54,17 @@ class SteeringOptions(Options):
         """
         if not self.steer_experts:
             return ()
-        if self.steering_layers == ALL:
-            return tuple(range(1, n_layers + 1))
-        chosen = sorted(int(part) for part in self.steering_layers.split(","))
-        if not 1 <= chosen[0] <= chosen[-1] <= n_layers:
-            raise ValueError(f"steering_layers={self.steering_layers}: the encoder has layers 1 to {n_layers}")
-        return tuple(chosen)
+        if faults := self.layer_faults(n_layers):
+            raise ValueError("; ".join(faults))
+        every = range(1, n_layers + 1)
+        return tuple(every) if self.steering_layers == ALL else tuple(sorted(map(int, self.steering_layers.split(","))))
+
+    def layer_faults(self, n_layers: int) -> list[str]:
+        """Layers that an encoder lacks."""
+        named = [] if self.steering_layers == ALL else [int(part) for part in self.steering_layers.split(",")]
+        if all(1 <= number <= n_layers for number in named):
+            return []
+        return [f"steering_layers={self.steering_layers}: the encoder has layers 1 to {n_layers}"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,11 +118,18 @@ class SteerModelOptions(SteeringOptions, AudioPromptOptions, SequenceOptions):
 
     def idle(self) -> dict[str, str]:
         """What a LoRA, or the base's own decoder, leaves without effect."""
-        steering = [field.name for field in dataclasses.fields(SteeringOptions)]
-        sequence = [field.name for kind in (AudioPromptOptions, SequenceOptions) for field in dataclasses.fields(kind)]
-        found = dict.fromkeys(steering, "steer_adapter=lora steers nothing") if self.steer_adapter == LORA else {}
+        found = (
+            dict.fromkeys(names_of(SteeringOptions), "steer_adapter=lora steers nothing") if self.steer_adapter == LORA else {}
+        )
+        sequence = names_of(AudioPromptOptions, SequenceOptions)
         return found | (dict.fromkeys(sequence, "writer=whisper reads no prompt") if self.writer == WHISPER else {})
 
-    def plain(self) -> dict[str, str]:
-        """As text that `from_plain` reads."""
-        return {name: to_text(getattr(self, name)) for name in (field.name for field in dataclasses.fields(SteerModelOptions))}
+    @property
+    def steers(self) -> bool:
+        """Whether there are steering vectors."""
+        return self.steer_experts > 0 and self.steer_adapter != LORA
+
+    @property
+    def projects(self) -> bool:
+        """Whether there is a projector to train."""
+        return self.writer != WHISPER and self.projector != "none"

@@ -4,7 +4,6 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,6 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from moe.files import write_whole_dir
-from moe.options import from_text
 from moe.system import Ask, Batch, DecodingOptions, Hypothesis, ParameterGroup, Record, read_record, write_record
 from moe.systems.steer_moe.asks import OTHER_WAYS, OtherWay, SteerAsk
 from moe.systems.steer_moe.decoder import DecoderRecord
@@ -26,12 +24,12 @@ from moe.systems.steer_moe.parts import BASE_DIR, DECODER_DIR, Sources, assemble
 from moe.systems.steer_moe.sequence import AFTER, padded, with_prompts
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper.inputs import WhisperInputs
+from moe.systems.whisper.search import most_new_tokens
 from moe.training.precision import computing
 
 NAME, TITLE = "steer_moe", "SteerMoE"
 TRAINED = "trained.safetensors"
 PROMPT_COLUMN = "prompt"  # of a manifest: textual prompts of single utterances
-MIN_NEW_TOKENS = 16
 
 
 class SteerSystem:
@@ -141,11 +139,7 @@ class SteerSystem:
     def _limit(self, batch: Batch, options: DecodingOptions) -> int:
         """Most new tokens: the same for all utterances of a length bucket, and no more than the language model has room for."""
         whisper = self.inputs.whisper if isinstance(self.inputs, SteerInputs) else self.inputs
-        extractor = whisper.processor.feature_extractor
-        seconds: float = (
-            whisper.context.bucket(int(batch["n_frames"].max()), extractor) * extractor.hop_length / extractor.sampling_rate
-        )
-        wanted: int = max(MIN_NEW_TOKENS, math.ceil(options.max_tokens_per_s * seconds))
+        wanted = most_new_tokens(whisper, int(batch["n_frames"].max()), options)
         if not isinstance(self.inputs, SteerInputs):
             return wanted
         room: int = self.inputs.limits.sequence - batch["opening"].shape[1]
@@ -170,7 +164,7 @@ def build(
     Raises:
         ValueError: base, language model and options do not go together.
     """
-    shape = {"options": options.plain(), "context": dataclasses.asdict(context), "lora_rank": lora_rank}
+    shape = {"options": dataclasses.asdict(options), "context": dataclasses.asdict(context), "lora_rank": lora_rank}
     parts = assemble(sources, options, context, language, lora_rank, balance)
     record = Record(NAME, title(options), "candidate", language, normaliser, shape=shape)
     return SteerSystem(parts.module, parts.inputs, parts.tokenizer, record, sources, parts.decoder, rates)
@@ -196,7 +190,7 @@ def load(folder: Path) -> SteerSystem:
     for name in (BASE_DIR, TRAINED):
         if not (folder / name).exists():
             raise ValueError(f"{folder} holds no whole recogniser: {name} is missing")
-    options = options_of(record.shape["options"])
+    options = SteerModelOptions(**record.shape["options"])
     sources = Sources(folder / BASE_DIR, folder / DECODER_DIR if options.writer != WHISPER else None)
     context, rank = AudioContextOptions(**record.shape["context"]), record.shape["lora_rank"]
     system = build(sources, options, context, record.language, record.normaliser, None, rank)
@@ -209,12 +203,6 @@ def load(folder: Path) -> SteerSystem:
             parameter.copy_(weights[name])
     system.module.eval()
     return system
-
-
-def options_of(plain: Mapping[str, str]) -> SteerModelOptions:
-    """The options that a record holds as text."""
-    kinds: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(SteerModelOptions)}
-    return SteerModelOptions(**{name: from_text(text, kinds[name]) for name, text in plain.items()})
 
 
 def _others(batch: Batch) -> Batch:

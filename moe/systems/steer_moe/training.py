@@ -13,10 +13,11 @@ from moe.recognition.decoding import decode
 from moe.recognition.dev_scores import RATES, BestOnDev
 from moe.system import DecodingOptions
 from moe.systems.steer_moe.measurements import Use, measures, use_of, warnings
+from moe.systems.steer_moe.model import SteeredWriter
 from moe.systems.steer_moe.system import SteerSystem
-from moe.training.best_epoch import START
+from moe.training.best_epoch import Trained
 from moe.training.dataset import SpeechDataset
-from moe.training.loop import Training, TrainingSummary, fit
+from moe.training.loop import Training, fit
 
 WARNING = "steering_warning"  # event, and tag of the run
 
@@ -57,25 +58,20 @@ class SteerTrainingOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainedSteer:
-    """What training did: the epoch kept (None: the start), its dev error rate and that of the start.
+class TrainedSteer(Trained):
+    """What training did.
 
     Attributes:
-        history: metrics per epoch. analyses: of the steering, per update. kept: the same of the kept model on dev.
+        analyses: of the steering, per update. steering: the same of the kept model on dev.
     """
 
-    summary: TrainingSummary
-    epoch: int | None
-    rate: float
-    start_rate: float
-    history: tuple[dict[str, float], ...]
     analyses: tuple[dict[str, float], ...]
-    kept: dict[str, float]
+    steering: dict[str, float]
 
     @property
     def warnings(self) -> list[str]:
         """Where the kept model is not as the document says."""
-        return warnings(self.kept)
+        return warnings(self.steering)
 
 
 class SteerHooks(BestOnDev):
@@ -86,6 +82,7 @@ class SteerHooks(BestOnDev):
     """
 
     title = "steer"
+    module: SteeredWriter
 
     def __init__(
         self,
@@ -96,26 +93,21 @@ class SteerHooks(BestOnDev):
         etiologies: Mapping[str, str],
     ) -> None:
         super().__init__(system, dev_set, training, options.steer_patience, options.steer_select)
-        self.options, self.etiologies, self.writer = options, etiologies, system.module
+        self.options, self.etiologies = options, etiologies
         self.steering = system.module.encoder.steering
         self.analyses: list[dict[str, float]] = []
         self.warned: tuple[str, ...] = ()
-        self._ids: list[str] = []
 
     def update_begins(self, update: int) -> None:
-        self.writer.watched = self.steering is not None and update % self.options.steering_log_every == 0
-        self.writer.seen = []
+        self.module.watched = self.steering is not None and update % self.options.steering_log_every == 0
+        self.module.seen = []
 
     def gradient_known(self, update: int) -> None:
         if self.steering is None:
             return
         clip_steering(self.steering, self.options.steering_gradient_clip)
-        if self.writer.watched:
+        if self.module.watched:
             self._analyse(update)
-
-    def judge(self, epoch: int) -> dict[str, float]:
-        hypotheses = decode(self.system, self.dev_set, DecodingOptions(), with_loss=True)
-        return self.scores(hypotheses) | self.system.measures(hypotheses)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         values, tensors = super().state()
@@ -137,7 +129,7 @@ class SteerHooks(BestOnDev):
         """Measure what the layers did in the update, in all processes, and warn of what is new."""
         if self.steering is None:
             return
-        parts = [(use_of(encoded), list(encoded.utterance_ids)) for encoded in self.writer.seen]
+        parts = [(use_of(encoded), list(encoded.utterance_ids)) for encoded in self.module.seen]
         gathered = gather_object(parts) if torch.distributed.is_initialized() else parts
         use = Use.join([part for part, _ in gathered])
         found = measures(self.steering, use, [self.etiologies[name] for _, names in gathered for name in names])
@@ -165,20 +157,8 @@ def train(
 ) -> TrainedSteer:
     """Train a system in place; it keeps the weights of its best epoch, or those it began with where every epoch is worse."""
     hooks = SteerHooks(system, dev_set, training, options, etiologies)
-    if options.steer_epochs:
-        summary = fit(system.module, train_set, training, hooks, system.parameter_groups())
-        hooks.restore_best()
-    else:
-        hooks.judge_start()
-        summary = TrainingSummary(0, 0, 0, 0.0)
+    summary = fit(system.module, train_set, training, hooks, system.parameter_groups())
+    hooks.judge_start()  # where there was no epoch to begin
+    hooks.restore_best()
     system.module.watched, system.module.seen = False, []
-    epoch = None if hooks.best_epoch == START else hooks.best_epoch
-    return TrainedSteer(
-        summary,
-        epoch,
-        hooks.best_value,
-        hooks.start_value,
-        tuple(hooks.history),
-        tuple(hooks.analyses),
-        hooks.analyse_dev(),
-    )
+    return TrainedSteer(**vars(hooks.trained(summary)), analyses=tuple(hooks.analyses), steering=hooks.analyse_dev())

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -29,6 +29,11 @@ class WhisperWriter(SteeredWriter):
         super().__init__(encoder, balance)
         self.base, self.prompt_ids = base.requires_grad_(False), list(prompt)
         base.generation_config.max_length = None  # decoding bounds the new tokens itself
+
+    @property
+    def writer(self) -> nn.Module:
+        """The base's decoder."""
+        return self.base.model.decoder
 
     def forward(self, mel: Tensor, n_frames: Tensor, labels: Tensor, utterance_ids: Sequence[str] = ()) -> dict[str, Tensor]:
         """Losses of a batch: mel (B, n_mels, F), n_frames (B,), labels (B, N) → loss (), utterance_loss (B,)."""

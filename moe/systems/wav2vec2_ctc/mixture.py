@@ -4,9 +4,8 @@ The gate's view is taken by a pass of its own, without dropout and adapters, so 
 first layer that costs one projection.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from moe.routing.losses import BalanceOptions, BalanceWindow, routing_loss
 from moe.routing.options import RoutingOptions
 from moe.routing.weights import RoutingWeights, top_k_weights
 from moe.systems.wav2vec2_ctc.model import CTCModel, valid_frames
+from moe.training.dropout import without_dropout
 
 Routed = tuple[RoutingWeights, Tensor | None, Tensor | None]  # weights, gate logits (B, E), probabilities (B, E)
 
@@ -56,10 +56,6 @@ class CTCMixture(CTCModel, Mixture):
     def base(self) -> nn.Module:  # type: ignore[override]  # the network has one name already
         """The module that holds the routed layers."""
         return self.network
-
-    def use_precision(self, name: str) -> Self:
-        """The Trainer's own mixed precision is all there is: what trains stays float32, and so does the small frozen rest."""
-        return self
 
     def forward(
         self,
@@ -113,7 +109,7 @@ class CTCMixture(CTCModel, Mixture):
     def embed(self, features: Tensor, n_frames: Tensor) -> Tensor:
         """What the gate reads of a batch, (B, D'): features (B, T, D)."""
         trunk, layer = self.network.wav2vec2_bert, self.routing_options.layer
-        with _evaluating(trunk):
+        with without_dropout(trunk):
             hidden = trunk.feature_projection(features)[0]  # (B, T, H)
             if layer != 0:
                 last = len(trunk.encoder.layers) if layer is None else layer
@@ -132,13 +128,3 @@ def _after_layer(encoder: nn.Module, number: int, hidden: Tensor, valid: Tensor)
     finally:
         handle.remove()
     return seen[0]
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(training)

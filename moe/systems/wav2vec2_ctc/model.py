@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -41,10 +41,15 @@ class CTCModel(nn.Module):
         super().__init__()
         self.network, self.frames = network, frames_of(network.config)
         network.config.apply_spec_augment = False  # transformers' masks come from a global generator; ours are given
-        self.adapters, self.n_experts = adapters, n_experts
+        self.adapters, self.n_experts, self.precision = adapters, n_experts, "fp32"
         self.routing = attach(network, n_experts, adapters, first_layer) if adapters else Routing()
         if network.wav2vec2_bert.adapter is not None:
             network.wav2vec2_bert.adapter.layerdrop = 0.0  # a skipped stride would leave twice the outputs that lengths say
+
+    def use_precision(self, name: str) -> Self:
+        """Decode in `fp32`, `bf16` or `fp16` from now on; in training the Trainer's own mixed precision is all there is."""
+        self.precision = name
+        return self
 
     def log_probabilities(
         self,

@@ -108,7 +108,9 @@ class CTCExpertOptions(BalanceOptions, TopKOptions, ViewOptions, LoraOptions):
 
     group = "ctc_model"
 
-    ctc_experts: int = option(1, "experts: 1, or as many as the clusters of cluster_run_id", low=1)
+    ctc_experts: int = option(
+        1, "experts: 1, or as many as the clusters of cluster_run_id, which come of Whisper's embeddings", low=1
+    )
     ctc_lora_targets: str = option("linear_q,linear_v", "linear layers that carry LoRA, by the end of their name")
 
     def idle(self) -> dict[str, str]:

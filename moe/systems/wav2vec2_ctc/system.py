@@ -55,7 +55,6 @@ class CTCSystem:
         config = module.network.config
         masks = Masks(config.mask_time_prob, config.mask_time_length, config.mask_feature_prob, config.hidden_size)
         self.inputs = CTCInputs(vocabulary, module.frames, masks)
-        self.precision = "fp32"
         self.language_model: LanguageModel | None = None
 
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -73,7 +72,7 @@ class CTCSystem:
         Raises:
             ValueError: beams are asked for, and their extra is not installed.
         """
-        with computing(batch["features"].device, self.precision):
+        with computing(batch["features"].device, self.module.precision):
             said, routed = self.outputs(batch, ask)  # (B, T', V)
         n_outputs = self.module.frames.n_outputs(batch["n_frames"])  # (B,)
         rows = [row[:length] for row, length in zip(said, n_outputs.tolist(), strict=True)]  # (T'_b, V) each
@@ -125,8 +124,7 @@ class CTCSystem:
 
     def place(self, device: torch.device | str, precision: str) -> None:
         """Move the network to a device and compute there in a precision."""
-        self.module.to(device)
-        self.precision = precision
+        self.module.to(device).use_precision(precision)
 
     def save(self, folder: Path) -> None:
         """Network, adapters, vocabulary and record."""

@@ -5,24 +5,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-import pandas as pd
 from torch import nn
 
-from moe.audio.sampling import SAMPLE_RATE
 from moe.experts.joint_training import JointHooks
 from moe.options import Options, option
 from moe.recognition.dev_scores import RATES, BestOnDev
 from moe.routing.curriculum import CurriculumOptions
 from moe.systems.wav2vec2_ctc.beams import missing_extra
 from moe.systems.wav2vec2_ctc.folder import plain_name
-from moe.systems.wav2vec2_ctc.inputs import CTCInputs
 from moe.systems.wav2vec2_ctc.mixture_system import CTCMixtureSystem
 from moe.systems.wav2vec2_ctc.system import CTCSystem, part_of
 from moe.training.averaging import AveragingOptions
-from moe.training.best_epoch import START
+from moe.training.best_epoch import Trained
 from moe.training.dataset import SpeechDataset
 from moe.training.hooks import TrainingHooks
-from moe.training.loop import Training, TrainingSummary, fit
+from moe.training.loop import Training, TrainingSummary, fit, together
 from moe.training.plan import TrainingPlan
 
 LM_ORDERS = (0, 3, 5)
@@ -73,26 +70,25 @@ class CTCTrainingOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainedCTC:
-    """What training did: the epoch kept (None: the start), its dev error rate and that of the start, metrics and expert load (E,) per epoch.
+class TrainedCTC(Trained):
+    """What training did, and expert load (E,) per epoch.
 
-    `summaries` are of each phase: of what a checkpoint lacked and of the head, where there were such phases, and of the rest.
+    Attributes:
+        phases: what came before: of what a checkpoint lacked and of the head, where there were such phases.
     """
 
-    summaries: tuple[TrainingSummary, ...]
-    epoch: int | None
-    rate: float
-    start_rate: float
-    history: tuple[dict[str, float], ...]
+    phases: tuple[TrainingSummary, ...] = ()
     loads: tuple[np.ndarray, ...] = ()
 
     @property
     def earlier(self) -> dict[str, float]:
-        """What all phases but the last took."""
+        """What the phases took."""
+        done = together(self.phases)
         return {
-            "n_utterances_seen": sum(each.n_utterances for each in self.summaries[:-1]),
-            "n_updates": sum(each.n_updates for each in self.summaries[:-1]),
-            **{name: sum(getattr(each, name) for each in self.summaries[:-1]) for name in ("seconds", "cpu_seconds")},
+            "n_utterances_seen": done.n_utterances,
+            "n_updates": done.n_updates,
+            "seconds": done.seconds,
+            "cpu_seconds": done.cpu_seconds,
         }
 
 
@@ -103,20 +99,19 @@ def train(
     network = system.module.network
     lacking = _lacking(system)
     train_only(network, {name for name, _ in network.named_parameters() if part_of(name) in TRAINED[options.ctc_train]} | lacking)
-    summaries = []
+    phases = []
     if lacking and options.head_updates:
         plan = dataclasses.replace(training.plan, max_updates=options.head_updates, decay_share=0.0)
-        summaries.append(_train_alone(system, lacking, train_set, training, plan, "missing"))
+        phases.append(_train_alone(system, lacking, train_set, training, plan, "missing"))
     if options.head_epochs:
         head = {name for name, _ in network.named_parameters() if part_of(name) == "head"}
         plan = dataclasses.replace(training.plan, epochs=options.head_epochs, decay_share=0.0)
-        summaries.append(_train_alone(system, head, train_set, training, plan, "head"))
+        phases.append(_train_alone(system, head, train_set, training, plan, "head"))
     hooks = _hooks(system, dev_set, options, training)
-    summaries.append(fit(system.module, train_set, training, hooks, system.parameter_groups()))
+    summary = fit(system.module, train_set, training, hooks, system.parameter_groups())
     hooks.restore_best()
-    epoch = None if hooks.best_epoch == START else hooks.best_epoch
     loads = tuple(hooks.loads) if isinstance(hooks, JointHooks) else ()
-    return TrainedCTC(tuple(summaries), epoch, hooks.best_value, hooks.start_value, tuple(hooks.history), loads)
+    return TrainedCTC(**vars(hooks.trained(summary)), phases=tuple(phases), loads=loads)
 
 
 def train_only(network: nn.Module, names: set[str]) -> None:
@@ -136,16 +131,6 @@ def parts_of_batch(options: CTCTrainingOptions, most_frames: int) -> int:
         if size // n_parts * most_frames <= bound:
             return n_parts
     raise ValueError(f"ctc_batch_frames={bound}: the longest train utterance alone has {most_frames}; set at least as many")
-
-
-def infeasible(rows: pd.DataFrame, inputs: CTCInputs) -> pd.DataFrame:
-    """Those rows that have an infinite loss, as a table: utterance_id, duration_s, reference, reason."""
-    reasons = [
-        inputs.refusal(round(seconds * SAMPLE_RATE), reference)
-        for seconds, reference in zip(rows["duration_s"], rows["reference"], strict=True)
-    ]
-    table = rows[["utterance_id", "duration_s", "reference"]].assign(reason=reasons)
-    return table[[reason is not None for reason in reasons]].reset_index(drop=True)
 
 
 def _lacking(system: CTCSystem) -> set[str]:

@@ -30,6 +30,7 @@ from moe.systems.whisper.greedy import Said, greedy
 from moe.systems.whisper.head_loss import head_cross_entropy
 from moe.systems.whisper.tokens import decoder_inputs
 from moe.systems.whisper_moe.passes import Encoded, Routed
+from moe.training.dropout import without_dropout
 from moe.training.precision import computing, hold_frozen
 
 
@@ -213,7 +214,7 @@ class WhisperMoE(Mixture):
         with torch.no_grad(), computing(self.device, self.precision):
             if self.routing_options.layer is None:  # a pass of its own, adapters and dropout off
                 encoder = self.base.model.encoder
-                with _evaluating(encoder):
+                with without_dropout(encoder):
                     return whisper_encoder.pooled_embedding(encoder, mel, n_frames, None, self.routing_options.pooling)
             window = self.base.config.max_source_positions
             return pooling.pool(view, n_frames, self.routing_options.pooling, window)
@@ -255,13 +256,3 @@ class WhisperMoE(Mixture):
             return torch.zeros((), device=routed.hidden.device)
         recent = self.window.join(probabilities)  # (n, E)
         return routing_loss(self.balance, probabilities, recent, weights.top_k, logits, cluster_weights)
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(training)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from moe.experts.joint_training import JointHooks, JointOptions, TrainedMixture, experts_faults, train_jointly
+from moe.experts.mixture import Mixture
 from moe.experts.routed_lora import AdapterOptions, routed_layers
 from moe.routing.curriculum import CurriculumOptions
 from moe.routing.losses import BalanceOptions
@@ -170,7 +171,7 @@ def test_the_last_epoch_is_scored_however_seldom_that_is_asked_for(corpus) -> No
     report = Notes()
     trained = train(mixture_and_data(corpus), report=report, epochs=2, eval_every=9)
     assert [row["epoch"] for row in trained.history] == [1]
-    assert report.of("dev/wer")[-1] == (1, trained.history[0]["wer"]) and trained.wer <= trained.start_wer
+    assert report.of("dev/wer")[-1] == (1, trained.history[0]["wer"]) and trained.rate <= trained.start_rate
 
 
 def test_an_expert_below_its_minimum_is_pulled_up(corpus) -> None:
@@ -236,7 +237,7 @@ def test_the_best_epoch_by_wer_is_restored_never_the_last(corpus, planned_wer) -
     states = planned_wer(0.5, 0.3, 0.3, 0.9)
     model, *data = mixture_and_data(corpus)
     trained = train((model, *data), epochs=4)
-    assert (trained.epoch, trained.wer) == (1, 0.3)  # of equals the earlier
+    assert (trained.epoch, trained.rate) == (1, 0.3)  # of equals the earlier
     assert not changed(states[1], model) and changed(states[3], model) and changed(states[2], model)
     assert model.phase.top_k == 2 and model.phase.temperature == 1.0
 
@@ -247,7 +248,7 @@ def test_the_start_is_kept_where_every_epoch_is_worse(corpus, planned_wer) -> No
     model, *data = mixture_and_data(corpus)
     before = weights(model)
     trained = train((model, *data), epochs=2)
-    assert (trained.epoch, trained.wer, trained.start_wer) == (None, 0.2, 0.2)
+    assert (trained.epoch, trained.rate, trained.start_rate) == (None, 0.2, 0.2)
     assert not changed(before, model) and trained.kept == "The start (every epoch was worse)"
     assert model.phase.top_k == 2
 
@@ -256,7 +257,7 @@ def test_an_epoch_as_good_as_the_start_is_kept(corpus, planned_wer) -> None:
     states = planned_wer(0.5, 0.2, 0.2, start=0.2)
     model, *data = mixture_and_data(corpus)
     trained = train((model, *data), epochs=3)
-    assert (trained.epoch, trained.wer) == (1, 0.2) and not changed(states[1], model)
+    assert (trained.epoch, trained.rate) == (1, 0.2) and not changed(states[1], model)
 
 
 def test_no_epoch_of_joint_training_leaves_the_mixture_as_it_came_and_says_how_good_it_is(corpus) -> None:
@@ -265,7 +266,7 @@ def test_no_epoch_of_joint_training_leaves_the_mixture_as_it_came_and_says_how_g
     before = weights(model)
     trained = train((model, *data), epochs=0)
     assert (
-        trained.kept == "The start (there was no epoch)" and trained.history == () and 0 < trained.wer == trained.start_wer < 10
+        trained.kept == "The start (there was no epoch)" and trained.history == () and 0 < trained.rate == trained.start_rate < 10
     )
     assert not changed(before, model)
 
@@ -332,7 +333,7 @@ def test_every_k_and_mixing_trains_and_scores(corpus, top_k: int, mixing: str) -
     trained = train((model, *data), epochs=1)
     assert any(name.endswith("lora_B") for name in changed(before, model))
     assert gate_names(model) <= changed(before, model)  # with k=1 by the balance loss
-    assert np.isfinite(trained.wer) and np.isfinite(trained.history[0]["loss"])
+    assert np.isfinite(trained.rate) and np.isfinite(trained.history[0]["loss"])
 
 
 def test_without_experts_it_trains_one_lora(corpus) -> None:
@@ -366,3 +367,11 @@ def test_the_same_seed_gives_the_same_mixture(corpus) -> None:
         trained = train(toys, report=report)
         runs.append((weights(toys[0]), trained.history, report.reported))
     assert runs[0][1:] == runs[1][1:] and all(torch.equal(runs[0][0][name], runs[1][0][name]) for name in runs[0][0])
+
+
+def test_a_mixture_that_takes_no_precision_cannot_be_made() -> None:
+    class Rigid(Mixture):
+        """Computes in one precision alone."""
+
+    with pytest.raises(TypeError, match="abstract.*use_precision"):
+        Rigid()

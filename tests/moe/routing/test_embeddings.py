@@ -12,6 +12,7 @@ from moe.routing.embeddings import INDEX, MATRIX, Embeddings, embed, read_embedd
 from moe.systems.whisper import encoder as whisper_encoder
 from moe.systems.whisper.encoder import embedder, pooled_embedding
 from moe.training.batches import length_batches
+from tests.toys.checkpoints import Killed
 from tests.toys.models import CONTEXT, HALF, bare_model, batch_of, dataset, write_corpus
 
 BASE = bare_model()
@@ -30,10 +31,6 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def store(data, folder: Path, layer: int | None = 0, pooling: str = "mean", batch_size: int = 2) -> Embeddings:
     return embed(embedder(BASE, layer, pooling), data, folder, batch_size)
-
-
-class Killed(BaseException):
-    pass
 
 
 def kill_after(monkeypatch: pytest.MonkeyPatch, n_batches: int) -> list[list[str]]:

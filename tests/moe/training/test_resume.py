@@ -30,7 +30,7 @@ from moe.training.bad_updates import TooManyBadUpdates
 from moe.training.checkpoints import PREFIX, CheckpointOptions, Checkpoints
 from moe.training.loop import fit
 from moe.training.trainer import ResumableTrainer
-from tests.toys.checkpoints import Recorded
+from tests.toys.checkpoints import Killed, Recorded
 from tests.toys.models import system_of
 from tests.toys.training import (
     CONTEXT,
@@ -51,10 +51,6 @@ from tests.toys.training import (
 N = 12
 AUGMENTED = AugmentationOptions(speed_factors="0.9,1.0,1.1", noise_share=0.5)
 DROPOUT = AdapterOptions(lora_r=2, lora_alpha=4.0, lora_dropout=0.2)
-
-
-class Killed(BaseException):
-    """As if the process had gone."""
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +104,7 @@ def joint(corpus, report, checkpoints, num_workers, averaging=AveragingOptions()
     done = train_jointly(
         system, train_set, dev_set, JointOptions(), curriculum, training(long, report, checkpoints, eval_every=2)
     )
-    return model, (done.history, done.epoch, done.wer, [load.tolist() for load in done.loads])
+    return model, (done.history, done.epoch, done.rate, [load.tolist() for load in done.loads])
 
 
 def by_updates(corpus, report, checkpoints, num_workers):
@@ -119,7 +115,7 @@ def by_updates(corpus, report, checkpoints, num_workers):
     around = training(plan(epochs=2, num_workers=num_workers, schedule="cosine"), report, checkpoints)
     around = dataclasses.replace(around, eval_every_updates=2)
     done = train_jointly(system_of(model, adapters=1e-2, gate=1e-2), train_set, dev_set, JointOptions(), curriculum, around)
-    return model, (done.history, done.epoch, done.wer)
+    return model, (done.history, done.epoch, done.rate)
 
 
 def single_lora(corpus, report, checkpoints, num_workers):

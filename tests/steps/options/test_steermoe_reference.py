@@ -10,6 +10,7 @@ import pytest
 from moe.options import from_text
 from moe.systems.steer_moe.training import SteerTrainingOptions
 from steps import decoder, main, prepare, steer
+from steps.chain.stages import stage_options, stages_of
 from steps.options.command_line import file_values
 from steps.tracking.store import project_root
 from tests.toys.chain import pending_options
@@ -80,7 +81,39 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"steering_layers": "one"}, "steering_layers=one: must be all, or numbers of layers, each once"),
     ({"writer": "whisper", "projector": "mlp", "decoder_run_id": "none"}, "projector=mlp: writer=whisper reads no prompt"),
     ({"decoder_run_id": "none"}, "decoder_run_id is missing: writer=llm needs a language model"),
+    ({"steer_experts": 0, "projector": "none"}, "projector=none and steer_experts=0: nothing would train"),
+    ({"steer_experts": 1, "steering_unit": "utterance"}, "steering_unit=utterance: steer_experts=1 leaves nothing to choose"),
+    ({"steer_experts": 1, "router_learning_rate": 0.1}, "router_learning_rate=0.1: steer_experts=1 leaves nothing to choose"),
+    ({"use_layer_scales": False, "scale_learning_rate": 0.1}, "scale_learning_rate=0.1: use_layer_scales=false learns no scales"),
+    ({"projector": "none", "steer_learning_rate": 0.1}, "steer_learning_rate=0.1: there is no projector to train"),
+    ({"steer_epochs": 0, "steer_batch_size": 4}, "steer_batch_size=4: steer_epochs=0 trains nothing"),
+    ({"steer_epochs": 0, "num_workers": 2}, "num_workers=2: steer_epochs=0 trains nothing"),
+    (
+        {"steer_adapter": "lora", "match_run_id": "x", "steering_unit": "utterance"},
+        "steering_unit=utterance: steer_adapter=lora steers nothing",
+    ),
+    ({"writer": "whisper"}, "decoder_run_id=d: writer=whisper uses no language model"),
 ]
+DECODER_FAULTS: list[tuple[dict[str, Any], str]] = [
+    ({"prepare_run_id": "p"}, "prepare_run_id=p: the language model base/synthetic-en-decoder is taken as it is"),
+    ({"decoder_width": 80}, "decoder_width=80: the language model base/synthetic-en-decoder is taken as it is"),
+    ({"init_from": "scratch", "copy_decoder_mb": 1.0}, "copy_decoder_mb=1.0: init_from=scratch: a language model that is made is copied at any size"),
+    ({"init_from": "scratch", "llm": "x"}, "llm=x and init_from=scratch: the language model is taken or made, not both"),
+    ({"init_from": "scratch", "decoder_heads": 3}, "decoder_heads=3: decoder_width=160 must be an even multiple of it"),
+]  # fmt: skip
+BETWEEN: list[tuple[dict[str, Any], list[str]]] = [
+    ({"steering_layers": "2,7"}, ["steering_layers=2,7: the encoder has layers 1 to 4"]),
+    ({"prompt_ms": 100}, ["prompt_ms=100: must be a multiple of 40, the milliseconds of an encoder frame"]),
+    ({"projector": "none"}, ["projector=none: the encoder's frames have 144 numbers and the language model reads 160; set projector=linear"]),
+    (
+        {"max_sequence_tokens": 900, "max_prompt_tokens": 700},
+        ["max_prompt_tokens=700: the language model has 512 positions", "max_sequence_tokens=900: the language model has 512 positions"],
+    ),
+    ({"max_sequence_tokens": 8, "textual_prompt": "write all that you understand of it:"}, ["which leaves no room for text in max_sequence_tokens=8"]),
+    ({"writer": "whisper", "steering_layers": "5"}, ["steering_layers=5: the encoder has layers 1 to 4"]),
+    ({"init_from": "scratch", "steering_layers": "5", "projector": "none", "decoder_width": 80}, ["steering_layers=5", "144 numbers and the language model reads 80"]),
+    ({"writer": "whisper", "llm": "base/synthetic-en-decoder-2"}, ["llm=base/synthetic-en-decoder-2: writer=whisper runs no decoder"]),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("document", "name", "default", "step"), ROWS)
@@ -100,6 +133,29 @@ def test_what_cannot_be_is_refused_in_one_line_before_any_work(changes: dict[str
     with pytest.raises(ValueError) as fault:
         steer.StepOptions(**IDS | changes)
     assert str(fault.value) == said
+
+
+@pytest.mark.parametrize(("changes", "said"), DECODER_FAULTS)
+def test_a_decoder_that_is_taken_is_not_made(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError) as fault:
+        decoder.StepOptions(**changes)
+    assert str(fault.value) == said
+
+
+@pytest.mark.parametrize(("changes", "said"), BETWEEN)
+def test_what_base_language_model_and_options_do_not_agree_on_is_refused_before_the_first_stage(
+    changes: dict[str, Any], said: list[str]
+) -> None:
+    with pytest.raises(ValueError) as fault:
+        main.check_stages(main.StepOptions(systems="steer_moe", register_system="any", **changes))
+    assert all(part in str(fault.value) for part in said)
+
+
+def test_under_the_bases_own_decoder_no_language_model_is_made_or_asked_for() -> None:
+    options = main.StepOptions(systems="steer_moe", register_system="any", writer="whisper")
+    main.check_stages(options)
+    assert [stage.name for stage in stages_of(options)] == ["synthesize", "prepare", "pretrain", "steer_moe"]
+    assert stage_options(steer, options, **IDS).decoder_run_id == "none"  # what a run does not read is not given to it
 
 
 def test_the_preset_holds_document_002s_values_and_is_taken_by_the_chain() -> None:

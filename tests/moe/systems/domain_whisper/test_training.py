@@ -26,7 +26,7 @@ from moe.training.batches import Draw, collate
 from moe.training.checkpoints import CheckpointOptions, Checkpoints
 from moe.training.dataset import SpeechDataset
 from moe.training.trainer import ResumableTrainer
-from tests.toys.checkpoints import Recorded
+from tests.toys.checkpoints import Killed, Recorded
 from tests.toys.domain import DOMAINS, RATES, toy_domain
 from tests.toys.models import write_corpus
 from tests.toys.training import Notes, changed, plan, training, weights
@@ -204,10 +204,6 @@ def test_an_epoch_has_every_utterance_and_repeats_what_is_asked(options: Balance
     assert [int((numbers[rows] == number).sum()) for number in (0, 1)] == wanted and (numbers[rows] == -1).sum() == 1
     counts = np.bincount(rows)
     assert counts[numbers == 0].max() - counts[numbers == 0].min() <= 1, "repeated alike"
-
-
-class Killed(BaseException):
-    """As if the process had gone."""
 
 
 def test_killed_and_resumed_it_ends_with_the_same_bits(corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import torch
 from moe.system import DecodingOptions, System
 from moe.systems.steer_moe.audio_prompt import AudioPrompt, n_vectors, stride_of
 from moe.systems.steer_moe.language_model import generate
+from moe.systems.steer_moe.model import SteeredWriter
 from moe.systems.steer_moe.options import AudioPromptOptions
 from moe.systems.steer_moe.sequence import AUDIO, unpadded, with_prompts
 from moe.systems.steer_moe.system import SteerSystem, load
@@ -58,16 +59,33 @@ def test_everything_that_learns_gets_a_gradient_and_nothing_else_changes(system:
     assert changed == LEARNS
 
 
-def test_recomputing_activations_gives_the_same_gradients(tmp_path: Path, data: SpeechDataset) -> None:
+@pytest.mark.parametrize("writer", ["llm", "whisper"])
+def test_recomputing_activations_gives_the_same_gradients(tmp_path: Path, data: SpeechDataset, writer: str) -> None:
     found = []
     for checkpointing in (False, True):
-        made = toy_steer(tmp_path / str(checkpointing)).module
+        made = toy_steer(tmp_path / str(checkpointing), writer=writer)
+        own = SpeechDataset(pd.DataFrame(data.rows), data.root, made.inputs)
         if checkpointing:
-            made.enable_checkpointing()
-        made.train()
-        made(**batch_of(data, 0, 3))["loss"].backward()
-        found.append(made.encoder.steering.vectors.grad)
+            made.module.enable_checkpointing()
+        made.module.train()
+        made.module(**batch_of(own, 0, 3))["loss"].backward()
+        found.append(made.module.encoder.steering.vectors.grad)
     torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("writer", ["llm", "whisper"])
+def test_in_training_nothing_that_is_frozen_drops_anything(tmp_path: Path, writer: str) -> None:
+    module = toy_steer(tmp_path, writer=writer, steering_dropout=0.5).module.train()
+    frozen = [*module.encoder.encoder.modules(), *module.writer.modules()]
+    assert not any(each.training for each in frozen) and module.encoder.steering.dropout.training
+
+
+def test_what_does_not_write_cannot_be_made(system: SteerSystem) -> None:
+    class Silent(SteeredWriter):
+        """Only encodes."""
+
+    with pytest.raises(TypeError, match="abstract.*losses.*write"):
+        Silent(system.module.encoder)
 
 
 def test_an_audio_prompt_is_as_long_as_its_audio(system: SteerSystem, data: SpeechDataset) -> None:
@@ -89,7 +107,7 @@ def test_unequal_widths_need_a_projector_and_a_vector_whole_frames() -> None:
     with pytest.raises(ValueError, match="projector=none.*8 numbers.*reads 9.*projector=linear"):
         AudioPrompt(8, 9, 20.0, AudioPromptOptions(projector="none"))
     with pytest.raises(ValueError, match="prompt_ms=30: must be a multiple of 20"):
-        stride_of(30, 20.0)
+        AudioPrompt(8, 8, 20.0, AudioPromptOptions(prompt_ms=30))
     assert stride_of(80, 40.0) == 2 and stride_of(80, 20.0) == 4
 
 

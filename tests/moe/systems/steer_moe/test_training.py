@@ -16,14 +16,10 @@ from moe.training import loop
 from moe.training.checkpoints import CheckpointOptions, Checkpoints
 from moe.training.dataset import SpeechDataset
 from moe.training.loop import seed_everything
-from tests.toys.checkpoints import Recorded
+from tests.toys.checkpoints import Recorded, killed_after
 from tests.toys.models import write_corpus
 from tests.toys.steer import RATES, toy_steer
 from tests.toys.training import Notes, changed, plan, training, weights
-
-
-class Killed(BaseException):
-    """As if the process had gone."""
 
 
 @pytest.fixture(scope="module")
@@ -99,26 +95,12 @@ def test_killed_anywhere_and_started_again_it_ends_with_the_same_bits(corpus, tm
         return system, trained(system, corpus, checkpoints)
 
     whole, wanted = run(tmp_path / "a", Checkpoints())
-    every, killer, seen = CheckpointOptions(save_every_n_updates=1), loop.SpeechTrainer.training_step, []
-
-    def killed(*arguments, **named):
-        seen.append(0)
-        if len(seen) == update + 1:
-            raise Killed
-        return killer(*arguments, **named)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.SpeechTrainer, "training_step", killed)
-        with pytest.raises(Killed):
-            run(tmp_path / "b", Checkpoints(tmp_path / "kept", every, Recorded()))
+    every = CheckpointOptions(save_every_n_updates=1)
+    with killed_after(update, monkeypatch):
+        run(tmp_path / "b", Checkpoints(tmp_path / "kept", every, Recorded()))
     resumed, found = run(tmp_path / "c", Checkpoints(tmp_path / "kept", every, Recorded()))
     assert not changed(weights(whole.module), resumed.module)
-    assert (found.history, found.analyses, found.epoch, found.kept) == (
-        wanted.history,
-        wanted.analyses,
-        wanted.epoch,
-        wanted.kept,
-    )
+    assert vars(found) | {"summary": None} == vars(wanted) | {"summary": None}
 
 
 def test_it_stops_after_the_epochs_without_improvement_and_keeps_the_start_where_all_are_worse(
@@ -134,7 +116,7 @@ def test_it_stops_after_the_epochs_without_improvement_and_keeps_the_start_where
 def test_without_epochs_nothing_trains_and_the_selection_is_jiwers_cer(corpus, tmp_path: Path) -> None:
     system = toy_steer(tmp_path)
     before = weights(system.module)
-    done = trained(system, corpus, steer_epochs=0)
+    done = trained(system, corpus, epochs=0)
     manifest, root = corpus
     hypotheses = decode(system, SpeechDataset(manifest.head(3), root, system.inputs), DecodingOptions())
     assert done.rate == jiwer.cer(manifest.head(3)["reference"].tolist(), [each.text for each in hypotheses])
@@ -146,7 +128,7 @@ def test_steering_is_analysed_every_few_updates_and_use_is_counted_by_hand(corpu
     done = trained(system, corpus, Checkpoints(events=events), report)
     assert [row["update"] for row in done.analyses] == [2, 4, 6]
     names = ("scale", "norm", "strength", "entropy_of_use", "entropy_of_decisions", "mutual_information")
-    assert {f"steering/{name}/layer_{layer}" for name in names for layer in (1, 2)} <= set(done.kept)
+    assert {f"steering/{name}/layer_{layer}" for name in names for layer in (1, 2)} <= set(done.steering)
     assert any("scale 0.5" in text for text in events.of(WARNING))
     use = Use(
         use=torch.tensor([[[1.0, 0.0], [0.5, 0.5]], [[0.0, 1.0], [0.5, 0.5]]]).numpy(),

@@ -177,4 +177,4 @@ def test_the_head_can_train_alone_first(corpus, monkeypatch) -> None:
     data = ctc_dataset(system, *corpus)
     done = train(system, data, data, CTCTrainingOptions(head_epochs=2, ctc_patience=9), training(plan(epochs=1)))
     assert moved[0] == {"lm_head.weight", "lm_head.bias"} and len(moved[1]) > 10
-    assert [each.n_epochs for each in done.summaries] == [2, 1]
+    assert [each.n_epochs for each in (*done.phases, done.summary)] == [2, 1]

@@ -23,17 +23,13 @@ from moe.training import loop
 from moe.training.checkpoints import CheckpointOptions, Checkpoints
 from moe.training.hooks import Report
 from moe.training.loop import seed_everything
-from tests.toys.checkpoints import Recorded
+from tests.toys.checkpoints import Recorded, killed_after
 from tests.toys.ctc import ctc_dataset, toy_ctc
 from tests.toys.models import WORDS, write_corpus
 from tests.toys.training import Notes, changed, plan, training, weights
 
 RANDOM = {"mask_time_prob": 0.3, "mask_time_length": 3, "hidden_dropout": 0.2, "layerdrop": 0.3}
 PART = {"head": ["lm_head.bias", "lm_head.weight"], "adapter": ["wav2vec2_bert.adapter.", "lm_head."]}
-
-
-class Killed(BaseException):
-    """As if the process had gone."""
 
 
 @pytest.fixture(scope="module")
@@ -75,18 +71,8 @@ def test_killed_anywhere_and_started_again_it_ends_with_the_same_bits(corpus, tm
 
     whole, wanted = run(Checkpoints())
     every = CheckpointOptions(save_every_n_updates=1)
-    killer, seen = loop.SpeechTrainer.training_step, []
-
-    def killed(*arguments, **named):
-        seen.append(0)
-        if len(seen) == update + 1:
-            raise Killed
-        return killer(*arguments, **named)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.SpeechTrainer, "training_step", killed)
-        with pytest.raises(Killed):
-            run(Checkpoints(tmp_path, every, Recorded()))
+    with killed_after(update, monkeypatch):
+        run(Checkpoints(tmp_path, every, Recorded()))
     assert any(tmp_path.iterdir())
     resumed, found = run(Checkpoints(tmp_path, every, Recorded()))
     assert not changed(weights(whole.module), resumed.module)
@@ -169,7 +155,7 @@ def test_what_is_missing_trains_first_and_alone(checkpoint: Path, corpus, monkey
     monkeypatch.setattr("moe.systems.wav2vec2_ctc.training.fit", recorded)
     done = trained(system, corpus, head_updates=3, epochs=1, ctc_patience=9)
     assert phases[0] == (3, {"lm_head.weight", "lm_head.bias"}) and len(phases[1][1]) > 10
-    assert done.earlier["n_updates"] == 3 and [each.n_updates for each in done.summaries] == [3, 4]
+    assert done.earlier["n_updates"] == 3 and done.summary.n_updates == 4
 
 
 def test_the_head_of_another_vocabulary_is_not_taken(checkpoint: Path, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from moe.system import DecodingOptions
 from moe.systems.wav2vec2_ctc.asks import CTCAsk
 from moe.systems.wav2vec2_ctc.inputs import CTCInputs
 from moe.systems.wav2vec2_ctc.system import CTCSystem
-from moe.systems.wav2vec2_ctc.training import infeasible
 from moe.training.batches import Draw, collate
+from moe.training.dataset import refused
 from tests.toys.ctc import ctc_dataset, toy_ctc
 from tests.toys.models import write_corpus
 
@@ -114,7 +114,7 @@ def test_what_no_path_writes_is_named_and_everything_else_has_a_finite_loss(corp
     manifest, root = corpus
     system = toy_ctc(add_adapter=True)
     crowded = manifest.assign(reference=["oak" * 5, "ooo", "elm", "fig", "oo oo oo", "yew" * 3, "aaaa" * 6])
-    left_out = infeasible(crowded, system.inputs)  # u5 has exactly as many outputs as labels
+    left_out = refused(crowded, system.inputs)  # u5 has exactly as many outputs as labels
     assert set(left_out["utterance_id"]) == {"u0", "u4", "u6"} and left_out["reason"].str.contains("more labels").all()
     data = ctc_dataset(system, crowded, root)
     batch = collate(data, [data[index] for index in range(len(data))])
