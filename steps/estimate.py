@@ -1,7 +1,7 @@
 """Entry point `estimate`: what the chain would cost with the same options, before anything runs.
 
-Measures this device for at most a minute and says the seconds of each stage that trains or decodes, the memory of a process and the
-largest batch that fits. Reads no corpus: one that is not synthetic is given by its hours. Example:
+Measures this device for at most a minute and says the seconds of each stage of the mixture and its baselines that trains or decodes, the
+memory of a process and the largest batch that fits. Reads no corpus: one that is not synthetic is given by its hours. Example:
     mlflow run . --env-manager local -e estimate -P corpus=folder -P dataset_root=FOLDER -P hours=400 -P utterance_s=6
 """
 
@@ -14,7 +14,6 @@ from steps.chain.costs import TOKENS_PER_S, ChainCost, StageCost, size_of
 from steps.tracking import runs
 
 GIB = 2**30
-NOT_COUNTED = "synthesize, prepare, cluster, gate, compare and register; what early stopping saves"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +52,7 @@ def estimate_lines(cost: ChainCost, found: Calibration, stages: list[StageCost])
         *(f"{stage.stage}: {duration(stage.seconds)}, {stage.what}" for stage in stages),
         f"together: {duration(seconds)}{gpu}",
         f"memory: {needed:.2f} GiB in batches of {n}, {free:.1f} GiB are free; the largest batch that fits is {largest}",
-        f"not counted: {NOT_COUNTED}",
+        f"not counted: {', '.join(cost.not_counted())}; what early stopping saves",
     ]
     if n > largest:
         change = f"set asr_batch_size={largest}" if largest else "take a smaller base model or gradient_checkpointing=true"

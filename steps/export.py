@@ -2,8 +2,8 @@
 
 `transformers` writes the base with the shared adapter and a fixed mixture of the experts in its weights; `ctranslate2` (for
 faster-whisper) and `onnx` convert that folder; `peft` writes the base with one adapter per expert, each with the shared one in it, since
-an expert is nothing without `shared`. With `prepare_run_id` every form decodes the test split, and the difference from our own
-hypotheses under the same fixed mixture is written beside it, and into the run. Example:
+an expert is nothing without `shared`. With `prepare_run_id` all but `peft` decode the test split, and the difference from our own
+hypotheses under the same fixed mixture is written beside each, and into the run. Example:
     mlflow run . --env-manager local -e export -P output_dir=exported -P formats=transformers,peft
 """
 
@@ -56,6 +56,10 @@ class StepOptions(HubOptions):
         """The formats as a list."""
         return list(dict.fromkeys(listed(self.formats)))
 
+    def idle(self) -> dict[str, str]:
+        """A test split that nothing is checked on."""
+        return {"prepare_run_id": f"formats={PEFT} is not decoded"} if self.chosen == [PEFT] else {}
+
     def faults(self) -> list[str]:
         """Formats that there are not, or whose tools are not installed."""
         found = [f"formats={each!r}: must be one of {', '.join(FORMATS)}" for each in self.chosen if each not in FORMATS]
@@ -75,9 +79,10 @@ def run(options: StepOptions) -> str:
         raise ValueError(f"model={options.model}: {system.record.title} cannot be exported; a Whisper with or without LoRA can")
     experts = mixture_of(options.experts, system.n_experts if isinstance(system, Routes) else 0)
     system.check_mixture(experts)
+    prepared = read_prepared(options.prepare_run_id) if options.prepare_run_id else None
     with runs.step_run("export", options, f"export · {system.record.system}") as step:
         places = _write(system, experts, options)
-        rows = _check(system, experts, read_prepared(options.prepare_run_id), places) if options.prepare_run_id else []
+        rows = _check(system, experts, prepared, places) if prepared else []
         _report(step, options, system, experts, places, rows)
     return step.run_id
 

@@ -138,7 +138,7 @@ def _faults_between(options: StepOptions) -> list[str]:
     base = "init_from" if options.init_from else "whisper_model"
     found += [] if pretrain in left_out(options) else language_faults(options.language, base, options.source)
     found += layer_faults(options.gate_layer, base, options.source) + top_k_faults(options, n_experts(options))
-    found += export_faults(options, planned(options))
+    found += export_faults(options)
     found += _rank_faults(options) + ([] if steer in left_out(options) else steer_faults(options))
     return found + beam_faults(options) + _register_faults(options) + _corpus_faults(options)
 

@@ -50,8 +50,7 @@ class StepOptions(PeopleOptions, AugmentationOptions, ProofOptions):
 
     def as_parameters(self) -> dict[str, str]:
         """As logged: of what may tell who somebody is, a digest."""
-        shown = super().as_parameters()
-        return {name: _digest(value) if name in PRIVATE and value != "none" else value for name, value in shown.items()}
+        return registry.without_names(super().as_parameters(), PRIVATE)
 
 
 def run(options: StepOptions) -> str:
@@ -101,7 +100,7 @@ def _learn(system: PersonalSystem, enrolled: Enrolled, options: StepOptions, fol
     found = []
     for start in range(0, len(enrolled.people), AT_ONCE):
         together = enrolled.people[start : start + AT_ONCE]
-        places = [folder / _digest(each.name) for each in together]  # a folder that is left behind names nobody
+        places = [folder / registry.digest_of(each.name) for each in together]  # a folder that is left behind names nobody
         if not all(place.is_dir() for place in places):
             learnt = learn_people(system, recordings, together, options.part(PersonOptions), options.seed)
             for each, place in zip(learnt, places, strict=True):
@@ -190,10 +189,6 @@ def _log(
         f"{n_accepted} of {len(learnt)} people above {enrolled.registered} get what they have learnt (accept={options.accept}), the others are "
         f"served as before.{warned} {seconds / len(learnt):.1f} CPU seconds a person.\n\n{compared}"
     )
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def main() -> None:

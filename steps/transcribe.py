@@ -24,7 +24,7 @@ from moe.progress import progress
 from moe.recognition.recognizer import Recognizer, Transcript
 from moe.recognition.transcript_files import WRITERS
 from moe.recognition.transcription import FAILED, SKIPPED, WRITTEN, Outcome, Transcription, find_recordings
-from moe.serving.people import ServedPeople
+from moe.serving.people import Served, ServedPeople
 from moe.system import Ask, DecodingOptions, System, read_record
 from moe.systems.table import load_system
 from steps.options.ask_options import AskOptions, ask_of
@@ -54,6 +54,10 @@ class StepOptions(AskOptions, DecodingOptions):
     format: str = option("json", "format of the transcripts", choices=tuple(WRITERS))
     word_times: bool = option(True, "say when each word was said, where the system can, and when somebody speaks")
 
+    def as_parameters(self) -> dict[str, str]:
+        """As logged: of who speaks, a digest."""
+        return people.without_names(super().as_parameters(), people.NAMING)
+
     def faults(self) -> list[str]:
         """One speaker and a table of speakers."""
         return ["speaker and speakers_file: give one of them"] if self.speaker and self.speakers_file else []
@@ -69,11 +73,15 @@ def run(options: StepOptions) -> str:
         recognizer = Recognizer.on_fastest_device(load_system(folder), options.speech_threshold)
         recognizer.system.check(ask)
         root = source if source.is_dir() else source.parent
+        by_speaker = _by_speaker(options, recordings, root)
+        digest = folder_digest(folder)
+        enrolled = _enrolled(options, recognizer.system, digest, [name for name in by_speaker if name is not None])
         started = time.perf_counter()
         with progress("transcribe", len(recordings), "recordings") as bar:
             outcomes = []
-            for speaker, theirs in _by_speaker(options, recordings, root).items():
-                for outcome in _transcription(options, recognizer, folder, ask, speaker).run(theirs, root):
+            for speaker, theirs in by_speaker.items():
+                transcription = _transcription(options, recognizer, ask, digest, enrolled.get(speaker))
+                for outcome in transcription.run(theirs, root):
                     outcomes.append(outcome)
                     bar.update()
         outcomes.sort(key=lambda outcome: outcome.audio)
@@ -81,35 +89,31 @@ def run(options: StepOptions) -> str:
     return step.run_id
 
 
-def _transcription(options: StepOptions, recognizer: Recognizer, folder: Path, ask: Ask, speaker: str | None) -> Transcription:
-    """What transcribes the recordings of one speaker, or of nobody in particular.
-
-    Raises:
-        ValueError: nobody of that name is enrolled, or with another recogniser.
-    """
-    decoding, digest = options.part(DecodingOptions), folder_digest(folder)
-    person = None if speaker is None else _people(options, recognizer.system, digest).of(speaker).person
+def _transcription(options: StepOptions, recognizer: Recognizer, ask: Ask, digest: str, served: Served | None) -> Transcription:
+    """What transcribes the recordings of one speaker, or of nobody in particular, with the recogniser of a digest."""
+    decoding, person = options.part(DecodingOptions), None if served is None else served.person
 
     def recognise(waveforms: Sequence[np.ndarray]) -> list[Transcript]:
         return recognizer.transcribe(waveforms, decoding, ask, None if person is None else [person] * len(waveforms))
 
-    own = "" if speaker is None else f" {folder_digest(_folder_of(options, recognizer.system, speaker))}"
+    own = "" if served is None else f" {folder_digest(served.folder)}"
     settings = f"{digest} {decoding} {ask} {options.speech_threshold} {options.channels}{own}"
     return Transcription(recognise, Path(options.output_dir).expanduser(), options.format, settings, options.channels)
 
 
-def _people(options: StepOptions, system: System, digest: str) -> ServedPeople:
+def _enrolled(options: StepOptions, system: System, digest: str, names: Sequence[str]) -> dict[str | None, Served]:
+    """Everybody who speaks, by name.
+
+    Raises:
+        ValueError: the system has no experts of people, nobody has a name, or they are enrolled with another recogniser.
+    """
+    if not names:
+        return {}
     if not isinstance(system, PersonalSystem):
         raise ValueError(f"speaker: {system.record.title} has no experts of people")
-    return ServedPeople(
-        system, digest, lambda name: people.person_folder(people.registered_of(options.model, system.record), name)
-    )
-
-
-def _folder_of(options: StepOptions, system: System, speaker: str) -> Path:
-    folder = people.person_folder(people.registered_of(options.model, system.record), speaker)
-    assert folder is not None, speaker
-    return folder
+    registered = people.registered_of(options.model, system.record)
+    served = ServedPeople(system, digest, lambda name: people.person_folder(registered, name), most=len(names))
+    return {name: served.of(name) for name in names}
 
 
 def _by_speaker(options: StepOptions, recordings: list[Path], root: Path) -> dict[str | None, list[Path]]:

@@ -3,7 +3,7 @@
     make try                  python -m steps.try_page --port 7860
 
 The page is Gradio's, an extra (requirements-try.txt). It listens on 127.0.0.1 alone, shares nothing and sends no statistics; recordings
-are deleted from its temporary folder when the page ends. It is no step: nothing is logged.
+are deleted from its temporary folder within two hours, and when the page ends. It is no step: nothing is logged.
 """
 
 import dataclasses

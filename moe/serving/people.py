@@ -14,6 +14,12 @@ from moe.experts.people.training import PersonalSystem
 
 Find = Callable[[str], Path | None]  # name → the folder of a person as they are now; None where there is nobody of that name
 AUTO_SPEAKER = "auto"
+INFIX = ".person."
+
+
+def registered_person(recogniser: str, name: str) -> str:
+    """The registered model of a person above a registered recogniser."""
+    return f"{recogniser}{INFIX}{name}"
 
 
 class UnknownPerson(ValueError):
@@ -22,16 +28,16 @@ class UnknownPerson(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Served:
-    """A person in memory, and what of the recogniser is their own."""
+    """A person in memory, what of the recogniser is their own, and the folder that they were read from."""
 
     person: Person
     kept: str
+    folder: Path
 
 
 @dataclasses.dataclass
 class _Held:
     served: Served
-    folder: Path
     checked: float
 
 
@@ -76,7 +82,7 @@ class ServedPeople:
     def _drop_the_gone(self) -> None:
         now = time.monotonic()
         for name in [name for name, held in self._held.items() if now - held.checked >= self.refresh_s]:
-            if self.find(name) == self._held[name].folder:
+            if self.find(name) == self._held[name].served.folder:
                 self._held[name].checked = now
             else:
                 del self._held[name]
@@ -95,6 +101,6 @@ class ServedPeople:
             if record.kept == AS_IT_IS
             else load_person(folder, self.system.layout(record.targets, record.r), self.recogniser)
         )
-        self._held[name] = _Held(Served(person, record.kept), folder, time.monotonic())
+        self._held[name] = _Held(Served(person, record.kept, folder), time.monotonic())
         while len(self._held) > self.most:
             self._held.popitem(last=False)

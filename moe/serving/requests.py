@@ -111,13 +111,7 @@ def check_params(params: Any, options: ServiceOptions, usual: Ask) -> Asked:
     if not isinstance(params, dict):
         raise RequestError(f"{PARAMS} must be an object, for example {EXAMPLE}")
     fields = dataclasses.fields(usual)
-    names = [
-        "beam_size",
-        *(field.name for field in fields),
-        "return_routing",
-        "word_times",
-        *([SPEAKER] if options.people_of else []),
-    ]
+    names = ["beam_size", *(field.name for field in fields), "return_routing", "word_times", SPEAKER]
     unknown = sorted(str(name) for name in set(params) - set(names))
     if unknown:
         raise RequestError(f"unknown parameter {shown(unknown[0])}: there are {', '.join(names)}")

@@ -19,7 +19,7 @@ from moe.experts.people.person import Person
 from moe.recognition.recognizer import Recognizer, Segment, Transcript
 from moe.serving.micro_batches import MicroBatcher
 from moe.serving.people import Served, ServedPeople
-from moe.serving.requests import Asked, Conflict, RequestError, ServiceOptions, as_bytes, check_body, decode
+from moe.serving.requests import SPEAKER, Asked, Conflict, RequestError, ServiceOptions, as_bytes, check_body, decode, shown
 from moe.system import Ask, DecodingOptions, Hypothesis
 
 
@@ -119,6 +119,8 @@ class Service:
 
     def _check_model(self, asked: Asked) -> Served | None:
         """The person whose expert is asked for, if any; what the model cannot do is refused."""
+        if asked.speaker is not None and self.people is None:
+            raise RequestError(f"{SPEAKER}={shown(asked.speaker)}: nobody has anything of their own here; leave it out")
         try:
             self.recognizer.system.check(asked.ask)
             return None if asked.speaker is None or self.people is None else self.people.of(asked.speaker)

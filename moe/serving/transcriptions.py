@@ -155,6 +155,8 @@ def _verbose(answer: Answer, language: str) -> dict[str, Any]:
         "confidence": transcript.confidence,
         "no_speech": transcript.no_speech,
         "expert_weights": list(transcript.routing_weights),
+        "expert_use": [list(layer) for layer in transcript.expert_use],
+        "personal": answer.personal,
     }
 
 

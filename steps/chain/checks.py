@@ -18,8 +18,7 @@ from moe.systems.wav2vec2_ctc.beams import missing_extra
 from moe.systems.whisper.adapted_base import model_below
 from moe.systems.whisper.base_model import SCRATCH, SmallShape, folder_languages, is_complete, language_fault
 from steps.chain.options import CTC, ChainOptions
-from steps.chain.stages import NAMES as STEPS
-from steps.chain.stages import idle_options, step_name
+from steps.chain.stages import idle_options, running, step_name
 
 EXPORT = "export_dir"
 SIZES = (
@@ -94,15 +93,12 @@ def top_k_faults(options: ChainOptions, n_experts: int | str) -> list[str]:
     ]
 
 
-def export_faults(options: ChainOptions, started: Sequence[tuple[ModuleType, Mapping[str, Any]]]) -> list[str]:
+def export_faults(options: ChainOptions) -> list[str]:
     """One folder or repository for the models of several runs."""
     writers = [
         step_name(stage)
-        for stage, given in started
-        if STEPS.index(step_name(stage)) <= STEPS.index(options.until)
-        and EXPORT in _names(stage)
-        and EXPORT not in given
-        and EXPORT not in idle_options(stage, options, given)
+        for stage, given in running(options)
+        if EXPORT in _names(stage) and EXPORT not in given and EXPORT not in idle_options(stage, options, given)
     ]
     asked = [name for name in (EXPORT, "push_to_hub") if getattr(options, name)] if len(writers) > 1 else []
     return [

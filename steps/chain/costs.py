@@ -1,7 +1,7 @@
 """What a chain will cost: seconds of the stages that train and decode, bytes of a process, the largest batch that fits.
 
-Before anything has run a corpus is only known by its size; seconds come from a calibration on this device. Stages that read audio or
-tables alone (synthesize, prepare, cluster, gate, compare, register) are not counted.
+Before anything has run a corpus is only known by its size; seconds come from a calibration on this device. Counted are the mixture, its
+baselines and their evaluations; what else a chain runs is named as not counted.
 """
 
 import dataclasses
@@ -25,14 +25,15 @@ from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper_moe.calibration import Calibration, Mixture, rough
 from moe.systems.whisper_moe.cost import Batch
 from moe.training.precision import PrecisionOptions, precision
-from steps.chain.options import LORA, MIXTURE
-from steps.chain.stages import n_experts
+from steps.chain.options import BASE, LORA, MIXTURE
+from steps.chain.stages import n_experts, running, step_name
 from steps.options.step_options import SYNTHETIC
 
 TOKENS_PER_S = 5.0  # of a transcript
 SYNTHETIC_S = 2.0  # mean length of an utterance of the synthetic corpus
 LIBRARIES = 450 << 20  # bytes of a process that has imported torch and transformers
 HELD_OUT = 0.15  # dev and test each, as a share of train, where a corpus is only known by its hours
+COUNTED, SYSTEMS = ("experts", "asr", "baseline", "evaluate"), (MIXTURE, LORA, BASE)
 SHARE_OF_MEMORY = 0.9  # of what is free that a batch may take
 
 
@@ -80,8 +81,10 @@ def size_of(options: Any, hours: float | None, utterance_s: float | None, tokens
 
 
 def opening_line(options: Any) -> str | None:
-    """What `main` says of the cost as it begins, in a line; None of a corpus whose size it does not know, or a base that is not here."""
+    """What `main` says of the cost as it begins, in a line; None where corpus or base are not known yet, or a system is not counted."""
     if options.corpus != SYNTHETIC or not options.is_taken or not Path(resolve(options.source)).is_dir():
+        return None
+    if not set(options.system_names) <= set(SYSTEMS):
         return None
     cost = ChainCost(options, size_of(options, None, None, TOKENS_PER_S))
     found = rough(cost.mixture, cost.training_batch, cost.device, cost.precision)
@@ -142,12 +145,21 @@ class ChainCost:
             self._training("experts", found, self.one_expert, n_expert, experts.expert_epochs, experts.expert_batch_size, share),
             self._training("asr", found, self.mixture, n_joint, joint.asr_epochs, joint.asr_batch_size, share),
         ]
-        systems = self.options.system_names
-        stages = trained if MIXTURE in systems else []
-        if LORA in systems:
-            stages += [StageCost(LORA, sum(each.seconds for each in trained), "as many updates as experts and asr")]
+        steps, systems = self._steps(), [name for name in self.options.system_names if name in SYSTEMS]
+        stages = trained = [each for each in trained if each.stage in steps]
+        if LORA in systems and "baseline" in steps:
+            said = f"as many updates as {' and '.join(each.stage for each in trained)}"
+            stages = [*trained, StageCost(LORA, sum(each.seconds for each in trained), said)]
+        if not systems or "evaluate" not in steps:
+            return stages
         seconds = len(systems) * self.size.n_test * self._scoring_s(found)
         return [*stages, StageCost("evaluate", seconds, f"{self.size.n_test} utterances by {len(systems)} systems")]
+
+    def not_counted(self) -> list[str]:
+        """What the chain runs beside the stages that are counted."""
+        steps = self._steps()
+        others = [name for name in self.options.system_names if name not in SYSTEMS and "evaluate" in steps]
+        return [*(step for step in steps if step not in COUNTED), *(f"evaluate {name}" for name in others)]
 
     def bytes_per_process(self, found: Calibration, n_utterances: int) -> float:
         """Bytes of a training process: of the device's memory on a GPU, else of the machine's."""
@@ -167,6 +179,10 @@ class ChainCost:
         """The largest batch of joint training that fits into what is free now; 0 where not even one utterance does."""
         one, two = (self.bytes_per_process(found, n) for n in (1, 2))
         return max(0, int((SHARE_OF_MEMORY * self.free_bytes() - one) // max(1.0, two - one)) + 1)
+
+    def _steps(self) -> list[str]:
+        """The steps that the chain runs."""
+        return list(dict.fromkeys(step_name(module) for module, _ in running(self.options)))
 
     def _part(self, percent: float) -> int:
         floor = 100.0 * self.options.stage_floor / self.size.n_train

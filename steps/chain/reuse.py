@@ -13,7 +13,7 @@ from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from moe.files import read_json
@@ -21,6 +21,7 @@ from moe.options import Options
 from moe.progress import announce
 from steps.chain.screen import stage_line
 from steps.tracking.artifacts import FINGERPRINT, upstream
+from steps.tracking.experiments import every_experiment
 from steps.tracking.fingerprint import Fingerprint, fingerprint
 from steps.tracking.names import FINGERPRINT_TAG, STEP_TAG
 from steps.tracking.resuming import PARENT_TAG
@@ -119,9 +120,9 @@ def _ran_in_this_chain(run_id: str | None) -> bool:
 
 
 def _earlier_runs(client: MlflowClient, step: str) -> list[Run]:
-    """Newest first, of every experiment: a step started by hand may have gone to another one."""
-    experiments = [experiment.experiment_id for experiment in client.search_experiments(view_type=ViewType.ACTIVE_ONLY)]
-    return list(client.search_runs(experiments, f"tags.`{STEP_TAG}` = '{step}'", order_by=["attributes.start_time DESC"]))
+    """Newest first, of every experiment."""
+    wanted, order = f"tags.`{STEP_TAG}` = '{step}'", ["attributes.start_time DESC"]
+    return list(client.search_runs(every_experiment(client), wanted, order_by=order))
 
 
 def _why_not(client: MlflowClient, wanted: Fingerprint, earlier: list[Run], twins: list[Run]) -> str:

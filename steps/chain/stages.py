@@ -169,12 +169,17 @@ def planned(options: ChainOptions) -> list[tuple[ModuleType, dict[str, Any]]]:
     return found + [(module, {"evaluate_run_ids": f"{PENDING},{PENDING}2"}) for module in judges]
 
 
+def running(options: ChainOptions) -> list[tuple[ModuleType, dict[str, Any]]]:
+    """Of `planned` the runs up to `until`."""
+    last = NAMES.index(options.until)
+    return [(module, given) for module, given in planned(options) if NAMES.index(step_name(module)) <= last]
+
+
 def used_names(options: ChainOptions) -> set[str]:
     """Options that do something in a chain: its own, and those that are in use in a stage that it runs."""
-    last, used = NAMES.index(options.until), set(names_of(ChainOptions))
-    for module, given in planned(options):
-        if NAMES.index(step_name(module)) <= last:
-            used |= set(names_of(module.StepOptions)) - set(idle_options(module, options, given))
+    used = set(names_of(ChainOptions))
+    for module, given in running(options):
+        used |= set(names_of(module.StepOptions)) - set(idle_options(module, options, given))
     return used
 
 

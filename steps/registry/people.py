@@ -1,31 +1,41 @@
 """People in the registry: a registered model of each one's own, `NAME.person.PERSON`, beside the recogniser NAME; gone without trace when asked."""
 
 import contextlib
+import hashlib
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from mlflow.entities import ViewType
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.store.tracking.dbmodels.models import SqlParam, SqlTag
+from mlflow.store.tracking.dbmodels.models import SqlParam
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from moe.experts.people.folders import RECORD, PersonRecord, read_person_record
+from moe.options import NONE
+from moe.serving.people import INFIX, registered_person
 from moe.system import Record
 from steps.registry.versions import SCHEME
 from steps.tracking import artifacts
+from steps.tracking.experiments import every_experiment
 from steps.tracking.store import connect, tracking_address
 
-INFIX, FOLDER = ".person.", "person"
+FOLDER = "person"
 PERSON_TAG, ABOVE_TAG = "moe.person", "moe.recogniser"
 STEP = "person"  # of the run that holds one person
+NAMING = ("person", "speaker")  # parameters whose value is a person
 
 
-def model_of(recogniser: str, name: str) -> str:
-    """The registered model of a person."""
-    return f"{recogniser}{INFIX}{name}"
+def digest_of(text: str) -> str:
+    """What stands in a log for a text that may tell who somebody is."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def without_names(parameters: Mapping[str, str], private: Collection[str]) -> dict[str, str]:
+    """Parameters as logged: of those that may tell who somebody is, a digest."""
+    return {name: digest_of(value) if name in private and value != NONE else value for name, value in parameters.items()}
 
 
 def registered_of(reference: str, record: Record) -> str:
@@ -42,7 +52,7 @@ def register_person(recogniser: str, above: str, run_id: str, record: PersonReco
         recogniser: registered name that the person goes by.
         above: what was named as the recogniser: `models:/…`, or a run.
     """
-    client, name = connect().client, model_of(recogniser, record.name)
+    client, name = connect().client, registered_person(recogniser, record.name)
     try:
         client.create_registered_model(name, tags={ABOVE_TAG: above})
     except MlflowException as error:
@@ -56,7 +66,7 @@ def register_person(recogniser: str, above: str, run_id: str, record: PersonReco
 def versions_of(recogniser: str, name: str) -> list[ModelVersion]:
     """The versions of a person, the newest first."""
     try:
-        found = connect().client.search_model_versions(f"name = '{model_of(recogniser, name)}'", max_results=1000)
+        found = connect().client.search_model_versions(f"name = '{registered_person(recogniser, name)}'", max_results=1000)
     except MlflowException:
         return []
     return sorted(found, key=lambda version: -int(version.version))
@@ -74,7 +84,7 @@ def person_folder(recogniser: str, name: str) -> Path | None:
 def above_of(recogniser: str, name: str) -> str | None:
     """What a person's recogniser was named as when they were enrolled; None where nobody has the name."""
     try:
-        above: str | None = connect().client.get_registered_model(model_of(recogniser, name)).tags.get(ABOVE_TAG)
+        above: str | None = connect().client.get_registered_model(registered_person(recogniser, name)).tags.get(ABOVE_TAG)
         return above
     except MlflowException:
         return None
@@ -104,11 +114,9 @@ def forget(name: str) -> int:
     Raises:
         RuntimeError: another process is at work in the store; the person is deleted, and a second call overwrites what is left.
     """
-    client, store = connect().client, connect()
-    runs = client.search_runs(
-        [store.experiment_id], f"tags.`{PERSON_TAG}` = '{name}'", run_view_type=ViewType.ALL, max_results=1000
-    )
-    n_deleted = 0
+    client, n_deleted = connect().client, 0
+    everywhere, theirs = every_experiment(client, ViewType.ALL), f"tags.`{PERSON_TAG}` = '{name}'"
+    runs = client.search_runs(everywhere, theirs, run_view_type=ViewType.ALL, max_results=1000)
     for run in runs:
         _delete_run(run.info.run_id, run.info.artifact_uri)
         n_deleted += 1
@@ -133,7 +141,9 @@ def _delete_run(run_id: str, artifact_uri: str) -> None:
 
 
 def _erase(name: str) -> None:
-    """Overwrite what a deleted row leaves in a sqlite file: parameters and tags that hold the name, free pages, the write-ahead log.
+    """Overwrite what a deleted row leaves in a sqlite file: parameters that name the person, free pages, the write-ahead log.
+
+    Of parameters `mlflow run` logs what it is given. Another one of the same value (`seed=7` beside a person `7`) names nobody.
 
     Raises:
         RuntimeError: another process is at work in the file.
@@ -142,8 +152,8 @@ def _erase(name: str) -> None:
     if address.sqlite_path is None:
         return
     with SqlAlchemyStore(address.uri, address.artifact_root).ManagedSessionMaker(read_only=False) as session:
-        for table in (SqlParam, SqlTag):
-            session.query(table).filter(table.value == name).delete(synchronize_session=False)
+        named = session.query(SqlParam).filter(SqlParam.key.in_(NAMING), SqlParam.value == name)
+        named.delete(synchronize_session=False)
     try:
         with contextlib.closing(sqlite3.connect(address.sqlite_path, timeout=20)) as database:
             database.execute("pragma secure_delete=on")

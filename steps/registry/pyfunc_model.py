@@ -6,6 +6,7 @@ the project. The artifact `model` is the folder that a training step logged; the
 """
 
 import dataclasses
+import functools
 import logging
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from moe.experts.people.training import PersonalSystem
 from moe.files import folder_digest
 from moe.recognition.recognizer import Recognizer
 from moe.serving import request_guard
-from moe.serving.people import ServedPeople
+from moe.serving.people import ServedPeople, registered_person
 from moe.serving.requests import AUDIO, SPEAKER, Conflict, RequestError, ServiceOptions, check_params, nothing_asked
 from moe.serving.service import Service, settings
 from moe.system import System
@@ -83,14 +84,18 @@ def _people(system: System, folder: Path, options: ServiceOptions) -> ServedPeop
     """The people of the registered recogniser that this is a version of; None where it serves nobody's."""
     if options.people_of is None or not isinstance(system, PersonalSystem):
         return None
-    client, prefix = MlflowClient(), f"{options.people_of}.person."
+    client, recogniser = MlflowClient(), options.people_of
+    brought = functools.cache(
+        mlflow.artifacts.download_artifacts
+    )  # else a person would be another one at every look into a remote store
 
     def find(name: str) -> Path | None:
+        wanted = f"name = '{registered_person(recogniser, name)}'"
         try:
-            found = client.search_model_versions(f"name = '{prefix}{name}'", max_results=1, order_by=["version_number DESC"])
+            found = client.search_model_versions(wanted, max_results=1, order_by=["version_number DESC"])
         except MlflowException:
             return None
-        return Path(mlflow.artifacts.download_artifacts(found[0].source)) if found else None
+        return Path(brought(found[0].source)) if found else None
 
     return ServedPeople(system, folder_digest(folder), find, options.max_people, options.people_refresh_s)
 

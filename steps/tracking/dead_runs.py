@@ -11,7 +11,9 @@ from pathlib import Path
 
 import psutil
 from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Run
+
+from steps.tracking.experiments import every_experiment
 
 HOST_TAG, PID_TAG, START_TAG = "moe.host", "moe.pid", "moe.process_start"
 MESSAGE_TAG = "moe.message"
@@ -86,6 +88,5 @@ def close_own(client: MlflowClient) -> None:
 
 
 def _runs_here(client: MlflowClient, condition: str) -> list[Run]:
-    experiments = [experiment.experiment_id for experiment in client.search_experiments(view_type=ViewType.ACTIVE_ONLY)]
     host = socket.gethostname().replace("'", "")
-    return client.search_runs(experiments, f"{condition} and tags.`{HOST_TAG}` = '{host}'")
+    return client.search_runs(every_experiment(client), f"{condition} and tags.`{HOST_TAG}` = '{host}'")

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
-from mlflow.entities import Experiment
+from mlflow.entities import Experiment, ViewType
 from mlflow.environment_variables import MLFLOW_RUN_ID
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.dbmodels.models import SqlExperiment, SqlRun
@@ -38,6 +38,11 @@ Each run is one step of the chain `prepare → embed → cluster → gate → ex
 def asked_experiment() -> tuple[str, str]:
     """Name and id asked for; the id, which `mlflow run` passes on, wins and is empty otherwise."""
     return os.environ.get(NAME) or EXPERIMENT, os.environ.get(ID, "")
+
+
+def every_experiment(client: MlflowClient, view: int = ViewType.ACTIVE_ONLY) -> list[str]:
+    """Ids of a store's experiments: a step that was started by hand may have gone to any of them."""
+    return [experiment.experiment_id for experiment in client.search_experiments(view_type=view)]
 
 
 def name_default(client: MlflowClient, address: Address, project: Path) -> None:
@@ -72,7 +77,8 @@ def _runs_of_others(client: MlflowClient, project: Path) -> bool:
     """Whether experiment 0 holds a run that neither a step of a project nor an `mlflow run` of this one made."""
     own = os.environ.get(MLFLOW_RUN_ID.name)  # the one that `mlflow run` has just made for this process
     found = client.search_runs([DEFAULT_ID], f"tags.`{STEP_TAG}` IS NULL", max_results=1000)
-    return any(run.info.run_id != own and not run.data.tags.get(MLFLOW_SOURCE_NAME, "").startswith(str(project)) for run in found)
+    ours = (str(project), f"file://{project}")  # as `mlflow run` names a folder, and a checkout of git
+    return any(run.info.run_id != own and run.data.tags.get(MLFLOW_SOURCE_NAME) not in ours for run in found)
 
 
 def _of_id(client: MlflowClient, address: Address, given_id: str) -> Experiment:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from mlflow.entities import LoggedModel, LoggedModelInput, LoggedModelStatus, Metric
 
-from steps.tracking.metric_log import N_METRICS_PER_CALL
+from steps.tracking.metric_log import log_all
 from steps.tracking.step_run import MAX_DIGEST, StepRun
 from steps.tracking.store import connect
 
@@ -41,8 +41,7 @@ def attach_scores(step: StepRun, scored: ScoredModel, metrics: Mapping[str, floa
         for name, value in ranked.items()
     ]  # fmt: skip
     step.client.log_inputs(step.run_id, models=[LoggedModelInput(model.model_id)])
-    for first in range(0, len(kept), N_METRICS_PER_CALL):
-        step.client.log_batch(step.run_id, metrics=kept[first : first + N_METRICS_PER_CALL])
+    log_all(step.client, step.run_id, kept)
     return model.model_id
 
 

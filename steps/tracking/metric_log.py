@@ -15,13 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric
+from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
+from mlflow.utils import chunk_list
 
 from moe.files import write_whole
 from steps.tracking.retries import FIRST_WAIT_S, LONGEST_WAIT_S, first_line, is_away, is_full, no_retries
 
-N_METRICS_PER_CALL = 1000  # the store takes no more at once
+N_METRICS_PER_CALL, N_PARAMETERS_PER_CALL = 1000, 100  # the store takes no more at once
 
 log = logging.getLogger(__name__)
 Point = tuple[str, int]
@@ -129,6 +130,14 @@ def read_metrics(path: Path | None) -> list[Metric]:
         except (json.JSONDecodeError, TypeError):
             break
     return metrics
+
+
+def log_all(client: MlflowClient, run_id: str, metrics: Sequence[Metric] = (), parameters: Sequence[Param] = ()) -> None:
+    """Log any number of metrics and parameters, in as few calls as the store allows."""
+    for part in chunk_list(list(parameters), N_PARAMETERS_PER_CALL):
+        client.log_batch(run_id, params=part)
+    for part in chunk_list(list(metrics), N_METRICS_PER_CALL):
+        client.log_batch(run_id, metrics=part)
 
 
 def history(client: MlflowClient, run_id: str) -> list[Metric]:

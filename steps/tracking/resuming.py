@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 
 from steps.tracking.dead_runs import MESSAGE_TAG, STOPPED_TAG, is_gone, is_here, process_tags
 from steps.tracking.joining import run_to_join
-from steps.tracking.metric_log import N_METRICS_PER_CALL, MetricLog, history
+from steps.tracking.metric_log import MetricLog, history, log_all
 from steps.tracking.retries import with_retries
 from steps.tracking.store import Store, unfinished_root
 from steps.tracking.work_folders import WorkFolder, claim
@@ -134,8 +134,7 @@ def _go_on(store: Store, earlier: Run, run_id: str, held: Sequence[Metric]) -> N
             if tag in earlier.data.tags:
                 store.client.delete_tag(run_id, tag)
     else:
-        for first in range(0, len(held), N_METRICS_PER_CALL):
-            store.client.log_batch(run_id, metrics=list(held[first : first + N_METRICS_PER_CALL]))
+        log_all(store.client, run_id, held)
         store.client.set_tag(run_id, CONTINUES_TAG, earlier.info.run_id)
         store.client.set_tag(earlier.info.run_id, CONTINUED_BY_TAG, run_id)
     print(f"run {was}: it goes on in {run_id[:8]}", flush=True)

@@ -6,6 +6,7 @@ import re
 from mlflow.entities import ViewType
 
 from moe.options import OptionsType
+from steps.tracking.experiments import every_experiment
 from steps.tracking.names import RUN_IDS
 from steps.tracking.store import connect
 
@@ -21,8 +22,7 @@ def whole_id(text: str) -> str:
     if not PREFIX.fullmatch(text):
         return text
     client = connect().client
-    experiments = [experiment.experiment_id for experiment in client.search_experiments(view_type=ViewType.ALL)]
-    found = client.search_runs(experiments, f"attributes.run_id LIKE '{text}%'", max_results=3)
+    found = client.search_runs(every_experiment(client, ViewType.ALL), f"attributes.run_id LIKE '{text}%'", max_results=3)
     if len(found) > 1:
         raise ValueError(
             f"{text} is the beginning of several runs, {', '.join(sorted(run.info.run_id for run in found))}: give more of it"

@@ -18,6 +18,7 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
+from steps.tracking.metric_log import log_all
 from steps.tracking.names import MetricNames, store_name
 from steps.tracking.resuming import OpenRun
 from steps.tracking.secrets import public
@@ -25,7 +26,6 @@ from steps.tracking.secrets import public
 ARTIFACTS_TAG = "moe.artifacts"
 SHOWN_TABLES_TAG = "mlflow.loggedArtifacts"
 NOTE_TAG = "mlflow.note.content"
-N_PARAMETERS_PER_CALL = 100  # the store takes no more at once
 MAX_DIGEST, MAX_PARAMETER, MAX_NOTE = 36, 6000, 7900
 TABLE_FORMATS = (".json", ".csv", ".parquet")
 CUT = "\n\n… (cut: the store keeps no longer text)"
@@ -85,8 +85,7 @@ class StepRun:
         """
         held = self.client.get_run(self.run_id).data.params
         missing = [Param(name, value[:MAX_PARAMETER]) for name, value in public(parameters).items() if name not in held]
-        for first in range(0, len(missing), N_PARAMETERS_PER_CALL):
-            self.client.log_batch(self.run_id, params=missing[first : first + N_PARAMETERS_PER_CALL])
+        log_all(self.client, self.run_id, parameters=missing)
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags in one call."""

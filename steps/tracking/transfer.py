@@ -21,9 +21,8 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from moe.files import read_json, write_json
 from steps.tracking.artifacts import lineage
 from steps.tracking.dead_runs import HOST_TAG, PID_TAG, START_TAG
-from steps.tracking.metric_log import N_METRICS_PER_CALL, history
+from steps.tracking.metric_log import history, log_all
 from steps.tracking.resuming import PARENT_TAG
-from steps.tracking.step_run import N_PARAMETERS_PER_CALL
 from steps.tracking.store import connect, tracking_address
 
 RECORD, RUN_FILE, RUNS, ARTIFACTS = "export.json", "run.json", "runs", "artifacts"
@@ -129,12 +128,8 @@ def _fill(client: MlflowClient, run_id: str, record: dict[str, Any]) -> None:
     client.log_batch(run_id, tags=tags)
     if PARENT_TAG in record["tags"] and not _exists(client, record["tags"][PARENT_TAG]):
         client.delete_tag(run_id, PARENT_TAG)
-    params = [Param(name, value) for name, value in record["params"].items()]
-    for first in range(0, len(params), N_PARAMETERS_PER_CALL):
-        client.log_batch(run_id, params=params[first : first + N_PARAMETERS_PER_CALL])
-    metrics = [Metric(*each) for each in record["metrics"]]
-    for first in range(0, len(metrics), N_METRICS_PER_CALL):
-        client.log_batch(run_id, metrics=metrics[first : first + N_METRICS_PER_CALL])
+    parameters = [Param(name, value) for name, value in record["params"].items()]
+    log_all(client, run_id, [Metric(*each) for each in record["metrics"]], parameters)
     inputs = [
         DatasetInput(Dataset(**each["dataset"]), [InputTag(name, value) for name, value in each["tags"].items()])
         for each in record["inputs"]

@@ -15,6 +15,7 @@ from tests.toys.pages import MEASURED, PAGES, README, RESULTS, ROOT, WRITTEN, bl
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 FIGURE = re.compile(r"(?<![\w.])\d+\.\d+(?![\w.]*\.\d)")
+RATE = re.compile(r"(?<![\w.])\d+\.\d+(?= %)")
 P_VALUE = re.compile(r"p [=<≥>] ?\d\.\d+")
 WITH_INTERVAL = re.compile(r"[-+]?\d+\.\d+(?: %)? \([-+]?\d+\.\d+(?:–| to )[-+]?\d+\.\d+")
 POETRY = re.compile(r"\b(hears?|heard|hearing|is told|are told|tells? us|deaf|asleep|by heart|knows better)\b", re.IGNORECASE)
@@ -69,10 +70,16 @@ def test_every_figure_was_measured(page: Path) -> None:
     assert figures and figures <= known | ROUNDED, sorted(figures - known - ROUNDED)
 
 
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
+def test_every_rate_was_measured(page: Path) -> None:
+    """On every page, where other decimal numbers may be values of options."""
+    assert set(RATE.findall(plain(prose(page)))) <= set(FIGURE.findall(plain(text_of(MEASURED))))
+
+
 ROUNDED = {"0.05", "1.5"}  # embedding store of 1.54 KiB
 
 
-@pytest.mark.parametrize("page", [README, RESULTS], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [README, RESULTS, ROOT / "docs" / "ctc.md"], ids=lambda page: page.name)
 def test_a_figure_and_its_interval_were_measured_together(page: Path) -> None:
     measured = plain(text_of(MEASURED)).replace(" %", "")
     found = [each.replace(" %", "") for each in WITH_INTERVAL.findall(plain(text_of(page)))]

@@ -32,6 +32,16 @@ def test_twice_the_epochs_is_twice_the_updates():
     assert twice["single_lora"] == pytest.approx(twice["asr"] + twice["experts"])
 
 
+def test_only_what_runs_is_counted_and_the_rest_is_named():
+    assert set(seconds()) == {"experts", "asr", "single_lora", "evaluate"}
+    assert set(seconds(until="experts")) == {"experts"}
+    assert set(seconds(skip_pretraining=True, num_experts=4)) == {"asr", "single_lora", "evaluate"}
+    assert seconds(systems="wav2vec2_ctc", register_system="any") == {}
+    left_out = cost_of(systems="wav2vec2_ctc,zero_shot", register_system="any").not_counted()
+    assert left_out == ["synthesize", "prepare", "pretrain", "ctc", "compare", "register", "evaluate wav2vec2_ctc"]
+    assert {"embed", "cluster", "gate"} <= set(cost_of().not_counted()) and "asr" not in cost_of().not_counted()
+
+
 def test_more_experts_in_use_and_more_hours_cost_more():
     assert seconds(top_k=4)["asr"] > seconds(top_k=1, minimum_usage=0.05)["asr"]
     folder = {"corpus": "folder", "dataset_root": "x"}
@@ -69,6 +79,7 @@ def test_the_estimate_is_a_run_with_its_figures(store, capsys):
 def test_the_chain_opens_with_a_line_of_its_cost():
     line = opening_line(main.StepOptions.asked(mode="quick"))
     assert line.startswith("training and decoding: about ") and len(line) <= 160
+    assert opening_line(main.StepOptions.asked(systems="wav2vec2_ctc", register_system="any")) is None
     other = main.StepOptions.asked(corpus="folder", dataset_root="x")
     assert (
         opening_line(other) is None and opening_line(dataclasses.replace(other, corpus="synthetic", init_from="scratch")) is None

@@ -102,6 +102,8 @@ def test_what_is_no_mixture_is_refused(text: str) -> None:
 def test_formats_that_there_are_not_and_tools_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="formats='tflite': must be one of transformers, peft, ctranslate2, onnx"):
         export.StepOptions(formats="tflite")
+    with pytest.raises(ValueError, match="prepare_run_id=abc: formats=peft is not decoded"):
+        export.StepOptions(formats="peft", prepare_run_id="abc")
     monkeypatch.setattr(other_runtimes.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="ctranslate2 needs ctranslate2: pip install -r requirements-export.txt"):
         export.StepOptions(formats="ctranslate2")

@@ -144,7 +144,8 @@ def test_transcribe_takes_a_speaker_or_a_table_of_them(world: World, tmp_path: P
     pd.DataFrame({"audio": ["0_0.wav", "1_0.wav"], "speaker": ["ann_q1", "bob_q2"]}).to_csv(tmp_path / "who.csv", index=False)
     given = {"audio": str(recordings), "model": world.asr, "speech_threshold": 0.0, "max_tokens_per_s": 6.0}
     transcribe.run(transcribe.StepOptions(**given, output_dir=str(tmp_path / "table"), speakers_file=str(tmp_path / "who.csv")))
-    transcribe.run(transcribe.StepOptions(**given, output_dir=str(tmp_path / "ann_q1"), speaker="ann_q1"))
+    asked = transcribe.run(transcribe.StepOptions(**given, output_dir=str(tmp_path / "ann_q1"), speaker="ann_q1"))
+    assert "ann_q1" not in connect().client.get_run(asked).data.params["speaker"]
     transcribe.run(transcribe.StepOptions(**given, output_dir=str(tmp_path / "nobody")))
     texts = {
         kind: {path.stem: json.loads(path.read_text())["confidence"] for path in (tmp_path / kind).glob("*.json")}
@@ -154,6 +155,10 @@ def test_transcribe_takes_a_speaker_or_a_table_of_them(world: World, tmp_path: P
     assert texts["table"]["2_3"] == pytest.approx(texts["nobody"]["2_3"], abs=1e-4)
     with pytest.raises(ValueError, match="nobody of that name is enrolled"):
         transcribe.run(transcribe.StepOptions(**given, output_dir=str(tmp_path / "x"), speaker="someone"))
+    (tmp_path / "who.csv").write_text("audio,speaker\n0_0.wav,ann_q1\n1_0.wav,someone\n")
+    with pytest.raises(ValueError, match="nobody of that name is enrolled"):  # before anybody's recording is transcribed
+        transcribe.run(transcribe.StepOptions(**given, output_dir=str(tmp_path / "z"), speakers_file=str(tmp_path / "who.csv")))
+    assert not (tmp_path / "z").exists()
     (tmp_path / "who.csv").write_text("audio,speaker\nno.wav,ann_q1\n")
     with pytest.raises(ValueError, match=r"no recording 'no.wav' below"):
         transcribe.run(transcribe.StepOptions(**given, output_dir=str(tmp_path / "y"), speakers_file=str(tmp_path / "who.csv")))
@@ -277,6 +282,24 @@ def test_forget_leaves_no_trace_and_a_second_call_says_so(world: World, tmp_path
     assert {each: folder_digest(people.person_folder("whisper-moe", each)) for each in SPEAKERS} == others
     forget.run(forget.StepOptions(person=name))
     assert "there is nothing of that person" in capsys.readouterr().out
+
+
+def test_forget_finds_a_person_of_another_experiment(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "quentin_99"
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
+    personalise.run(world.options(unit="group", person=name, dataset_root=str(write_recordings(tmp_path / "r"))))
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    forget.run(forget.StepOptions(person=name))
+    assert world.holds(name) == []
+
+
+def test_forget_takes_no_parameter_that_names_nobody(world: World) -> None:
+    client, store = connect().client, connect()
+    run_id = client.create_run(store.experiment_id).info.run_id
+    for parameter in ("seed", "person", "speaker"):
+        client.log_param(run_id, parameter, "42")  # of the last two what `mlflow run` logs
+    forget.run(forget.StepOptions(person="42"))
+    assert client.get_run(run_id).data.params == {"seed": "42"}
 
 
 def test_forget_goes_on_where_a_crash_left_it(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ def test_only_what_the_system_takes_can_be_asked() -> None:
     """A base model and one LoRA have nothing to mix."""
     assert check_params({"language": "nl"}, OPTIONS, WhisperAsk()) == Asked(WhisperAsk("nl"))
     said = refusal(body([{"audio": GOOD}], params={"top_k": 1}), WhisperAsk())
-    assert said == "unknown parameter 'top_k': there are beam_size, language, return_routing, word_times"
+    assert said == "unknown parameter 'top_k': there are beam_size, language, return_routing, word_times, speaker"
 
 
 def test_base64_in_lines_is_base64() -> None:

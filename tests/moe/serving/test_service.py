@@ -137,6 +137,11 @@ def test_a_configuration_is_how_it_is_served_and_what_is_asked_where_a_request_s
         settings(config | {"top_k": 1}, WhisperAsk)
 
 
+def test_a_speaker_where_nobody_is_served_is_refused(service: Service) -> None:
+    with pytest.raises(RequestError, match="speaker='ann': nobody has anything of their own here"):
+        service.answer([toy_recording(1, 0.6)], Asked(MixtureAsk(), speaker="ann"))
+
+
 def test_people_and_nobody_share_a_pass_and_each_gets_their_own(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     system = service.recognizer.system
     layout = system.layout(("q_proj",), 2)
@@ -146,7 +151,7 @@ def test_people_and_nobody_share_a_pass_and_each_gets_their_own(service: Service
 
     class Somebody:
         def of(self, name: str) -> Served:
-            return Served(person, "expert")
+            return Served(person, "expert", Path())
 
     monkeypatch.setattr(service, "people", Somebody())
     audio = toy_recording(1, 0.6)

@@ -68,6 +68,7 @@ def test_every_format_says_the_same(service: Service, name: str) -> None:
         ]
         assert found["duration"] == 3.0 and found["language"] == "en" and len(found["segments"]) == 2
         assert found["expert_weights"] == pytest.approx(expected.routing_weights, abs=HALF)
+        assert found["expert_use"] == [] and found["personal"] == ""
     assert name != "srt" or text == to_srt(expected, {}) and text.count("-->") == len(cues(expected))
     assert name != "vtt" or text == to_vtt(expected, {})
     assert name != "text" or text.split() == expected.text.split()
@@ -89,7 +90,7 @@ def test_what_the_system_can_be_asked_can_be_asked_in_a_form(service: Service) -
         (form(temperature="0.7"), "temperature='0.7'"),
         (form(langauge="en"), "unknown field 'langauge': there are file,"),
         (form(language="xx"), "language='xx': the model knows en"),
-        (form(speaker="ben"), "unknown parameter 'speaker'"),
+        (form(speaker="ben"), "speaker='ben': nobody has anything of their own here"),
         (form(top_k="many"), "top_k='many'"),
         (form(top_k="9"), "top_k=9: must be between 1 and 4"),
         (form(**{"timestamp_granularities[]": "letter"}), "must be word or segment"),

@@ -1,12 +1,15 @@
 """Whatever an experiment is called, its artifacts lie with the store's others; one that was deleted says how to have it back."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
+from mlflow.projects.utils import get_or_create_run
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from moe.options import Options
@@ -40,6 +43,27 @@ def logged(name: str) -> Path:
 
 def everything(folder: Path) -> set[Path]:
     return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+
+
+def copied(folder: Path, has_git: bool) -> Path:
+    """A folder with the project's entry points, perhaps a checkout of git."""
+    folder.mkdir()
+    for name in ("MLproject", "conda.yaml"):
+        shutil.copy(project_root() / name, folder)
+    if has_git:
+        subprocess.run(["git", "init", "-q", str(folder)], check=True)
+    return folder
+
+
+def as_mlflow_run(checkout: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[MlflowClient, str]:
+    """What `mlflow run CHECKOUT -e gate` does on no store at all before it starts anything: a client of the store, and the run's id."""
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
+    mlflow.set_tracking_uri(uri)
+    made = get_or_create_run(None, str(checkout), "0", str(checkout), None, "gate", {"embed_run_id": "a", "cluster_run_id": "b"})
+    return MlflowClient(uri), made.info.run_id
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -160,6 +184,26 @@ class TestOneExperiment:
         assert run.run_id == made.info.run_id
         assert [each.name for each in theirs.search_experiments()] == [EXPERIMENT]
         assert "Default" not in capfd.readouterr().out
+
+    @pytest.mark.parametrize("has_git", [True, False])
+    def test_an_earlier_mlflow_run_of_the_project_is_no_use_by_others(
+        self, has_git: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One that found no conda, say."""
+        checkout = copied(tmp_path / "checkout", has_git)
+        theirs, _ = as_mlflow_run(checkout, tmp_path, monkeypatch)
+        monkeypatch.setattr("steps.tracking.store.project_root", lambda: checkout)
+        assert connect().experiment_id == "0" and theirs.get_experiment("0").name == EXPERIMENT
+
+    @pytest.mark.parametrize("is_given", [True, False])
+    def test_the_run_that_this_process_is_to_join_is_no_use_by_others_wherever_it_was_started(
+        self, is_given: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        theirs, run_id = as_mlflow_run(copied(tmp_path / "elsewhere", True), tmp_path, monkeypatch)
+        if is_given:
+            monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+        assert connect().experiment_id == "0"
+        assert theirs.get_experiment("0").name == (EXPERIMENT if is_given else "Default")
 
     def test_a_default_that_somebody_else_uses_keeps_its_name_and_the_screen_says_where_the_run_went(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
