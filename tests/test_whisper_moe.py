@@ -12,7 +12,7 @@ from moe.system import DecodingOptions
 from moe.systems.table import load_system
 from steps import register
 from tests.toys.models import HALF
-from tests.toys.registry import WRONG, log_toy_asr, log_toy_evaluation, toy_recording
+from tests.toys.registry import WRONG, log_toy_asr, log_toy_evaluation, log_toy_rivals, toy_recording
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,9 @@ def test_what_cannot_be_done_is_said_in_a_sentence(folder: Path, audio: object, 
 
 def test_the_champion_is_loaded_from_the_registry(store: Path, tmp_path: Path) -> None:
     asr = log_toy_asr(tmp_path)
-    register.run(register.StepOptions(evaluate_run_ids=log_toy_evaluation(asr, WRONG), n_resamples=100))
+    register.run(
+        register.StepOptions(evaluate_run_ids=",".join([log_toy_evaluation(asr, WRONG), *log_toy_rivals(asr)]), n_resamples=100)
+    )
     audio = toy_recording(1, 0.8)
     named, by_run = (whisper_moe.load(name, 0).transcribe(audio).text for name in ("models:/whisper-moe@champion", asr))
     assert named == by_run

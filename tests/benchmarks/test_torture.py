@@ -126,7 +126,7 @@ def test_every_row_of_the_issue_is_there(tmp_path: Path) -> None:
         "server",
     }
     wanted |= {"two-chains", "sigterm", "kill-chain"} | {
-        f"kill-{stage}-{n}" for stage in ("pretrain", "experts", "asr", "single_lora") for n in (0, 2)
+        f"kill-{stage}-{n}" for stage in ("pretrain", "experts", "asr", "single_lora", "steer") for n in (0, 2)
     }
     assert wanted | {"kill-gate-0"} == set(names)
 

@@ -13,7 +13,15 @@ from moe.system import read_record, write_record
 from steps import register, try_page
 from steps.registry import versions
 from steps.tracking import artifacts, runs
-from tests.toys.registry import BETTER, ToyOptions, log_toy_asr, log_toy_evaluation, toy_recording, write_toy_model
+from tests.toys.registry import (
+    BETTER,
+    ToyOptions,
+    log_toy_asr,
+    log_toy_evaluation,
+    log_toy_rivals,
+    toy_recording,
+    write_toy_model,
+)
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -22,7 +30,9 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 def champion(store: Path, tmp_path: Path) -> str:
     """A registered champion: the id of its run."""
     asr = log_toy_asr(tmp_path)
-    register.run(register.StepOptions(evaluate_run_ids=log_toy_evaluation(asr, BETTER), n_resamples=100))
+    register.run(
+        register.StepOptions(evaluate_run_ids=",".join([log_toy_evaluation(asr, BETTER), *log_toy_rivals(asr)]), n_resamples=100)
+    )
     versions.promote("whisper-moe", "1")
     return asr
 

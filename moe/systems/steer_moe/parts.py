@@ -63,8 +63,8 @@ def assemble(
     if options.writer == WHISPER or sources.decoder is None:
         _check(shape_faults(options, shape, None))
         tokenizer = base.processor.tokenizer
-        module = WhisperWriter(_encoder(base, options, lora_rank), base.model, prompt_ids(tokenizer), balance)
-        return Parts(module, WhisperInputs(base.processor, context, config.max_target_positions), tokenizer, None)
+        control = WhisperWriter(_encoder(base, options, lora_rank), base.model, prompt_ids(tokenizer), balance)
+        return Parts(control, WhisperInputs(base.processor, context, config.max_target_positions), tokenizer, None)
     decoder = read_decoder(sources.decoder)
     limits = Limits.of(options, stride_of(options.prompt_ms, shape.frame_ms))
     prompt = prompt_of(options, decoder.record.textual_prompt)

@@ -33,7 +33,8 @@ class WhisperWriter(SteeredWriter):
     @property
     def writer(self) -> nn.Module:
         """The base's decoder."""
-        return self.base.model.decoder
+        decoder: nn.Module = self.base.model.decoder
+        return decoder
 
     def forward(self, mel: Tensor, n_frames: Tensor, labels: Tensor, utterance_ids: Sequence[str] = ()) -> dict[str, Tensor]:
         """Losses of a batch: mel (B, n_mels, F), n_frames (B,), labels (B, N) → loss (), utterance_loss (B,)."""

@@ -46,7 +46,7 @@ def test_evaluation_and_comparison_take_its_title_and_role_from_its_record(found
 
 
 def test_what_it_may_be_asked_is_what_the_registered_model_offers(found: dict) -> None:
-    assert found["params"] == ["capitals", "return_routing", "beam_size"]
+    assert found["params"] == ["capitals", "return_routing", "word_times", "beam_size", "speaker"]
     plain, loud = found["answers"]
     assert loud == plain.upper()
 

@@ -14,7 +14,7 @@ from steps.options.options_page import options_page
 from steps.options.project_files import ENTRY_POINTS
 
 # of `main`, `transcribe` and `synthesize`, `rollback`, `evaluate`, `ctc` and `domain`; of `personalise`; of `decoder`; of `export`
-OWN_MEANING = {"corpus", "format", "language", "registered_model", "selection", "speech_threshold"} | {
+OWN_MEANING = {"corpus", "format", "language", "registered_model", "selection", "speech_threshold", "word_times"} | {
     *("augment", "max_quarantined", "n_resamples", "n_workers", "person"),
     *("export_dir", "init_from", "output_dir"),
 }

@@ -282,7 +282,7 @@ def test_loaded_elsewhere_offline_with_nothing_but_what_it_requires_it_says_the_
     paths = []
     for number, container in enumerate(("wav", "flac", "ogg")):
         paths.append(tmp_path / f"{number}.{container}")
-        paths[-1].write_bytes(toy_recording(number, 0.5 + number, container))
+        paths[-1].write_bytes(toy_recording(number, 1.0 + number, container))
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHONPATH", "MLFLOW_", "HF_"))}
     pins = (model_dir(registered) / "requirements.txt").read_text().split()
     required = closure({pin.partition("==")[0] for pin in pins})
