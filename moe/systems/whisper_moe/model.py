@@ -173,7 +173,7 @@ class WhisperMoE(Mixture):
     def greedy(self, encoded: Encoded, prompt: Sequence[int], n_new: int, min_new: int = 0) -> Said:
         """Greedy search of an encoded batch by our own loop; the tokens of `search`, and their log-probabilities, (B, N) each."""
         log_values = None if encoded.values is None else encoded.values.float().log()
-        with self.experts(encoded.weights):
+        with self.experts(encoded.weights, encoded.people):
             return greedy(self.base, encoded.states, prompt, n_new, min_new, log_values)
 
     @contextmanager

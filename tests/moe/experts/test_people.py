@@ -25,6 +25,7 @@ from moe.experts.people.training import Enrolment, Learnt, Recordings, learn_peo
 from moe.recognition.decoding import decode
 from moe.system import DecodingOptions
 from moe.systems.whisper.encoder import encode
+from moe.systems.whisper_moe.decoding import searched, token_scores
 from moe.systems.whisper_moe.system import WhisperSystem
 from moe.training.batches import collate
 from moe.training.dataset import SpeechDataset
@@ -139,6 +140,22 @@ def test_own_weights_stand_in_for_the_gates(tmp_path: Path, data, beams: int) ->
     torch.testing.assert_close(found.states, expected.states, atol=1e-4, rtol=1e-4)
     texts = [system.model.search(each, num_beams=beams, max_length=8) for each in (found, expected)]
     assert torch.equal(*texts)
+
+
+@KINDS
+def test_greedy_search_writes_under_the_experts_of_the_decoder_too(data, n_experts: int) -> None:
+    """A second pass of transformers' decoder is the oracle; only layers of the decoder are people's own, so the encoder cannot stand in."""
+    system = toy(n_experts)
+    layout = system.layout(("decoder.layers.0.self_attn.q_proj", "decoder.layers.0.fc1"), R)
+    people: list[Person | None] = [awake(layout, 1, "a"), None, awake(layout, 2, "b"), awake(layout, 3, "c")]
+    batch, tokenizer = batch_of(system, data, 4), system.inputs.processor.tokenizer
+    routed = system.model.route(batch["mel"], batch["n_frames"])
+    encoded = system.model.encode(dataclasses.replace(routed, people=people))
+    tokens, means, _ = searched(system.model, tokenizer, encoded, 1, 12)
+    expected, _ = token_scores(system.model, tokenizer, encoded, tokens, 12)
+    assert means == pytest.approx(expected, abs=1e-4)
+    _, of_nobody, _ = searched(system.model, tokenizer, system.model.encode(routed), 1, 12)
+    assert [abs(a - b) > 1e-4 for a, b in zip(means, of_nobody, strict=True)] == [True, False, True, True]
 
 
 def test_peft_reads_an_expert_above_a_merged_recogniser(tmp_path: Path, data) -> None:
