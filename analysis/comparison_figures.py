@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analysis.groups import column_name
 from analysis.hypotheses import groups_of
 from analysis.plots.comparison import COST_NAMES, overall_figure, tradeoff_figure
 from analysis.plots.errors import expert_wer_heatmap, systems_figure
@@ -28,7 +29,7 @@ def comparison_figures(
     for column, rates in by_group.groupby("column", sort=False):
         if rates["group"].nunique() < 2:
             continue
-        figures[f"wer_by_{column}"] = systems_figure(rates, f"WER by {column.replace('_', ' ')} and system", note, places)
+        figures[f"wer_by_{column}"] = systems_figure(rates, f"WER by {column_name(str(column))} and system", note, places)
     for cost in COST_NAMES:
         if differs(table, cost):
             figures[f"wer_against_{cost}"] = tradeoff_figure(table, cost, note=note, places=places)
@@ -37,7 +38,7 @@ def comparison_figures(
 
 def _routing_figures(pooled: Sequence[PooledScores], note: str) -> dict[str, Figure]:
     figures, experts = {}, expert_table(pooled)
-    if len(experts):
+    if experts["run_id"].nunique() > 1:  # one mixture is one row, and its evaluation shows it by etiology
         names = {run.run_id: _run_name(system, number) for system in pooled for number, run in enumerate(system.runs)}
         wide = experts.assign(run=experts["run_id"].map(names)).pivot(index="run", columns="expert", values="wer")
         wide = wide.loc[list(dict.fromkeys(experts["run_id"].map(names)))].rename(columns=lambda expert: f"expert {expert}")

@@ -18,6 +18,13 @@ EVERY_GROUP = (
     "words_seen",
     "duration_group",
 )
+COLUMN_NAMES = {
+    "corpus_domain": "domain",
+    "severity_group": "severity",
+    "duration_group": "duration",
+    "sentence_seen": "sentence in train",
+    "words_seen": "words in train",
+}  # in words, where they differ from the column
 SEX_COLUMNS = ("sex", "gender")
 SEX_NAMES = {"f": "female", "female": "female", "woman": "female", "m": "male", "male": "male", "man": "male"}
 DURATION_EDGES_S = (0.0, 2.0, 5.0, 10.0, 20.0, 30.0, np.inf)
@@ -38,6 +45,11 @@ def with_groups(table: pd.DataFrame) -> pd.DataFrame:
     if source:
         made["sex"] = table[source].map(lambda value: SEX_NAMES.get(str(value).strip().lower()), na_action="ignore")
     return table.assign(**made)
+
+
+def column_name(column: str) -> str:
+    """What a column of groups is called in tables and pictures."""
+    return COLUMN_NAMES.get(column, column.replace("_", " "))
 
 
 def severity_groups(severity: pd.Series) -> pd.Series:

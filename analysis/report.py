@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+BULLET = "- "
 CODE = re.compile(r"`([^`]+)`")
 PAGE_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#222;max-width:1000px;margin:2em auto;padding:0 1em}
+body{font:15px/1.5 system-ui,sans-serif;color:#222;max-width:1100px;margin:2em auto;padding:0 1em}
 table{border-collapse:collapse;margin:1em 0;font-size:14px}th,td{border:1px solid #ddd;padding:4px 9px;text-align:right}
-th:first-child,td:first-child{text-align:left}th{background:#f4f4f4}img{max-width:100%}.note{color:#777;font-size:13px}
+th:first-child,td:first-child{text-align:left}th{background:#f4f4f4}img{max-width:100%}td{white-space:nowrap}
+.item{display:list-item;margin:.4em 0 .4em 1.5em}.note{color:#777;font-size:13px}
 """
 
 
@@ -86,8 +88,12 @@ def _html_part(part: object) -> str:
     if isinstance(part, (Figure, bytes)):
         png = figure_png(part) if isinstance(part, Figure) else part
         return f'<p><img alt="" src="data:image/png;base64,{base64.b64encode(png).decode()}"></p>'
-    lines = [CODE.sub(r"<code>\1</code>", html.escape(line)) for line in str(part).split("\n") if line]
-    return "".join(f"<p>{line}</p>" for line in lines)
+    return "".join(map(_html_line, filter(None, str(part).split("\n"))))
+
+
+def _html_line(line: str) -> str:
+    text = CODE.sub(r"<code>\1</code>", html.escape(line.removeprefix(BULLET)))
+    return f'<p class="item">{text}</p>' if line.startswith(BULLET) else f"<p>{text}</p>"
 
 
 def _escape(text: str) -> str:

@@ -11,6 +11,7 @@ from analysis.groups import with_groups
 from analysis.hypotheses import name_some
 
 BASE, CONTROL, MIXTURE = "base", "control", "mixture"  # roles; a base is what changes are measured against
+OTHER_PLACE = 3  # among the colours
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,9 @@ def counted(system: SystemScores) -> pd.DataFrame:
     return with_groups(table.sort_values("utterance_id", ignore_index=True))
 
 
-def colour_place(role: str) -> int | None:
-    """Place among the colours of a role that always has the same one; None for the others."""
-    return {BASE: 0, CONTROL: 1, MIXTURE: 2}.get(role)
+def colour_place(role: str) -> int:
+    """Place among the colours of a role in every picture of one system; base, control and mixture each have their own."""
+    return {BASE: 0, CONTROL: 1, MIXTURE: 2}.get(role, OTHER_PLACE)
 
 
 def colour_places(systems: Sequence[PooledScores]) -> dict[str, int]:
@@ -107,8 +108,7 @@ def colour_places(systems: Sequence[PooledScores]) -> dict[str, int]:
     found: dict[str, int] = {}
     for system in systems:
         place = colour_place(system.role)
-        free = place if place is not None and place not in found.values() else max(2, *found.values(), 2) + 1
-        found[system.name] = free
+        found[system.name] = place if place not in found.values() else max(OTHER_PLACE - 1, *found.values()) + 1
     return found
 
 

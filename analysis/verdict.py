@@ -7,6 +7,7 @@ import pandas as pd
 
 from analysis.challenge import RULES
 from analysis.error_rates import SMALL_SPEAKERS
+from analysis.groups import column_name
 from analysis.report import cell, percent, percent_interval
 from analysis.routing import LEARNED
 from analysis.system_tables import differs
@@ -127,13 +128,11 @@ def readable_groups(by_group: pd.DataFrame) -> pd.DataFrame:
         list(dict.fromkeys(zip(*(by_group[key] for key in keys), strict=True))), list(dict.fromkeys(by_group["system"]))
     ]
     first = by_group.drop_duplicates(keys).set_index(keys).loc[wide.index]
-    sizes = {
-        "utterances": first["n_utterances"],
-        "speakers": first["n_speakers"],
-        "small": first["small"].map({True: "yes", False: ""}),
-    }
+    sizes = {"utterances": first["n_utterances"], "speakers": first["n_speakers"]}
+    if first["small"].any():
+        sizes["small"] = first["small"].map({True: "yes", False: ""})
     shown = pd.concat([pd.DataFrame(sizes), wide.rename(columns=lambda name: f"{name} WER")], axis=1).reset_index()
-    return shown.rename(columns={"column": "by"}).assign(by=lambda table: table["by"].str.replace("_", " "))
+    return shown.rename(columns={"column": "by"}).assign(by=lambda table: table["by"].map(column_name))
 
 
 def _pair_sentence(table: pd.DataFrame, tests: pd.DataFrame, group_tests: pd.DataFrame, system: str, base: str) -> str:
@@ -170,7 +169,7 @@ def _group_name(column: str, group: str) -> str:
     """A group as a sentence names it: "yes" of `sentence_seen` says nothing by itself, nor does a rating."""
     names = {("sentence_seen", "yes"): "sentences of train", ("sentence_seen", "no"): "unseen sentences"}
     plain = not group.replace(".", "").isdigit() and group not in ("yes", "no", "unknown")
-    return names.get((column, group), group if plain else f"{column.removesuffix('_group').replace('_', ' ')} {group}")
+    return names.get((column, group), group if plain else f"{column_name(column)} {group}")
 
 
 def best_sentence(table: pd.DataFrame, tests: pd.DataFrame) -> str:
@@ -222,7 +221,7 @@ def _p_cell(p_value: float) -> str:
 
 
 def diagnosis(wer: Mapping[str, float]) -> str:
-    """In words: does routing earn its keep, and if not, is it the gate, the clusters or the capacity?"""
+    """In words: does the gate's routing lower the WER, and if not, is it the gate, the clusters or the capacity?"""
     said = ", ".join(f"{name} {100 * value:.1f} %" for name, value in sorted(wer.items(), key=lambda pair: pair[1]))
     parts = [f"Routing: {said}."]
     best_fixed = min(value for name, value in wer.items() if name in ("oracle", "cluster", "uniform", "random"))

@@ -221,7 +221,7 @@ def _report(
     system: WhisperMoESystem,
 ) -> None:
     log_kept(step, "wer", trained, system, facts)
-    log_training(step, trained, prepared.note)
+    log_training(step, trained, system, prepared.note)
     step.add_to_name(prepared.name, f"dev WER {percent(trained.rate)}")
     step.describe(_description(options, prepared, trained, facts, system.n_experts))
 

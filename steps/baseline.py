@@ -12,7 +12,6 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.plots.training import drawable, from_start, training_curves
 from analysis.report import percent
 from moe.experts.joint_training import JointOptions, TrainedMixture, train_jointly
 from moe.experts.routed_lora import AdapterOptions, matched_rank
@@ -33,6 +32,7 @@ from moe.training.plan import TrainingPlan, updates_per_epoch
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.training import TrainingInputs, log_system, plan_of, read_base, training_facts, training_inputs
 from steps.options.step_options import ExportOptions, MixtureStepOptions, PlotOptions, SeedOptions
+from steps.reports.training import log_curves
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
@@ -106,7 +106,7 @@ def _single_lora(step: StepRun, options: StepOptions) -> None:
     kept = _together(system, given, trained)
     facts = training_facts(system, kept.summary, options.seed)
     log_system(step, system, {"synthetic": bool(given.prepared.note), **facts}, options)
-    _report(step, options, given.prepared, kept, facts, budget)
+    _report(step, options, given.prepared, kept, facts, budget, system)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,17 +190,15 @@ def _report(
     trained: TrainedMixture,
     info: Mapping[str, float],
     budget: Budget,
+    system: WhisperSystem,
 ) -> None:
     history = pd.DataFrame(trained.history)
     step.log_metrics(
         {"dev/wer_kept": trained.rate} | {name: value for name, value in info.items() if name not in ("synthetic", "seed")}
     )
     step.log_table(history, "tables/history.json")
-    if len(history) and not options.no_plot and options.trainings == 1:
-        shown = from_start(history, {"wer": trained.start_rate})
-        panels = drawable(shown, {"dev WER": ["wer"], "dev loss": ["loss"]})
-        kept = 0 if trained.epoch is None else trained.epoch + 1
-        step.log_figure(training_curves(shown, panels, "One LoRA", best=kept, note=prepared.note), "plots/training.png")
+    if not options.no_plot and options.trainings == 1:
+        log_curves(step, "wer", trained, {"dev WER": ["wer"], "dev loss": ["loss"]}, system, prepared.note)
     step.add_to_name(prepared.name, f"dev WER {percent(trained.rate)}")
     step.describe(
         f"Dev WER {100 * trained.rate:.1f} %, {100 * trained.start_rate:.1f} % at the start{_label(prepared)}.\n\n"

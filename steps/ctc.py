@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.plots.training import training_curves
 from analysis.report import percent
 from moe.audio.augmentation import AugmentationOptions
 from moe.audio.sampling import SAMPLE_RATE
@@ -40,7 +39,7 @@ from steps.inputs.feasible import feasible
 from steps.inputs.training import TrainingInputs, log_system, plan_of, training_facts, training_inputs
 from steps.options.step_options import AudioOptions, ExportOptions, TrainingStepOptions
 from steps.reports.mixture import log_experts, log_routing_by_epoch, routed_rows
-from steps.reports.training import log_kept
+from steps.reports.training import log_curves, log_kept
 from steps.tracking import runs
 from steps.tracking.step_run import StepRun
 
@@ -197,9 +196,7 @@ def _report(
     step.log_table(history, "tables/history.json")
     if not options.no_plot:
         panels = {f"dev {rate.upper()}": [rate], "dev loss": ["loss"], "blank outputs": ["blank_share"]}
-        step.log_figure(
-            training_curves(history, panels, system.record.title, best=trained.epoch, note=note), "plots/training.png"
-        )
+        log_curves(step, rate, trained, panels, system, note)
     step.add_to_name(given.prepared.name, f"dev {rate.upper()} {percent(trained.rate)}")
     step.describe(_description(options, given, system, trained, facts))
 

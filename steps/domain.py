@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 from transformers import WhisperConfig, WhisperTokenizer
 
-from analysis.plots.training import training_curves
 from analysis.report import markdown_table, percent
 from moe.audio.augmentation import AugmentationOptions
 from moe.options import names_of, option
@@ -29,7 +28,7 @@ from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.feasible import feasible
 from steps.inputs.training import TrainingInputs, log_system, plan_of, read_base, training_facts, training_inputs
 from steps.options.step_options import ExportOptions, TrainingStepOptions
-from steps.reports.training import log_kept
+from steps.reports.training import log_curves, log_kept
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
@@ -189,8 +188,7 @@ def _report(
     step.log_table(history, "tables/history.json")
     if not options.no_plot:
         panels = {"dev CER": _columns(history, "cer"), "dev WER": _columns(history, "wer"), "dev loss": _columns(history, "loss")}
-        figure = training_curves(history, panels, system.record.title, best=trained.epoch, note=given.prepared.note)
-        step.log_figure(figure, "plots/training.png")
+        log_curves(step, options.selection, trained, panels, system, given.prepared.note)
     step.add_to_name(given.prepared.name, f"dev {options.selection.replace('_', ' ')} {percent(trained.rate)}")
     step.describe(_description(options, given, system, trained, facts))
 

@@ -188,8 +188,9 @@ def _report(
     if len(history) and not options.no_plot:
         wer = ["wer", *(name for name in history.columns if name.startswith("wer/"))]
         panels = {"dev WER": wer, "dev loss": [name.replace("wer", "loss") for name in wer]}
+        counted = history.assign(epoch=history["epoch"] + 1)  # epochs are counted from 1 in pictures and words
         step.log_figure(
-            training_curves(history, panels, "Experts, each on its own cluster", note=prepared.note), "plots/training.png"
+            training_curves(counted, panels, "Experts, each on its own cluster", note=prepared.note), "plots/training.png"
         )
     ranks = model.adapter_options
     step.add_to_name(prepared.name, f"dev WER {percent(trained.wer)}")

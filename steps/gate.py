@@ -104,8 +104,8 @@ def _log_figures(step: StepRun, result: GateResult, dev: pd.DataFrame, vectors: 
         columns=range(routed.shape[1]), fill_value=0
     )
     step.log_figure(confusion_figure(counts, "Dev: etiology and chosen expert", note), "plots/expert_by_etiology.png")
-    panels = {"KL to soft labels": ["train/kl", "dev/kl"], "argmax accuracy": ["train/accuracy", "dev/accuracy"]}
-    panels["calibration error, before calibration"] = ["train/ece", "dev/ece"]
+    panels = {"KL divergence to the labels": ["train/kl", "dev/kl"], "accuracy": ["train/accuracy", "dev/accuracy"]}
+    panels["calibration error, uncalibrated"] = ["train/ece", "dev/ece"]
     history = pd.DataFrame(result.history)
     step.log_figure(training_curves(history, panels, "Gate", best=result.best_epoch, note=note), "plots/training.png")
 

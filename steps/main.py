@@ -51,6 +51,7 @@ from steps.options.option_files import option_file_text
 from steps.register import CHAMPION_TAG
 from steps.registry.judging import ANY
 from steps.tracking import artifacts, runs
+from steps.tracking.experiments import say_result
 from steps.tracking.lineage import run_link
 from steps.tracking.step_run import StepRun
 from steps.tracking.store import artifact_folder, connect
@@ -188,14 +189,16 @@ def _report(step: StepRun, chain: Chain, corpus: str) -> None:
     if wer:
         first = chain.options.system_names[0]
         step.log_metrics({"test/wer": wer[first]})
-        step.add_to_name(corpus, f"WER {percent(wer[first])}")
         said = [f"Test WER of {', '.join(f'{system} {percent(value)}' for system, value in wer.items())}."]
+        best = min(wer, key=wer.__getitem__)
+        step.add_to_name(corpus, f"{percent(wer[best])} WER, {best}")
     if "compare" in chain.run_ids:
         rows = pd.read_parquet(artifacts.upstream(chain.run_ids["compare"], artifacts.COMPARISON))
         tests = pd.read_csv(artifacts.upstream(chain.run_ids["compare"], TESTS))
         report = artifacts.upstream(chain.run_ids["compare"], "comparison.md").read_text(encoding="utf-8")
         step.log_text(report, "comparison.md")
         said, table = [best_sentence(rows, tests)], markdown_table(readable_table(rows))
+        say_result(client, connect().experiment_id, f"{corpus}: {said[0]}")
         print("\n".join(result_lines(chain.run_ids["compare"], chain.options)), flush=True)
     if "register" in chain.run_ids:
         said.append(client.get_run(chain.run_ids["register"]).data.tags[CHAMPION_TAG])

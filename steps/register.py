@@ -159,9 +159,8 @@ def _tag(step: StepRun, registered: str, system: SystemScores, version: str, dec
     tags |= {"synthetic": str(is_synthetic(system)).lower(), "system": system.system, "title": system.name}
     tags |= {"promoted": str(decision.promoted).lower(), "promotion_reason": decision.reason[:MAX_TAG]}
     versions.tag(registered, version, tags)
-    versions.challenge(registered, version)
-    if decision.promoted:
-        versions.promote(registered, version)
+    give = versions.promote if decision.promoted else versions.challenge
+    give(registered, version)
     step.set_tags({"moe.registered": f"{registered}/{version}", "moe.promoted": tags["promoted"]})
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.plots.steering import dev_figure, history_figure
-from analysis.plots.training import training_curves
 from moe.experts.routed_lora import matched_rank
 from moe.options import names_of, option
 from moe.system import read_record
@@ -27,7 +26,7 @@ from moe.training.precision import precision
 from steps.inputs.feasible import feasible
 from steps.inputs.training import TrainingInputs, log_system, plan_of, read_base, training_facts, training_inputs
 from steps.options.step_options import TRAINING, ExportOptions, TrainingStepOptions
-from steps.reports.training import log_kept
+from steps.reports.training import log_curves, log_kept
 from steps.tracking import artifacts, runs
 from steps.tracking.artifacts import NONE_GIVEN
 from steps.tracking.step_run import StepRun
@@ -169,8 +168,7 @@ def _plots(step: StepRun, options: StepOptions, system: SteerSystem, trained: Tr
         return
     if trained.history:
         panels = {"dev WER, CER": list(dict.fromkeys(["wer", options.steer_select])), "dev loss": ["loss"]}
-        figure = training_curves(pd.DataFrame(trained.history), panels, system.record.title, best=trained.epoch, note=note)
-        step.log_figure(figure, "plots/training.png")
+        log_curves(step, options.steer_select, trained, panels, system, note)
     if trained.analyses:
         step.log_figure(history_figure(pd.DataFrame(trained.analyses), note), "plots/steering.png")
     if trained.steering:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from analysis.error_rates import SMALL_SPEAKERS, SMALL_WORDS, rates_by
-from analysis.groups import groupings
+from analysis.groups import column_name, groupings
 from analysis.report import markdown_table, percent, percent_interval
 from analysis.systems import SystemScores, counted
 
@@ -93,7 +93,7 @@ def _evaluation(scores: SystemScores, overall: pd.Series) -> str:
 def _readable(groups: pd.DataFrame) -> pd.DataFrame:
     rates = {name.upper(): [percent_interval(*row) for row in groups[columns].to_numpy(float)] for name, columns in
              {"wer": ["wer", "low", "high"], "cer": ["cer", "cer_low", "cer_high"]}.items()}  # fmt: skip
-    shown = pd.DataFrame({"by": groups["column"].str.replace("_", " "), "group": groups["group"].astype(str), **rates})
+    shown = pd.DataFrame({"by": groups["column"].map(column_name), "group": groups["group"].astype(str), **rates})
     return shown.assign(
         utterances=groups["n_utterances"], speakers=groups["n_speakers"], small=groups["small"].map({True: "yes", False: ""})
     )
@@ -103,14 +103,14 @@ def _limits(facts: CardFacts, scores: SystemScores, groups: pd.DataFrame) -> str
     worst = groups.loc[groups["wer"].idxmax()]
     small = groups[groups["small"]]
     lines = [
-        f"Highest error rate: {worst['column'].replace('_', ' ')} {worst['group']}, WER {percent(worst['wer'])}.",
+        f"Highest error rate: {column_name(worst['column'])} {worst['group']}, WER {percent(worst['wer'])}.",
         "Kinds of speech, languages, microphones and rooms that are not in the test set are not covered by these numbers.",
         "Confidence is the model's own token probability, not calibrated: high confidence is no proof of a right word.",
     ]
     if facts.window_s is not None:
         lines.insert(1, f"Recordings longer than {facts.window_s:g} s are cut at quiet places; words at a cut may suffer.")
     if len(small):
-        names = ", ".join(f"{row.column.replace('_', ' ')} {row.group}" for row in small.itertuples())
+        names = ", ".join(f"{column_name(row.column)} {row.group}" for row in small.itertuples())
         lines.append(f"Fewer than {SMALL_SPEAKERS} speakers or {SMALL_WORDS} words, so little can be said: {names}.")
     return "\n".join(f"- {line}" for line in lines)
 

@@ -5,6 +5,7 @@ Okabe & Ito (2008), distinguishable with any colour vision; widths suit a browse
 """
 
 from collections.abc import Sequence
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,14 @@ NOISE_COLOUR = "#B0B0B0"
 INK = "#333333"
 WIDTH = 9.0  # inches; 900 pixels at DPI
 DPI = 100
+TITLE_WIDTH = 85  # characters of a line of the title
 
 
 def new_figure(title: str, height: float = 4.5, n_rows: int = 1, n_columns: int = 1, note: str = "") -> tuple[Figure, np.ndarray]:
     """A titled figure and its axes, shape (n_rows, n_columns); `note` stands small at the foot ("synthetic speech")."""
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
     axes = figure.subplots(n_rows, n_columns, squeeze=False)
-    figure.suptitle(title, fontsize=13, x=0.01, ha="left", color=INK)
+    figure.suptitle(fill(title, TITLE_WIDTH), fontsize=13, x=0.01, ha="left", color=INK)
     if note:
         figure.supxlabel(note, fontsize=8, x=0.995, ha="right", color="#777777")
     for axis in axes.flat:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from analysis.plots.canvas import colour_of, legend, marker_of, new_figure, percent_axis
 from analysis.plots.errors import draw_forest
@@ -16,6 +17,8 @@ COST_NAMES = {
     "training_hours": "hours of training: of one processor core, or of the accelerator",
     "peak_memory_mb": "most memory held while decoding, MB: of the process, or on the accelerator",
 }
+
+COUNTS = ("n_trainable", "n_total")
 
 
 def overall_figure(
@@ -47,6 +50,10 @@ def tradeoff_figure(
     axis.set_xlabel(name + (f"; not known: {', '.join(unknown)}" if unknown else ""))
     if len(known) and known[cost].min() >= 0 and known[cost].max() > 100 * max(known[cost].min(), 1):
         axis.set_xscale("symlog", linthresh=max(float(known[cost][known[cost] > 0].min()) / 10, 1e-9))
+    elif len(known) and known[cost].min() >= 0:
+        axis.set_xlim(0, 1.08 * max(known[cost].max(), 1e-9))  # from zero: a cost twice as high stands twice as far
+    if cost in COUNTS:
+        axis.xaxis.set_major_formatter(EngFormatter())
     axis.set_ylabel("WER")
     axis.set_ylim(bottom=0)
     percent_axis(axis, "y")

@@ -82,7 +82,7 @@ def splits_of(manifest: pd.DataFrame) -> list[str]:
 def _histogram(manifest: pd.DataFrame, values: np.ndarray, title: str, label: str, width: float | None, note: str) -> Figure:
     figure, axes = new_figure(f"{title} (n = {len(values)}, median {np.median(values):.3g})", note=note)
     end = max(float(np.quantile(values, LONGEST_SHARE)), 1e-3)
-    edges = np.arange(-0.5, end + 1.5, max(width, round(end / 60))) if width else np.linspace(0, end, 41)
+    edges = np.arange(values.min() - 0.5, end + 1.5, max(width, round(end / 60))) if width else np.linspace(0, end, 41)
     splits = splits_of(manifest)
     parts = [values[(manifest["split"] == split).to_numpy()] for split in splits]
     names = [f"{split} (n = {len(part)})" for split, part in zip(splits, parts, strict=True)]

@@ -1,4 +1,4 @@
-"""Pictures of a gate: is it as sure as it is right, what does it confuse, and how does it decide about each speaker."""
+"""Pictures of a gate: how well it is calibrated, what it confuses, and how it decides about each speaker."""
 
 import numpy as np
 import pandas as pd
@@ -37,7 +37,7 @@ def reliability_figure(
         axes[0, 0].plot(earlier["confidence"], earlier["accuracy"], color=colour_of(1), marker="s", label="before calibration")
     name = "gate, calibrated" if before else "gate"
     axes[0, 0].plot(table["confidence"][used], table["accuracy"][used], color=colour_of(0), marker="o", label=name)
-    axes[0, 0].plot([0, 1], [0, 1], color="#777777", linestyle="--", label="as sure as right")
+    axes[0, 0].plot([0, 1], [0, 1], color="#777777", linestyle="--", label="perfect calibration")
     axes[0, 0].set_ylabel("accuracy")
     axes[0, 0].legend(frameon=False, fontsize=9, loc="upper left")
     axes[1, 0].bar(table["low"], table["n_utterances"], width, align="edge", color=colour_of(0), edgecolor="white")

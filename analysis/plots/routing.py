@@ -11,6 +11,14 @@ from matplotlib.ticker import MaxNLocator
 from analysis.plots.canvas import colour_of, heatmap, heatmap_height, legend, new_figure, percent_axis
 from analysis.plots.errors import draw_forest
 
+ROUTINGS = {
+    "learned": "the gate",
+    "oracle": "by etiology (oracle)",
+    "cluster": "by cluster",
+    "uniform": "all experts alike",
+    "shared": "shared adapter alone",
+    "random": "at random",
+}  # as a picture names them; an expert alone by its number
 HATCHES = ("", "//", "..", "xx")  # experts beyond the eighth share a colour and differ by hatch
 
 
@@ -101,8 +109,13 @@ def routing_over_epochs(loads: Mapping[int, pd.DataFrame], title: str = "Routing
     return figure
 
 
-def ablation_figure(table: pd.DataFrame, title: str = "Does routing earn its keep", note: str = "") -> Figure:
-    """WER of each way of routing with its interval: columns routing, wer, low, high; rows in the order given."""
+def ablation_figure(table: pd.DataFrame, title: str = "WER by way of routing", note: str = "", place: int = 2) -> Figure:
+    """WER of each way of routing with its interval: columns routing, wer, low, high; rows in the order given.
+
+    Args:
+        place: of the mixture among the colours.
+    """
     figure, axes = new_figure(title, 1.6 + 0.4 * len(table), note=note)
-    draw_forest(axes[0, 0], table["routing"].tolist(), table)
+    names = [ROUTINGS.get(name, name.replace("_", " ")) for name in table["routing"]]
+    draw_forest(axes[0, 0], names, table, [place] * len(table))
     return figure

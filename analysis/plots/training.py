@@ -9,7 +9,9 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.plots.canvas import colour_of, legend, marker_of, new_figure, percent_axis
 
+START = "epoch (0: the start)"
 MANY_POINTS = 40  # above this a line carries no markers
+STAGES = {"asr": "joint training", "experts": "expert training"}
 MOST_INSIDE = 3  # lines whose names fit into a panel
 
 
@@ -20,6 +22,7 @@ def training_curves(
     x: str = "epoch",
     best: float | None = None,
     note: str = "",
+    place: int = 0,
 ) -> Figure:
     """Panels of metrics against the epoch.
 
@@ -27,6 +30,7 @@ def training_curves(
         history: one row per epoch (or update), column `x` and one column per metric; gaps (NaN) are bridged.
         panels: panel title → the columns drawn in it; a title with "WER", "CER", "accuracy" or "load" is shown in percent.
         best: the kept epoch, marked.
+        place: of the system among the colours, for a panel of one line, whose name is its title.
 
     Raises:
         ValueError: a column named is not in the history.
@@ -35,11 +39,14 @@ def training_curves(
     if missing or x not in history.columns:
         raise ValueError(f"training history lacks {', '.join(missing or [x])}; it has {', '.join(map(str, history.columns))}")
     figure, axes = new_figure(title, 3.9, 1, max(1, len(panels)), note)
+    x_name = START if x == "epoch" and history[x].min() == 0 else x
     crowded = any(len(columns) > MOST_INSIDE for columns in panels.values())
     for axis, (name, columns) in zip(axes[0], panels.items(), strict=False):
         for index, column in enumerate(columns):
-            _line(axis, history[[x, column]].dropna(), line_name(column, columns), index)
-        _finish(axis, name, x, best, outside=crowded, named=not crowded or axis is axes[0, -1])
+            alone = len(columns) == 1
+            label, colour = ("", place) if alone else (line_name(column, columns), index)
+            _line(axis, history[[x, column]].dropna(), label, colour)
+        _finish(axis, name, x_name, best, outside=crowded, named=not crowded or axis is axes[0, -1])
     return figure
 
 
@@ -70,15 +77,16 @@ def overlaid_curves(
     """
     have = {name: history for name, history in histories.items() if column in history.columns}
     without = sorted(set(histories) - set(have))
-    said = (title or f"{in_words(column)} by {x}") + (f" (not recorded: {', '.join(without)})" if without else "")
+    words = in_words(column)
+    said = (title or f"{words[0].upper()}{words[1:]} by {x}") + (f" (not recorded: {', '.join(without)})" if without else "")
     figure, axes = new_figure(said, 4.5, note=note)
     for index, (name, history) in enumerate(have.items()):
         place = places[name] if places else index
         _line(axes[0, 0], history[[x, column]].dropna(), name, place)
-        _mark_stages(axes[0, 0], history.dropna(subset=[column]), x, column, place)
+        _mark_stages(axes[0, 0], history.dropna(subset=[column]), x, place, index)
     _finish(
         axes[0, 0],
-        in_words(column),
+        words,
         f"{x}s of all stages" if x == "update" else f"{x}s of all stages (0: the start)",
         None,
         outside=True,
@@ -92,14 +100,16 @@ def in_words(column: str) -> str:
     return f"{name.upper() if name in ('wer', 'cer') else name.replace('_', ' ')} on {split}" if name else column
 
 
-def _mark_stages(axis: Axes, history: pd.DataFrame, x: str, column: str, place: int) -> None:
-    """The name of each stage behind the first where it begins."""
+def _mark_stages(axis: Axes, history: pd.DataFrame, x: str, place: int, line: int) -> None:
+    """The name of each stage behind the first, at the top of a dotted line where it begins; those of several systems stand below each other."""
     if "stage" not in history:
         return
     begins = history[history["stage"].notna()].iloc[1:]
-    for at, height, stage in zip(begins[x], begins[column], begins["stage"], strict=True):
-        axis.annotate(f"{stage} begins", (at, height), (4, 8), textcoords="offset points", fontsize=8, color=colour_of(place))
-        axis.plot([at], [height], marker="|", markersize=14, color=colour_of(place))
+    for at, stage in zip(begins[x], begins["stage"], strict=True):
+        axis.axvline(at, color=colour_of(place), linestyle=":", linewidth=1)
+        text = f"{STAGES.get(stage, stage)} begins"
+        axis.annotate(text, (at, 1), (-4, -9 - 11 * line), ("data", "axes fraction"), "offset points", ha="right", fontsize=8,
+                      color=colour_of(place))  # fmt: skip
 
 
 def from_start(history: pd.DataFrame, start: Mapping[str, float]) -> pd.DataFrame:
@@ -124,6 +134,7 @@ def _finish(axis: Axes, name: str, x: str, best: float | None, outside: bool = F
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if best is not None:
         axis.axvline(best, color="#777777", linestyle=":", label=f"kept: {best:g}")
+    named = named and bool(axis.get_legend_handles_labels()[0])
     if any(word in name.lower() for word in ("wer", "cer", "accuracy", "load")):
         percent_axis(axis, "y")
     if outside and named:

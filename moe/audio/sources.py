@@ -48,6 +48,10 @@ def _mono(samples: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"samples of shape {samples.shape} and type {samples.dtype}: must be numbers, (n_samples,) or (n_samples, n_channels)"
         )
+    if samples.ndim == 2 and 0 < len(samples) < samples.shape[1]:
+        raise ValueError(
+            f"samples of shape {samples.shape}: more channels than samples; give the transpose, (n_samples, n_channels)"
+        )
     if samples.dtype.kind in "iu":
         steps = np.iinfo(samples.dtype)
         samples = (samples.astype(np.float64) - (steps.max + 1) / 2 * (steps.min == 0)) / ((steps.max - steps.min + 1) / 2)

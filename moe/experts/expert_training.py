@@ -71,7 +71,7 @@ class TrainedExperts:
     """What expert training did.
 
     Attributes:
-        kept: `epoch <n>` or `best of each expert`.
+        kept: `epoch <n>`, counted from 1, or `best of each expert`.
         history: per epoch: wer, loss, and `wer/expert_<e>`, `loss/expert_<e>`.
     """
 
@@ -202,7 +202,7 @@ class ExpertHooks(Validation):
         if assembled <= self.best.wer:
             return "best of each expert", assembled
         self.best.restore_epoch()
-        return f"epoch {self.best.epoch}", self.best.wer
+        return f"epoch {self.best.epoch + 1}", self.best.wer
 
 
 def _hooks(

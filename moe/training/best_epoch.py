@@ -26,9 +26,9 @@ class Trained:
 
     @property
     def kept(self) -> str:
-        """What was kept, in words."""
+        """What was kept, in words; epochs are counted from 1."""
         if self.epoch is not None:
-            return f"Epoch {self.epoch}"
+            return f"Epoch {self.epoch + 1}"
         return "The start (every epoch was worse)" if self.history else "The start (there was no epoch)"
 
 

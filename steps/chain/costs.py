@@ -89,10 +89,10 @@ def opening_line(options: Any) -> str | None:
     cost = ChainCost(options, size_of(options, None, None, TOKENS_PER_S))
     found = rough(cost.mixture, cost.training_batch, cost.device, cost.precision)
     seconds, needed, free = sum(stage.seconds for stage in cost.stages(found)), cost.training_bytes(found), cost.free_bytes()
-    short = ", MORE THAN IS FREE: set a smaller asr_batch_size" if needed > free else ""
+    short = ", TOO FEW: set a smaller asr_batch_size" if needed > free else ""
     return (
-        f"training and decoding: about {max(1, round(seconds / 60))} min, {needed / 2**30:.1f} of {free / 2**30:.0f} GiB free{short}; "
-        "`-e estimate` measures it"
+        f"training and decoding: about {max(1, round(seconds / 60))} min, in {needed / 2**30:.1f} GiB of memory; {free / 2**30:.0f} GiB are "
+        f"free{short}; `-e estimate` measures it"
     )
 
 

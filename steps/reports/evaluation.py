@@ -9,7 +9,7 @@ import pandas as pd
 from analysis.challenge import PLAIN, ChallengeScore, challenge_score
 from analysis.error_rates import cer_without_spaces, rates_by
 from analysis.flags import flag_counts, flag_hypotheses
-from analysis.groups import EVERY_GROUP, with_groups
+from analysis.groups import EVERY_GROUP, column_name, with_groups
 from analysis.pages.clips import embed_clips
 from analysis.pages.explorer import explorer_html
 from analysis.plots.errors import forest_figure
@@ -98,10 +98,9 @@ def _log_groups(step: StepRun, evaluation: Evaluation) -> dict[str, float]:
                 if row[name] == row[name]
             }
         if column != "speaker" and step.plots and len(rates) > 1:
-            title, place = f"WER by {column.replace('_', ' ')}", colour_place(evaluation.test_set.system.record.role)
-            step.log_figure(
-                forest_figure(rates, title, evaluation.note, 3 if place is None else place), f"plots/wer_by_{column}.png"
-            )
+            place = colour_place(evaluation.test_set.system.record.role)
+            figure = forest_figure(rates, f"WER by {column_name(column)}", evaluation.note, place)
+            step.log_figure(figure, f"plots/wer_by_{column}.png")
     return metrics
 
 

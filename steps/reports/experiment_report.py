@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from analysis.comparison import Comparison
 from analysis.next_steps import next_steps
+from analysis.plots.corpus import splits_of
 from analysis.report import html_page
 from analysis.systems import SystemScores
 from steps.inputs.corpus import Prepared, read_prepared
@@ -73,12 +74,12 @@ def _corpus(prepared: Prepared) -> list[object]:
 
 def _amounts(manifest: pd.DataFrame) -> pd.DataFrame:
     """Utterances, speakers and hours by split."""
-    rows = manifest.groupby("split", sort=False).agg(
+    rows = manifest.groupby("split").agg(
         utterances=("utterance_id", "size"),
         speakers=("speaker", "nunique"),
         hours=("duration_s", lambda seconds: seconds.sum() / 3600),
     )
-    return rows.reset_index()
+    return rows.loc[splits_of(manifest)].round({"hours": 2}).reset_index()
 
 
 def _pictures(lineage: dict[str, str]) -> list[object]:

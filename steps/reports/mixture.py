@@ -15,7 +15,6 @@ from analysis.pages.clips import clip_of
 from analysis.pages.exemplars_page import exemplars_html
 from analysis.plots.profiles import profiles_figure
 from analysis.plots.routing import load_by_epoch, load_heatmap, routing_over_epochs
-from analysis.plots.training import drawable, from_start, training_curves
 from analysis.profiles import exemplars, expert_profiles, group_shares, standard_scores
 from analysis.routing import load_by
 from moe.audio.sampling import SAMPLE_RATE
@@ -25,7 +24,9 @@ from moe.corpora.summaries import loudness_of
 from moe.experts.joint_training import TrainedMixture
 from moe.routing.gate import Gate, probabilities
 from moe.routing.weights import top_k_weights
+from moe.system import System
 from steps.inputs.corpus import Prepared
+from steps.reports.training import log_curves
 from steps.tracking.names import file_name
 from steps.tracking.step_run import StepRun
 
@@ -33,7 +34,7 @@ N_EXEMPLARS, LONGEST_CLIP_S = 4, 15.0
 FACTS = ("utterance_id", "speaker", "etiology", "severity", "duration_s", "reference")
 
 
-def log_training(step: StepRun, trained: TrainedMixture, note: str) -> None:
+def log_training(step: StepRun, trained: TrainedMixture, system: System, note: str) -> None:
     """Metrics by epoch as a table and as pictures: curves, load with entropy and temperature, routing."""
     history = pd.DataFrame(trained.history)
     if not len(history):
@@ -41,10 +42,8 @@ def log_training(step: StepRun, trained: TrainedMixture, note: str) -> None:
     step.log_table(history, "tables/history.json")
     if not step.plots:
         return
-    shown = from_start(history, {"wer": trained.start_rate})
-    panels = drawable(shown, {"dev WER": ["wer"], "dev loss": ["loss"], "gate's entropy (1: undecided)": ["routing_entropy"]})
-    kept = 0 if trained.epoch is None else trained.epoch + 1
-    step.log_figure(training_curves(shown, panels, "Joint training", best=kept, note=note), "plots/training.png")
+    panels = {"dev WER": ["wer"], "dev loss": ["loss"], "gate's entropy (1: undecided)": ["routing_entropy"]}
+    log_curves(step, "wer", trained, panels, system, note)
     log_routing_by_epoch(step, history, note)
 
 

@@ -60,7 +60,7 @@ def _log_ablations(step: StepRun, ablations: Mapping[str, pd.DataFrame], note: s
     singles = {int(name.rpartition("_")[2]): part for name, part in ablations.items() if name.startswith("expert_")}
     by_etiology = {f"expert {e}": rates_by(part, "etiology").set_index("group")["wer"] for e, part in sorted(singles.items())}
     if step.plots:
-        title = f"Does routing earn its keep (n = {table['n_utterances'].iloc[0]} test utterances)"
+        title = f"WER by way of routing (n = {table['n_utterances'].iloc[0]} test utterances)"
         step.log_figure(ablation_figure(table, title, note), "plots/ablations.png")
         step.log_figure(expert_wer_heatmap(pd.DataFrame(by_etiology).T, note=note), "plots/expert_wer.png")
     found = regret(ablations[LEARNED], singles)

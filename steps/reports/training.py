@@ -1,7 +1,11 @@
-"""What every training of a system reports of the epoch that it kept."""
+"""What every training of a system reports of its epochs and of the one that it kept."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import pandas as pd
+
+from analysis.plots.training import drawable, from_start, training_curves
+from analysis.systems import colour_place
 from moe.system import System
 from moe.training.best_epoch import Trained
 from steps.tracking.step_run import StepRun
@@ -13,3 +17,19 @@ def log_kept(step: StepRun, selected: str, trained: Trained, system: System, fac
     numbers = {name: value for name, value in facts.items() if name != "seed"}
     trains = {f"n_trainable/{group.name}": group.n_parameters for group in system.parameter_groups()}
     step.log_metrics({f"dev/{selected}_kept": trained.rate, **kept, **numbers, **trains})
+
+
+def log_curves(
+    step: StepRun, selected: str, trained: Trained, panels: Mapping[str, Sequence[str]], system: System, note: str
+) -> None:
+    """Draw the metrics by epoch behind what is known of the start, which is epoch 0; a metric with one point has no curve.
+
+    Args:
+        selected: the metric whose value of the start is known.
+    """
+    if not trained.history:
+        return
+    shown = from_start(pd.DataFrame(trained.history), {selected: trained.start_rate})
+    kept, place = 0 if trained.epoch is None else trained.epoch + 1, colour_place(system.record.role)
+    figure = training_curves(shown, drawable(shown, panels), system.record.title, best=kept, note=note, place=place)
+    step.log_figure(figure, "plots/training.png")

@@ -73,6 +73,13 @@ def open_experiment(client: MlflowClient, address: Address, name: str, given_id:
     return experiment.experiment_id
 
 
+def say_result(client: MlflowClient, experiment_id: str, result: str) -> None:
+    """Put what a chain found first into the experiment's note, whose first line stands above the runs; a note of somebody's own stays."""
+    note = client.get_experiment(experiment_id).tags.get(NOTE_TAG, NOTE)
+    if note.endswith(NOTE):
+        client.set_experiment_tag(experiment_id, NOTE_TAG, f"{result}\n\n{NOTE}")
+
+
 def _runs_of_others(client: MlflowClient, project: Path) -> bool:
     """Whether experiment 0 holds a run that neither a step of a project nor an `mlflow run` of this one made."""
     own = os.environ.get(MLFLOW_RUN_ID.name)  # the one that `mlflow run` has just made for this process

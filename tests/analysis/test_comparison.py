@@ -248,7 +248,12 @@ def test_experts_stand_one_by_one():
     mixture = dataclasses.replace(mixture, run_id="r" * 32, expert_wer={"expert_1": 0.4, "expert_0": 0.3})
     found = compare([system("base", 0.5), mixture], n_resamples=200)
     assert found.experts[["expert", "wer"]].to_numpy().tolist() == [[1, 0.4], [0, 0.3]]
-    assert "| mixture | rrrrrrrr | 30.0 % | 40.0 % |" in found.markdown() and "expert_wer" in found.figures
+    assert "| mixture | rrrrrrrr | 30.0 % | 40.0 % |" in found.markdown()
+    assert "expert_wer" not in found.figures, "a picture of one row"
+    other = dataclasses.replace(
+        mixture, name="other", run_id="s" * 32, system="other", expert_wer={"expert_0": 0.2, "expert_1": 0.4}
+    )
+    assert "expert_wer" in compare([system("base", 0.5), mixture, other], n_resamples=200).figures
 
 
 def test_curves_of_dev_and_train_are_overlaid_by_their_own_axis():

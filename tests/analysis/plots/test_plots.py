@@ -153,8 +153,31 @@ def test_a_curve_begins_with_what_is_known_of_the_start_and_a_dot_is_no_curve():
 def test_a_stage_is_marked_where_it_begins_and_a_system_keeps_its_colour():
     lines = pd.DataFrame({"epoch": [1, 2, 2, 3], "dev/wer": [0.4, 0.3, 0.35, 0.2], "stage": ["experts", None, "asr", None]})
     figure = training.overlaid_curves({"MoE": lines}, "dev/wer", places={"MoE": 2})
-    assert "asr begins" in texts_of(figure) and "experts begins" not in texts_of(figure)
+    assert "joint training begins" in texts_of(figure) and "expert training begins" not in texts_of(figure)
     assert figure.axes[0].lines[0].get_color() == canvas.colour_of(2)
+
+
+@pytest.mark.parametrize("n_words", [1, 12, 40])
+def test_a_title_of_any_length_stands_within_the_picture(n_words):
+    figure, _ = canvas.new_figure(" ".join(["calibration"] * n_words))
+    figure.draw_without_rendering()
+    box = figure.get_window_extent()
+    title = figure._suptitle.get_window_extent()
+    assert box.x0 <= title.x0 and title.x1 <= box.x1 and title.y1 <= box.y1
+
+
+def test_a_panel_of_one_line_has_the_systems_colour_and_no_key():
+    figure = training.training_curves(history(), {"dev WER": ["dev/wer"]}, place=2)
+    assert figure.axes[0].lines[0].get_color() == colour_of(2) and figure.axes[0].get_legend() is None
+    assert figure.axes[0].get_xlabel() == "epoch"
+    started = training.from_start(history(), {"dev/wer": 0.6})
+    assert training.training_curves(started, {"dev WER": ["dev/wer"]}).axes[0].get_xlabel() == "epoch (0: the start)"
+
+
+def test_a_cost_begins_at_zero_and_a_count_has_its_unit(table):
+    rates = pd.concat([rates_by(count_errors(table)).assign(system=str(n), n_total=n) for n in (1_850_000, 2_110_000)])
+    axis = comparison.tradeoff_figure(rates, "n_total").axes[0]
+    assert axis.get_xlim()[0] == 0 and axis.xaxis.get_major_formatter()(1_500_000) == "1.5 M"
 
 
 def test_many_lines_are_named_once_beside_the_panels():

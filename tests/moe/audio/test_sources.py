@@ -40,6 +40,7 @@ def test_samples_of_another_rate_are_resampled() -> None:
         (None, "a NoneType is no recording"),
         (np.zeros(()), "samples of shape"),
         (np.zeros((2, 2, 2)), "samples of shape"),
+        (np.zeros((2, 16_000)), r"samples of shape \(2, 16000\): more channels than samples; give the transpose"),
         (np.array(["a"]), "must be numbers"),
         (b"no sound", "unreadable|not"),
         (encode(tone(1)[:0], "wav"), "empty|no samples"),

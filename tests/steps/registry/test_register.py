@@ -182,6 +182,7 @@ class TestWhoMayBeChampion:
         mixture, control = registered.version("pair", "1"), registered.version("pair", "2")
         assert (mixture.tags["system"], control.tags["system"]) == ("whisper_moe", "single_lora")
         assert str(versions.champion("pair").version) == "2"
+        assert str(registered.client.get_model_version_by_alias("pair", "challenger").version) == "1"
         assert "worse than its fair control" in mixture.tags["promotion_reason"] and mixture.tags["promoted"] == "false"
         said = registered.said(run_id)
         assert said.startswith("Champion of synthetic: models:/pair@champion, version 2 (one LoRA, same size, ")

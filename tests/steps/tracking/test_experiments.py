@@ -15,7 +15,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from moe.options import Options
 from steps.tracking import artifacts, runs
 from steps.tracking.addresses import sqlite_address
-from steps.tracking.experiments import EXPERIMENT
+from steps.tracking.experiments import EXPERIMENT, NOTE, NOTE_TAG, say_result
 from steps.tracking.store import connect, project_root
 
 NAMES = (
@@ -167,6 +167,15 @@ class TestOneExperiment:
         assert every[0].tags["mlflow.experimentKind"] == "custom_model_development"
         monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")  # as `mlflow run .` passes it on
         assert connect().experiment_id == "0"
+
+    def test_its_note_begins_with_what_the_last_chain_found_until_somebody_writes_one(self, store: Path) -> None:
+        found = connect()
+        for result in ("synthetic: 18 %", "synthetic: 17 %"):
+            say_result(found.client, found.experiment_id, result)
+            assert found.client.get_experiment("0").tags[NOTE_TAG] == f"{result}\n\n{NOTE}"
+        found.client.set_experiment_tag("0", NOTE_TAG, "ours")
+        say_result(found.client, found.experiment_id, "synthetic: 16 %")
+        assert found.client.get_experiment("0").tags[NOTE_TAG] == "ours"
 
     def test_mlflow_run_on_no_store_at_all_makes_no_second_experiment(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
