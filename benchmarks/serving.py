@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -188,9 +188,9 @@ def recordings(options: ServingOptions) -> list[tuple[bytes, float]]:
     return found
 
 
-def request(audio: bytes) -> bytes:
+def request(audio: bytes, params: Mapping[str, Any] | None = None) -> bytes:
     """A request of one recording, as a client would write it."""
-    return json.dumps({"dataframe_records": [{"audio": base64.b64encode(audio).decode()}]}).encode()
+    return json.dumps({"dataframe_records": [{"audio": base64.b64encode(audio).decode()}], "params": dict(params or {})}).encode()
 
 
 def run(options: ServingOptions, path: Path = RESULTS / "serving") -> dict[str, Any]:

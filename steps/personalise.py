@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 from mlflow.entities import Metric, RunTag
+from torch import Tensor
 
 from moe.audio.augmentation import AugmentationOptions
 from moe.experts.people.folders import PersonRecord, load_person, read_person_record, save_person
 from moe.experts.people.options import AS_IT_IS, PersonOptions
 from moe.experts.people.person import Layout, Person
+from moe.experts.people.profiles import embeddings_of, profile_of
 from moe.experts.people.training import Learnt, PersonalSystem, Recordings, learn_people
 from moe.options import names_of, option
 from moe.systems.table import load_system
@@ -43,6 +45,9 @@ class StepOptions(PeopleOptions, AugmentationOptions, ProofOptions):
     """Enrol people above a recogniser."""
 
     augment: bool = option(True, "change what is learnt from a little in every pass")
+    keep_profile: bool = option(
+        False, "keep a profile of each voice, by which speaker=auto recognises it; it is biometric: only for who agreed"
+    )
 
     def idle(self) -> dict[str, str]:
         """Augmentation where there is none."""
@@ -62,8 +67,9 @@ def run(options: StepOptions) -> str:
         started = time.process_time()
         learnt = _learn(system, enrolled, options, runs.work_dir(step) / LEARNT)
         proofs = prove(system, enrolled, learnt, options)
-        for each, proof in zip(learnt, proofs, strict=True):
-            _log_person(step, enrolled, options, each, proof)
+        profiles = _profiles(system, enrolled, options)
+        for each, proof, profile in zip(learnt, proofs, profiles, strict=True):
+            _log_person(step, enrolled, options, each, proof, profile)
         _log(step, enrolled, options, learnt, proofs, time.process_time() - started)
     return step.run_id
 
@@ -118,9 +124,21 @@ def _read(folder: Path, name: str, layout: Layout, recogniser: str) -> Learnt:
     return Learnt(person, read_person_record(folder).kept)
 
 
-def _log_person(step: StepRun, enrolled: Enrolled, options: StepOptions, learnt: Learnt, proof: Proof) -> None:
+def _profiles(system: PersonalSystem, enrolled: Enrolled, options: StepOptions) -> list[Tensor | None]:
+    """The profile of each person's voice, (D,), of what is not held back; None where nobody agreed to one."""
+    if not options.keep_profile:
+        return [None] * len(enrolled.people)
+    dataset = SpeechDataset(enrolled.recordings.rows, enrolled.recordings.root, system.inputs)
+    used = [np.concatenate([each.parts.learn, each.parts.choose]) for each in enrolled.people]
+    return [profile_of(embeddings_of(system, dataset, numbers)) for numbers in used]
+
+
+def _log_person(
+    step: StepRun, enrolled: Enrolled, options: StepOptions, learnt: Learnt, proof: Proof, profile: Tensor | None
+) -> None:
     """A run of the person's own, and a version in the registry."""
     person = learnt.person if proof.accepted else Person(learnt.person.name)
+    person = dataclasses.replace(person, profile=profile)
     number = [each.name for each in enrolled.people].index(person.name)
     figures = {"test/wer_as_it_is": proof.rates[0], "test/wer": proof.rates[1] if proof.accepted else proof.rates[0]}
     figures |= {"test/loss_as_it_is": proof.losses[0], "test/loss_learnt": proof.losses[1], "test/wer_learnt": proof.rates[1]}
@@ -149,7 +167,7 @@ def _log_person(step: StepRun, enrolled: Enrolled, options: StepOptions, learnt:
             proof.after.drop(columns="speaker").to_parquet(Path(temporary) / artifacts.HYPOTHESES)
             step.client.log_artifact(run.info.run_id, str(Path(temporary) / artifacts.HYPOTHESES))
     step.client.set_terminated(run.info.run_id, "FINISHED")
-    registry.register_person(enrolled.registered, _source(options), run.info.run_id, record)
+    registry.register_person(enrolled.registered, _source(options), run.info.run_id, record, profile is not None)
     print(
         f"{person.name}: {record.kept}, {proof.why}; WER {100 * proof.rates[0]:.1f} → {100 * figures['test/wer']:.1f} %",
         flush=True,

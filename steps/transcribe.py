@@ -10,6 +10,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,16 +18,17 @@ import pandas as pd
 from analysis.report import markdown_table
 from moe.audio.channels import CHANNELS, CHANNELS_HELP
 from moe.audio.voice_activity import SPEECH_THRESHOLD, THRESHOLD_HELP
-from moe.experts.people.training import PersonalSystem
+from moe.experts.people.person import AUTO_SPEAKER
 from moe.files import folder_digest
 from moe.options import option
 from moe.progress import progress
 from moe.recognition.recognizer import Recognizer, Transcript
 from moe.recognition.transcript_files import WRITERS
 from moe.recognition.transcription import FAILED, SKIPPED, WRITTEN, Outcome, Transcription, find_recordings
-from moe.serving.people import Served, ServedPeople
-from moe.system import Ask, DecodingOptions, System, read_record
+from moe.serving.people import Find, Served, ServedPeople, enrolled
+from moe.system import Ask, DecodingOptions, Record, read_record
 from moe.systems.table import load_system
+from steps.inputs.people import PERSONAL
 from steps.options.ask_options import AskOptions, ask_of
 from steps.registry import people, versions
 from steps.tracking import runs
@@ -59,8 +61,13 @@ class StepOptions(AskOptions, DecodingOptions):
         return people.without_names(super().as_parameters(), people.NAMING)
 
     def faults(self) -> list[str]:
-        """One speaker and a table of speakers."""
-        return ["speaker and speakers_file: give one of them"] if self.speaker and self.speakers_file else []
+        """One speaker and a table of speakers; nobody is recognised by their voice."""
+        found = ["speaker and speakers_file: give one of them"] if self.speaker and self.speakers_file else []
+        return found + (
+            [f"speaker={AUTO_SPEAKER}: a server recognises voices, `transcribe` takes names"]
+            if self.speaker == AUTO_SPEAKER
+            else []
+        )
 
 
 def run(options: StepOptions) -> str:
@@ -69,18 +76,20 @@ def run(options: StepOptions) -> str:
         source = Path(options.audio).expanduser().absolute()
         recordings = find_recordings(source)
         folder = versions.recognizer_dir(options.model)
-        ask = ask_of(options, read_record(folder))
-        recognizer = Recognizer.on_fastest_device(load_system(folder), options.speech_threshold)
-        recognizer.system.check(ask)
+        record = read_record(folder)
+        ask = ask_of(options, record)
         root = source if source.is_dir() else source.parent
         by_speaker = _by_speaker(options, recordings, root)
-        digest = folder_digest(folder)
-        enrolled = _enrolled(options, recognizer.system, digest, [name for name in by_speaker if name is not None])
+        digest, names = folder_digest(folder), [name for name in by_speaker if name is not None]
+        find = _finder(options, record, digest, names)
+        recognizer = Recognizer.on_fastest_device(load_system(folder), options.speech_threshold)
+        recognizer.system.check(ask)
+        served = _enrolled(recognizer.system, digest, names, find)
         started = time.perf_counter()
         with progress("transcribe", len(recordings), "recordings") as bar:
             outcomes = []
             for speaker, theirs in by_speaker.items():
-                transcription = _transcription(options, recognizer, ask, digest, enrolled.get(speaker))
+                transcription = _transcription(options, recognizer, ask, digest, served.get(speaker))
                 for outcome in transcription.run(theirs, root):
                     outcomes.append(outcome)
                     bar.update()
@@ -101,18 +110,27 @@ def _transcription(options: StepOptions, recognizer: Recognizer, ask: Ask, diges
     return Transcription(recognise, Path(options.output_dir).expanduser(), options.format, settings, options.channels)
 
 
-def _enrolled(options: StepOptions, system: System, digest: str, names: Sequence[str]) -> dict[str | None, Served]:
-    """Everybody who speaks, by name.
+def _finder(options: StepOptions, record: Record, digest: str, names: Sequence[str]) -> Find:
+    """Where people are; that everybody who speaks is enrolled with this recogniser is seen before it is loaded.
 
     Raises:
         ValueError: the system has no experts of people, nobody has a name, or they are enrolled with another recogniser.
     """
-    if not names:
-        return {}
-    if not isinstance(system, PersonalSystem):
-        raise ValueError(f"speaker: {system.record.title} has no experts of people")
-    registered = people.registered_of(options.model, system.record)
-    served = ServedPeople(system, digest, lambda name: people.person_folder(registered, name), most=len(names))
+    if names and record.system not in PERSONAL:
+        raise ValueError(f"speaker: {record.title} has no experts of people")
+    registered = people.registered_of(options.model, record)
+
+    def find(name: str) -> Path | None:
+        return people.person_folder(registered, name)
+
+    for name in names:
+        enrolled(name, find, digest)
+    return find
+
+
+def _enrolled(system: Any, digest: str, names: Sequence[str], find: Find) -> dict[str | None, Served]:
+    """Everybody who speaks, by name."""
+    served = ServedPeople(system, digest, find, most=max(1, len(names)))
     return {name: served.of(name) for name in names}
 
 

@@ -22,6 +22,7 @@ from moe.experts.people.person import Person
 from moe.recognition.decoding import confidence, decode
 from moe.system import EXPERT_USE, WORDS, Ask, DecodingOptions, Hypothesis, Inputs, System
 from moe.text.normalisers import normalise
+from moe.training.batches import collate, to_device
 from moe.training.precision import PrecisionOptions, fastest_device, precision
 
 
@@ -152,6 +153,16 @@ class Recognizer:
             _placed(next(decoded), edges) if edges else Hypothesis(str(number), "", details=NO_SPEECH)
             for number, edges in enumerate(spoken)
         ]
+
+    @torch.inference_mode()
+    def embedding(self, waveform: np.ndarray) -> Tensor:
+        """What the gate reads of a waveform (n_samples,), the mean over its chunks, (D,); of a system that serves people."""
+        system: Any = self.system
+        chunks = WaveformSet([waveform[start:stop] for start, stop in self.cut(waveform)], system.inputs)
+        with self._turn:
+            device = next(system.module.parameters()).device
+            rows = [system.embed(to_device(collate(chunks, [chunks[index]]), device)) for index in range(len(chunks))]
+        return torch.cat(rows).mean(0)
 
     @contextlib.contextmanager
     def _people_of(self, dataset: "WaveformSet", people: Sequence[Person | None]) -> Iterator[None]:

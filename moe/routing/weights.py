@@ -20,8 +20,8 @@ class RoutingWeights:
     """Weights of the experts for a batch.
 
     Attributes:
-        weights: (B, E), non-negative, at most `top_k` entries not zero; rows sum to 1, or to less where the experts are
-            scaled by their probabilities; differentiable.
+        weights: (B, E), at most `top_k` entries not zero; differentiable. A gate's are non-negative and sum to 1, or to less
+            where the experts are scaled by their probabilities; a person's own are free numbers, negative ones too.
         top_k: experts per utterance.
     """
 

@@ -58,7 +58,15 @@ class ServiceOptions(DecodingOptions):
     people_of: str | None = option(None, "registered recogniser whose people are served by `speaker` (none: nobody's)")
     max_people: int = option(1000, "people in memory", low=1)
     people_refresh_s: float = option(60.0, "seconds after which it is looked up whether a person is still there", low=0)
+    speaker_auto: bool = option(False, "serve speaker=auto: people who agreed to a profile are recognised by their voice")
+    speaker_confidence: float = option(
+        0.95, "cosine of a voice to the nearest profile, below which it is nobody's (speaker=auto)", low=-1, high=1
+    )
     batch_window_ms: float = option(5.0, "how long a request waits for others to share its pass, milliseconds", low=0)
+
+    def idle(self) -> dict[str, str]:
+        """How sure a voice must be where nobody is recognised by it."""
+        return super().idle() | ({} if self.speaker_auto else {"speaker_confidence": "needs speaker_auto=true"})
 
     @property
     def max_bytes(self) -> int:

@@ -15,11 +15,12 @@ import numpy as np
 
 from moe.audio.sampling import SAMPLE_RATE
 from moe.experts.people.folders import OtherRecogniser
-from moe.experts.people.person import Person
+from moe.experts.people.person import AUTO_SPEAKER, Person
 from moe.recognition.recognizer import Recognizer, Segment, Transcript
 from moe.serving.micro_batches import MicroBatcher
-from moe.serving.people import Served, ServedPeople
+from moe.serving.people import Served, ServedPeople, UnknownPerson
 from moe.serving.requests import SPEAKER, Asked, Conflict, RequestError, ServiceOptions, as_bytes, check_body, decode, shown
+from moe.serving.voices import ServedVoices
 from moe.system import Ask, DecodingOptions, Hypothesis
 
 
@@ -57,6 +58,7 @@ class Service:
     Args:
         usual: what is asked of the system where a request says nothing.
         people: whose experts are served; None for nobody's.
+        voices: by which people are recognised; None for by nothing but their name.
     """
 
     def __init__(
@@ -65,8 +67,9 @@ class Service:
         options: ServiceOptions = ServiceOptions(),
         usual: Ask | None = None,
         people: ServedPeople | None = None,
+        voices: ServedVoices | None = None,
     ) -> None:
-        self.recognizer, self.options, self.people = recognizer, options, people
+        self.recognizer, self.options, self.people, self.voices = recognizer, options, people, voices
         self.usual = usual or recognizer.system.ask_type()
         self._batcher = MicroBatcher(self._recognise, options.batch_window_ms / 1000, options.decoding_batch_size)
         self._decoders = threading.BoundedSemaphore(
@@ -90,22 +93,22 @@ class Service:
         started = time.perf_counter()
         if not 1 <= len(recordings) <= self.options.max_inputs:
             raise RequestError(f"{len(recordings)} recordings in one request: must be between 1 and {self.options.max_inputs}")
-        served = self._check_model(asked)
+        named = self._check_model(asked)
         waveforms = self._waveforms(recordings)
+        speakers = [self._recognised(waveform) if asked.speaker == AUTO_SPEAKER else named for waveform in waveforms]
         cuts = [self.recognizer.cut(waveform) for waveform in waveforms]
         waiting = [
-            [self._submit(waveform[start:stop], asked, served) for start, stop in spans]
-            for waveform, spans in zip(waveforms, cuts, strict=True)
+            [self._submit(waveform[start:stop], asked, speaker) for start, stop in spans]
+            for waveform, spans, speaker in zip(waveforms, cuts, speakers, strict=True)
         ]
         transcripts = [
             self.recognizer.join(spans, [future.result() for future in futures])
             for spans, futures in zip(cuts, waiting, strict=True)
         ]
         seconds = time.perf_counter() - started
-        personal = "" if served is None else served.kept
         return [
-            Answer(each, len(waveform) / SAMPLE_RATE, seconds, personal)
-            for each, waveform in zip(transcripts, waveforms, strict=True)
+            Answer(each, len(waveform) / SAMPLE_RATE, seconds, "" if speaker is None else speaker.kept)
+            for each, waveform, speaker in zip(transcripts, waveforms, speakers, strict=True)
         ]
 
     def health(self) -> dict[str, Any]:
@@ -118,15 +121,26 @@ class Service:
         self._batcher.close()
 
     def _check_model(self, asked: Asked) -> Served | None:
-        """The person whose expert is asked for, if any; what the model cannot do is refused."""
+        """The person who is asked for by name, if any; what the model cannot do is refused."""
         if asked.speaker is not None and self.people is None:
             raise RequestError(f"{SPEAKER}={shown(asked.speaker)}: nobody has anything of their own here; leave it out")
         try:
             self.recognizer.system.check(asked.ask)
+            if asked.speaker == AUTO_SPEAKER and self.voices is not None:
+                self.voices.check()
+                return None
             return None if asked.speaker is None or self.people is None else self.people.of(asked.speaker)
         except OtherRecogniser as error:
             raise Conflict(str(error)) from error
         except ValueError as error:
+            raise RequestError(str(error)) from error
+
+    def _recognised(self, waveform: np.ndarray) -> Served | None:
+        """The person whose voice it is; None where it is nobody's who has a profile."""
+        assert self.voices is not None  # else the request is refused
+        try:
+            return self.voices.whose(self.recognizer.embedding(waveform))
+        except UnknownPerson as error:
             raise RequestError(str(error)) from error
 
     def _waveforms(self, recordings: Sequence[Any]) -> list[np.ndarray]:

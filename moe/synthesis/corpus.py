@@ -20,6 +20,7 @@ from moe.corpora.tables import write_table
 from moe.files import file_digest, write_json, write_whole_dir
 from moe.progress import progress
 from moe.synthesis.effects import SAMPLE_RATE
+from moe.synthesis.enrolment import ENROLMENT, part
 from moe.synthesis.planning import WEBDATASET, SpeakerPlan, SynthesisOptions, plan
 from moe.synthesis.rendering import Rendering, render
 from moe.synthesis.shards import pack
@@ -58,6 +59,7 @@ def synthesize(options: SynthesisOptions, folder: Path, on_progress: OnProgress 
     with write_whole_dir(folder) as aside:
         (aside / "audio").mkdir()
         rows = pd.DataFrame(_rendered(plans, options, aside, on_progress)).sort_values("utterance_id", ignore_index=True)
+        rows = part(rows, options.n_test_utterances, aside) if options.n_enrolment_utterances else rows
         summary = _write_tables(options, rows, aside)
         if options.format == WEBDATASET:
             pack(aside)
@@ -154,6 +156,7 @@ def _source(options: SynthesisOptions, summary: SynthesisSummary) -> dict:
 
 
 def _digest(folder: Path, paths: pd.Series) -> str:
-    """SHA-256 over the digests of the manifest and of every audio file, in the manifest's order."""
-    digests = [file_digest(folder / path) for path in ["manifest.csv", *paths]]
+    """SHA-256 over the digests of the manifest, of every audio file in its order, and of what is there to enrol with."""
+    enrolment = sorted(path.relative_to(folder).as_posix() for path in (folder / ENROLMENT).rglob("*") if path.is_file())
+    digests = [file_digest(folder / path) for path in ["manifest.csv", *paths, *enrolment]]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()

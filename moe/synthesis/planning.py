@@ -40,6 +40,11 @@ class SynthesisOptions(Options):
     n_utterances: int = option(30, "utterances of each train speaker", low=1)
     n_dev_utterances: int = option(10, "utterances of each dev speaker", low=1)
     n_test_utterances: int = option(20, "utterances of each test speaker", low=1)
+    n_enrolment_utterances: int = option(
+        0,
+        "further utterances of each test speaker, of other sentences, in the folder `enrolment`: a corpus for personalise",
+        low=0,
+    )
     seen_share: float = option(0.4, "share of the dev and test utterances whose sentence is also said in train", low=0, high=1)
     test_words_share: float = option(
         0.3, "share of the test utterances with a word that no train or dev utterance has", low=0, high=1
@@ -66,6 +71,8 @@ class SynthesisOptions(Options):
             found.append(f"alignments=true with format={self.format}: only format={FOLDER} keeps them")
         if self.alignments and set(names) != {"typical"}:
             found.append(f"alignments=true with styles={self.styles!r}: only styles=typical keeps espeak's times")
+        if self.n_enrolment_utterances and self.format != FOLDER:
+            found.append(f"n_enrolment_utterances={self.n_enrolment_utterances}: only format={FOLDER} keeps them apart")
         if self.n_reserved_speakers and "typical" not in names:
             found.append(f"n_reserved_speakers={self.n_reserved_speakers}: styles must name typical, not only {self.styles!r}")
         if self.own_ways and not self.own_ways_pairs:
@@ -151,7 +158,7 @@ def _train_plan(options: SynthesisOptions, grammar: Grammar, style: str, k: int)
 
 def _held_out_plan(options: SynthesisOptions, grammar: Grammar, said: list[str], style: str, group: str, k: int) -> SpeakerPlan:
     key = (options.purpose, options.synthetic_language, options.seed, style, group, k)
-    n_utterances = options.n_dev_utterances if group == "dev" else options.n_test_utterances
+    n_utterances = options.n_dev_utterances if group == "dev" else options.n_test_utterances + options.n_enrolment_utterances
     n_seen = round(options.seen_share * n_utterances)
     n_with_word = round(options.test_words_share * n_utterances) if options.keeps_words and group != "dev" else 0
     candidates = _picked(said, key, n_seen)

@@ -18,7 +18,7 @@ from moe.files import folder_digest
 from moe.options import option
 from moe.system import Record, read_record
 from moe.systems.whisper.base_model import base_window_s
-from moe.systems.whisper_moe.folder import BASE_DIR
+from moe.systems.whisper_moe.folder import BASE_DIR, person_faults
 from steps.inputs.corpus import read_prepared
 from steps.registry import versions
 from steps.registry.people import registered_of
@@ -104,6 +104,8 @@ def read_people(options: PeopleOptions) -> Enrolled:
         raise ValueError(
             f"learn={options.learn}: {options.recogniser} has no routed experts, so nobody can have weights of them; learn={EXPERT}"
         )
+    if faults := person_faults(folder, options.targets, options.person_r):
+        raise ValueError("; ".join(faults))
     wanted = PreparationOptions(
         **{field.name: getattr(options, field.name) for field in dataclasses.fields(CorpusOptions)},
         corpus=options.corpus,

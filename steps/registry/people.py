@@ -15,7 +15,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from moe.experts.people.folders import RECORD, PersonRecord, read_person_record
 from moe.options import NONE
-from moe.serving.people import INFIX, registered_person
+from moe.serving.people import INFIX, PROFILE_TAG, registered_person
 from moe.system import Record
 from steps.registry.versions import SCHEME
 from steps.tracking import artifacts
@@ -45,12 +45,13 @@ def registered_of(reference: str, record: Record) -> str:
     return record.system.replace("_", "-")
 
 
-def register_person(recogniser: str, above: str, run_id: str, record: PersonRecord) -> str:
+def register_person(recogniser: str, above: str, run_id: str, record: PersonRecord, has_profile: bool = False) -> str:
     """A new version of a person, whose folder is an artifact of a run.
 
     Args:
         recogniser: registered name that the person goes by.
         above: what was named as the recogniser: `models:/…`, or a run.
+        has_profile: whether the folder holds a profile of their voice.
     """
     client, name = connect().client, registered_person(recogniser, record.name)
     try:
@@ -58,6 +59,7 @@ def register_person(recogniser: str, above: str, run_id: str, record: PersonReco
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+    client.set_registered_model_tag(name, PROFILE_TAG, str(has_profile).lower())
     tags = {"recogniser_digest": record.recogniser, "kept": record.kept}
     source = f"{client.get_run(run_id).info.artifact_uri}/{FOLDER}"
     return str(client.create_model_version(name, source, run_id=run_id, tags=tags).version)

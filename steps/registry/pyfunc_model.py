@@ -22,9 +22,10 @@ from moe.experts.people.training import PersonalSystem
 from moe.files import folder_digest
 from moe.recognition.recognizer import Recognizer
 from moe.serving import request_guard
-from moe.serving.people import ServedPeople, registered_person
+from moe.serving.people import INFIX, PROFILE_TAG, ServedPeople, keep_current, registered_person
 from moe.serving.requests import AUDIO, SPEAKER, Conflict, RequestError, ServiceOptions, check_params, nothing_asked
 from moe.serving.service import Service, settings
+from moe.serving.voices import ServedVoices
 from moe.system import System
 from moe.systems.table import load_system
 
@@ -52,10 +53,13 @@ class RecognizerModel(PythonModel):
         system = load_system(context.artifacts["model"])
         options, usual = settings(context.model_config or {}, system.ask_type)
         people = _people(system, Path(context.artifacts["model"]), options)
-        self.service = Service(Recognizer.on_fastest_device(system, options.speech_threshold), options, usual, people)
+        voices = _voices(people, options)
+        recognizer = Recognizer.on_fastest_device(system, options.speech_threshold)
+        self.service = Service(recognizer, options, usual, people, voices)
         self.nothing = {"beam_size": 0, SPEAKER: ""} | {field.name: nothing_asked(field) for field in dataclasses.fields(usual)}
         if request_guard.in_server():
             request_guard.install(self.service)
+            keep_current(options.people_refresh_s, *(each.refresh for each in (people, voices) if each is not None))
 
     def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
         """One row per row of `audio`: encoded bytes, or base64 text of them; from Python also a `Path`, or samples (n_samples,) at 16 kHz.
@@ -98,6 +102,20 @@ def _people(system: System, folder: Path, options: ServiceOptions) -> ServedPeop
         return Path(brought(found[0].source)) if found else None
 
     return ServedPeople(system, folder_digest(folder), find, options.max_people, options.people_refresh_s)
+
+
+def _voices(people: ServedPeople | None, options: ServiceOptions) -> ServedVoices | None:
+    """The profiles of the people who are served, where they are to be recognised by their voice."""
+    if people is None or not options.speaker_auto:
+        return None
+    client, prefix = MlflowClient(), f"{options.people_of}{INFIX}"
+    wanted = f"name LIKE '{prefix}%' and tags.`{PROFILE_TAG}` = 'true'"
+
+    def names() -> list[str]:
+        found = client.search_registered_models(wanted, max_results=1000)
+        return [model.name.removeprefix(prefix) for model in found if model.name.startswith(prefix)]
+
+    return ServedVoices(people, names, options.speaker_confidence)
 
 
 mlflow.models.set_model(RecognizerModel())

@@ -72,7 +72,7 @@ def prove(system: Any, enrolled: Enrolled, learnt: Sequence[Learnt], options: Pr
         ids = set(enrolled.recordings.rows["utterance_id"].iloc[part])
         before, after = (table[table["utterance_id"].isin(ids)].reset_index(drop=True) for table in tables)
         agrees = agreement(system, plain, part) <= MOST_AGREEMENT
-        proofs.append(_judged(each, before, after, agrees, options))
+        proofs.append(judged(each, before, after, agrees, options))
     return proofs
 
 
@@ -94,7 +94,12 @@ def _decoded(system: Any, enrolled: Enrolled, people: Sequence[Person], options:
     return count_errors(table)
 
 
-def _judged(learnt: Learnt, before: pd.DataFrame, after: pd.DataFrame, agrees: bool, options: ProofOptions) -> Proof:
+def judged(learnt: Learnt, before: pd.DataFrame, after: pd.DataFrame, agrees: bool, options: ProofOptions) -> Proof:
+    """Whether a person gets what they learnt, by the counted hypotheses of their held-back part without and with it.
+
+    Args:
+        agrees: whether the transcripts fit the recordings.
+    """
     losses = float(before["loss"].mean()), float(after["loss"].mean())
     rates = _wer(before), _wer(after)
     if not agrees:

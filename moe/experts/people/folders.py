@@ -1,6 +1,8 @@
-"""A person on disk: `person.json`, the expert as an ordinary PEFT folder, and weights; read only above the recogniser it was made for.
+"""A person on disk: `person.json`, the expert as an ordinary PEFT folder, weights, and where they agreed a profile of their voice.
 
-person.json   expert/adapter_config.json   expert/adapter_model.safetensors   weights.safetensors
+person.json   expert/adapter_config.json   expert/adapter_model.safetensors   weights.safetensors   profile.safetensors
+
+They are read only above the recogniser that the person was made for.
 """
 
 import dataclasses
@@ -15,7 +17,7 @@ from moe.experts.adapter_folders import read_lora, write_lora
 from moe.experts.people.person import NAME, SCALE, Layout, Person
 from moe.files import read_json, write_json, write_whole_dir
 
-RECORD, EXPERT_DIR, WEIGHTS_FILE = "person.json", "expert", "weights.safetensors"
+RECORD, EXPERT_DIR, WEIGHTS_FILE, PROFILE_FILE = "person.json", "expert", "weights.safetensors", "profile.safetensors"
 
 
 class OtherRecogniser(ValueError):
@@ -47,8 +49,9 @@ def save_person(folder: Path, person: Person, record: PersonRecord) -> None:
     """Write a person, whole or not at all."""
     with write_whole_dir(folder) as aside:
         write_json(aside / RECORD, dataclasses.asdict(record))
-        if person.weights is not None:
-            save_file({"weights": person.weights.detach().cpu().clone()}, str(aside / WEIGHTS_FILE))
+        for name, values in ((WEIGHTS_FILE, person.weights), (PROFILE_FILE, person.profile)):
+            if values is not None:
+                save_file({Path(name).stem: values.detach().cpu().clone()}, str(aside / name))
         if person.expert is not None and person.layout is not None:
             write_lora(aside / EXPERT_DIR, _matrices(person.layout, person.expert), SCALE)
 
@@ -85,15 +88,29 @@ def load_person(folder: Path, layout: Layout, recogniser: str) -> Person:
         raise OtherRecogniser(
             f"{record.name} was enrolled with another recogniser (digest {record.recogniser[:12]}, here {recogniser[:12]})"
         )
-    try:
-        weights = load_file(Path(folder) / WEIGHTS_FILE)["weights"] if (Path(folder) / WEIGHTS_FILE).exists() else None
-    except (SafetensorError, KeyError, OSError) as error:
-        raise ValueError(f"{folder} is damaged: {error}") from error
+    weights, profile = _vector(folder, WEIGHTS_FILE), _vector(folder, PROFILE_FILE)
     if not (Path(folder) / EXPERT_DIR).is_dir():
-        return Person(record.name, weights=weights)
+        return Person(record.name, weights=weights, profile=profile)
     expert = torch.zeros(layout.n_numbers)
     read_lora(Path(folder) / EXPERT_DIR, _matrices(layout, expert), SCALE, record.name)
-    return Person(record.name, layout, expert, weights)
+    return Person(record.name, layout, expert, weights, profile)
+
+
+def read_profile(folder: Path) -> torch.Tensor | None:
+    """The profile of a person's voice, (D,); None where they have not agreed to one.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    return _vector(folder, PROFILE_FILE)
+
+
+def _vector(folder: Path, name: str) -> torch.Tensor | None:
+    path = Path(folder) / name
+    try:
+        return load_file(path)[path.stem] if path.exists() else None
+    except (SafetensorError, KeyError, OSError) as error:
+        raise ValueError(f"{folder} is damaged: {error}") from error
 
 
 def _matrices(layout: Layout, vector: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 NAME = re.compile(r"[a-z0-9_-]{1,64}")
+AUTO_SPEAKER = "auto"  # no name: whoever the voice is of
 SCALE = 2.0  # alpha / r of a person's LoRA, as that of the experts
 
 
@@ -74,16 +75,18 @@ class Person:
     Attributes:
         expert: (layout.n_numbers,) with its `layout`.
         weights: (E,) of the routed experts in place of the gate's; free numbers, negative ones too.
+        profile: (D,) of their voice, where they agreed to one; nothing of the recogniser.
     """
 
     name: str
     layout: Layout | None = None
     expert: Tensor | None = None
     weights: Tensor | None = None
+    profile: Tensor | None = None
 
     @property
     def n_numbers(self) -> int:
-        """How many numbers the person has of their own."""
+        """How many numbers of the recogniser are the person's own."""
         return sum(part.numel() for part in (self.expert, self.weights) if part is not None)
 
 
@@ -95,8 +98,9 @@ def number_of(seed: int, *texts: object) -> int:
 
 def name_faults(names: Sequence[str]) -> list[str]:
     """Why names cannot be those of people."""
+    said = "a name is 1 to 64 of the characters a-z, 0-9, _ and -"
     return [
-        f"person={name[:80]!r}: a name is 1 to 64 of the characters a-z, 0-9, _ and -"
+        f"person={name[:80]!r}: {said}, and not {AUTO_SPEAKER}"
         for name in names
-        if not NAME.fullmatch(name)
+        if not NAME.fullmatch(name) or name == AUTO_SPEAKER
     ]

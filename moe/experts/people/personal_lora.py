@@ -174,6 +174,18 @@ def target_layers(model: nn.Module, targets: Sequence[str], first_encoder_layer:
     )
 
 
+def layout_of(model: nn.Module, targets: Sequence[str], r: int, first_encoder_layer: int = 0) -> Layout:
+    """The layout of people's experts of rank r on these layers; only their names and widths are asked.
+
+    Raises:
+        ValueError: no layer is called so, or one is narrower than r.
+    """
+    layers = target_layers(model, targets, first_encoder_layer)
+    if narrow := [layer for layer in layers if r > min(layer.n_in, layer.n_out)]:
+        raise ValueError(f"person_r={r}: {narrow[0].name} is only {min(narrow[0].n_in, narrow[0].n_out)} wide")
+    return Layout(layers, r)
+
+
 def attach(model: nn.Module, layers: Sequence[Layer], people: People) -> None:
     """Put the layers of people above these of a model, where there are none yet."""
     for layer in layers:

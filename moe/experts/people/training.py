@@ -14,16 +14,15 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from moe.audio.sampling import SAMPLE_RATE
+from moe.experts.people.batches import batch_of, length_chunks
 from moe.experts.people.options import AS_IT_IS, AUTO, BOTH, EXPERT, WEIGHTS, PersonOptions
 from moe.experts.people.parts import Parts
 from moe.experts.people.person import Layout, Person, number_of
 from moe.progress import progress
 from moe.system import Batch, System
-from moe.training.batches import Draw, collate, to_device
+from moe.training.batches import Draw
 from moe.training.dataset import SpeechDataset
 
-MOST_AT_ONCE = 32  # utterances in a forward pass
 MOST_NORM = 1.0  # of a person's gradient
 N_SHIFTS = 4  # other references that an utterance's own is compared with
 BETTER = 1e-6  # by which a loss must be lower, so that rounding chooses nothing
@@ -47,6 +46,9 @@ class PersonalSystem(System, Protocol):
 
     def gate_weights(self, batch: Batch) -> Tensor:
         """The gate's weights of the routed experts for each utterance, (B, E); E = 0 where nothing is routed."""
+
+    def embed(self, batch: Batch) -> Tensor:
+        """What the gate reads of each utterance, or would read where nothing is routed, (B, D), with adapters off."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,8 +125,8 @@ def reference_losses(
     found = [np.zeros(len(indices)) for indices in numbers]
     places = [(place, order) for place, indices in enumerate(numbers) for order in range(len(indices))]
     items = [(at, Draw(int(numbers[place][order]), 0)) for at, (place, order) in enumerate(places)]
-    for part in _chunks(items, dataset):
-        batch = _batch(system, dataset, [draw for _, draw in part])
+    for part in length_chunks(items, dataset):
+        batch = batch_of(system, dataset, [draw for _, draw in part])
         losses = system.person_losses(batch, [people[places[at][0]] for at, _ in part])
         for (at, _), loss in zip(part, losses.tolist(), strict=True):
             place, order = places[at]
@@ -160,7 +162,7 @@ class _Training:
         self.layout = system.layout(options.targets, options.person_r)
         self.device = next(system.module.parameters()).device
         self.n_experts = system.gate_weights(
-            _batch(self.system, recordings.plain, [Draw(int(enrolments[0].parts.learn[0]), 0)])
+            batch_of(self.system, recordings.plain, [Draw(int(enrolments[0].parts.learn[0]), 0)])
         ).shape[1]
 
     def ways(self) -> list[str]:
@@ -198,9 +200,9 @@ class _Training:
     def _mean_weights(self, number: int) -> Tensor:
         """The gate's mean weights over what a person is learnt from, (E,)."""
         items = [(number, Draw(int(index), 0)) for index in self.enrolments[number].parts.learn]
-        parts = _chunks(items, self.recordings.plain)
+        parts = length_chunks(items, self.recordings.plain)
         rows = [
-            self.system.gate_weights(_batch(self.system, self.recordings.plain, [draw for _, draw in part])) for part in parts
+            self.system.gate_weights(batch_of(self.system, self.recordings.plain, [draw for _, draw in part])) for part in parts
         ]
         return torch.cat(rows).mean(0)
 
@@ -211,8 +213,8 @@ class _Training:
             active = [place for place in range(len(people)) if step < len(batches[place])]
             items = [(place, Draw(int(index), number)) for place in active for index in batches[place][step]]
             share = {place: 1 / len(batches[place][step]) for place in active}
-            for part in _chunks(items, self.recordings.augmented):
-                batch = _batch(self.system, self.recordings.augmented, [draw for _, draw in part])
+            for part in length_chunks(items, self.recordings.augmented):
+                batch = batch_of(self.system, self.recordings.augmented, [draw for _, draw in part])
                 losses = self.system.person_losses(batch, [people[place] for place, _ in part])
                 (losses * losses.new_tensor([share[place] for place, _ in part])).sum().backward()
             for place in active:
@@ -237,17 +239,3 @@ def _own(person: Person, way: str) -> Tensor:
 def _frozen(person: Person) -> Person:
     expert, weights = (None if each is None else each.detach().clone() for each in (person.expert, person.weights))
     return dataclasses.replace(person, expert=expert, weights=weights)
-
-
-def _chunks(items: Sequence[tuple[int, Draw]], dataset: SpeechDataset) -> list[list[tuple[int, Draw]]]:
-    """Utterances of one length bucket together, whoever said them: nobody's padding depends on the others."""
-    groups: dict[int, list[tuple[int, Draw]]] = {}
-    for item in items:
-        bucket = dataset.inputs.length(round(dataset.rows[item[1].index]["duration_s"] * SAMPLE_RATE))
-        groups.setdefault(bucket, []).append(item)
-    return [group[at : at + MOST_AT_ONCE] for _, group in sorted(groups.items()) for at in range(0, len(group), MOST_AT_ONCE)]
-
-
-def _batch(system: System, dataset: SpeechDataset, draws: Sequence[Draw]) -> Batch:
-    device = next(system.module.parameters()).device
-    return to_device(collate(dataset, [dataset[draw] for draw in draws]), device)

@@ -4,11 +4,15 @@ model.json   base/   shared/   expert_0/ …   gate/
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import WhisperConfig, WhisperForConditionalGeneration
+
 from moe.experts.adapter_folders import load_adapter, map_adapters, save_adapter
+from moe.experts.people.personal_lora import layout_of
 from moe.experts.routed_lora import AdapterOptions
 from moe.routing.gate import Gate
 from moe.routing.options import RoutingOptions
@@ -72,6 +76,18 @@ def load_model(folder: Path) -> tuple[WhisperMoE, BaseModel, Record]:
     model = WhisperMoE(base.model, shape.n_experts, shape.adapters, shape.routing, gate)
     load_adapters(folder, model)
     return model.eval(), base, record
+
+
+def person_faults(folder: Path, targets: Sequence[str], r: int) -> list[str]:
+    """Why experts of people of rank r on these layers do not fit a recogniser; no weight is read."""
+    shape = WhisperShape.of(read_record(folder).shape)
+    with torch.device("meta"):
+        base = WhisperForConditionalGeneration(WhisperConfig.from_pretrained(Path(folder) / BASE_DIR))
+    try:
+        layout_of(base, targets, r, (shape.routing.layer or 0) if shape.n_experts else 0)
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 def save_adapters(folder: Path, model: WhisperMoE) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from moe.experts.people.person import Layout, Person
-from moe.experts.people.personal_lora import target_layers
+from moe.experts.people.personal_lora import layout_of
 from moe.files import write_whole_dir
 from moe.routing.gate import Gate, probabilities
 from moe.routing.losses import normalised_entropy
@@ -119,10 +119,7 @@ class WhisperSystem:
         Raises:
             ValueError: no layer is called so, or one is narrower than r.
         """
-        layers = target_layers(self.model.base, targets, self.model.first_layer)
-        if narrow := [layer for layer in layers if r > min(layer.n_in, layer.n_out)]:
-            raise ValueError(f"person_r={r}: {narrow[0].name} is only {min(narrow[0].n_in, narrow[0].n_out)} wide")
-        layout = Layout(layers, r)
+        layout = layout_of(self.model.base, targets, r, self.model.first_layer)
         self.model.make_room(layout)
         return layout
 
@@ -137,6 +134,11 @@ class WhisperSystem:
         if weights is None or self.shape.routing.mixing == "loss":
             return torch.zeros(len(batch["mel"]), 0)
         return weights.weights.detach()
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Pooled frames of the gate's layer, (B, D), adapters off."""
+        routing = self.shape.routing
+        return embedder(self.model.base, routing.layer, routing.pooling, self.model.precision)(batch)
 
     def _people_of(self, batch: Batch) -> list[Person | None] | None:
         """The people in memory that a batch numbers, −1 for nobody."""
@@ -222,11 +224,6 @@ class WhisperMoESystem(WhisperSystem):
     def gate_unit(self) -> str:
         """What the gate reads: `utterance` or `speaker`."""
         return self.shape.routing.gate_unit
-
-    def embed(self, batch: Batch) -> Tensor:
-        """Pooled frames of the gate's layer, (B, D), adapters off."""
-        routing = self.shape.routing
-        return embedder(self.model.base, routing.layer, routing.pooling, self.model.precision)(batch)
 
     def gate_probabilities(self, embeddings: np.ndarray) -> np.ndarray:
         """The gate's distribution: (N, D) → (N, E)."""

@@ -4,6 +4,7 @@ import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ import torch
 
 from moe.audio.waveforms import load_audio
 from moe.experts.people.person import Person
+from moe.recognition.recognizer import WaveformSet
 from moe.serving.people import Served
 from moe.serving.requests import Asked, RequestError, ServiceOptions
 from moe.serving.service import Service, settings
 from moe.system import DecodingOptions
 from moe.systems.whisper_moe.asks import MixtureAsk, WhisperAsk
+from moe.training.batches import collate
 from tests.toys.corpora import RATE
 from tests.toys.models import HALF, N_EXPERTS, toy_wave
 from tests.toys.recognizers import recognizer
@@ -172,3 +175,48 @@ def test_people_and_nobody_share_a_pass_and_each_gets_their_own(service: Service
         assert answer.personal == ("expert" if number % 2 else "")
         assert math.log(answer.transcript.confidence) == pytest.approx(expected.mean_logprob, abs=HALF)
     assert system.people == []
+
+
+def test_a_voice_that_is_recognised_gets_its_own_and_another_one_nobodys(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two recordings in one request the profile is of one."""
+    system = service.recognizer.system
+    layout = system.layout(("q_proj",), 2)
+    noise = torch.randn(layout.n_numbers, generator=torch.Generator().manual_seed(1))
+    person = Person("ann", layout, layout.new(1, "ann") + 0.5 * noise)
+    recordings = [toy_recording(number, 0.6) for number in (1, 2)]
+    embedding = service.recognizer.embedding(load_audio(recordings[0]))
+    assert embedding.shape == system.embed(batch_of_wave(service, recordings[0]))[0].shape
+
+    class Voices:
+        def check(self) -> None:
+            pass
+
+        def whose(self, other: torch.Tensor) -> Served | None:
+            return Served(person, "expert", Path()) if torch.equal(other, embedding) else None
+
+    asked = Asked(MixtureAsk(), speaker="auto")
+    monkeypatch.setattr(service, "people", SimpleNamespace(of=lambda name: pytest.fail("asked for by name")))
+    monkeypatch.setattr(service, "voices", Voices())
+    found = service.answer(recordings, asked)
+    assert [answer.personal for answer in found] == ["expert", ""]
+    waves = [load_audio(each) for each in recordings]
+    alone = [
+        service.recognizer.recognise([wave], PLAIN, MixtureAsk(), [each])[0]
+        for wave, each in zip(waves, (person, None), strict=True)
+    ]
+    for answer, expected in zip(found, alone, strict=True):
+        assert math.log(answer.transcript.confidence) == pytest.approx(expected.mean_logprob, abs=HALF)
+
+
+def batch_of_wave(service: Service, recording: bytes) -> dict:
+    """A recording as a batch of one."""
+    chunks = WaveformSet([load_audio(recording)], service.recognizer.system.inputs)
+    return collate(chunks, [chunks[0]])
+
+
+def test_a_confidence_is_asked_for_only_where_voices_are_recognised() -> None:
+    with pytest.raises(ValueError, match="speaker_confidence=0.5: needs speaker_auto=true"):
+        ServiceOptions(speaker_confidence=0.5)
+    assert ServiceOptions(speaker_auto=True, speaker_confidence=0.5).speaker_confidence == 0.5

@@ -19,6 +19,7 @@ from moe.synthesis import effects
 from moe.synthesis.articulation import FRONTING_AND_GLIDING, STOPPING, WEAK_CLOSURES, misarticulate
 from moe.synthesis.corpus import render_speaker, synthesize
 from moe.synthesis.effects import SAMPLE_RATE, Speech
+from moe.synthesis.enrolment import ENROLMENT
 from moe.synthesis.espeak import Espeak, Prosody
 from moe.synthesis.grammar import Grammar, grammars, is_held_out
 from moe.synthesis.planning import SynthesisOptions, plan
@@ -441,3 +442,25 @@ def test_crossed_styles_need_two():
         SynthesisOptions(styles="typical,als,cheerful", own_ways=True)
     with pytest.raises(ValueError, match="articulation_strength=0.2: no style of styles=typical replaces consonants"):
         SynthesisOptions(styles="typical", articulation_strength=0.2)
+
+
+# ---------------------------------------------------------------- enrolment
+
+
+def test_what_people_enrol_with_is_a_corpus_of_its_own_of_other_sentences(tmp_path):
+    """The audio of all is that of a corpus in which all of it is tested on; only where it lies differs."""
+    toy = TOY | {"styles": "typical,als", "seen_share": 0.0}
+    synthesize(SynthesisOptions(**toy, n_enrolment_utterances=3), tmp_path / "apart")
+    synthesize(SynthesisOptions(**toy | {"n_test_utterances": 5}), tmp_path / "together")
+    main, together = (pd.read_csv(tmp_path / name / "manifest.csv") for name in ("apart", "together"))
+    enrolment = pd.read_csv(tmp_path / "apart" / ENROLMENT / "manifest.csv")
+    tests = main[main["split"] == "test"]
+    assert "split" not in enrolment and set(enrolment["speaker"]) == set(tests["speaker"])
+    for name, part in enrolment.groupby("speaker"):
+        assert not set(part["transcript"]) & set(tests.loc[tests["speaker"] == name, "transcript"])
+        assert (tests["speaker"] == name).sum() == 2 and len(part) == 3
+    for row in together.itertuples():
+        root = tmp_path / "apart" if row.utterance_id in set(main["utterance_id"]) else tmp_path / "apart" / ENROLMENT
+        assert (root / row.path).read_bytes() == (tmp_path / "together" / row.path).read_bytes()
+    with pytest.raises(ValueError, match="n_enrolment_utterances=3: only format=folder"):
+        SynthesisOptions(**TOY, n_enrolment_utterances=3, format="webdataset")
