@@ -44,8 +44,8 @@ from steps.registry import people
 from steps.reports import people as people_proof
 from steps.tracking.store import connect
 from tests.toys.corpora import RATE
-from tests.toys.models import WORDS, system_of, toy_mixture, toy_wave
-from tests.toys.registry import log_toy_asr, toy_store
+from tests.toys.models import WORDS, toy_wave
+from tests.toys.registry import log_toy_asr, toy_store, write_toy_model
 
 SPEAKERS, N_EACH = ("ann_q1", "bob_q2", "zoe_q3"), 12
 FAST = {
@@ -225,7 +225,7 @@ def test_what_cannot_be_enrolled_is_refused_by_name(
 def test_weights_of_experts_that_a_recogniser_has_not_are_refused_before_a_recording_is_read(
     learn: str, world: World, tmp_path: Path
 ) -> None:
-    system_of(toy_mixture(0)).save(tmp_path / "m")
+    write_toy_model(tmp_path / "m", 0)
     options = world.options(asr_run_id=None, model_uri=str(tmp_path / "m"), dataset_root=str(tmp_path / "gone"), learn=learn)
     with pytest.raises(ValueError, match=f"learn={learn}: .* has no routed experts, .*; learn=expert"):
         read_people(options)
