@@ -3,8 +3,7 @@
 A profile is biometric: it is made only of people who agreed to one.
 """
 
-from collections.abc import Sequence
-
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,8 +15,8 @@ from moe.training.dataset import SpeechDataset
 
 
 @torch.no_grad()
-def embeddings_of(system: PersonalSystem, dataset: SpeechDataset, numbers: Sequence[int]) -> Tensor:
-    """What the gate reads of the utterances of these numbers, (n, D)."""
+def embeddings_of(system: PersonalSystem, dataset: SpeechDataset, numbers: np.ndarray) -> Tensor:
+    """What the gate reads of the utterances of these numbers (n,), (n, D)."""
     items = [(place, Draw(int(number), 0)) for place, number in enumerate(numbers)]
     parts = length_chunks(items, dataset)
     rows = torch.cat([system.embed(batch_of(system, dataset, [draw for _, draw in part])).cpu() for part in parts])
