@@ -7,12 +7,12 @@ import posixpath
 
 AUDIO_SUFFIXES = frozenset(
     ".wav .wave .flac .mp3 .m4a .mp4 .3gp .ogg .oga .opus .aac .webm .mka .mkv .aif .aiff .aifc .amr .wma .rf64 .w64 .sph .nist .au .snd"
-    " .caf .voc .svx .8svx .pvf .paf .ircam .sf .avr .wve .wv .tta".split()
+    " .caf .voc .svx .8svx .pvf .paf .ircam .sf .avr .wve .wv .tta .sds .htk".split()
 )
 W64_MAGIC = b"riff\x2e\x91\xcf\x11"
 SOUNDFILE_MAGIC = (
     b"RIFF", b"RIFX", b"RF64", W64_MAGIC, b"FORM", b"fLaC", b"OggS", b"ID3", b"NIST_1A", b".snd", b"dns.", b"caff",
-    b"Creative Voice File", b"PVF1", b" paf", b"fap ", b"2BIT", b"ALawSoundFile",
+    b"Creative Voice File", b"PVF1", b" paf", b"fap ", b"2BIT", b"ALawSoundFile", b"MATLAB 5.0 MAT-file", b"\xf0\x7e",
     b"\x64\xa3\x01\x00", b"\x64\xa3\x02\x00", b"\x64\xa3\x03\x00", b"\x00\x01\xa3\x64", b"\x00\x02\xa3\x64", b"\x00\x03\xa3\x64",
 )  # fmt: skip
 AV_MAGIC = {b"\x1aE\xdf\xa3": "matroska", b"#!AMR": "amr", b"\x30\x26\xb2\x75": "asf", b"wvpk": "wv", b"TTA1": "tta"}
@@ -49,7 +49,12 @@ def may_use_av(data: bytes) -> str | None:
 def is_soundfile(data: bytes) -> bool:
     """Whether libsndfile may know the container; an mp3 may begin with its first frame."""
     is_mp3 = len(data) > 1 and data[0] == 0xFF and data[1] & 0xE6 == 0xE2  # sync word with layer III
-    return is_mp3 or data.startswith(SOUNDFILE_MAGIC)
+    return is_mp3 or data.startswith(SOUNDFILE_MAGIC) or _is_htk(data)
+
+
+def _is_htk(data: bytes) -> bool:
+    """HTK's waveforms have no magic number: a count of samples, a period, 2 bytes a sample, kind 0 (HTK Book 3.4, 5.10.1)."""
+    return data[8:12] == b"\x00\x02\x00\x00" and int.from_bytes(data[4:8], "big") > 0
 
 
 def _by_magic(data: bytes, table: dict[bytes, str]) -> str | None:

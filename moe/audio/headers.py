@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 from moe.audio.containers import W64_MAGIC
 
+RF64_WHOLE, RF64_DATA = 20, 28  # places of the two sizes in the ds64 chunk, which an RF64 begins with (EBU Tech 3306)
+AVR_HEADER = 128
 UNKNOWN_FROM = 0x7F000000  # no recording that is read is so large: SoX writes 0x7FFFF000, arecord 0x80000000, ffmpeg 0xFFFFFFFF
 
 
@@ -31,7 +33,7 @@ def is_open_ended(data: bytes) -> bool:
 
 
 def with_known_size(data: bytes) -> bytes:
-    """The recording with its true size where the header has one that the decoder stumbles over: 0 in a wav, −1 in a CAF."""
+    """The recording with its true size where the header has one that the decoder stumbles over: 0 in a wav or AU, −1 in a CAF, either in an RF64."""
     if data.startswith((b"RIFF", b"RIFX")):
         chunk, whole = _chunk(data, b"data"), _number(data, _order(data) + "I", 4)
         if chunk is not None and chunk[1] == 0 and len(data) > chunk[0] and whole + 8 != len(data):
@@ -40,6 +42,14 @@ def with_known_size(data: bytes) -> bytes:
         place = next((place for name, place, size in _caf_chunks(data) if name == b"data" and size >= UNKNOWN_FROM), None)
         if place is not None:
             return _patched(data, ">Q", place - 8, len(data) - place)
+    if data.startswith((b".snd", b"dns.")):
+        order = _au_order(data)
+        place, size = _number(data, order + "I", 4), _number(data, order + "I", 8)
+        if not size and len(data) > place:
+            return _patched(data, order + "I", 8, len(data) - place)
+    if data.startswith(b"RF64") and not 0 < _number(data, "<Q", RF64_DATA) < UNKNOWN_FROM and (chunk := _chunk(data, b"data")):
+        whole = _patched(data, "<Q", RF64_WHOLE, len(data) - 8)
+        return _patched(whole, "<Q", RF64_DATA, len(data) - chunk[0])
     return data
 
 
@@ -52,15 +62,17 @@ def _stated_end(data: bytes) -> int:
     """Where the recording ends by its own header; 0 where that does not say."""
     if data.startswith((b"RIFF", b"RIFX")):
         return _end(*(_chunk(data, b"data") or (0, 0)))
-    if data.startswith(b"RF64") and len(data) >= 28:
-        return _end(8, _number(data, "<Q", 20))  # the size in the ds64 chunk
+    if data.startswith(b"RF64"):
+        return _end(8, _number(data, "<Q", RF64_WHOLE))
     if data.startswith(W64_MAGIC):
         return _end(0, _number(data, "<Q", 16))
     if data.startswith(b"FORM"):
         return _end(8, _number(data, ">I", 4))
     if data.startswith((b".snd", b"dns.")):
-        order = ">" if data.startswith(b".snd") else "<"
+        order = _au_order(data)
         return _end(_number(data, order + "I", 4), _number(data, order + "I", 8))
+    if data.startswith(b"2BIT"):
+        return _avr_end(data)
     if data.startswith(b"caff"):
         return max((_end(place, size) for _, place, size in _caf_chunks(data)), default=0)
     if data.startswith(b"NIST_1A"):
@@ -110,11 +122,20 @@ def _sphere_end(data: bytes) -> int:
     return _end(n_header, int(counts[0]) * int(counts[1]) * int(counts[2]))
 
 
+def _avr_end(data: bytes) -> int:
+    """The header, and the samples that it counts: of 8 or 16 bits, one channel or two."""
+    wide, two = _number(data, ">H", 14) > 8, _number(data, ">H", 12) != 0
+    return _end(AVR_HEADER, _number(data, ">I", 26) * (1 + wide) * (1 + two))
+
+
 def _voc_end(data: bytes) -> int:
     """Where the last block ends that the file still begins; block 0 ends the file and has no size."""
     place = _number(data, "<H", 20)
     while 0 < place and place + 4 <= len(data) and data[place]:
-        place += 4 + int.from_bytes(data[place + 1 : place + 4], "little")
+        size = int.from_bytes(data[place + 1 : place + 4], "little")
+        if size in (0, 0xFFFFFF):
+            return 0
+        place += 4 + size
     return place
 
 
@@ -136,6 +157,10 @@ def _chunk(data: bytes, wanted: bytes) -> tuple[int, int] | None:
             return place + 8, size
         place += 8 + size + size % 2
     return None
+
+
+def _au_order(data: bytes) -> str:
+    return ">" if data.startswith(b".snd") else "<"
 
 
 def _order(data: bytes) -> str:

@@ -21,6 +21,7 @@ from moe.corpora.formats.inventory import take_inventory
 from moe.corpora.formats.table import FORMATS, CorpusOptions, Fault, FoundUtterance, Item, Read, corpus_root
 from moe.corpora.locations import Root
 from moe.corpora.manifest import UNKNOWN
+from moe.corpora.names import canonical
 from moe.corpora.naming import merge_forms, tell_apart
 
 PIECE_ROWS = 1 << 16
@@ -98,8 +99,10 @@ def _unread(root: Root, utterances: pd.DataFrame, found: _Found) -> list[str]:
     """What lies below the root and was neither read nor named by an utterance or a fault, by folder and ending."""
     read = found.read | set(utterances["audio"].dropna()) | {fault.file.partition(":")[0] for fault in found.faults}
     groups: dict[tuple[str, str], list[str]] = {}
-    for name in take_inventory(root).files:
-        if name not in read:
+    left = [name for name in take_inventory(root).files if name not in read]
+    forms = {canonical(name) for name in read} if left else set()
+    for name in left:
+        if canonical(name) not in forms:
             ending = posixpath.splitext(name)[1].lower()
             groups.setdefault((name.partition("/")[0] if "/" in name else "", ending), []).append(name)
     return [

@@ -1,5 +1,6 @@
 """Names of a whole corpus: forms of one name become one, and ids that do not tell utterances apart are replaced."""
 
+import unicodedata
 from collections.abc import Sequence
 
 import pandas as pd
@@ -38,7 +39,7 @@ def merge_forms(table: pd.DataFrame, columns: Sequence[str], notes: list[str]) -
         forms = {name: canonical(name) for name in raw.unique()}
         if any(name != form for name, form in forms.items()):
             table[column], table[further_name(column)] = raw.map(forms).astype("str"), raw
-        notes += _several_forms(column, forms) + _case_alone(column, sorted(set(forms.values())))
+        notes += _several_forms(column, forms) + _alike(column, sorted(set(forms.values())))
 
 
 def _several_forms(column: str, forms: dict[str, str]) -> list[str]:
@@ -49,12 +50,17 @@ def _several_forms(column: str, forms: dict[str, str]) -> list[str]:
     return [f"one {column} in several forms, read as one: {_first(several)}"] if several else []
 
 
-def _case_alone(column: str, names: list[str]) -> list[str]:
+def _alike(column: str, names: list[str]) -> list[str]:
+    """Names that may be one by mistake: they differ in case, in spaces between words or in the width of letters (NFKC)."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(name.casefold(), []).append(name)
+        groups.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
     alike = [" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1]
-    return [f"a {column} that differs from another in case alone is kept apart: {_first(alike)}"] if alike else []
+    return (
+        [f"each {column} that differs from another in case, spaces or width alone is kept apart: {_first(alike)}"]
+        if alike
+        else []
+    )
 
 
 def _first(names: list[str]) -> str:

@@ -18,7 +18,7 @@ from moe.corpora.listing import Listing, list_corpus
 from moe.corpora.locations import Root
 from moe.corpora.manifest import SPLITS, check_manifest
 from moe.corpora.names import canonical
-from moe.corpora.remarks import NAMED_NONE, channel_notes, none_notes, shard_notes
+from moe.corpora.remarks import NAMED_NONE, channel_notes, none_notes, shard_notes, unknown_notes
 from moe.corpora.splits import MODES, SplitPlan, assign_splits
 from moe.corpora.subsets import at_most
 from moe.corpora.summaries import corpus_statistics
@@ -164,6 +164,7 @@ def prepare(options: PreparationOptions, dataset_root: str | Path | None = None)
             *listing.notes,
             *shard_notes(manifest),
             *channel_notes(manifest),
+            *unknown_notes(manifest),
             *none_notes(listing.utterances, options.exclude_etiology),
         ),
         left_out=left_out.sort_values("utterance_id", ignore_index=True),

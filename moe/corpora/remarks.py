@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from moe.corpora.formats.interface import SHARD_SPEAKER
+from moe.corpora.formats.interface import SHARD_SPEAKER, UNKNOWN
 from moe.options import NONE
 
 NAMED_NONE = f"'\"{NONE}\"'"  # on a command line: the name in quotation marks, which the shell leaves in place
@@ -24,6 +24,17 @@ def none_notes(utterances: pd.DataFrame, exclude_etiology: str | None) -> list[s
     if exclude_etiology is None and utterances["etiology"].str.casefold().eq(NONE).any():
         return [f"exclude_etiology=none excludes nothing; the etiology called none is written exclude_etiology={NAMED_NONE}"]
     return []
+
+
+def unknown_notes(manifest: pd.DataFrame) -> list[str]:
+    """That some utterances name no speaker, where others do: whose they are nobody can keep out of another split."""
+    unknown = manifest["speaker"] == UNKNOWN
+    if not unknown.any() or unknown.all():
+        return []
+    return [
+        f"{int(unknown.sum())} utterances name no speaker (first {manifest.loc[unknown, 'utterance_id'].iloc[0]}): they are together in one split, "
+        "and their speakers may be in another"
+    ]
 
 
 def shard_notes(manifest: pd.DataFrame) -> list[str]:

@@ -106,7 +106,7 @@ def _read_lines(root: Root, table: str, options: CorpusOptions, inventory: Inven
                 if not isinstance(row, dict):
                     raise ValueError("not an object")
             except (ValueError, RecursionError) as error:
-                yield Fault(place, "bad_row", f"no JSON object: {error}")
+                yield Fault(place, "bad_row", f"a line is to hold one whole JSON object: {error}")
                 continue
             if reader is None or set(row) - reader.known:
                 reader = _Rows(root, table, Columns.of(row, options, place, required=("audio",)), inventory, set(row))
@@ -140,7 +140,8 @@ class _Rows:
             return Fault(place, "bad_row", NOT_UTF8)
         path = path if path.startswith("/") or not self.folder else posixpath.join(self.folder, path)
         audio = inside(self.root, path)
-        fault = ("bad_row", short) if short and self._has_transcript(row) else None
+        reason = "bad_row" if self._has_transcript(row) else "missing_transcript"
+        fault = (reason, f"{place}: {short}") if short and (reason == "bad_row" or self.beside is None) else None
         found = self.columns.found(row, audio, None, audio, self.split, fault)
         return self.beside.complete(found) if self.beside is not None else found
 

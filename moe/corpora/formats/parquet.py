@@ -19,6 +19,7 @@ from moe.corpora.formats.split_names import split_of_folder
 from moe.corpora.locations import Root, inside, open_file
 
 PIECE_ROWS = 4096
+PIECE_ROWS_WITH_AUDIO = 64
 _NUMBERED = re.compile(r"(?i)(.*)-(\d{5})-of-(\d{5})\.parquet")
 
 
@@ -61,15 +62,26 @@ def _read_file(root: Root, file: pq.ParquetFile, name: str, options: CorpusOptio
     )
     yield from (Note(note, name) for note in [*columns.notes, *unread_columns(schema, columns)])
     audio, split = columns.roles["audio"], split_of_folder(name.removesuffix(".parquet"))
-    by_path = _holds_paths(file, schema.field(audio))
+    held = _held(file, schema.field(audio))
     read = [field.name for field in schema if field.name != audio and not is_nested(field.type)]
-    if by_path:
+    if held is not True:
         read.append(audio if is_text(schema.field(audio).type) else f"{audio}.path")
-    number = 0
-    for piece in file.iter_batches(PIECE_ROWS, columns=read):
-        for row in piece.to_pylist():
-            yield _utterance(root, row, columns, name, number, split, by_path)
-            number += 1
+    for number, (row, is_held) in enumerate(_rows(file, read, audio, held)):
+        yield _utterance(root, row, columns, name, number, split, not is_held)
+
+
+def _rows(file: pq.ParquetFile, read: list[str], audio: str, held: bool | None) -> Iterator[tuple[dict, bool]]:
+    """Every row without its audio, and whether the recording itself is in it; where only the bytes tell, they are read for that."""
+    if held is not None:
+        for piece in file.iter_batches(PIECE_ROWS, columns=read):
+            yield from ((row, held) for row in piece.to_pylist())
+        return
+    for piece in file.iter_batches(PIECE_ROWS_WITH_AUDIO, columns=[*read, f"{audio}.bytes"]):
+        place = piece.schema.get_field_index(audio)
+        cells = piece.column(place)
+        paths = pa.StructArray.from_arrays([cells.field("path")], names=["path"])
+        rows = piece.set_column(place, audio, paths).to_pylist()
+        yield from zip(rows, cells.field("bytes").is_valid().to_pylist(), strict=True)
 
 
 def unread_columns(schema: pa.Schema, columns: Columns) -> list[str]:
@@ -88,22 +100,27 @@ def _utterance(root: Root, row: dict, columns: Columns, name: str, number: int, 
     return columns.found(row, inside(root, posixpath.join(posixpath.dirname(name), path)), None, place, split)
 
 
-def _holds_paths(file: pq.ParquetFile, field: pa.Field) -> bool:
-    """Whether the audio column holds paths: a column of text, or a struct whose bytes are all null by the file's statistics."""
+def _held(file: pq.ParquetFile, field: pa.Field) -> bool | None:
+    """Whether the audio column holds the recordings rather than paths; None where rows differ or the file's statistics do not say."""
     if is_text(field.type):
-        return True
+        return False
     names = fields_of(field.type)
     if is_bytes(field.type) or {"array", "sampling_rate"} <= names:
-        return False
+        return True
     if "path" not in names:
         raise ValueError(f"audio column {field.name!r} is {field.type}, not bytes, a path or a struct of both")
-    return "bytes" not in names or not _any_bytes(file.metadata, f"{field.name}.bytes")
+    if "bytes" not in names:
+        return False
+    held = {_held_in(chunk) for chunk in _chunks(file.metadata, f"{field.name}.bytes")}
+    return held.pop() if len(held) == 1 else None
 
 
-def _any_bytes(metadata: pq.FileMetaData, path: str) -> bool:
+def _held_in(chunk: pq.ColumnChunkMetaData) -> bool | None:
+    n_null = chunk.statistics.null_count if chunk.statistics and chunk.statistics.has_null_count else None
+    return {0: True, chunk.num_values: False}.get(n_null)
+
+
+def _chunks(metadata: pq.FileMetaData, path: str) -> Iterator[pq.ColumnChunkMetaData]:
     for group in range(metadata.num_row_groups):
-        for column in range(metadata.num_columns):
-            chunk = metadata.row_group(group).column(column)
-            if chunk.path_in_schema == path and not (chunk.statistics and chunk.statistics.null_count == chunk.num_values):
-                return True
-    return False
+        chunks = (metadata.row_group(group).column(column) for column in range(metadata.num_columns))
+        yield from (chunk for chunk in chunks if chunk.path_in_schema == path)

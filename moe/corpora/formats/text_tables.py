@@ -61,7 +61,9 @@ class TextTable(Generic[Chosen]):
         place, n_columns = self.header.index(audio), len(self.header)
         for line in self._lines:
             number, text = self._lines.number, line.rstrip("\r\n")
-            if '"' in text:
+            if "\0" in text:
+                row = Row(number, [], "holds NUL characters: the file is damaged here")
+            elif '"' in text:
                 row = self._quoted(number, line, place)
             elif text:
                 row = Row(number, text.split(self.delimiter))
@@ -153,9 +155,8 @@ def _as_text(file: BinaryIO) -> tuple[TextIO, str]:
 
 def _encoding(head: bytes) -> str:
     marked = next((name for mark, name in MARKS.items() if head.startswith(mark)), None)
-    if marked or b"\0" not in head:
-        return marked or "utf-8"
-    return "utf-16-le" if head[1::2].count(0) > head[::2].count(0) else "utf-16-be"  # headers are mostly ASCII
+    first = head[:2].find(0) if len(head) > 1 else -1  # a header begins with a Latin letter: a NUL later on is damage
+    return marked or {0: "utf-16-be", 1: "utf-16-le"}.get(first, "utf-8")
 
 
 def _header(line: str, choose: Callable[[list[str]], Chosen], only: str | None) -> tuple[str, list[str], Chosen]:

@@ -17,10 +17,12 @@ from moe.audio.waveforms import AudioError, load_audio
 TONE = toys.tone(3, 1.0)
 PCM = np.round(TONE * 32767).astype("<i2")
 CONTAINERS = {
-    name: (name, "PCM_16", None) for name in ("AU", "CAF", "W64", "NIST", "VOC", "AIFF", "SVX", "PVF", "PAF", "AVR", "IRCAM")
+    name: (name, "PCM_16", None)
+    for name in ("AU", "CAF", "W64", "NIST", "VOC", "AIFF", "SVX", "PVF", "PAF", "AVR", "IRCAM", "MAT5", "SDS", "HTK")
 }
 CONTAINERS |= {"RIFX": ("WAV", "PCM_16", "BIG"), "AU little": ("AU", "PCM_16", "LITTLE"), "SPHERE mu-law": ("NIST", "ULAW", None)}
-STATES_SIZE = ["AU", "CAF", "W64", "NIST", "VOC", "AIFF", "SVX", "RIFX", "AU little", "SPHERE mu-law"]
+CONTAINERS["RF64"] = ("RF64", "PCM_16", None)
+STATES_SIZE = ["AU", "CAF", "W64", "NIST", "VOC", "AIFF", "SVX", "AVR", "RF64", "RIFX", "AU little", "SPHERE mu-law"]
 
 
 def encoded(container: str) -> bytes:
@@ -92,6 +94,11 @@ def patched(container: str, mark: bytes, beside: int, value: bytes) -> bytes:
     "data",
     [
         patched("AU", b".snd", 8, b"\xff" * 4),
+        patched("AU", b".snd", 8, bytes(4)),
+        patched("AU little", b"dns.", 8, bytes(4)),
+        patched("RF64", b"RF64", 20, b"\xff" * 16),
+        patched("RF64", b"RF64", 20, bytes(24)),
+        patched("AVR", b"2BIT", 26, bytes(4)),
         patched("CAF", b"data", 4, b"\xff" * 8),
         patched("AIFF", b"FORM", 4, struct.pack(">I", 0x7F00002E)),
         patched("RIFX", b"data", 4, b"\xff" * 4),
@@ -99,7 +106,7 @@ def patched(container: str, mark: bytes, beside: int, value: bytes) -> bytes:
         patched("W64", b"riff", 16, b"\xff" * 7 + b"\x7f"),
         patched("NIST", b"sample_count -i 16000", 0, b"sample_count -i 0    "),
     ],
-    ids=["AU", "CAF", "AIFF", "RIFX", "W64 zero", "W64 most", "SPHERE"],
+    ids=["AU", "AU zero", "AU little zero", "RF64", "RF64 zero", "AVR", "CAF", "AIFF", "RIFX", "W64 zero", "W64 most", "SPHERE"],
 )
 def test_the_same_in_other_containers(data: bytes) -> None:
     np.testing.assert_allclose(load_audio(data), TONE, atol=1e-4)

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tests.toys.corpora as toys
+from moe.corpora.formats.table import CorpusOptions
 from moe.corpora.leaks import LeakError
+from moe.corpora.listing import list_corpus
 from moe.corpora.manifest import read_bytes
 from moe.corpora.names import canonical
 from moe.corpora.naming import merge_forms
@@ -67,7 +69,23 @@ def test_case_alone_is_reported_and_kept_apart() -> None:
     table, notes = pd.DataFrame({"speaker": ["ann", "Ann", "bo"]}, dtype="str"), []
     merge_forms(table, ["speaker"], notes)
     assert list(table["speaker"]) == ["ann", "Ann", "bo"] and "corpus_speaker" not in table
-    assert notes == ["a speaker that differs from another in case alone is kept apart: 'Ann' and 'ann'"]
+    assert notes == ["each speaker that differs from another in case, spaces or width alone is kept apart: 'Ann' and 'ann'"]
+
+
+@pytest.mark.parametrize("other", ["Ann  Lee", "Ann\u00a0Lee", "Ａnn Lee", "ann lee"])
+def test_what_may_be_one_name_by_mistake_is_reported_and_kept_apart(other: str) -> None:
+    table, notes = pd.DataFrame({"speaker": ["Ann Lee", other, "bo"]}, dtype="str"), []
+    merge_forms(table, ["speaker"], notes)
+    assert list(table["speaker"]) == ["Ann Lee", other, "bo"] and len(notes) == 1 and repr(other) in notes[0]
+
+
+@pytest.mark.parametrize(("on_disk", "in_table"), [ZOE, ("it’s", "it's")])
+def test_a_file_that_is_read_under_another_form_is_not_called_unread(on_disk: str, in_table: str, tmp_path: Path) -> None:
+    (tmp_path / f"{on_disk}.flac").write_bytes(toys.audio_of(1))
+    (tmp_path / "extra.flac").write_bytes(toys.audio_of(2))
+    toys.write_csv(tmp_path / "manifest.csv", [{"path": f"{in_table}.flac", "transcript": "one"}])
+    notes = list_corpus("folder", str(tmp_path), CorpusOptions()).notes
+    assert [note for note in notes if "not read" in note] == ["not read: 1 files *.flac (first extra.flac)"]
 
 
 @pytest.mark.parametrize(("on_disk", "in_table"), [ZOE, ZOE[::-1], ("it’s", "it's"), ("x/" + ZOE[0], "x/" + ZOE[1])])

@@ -116,6 +116,16 @@ def test_sap_references_come_in_two_forms(tmp_path):
     assert found.manifest["transcript"].tolist() == ["(go) go* home", "[where?] here"]
 
 
+def test_utterances_without_a_speaker_among_others_are_said(corpus, tmp_path):
+    table = pd.read_csv(corpus / "manifest.csv")
+    table["path"] = [str(corpus / path) for path in table["path"]]
+    table.loc[[3, 5], "speaker"] = None
+    table.to_csv(tmp_path / "manifest.csv", index=False)
+    notes = prepared(tmp_path, trusted_root=str(corpus)).notes
+    assert [note for note in notes if note.startswith("2 utterances name no speaker (first ")]
+    assert not [note for note in prepared(corpus).notes if "name no speaker" in note]
+
+
 def test_a_split_that_loses_all_its_audio_is_named(corpus, tmp_path):
     table = pd.read_csv(corpus / "manifest.csv")
     table["split"] = table["speaker"].map(lambda name: {"s00": "dev", "s01": "test"}.get(name, "train"))

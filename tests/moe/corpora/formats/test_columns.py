@@ -7,6 +7,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import tests.toys.corpora as toys
 from moe.corpora.formats.columns import NAMES, Columns, as_text
@@ -102,6 +104,24 @@ def test_recordings_of_any_arrow_type_are_read(cell: str, corpus: str, tmp_path:
     (utterance,) = listed(corpus, tmp_path).utterances.to_dict("records")
     np.testing.assert_allclose(read_utterance(tmp_path, utterance), toys.tone(3), atol=1e-4)
     assert utterance["speaker"] == "7"
+
+
+@settings(max_examples=25, deadline=None)
+@given(held=st.lists(st.booleans(), min_size=1, max_size=N), statistics=st.booleans(), group=st.integers(1, N))
+def test_a_row_holds_its_recording_or_a_path_whatever_the_others_do(
+    held: list[bool], statistics: bool, group: int, tmp_path_factory
+) -> None:
+    root = tmp_path_factory.mktemp("mixed")
+    cells = [{"path": f"{k}.flac", "bytes": toys.audio_of(k) if is_held else None} for k, is_held in enumerate(held)]
+    for number, is_held in enumerate(held):
+        if not is_held:
+            (root / f"{number}.flac").write_bytes(toys.audio_of(number))
+    table = pa.table({"audio": pa.array(cells, STRUCT), "text": [f"{k}" for k in range(len(held))]})
+    pq.write_table(table, root / "a.parquet", write_statistics=statistics, row_group_size=group)
+    utterances = listed("parquet", root).utterances
+    assert len(utterances) == len(held)
+    for entry in utterances.to_dict("records"):
+        np.testing.assert_allclose(read_utterance(root, entry), toys.tone(int(entry["transcript"])), atol=1e-4)
 
 
 def test_whole_numbers_with_gaps_stay_whole(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_bad_rows_of_a_table_are_listed_and_the_rest_is_read(tmp_path):
     assert list(listing.utterances["audio"]) == ["a.wav", "d.wav"]
     assert list(listing.faults["file"]) == ["manifest.csv:3", "manifest.csv:4", "manifest.csv:5"]
     reasons = dict(zip(listing.utterances["audio"], listing.utterances["detail"], strict=True))
-    assert reasons["d.wav"] == "2 fields where the header names 3" and reasons["a.wav"] is not reasons["d.wav"]
+    assert reasons["d.wav"] == "manifest.csv:6: 2 fields where the header names 3" and reasons["a.wav"] is not reasons["d.wav"]
 
 
 def test_columns_of_ours_are_measured_and_the_corpus_own_are_kept_beside_them(tmp_path):

@@ -97,7 +97,9 @@ def test_rows_with_other_columns_are_named_by_line(tmp_path: Path) -> None:
     assert transcripts(listing) == {"wav/3.wav": "three"}
     assert listing.faults["file"].tolist() == ["manifest.csv:2"]
     short = listing.utterances[listing.utterances["reason"].notna()]
-    assert short[["audio", "reason", "detail"]].values.tolist() == [["wav/2.wav", "bad_row", "3 fields where the header names 4"]]
+    assert short[["audio", "reason", "detail"]].values.tolist() == [
+        ["wav/2.wav", "bad_row", "manifest.csv:3: 3 fields where the header names 4"]
+    ]
 
 
 def test_a_second_table_in_one_goes_by_its_own_header(tmp_path: Path) -> None:
@@ -120,6 +122,18 @@ def test_delimiters_and_encodings_are_found_out_and_said(delimiter: str, encodin
 def test_bytes_of_another_encoding_are_named_with_what_to_do(tmp_path: Path) -> None:
     listing = listed(tmp_path, f"{HEADER}\n{row(1, 'naïve')}\n{row(2, 'plain')}\n".encode("cp1252"))
     assert transcripts(listing) == {"wav/2.wav": "plain"} and "iconv -f WINDOWS-1252" in listing.faults["detail"][0]
+
+
+@settings(max_examples=100, deadline=None)
+@given(texts=st.lists(st.text(st.sampled_from('a"\0'), max_size=4), max_size=8), padding=st.integers(0, 3))
+def test_nul_characters_cost_their_own_lines_and_make_no_table_utf_16(texts: list[str], padding: int, tmp_path_factory) -> None:
+    """A torn write leaves NULs, at the end as a rule: nothing else in the table is lost or read otherwise."""
+    texts = ["whole", *texts]
+    lines = [HEADER, *(row(number, text) for number, text in enumerate(texts))]
+    listing = listed(tmp_path_factory.mktemp("table"), "\n".join(lines) + "\n" + "\0" * padding)
+    torn = [f"manifest.csv:{number + 2}" for number, text in enumerate([*texts, "\0" * padding]) if "\0" in text]
+    assert listing.faults.loc[listing.faults["detail"].str.contains("NUL"), "file"].tolist() == torn
+    assert len(listing.utterances) + len(listing.faults) == len(texts) + bool(padding)
 
 
 @pytest.mark.parametrize("name", ["manifest.tsv", "Metadata.CSV", "metadata.tsv"])
