@@ -23,7 +23,8 @@ from moe.experts.routed_lora import AdapterOptions
 from moe.recognition.recognizer import Recognizer, Transcript
 from moe.routing.options import RoutingOptions
 from moe.system import DecodingOptions
-from moe.systems.whisper.base_model import SmallShape, load_base, new_base
+from moe.systems.whisper.base_model import load_base, new_base
+from moe.systems.whisper.base_source import SmallShape
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper_moe.folder import BASE, WhisperShape, new_record
 from moe.systems.whisper_moe.model import WhisperMoE

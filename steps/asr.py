@@ -118,6 +118,7 @@ def run(options: StepOptions) -> str:
     with runs.step_run("asr", options, name) as step:
         plan = plan_of(options, options.asr_epochs, options.asr_batch_size, options.asr_learning_rate)
         given = training_inputs(step, options, options.asr_percent, plan)
+        _n_experts(options)  # what its runs do not agree on is refused before anything is embedded
         base, base_dir = read_base(options.pretrain_run_id, given.prepared.language)
         dev = given.prepared.rows("dev")
         vectors = _read_by_gate(options, given, base, dev)
@@ -167,19 +168,31 @@ def _ranks(options: StepOptions, n_experts: int) -> AdapterOptions:
 
 def _initial_gate(options: StepOptions, train_embeddings: np.ndarray) -> tuple[Gate, int]:
     """The gate to begin with, and the number of experts."""
+    n_experts = _n_experts(options)
+    if not options.skip_pretraining:
+        return Gate.load(artifacts.upstream(options.gate_run_id, artifacts.GATE)), n_experts
+    gate = Gate(GateConfig(train_embeddings.shape[1], n_experts), options.seed)
+    gate.set_statistics(torch.from_numpy(train_embeddings))
+    return gate, n_experts
+
+
+def _n_experts(options: StepOptions) -> int:
+    """As many as are asked for with skip_pretraining, else as the experts run trained.
+
+    Raises:
+        ValueError: the gate has another number, or the options do not go with it.
+    """
     if options.skip_pretraining and options.n_asked:
-        gate = Gate(GateConfig(train_embeddings.shape[1], options.n_asked), options.seed)
-        gate.set_statistics(torch.from_numpy(train_embeddings))
-        return gate, options.n_asked
+        return options.n_asked
     gate = Gate.load(artifacts.upstream(options.gate_run_id, artifacts.GATE))
-    n_experts = read_json(artifacts.upstream(options.experts_run_id, artifacts.EXPERTS_RECORD))["n_experts"]
+    n_experts: int = read_json(artifacts.upstream(options.experts_run_id, artifacts.EXPERTS_RECORD))["n_experts"]
     if faults := options.experts_faults(n_experts):
         raise ValueError("; ".join(faults))
     if gate.gate_config.n_experts != n_experts:
         raise ValueError(
             f"gate run {options.gate_run_id} has {gate.gate_config.n_experts} experts, experts run {options.experts_run_id} {n_experts}"
         )
-    return gate, n_experts
+    return n_experts
 
 
 def _read_by_gate(options: StepOptions, given: TrainingInputs, base: BaseModel, dev: pd.DataFrame) -> dict[str, np.ndarray]:

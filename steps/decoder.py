@@ -21,14 +21,15 @@ from moe.systems.steer_moe.decoder_training import DecoderOptions, LossLog, Read
 from moe.systems.steer_moe.options import SHIPPED_DECODER, PromptTextOptions
 from moe.systems.steer_moe.pseudo_audio import Units, spell
 from moe.systems.steer_moe.sequence import surroundings
-from moe.systems.whisper.base_model import SCRATCH, load_base
+from moe.systems.whisper.base_model import load_base
+from moe.systems.whisper.base_source import SCRATCH
 from moe.text.error_rates import word_error_rate
 from moe.training.checkpoints import CheckpointOptions
 from moe.training.loop import Training, TrainingSummary, fit, seed_everything
 from moe.training.plan import TrainingPlan
 from steps.inputs.corpus import SYNTHETIC_NOTE, read_prepared
 from steps.inputs.training import checkpoints_of, reporter
-from steps.options.step_options import ReportOptions, RunOptions, SeedOptions
+from steps.options.step_options import ReportOptions, RunOptions, SeedOptions, export_dir_faults
 from steps.pretrain import LICENCE, SHIPPED
 from steps.registry.exports import copy_out
 from steps.tracking import artifacts, runs
@@ -64,12 +65,13 @@ class StepOptions(
 
     def faults(self) -> list[str]:
         """What can be neither taken nor made."""
+        found = export_dir_faults(self.export_dir)
         if self.init_from is None:
             fault = decoder_fault(self.llm)
-            return [f"llm={self.llm}: {fault}"] if fault else []
+            return found + ([f"llm={self.llm}: {fault}"] if fault else [])
         if self.llm != SHIPPED_DECODER:
-            return [f"llm={self.llm} and init_from={self.init_from}: the language model is taken or made, not both"]
-        return []
+            found.append(f"llm={self.llm} and init_from={self.init_from}: the language model is taken or made, not both")
+        return found
 
     def idle(self) -> dict[str, str]:
         """What only a language model that is made would use."""

@@ -8,6 +8,7 @@ Stages that would come out the same are reused, and one line says so and why. Ex
 """
 
 import dataclasses
+from collections.abc import Sequence
 from textwrap import fill
 from typing import Any
 
@@ -18,7 +19,7 @@ from analysis.verdict import best_sentence, readable_table, size_sentence
 from moe.corpora.preparation import PreparationOptions
 from moe.experts.routed_lora import AdapterOptions
 from moe.options import NONE, Options, names_of, to_text
-from moe.systems.whisper.base_model import SCRATCH
+from moe.systems.whisper.tokens import CHECKPOINT
 from steps import asr, cluster, pretrain, steer
 from steps.chain.checks import (
     beam_faults,
@@ -32,6 +33,7 @@ from steps.chain.checks import (
 from steps.chain.corpus_checks import corpus_faults, disk_faults
 from steps.chain.costs import opening_line
 from steps.chain.options import QUICK, SMALL, ChainOptions
+from steps.chain.remote_checks import remote_faults
 from steps.chain.screen import TESTS, WIDTH, opening, result_lines
 from steps.chain.stages import (
     NAMES,
@@ -39,6 +41,7 @@ from steps.chain.stages import (
     Chain,
     chosen_systems,
     left_out,
+    makes_tokenizer,
     n_experts,
     planned,
     stage_options,
@@ -97,7 +100,7 @@ class StepOptions(ChainOptions, StageOptions):
 
 def run(options: StepOptions) -> str:
     """Run the chain and return its run id."""
-    check_stages(options)
+    check_stages(options, remote_faults(options))
     print(opening(options), flush=True)
     if line := opening_line(options):
         print(line, flush=True)
@@ -115,13 +118,16 @@ def _as_file(options: StepOptions) -> dict[str, Any]:
     return {name: NONE if value is None else value for name, value in values.items()}
 
 
-def check_stages(options: StepOptions) -> None:
+def check_stages(options: StepOptions, further: Sequence[str] = ()) -> None:
     """Build the options of every stage, so that a fault anywhere shows before anything has run.
+
+    Args:
+        further: faults that are known already.
 
     Raises:
         ValueError: all faults of all stages, each once.
     """
-    faults: dict[str, None] = {}
+    faults: dict[str, None] = dict.fromkeys(further)
     for module, given in planned(options):
         try:
             stage_options(module, options, **given)
@@ -137,7 +143,8 @@ def _faults_between(options: StepOptions) -> list[str]:
     made_small = [name for name, value in SMALL.items() if options.mode == QUICK and getattr(options, name) == value]
     found = idle_faults(options, planned(options), left_out(options), [*names_of(ChainOptions), *made_small])
     base = "init_from" if options.init_from else "whisper_model"
-    found += [] if pretrain in left_out(options) else language_faults(options.language, base, options.source)
+    if pretrain not in left_out(options) and not makes_tokenizer(options):
+        found += language_faults(options.language, base, options.source)
     found += layer_faults(options.gate_layer, base, options.source) + top_k_faults(options, n_experts(options))
     found += export_faults(options)
     found += _rank_faults(options) + ([] if steer in left_out(options) else steer_faults(options))
@@ -145,10 +152,10 @@ def _faults_between(options: StepOptions) -> list[str]:
 
 
 def _corpus_faults(options: StepOptions) -> list[str]:
-    """What the corpus is too long or too small for, and the disk too full, where the base is whole or made anew."""
+    """What the corpus is too long or too small for, and the disk too full."""
     skipped, n_wanted = left_out(options), n_experts(options)
     runs_to = NAMES.index(options.until)
-    if pretrain in skipped or not (options.is_taken or options.source == SCRATCH) or runs_to <= NAMES.index("pretrain"):
+    if pretrain in skipped or runs_to <= NAMES.index("pretrain"):
         return []
     clusters_speakers = runs_to >= NAMES.index("cluster") and cluster not in skipped and options.cluster_unit == "speaker"
     n_clusters = n_wanted if clusters_speakers and isinstance(n_wanted, int) else None
@@ -157,7 +164,7 @@ def _corpus_faults(options: StepOptions) -> list[str]:
         preparing = dataclasses.replace(options.part(PreparationOptions), seed=seed)
     except ValueError:
         return []  # said of the stage itself
-    found = corpus_faults(preparing, options.source, n_clusters)
+    found = corpus_faults(preparing, options.source, n_clusters, options.tokenizer if makes_tokenizer(options) else CHECKPOINT)
     return found + disk_faults(options.source, artifact_folder())
 
 

@@ -17,24 +17,20 @@ from moe.files import file_digest, folder_digest, write_json
 from moe.options import Options, listed, names_of, option
 from moe.systems.whisper.adapted_base import model_below
 from moe.systems.whisper.base_model import (
-    SCRATCH,
     BaseModel,
-    SmallShape,
     complete_base,
-    is_complete,
     load_base,
     new_base,
     read_training_record,
-    resolve,
     save_base,
     use_language,
-    whole_fault,
 )
+from moe.systems.whisper.base_source import SCRATCH, SmallShape, is_complete, partial_fault, resolve, whole_fault
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper.inputs import WhisperInputs
 from moe.systems.whisper.phonemes import align
 from moe.systems.whisper.pretraining import Pretrained, PretrainingOptions, pretrain, pretraining_plan
-from moe.systems.whisper.tokens import TOKENIZERS, train_tokenizer
+from moe.systems.whisper.tokens import CHECKPOINT, TOKENIZERS, train_tokenizer
 from moe.systems.whisper_moe.zero_shot import base_wer
 from moe.training.checkpoints import CheckpointOptions
 from moe.training.dataset import SpeechDataset
@@ -43,7 +39,7 @@ from moe.training.plan import ComputeOptions
 from moe.training.precision import precision
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.training import checkpoints_of, compute_arguments, reporter
-from steps.options.step_options import PlotOptions, ReportOptions
+from steps.options.step_options import PlotOptions, ReportOptions, export_dir_faults
 from steps.registry.exports import copy_out
 from steps.tracking import artifacts, runs
 from steps.tracking.artifacts import NONE_GIVEN
@@ -73,6 +69,11 @@ class BaseOptions(Options):
         return self.init_from or self.whisper_model
 
     @property
+    def is_path(self) -> bool:
+        """Whether the source looks like a folder of this machine rather than a name on a hub."""
+        return self.source.startswith((".", "/", "~")) or self.source == SHIPPED
+
+    @property
     def is_taken(self) -> bool:
         """Whether the base is complete and nothing of it is trained."""
         return self.source != SCRATCH and is_complete(self.source)
@@ -93,7 +94,7 @@ class StepOptions(
 
     prepare_run_id: str = option("none", "run whose train split the base is trained on")
     tokenizer: str = option(
-        "checkpoint", "the checkpoint's own, characters, or a byte-level BPE of the train split", choices=TOKENIZERS
+        CHECKPOINT, "the checkpoint's own, characters, or a byte-level BPE of the train split", choices=TOKENIZERS
     )
     pretrain_etiologies: str = option(
         "all", "only utterances of these etiologies train the base and show its progress, comma list"
@@ -106,12 +107,12 @@ class StepOptions(
 
     def faults(self) -> list[str]:
         """What cannot be trained as asked."""
-        found = []
+        found = export_dir_faults(self.export_dir)
         if self.init_from is not None and self.whisper_model != SHIPPED:
             found.append(
                 f"whisper_model={self.whisper_model} and init_from={self.init_from}: the base is taken or made, not both"
             )
-        if self.init_from == SCRATCH and self.tokenizer == "checkpoint":
+        if self.init_from == SCRATCH and self.tokenizer == CHECKPOINT:
             found.append("tokenizer=checkpoint: init_from=scratch has no tokenizer of its own; use characters or bpe")
         if self.init_from == SCRATCH and not self.pretrain_updates:
             found.append("pretrain_updates=0: init_from=scratch has nothing but what is trained; at least 1")
@@ -121,16 +122,17 @@ class StepOptions(
 
     def _folder_faults(self) -> list[str]:
         name, folder = "init_from" if self.init_from else "whisper_model", Path(self.source)
-        looks_like_a_path = self.source.startswith((".", "/")) or self.source == SHIPPED
-        if looks_like_a_path and not folder.is_dir():
+        if self.is_path and not folder.is_dir():
             return [f"{name}={self.source}: no such folder"]
         if is_complete(self.source) or self.source == SCRATCH:
             return []
         if self.init_from is None:
             return [f"whisper_model={self.source}: {whole_fault(self.source)}"]
+        fault = partial_fault(self.source, self.tokenizer != CHECKPOINT)
+        found = [f"init_from={self.source}: {fault}"] if fault else []
         if not (self.pretrain_updates or self.missing_updates):
-            return [f"pretrain_updates=0 and missing_updates=0: {self.source} is partial, what it lacks must be trained"]
-        return []
+            found.append(f"pretrain_updates=0 and missing_updates=0: {self.source} is partial, what it lacks must be trained")
+        return found
 
     def idle(self) -> dict[str, str]:
         """What only a base that is trained would use."""
@@ -204,7 +206,7 @@ def _train(step: StepRun, options: StepOptions, prepared: Prepared, folder: Path
 
 def _initial(options: StepOptions, prepared: Prepared) -> BaseModel:
     tokenizer = None
-    if options.tokenizer != "checkpoint":
+    if options.tokenizer != CHECKPOINT:
         texts = prepared.rows("train")["reference"]
         tokenizer = train_tokenizer(texts, options.tokenizer, options.n_merges, prepared.language)
     if options.source == SCRATCH and tokenizer is not None:

@@ -26,7 +26,8 @@ from moe.systems.domain_whisper.folder import DomainShape
 from moe.systems.domain_whisper.options import LossOptions, TokenOptions
 from moe.systems.domain_whisper.system import DomainSystem, build
 from moe.systems.domain_whisper.unfreezing import ALL, BLOCKS, LORA, UnfreezeOptions
-from moe.systems.whisper.base_model import SmallShape, load_base, new_base, save_base
+from moe.systems.whisper.base_model import load_base, new_base, save_base
+from moe.systems.whisper.base_source import SmallShape
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper.tokens import train_tokenizer
 from moe.training.loop import seed_everything

@@ -48,8 +48,8 @@ def with_known_size(data: bytes) -> bytes:
         if not size and len(data) > place:
             return _patched(data, order + "I", 8, len(data) - place)
     if data.startswith(b"RF64") and not 0 < _number(data, "<Q", RF64_DATA) < UNKNOWN_FROM and (chunk := _chunk(data, b"data")):
-        whole = _patched(data, "<Q", RF64_WHOLE, len(data) - 8)
-        return _patched(whole, "<Q", RF64_DATA, len(data) - chunk[0])
+        data = _patched(data, "<Q", RF64_WHOLE, len(data) - 8)
+        return _patched(data, "<Q", RF64_DATA, len(data) - chunk[0])
     return data
 
 

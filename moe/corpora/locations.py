@@ -50,6 +50,18 @@ def is_address(root: Root) -> bool:
     return "://" in str(root)
 
 
+def address_fault(address: str) -> str | None:
+    """Why nothing can be read at an address; None where something is there.
+
+    The package of its scheme may be missing, its host may not answer, or the folder may be empty.
+    """
+    try:
+        filesystem, path = fsspec.core.url_to_fs(address)
+        return None if filesystem.ls(path, detail=False) else "nothing is there"
+    except Exception as error:  # each scheme's library raises kinds of its own
+        return f"does not answer ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+
+
 def locate(root: Root, relative: str) -> str:
     """The full path or address of a path relative to the root.
 

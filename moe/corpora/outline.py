@@ -11,11 +11,12 @@ from moe.audio.decoders import stated_seconds
 from moe.audio.headers import with_known_size
 from moe.audio.parts import Part
 from moe.corpora.listing import list_corpus
-from moe.corpora.locations import Root, open_file
+from moe.corpora.locations import Root, is_address, open_file
 from moe.corpora.manifest import read_bytes
 from moe.corpora.preparation import PreparationOptions, split_listing
 
 MOST_HEADERS = 20_000  # headers of files that are read; of a larger corpus an even sample
+MOST_REMOTE_HEADERS = 64  # of files elsewhere: each is a request
 RUNS, RUN = 8, 64  # recordings in shards are read whole: so many runs of neighbours, which share a row group
 MOST_REFERENCES = 200
 UNREADABLE = (ValueError, OSError, EOFError)  # preparing says why
@@ -60,7 +61,8 @@ def _durations(root: Root, rows: pd.DataFrame) -> Iterator[float]:
     members = rows["member"].fillna("")
     of_shards = rows["audio"].str.endswith((".tar", ".parquet", ".arrow")) & (members != "")
     files, shards = rows[~of_shards], rows[of_shards].sort_values(["audio", "member"], kind="stable")
-    sample = pd.concat([files.iloc[:: -(-len(files) // MOST_HEADERS) or 1], _runs(shards)])
+    most = MOST_REMOTE_HEADERS if is_address(root) else MOST_HEADERS
+    sample = pd.concat([files.iloc[:: -(-len(files) // most) or 1], _runs(shards)])
     for row in sample.to_dict("records"):
         try:
             yield _duration(root, row)

@@ -5,7 +5,6 @@ got, and more experts to mix than there will be.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,8 +14,14 @@ from moe.files import read_json
 from moe.options import names_of, to_text
 from moe.system import DecodingOptions
 from moe.systems.wav2vec2_ctc.beams import missing_extra
-from moe.systems.whisper.adapted_base import model_below
-from moe.systems.whisper.base_model import SCRATCH, SmallShape, folder_languages, is_complete, language_fault
+from moe.systems.whisper.base_source import (
+    SCRATCH,
+    SmallShape,
+    known_languages,
+    language_fault,
+    small_files,
+)
+from moe.systems.whisper.checkpoint_weights import CONFIG
 from steps.chain.options import CTC, ChainOptions
 from steps.chain.stages import idle_options, running, step_name
 
@@ -57,19 +62,18 @@ def idle_faults(
 
 
 def layer_faults(gate_layer: str, name: str, base: str) -> list[str]:
-    """A gate layer above the last of a base that is new or lies in a folder; of a hub model it shows when that is loaded."""
-    config = Path(base) / "config.json"
-    if not gate_layer.isdigit() or not (base == SCRATCH or config.is_file()):
+    """A gate layer above the last of a base that is new or whose config is on this machine."""
+    folder = None if base == SCRATCH else small_files(base)
+    if not gate_layer.isdigit() or (folder is None and base != SCRATCH):
         return []
-    n_layers = SmallShape().encoder_layers if base == SCRATCH else read_json(config).get("encoder_layers", 0)
+    n_layers = SmallShape().encoder_layers if folder is None else read_json(folder / CONFIG).get("encoder_layers", 0)
     return [f"gate_layer={gate_layer}: {name}={base} has layers 0 to {n_layers}"] if int(gate_layer) > n_layers else []
 
 
 def language_faults(language: str, name: str, base: str) -> list[str]:
-    """A language that a base in a folder has no token for; of a hub model, also below an adapter, it shows when that is loaded."""
-    if base == SCRATCH or not is_complete(base) or not Path(model_below(base) or base).is_dir():  # no hub is asked for scratch
-        return []
-    fault = language_fault(language, folder_languages(Path(base)))
+    """A language that a base has no token for, where its files are on this machine; it may be partial, or an adapter."""
+    known = None if base == SCRATCH else known_languages(base)  # no hub is asked for scratch
+    fault = None if known is None else language_fault(language, known)
     return [f"{fault}: {name}={base}"] if fault else []
 
 

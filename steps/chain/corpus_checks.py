@@ -3,36 +3,46 @@
 import math
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import WhisperTokenizer
 
-from moe.corpora.locations import is_address
+from moe.corpora.locations import address_fault, is_address
 from moe.corpora.outline import Outline, outline
 from moe.corpora.preparation import PreparationOptions
 from moe.files import read_json
-from moe.systems.whisper.base_model import base_window_s
-from moe.systems.whisper.checkpoint_weights import weight_files
-from moe.systems.whisper.tokens import label_ids
+from moe.systems.whisper.base_source import ENGLISH, SCRATCH, SmallShape, base_window_s, small_files
+from moe.systems.whisper.checkpoint_weights import CONFIG, weight_files
+from moe.systems.whisper.tokens import CHARACTERS, CHECKPOINT, label_ids, train_tokenizer
 from steps.pretrain import SHIPPED
 
+BY_TABLE = (
+    "folder",
+    "kaldi",
+    "lhotse",
+    "openslr",
+)  # formats that a few small files list: they are read before anything runs wherever they lie
 COPIES = 6  # of the base that a chain leaves: pretrain, three systems, and the registered model with its download
 
 
-def corpus_faults(options: PreparationOptions, base: str, n_experts: int | None) -> list[str]:
-    """What cannot work between a corpus on this machine, a base and a number of experts.
+def corpus_faults(options: PreparationOptions, base: str, n_experts: int | None, tokenizer: str = CHECKPOINT) -> list[str]:
+    """What cannot work between a corpus, a base and a number of experts.
+
+    Of a corpus elsewhere its tables say it, and some headers; shards elsewhere and a hub's data set are first brought here by preparing.
 
     Args:
         options: of preparing. base: the base's folder or name. n_experts: to cluster speakers for; None where that is not known or not done.
+        tokenizer: whose it is, one of `TOKENIZERS`.
     """
     root = str(options.dataset_root)
-    if is_address(root) or not Path(root).exists():
-        return []  # one by name or by address is first brought here by preparing
+    if not Path(root).exists() and not (is_address(root) and options.corpus in BY_TABLE and address_fault(root) is None):
+        return []
     try:
         found = outline(options)
     except ValueError:
         return []  # preparing says it, and logs what is wrong
-    return window_faults(options, base, found) + decoder_faults(base, found) + speaker_faults(n_experts, found)
+    return window_faults(options, base, found) + decoder_faults(base, found, tokenizer) + speaker_faults(n_experts, found)
 
 
 def window_faults(options: PreparationOptions, base: str, found: Outline) -> list[str]:
@@ -52,19 +62,33 @@ def window_faults(options: PreparationOptions, base: str, found: Outline) -> lis
     ]
 
 
-def decoder_faults(base: str, found: Outline) -> list[str]:
-    """References with more tokens than the base's decoder can say."""
-    config = Path(base) / "config.json"
-    if not config.is_file() or not found.long_references:
+def decoder_faults(base: str, found: Outline, tokenizer: str = CHECKPOINT) -> list[str]:
+    """References with more tokens than the base's decoder can say; how many a byte-level BPE makes of them shows when it is learnt."""
+    folder = None if base == SCRATCH else small_files(base)
+    if not found.long_references or tokenizer not in (CHECKPOINT, CHARACTERS) or (folder is None and base != SCRATCH):
         return []
-    limit, tokenizer = read_json(config).get("max_target_positions", math.inf), WhisperTokenizer.from_pretrained(base)
-    n_tokens = max(len(label_ids(tokenizer, reference)) for reference in found.long_references)
+    limit = (
+        SmallShape().max_target_positions if folder is None else read_json(folder / CONFIG).get("max_target_positions", math.inf)
+    )
+    n_tokens = _most_tokens(found.long_references, folder, tokenizer)
     if n_tokens <= limit:
         return []
     demo = ", it is for the demo" if base == SHIPPED else ""
     return [
         f"the decoder of {base} takes {limit} tokens and the longest reference has {n_tokens}{demo}: name a base that takes more (whisper_model=v2)"
     ]
+
+
+def _most_tokens(references: Sequence[str], folder: Path | None, tokenizer: str) -> float:
+    """Tokens of the longest label; 0 where the base has no tokenizer to ask."""
+    try:
+        if tokenizer == CHARACTERS or folder is None:
+            own = train_tokenizer(references, CHARACTERS, 0, ENGLISH)
+        else:
+            own = WhisperTokenizer.from_pretrained(folder)
+        return max(len(label_ids(own, reference)) for reference in references)
+    except (OSError, ValueError, TypeError):
+        return 0
 
 
 def speaker_faults(n_experts: int | None, found: Outline) -> list[str]:

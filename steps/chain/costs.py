@@ -20,7 +20,7 @@ from moe.experts.routed_lora import AdapterOptions
 from moe.routing.options import RoutingOptions
 from moe.synthesis.planning import SynthesisOptions
 from moe.system import DecodingOptions
-from moe.systems.whisper.base_model import resolve
+from moe.systems.whisper.base_source import resolve
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper_moe.calibration import Calibration, Mixture, rough
 from moe.systems.whisper_moe.cost import Batch

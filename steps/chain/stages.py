@@ -8,7 +8,8 @@ from typing import Any
 from moe.options import Options, names_of
 from moe.systems.steer_moe.options import LLM, SHIPPED_DECODER, WHISPER
 from moe.systems.table import SYSTEMS
-from moe.systems.whisper.base_model import SCRATCH
+from moe.systems.whisper.base_source import SCRATCH
+from moe.systems.whisper.tokens import CHECKPOINT
 from steps import (
     asr,
     baseline,
@@ -72,6 +73,11 @@ def n_experts(options: ChainOptions) -> int | str:
 def makes_decoder(options: ChainOptions) -> bool:
     """Whether a language model is made: where the base is made too, and no other is named."""
     return options.init_from is not None and getattr(options, "llm", SHIPPED_DECODER) == SHIPPED_DECODER
+
+
+def makes_tokenizer(options: ChainOptions) -> bool:
+    """Whether the base gets a new tokenizer, which has the corpus's language."""
+    return not options.is_taken and vars(options).get("tokenizer", CHECKPOINT) != CHECKPOINT
 
 
 BUDGET = (MIXTURE, LORA)  # one LoRA gets the mixture's size and updates, so it needs the mixture

@@ -10,7 +10,7 @@ from moe.systems.steer_moe.decoder_training import N_POSITIONS, DecoderOptions, 
 from moe.systems.steer_moe.options import WHISPER, SteerModelOptions
 from moe.systems.steer_moe.sequence import surroundings
 from moe.systems.steer_moe.shapes import DecoderShape, decoder_shape, encoder_shape, prompt_of, shape_faults
-from moe.systems.whisper.base_model import SCRATCH
+from moe.systems.whisper.base_source import SCRATCH
 from steps.chain.stages import makes_decoder
 
 

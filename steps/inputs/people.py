@@ -17,7 +17,7 @@ from moe.experts.people.training import Enrolment
 from moe.files import folder_digest
 from moe.options import option
 from moe.system import Record, read_record
-from moe.systems.whisper.base_model import base_window_s
+from moe.systems.whisper.base_source import base_window_s
 from moe.systems.whisper_moe.folder import BASE_DIR, person_faults
 from steps.inputs.corpus import read_prepared
 from steps.registry import versions

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import os
 import re
+from pathlib import Path
 
 from moe.audio.augmentation import AugmentationOptions
 from moe.clustering.options import N_EXPERTS, ExpertCountOptions
@@ -22,6 +23,7 @@ STYLES_OF_SYNTHETIC = 6
 DASHBOARDS = ("wandb", "tensorboard")
 DASHBOARD_PINS = "requirements-dashboards.txt"
 HUB_TOKEN = "HF_TOKEN"
+MODEL_FILES = ("config.json", "model.json")  # a folder of a model has one of them
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -148,6 +150,19 @@ class HubOptions(Options):
         return {} if self.push_to_hub else dict.fromkeys(("hub_model_id", "hub_private"), "push_to_hub=false uploads nothing")
 
 
+def export_dir_faults(export_dir: str | None) -> list[str]:
+    """Why a model cannot be written to a folder: what lies there would be replaced, so only a model may."""
+    if export_dir is None:
+        return []
+    path = Path(export_dir).absolute()
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        return [f"export_dir={export_dir}: {there} is no folder that can be written to"]
+    if there != path or not any(path.iterdir()) or any((path / name).is_file() for name in MODEL_FILES):
+        return []
+    return [f"export_dir={export_dir}: the folder holds other things than a model, and would be replaced; name another"]
+
+
 @dataclasses.dataclass(frozen=True)
 class ExportOptions(HubOptions):
     """Where a trained model goes beside its run."""
@@ -155,6 +170,10 @@ class ExportOptions(HubOptions):
     group = "training"
 
     export_dir: str | None = option(None, "also write the trained model to this folder")
+
+    def faults(self) -> list[str]:
+        """A folder that cannot be written, or that holds something else."""
+        return export_dir_faults(self.export_dir)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
+from moe.options import Options, is_required, listed, names_of
 from steps.tracking.names import RUN_IDS, STEP_TAG
 from steps.tracking.run_ids import whole_id
 from steps.tracking.secrets import without_secrets
@@ -35,6 +36,21 @@ COMPARISON = "comparison.parquet"
 FINGERPRINT = "fingerprint.json"
 TRACEBACK = "traceback.txt"
 NONE_GIVEN = ("", "none")
+READ_OF = {
+    "synthesize_run_id": CORPUS,
+    "prepare_run_id": MANIFEST,
+    "pretrain_run_id": BASE,
+    "embed_run_id": EMBEDDINGS,
+    "cluster_run_id": LABELS,
+    "gate_run_id": GATE,
+    "experts_run_id": EXPERTS,
+    "decoder_run_id": DECODER,
+    "asr_run_id": MODEL,
+    "baseline_run_id": MODEL,
+    "match_run_id": MODEL,
+    "model_run_id": MODEL,
+    "evaluate_run_ids": SCORES,
+}  # the artifact that a step reads of the run that an option names
 
 
 def upstream(run_id: str | None, artifact: str) -> Path:
@@ -43,15 +59,28 @@ def upstream(run_id: str | None, artifact: str) -> Path:
     Raises:
         RuntimeError: no such run, it did not finish, or it holds no such artifact.
     """
-    run = _finished(run_id, artifact)
-    repository = get_artifact_repository(run.info.artifact_uri)
-    if isinstance(repository, LocalArtifactRepository):
-        path = Path(repository.artifact_dir) / artifact
-        if path.exists():
-            return path
-    elif _is_listed(run, artifact):
-        return _download(run.info.artifact_uri, artifact)
-    raise RuntimeError(f"{_words(run)} holds no {artifact!r} (expected at {run.info.artifact_uri})")
+    run = _holding(run_id, artifact)
+    folder = local_folder(run.info.artifact_uri)
+    return _download(run.info.artifact_uri, artifact) if folder is None else folder / artifact
+
+
+def refuse_unreadable(options: Options) -> None:
+    """Refuse runs that an option names and nothing can be read of, before a step begins.
+
+    Raises:
+        RuntimeError: all of them, each with the option that names it.
+    """
+    faults = []
+    for name in (name for name in names_of(type(options)) if name in READ_OF):
+        for run_id in listed(getattr(options, name) or ""):
+            if run_id in NONE_GIVEN and not is_required(type(options).__dataclass_fields__[name]):
+                continue
+            try:
+                _holding(run_id, READ_OF[name])
+            except RuntimeError as error:
+                faults.append(f"{name}: {error}")
+    if faults:
+        raise RuntimeError("; ".join(faults))
 
 
 def local_folder(artifact_uri: str) -> Path | None:
@@ -72,6 +101,14 @@ def lineage(run_id: str) -> dict[str, str]:
         named = [value for key, value in sorted(run.data.params.items()) if key.endswith(RUN_IDS)]
         waiting += [part.strip() for value in named for part in value.split(",") if part.strip() not in NONE_GIVEN]
     return found
+
+
+def _holding(run_id: str | None, artifact: str) -> Run:
+    run = _finished(run_id, artifact)
+    folder = local_folder(run.info.artifact_uri)
+    if not (_is_listed(run, artifact) if folder is None else (folder / artifact).exists()):
+        raise RuntimeError(f"{_words(run)} holds no {artifact!r} (expected at {run.info.artifact_uri})")
+    return run
 
 
 def _finished(run_id: str | None, artifact: str) -> Run:

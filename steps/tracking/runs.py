@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from moe.options import Options, OptionsType
 from moe.training.threads import settle_threads
 from steps.options.command_line import parse
-from steps.tracking.artifacts import FINGERPRINT, TRACEBACK
+from steps.tracking.artifacts import FINGERPRINT, TRACEBACK, refuse_unreadable
 from steps.tracking.dead_runs import MESSAGE_TAG, STOPPED_TAG, close_own
 from steps.tracking.fingerprint import fingerprint
 from steps.tracking.log_file import written_to
@@ -66,6 +66,7 @@ def step_run(step: str, options: Options, name: str | None = None) -> Iterator[S
         store.client.log_dict(run.run_id, found.as_dict(), FINGERPRINT)
         if changes and alone:
             store.client.log_text(run.run_id, changes, DIFF)
+        refuse_unreadable(options)
         watched = getattr(options, "watches_system", False)
         with written_to(getattr(options, "log_file", None), run), system_metrics(run.run_id, watched):
             yield run

@@ -2,12 +2,12 @@
 
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-from steps import main
+from steps import ctc, decoder, main, pretrain
 from steps.options.step_options import ExportOptions, ReportOptions, RunOptions
 from steps.registry import exports
 from steps.tracking import dashboards, runs
@@ -68,6 +68,24 @@ def test_an_upload_without_a_place_or_a_token_is_refused(given: dict[str, Any], 
     monkeypatch.delenv("HF_TOKEN", raising=False)
     with pytest.raises(ValueError, match=said):
         ExportOptions(**given)
+
+
+@pytest.mark.parametrize(("step", "given"), [(pretrain, {}), (decoder, {}), (ctc, {"prepare_run_id": "p"})])
+def test_a_folder_that_holds_something_else_is_never_replaced(step: ModuleType, given: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters/a.txt").write_text("dear")
+    for place, said in (
+        ("letters", "holds other things than a model"),
+        ("letters/a.txt", "is no folder"),
+        ("letters/a.txt/x", "is no folder"),
+    ):
+        with pytest.raises(ValueError, match=f"export_dir={tmp_path / place}: .*{said}"):
+            step.StepOptions(export_dir=str(tmp_path / place), **given)
+    (tmp_path / "empty").mkdir()
+    for place in ("empty", "new/folder", "model"):
+        (tmp_path / "model").mkdir(exist_ok=True)
+        (tmp_path / "model/config.json").write_text("{}")
+        assert step.StepOptions(export_dir=str(tmp_path / place), **given).export_dir
 
 
 def test_the_models_of_several_systems_do_not_go_to_one_folder() -> None:

@@ -21,7 +21,8 @@ from moe.routing.gate import Gate, GateConfig
 from moe.routing.losses import BalanceOptions
 from moe.routing.options import RoutingOptions
 from moe.routing.weights import RoutingWeights
-from moe.systems.whisper.base_model import BaseModel, SmallShape, new_base
+from moe.systems.whisper.base_model import BaseModel, new_base
+from moe.systems.whisper.base_source import SmallShape
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper.inputs import WhisperInputs
 from moe.systems.whisper.tokens import prompt_ids, train_tokenizer

@@ -13,7 +13,8 @@ from moe.experts.routed_lora import AdapterOptions, routed_layers
 from moe.routing.gate import Gate, GateConfig
 from moe.routing.losses import BalanceOptions
 from moe.routing.options import RoutingOptions
-from moe.systems.whisper.base_model import BaseModel, SmallShape, new_base
+from moe.systems.whisper.base_model import BaseModel, new_base
+from moe.systems.whisper.base_source import SmallShape
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.training.checkpoints import Checkpoints
 from moe.training.hooks import TrainingHooks

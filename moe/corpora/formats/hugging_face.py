@@ -47,6 +47,17 @@ def read_hf(location: Root, options: CorpusOptions) -> Iterator[Item]:
                 yield Fault(os.path.relpath(path, root), "bad_shard", f"{type(error).__name__}: {error}")
 
 
+def dataset_fault(name: str, config: str | None) -> str | None:
+    """Why a data set by name cannot be had; of a hub only its description is read, which also shows an unknown configuration."""
+    import datasets
+
+    try:
+        datasets.load_dataset_builder(name, config)
+    except Exception as error:  # the library raises many kinds, its own and those of the network
+        return f"datasets cannot load it ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+    return None
+
+
 def _load(location: str, options: CorpusOptions) -> dict[str, Any]:
     import datasets  # seconds to import, and only this format needs it
 

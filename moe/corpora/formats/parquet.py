@@ -61,7 +61,7 @@ def _read_file(root: Root, file: pq.ParquetFile, name: str, options: CorpusOptio
         schema.names, options, name, class_names(schema), [field.name for field in schema if holds_audio(field.type)]
     )
     yield from (Note(note, name) for note in [*columns.notes, *unread_columns(schema, columns)])
-    audio, split = columns.roles["audio"], split_of_folder(name.removesuffix(".parquet"))
+    audio, split = columns.audio, split_of_folder(name.removesuffix(".parquet"))
     held = _held(file, schema.field(audio))
     read = [field.name for field in schema if field.name != audio and not is_nested(field.type)]
     if held is not True:

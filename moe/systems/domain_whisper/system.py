@@ -22,7 +22,8 @@ from moe.systems.domain_whisper.model import DomainWhisper
 from moe.systems.domain_whisper.options import LossOptions, TokenOptions
 from moe.systems.domain_whisper.prompts import Prompts, add_tokens, initial_rows, token_table
 from moe.systems.domain_whisper.unfreezing import LORA, groups, lora_options, unfreeze
-from moe.systems.whisper.base_model import BaseModel, language_fault, use_language
+from moe.systems.whisper.base_model import BaseModel, use_language
+from moe.systems.whisper.base_source import language_fault
 from moe.systems.whisper.encoder import pooled_embedding
 from moe.systems.whisper.tokens import language_ids
 from moe.training.precision import computing

@@ -9,7 +9,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 from moe.experts.routed_lora import AdapterOptions, matched_rank
 from moe.options import Options, listed, option, to_text
 from moe.system import ParameterGroup
-from moe.systems.whisper.base_model import TOKEN_TABLE
+from moe.systems.whisper.base_source import TOKEN_TABLE
 
 BLOCKS, LORA, ALL, ROWS_ALONE = "blocks", "lora", "all", "none"
 N_BLOCKS = 4  # document 003's

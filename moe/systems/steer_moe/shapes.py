@@ -12,7 +12,7 @@ from moe.systems.steer_moe.audio_prompt import prompt_faults
 from moe.systems.steer_moe.decoder import PROMPT, RECORD, positions_of
 from moe.systems.steer_moe.options import PromptTextOptions, SteerModelOptions
 from moe.systems.steer_moe.sequence import surroundings
-from moe.systems.whisper.base_model import SCRATCH, SmallShape, resolve
+from moe.systems.whisper.base_source import SCRATCH, SmallShape, resolve
 
 WIDTHS = ("word_embed_proj_dim", "hidden_size")  # of the embeddings, as configs name it
 

@@ -7,12 +7,10 @@ only where a user names one.
 
 import dataclasses
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import (
     GenerationConfig,
     WhisperConfig,
@@ -22,25 +20,23 @@ from transformers import (
     WhisperTokenizer,
 )
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
-from transformers.utils import cached_file
 
-from moe.files import read_json
-from moe.systems.whisper.adapted_base import adapter_fault, model_below, with_adapter
-from moe.systems.whisper.checkpoint_weights import CONFIG, TIED, WEIGHTS, lacking_tensors, read_weights, weight_files
-from moe.systems.whisper.features import window_seconds
+from moe.systems.whisper.adapted_base import model_below, with_adapter
+from moe.systems.whisper.base_source import (
+    GENERATION,
+    MULTILINGUAL_VOCABULARY,
+    TOKEN_TABLE,
+    SmallShape,
+    feature_extractor,
+    has_processor,
+    language_fault,
+    partial_fault,
+    resolve,
+    shape_fault,
+    whole_fault,
+)
+from moe.systems.whisper.checkpoint_weights import CONFIG, TIED, read_weights
 from moe.systems.whisper.tokens import END, NO_TIMESTAMPS, START, TASK, generation_config, language_ids, token_ids
-
-SCRATCH = "scratch"
-TOKEN_TABLE = "model.decoder.embed_tokens.weight"
-GENERATION = "generation_config.json"
-ENGLISH = "en"
-MULTILINGUAL_VOCABULARY = 51_865  # tokens; the hub's multilingual models have at least so many, those of English alone one fewer
-PROCESSOR_FILES = (
-    "processor_config.json",
-    "preprocessor_config.json",
-)  # transformers 5 writes the first, hub models have the second
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
-DOCUMENT_MODELS = {"v2": "openai/whisper-large-v2", "v3": "openai/whisper-large-v3"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,26 +46,6 @@ class BaseModel:
     model: WhisperForConditionalGeneration
     processor: WhisperProcessor
     missing: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class SmallShape:
-    """Shape of the model made from scratch (measured recipe: 1.85 M parameters, 40 ms per encoder frame, 4 s window)."""
-
-    d_model: int = 144
-    encoder_layers: int = 4
-    decoder_layers: int = 2
-    heads: int = 4
-    dropout: float = 0.05
-    window_s: int = 4
-    hop_length: int = 320
-    n_mels: int = 80
-    max_target_positions: int = 64
-
-
-def resolve(name: str) -> str:
-    """The documents' `v2` and `v3` as hub names; anything else unchanged."""
-    return DOCUMENT_MODELS.get(name, name)
 
 
 def load_base(name: str, dropout: float | None = None) -> BaseModel:
@@ -88,7 +64,7 @@ def load_base(name: str, dropout: float | None = None) -> BaseModel:
     if below is None:
         return _with_languages(BaseModel(_read_model(name, dropout).eval(), WhisperProcessor.from_pretrained(name)))
     model = _read_model(name, dropout) if below == name else load_base(below, dropout).model
-    processor = WhisperProcessor.from_pretrained(name if _has_processor(Path(name)) else below)
+    processor = WhisperProcessor.from_pretrained(name if has_processor(Path(name)) else below)
     return _with_languages(BaseModel(with_adapter(model, name).eval(), processor))
 
 
@@ -107,53 +83,6 @@ def use_language(base: BaseModel, language: str) -> BaseModel:
     if known:
         generation.language, generation.task = language, TASK
     return base
-
-
-def language_fault(language: str, known: Iterable[str]) -> str | None:
-    """Why a base that has tokens for the languages `known` cannot be trained for a language; None where it can."""
-    known = list(known) or [ENGLISH]  # without any it is one of the hub's that know English alone
-    if language in known:
-        return None
-    return f"language={language}: the base has {', '.join(known)}; name a base that has it (whisper_model), or make one (init_from=scratch)"
-
-
-def folder_languages(folder: Path) -> list[str]:
-    """The languages that a base in a folder has tokens for; an adapter has those of the model below it."""
-    below = model_below(str(folder))
-    if below is not None and below != str(folder):
-        return folder_languages(Path(below))
-    if (folder / GENERATION).exists():
-        return list(language_ids(GenerationConfig.from_pretrained(folder)))
-    return list(LANGUAGES) if read_json(folder / CONFIG).get("vocab_size", 0) >= MULTILINGUAL_VOCABULARY else []
-
-
-def base_window_s(base: str) -> float | None:
-    """Seconds that a base takes at once, a hub's if it was downloaded before; None where that shows when it is loaded."""
-    if base == SCRATCH:
-        return SmallShape().window_s
-    try:
-        return window_seconds(WhisperFeatureExtractor.from_pretrained(resolve(base), local_files_only=True))
-    except OSError:
-        return None
-
-
-def whole_fault(name: str) -> str | None:
-    """Why a base cannot be taken as it is; None for hub names and for folders with all weights, or an adapter, and a processor."""
-    folder = Path(resolve(name))
-    if not folder.is_dir():
-        return None
-    try:
-        below = model_below(str(folder))
-        if below is None or below == str(folder):
-            return _folder_fault(folder) or (below and adapter_fault(folder))
-        return adapter_fault(folder) or _below_fault(below)
-    except ValueError as error:
-        return str(error)
-
-
-def is_complete(name: str) -> bool:
-    """Does a base need no training?"""
-    return whole_fault(name) is None
 
 
 def new_base(tokenizer: WhisperTokenizer, shape: SmallShape, language: str) -> BaseModel:
@@ -189,10 +118,8 @@ def complete_base(folder: Path, tokenizer: WhisperTokenizer | None, language: st
     Raises:
         ValueError: no config, no weights, no tokenizer, or tensors of the wrong shape.
     """
-    if not folder.is_dir():
-        raise ValueError(f"init_from={folder}: no such folder")
-    if not weight_files(folder) or not (folder / CONFIG).exists():
-        raise ValueError(f"init_from={folder}: needs {CONFIG} and weights ({', '.join(WEIGHTS)}, or shards with an index)")
+    if fault := partial_fault(str(folder), tokenizer is not None):
+        raise ValueError(f"init_from={folder}: {fault}")
     weights = read_weights(folder)
     config = WhisperConfig.from_json_file(folder / CONFIG)
     if tokenizer is None:
@@ -201,10 +128,13 @@ def complete_base(folder: Path, tokenizer: WhisperTokenizer | None, language: st
         weights.pop(TOKEN_TABLE, None)
         weights.pop(TIED, None)
     model = _model(config, tokenizer, language)
-    _check_shapes(folder, weights, model)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if fault := shape_fault({name: tuple(tensor.shape) for name, tensor in weights.items()}, expected):
+        raise ValueError(f"init_from={folder}: {fault}")
     missing = model.load_state_dict(weights, strict=False).missing_keys
-    extractor = WhisperFeatureExtractor(feature_size=config.num_mel_bins)
-    return BaseModel(model, WhisperProcessor(extractor, tokenizer), tuple(name for name in missing if name != TIED))
+    return BaseModel(
+        model, WhisperProcessor(feature_extractor(folder), tokenizer), tuple(name for name in missing if name != TIED)
+    )
 
 
 def save_base(base: BaseModel, folder: Path, dtype: torch.dtype = torch.float16) -> None:
@@ -231,10 +161,6 @@ def _is_read_back(tokenizer: WhisperTokenizer) -> bool:
     return tokenizer.language in LANGUAGES and spoken == start + 1 + list(LANGUAGES).index(tokenizer.language)
 
 
-def _has_processor(folder: Path) -> bool:
-    return all(any((folder / name).exists() for name in names) for names in (PROCESSOR_FILES, TOKENIZER_FILES))
-
-
 def _model(config: WhisperConfig, tokenizer: WhisperTokenizer, language: str) -> WhisperForConditionalGeneration:
     end, start = token_ids(tokenizer, END, START)
     config.vocab_size = len(tokenizer)
@@ -244,33 +170,6 @@ def _model(config: WhisperConfig, tokenizer: WhisperTokenizer, language: str) ->
     model = WhisperForConditionalGeneration(config)
     model.generation_config = generation_config(tokenizer, config.max_target_positions, language)
     return model
-
-
-def _folder_fault(folder: Path) -> str | None:
-    if not (folder / CONFIG).exists() or not weight_files(folder):
-        return f"no model there: needs {CONFIG} and weights ({', '.join(WEIGHTS)}, or shards with an index)"
-    if lacking := lacking_tensors(folder):
-        shown = ", ".join(lacking[:3])
-        return f"the checkpoint is partial, {len(lacking)} tensors are missing ({shown}); name it as init_from instead, and what it lacks is trained"
-    if not _has_processor(folder):
-        return f"no processor there ({' or '.join(PROCESSOR_FILES)}, {' or '.join(TOKENIZER_FILES)}): copy it from the model it was made of"
-    return None
-
-
-def _below_fault(below: str) -> str | None:
-    """An adapter in a folder reaches for no hub: the model below it is a folder, or has been downloaded before."""
-    folder = Path(below)
-    if folder.is_dir():
-        return (fault := whole_fault(below)) and f"the model below the adapter, {below}: {fault}"
-    if cached_file(
-        below,
-        CONFIG,
-        local_files_only=True,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    ):
-        return None
-    return f"the adapter belongs on {below}, which is not on this machine: `hf download {below}` brings it"
 
 
 def _read_model(name: str, dropout: float | None = None) -> WhisperForConditionalGeneration:
@@ -300,17 +199,6 @@ def _with_languages(base: BaseModel) -> BaseModel:
     generation.task_to_id = {task: vocabulary[f"<|{task}|>"] for task in ("transcribe", "translate")}
     generation.no_timestamps_token_id = vocabulary[NO_TIMESTAMPS]
     return base
-
-
-def _check_shapes(folder: Path, weights: dict[str, Tensor], model: WhisperForConditionalGeneration) -> None:
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    faults = [
-        f"{name} is {tuple(tensor.shape)}, config.json asks for {expected.get(name, 'no such tensor')}"
-        for name, tensor in weights.items()
-        if tuple(tensor.shape) != expected.get(name)
-    ]
-    if faults:
-        raise ValueError(f"init_from={folder}: {'; '.join(faults[:5])}")
 
 
 def read_training_record(folder: Path) -> dict[str, Any]:

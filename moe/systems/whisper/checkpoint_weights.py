@@ -55,12 +55,34 @@ def lacking_tensors(folder: Path) -> list[str]:
     Raises:
         ValueError: as `read_weights`, or the config is no Whisper's.
     """
-    names = (safe_names(path) if path.suffix == ".safetensors" else _read(path, "meta") for path in weight_files(folder))
-    held = {_full_name(name) for part in names for name in part}
-    config = read_json(folder / CONFIG)
-    if config.get("model_type", "whisper") != "whisper":
-        raise ValueError(f"{folder / CONFIG}: model_type={config['model_type']} is no Whisper")
-    return sorted(_expected_names(json.dumps(config)) - held - {TIED})
+    return sorted(set(expected_shapes(read_config(folder))) - set(held_shapes(folder)) - {TIED})
+
+
+def read_config(folder: Path) -> str:
+    """The config of a Whisper as JSON text.
+
+    Raises:
+        ValueError: it cannot be read, or is no Whisper's.
+    """
+    try:
+        config = read_json(folder / CONFIG)
+        if config.get("model_type", "whisper") != "whisper":
+            raise ValueError(f"model_type={config['model_type']} is no Whisper")
+    except (OSError, AttributeError, ValueError) as error:
+        raise ValueError(f"{folder / CONFIG}: {error}") from error
+    return json.dumps(config)
+
+
+def held_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor that the files hold, by the names of `WhisperForConditionalGeneration`; from headers.
+
+    Raises:
+        ValueError: as `read_weights`.
+    """
+    parts = (
+        safe_shapes(path) if path.suffix == ".safetensors" else _shapes_of(_read(path, "meta")) for path in weight_files(folder)
+    )
+    return {_full_name(name): shape for part in parts for name, shape in part.items()}
 
 
 def safe_names(path: Path) -> list[str]:
@@ -69,9 +91,18 @@ def safe_names(path: Path) -> list[str]:
     Raises:
         ValueError: it cannot be read.
     """
+    return list(safe_shapes(path))
+
+
+def safe_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors of a safetensors file, from its header.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            return list(file.keys())
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no mapping
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: cannot be read as safetensors ({error})") from error
 
@@ -99,7 +130,19 @@ def _full_name(name: str) -> str:
     return name if name.startswith(PREFIXES) else f"model.{name}"
 
 
+def _shapes_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in weights.items()}
+
+
 @functools.lru_cache(maxsize=8)
-def _expected_names(config: str) -> frozenset[str]:
-    with torch.device("meta"):
-        return frozenset(WhisperForConditionalGeneration(WhisperConfig(**json.loads(config))).state_dict())
+def expected_shapes(config: str) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor that a config asks for, by name.
+
+    Raises:
+        ValueError: no model can be made of it.
+    """
+    try:
+        with torch.device("meta"):
+            return _shapes_of(WhisperForConditionalGeneration(WhisperConfig(**json.loads(config))).state_dict())
+    except (TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
+        raise ValueError(f"{CONFIG}: no model can be made of it ({' '.join(str(error).split())[:200]})") from error

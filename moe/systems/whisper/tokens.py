@@ -16,7 +16,8 @@ END, START = "<|endoftext|>", "<|startoftranscript|>"
 TASKS = ("<|translate|>", "<|transcribe|>")
 NO_TIMESTAMPS = "<|notimestamps|>"
 TASK = "transcribe"
-TOKENIZERS = ("checkpoint", "characters", "bpe")
+CHECKPOINT, CHARACTERS = "checkpoint", "characters"
+TOKENIZERS = (CHECKPOINT, CHARACTERS, "bpe")
 
 
 def train_tokenizer(texts: Iterable[str], kind: str, n_merges: int, language: str) -> WhisperTokenizer:

@@ -21,7 +21,8 @@ from moe.experts.routed_lora import AdapterOptions
 from moe.recognition import decoding
 from moe.routing.curriculum import CurriculumOptions
 from moe.routing.gate_training import GateOptions, train_gate
-from moe.systems.whisper.base_model import TOKEN_TABLE, BaseModel
+from moe.systems.whisper.base_model import BaseModel
+from moe.systems.whisper.base_source import TOKEN_TABLE
 from moe.systems.whisper.pretraining import PretrainingOptions, pretrain, pretraining_plan
 from moe.systems.whisper_moe.zero_shot import base_wer
 from moe.training import plan as training_plan

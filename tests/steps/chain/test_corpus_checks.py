@@ -1,18 +1,26 @@
 """What base, experts and corpus cannot do together is refused before anything runs, all in one message; its advice leads on."""
 
+import dataclasses
+import json
 import re
 import shutil
+import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import soundfile
+from safetensors.torch import load_file, save_file
 
 from moe.corpora.outline import outline
 from moe.corpora.preparation import PreparationOptions
+from moe.systems.whisper.base_source import TOKEN_TABLE
 from steps import main
 from steps.chain import corpus_checks
+from steps.chain.remote_checks import remote_faults
 from steps.pretrain import SHIPPED
 from steps.tracking.store import artifact_folder
 from tests.toys import corpora as toys
@@ -121,3 +129,101 @@ def test_a_full_disk_is_refused_where_the_artifacts_will_lie(
     assert asked_of[0] in (folder, *folder.parents) and asked_of[0] != Path.cwd()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # a server decides where they lie
     main.check_stages(asked(tmp_path / "c", num_experts=3))
+
+
+def put_in_memory(folder: Path) -> str:
+    """The same corpus at an address."""
+    address = f"memory://{uuid.uuid4().hex}"
+    for path in folder.iterdir():
+        with fsspec.open(f"{address}/{path.name}", "wb") as file:
+            file.write(path.read_bytes())
+    return address
+
+
+def test_a_corpus_at_an_address_is_looked_at_before_anything_runs(tmp_path: Path) -> None:
+    address = put_in_memory(write_folder(tmp_path / "c", [1.0] * 15 + [9.0] * 5))
+    with pytest.raises(ValueError, match="25 % of the recordings are longer, up to 9.0 s"):
+        main.check_stages(main.StepOptions(corpus="folder", dataset_root=address, num_experts=2))
+    with pytest.raises(ValueError, match="num_experts=9: the train split has 3 speakers"):
+        main.check_stages(main.StepOptions(corpus="folder", dataset_root=address, num_experts=9, whisper_model="v2"))
+    main.check_stages(
+        main.StepOptions(corpus="folder", dataset_root=address, num_experts=2, max_duration_s=4.0, max_quarantined=0.3)
+    )
+
+
+@pytest.mark.parametrize(
+    ("root", "said"),
+    [
+        ("memory://nobody/put/anything/here", "does not answer|nothing is there"),
+        ("nosuch://bucket/corpus", "does not answer .*nosuch"),
+        ("s3://bucket/corpus", "does not answer .*s3fs"),
+        ("gone/for/good", "no such folder"),
+    ],
+)
+def test_an_address_that_does_not_answer_is_refused_with_all_else(root: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)  # as where it is not installed
+    options = main.StepOptions(corpus="folder", dataset_root=root, num_experts=2, top_k=5)
+    with pytest.raises(ValueError, match=f"(?s)dataset_root={root}: .*({said}).*top_k=5: num_experts=2"):
+        main.run(options)
+
+
+def test_a_name_that_the_hub_does_not_have_is_refused_before_the_corpus_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nowhere(name: str, file: str, **how: object) -> str:
+        raise OSError(f"{name} is not a local folder and is not a valid model identifier")
+
+    monkeypatch.setattr("moe.systems.whisper.base_source.cached_file", nowhere)
+    monkeypatch.setattr("moe.systems.whisper.adapted_base.find_adapter_config_file", lambda name: None)
+    options = asked(write_folder(tmp_path / "c", [1.0] * 10), num_experts=2, whisper_model="someone/nothing")
+    assert remote_faults(options) == [
+        "whisper_model=someone/nothing: someone/nothing is not a local folder and is not a valid model identifier"
+    ]
+    assert remote_faults(dataclasses.replace(options, whisper_model="./gone")) == []  # pretrain says it
+
+
+def test_a_data_set_that_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "datasets.load_dataset_builder", lambda *given: (_ for _ in ()).throw(ConnectionError(f"no way to {given}"))
+    )
+    (fault,) = remote_faults(main.StepOptions(corpus="hf", dataset_root="me/words", hf_config="ne"))
+    assert fault == "dataset_root=me/words: datasets cannot load it (ConnectionError: no way to ('me/words', 'ne'))"
+
+
+def partial_base(folder: Path, *without: str) -> Path:
+    """The shipped base without its token table."""
+    shutil.copytree(SHIPPED, folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: tensor for name, tensor in weights.items() if name != TOKEN_TABLE}, folder / "model.safetensors")
+    for name in without:
+        (folder / name).unlink()
+    return folder
+
+
+def test_a_partial_base_is_held_against_the_corpus_too(tmp_path: Path) -> None:
+    base = str(partial_base(tmp_path / "base"))
+    folder = write_folder(tmp_path / "c", [1.0] * 15 + [9.0] * 5, "a " * 80)
+    with pytest.raises(ValueError) as fault:
+        main.check_stages(asked(folder, num_experts=2, init_from=base, tokenizer="characters"))
+    said = str(fault.value)
+    assert f"the base {base} takes 4 s at once and 25 %" in said and f"the decoder of {base} takes 64 tokens" in said
+    main.check_stages(asked(write_folder(tmp_path / "d", [1.0] * 15), num_experts=2, init_from=base, tokenizer="characters"))
+
+
+def test_a_partial_base_that_cannot_be_filled_in_is_refused(tmp_path: Path) -> None:
+    base, folder = partial_base(tmp_path / "base", "tokenizer.json"), write_folder(tmp_path / "c", [1.0] * 15)
+    with pytest.raises(ValueError, match="has no tokenizer .*set tokenizer=characters or tokenizer=bpe"):
+        main.check_stages(asked(folder, num_experts=2, init_from=str(base)))
+    main.check_stages(asked(folder, num_experts=2, init_from=str(base), tokenizer="bpe"))
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"d_model": 96}))
+    with pytest.raises(ValueError, match="config.json asks for"):
+        main.check_stages(asked(folder, num_experts=2, init_from=str(base), tokenizer="bpe"))
+
+
+def test_a_partial_base_without_the_language_is_refused(tmp_path: Path) -> None:
+    base = str(partial_base(tmp_path / "base"))
+    options = asked(write_folder(tmp_path / "c", [1.0] * 15), num_experts=2, init_from=base, language="hi")
+    with pytest.raises(ValueError, match=f"language=hi: the base has en;.*init_from={base}"):
+        main.check_stages(options)
+    main.check_stages(dataclasses.replace(options, tokenizer="characters"))

@@ -15,7 +15,7 @@ from moe.clustering.density import density_partition
 from moe.clustering.options import ClusteringOptions
 from moe.clustering.reduction import fitted_points
 from moe.options import from_text, is_required
-from moe.systems.whisper.base_model import resolve
+from moe.systems.whisper.base_source import resolve
 from moe.training.checkpoints import CheckpointOptions
 from moe.training.plan import training_arguments
 from moe.training.precision import precision

@@ -123,6 +123,17 @@ class TestRun:
         assert all_runs() == []
 
 
+@dataclasses.dataclass(frozen=True)
+class Reads(Options):
+    """A step that reads runs."""
+
+    prepare_run_id: str = option(help="a run that is fine")
+    gate_run_id: str = option(help="a run of another step")
+    cluster_run_id: str = option(help="a run that is not there")
+    evaluate_run_ids: str = option(help="a list")
+    embed_run_id: str | None = option(None, "a run that need not be given")
+
+
 @pytest.mark.usefixtures("store")
 class TestUpstream:
     def test_is_the_stores_own_file_not_a_copy(self, store: Path) -> None:
@@ -149,6 +160,15 @@ class TestUpstream:
         run_id = finished()
         with pytest.raises(RuntimeError, match=rf"{run_id} \(step prepare, FINISHED\) holds no 'gate'"):
             artifacts.upstream(run_id, artifacts.GATE)
+
+    def test_a_step_refuses_all_runs_that_cannot_be_read_before_it_begins(self) -> None:
+        gone, other = "0" * 32, finished()
+        given = Reads(prepare_run_id=other, gate_run_id=other, cluster_run_id=gone, evaluate_run_ids=f"{gone},{other}")
+        with pytest.raises(RuntimeError) as refusal, runs.step_run("asr", given):
+            pytest.fail("the step must not start")
+        said = str(refusal.value).split("; ")
+        assert [each.partition(":")[0] for each in said] == ["gate_run_id", "cluster_run_id", *["evaluate_run_ids"] * 2]
+        assert f"{other} (step prepare, FINISHED) holds no 'gate'" in said[0] and "no run '000" in said[1]
 
     @pytest.mark.parametrize("run_id", ["none", "", "0123456789abcdef0123456789abcdef"])
     def test_refuses_an_id_without_a_run(self, run_id: str) -> None:

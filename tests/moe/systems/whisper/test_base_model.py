@@ -7,18 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from moe.systems.whisper.base_model import (
-    TOKEN_TABLE,
-    BaseModel,
-    SmallShape,
-    complete_base,
-    is_complete,
-    load_base,
-    new_base,
-    read_training_record,
-    resolve,
-    save_base,
-)
+from moe.systems.whisper.base_model import BaseModel, complete_base, load_base, new_base, read_training_record, save_base
+from moe.systems.whisper.base_source import TOKEN_TABLE, SmallShape, is_complete, resolve
 from moe.systems.whisper.features import window_seconds
 from moe.systems.whisper.tokens import END, START, prompt_ids
 from tests.toys.models import shared_base, tokenizer, toy_base
@@ -69,6 +59,14 @@ def test_with_a_tokenizer_of_ones_own_the_token_table_is_missing(tmp_path: Path)
     assert base.missing == (TOKEN_TABLE,) and base.model.config.vocab_size == len(other)
     assert base.model.proj_out.weight is base.model.model.decoder.embed_tokens.weight
     assert prompt_ids(base.processor.tokenizer) == prompt_ids(other)
+
+
+def test_a_partial_checkpoint_keeps_its_own_feature_extractor(tmp_path: Path) -> None:
+    base = complete_base(partial_checkpoint(tmp_path, MISSING_LAYER), None, "en")
+    assert window_seconds(base.processor.feature_extractor) == 30  # Whisper's, where there is none
+    shared_base().processor.feature_extractor.save_pretrained(tmp_path)
+    base = complete_base(tmp_path, None, "en")
+    assert base.processor.feature_extractor.to_dict() == shared_base().processor.feature_extractor.to_dict()
 
 
 def test_a_checkpoint_without_its_token_table_takes_a_tokenizer(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 
 from moe.systems.whisper.adapted_base import model_below
-from moe.systems.whisper.base_model import TOKEN_TABLE, complete_base, is_complete, load_base, whole_fault
+from moe.systems.whisper.base_model import complete_base, load_base
+from moe.systems.whisper.base_source import TOKEN_TABLE, is_complete, whole_fault
 from moe.systems.whisper.checkpoint_weights import lacking_tensors
 from tests.toys.models import shared_base, toy_base
 

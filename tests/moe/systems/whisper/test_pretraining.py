@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from moe.systems.whisper.base_model import TOKEN_TABLE, BaseModel, complete_base, is_complete, load_base
+from moe.systems.whisper.base_model import BaseModel, complete_base, load_base
+from moe.systems.whisper.base_source import TOKEN_TABLE, is_complete
 from moe.systems.whisper.phonemes import align
 from moe.systems.whisper.pretraining import SILENCE_WEIGHT, BaseTraining, PretrainingOptions, pretrain, pretraining_plan
 from moe.systems.whisper_moe.zero_shot import base_wer

@@ -20,7 +20,8 @@ from moe.experts.routed_lora import AdapterOptions
 from moe.recognition.recognizer import Recognizer
 from moe.routing.options import RoutingOptions
 from moe.system import DecodingOptions
-from moe.systems.whisper.base_model import SmallShape, folder_languages, load_base, new_base, save_base, use_language
+from moe.systems.whisper.base_model import load_base, new_base, save_base, use_language
+from moe.systems.whisper.base_source import SmallShape, folder_languages
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper.tokens import END, NO_TIMESTAMPS, START, TASKS, label_ids, prompt_ids, train_tokenizer
 from moe.systems.whisper_moe import decoding

@@ -1,0 +1,36 @@
+"""What `main` asks of others before anything has run: does the corpus's address answer, does the hub have the base and the data set.
+
+Only what the user names is asked for, and of a hub only small files: they stay in its cache for the stages. What cannot be known so: whether
+every recording is there and whole, how long those of shards elsewhere are, and what is in a hub's data set.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from moe.corpora.formats.hugging_face import dataset_fault
+from moe.corpora.locations import address_fault, is_address
+from moe.systems.whisper.base_source import hub_fault
+from steps import pretrain
+from steps.chain.stages import left_out
+from steps.options.step_options import SYNTHETIC
+
+
+def remote_faults(options: Any) -> list[str]:
+    """Every name and address that does not answer, with the option that gives it.
+
+    Args:
+        options: `steps.main.StepOptions`.
+    """
+    asked = [("dataset_root", options.dataset_root, _corpus_fault(options))]
+    if pretrain not in left_out(options) and not options.is_path:
+        asked.append(("init_from" if options.init_from else "whisper_model", options.source, hub_fault(options.source)))
+    return [f"{name}={value}: {fault}" for name, value, fault in asked if fault]
+
+
+def _corpus_fault(options: Any) -> str | None:
+    root = options.dataset_root
+    if root is None or options.corpus == SYNTHETIC or Path(root).exists():
+        return None
+    if is_address(root):
+        return address_fault(root)
+    return dataset_fault(root, options.hf_config) if options.corpus == "hf" else "no such folder"
