@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError
 from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperTokenizer
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 from transformers.utils import cached_file
@@ -36,6 +38,7 @@ PROCESSOR_FILES = (
     "preprocessor_config.json",
 )  # transformers 5 writes the first, hub models have the second
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
+HUB_TIMEOUT_S = 10
 DOCUMENT_MODELS = {"v2": "openai/whisper-large-v2", "v3": "openai/whisper-large-v3"}
 
 
@@ -101,15 +104,24 @@ def partial_fault(name: str, makes_tokenizer: bool) -> str | None:
 
 def hub_fault(name: str) -> str | None:
     """Why a base of the hub cannot be had; None where its config and processor, a few MB, are here or have just been fetched."""
-    if Path(name).is_dir() or name == SCRATCH:
+    name = resolve(name)
+    if Path(name).is_dir() or name == SCRATCH or small_files(name) is not None:
         return None
     try:
-        name = model_below(resolve(name)) or resolve(name)
-        read_config(Path(str(cached_file(name, CONFIG))).parent)
+        HfApi().model_info(name, timeout=HUB_TIMEOUT_S)  # asked once: fetching tries again and again
+        below = model_below(name) or name
+        read_config(Path(str(cached_file(below, CONFIG))).parent)
         for file in (GENERATION, *PROCESSOR_FILES, *TOKENIZER_FILES, "merges.txt", "tokenizer_config.json"):
-            cached_file(name, file, _raise_exceptions_for_missing_entries=False)
-    except (OSError, ValueError) as error:
-        return " ".join(str(error).split())
+            cached_file(below, file, _raise_exceptions_for_missing_entries=False)
+    except HFValidationError:
+        return "neither a folder nor a name that the hub can have"
+    except RepositoryNotFoundError:
+        return "the hub has no such model, or it wants a login (`hf auth login`)"
+    except (HTTPError, OSError, ValueError) as error:
+        return (
+            f"not on this machine, and the hub does not give it ({' '.join(str(error).split())[:200]}); name the folder of a model instead, or "
+            f"run `hf download {name}` where there is a connection and copy its cache"
+        )
     return None
 
 

@@ -170,15 +170,15 @@ def test_an_address_that_does_not_answer_is_refused_with_all_else(root: str, sai
 def test_a_name_that_the_hub_does_not_have_is_refused_before_the_corpus_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def nowhere(name: str, file: str, **how: object) -> str:
-        raise OSError(f"{name} is not a local folder and is not a valid model identifier")
+    def nowhere(*given: object, **how: object) -> None:
+        raise OSError("no route to host")
 
-    monkeypatch.setattr("moe.systems.whisper.base_source.cached_file", nowhere)
-    monkeypatch.setattr("moe.systems.whisper.adapted_base.find_adapter_config_file", lambda name: None)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", nowhere)
     options = asked(write_folder(tmp_path / "c", [1.0] * 10), num_experts=2, whisper_model="someone/nothing")
-    assert remote_faults(options) == [
-        "whisper_model=someone/nothing: someone/nothing is not a local folder and is not a valid model identifier"
-    ]
+    (fault,) = remote_faults(options)
+    assert re.search(
+        "whisper_model=someone/nothing: not on this machine, and the hub .*no route to host.*`hf download someone/nothing`", fault
+    )
     assert remote_faults(dataclasses.replace(options, whisper_model="./gone")) == []  # pretrain says it
 
 
