@@ -28,7 +28,7 @@ from analysis.report import markdown_table
 from analysis.significance import speaker_difference
 from benchmarks.speed.__main__ import RESULTS
 from moe.audio.augmentation import AugmentationOptions
-from moe.experts.people.options import AS_IT_IS, AUTO, WEIGHTS, PersonOptions
+from moe.experts.people.options import AS_IT_IS, AUTO, EXPERT, WEIGHTS, PersonOptions
 from moe.experts.people.parts import Parts, divide
 from moe.experts.people.person import Person
 from moe.experts.people.training import Enrolment, Recordings, learn_people
@@ -53,7 +53,7 @@ SPOKEN: dict[str, Any] = {
 N_TESTED, MOST_ENROLLED = 20, 40
 COHORTS = {"own ways": "20 of own ways", "demo": "30 of the demo", "all": "50"}
 N_RESAMPLES = 10_000
-ANOTHERS, COMMON = "another person's", "weights common to all"
+COMMON = "weights common to all"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,8 +122,11 @@ def run(model: Path, size: int, options: PersonOptions, augment: bool, seed: int
     ways = [way for way in learnt[0].candidates if way != AS_IT_IS]
     after = {way: [each.candidates[way] for each in learnt] for way in ways} if len(ways) > 1 else {}
     after[AUTO] = [each.person for each in learnt]
-    others = after[AUTO][1:] + after[AUTO][:1]
-    after[ANOTHERS] = [dataclasses.replace(each, name=name) for each, name in zip(others, said.names, strict=True)]
+    for way in [way for way in (WEIGHTS, EXPERT) if way in after] or [AUTO]:
+        others = after[way][1:] + after[way][:1]
+        after[f"another person's {EXPERT if way == AUTO else way}"] = [
+            dataclasses.replace(each, name=name) for each, name in zip(others, said.names, strict=True)
+        ]
     if WEIGHTS in after:
         after[COMMON] = common_weights(system, recordings, said, size, options)
     found = {way: figures(tested(system, said, people), before, people) for way, people in after.items()}

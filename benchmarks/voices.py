@@ -26,7 +26,7 @@ from moe.serving.requests import ServiceOptions
 from moe.systems.table import load_system
 from moe.training.dataset import SpeechDataset
 
-MOST_ENROLLED = 20
+MOST_ENROLLED, MOST_STRANGERS = 20, 0.01
 
 
 def cosines(system: Any, said: Speech) -> tuple[np.ndarray, np.ndarray]:
@@ -67,14 +67,22 @@ def equal_error(found: np.ndarray, whose: np.ndarray) -> tuple[float, float]:
     return float((rejected[best] + accepted[best]) / 2), float(at[best])
 
 
+def strict(found: np.ndarray, whose: np.ndarray) -> float:
+    """The confidence at which so few strangers are accepted."""
+    others = found.copy()
+    others[np.arange(len(whose)), whose] = -np.inf
+    return float(np.quantile(others.max(1), 1 - MOST_STRANGERS))
+
+
 def measure(system: Any, said: Speech) -> dict[str, Any]:
     """Everything of one recogniser and its people."""
     found, whose = cosines(system, said)
     error, confidence = equal_error(found, whose)
-    default = ServiceOptions().speaker_confidence
+    default, few = ServiceOptions().speaker_confidence, strict(found, whose)
     return {
         "n_people": len(said.names), "n_utterances": len(whose), "equal error rate": error, "its confidence": confidence,
         f"at the default, {default:g}": rates(found, whose, default), "at the confidence of the equal error": rates(found, whose, confidence),
+        f"at {few:.4f}, which {MOST_STRANGERS:.0%} of strangers reach": rates(found, whose, few),
     }  # fmt: skip
 
 

@@ -137,8 +137,12 @@ def test_a_person_is_served_above_their_recogniser_and_above_no_other(world: Wor
         with pytest.raises(UnknownPerson, match=words) as fault:
             served.of(name)
         assert not any(other in str(fault.value) for other in SPEAKERS)
-    with pytest.raises(OtherRecogniser, match="enrol them again"):
+    with pytest.raises(OtherRecogniser, match="enrol them again"):  # another one is promoted
         ServedPeople(system, "another", lambda name: people.person_folder("whisper-moe", name)).of("ann_q1")
+    again = ServedPeople(system, folder_digest(folder), lambda name: people.person_folder("whisper-moe", name))  # and rolled back
+    assert again.of("ann_q1").folder == found.folder
+    digests = (folder_digest(folder), "another")
+    assert [people.left_without("whisper-moe", digest) for digest in digests] == [0, len(list(people.people_of("whisper-moe")))]
 
 
 def test_at_most_so_many_people_are_in_memory_and_the_gone_are_dropped(world: World) -> None:
@@ -243,6 +247,7 @@ def test_silent_recordings_are_in_quarantine_and_said(world: World, tmp_path: Pa
     ("changes", "words"),
     [
         ({"unit": "group"}, "person is missing: unit=group needs a name"),
+        ({"unit": "group", "person": ""}, "person is missing: unit=group needs a name"),
         ({"unit": "group", "person": "../x"}, "a name is 1 to 64"),
         ({"person": "ann_q1"}, "unit=speaker takes the names of the corpus"),
         ({"model_uri": "models:/a@champion"}, "name one recogniser"),
