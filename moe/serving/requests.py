@@ -60,7 +60,7 @@ class ServiceOptions(DecodingOptions):
     people_refresh_s: float = option(60.0, "seconds after which it is looked up whether a person is still there", low=0)
     speaker_auto: bool = option(False, "serve speaker=auto: people who agreed to a profile are recognised by their voice")
     speaker_confidence: float = option(
-        0.95, "cosine of a voice to the nearest profile, below which it is nobody's (speaker=auto)", low=-1, high=1
+        0.99, "cosine of a voice to the nearest profile, below which it is nobody's (speaker=auto)", low=-1, high=1
     )
     batch_window_ms: float = option(5.0, "how long a request waits for others to share its pass, milliseconds", low=0)
 
