@@ -28,7 +28,7 @@ from analysis.report import markdown_table
 from analysis.significance import speaker_difference
 from benchmarks.speed.__main__ import RESULTS
 from moe.audio.augmentation import AugmentationOptions
-from moe.experts.people.options import AS_IT_IS, AUTO, EXPERT, WEIGHTS, PersonOptions
+from moe.experts.people.options import AS_IT_IS, AUTO, EXPERT, OF_EXPERT, WEIGHTS, PersonOptions
 from moe.experts.people.parts import Parts, divide
 from moe.experts.people.person import Person
 from moe.experts.people.training import Enrolment, Recordings, learn_people
@@ -137,7 +137,8 @@ def common_weights(system: Any, recordings: Recordings, said: Speech, size: int,
     """One set of weights, learnt of everybody together."""
     each = [enrolment(said, name, size).parts for name in said.names]
     parts = Parts(*(np.concatenate(part) for part in zip(*((p.learn, p.choose, p.held_back) for p in each), strict=True)))
-    (learnt,) = learn_people(system, recordings, [Enrolment("all", parts)], dataclasses.replace(options, learn=WEIGHTS), 42)
+    read = {field.name: getattr(options, field.name) for field in dataclasses.fields(options) if field.name not in OF_EXPERT}
+    (learnt,) = learn_people(system, recordings, [Enrolment("all", parts)], PersonOptions(**read | {"learn": WEIGHTS}), 42)
     return [dataclasses.replace(learnt.person, name=name) for name in said.names]
 
 

@@ -6,6 +6,7 @@ from moe.options import Options, listed, option
 
 WEIGHTS, EXPERT, BOTH, AUTO = "weights", "expert", "both", "auto"
 AS_IT_IS = "as it is"
+OF_EXPERT = ("person_r", "person_targets", "person_learning_rate")  # options that only an expert reads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +32,7 @@ class PersonOptions(Options):
 
     def idle(self) -> dict[str, str]:
         """What only the other way of learning reads."""
-        of_expert = ("person_r", "person_targets", "person_learning_rate")
-        names = {WEIGHTS: of_expert, EXPERT: ("weights_learning_rate",)}.get(self.learn, ())
+        names = {WEIGHTS: OF_EXPERT, EXPERT: ("weights_learning_rate",)}.get(self.learn, ())
         return dict.fromkeys(names, f"learn={self.learn} does not read it")
 
     @property
