@@ -109,6 +109,8 @@ def _python(words: list[str]) -> str | None:
         return next((f"{module} {flag}" for flag in flags[::2] if flag not in known), None)
     origin = found if not found.submodule_search_locations else importlib.util.find_spec(f"{module}.__main__")
     source = Path(origin.origin).read_text(encoding="utf-8")
+    if "benchmarks.rows import" in source:  # these share a command line
+        source += (ROOT / "benchmarks" / "rows.py").read_text(encoding="utf-8")
     known = set(re.findall(r'"--(\w+)"|^    (\w+): .* = option\(', source, re.MULTILINE))
     names = {name for pair in known for name in pair}
     return next((f"{module} {flag}" for flag in flags if flag.startswith("--") and flag[2:] not in names), None)

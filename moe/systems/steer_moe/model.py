@@ -19,6 +19,8 @@ from moe.systems.steer_moe.sequence import AFTER, unpadded, with_prompts
 from moe.systems.steer_moe.steering import ROUTER, LayerPass, balance_loss
 from moe.training.precision import hold_frozen
 
+DROPOUTS = {"dropout", "activation_dropout"}  # rates that some layers apply by their own flag, which recomputing needs set
+
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
@@ -105,6 +107,7 @@ class SteeredWriter(nn.Module, abc.ABC):
             if isinstance(module, GradientCheckpointingLayer):
                 module.gradient_checkpointing = True
                 vars(module)["_gradient_checkpointing_func"] = _recomputed
+                vars(module).update(dict.fromkeys(DROPOUTS & vars(module).keys(), 0.0))
 
     def use_precision(self, name: str) -> Self:
         """Compute in `fp32`, `bf16` or `fp16` from now on, and hold the frozen matrices in it; what trains stays float32."""
