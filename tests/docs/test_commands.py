@@ -31,7 +31,7 @@ from steps.options.project_files import ENTRY_POINTS
 from steps.registry import versions
 from steps.tracking.store import connect
 from tests.toys.corpora import RATE, encode
-from tests.toys.models import toy_wave
+from tests.toys.models import partial_checkpoint, toy_wave
 from tests.toys.pages import README, ROOT, WRITTEN, blocks, commands, inline_commands
 from tests.toys.registry import BETTER, WRONG, log_toy_asr, log_toy_evaluation, write_toy_model
 from tests.toys.speech import spoken_wav
@@ -132,9 +132,8 @@ def _printf(words: list[str]) -> str | None:
 @pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
 def test_every_command_is_one_that_runs(page: Path, tmp_path: Path) -> None:
     given = commands(page) + [words for words in inline_commands(page) if words != ["mlflow", "run", "."]]
-    given = [
-        [word.replace("WEIGHTS_DIR", str(tmp_path)) for word in words] for words in given
-    ]  # a checkpoint that is not complete
+    weights = str(partial_checkpoint(tmp_path))
+    given = [[word.replace("WEIGHTS_DIR", weights) for word in words] for words in given]
     assert [fault for words in given if (fault := refuse(words))] == []
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import soundfile
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 
@@ -61,6 +62,19 @@ def shared_base(**shape) -> BaseModel:
         ):  # Whisper's own 0.02 says nearly the same of every audio
             torch.nn.init.normal_(parameter.data, std=0.8 if "embed_positions" in name else 0.2)
     return BaseModel(base.model.eval(), base.processor)
+
+
+def partial_checkpoint(folder: Path, *missing: str, prefix: str = "", **replaced: torch.Tensor) -> Path:
+    """The toy base as a hub-like folder without some tensors, in two files."""
+    base = shared_base()
+    base.model.config.save_pretrained(folder)
+    base.processor.tokenizer.save_pretrained(folder)
+    state = {name: value.clone() for name, value in base.model.state_dict().items() if name not in (*missing, "proj_out.weight")}
+    state = {name.removeprefix(prefix): value for name, value in (state | replaced).items()}
+    names = sorted(state)
+    save_file({name: state[name] for name in names[::2]}, folder / "a.safetensors")
+    save_file({name: state[name] for name in names[1::2]}, folder / "b.safetensors")
+    return folder
 
 
 def toy_base(**shape) -> BaseModel:

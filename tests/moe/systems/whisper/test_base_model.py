@@ -5,28 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from moe.systems.whisper.base_model import BaseModel, complete_base, load_base, new_base, read_training_record, save_base
 from moe.systems.whisper.base_source import TOKEN_TABLE, SmallShape, is_complete, resolve
 from moe.systems.whisper.features import window_seconds
 from moe.systems.whisper.tokens import END, START, prompt_ids
-from tests.toys.models import shared_base, tokenizer, toy_base
+from tests.toys.models import partial_checkpoint, shared_base, tokenizer, toy_base
 
 MISSING_LAYER = "model.decoder.layers.1.fc1.weight"
-
-
-def partial_checkpoint(folder: Path, *missing: str, prefix: str = "", **replaced: torch.Tensor) -> Path:
-    """The toy base as a hub-like folder without some tensors, in two files."""
-    base = shared_base()
-    base.model.config.save_pretrained(folder)
-    base.processor.tokenizer.save_pretrained(folder)
-    state = {name: value.clone() for name, value in base.model.state_dict().items() if name not in (*missing, "proj_out.weight")}
-    state = {name.removeprefix(prefix): value for name, value in (state | replaced).items()}
-    names = sorted(state)
-    save_file({name: state[name] for name in names[::2]}, folder / "a.safetensors")
-    save_file({name: state[name] for name in names[1::2]}, folder / "b.safetensors")
-    return folder
 
 
 def test_of_a_new_base_every_tensor_is_missing_and_the_window_is_as_asked() -> None:
