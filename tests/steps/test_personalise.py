@@ -230,7 +230,7 @@ def test_weights_of_experts_that_a_recogniser_has_not_are_refused_before_a_recor
     learn: str, world: World, tmp_path: Path
 ) -> None:
     write_toy_model(tmp_path / "m", 0)
-    options = world.options(asr_run_id=None, model_uri=str(tmp_path / "m"), dataset_root=str(tmp_path / "gone"), learn=learn)
+    options = personalise.StepOptions(model_uri=str(tmp_path / "m"), dataset_root=str(tmp_path / "gone"), learn=learn)
     with pytest.raises(ValueError, match=f"learn={learn}: .* has no routed experts, .*; learn=expert"):
         read_people(options)
 
