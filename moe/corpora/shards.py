@@ -6,6 +6,7 @@ read utterances in any order. A Parquet or Arrow member is `column:row`; of a lo
 
 import functools
 import io
+import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from moe.corpora.locations import MAX_FILE_BYTES, Root, locate, open_file, read_
 from moe.corpora.names import canonical
 
 TAR_ERRORS = (tarfile.TarError, EOFError, ValueError, OSError, OverflowError, MemoryError, RecursionError)
+CHUNK_BYTES = 1 << 16
 NESTED = "!/"  # between the name of an inner tar and the name of a member in it
 
 
@@ -94,8 +96,26 @@ def tar_members(file: BinaryIO, inner: TarMember | None = None) -> Iterator[TarM
                 yield from _as_members(file, info, inner)
                 if tar.offset <= info.offset or (end is not None and tar.offset > end):
                     raise tarfile.ReadError(f"{info.name!r}: absurd size in its header")
+            _check_end(file, tar.offset, end)
     except TAR_ERRORS as error:
         yield TarMember(inner.name if inner else "", 0, 0, f"damaged tar: {error}", damaged=True)
+
+
+def _check_end(file: BinaryIO, offset: int, end: int | None) -> None:
+    """A tar ends with blocks of zeros. What ends it earlier, a header that is none or the end of the file, hides whatever lies behind.
+
+    Raises:
+        ReadError: there are none, or something else follows them.
+    """
+    file.seek(offset)
+    left = (end or sys.maxsize) - offset
+    if not (chunk := file.read(min(left, CHUNK_BYTES))):
+        raise tarfile.ReadError("no zeros mark its end: it may be cut short")
+    while chunk:
+        if chunk.strip(b"\0"):
+            raise tarfile.ReadError(f"data follow its end at byte {offset}: several tars in one, or a damaged header")
+        left -= len(chunk)
+        chunk = file.read(min(left, CHUNK_BYTES))
 
 
 def _as_members(file: BinaryIO, info: tarfile.TarInfo, inner: TarMember | None) -> Iterator[TarMember]:

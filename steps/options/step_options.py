@@ -158,7 +158,8 @@ def export_dir_faults(export_dir: str | None) -> list[str]:
     there = next(folder for folder in (path, *path.parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         return [f"export_dir={export_dir}: {there} is no folder that can be written to"]
-    if there != path or not any(path.iterdir()) or any((path / name).is_file() for name in MODEL_FILES):
+    is_model = any((path / name).is_file() for name in MODEL_FILES) and any(path.rglob("*.safetensors"))
+    if there != path or not any(path.iterdir()) or is_model:
         return []
     return [f"export_dir={export_dir}: the folder holds other things than a model, and would be replaced; name another"]
 

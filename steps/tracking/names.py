@@ -69,6 +69,7 @@ def _part(text: str, refused: re.Pattern[str] = REFUSED) -> str:
 
 
 def _as_if_blind(name: str) -> str:
+    """A name as such a store compares it: a model of its collation by NFKD and case folding, not the collation itself (`ø` is not `o` here)."""
     return "".join(each for each in unicodedata.normalize("NFKD", name).casefold() if not unicodedata.combining(each))
 
 

@@ -74,6 +74,7 @@ def test_an_upload_without_a_place_or_a_token_is_refused(given: dict[str, Any], 
 def test_a_folder_that_holds_something_else_is_never_replaced(step: ModuleType, given: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters/a.txt").write_text("dear")
+    (tmp_path / "letters/config.json").write_text("{}")
     for place, said in (
         ("letters", "holds other things than a model"),
         ("letters/a.txt", "is no folder"),
@@ -85,6 +86,7 @@ def test_a_folder_that_holds_something_else_is_never_replaced(step: ModuleType, 
     for place in ("empty", "new/folder", "model"):
         (tmp_path / "model").mkdir(exist_ok=True)
         (tmp_path / "model/config.json").write_text("{}")
+        (tmp_path / "model/model.safetensors").touch()
         assert step.StepOptions(export_dir=str(tmp_path / place), **given).export_dir
 
 

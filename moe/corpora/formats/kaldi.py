@@ -62,17 +62,20 @@ class _DataFolder:
     def utterances(self) -> Iterator[FoundUtterance]:
         """Those of `segments` where there is one, else the recordings; texts of others are faults."""
         recordings, text, segments, channels = map(self._table, (SCRIPT, TEXT, SEGMENTS, CHANNELS))
-        parts = segments if self._path(SEGMENTS) in self.names else dict.fromkeys(recordings, "")
+        is_cut = self._path(SEGMENTS) in self.names
+        parts = segments if is_cut else dict.fromkeys(recordings, "")
         columns = self._columns()
         roles = Columns.of(columns, self.options, self.folder or ".", required=())
         for utterance, part in parts.items():
             recording, *times = part.split() or [utterance]
             row = {name: table.get(utterance) for name, table in columns.items()}
             audio, member, fault = self._place(recordings.get(recording), times, channels.get(recording, ""))
+            if is_cut and len(times) < 2:
+                fault = fault or ("bad_row", f"{SEGMENTS}: a line is to hold utterance, recording, start and end")
             found = roles.found(row, audio, member, utterance, split_of_folder(self.folder), fault)
             yield FoundUtterance(**{name: getattr(found, name) for name in found.__slots__} | {"transcript": text.get(utterance)})
         for utterance in text.keys() - parts.keys():
-            where = SEGMENTS if self._path(SEGMENTS) in self.names else SCRIPT
+            where = SEGMENTS if is_cut else SCRIPT
             self.faults.append(Fault(f"{self._path(TEXT)}: {utterance}", "missing_file", f"the utterance is not in {where}"))
 
     def _place(self, script: str | None, times: list[str], channel: str) -> tuple[str, str | None, tuple[str, str] | None]:

@@ -86,7 +86,7 @@ def _rows(file: pq.ParquetFile, read: list[str], audio: str, held: bool | None) 
 
 def unread_columns(schema: pa.Schema, columns: Columns) -> list[str]:
     """What is to be said of columns that a manifest cannot keep."""
-    nested = [field for field in schema if is_nested(field.type) and field.name not in columns.roles.values()]
+    nested = [field for field in schema if is_nested(field.type) and field.name != columns.audio]
     return [f"column {field.name!r} ({field.type}) is not read" for field in nested]
 
 

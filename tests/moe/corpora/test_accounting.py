@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tests.toys.corpora as toys
+from moe.corpora.formats.interface import Fault
 from moe.corpora.formats.inventory import take_inventory
 from moe.corpora.formats.table import CorpusOptions
+from moe.corpora.formats.webdataset import read_webdataset
 from moe.corpora.listing import Listing, list_corpus
 from moe.corpora.locations import CorpusRoot, OutsideRoot
 from moe.corpora.manifest import read_utterance
@@ -110,6 +112,29 @@ def test_every_key_is_an_utterance_whatever_dots_it_has(keys: list[str], tmp_pat
     files = {name: data for key in keys for name, data in ((f"{key}.wav", WAV), (f"{key}.txt", key.encode()))}
     utterances = listed("webdataset", shard(tmp_path_factory.mktemp("keys"), files)).utterances
     assert sorted(utterances["transcript"]) == sorted(keys) and utterances["reason"].isna().all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(n=st.integers(2, 5), data=st.data())
+def test_what_lies_behind_the_end_of_a_tar_is_never_lost_unsaid(n: int, data: st.DataObject, tmp_path_factory) -> None:
+    """A header that damage made zeros or nonsense ends the walk, as does the end of the first of two tars in one file, or a cut between members."""
+    whole = toys.tar_bytes({f"{k}.txt": f"{k}".encode() for k in range(n)} | {f"{k}.wav": b"x" * 700 for k in range(n)})
+    headers = [whole.index(f"{k}.{ending}".encode()) for k in range(n) for ending in ("txt", "wav")]
+    kind, place = data.draw(st.sampled_from(["zeros", "nonsense", "cat", "cut"])), data.draw(st.sampled_from(headers))
+    damaged = {
+        "zeros": whole[:place] + bytes(512) + whole[place + 512 :],
+        "nonsense": whole[:place] + b"\xaa" * 512 + whole[place + 512 :],
+        "cat": whole + whole,
+        "cut": whole[:place],
+    }[kind]
+    root = tmp_path_factory.mktemp("tars")
+    (root / "0.tar").write_bytes(damaged)
+    assert len(list_or_none(root)) == 1
+
+
+def list_or_none(root: Path) -> list[str]:
+    """The faults of a WebDataset's shards, of one without an utterance too."""
+    return [item.detail for item in read_webdataset(str(root), CorpusOptions()) if isinstance(item, Fault)]
 
 
 def test_members_that_mean_nothing_are_said(tmp_path: Path) -> None:

@@ -131,6 +131,14 @@ def test_whole_numbers_with_gaps_stay_whole(tmp_path: Path) -> None:
     assert sorted(listed("parquet", tmp_path).utterances["speaker"]) == ["1", "1", "2", "unknown"]
 
 
+def test_a_column_that_cannot_be_kept_is_said_whatever_its_role(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"path": ["a"], "text": ["x"], "speaker": [["s1"]], "tags": [["t"]]}), tmp_path / "a.parquet")
+    notes = listed("parquet", tmp_path).notes
+    assert [
+        any(f"column '{name}'" in note and "is not read" in note for note in notes) for name in ("speaker", "tags", "text")
+    ] == [True, True, False]
+
+
 def test_a_missing_file_of_a_numbered_set_is_named(tmp_path: Path) -> None:
     toys.write_parquet(tmp_path)
     (tmp_path / "data/train-00000-of-00001.parquet").rename(tmp_path / "data/train-00000-of-00002.parquet")

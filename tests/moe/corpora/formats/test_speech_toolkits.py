@@ -69,6 +69,13 @@ def test_segments_are_parts_of_recordings(container: str, tmp_path: Path) -> Non
     assert rows["u3"]["reason"] == "missing_file" and listing.faults["file"].tolist() == ["text: u9"]
 
 
+@pytest.mark.parametrize("torn", ["u0", "u0 r", "u0 r 1.0", "u0 r 1.0 2."])
+def test_a_torn_segment_is_not_taken_for_the_whole_recording(torn: str, tmp_path: Path) -> None:
+    root = write(tmp_path, {"a.wav": toys.encode(LONG), "wav.scp": "r a.wav\n", "text": "u0 one\n", "segments": torn})
+    (row,) = listed("kaldi", root).utterances.to_dict("records")
+    assert (row["reason"] in ("bad_row", "missing_file")) == (torn != "u0 r 1.0 2.")
+
+
 @pytest.mark.parametrize(
     ("script", "audio"),
     [
