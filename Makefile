@@ -29,7 +29,7 @@ $(STAMP): requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 11), (3, 12), (3, 13)) else "Python 3.11, 3.12 or 3.13 is needed, but $(PYTHON) is %d.%d: make PYTHON=/path/to/python3.12 ..." % v)'
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv || \
 		{ rm -rf .venv; echo "no virtual environment could be made; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
-	@echo "installing the pinned packages into .venv, once: a minute or two"
+	@echo "installing the pinned packages into .venv, once: two or three minutes"
 	@python -m pip install --disable-pip-version-check --requirement requirements.txt >.venv/install.log 2>&1 || { cat .venv/install.log >&2; exit 1; }
 	@touch $@
 
@@ -41,7 +41,7 @@ $(DEV_STAMP): requirements-dev.txt $(STAMP)
 # the store is made first, under a lock: two `mlflow run` at once on a fresh store would break each other
 demo:
 	@echo "The whole experiment on synthetic speech: a mixture of LoRA experts against one LoRA of the same size and against the base model."
-	@echo "It takes about five minutes on two idle cores, and works offline but for the pinned packages, which are installed once."
+	@echo "It takes five to eight minutes on two idle cores, and works offline but for the pinned packages, which are installed once."
 	@echo "Each stage says in a line how it ended. Ctrl-C stops it; the same command goes on where it was."
 	@$(MAKE) --silent --no-print-directory install
 	@python -c "from steps.tracking.store import connect; connect()"

@@ -32,7 +32,7 @@ from steps.chain.checks import (
 )
 from steps.chain.corpus_checks import corpus_faults, disk_faults
 from steps.chain.costs import opening_line
-from steps.chain.options import QUICK, SMALL, ChainOptions
+from steps.chain.options import BASE, QUICK, SMALL, ChainOptions
 from steps.chain.remote_checks import remote_faults
 from steps.chain.screen import TESTS, WIDTH, opening, result_lines
 from steps.chain.stages import (
@@ -164,7 +164,9 @@ def _corpus_faults(options: StepOptions) -> list[str]:
         preparing = dataclasses.replace(options.part(PreparationOptions), seed=seed)
     except ValueError:
         return []  # said of the stage itself
-    found = corpus_faults(preparing, options.source, n_clusters, options.tokenizer if makes_tokenizer(options) else CHECKPOINT)
+    tokenizer = options.tokenizer if makes_tokenizer(options) else CHECKPOINT
+    trains = any(name != BASE for name in options.system_names)
+    found = corpus_faults(preparing, options.source, n_clusters, tokenizer, trains)
     return found + disk_faults(options.source, artifact_folder())
 
 

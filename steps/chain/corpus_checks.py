@@ -26,7 +26,7 @@ BY_TABLE = (
 COPIES = 6  # of the base that a chain leaves: pretrain, three systems, and the registered model with its download
 
 
-def corpus_faults(options: PreparationOptions, base: str, n_experts: int | None, tokenizer: str = CHECKPOINT) -> list[str]:
+def corpus_faults(options: PreparationOptions, base: str, n_experts: int | None, tokenizer: str = CHECKPOINT, trains: bool = True) -> list[str]:
     """What cannot work between a corpus, a base and a number of experts.
 
     Of a corpus elsewhere its tables say it, and some headers; shards elsewhere and a hub's data set are first brought here by preparing.
@@ -34,6 +34,7 @@ def corpus_faults(options: PreparationOptions, base: str, n_experts: int | None,
     Args:
         options: of preparing. base: the base's folder or name. n_experts: to cluster speakers for; None where that is not known or not done.
         tokenizer: whose it is, one of `TOKENIZERS`.
+        trains: whether a system is trained; what only decodes cuts long recordings at quiet places.
     """
     root = str(options.dataset_root)
     if not Path(root).exists() and not (is_address(root) and options.corpus in BY_TABLE and address_fault(root) is None):
@@ -42,7 +43,8 @@ def corpus_faults(options: PreparationOptions, base: str, n_experts: int | None,
         found = outline(options)
     except ValueError:
         return []  # preparing says it, and logs what is wrong
-    return window_faults(options, base, found) + decoder_faults(base, found, tokenizer) + speaker_faults(n_experts, found)
+    learnt = window_faults(options, base, found) + decoder_faults(base, found, tokenizer) if trains else []
+    return learnt + speaker_faults(n_experts, found)
 
 
 def window_faults(options: PreparationOptions, base: str, found: Outline) -> list[str]:

@@ -227,3 +227,9 @@ def test_a_partial_base_without_the_language_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"language=hi: the base has en;.*init_from={base}"):
         main.check_stages(options)
     main.check_stages(dataclasses.replace(options, tokenizer="characters"))
+
+
+def test_what_only_decodes_takes_long_recordings(tmp_path: Path) -> None:
+    """README's second command measures the shipped base on recordings of any length."""
+    folder = write_folder(tmp_path / "c", [1.0] * 15 + [9.0] * 5, "a " * 80)
+    main.check_stages(asked(folder, systems="zero_shot", until="evaluate"))
