@@ -18,12 +18,17 @@ from mlflow.exceptions import MlflowException
 
 from moe.audio.sources import waveform_of
 from moe.audio.voice_activity import SPEECH_THRESHOLD, THRESHOLD_HELP
+from moe.experts.people.person import Person
+from moe.files import folder_digest
 from moe.options import Options, option
 from moe.recognition.recognizer import Recognizer, Transcript
+from moe.serving.people import ServedPeople
 from moe.system import DecodingOptions, read_record
 from moe.systems.table import load_system
+from steps.inputs.people import PERSONAL
 from steps.options.command_line import parse
 from steps.registry import versions
+from steps.registry.people import person_folder, registered_of
 from steps.tracking import artifacts
 from steps.tracking.store import connect
 
@@ -100,15 +105,24 @@ def recognizer(reference: str, speech_threshold: float) -> Recognizer:
     return Recognizer.on_fastest_device(load_system(versions.recognizer_dir(reference)), speech_threshold)
 
 
-def transcribe(reference: str, audio: str, speech_threshold: float) -> Transcript:
-    """The transcript of a recorded or dropped file.
+def transcribe(reference: str, audio: str, speech_threshold: float, speaker: str = "") -> Transcript:
+    """The transcript of a recorded or dropped file, with what is the speaker's own where a person who is enrolled is named.
 
     Raises:
-        ValueError: it is no recording.
+        ValueError: it is no recording, or nobody of that name is enrolled above this model.
     """
     loaded = recognizer(reference, speech_threshold)
-    (found,) = loaded.transcribe([waveform_of(audio)], DecodingOptions(word_times=True))
+    people = [_person(reference, loaded.system, speaker)] if speaker else None
+    (found,) = loaded.transcribe([waveform_of(audio)], DecodingOptions(word_times=True), people=people)
     return found
+
+
+def _person(reference: str, system: Any, name: str) -> Person:
+    """What is a person's own above a recogniser."""
+    if system.record.system not in PERSONAL:
+        raise ValueError(f"speaker: {system.record.title} has no experts of people")
+    registered, digest = registered_of(reference, system.record), folder_digest(versions.recognizer_dir(reference))
+    return ServedPeople(system, digest, lambda each: person_folder(registered, each), most=1).of(name).person
 
 
 def shown(transcript: Transcript) -> tuple[str, dict[str, float] | None, pd.DataFrame]:
@@ -139,42 +153,45 @@ def page(options: TryOptions) -> Any:
     of_title = {choice.title: choice.reference for choice in given}
     titles = list(of_title)
 
-    def recognise(audio: str | None, first: str, second: str) -> list[Any]:
+    def recognise(audio: str | None, first: str, first_speaker: str, second: str, second_speaker: str) -> list[Any]:
         if audio is None:
-            raise gradio.Error("Record something, or drop a file, first.")
+            raise gradio.Error("Drop a file, or record something, first.")
         found: list[Any] = []
-        for title in (first, second):
+        for title, speaker in ((first, first_speaker), (second, second_speaker)):
+            if title not in of_title:
+                found += ("", None, None)
+                continue
             try:
-                found += (
-                    shown(transcribe(of_title[title], audio, options.speech_threshold)) if title in of_title else ("", None, None)
-                )
+                found += shown(transcribe(of_title[title], audio, options.speech_threshold, speaker.strip()))
             except ValueError as error:
                 raise gradio.Error(str(error)) from error
         return found
 
     with gradio.Blocks(title="Try a recogniser", delete_cache=(3600, 3600), analytics_enabled=False) as blocks:
         gradio.Markdown(
-            "# Try a recogniser\nNothing leaves this machine. Record something, or drop a file, and press *Transcribe*."
+            "# Try a recogniser\nNothing leaves this machine. Drop a file, or choose the microphone and record something; then press *Transcribe*."
         )
         with gradio.Row():
-            audio = gradio.Audio(sources=["microphone", "upload"], type="filepath", label="recording")
+            audio = gradio.Audio(sources=["upload", "microphone"], type="filepath", label="recording")
             with gradio.Column():
                 button = gradio.Button("Transcribe", variant="primary")
         outputs: list[Any] = []
         with gradio.Row():
-            models = [_side(gradio, titles, titles[0], outputs), _side(gradio, [*titles, NOTHING], base_of(given), outputs)]
-        button.click(recognise, [audio, *models], outputs, api_name="transcribe")
+            first = _side(gradio, "model", titles, titles[0], outputs)
+            second = _side(gradio, "model beside it", [*titles, NOTHING], base_of(given), outputs)
+        button.click(recognise, [audio, *first, *second], outputs, api_name="transcribe")
     return blocks
 
 
-def _side(gradio: Any, titles: list[str], value: str, outputs: list[Any]) -> Any:
-    """One column: the model that is chosen, its text, routing and segments."""
+def _side(gradio: Any, label: str, titles: list[str], value: str, outputs: list[Any]) -> tuple[Any, Any]:
+    """One column: the model and the speaker that are chosen, the text, routing and segments."""
     with gradio.Column():
-        model = gradio.Dropdown(titles, value=value, label="model")
+        model = gradio.Dropdown(titles, value=value, label=label)
+        speaker = gradio.Textbox(label="speaker", placeholder="nobody, or the name of a person who is enrolled")
         outputs.append(gradio.Textbox(label="text", lines=3))
         outputs.append(gradio.Label(label="routing", num_top_classes=8))
         outputs.append(gradio.Dataframe(headers=list(SEGMENTS), label="segments", wrap=True))
-    return model
+    return model, speaker
 
 
 def main() -> None:

@@ -26,7 +26,9 @@ BY_TABLE = (
 COPIES = 6  # of the base that a chain leaves: pretrain, three systems, and the registered model with its download
 
 
-def corpus_faults(options: PreparationOptions, base: str, n_experts: int | None, tokenizer: str = CHECKPOINT, trains: bool = True) -> list[str]:
+def corpus_faults(
+    options: PreparationOptions, base: str, n_experts: int | None, tokenizer: str = CHECKPOINT, trains: bool = True
+) -> list[str]:
     """What cannot work between a corpus, a base and a number of experts.
 
     Of a corpus elsewhere its tables say it, and some headers; shards elsewhere and a hub's data set are first brought here by preparing.

@@ -74,8 +74,10 @@ def test_a_file_that_is_dropped_is_transcribed_by_both(champion: str, tmp_path: 
     try:
         titles = [choice.title for choice in try_page.choices()]
         client = Client(place, verbose=False)
-        found = client.predict(handle_file(path), titles[0], try_page.NOTHING, api_name="/transcribe")
+        found = client.predict(handle_file(path), titles[0], "", try_page.NOTHING, "", api_name="/transcribe")
         expected = try_page.transcribe("models:/whisper-moe/1", str(path), 0.0)
+        with pytest.raises(ValueError, match="nobody of that name|has no experts of people"):
+            try_page.transcribe("models:/whisper-moe/1", str(path), 0.0, "nobody")
         assert found[0] == expected.text and len(found[2]["data"]) == 1 and not found[3]
         if CHROMIUM:
             command = [
