@@ -172,7 +172,8 @@ def page(options: TryOptions) -> Any:
             "# Try a recogniser\nNothing leaves this machine. Drop a file, or choose the microphone and record something; then press *Transcribe*."
         )
         with gradio.Row():
-            audio = gradio.Audio(sources=["upload", "microphone"], type="filepath", label="recording")
+            sources, buttons = ["upload", "microphone"], ["download"]  # by default one more button shares a recording on the hub
+            audio = gradio.Audio(sources=sources, type="filepath", label="recording", buttons=buttons)
             with gradio.Column():
                 button = gradio.Button("Transcribe", variant="primary")
         outputs: list[Any] = []
