@@ -17,7 +17,8 @@ from typing import Any, overload
 from moe.audio.sampling import SAMPLE_RATE
 from moe.audio.sources import Source, waveform_of
 from moe.audio.voice_activity import SPEECH_THRESHOLD
-from moe.recognition.recognizer import Recognizer, Segment, Transcript, Word
+from moe.recognition.recognizer import Recognizer, Segment, Transcript
+from moe.recognition.words import Word
 from moe.system import DecodingOptions, Record
 from moe.systems.table import load_system
 

@@ -20,20 +20,11 @@ from moe.audio.sampling import SAMPLE_RATE
 from moe.audio.voice_activity import VoiceActivity
 from moe.experts.people.person import Person
 from moe.recognition.decoding import confidence, decode
+from moe.recognition.words import Word
 from moe.system import EXPERT_USE, WORDS, Ask, DecodingOptions, Hypothesis, Inputs, System
 from moe.text.normalisers import normalise
 from moe.training.batches import collate, to_device
 from moe.training.precision import PrecisionOptions, fastest_device, precision
-
-
-@dataclasses.dataclass(frozen=True)
-class Word:
-    """A word with its start and end in seconds from the start of the recording, and the geometric mean of its tokens' probabilities."""
-
-    word: str
-    start_s: float
-    end_s: float
-    confidence: float
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from moe.recognition.words import Word
 from moe.systems.wav2vec2_ctc.model import ctc_losses
 from moe.systems.wav2vec2_ctc.vocabulary import BETWEEN_WORDS, BLANK, Vocabulary
 
@@ -20,16 +21,6 @@ class Run:
     start: int
     stop: int
     logprob: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Word:
-    """A word with its start and end in seconds, ± one output, and the geometric mean of its characters' probabilities."""
-
-    word: str
-    start_s: float
-    end_s: float
-    confidence: float
 
 
 def collapse(said: Tensor, path: Tensor | None = None) -> list[Run]:
@@ -50,7 +41,7 @@ def collapse(said: Tensor, path: Tensor | None = None) -> list[Run]:
 
 
 def words(runs: Sequence[Run], vocabulary: Vocabulary, output_s: float) -> list[Word]:
-    """The words of an utterance; one whose characters are all unknown is left out, as it is of the text."""
+    """The words of an utterance, their times ± one output; one whose characters are all unknown is left out, as it is of the text."""
     found = []
     for run in _split(runs):
         text = vocabulary.decode([each.token for each in run])

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe.recognition.cues import LINES, MOST_S, WIDTH, Cue, cues
-from moe.recognition.recognizer import Segment, Transcript, Word
+from moe.recognition.recognizer import Segment, Transcript
+from moe.recognition.words import Word
 
 WORDS = st.text(st.characters(categories=("L", "N", "P")), min_size=1, max_size=90)
 
