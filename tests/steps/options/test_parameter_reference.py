@@ -329,12 +329,12 @@ def test_the_preset_of_two_cores_is_the_default_written_out() -> None:
     assert set(preset("two-cores")) == set(preset("a100-40gb"))
 
 
-def test_the_preset_of_averaged_weights_has_the_defaults_size_and_scale() -> None:
-    options = main.StepOptions(**preset("averaged"))
+def test_the_preset_of_the_other_split_has_the_defaults_size_and_scale() -> None:
+    options = main.StepOptions(**preset("split"))
     main.check_stages(options)
-    default, averaged = main.StepOptions().part(AdapterOptions), options.part(AdapterOptions)
-    assert averaged.shared_rank + 6 * averaged.lora_r == default.shared_rank + 6 * default.lora_r
-    assert averaged.scale(averaged.lora_r) == default.scale(default.lora_r)
+    default, split = main.StepOptions().part(AdapterOptions), options.part(AdapterOptions)
+    assert split.shared_rank + 6 * split.lora_r == default.shared_rank + 6 * default.lora_r
+    assert split.scale(split.lora_r) == default.scale(default.lora_r)
 
 
 def test_the_preset_of_document_004_is_taken_by_the_chain_and_changes_what_it_names() -> None:
@@ -371,7 +371,7 @@ def test_every_preset_is_tested() -> None:
         "document-004",
         "steermoe",
         "nepali",
-        "averaged",
+        "split",
     }
 
 
