@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from moe.audio.decoders import RATE_RANGE
 from moe.audio.sampling import SAMPLE_RATE, resample
 from moe.audio.waveforms import load_audio
 
@@ -17,13 +18,15 @@ def waveform_of(source: Source, rate: int = SAMPLE_RATE) -> np.ndarray:
     """A recording as float32 (n_samples,) at 16 kHz.
 
     Args:
-        source: a path, the bytes of a file, or samples (n_samples,) or (n_samples, n_channels): floats within ±1, or whole numbers.
+        source: a path, the bytes of a file, or samples (n_samples,) or (n_samples, n_channels): floats within ±1, or whole numbers of 8, 16 or 32 bits.
         rate: of samples, in Hz; a file says its own.
 
     Raises:
-        ValueError: no such file, or what is no recording (`AudioError` says why).
+        ValueError: no such file, no such rate, or what is no recording (`AudioError` says why).
     """
     if isinstance(source, np.ndarray):
+        if not RATE_RANGE[0] <= rate <= RATE_RANGE[1]:
+            raise ValueError(f"rate={rate}: must be between {RATE_RANGE[0]} and {RATE_RANGE[1]} Hz")
         return resample(_mono(source), rate)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return load_audio(bytes(source))
@@ -53,6 +56,10 @@ def _mono(samples: np.ndarray) -> np.ndarray:
             f"samples of shape {samples.shape}: more channels than samples; give the transpose, (n_samples, n_channels)"
         )
     if samples.dtype.kind in "iu":
+        if samples.dtype.itemsize > 4:  # as NumPy makes of a list, whatever the numbers in it are scaled to
+            raise ValueError(f"samples of type {samples.dtype}: whole numbers must be of 8, 16 or 32 bits, as those of a file")
         steps = np.iinfo(samples.dtype)
         samples = (samples.astype(np.float64) - (steps.max + 1) / 2 * (steps.min == 0)) / ((steps.max - steps.min + 1) / 2)
+    if not np.isfinite(samples).all():
+        raise ValueError(f"{int((~np.isfinite(samples)).sum())} samples are NaN or infinite")
     return (samples if samples.ndim == 1 else samples.mean(1)).astype(np.float32)

@@ -31,6 +31,12 @@ def test_samples_of_another_rate_are_resampled() -> None:
     assert len(waveform_of(np.zeros(8000, np.float32), rate=8000)) == 16_000
 
 
+@pytest.mark.parametrize("rate", [0, -8000, 1e12, float("nan")])
+def test_a_rate_that_no_recording_has_is_refused(rate: float) -> None:
+    with pytest.raises(ValueError, match="rate=.*: must be between 1000 and"):
+        waveform_of(np.zeros(8000, np.float32), rate=rate)
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [
@@ -42,6 +48,8 @@ def test_samples_of_another_rate_are_resampled() -> None:
         (np.zeros((2, 2, 2)), "samples of shape"),
         (np.zeros((2, 16_000)), r"samples of shape \(2, 16000\): more channels than samples; give the transpose"),
         (np.array(["a"]), "must be numbers"),
+        (np.array([1, -30_000, 30_000]), "type int64: whole numbers must be of 8, 16 or 32 bits"),
+        (np.array([0.0, np.nan, np.inf]), "2 samples are NaN or infinite"),
         (b"no sound", "unreadable|not"),
         (encode(tone(1)[:0], "wav"), "empty|no samples"),
     ],
