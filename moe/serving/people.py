@@ -90,7 +90,7 @@ class ServedPeople:
         with self._turn:
             self._drop_the_gone(self.refresh_s)
             if name not in self._held:
-                self._read(*enrolled(name, self.find, self.recogniser))
+                self._read(name, *enrolled(name, self.find, self.recogniser))
             self._held.move_to_end(name)
             return self._held[name].served
 
@@ -113,8 +113,7 @@ class ServedPeople:
             else:
                 del self._held[name]
 
-    def _read(self, folder: Path, record: PersonRecord) -> None:
-        name = record.name
+    def _read(self, name: str, folder: Path, record: PersonRecord) -> None:
         person = (
             Person(name)
             if record.kept == AS_IT_IS

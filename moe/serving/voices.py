@@ -1,5 +1,6 @@
 """Whose voice it is: `speaker=auto` by the profiles of those who agreed to one; off until a server asks for it."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from moe.experts.people.person import AUTO_SPEAKER
 from moe.experts.people.profiles import likeness
 from moe.serving.people import Served, ServedPeople, UnknownPerson
 
+LOG = logging.getLogger(__name__)
 NOBODY = f"speaker={AUTO_SPEAKER}: nobody has a profile here, so nobody can be recognised by their voice; name the person"
 
 
@@ -74,12 +76,17 @@ class ServedVoices:
             return self._held
 
     def _read(self) -> None:
-        found = {}
-        for name in self.names():
-            folder = self.people.find(name)
+        profiles = {name: self._profile(name) for name in self.names()}
+        self._held = {name: profile for name, profile in profiles.items() if profile is not None}
+        self._read_at = time.monotonic()
+
+    def _profile(self, name: str) -> Tensor | None:
+        """The profile of a person above this recogniser; None where there is none, or none that can be read, which keeps nobody else out."""
+        folder = self.people.find(name)
+        try:
             if folder is None or read_person_record(folder).recogniser != self.people.recogniser:
-                continue
-            profile = read_profile(folder)
-            if profile is not None:
-                found[name] = profile
-        self._held, self._read_at = found, time.monotonic()
+                return None
+            return read_profile(folder)
+        except ValueError:
+            LOG.exception("the profile of a person cannot be read")
+            return None

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from moe.experts.people.folders import PersonRecord, load_person, read_profile, save_person
+from moe.experts.people.folders import PROFILE_FILE, RECORD, PersonRecord, load_person, read_profile, save_person
 from moe.experts.people.options import AS_IT_IS
 from moe.experts.people.person import Layout, Person, name_faults
 from moe.experts.people.profiles import likeness, profile_of
@@ -46,6 +46,20 @@ def test_who_is_gone_is_nobody_and_leaves_memory(folders: dict[str, Path]) -> No
     folders.clear()
     voices.refresh(), voices.people.refresh()
     assert (voices.n_held, voices.people.n_held) == (0, 0)
+
+
+@pytest.mark.parametrize("damaged", [RECORD, PROFILE_FILE])
+def test_a_person_whose_files_are_damaged_keeps_nobody_else_from_being_recognised(folders: dict[str, Path], damaged: str) -> None:
+    (folders["bob"] / damaged).write_bytes(b"torn")
+    voices = voices_of(folders)
+    found = voices.whose(VOICES["ann"])
+    assert found is not None and found.person.name == "ann"
+    assert voices.whose(VOICES["bob"]) is None and voices.n_held == 1
+
+
+def test_who_was_given_another_name_in_the_registry_is_served_by_it(folders: dict[str, Path]) -> None:
+    people = ServedPeople(None, "digest", {"anna": folders["ann"]}.get, refresh_s=0.0)
+    assert people.of("anna").folder == people.of("anna").folder == folders["ann"]
 
 
 def test_where_nobody_has_a_profile_it_is_refused(folders: dict[str, Path]) -> None:
