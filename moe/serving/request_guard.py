@@ -1,8 +1,8 @@
 """The door of the scoring server: a request is bounded and checked before the server reads it into tables.
 
 MLflow's server takes bodies of any size, ignores parameters that it does not know, repairs broken base64 and answers with what it
-was sent; this stands before it as ASGI middleware and answers 400 with one sentence instead. It also answers two addresses that
-MLflow's server has not: forms at `/v1/audio/transcriptions`, and what is served at `/health`.
+was sent; this stands before it as ASGI middleware and answers 400 with one sentence instead. It also answers two addresses itself:
+forms at `/v1/audio/transcriptions`, which MLflow's server does not have, and `/health`, where that does not say what is served.
 """
 
 import asyncio

@@ -62,7 +62,8 @@ def transcribe_form(service: Service, body: bytes, content_type: str) -> Reply:
     if strange := [value for value in granularities if value not in ("word", "segment")]:
         raise RequestError(f"{GRANULARITIES[0]}={shown(strange[0])}: must be word or segment")
     params = _params(service, form)
-    params["word_times"] = params.get("word_times", False) or response_format in ("srt", "vtt") or "word" in granularities
+    if response_format in ("srt", "vtt") or "word" in granularities:
+        params["word_times"] = True
     asked = check_params(params, service.options, service.usual)
     (answer,) = service.answer([form.file], asked)
     return _reply(answer, response_format, getattr(asked.ask, "language", None) or service.recognizer.system.record.language)

@@ -1,5 +1,6 @@
 """Forms as clients of OpenAI's API send them: every format of the answer, and one sentence for what cannot be done."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 
@@ -72,6 +73,16 @@ def test_every_format_says_the_same(service: Service, name: str) -> None:
     assert name != "srt" or text == to_srt(expected, {}) and text.count("-->") == len(cues(expected))
     assert name != "vtt" or text == to_vtt(expected, {})
     assert name != "text" or text.split() == expected.text.split()
+
+
+def test_words_are_timed_where_the_server_does_so_unless_a_form_says_otherwise(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "options", dataclasses.replace(service.options, word_times=True))
+    timed, plain = (
+        json.loads(ask(service, response_format="verbose_json", **fields).body) for fields in ({}, {"word_times": "false"})
+    )
+    assert timed["words"] and "words" not in plain and timed["text"] == plain["text"]
 
 
 def test_what_the_system_can_be_asked_can_be_asked_in_a_form(service: Service) -> None:
