@@ -13,7 +13,7 @@ from moe.audio.parts import Part
 from moe.corpora.listing import list_corpus
 from moe.corpora.locations import Root, is_address, open_file
 from moe.corpora.manifest import read_bytes
-from moe.corpora.preparation import PreparationOptions, split_listing
+from moe.corpora.preparation import NORMALISED, PreparationOptions, split_listing
 
 MOST_HEADERS = 20_000  # headers of files that are read; of a larger corpus an even sample
 MOST_REMOTE_HEADERS = 64  # of files elsewhere: each is a request
@@ -29,7 +29,7 @@ class Outline:
     Attributes:
         train_speakers: speakers of the train split.
         durations_s: (n,) of recordings whose header says it, in seconds; an even sample of a large corpus.
-        long_references: the longest of train and dev, in characters.
+        long_references: the longest that a model learns to write, of train and dev, in characters.
     """
 
     train_speakers: tuple[str, ...]
@@ -50,7 +50,7 @@ def outline(options: PreparationOptions) -> Outline:
     """
     listing = list_corpus(options.corpus, str(options.dataset_root), options)
     rows = split_listing(listing, options)
-    learnt = rows.loc[rows["split"] != "test", "reference"]
+    learnt = rows.loc[rows["split"] != "test", "reference" if options.references == NORMALISED else "transcript"]
     longest = learnt.loc[learnt.str.len().nlargest(MOST_REFERENCES).index]
     durations = np.array(list(_durations(listing.root, rows)), float)
     return Outline(tuple(sorted(set(rows.loc[rows["split"] == "train", "speaker"]))), durations, tuple(longest))

@@ -95,6 +95,12 @@ def test_a_short_window_is_refused_before_anything_runs_whatever_the_format(
         main.check_stages(main.StepOptions(corpus=corpus, dataset_root=str(folder), num_experts=2, split="by_speaker"))
 
 
+@pytest.mark.parametrize(("references", "said"), [("normalised", "open the door"), ("raw", "Open -- the door!")])
+def test_the_long_references_are_those_that_a_model_learns_to_write(references: str, said: str, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "c", [0.4] * 10, "Open -- the door!")
+    assert set(outline(PreparationOptions(dataset_root=str(folder), references=references)).long_references) == {said}
+
+
 def test_of_large_shards_runs_of_neighbours_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RUNS": 2, "RUN": 2}.items():
         monkeypatch.setattr(f"moe.corpora.outline.{name}", value)
