@@ -66,15 +66,8 @@ class Recogniser:
         sources: Sequence[Any] = audio if several else [audio]  # type: ignore[assignment]
         waveforms = [waveform_of(source, rate) for source in sources]
         options = DecodingOptions(beam_size=beam_size, word_times=word_times)
-        found = self.recognizer.transcribe(waveforms, options, self._ask(asked))
+        found = self.recognizer.transcribe(waveforms, options, self.recognizer.ask(asked))
         return found if several else found[0]
-
-    def _ask(self, asked: dict[str, Any]) -> Any:
-        ask_type = self.recognizer.system.ask_type
-        known = [field.name for field in dataclasses.fields(ask_type)]
-        if strange := sorted(set(asked) - set(known)):
-            raise ValueError(f"{strange[0]}={asked[strange[0]]!r}: {self.record.title} takes {', '.join(known) or 'nothing'}")
-        return ask_type(**asked)
 
 
 def load(model: str | os.PathLike[str], speech_threshold: float = SPEECH_THRESHOLD) -> Recogniser:

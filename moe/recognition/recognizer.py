@@ -19,7 +19,7 @@ from moe.audio.cutting import Span, cut_quietly
 from moe.audio.sampling import SAMPLE_RATE
 from moe.audio.voice_activity import VoiceActivity
 from moe.experts.people.person import Person
-from moe.recognition.decoding import confidence, decode
+from moe.recognition.decoding import confidence, decode, device_of
 from moe.recognition.words import Word
 from moe.system import EXPERT_USE, WORDS, Ask, DecodingOptions, Hypothesis, Inputs, System
 from moe.text.normalisers import normalise
@@ -116,6 +116,18 @@ class Recognizer:
         hypotheses = iter(self.recognise(chunks, options, ask, whose))
         return [self.join(spans, [next(hypotheses) for _ in spans]) for spans in cuts]
 
+    def ask(self, given: Mapping[str, Any]) -> Ask:
+        """What is asked, by name, as the system's own kind of ask.
+
+        Raises:
+            ValueError: a name that it does not take, or a value out of range.
+        """
+        known = sorted(field.name for field in dataclasses.fields(self.system.ask_type))
+        if strange := [name for name in given if name not in known]:
+            title = self.system.record.title
+            raise ValueError(f"{strange[0]}={given[strange[0]]!r}: {title} takes {', '.join(known) or 'nothing'}")
+        return self.system.ask_type(**given)
+
     def cut(self, waveform: np.ndarray) -> list[Span]:
         """Spans of a waveform (n_samples,) that fit the model's window."""
         window_s = self.system.inputs.window_s
@@ -151,8 +163,8 @@ class Recognizer:
         system: Any = self.system
         chunks = WaveformSet([waveform[start:stop] for start, stop in self.cut(waveform)], system.inputs)
         with self._turn:
-            device = next(system.module.parameters()).device
-            rows = [system.embed(to_device(collate(chunks, [chunks[index]]), device)) for index in range(len(chunks))]
+            batches = (to_device(collate(chunks, [chunks[index]]), device_of(system)) for index in range(len(chunks)))
+            rows = [system.embed(batch) for batch in batches]
         return torch.cat(rows).mean(0)
 
     @contextlib.contextmanager
@@ -181,13 +193,7 @@ class Recognizer:
     def _asked(self, ask: Ask | None) -> Ask:
         """What is asked, as the system's own kind of ask."""
         given = {} if ask is None else dataclasses.asdict(ask)
-        known = {field.name for field in dataclasses.fields(self.system.ask_type)}
-        strange = [name for name, value in given.items() if name not in known and value is not None]
-        if strange:
-            raise ValueError(
-                f"{strange[0]}={given[strange[0]]!r}: {self.system.record.title} takes {', '.join(sorted(known)) or 'nothing'}"
-            )
-        return self.system.ask_type(**{name: value for name, value in given.items() if name in known})
+        return self.ask({name: value for name, value in given.items() if value is not None})
 
     def join(self, spans: Sequence[Span], hypotheses: Sequence[Hypothesis]) -> Transcript:
         """The hypotheses of a recording's chunks as one transcript."""

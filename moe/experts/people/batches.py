@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from moe.audio.sampling import SAMPLE_RATE
+from moe.recognition.decoding import device_of
 from moe.system import Batch, System
 from moe.training.batches import Draw, collate, to_device
 from moe.training.dataset import SpeechDataset
@@ -21,5 +22,4 @@ def length_chunks(items: Sequence[tuple[int, Draw]], dataset: SpeechDataset) -> 
 
 def batch_of(system: System, dataset: SpeechDataset, draws: Sequence[Draw]) -> Batch:
     """Utterances of one length bucket, where the system computes."""
-    device = next(system.module.parameters()).device
-    return to_device(collate(dataset, [dataset[draw] for draw in draws]), device)
+    return to_device(collate(dataset, [dataset[draw] for draw in draws]), device_of(system))

@@ -19,6 +19,7 @@ from moe.experts.people.options import AS_IT_IS, AUTO, BOTH, EXPERT, WEIGHTS, Pe
 from moe.experts.people.parts import Parts
 from moe.experts.people.person import Layout, Person, number_of
 from moe.progress import progress
+from moe.recognition.decoding import device_of
 from moe.system import Batch, System
 from moe.training.batches import Draw
 from moe.training.dataset import SpeechDataset
@@ -160,7 +161,7 @@ class _Training:
     ) -> None:
         self.system, self.recordings, self.enrolments, self.options, self.seed = system, recordings, enrolments, options, seed
         self.layout = system.layout(options.targets, options.person_r)
-        self.device = next(system.module.parameters()).device
+        self.device = device_of(system)
         self.n_experts = system.gate_weights(
             batch_of(self.system, recordings.plain, [Draw(int(enrolments[0].parts.learn[0]), 0)])
         ).shape[1]
