@@ -45,7 +45,7 @@ def test_a_path_bytes_and_samples_have_one_transcript_and_a_list_has_a_list(fold
         ("gone.wav", {}, "gone.wav: no such file"),
         (["gone.wav"], {}, "gone.wav: no such file"),
         (np.float32(1), {}, "is no recording"),
-        (np.zeros(0, np.float32), {}, "holds no audio"),
+        (np.zeros(0, np.float32), {}, "empty: the recording has no samples"),
         (np.ones(8000, np.float32), {"topk": 1}, "topk=1: Whisper-MoE takes language, top_k"),
         (np.ones(8000, np.float32), {"top_k": 9}, "top_k=9: must be between 1 and 4"),
         (np.ones(8000, np.float32), {"language": "xx"}, "language='xx'"),

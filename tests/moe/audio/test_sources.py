@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moe.audio.sources import as_wav, waveform_of
 from moe.audio.waveforms import AudioError, load_audio
@@ -37,6 +39,18 @@ def test_a_rate_that_no_recording_has_is_refused(rate: float) -> None:
         waveform_of(np.zeros(8000, np.float32), rate=rate)
 
 
+@given(st.integers(1, 3), st.sampled_from([8000, 16_000, 44_100]), st.lists(st.floats(-0.9, 0.9), min_size=3, max_size=3))
+def test_samples_are_read_as_a_file_of_them_is(n_channels: int, rate: int, gains: list[float]) -> None:
+    """Also where channels cancel each other: the loudest is taken of both."""
+    samples = np.stack([np.float32(gain) * tone(3, 0.3) for gain in gains[:n_channels]], 1).astype(np.float32)
+    np.testing.assert_array_equal(waveform_of(samples, rate), load_audio(encode(samples, "wav", rate, "FLOAT")))
+
+
+def test_channels_that_cancel_leave_the_speech() -> None:
+    wave = tone(3, 0.5).astype(np.float32)
+    np.testing.assert_array_equal(waveform_of(np.stack([wave, -wave], 1)), wave)
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [
@@ -48,8 +62,9 @@ def test_a_rate_that_no_recording_has_is_refused(rate: float) -> None:
         (np.zeros((2, 2, 2)), "samples of shape"),
         (np.zeros((2, 16_000)), r"samples of shape \(2, 16000\): more channels than samples; give the transpose"),
         (np.array(["a"]), "must be numbers"),
+        (np.zeros((0, 2)), "empty|no samples"),
+        (np.array([0.0, np.nan, np.inf]), "non_finite: 2 samples"),
         (np.array([1, -30_000, 30_000]), "type int64: whole numbers must be of 8, 16 or 32 bits"),
-        (np.array([0.0, np.nan, np.inf]), "2 samples are NaN or infinite"),
         (b"no sound", "unreadable|not"),
         (encode(tone(1)[:0], "wav"), "empty|no samples"),
     ],
