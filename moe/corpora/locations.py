@@ -7,6 +7,7 @@ that lead out, and things that are no regular files are refused. Only links into
 import contextlib
 import functools
 import os
+import posixpath
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,14 +91,14 @@ def locate(root: Root, relative: str) -> str:
 
 
 def inside(root: Root, path: str) -> str:
-    """A path as the corpus writes it, relative to the root where it can be: absolute paths into the root and backslashes are rewritten.
+    """A path as the corpus writes it, relative to the root where it can be: absolute paths into the root, backslashes and `./` are rewritten.
 
     What leads elsewhere stays as it is and is refused when it is opened.
     """
     if "\\" in path and ".." not in path and not (is_address(root) or os.path.exists(os.path.join(str(root), path))):
         path = path.replace("\\", "/")
     if not path.startswith("/"):
-        return path
+        return posixpath.normpath(path) if path and "://" not in path and ".." not in path.split("/") else path
     if is_address(root):
         own = re.sub(r"^[a-z0-9+]+://", "/", str(root)).rstrip("/") + "/"
         return path.removeprefix(own)

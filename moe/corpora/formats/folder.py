@@ -6,7 +6,7 @@ be `.tsv` or `.jsonl`. A folder without a table is read as Kaldi's or lhotse's w
 
 import json
 import posixpath
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 from typing import Any
 
 from moe.corpora.formats.columns import Columns
@@ -20,7 +20,17 @@ from moe.corpora.formats.text_tables import NOT_UTF8, Row, TextTable, is_undecod
 from moe.corpora.locations import Root, inside, open_file
 
 TABLES = tuple(f"{name}.{kind}" for name in ("manifest", "metadata") for kind in ("csv", "tsv", "jsonl"))
-OTHER_TABLES = (".csv", ".tsv", ".jsonl", ".xlsx", ".xls", ".ods", ".json")  # to be named where there is nothing else
+TO_RENAME = (".csv", ".tsv", ".jsonl")
+TO_CONVERT = (
+    ".xlsx",
+    ".xls",
+    ".ods",
+    ".json",
+    ".csv.gz",
+    ".tsv.gz",
+    ".jsonl.gz",
+    ".zip",
+)  # may hold a table, but none that is read
 
 
 def read_folder(root: Root, options: CorpusOptions) -> Iterator[Item]:
@@ -57,9 +67,17 @@ def _without_table(root: Root, options: CorpusOptions, inventory: Inventory) -> 
         yield from read_sidecars(root, options)
     except ValueError as error:
         hint = "".join(f"; {name} is {what}" for name, what in inventory.dead.items() if name.lower().endswith(TABLES))
-        others = [name for name in inventory.files if name.lower().endswith(OTHER_TABLES)]
-        hint += f"; there is {others[0]}: name it manifest.csv, or the like, in the form that its ending says" if others else ""
+        hint += _other_table(inventory.files)
         raise ValueError(f"dataset_root={str(root)!r}: holds none of {', '.join(TABLES)}{hint}; {error}") from error
+
+
+def _other_table(files: Iterable[str]) -> str:
+    """What to do with a table of another name or form, where there is one."""
+    for endings, what in ((TO_RENAME, "name it {}"), (TO_CONVERT, "save it as {}, which is read")):
+        for name in (name for name in files if name.lower().endswith(endings)):
+            ending = posixpath.splitext(name)[1].lower() if endings == TO_RENAME else ".csv"
+            return f"; there is {name}: {what.format('manifest' + ending)}"
+    return ""
 
 
 def _read_table(root: Root, table: str, options: CorpusOptions, inventory: Inventory) -> Iterator[Item]:

@@ -88,6 +88,17 @@ def test_a_file_that_is_read_under_another_form_is_not_called_unread(on_disk: st
     assert [note for note in notes if "not read" in note] == ["not read: 1 files *.flac (first extra.flac)"]
 
 
+@pytest.mark.parametrize("spelling", ["./x/a.flac", "x//a.flac", "x/./a.flac", ".//x/a.flac", "x\\a.flac"])
+def test_one_file_has_one_path_however_it_is_spelt(spelling: str, tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/a.flac").write_bytes(toys.audio_of(1))
+    rows = [{"path": path, "transcript": "one"} for path in (spelling, "x/a.flac")]
+    toys.write_csv(tmp_path / "manifest.csv", rows)
+    listing = list_corpus("folder", str(tmp_path), CorpusOptions())
+    assert listing.utterances["audio"].tolist() == ["x/a.flac"] * 2 and not any("not read" in note for note in listing.notes)
+    assert listing.utterances["utterance_id"].nunique() == 1  # one of the two rows is a duplicate
+
+
 @pytest.mark.parametrize(("on_disk", "in_table"), [ZOE, ZOE[::-1], ("it’s", "it's"), ("x/" + ZOE[0], "x/" + ZOE[1])])
 def test_a_file_is_found_by_any_form_of_its_name(on_disk: str, in_table: str, tmp_path: Path) -> None:
     path = tmp_path / f"{on_disk}.flac"

@@ -99,5 +99,12 @@ def test_of_several_texts_the_plain_one_is_taken_and_said(tmp_path: Path) -> Non
 def test_a_folder_with_nothing_says_what_it_could_be(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"x")
     (tmp_path / "validated.tsv").write_text("path\tsentence\n")
-    with pytest.raises(ValueError, match="holds none of manifest.csv.*there is validated.tsv: name it manifest"):
+    with pytest.raises(ValueError, match=r"holds none of manifest.csv.*there is validated.tsv: name it manifest.tsv;"):
+        listed(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["manifest.xlsx", "list.ods", "manifest.csv.gz", "rows.json"])
+def test_a_table_that_is_not_read_is_to_be_saved_as_one_that_is(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(ValueError, match=f"there is {name}: save it as manifest.csv"):
         listed(tmp_path)
