@@ -2,9 +2,8 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer, WhisperConfig, WhisperFeatureExtractor
+from transformers import AutoConfig, AutoTokenizer, WhisperConfig
 
 from moe.audio.sampling import SAMPLE_RATE
 from moe.files import read_json
@@ -12,7 +11,7 @@ from moe.systems.steer_moe.audio_prompt import prompt_faults
 from moe.systems.steer_moe.decoder import PROMPT, RECORD, positions_of
 from moe.systems.steer_moe.options import PromptTextOptions, SteerModelOptions
 from moe.systems.steer_moe.sequence import surroundings
-from moe.systems.whisper.base_source import SCRATCH, SmallShape, resolve
+from moe.systems.whisper.base_source import SCRATCH, SmallShape, feature_extractor, small_files
 
 WIDTHS = ("word_embed_proj_dim", "hidden_size")  # of the embeddings, as configs name it
 
@@ -58,9 +57,11 @@ def encoder_shape(base: str) -> EncoderShape | None:
     if base == SCRATCH:
         new = SmallShape()
         return EncoderShape(new.encoder_layers, new.d_model, frame_ms(new.hop_length))
+    folder = small_files(base)
+    if folder is None:
+        return None
     try:
-        config = WhisperConfig.from_pretrained(resolve(base), local_files_only=True)
-        extractor: Any = WhisperFeatureExtractor.from_pretrained(resolve(base), local_files_only=True)
+        config, extractor = WhisperConfig.from_pretrained(folder), feature_extractor(folder)
     except OSError:
         return None
     return EncoderShape(config.encoder_layers, config.d_model, frame_ms(extractor.hop_length, extractor.sampling_rate))

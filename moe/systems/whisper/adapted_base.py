@@ -10,13 +10,16 @@ from moe.files import read_json
 from moe.systems.whisper.checkpoint_weights import ADAPTER_WEIGHTS, CONFIG, weight_files
 
 
-def model_below(name: str) -> str | None:
+def model_below(name: str, local_files_only: bool = False) -> str | None:
     """The model that an adapter belongs on: in the same folder, or as its config names it; None for what is no adapter.
+
+    Args:
+        local_files_only: ask no hub.
 
     Raises:
         ValueError: the config names none.
     """
-    path = find_adapter_config_file(name)
+    path = find_adapter_config_file(name, local_files_only=local_files_only)
     if path is None:
         return None
     if (Path(name) / CONFIG).exists() and weight_files(Path(name)):

@@ -126,15 +126,24 @@ def hub_fault(name: str) -> str | None:
 
 
 def small_files(name: str) -> Path | None:
-    """The folder with the config and the processor of a base: its own, or the hub cache's; None for a hub's that is not on this machine."""
-    folder = Path(resolve(name))
-    if folder.is_dir():
-        return folder if (folder / CONFIG).exists() else None
-    found = cached_file(
-        resolve(name), CONFIG, local_files_only=True,
+    """The folder with the config and the processor of a base, of an adapter those of the model below it: its own, or the hub cache's.
+
+    None where they are not on this machine.
+    """
+    name = resolve(name)
+    if (Path(name) / CONFIG).exists():
+        return Path(name)
+    found = None if Path(name).is_dir() else cached_file(
+        name, CONFIG, local_files_only=True,
         _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
     )  # fmt: skip
-    return None if found is None else Path(found).parent
+    if found is not None:
+        return Path(found).parent
+    try:
+        below = model_below(name, local_files_only=True)
+    except ValueError:
+        return None  # `whole_fault` says it
+    return None if below is None or below == name else small_files(below)
 
 
 def base_window_s(base: str) -> float | None:
@@ -161,7 +170,7 @@ def known_languages(name: str) -> list[str] | None:
     if Path(name).is_dir() and whole_fault(name):
         tokens = WhisperTokenizer.from_pretrained(name).get_vocab() if partial_fault(name, makes_tokenizer=False) is None else {}
         return [code for code in LANGUAGES if f"<|{code}|>" in tokens] if tokens else None
-    folder = small_files((model_below(name) or name) if Path(name).is_dir() else name)
+    folder = small_files(name)
     return None if folder is None else folder_languages(folder)
 
 

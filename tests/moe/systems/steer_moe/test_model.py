@@ -14,10 +14,11 @@ from moe.systems.steer_moe.language_model import generate
 from moe.systems.steer_moe.model import SteeredWriter
 from moe.systems.steer_moe.options import AudioPromptOptions
 from moe.systems.steer_moe.sequence import AUDIO, unpadded, with_prompts
+from moe.systems.steer_moe.shapes import EncoderShape, encoder_shape
 from moe.systems.steer_moe.system import SteerSystem, load
 from moe.training.batches import collate
 from moe.training.dataset import SpeechDataset
-from tests.toys.models import write_corpus
+from tests.toys.models import partial_checkpoint, shared_base, write_corpus
 from tests.toys.steer import N_UNITS, toy_steer
 
 LEARNS = {
@@ -109,6 +110,13 @@ def test_unequal_widths_need_a_projector_and_a_vector_whole_frames() -> None:
     with pytest.raises(ValueError, match="prompt_ms=30: must be a multiple of 20"):
         AudioPrompt(8, 8, 20.0, AudioPromptOptions(prompt_ms=30))
     assert stride_of(80, 40.0) == 2 and stride_of(80, 20.0) == 4
+
+
+def test_the_shape_of_a_partial_base_is_known_without_a_processor(tmp_path: Path) -> None:
+    """Whisper's own feature extractor is then taken, whose encoder frames last 20 ms."""
+    config = shared_base().model.config
+    partial_checkpoint(tmp_path, "model.decoder.layers.1.fc1.weight")
+    assert encoder_shape(str(tmp_path)) == EncoderShape(config.encoder_layers, config.d_model, 20.0)
 
 
 @pytest.mark.parametrize("beams", [1, 3])

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from moe.systems.whisper.adapted_base import model_below
 from moe.systems.whisper.base_model import complete_base, load_base
-from moe.systems.whisper.base_source import TOKEN_TABLE, is_complete, whole_fault
+from moe.systems.whisper.base_source import TOKEN_TABLE, base_window_s, hub_fault, is_complete, small_files, whole_fault
 from moe.systems.whisper.checkpoint_weights import lacking_tensors
 from tests.toys.models import shared_base, toy_base
 
@@ -139,7 +139,7 @@ def test_an_adapter_is_merged_into_the_model_below_it(ending: str, beside: bool,
 
         torch.save(load_file(folder / "adapter_model.safetensors"), folder / "adapter_model.bin")
         (folder / "adapter_model.safetensors").unlink()
-    assert is_complete(str(folder)) and model_below(str(folder)) == str(below)
+    assert is_complete(str(folder)) and model_below(str(folder)) == str(below) and small_files(str(folder)) == below
     base = load_base(str(folder))
     assert_same(base.model.state_dict(), expected)
     assert base.processor.tokenizer.get_vocab() == shared_base().processor.tokenizer.get_vocab()
@@ -206,6 +206,21 @@ def test_an_adapter_whose_model_is_not_here_reaches_for_no_hub_and_says_what_to_
         json.dumps(json.loads(config_path.read_text()) | {"base_model_name_or_path": str(folder_of(one_file, tmp_path / "base"))})
     )
     assert is_complete(str(tmp_path / "adapter"))
+
+
+def test_a_downloaded_adapter_is_known_by_the_model_below_it_and_no_hub_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `hf download` leaves it; only the model below has a config and a processor."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *given, **how: pytest.fail("asked a hub"))
+    below = folder_of(one_file, tmp_path / "below")
+    snapshot = tmp_path / "cache/models--someone--lora/snapshots" / ("0" * 40)
+    adapter(snapshot, below)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs/main").write_text(snapshot.name)
+    assert hub_fault("someone/lora") is None and small_files("someone/lora") == below
+    assert base_window_s("someone/lora") == base_window_s(str(below))
 
 
 def test_an_adapter_of_another_shape_or_without_weights_is_refused(tmp_path: Path) -> None:
