@@ -5,7 +5,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Word:
-    """A word with its start and end in seconds from the start of the recording, and the geometric mean of its tokens' probabilities."""
+    """A word with its start and end in seconds from the start of what was decoded, and the geometric mean of its tokens' probabilities."""
 
     word: str
     start_s: float

@@ -6,7 +6,6 @@ found by transformers' own function, and so is the splitting of tokens into word
 config, as the hub's have, is aligned by all heads of the upper half of its decoder.
 """
 
-import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,17 +18,9 @@ from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 from transformers.models.whisper.generation_whisper import _dynamic_time_warping
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, _combine_tokens_into_words
 
+from moe.recognition.words import Word
+
 SMOOTHED = 7  # frames of the median filter
-
-
-@dataclasses.dataclass(frozen=True)
-class TimedWord:
-    """A word as it stands in the text, with its start and end in seconds and the geometric mean of its tokens' probabilities."""
-
-    word: str
-    start_s: float
-    end_s: float
-    confidence: float
 
 
 @contextmanager
@@ -88,8 +79,8 @@ def token_starts(weights: Tensor, n_prompt: int) -> np.ndarray:
 
 def timed_words(
     tokenizer: WhisperTokenizer, tokens: Sequence[int], starts: np.ndarray, logprobs: Sequence[float], frame_s: float
-) -> list[TimedWord]:
-    """The words that text tokens make up.
+) -> list[Word]:
+    """The words that text tokens make up, as they stand in the text.
 
     Args:
         starts: frames at which the tokens begin, and behind them that at which the last one ends, shape (n,), n ≥ n_tokens + 1.
@@ -102,5 +93,5 @@ def timed_words(
         if text.strip() and place:
             start, end = starts[place[0]] * frame_s, starts[place[-1] + 1] * frame_s
             confidence = math.exp(sum(logprobs[index] for index in place) / len(place))
-            found.append(TimedWord(text.strip(), round(float(start), 3), round(float(end), 3), confidence))
+            found.append(Word(text.strip(), round(float(start), 3), round(float(end), 3), confidence))
     return found
