@@ -33,10 +33,7 @@ from moe.systems.wav2vec2_ctc.model import CTCModel, new_network
 from moe.systems.wav2vec2_ctc.options import CTCModelOptions
 from moe.systems.wav2vec2_ctc.vocabulary import Vocabulary
 from moe.systems.whisper.base_model import load_base
-from moe.systems.whisper.features import AudioContextOptions
-from moe.systems.whisper_moe.folder import BASE, WhisperShape, new_record
-from moe.systems.whisper_moe.model import WhisperMoE
-from moe.systems.whisper_moe.system import WhisperSystem
+from moe.systems.whisper_moe.zero_shot import base_system
 
 REPEATS, BATCH, N_UTTERANCES, N_TOKENS, WINDOW_S = 7, 16, 128, 60, 30.0
 LARGER = CTCModelOptions(
@@ -120,9 +117,7 @@ def decoding() -> dict[str, list[float]]:
     texts = grammars()["en"].distinct(keyed_generator("bench"), BATCH)
     waveforms = [render(speaker, text, number).samples for number, text in enumerate(texts)]
     base = load_base(str(BASE_DIR))
-    shape = WhisperShape(0, AdapterOptions(shared_expert=False), RoutingOptions(), AudioContextOptions())
-    model = WhisperMoE(base.model, 0, shape.adapters, shape.routing)
-    whisper = WhisperSystem(model.eval(), base, BASE_DIR, new_record(BASE, shape, "", "basic", {}))
+    whisper = base_system(base, BASE_DIR, "", "basic")
     ctc = build(CTCModelOptions(ctc_model="scratch"), Vocabulary(tuple("abcdefghijklmnopqrstuvwxyz")), "en", "basic")
     ctc.module.eval()
 

@@ -31,13 +31,9 @@ from moe.experts.people.options import PersonOptions
 from moe.experts.people.parts import FEWEST_HELD_BACK
 from moe.experts.people.person import Person
 from moe.experts.people.training import Learnt, Recordings, learn_people
-from moe.experts.routed_lora import AdapterOptions
-from moe.routing.options import RoutingOptions
 from moe.systems.whisper.base_model import load_base
-from moe.systems.whisper.features import AudioContextOptions
-from moe.systems.whisper_moe.folder import BASE, WhisperShape, new_record
-from moe.systems.whisper_moe.model import WhisperMoE
-from moe.systems.whisper_moe.system import WhisperSystem, wrap
+from moe.systems.whisper_moe.system import WhisperSystem
+from moe.systems.whisper_moe.zero_shot import base_system
 from moe.training.dataset import SpeechDataset
 from steps.inputs.people import Enrolled
 from steps.reports.people import NOT_WORSE, SIGNIFICANT, ProofOptions, judged, prove
@@ -48,10 +44,7 @@ UNSEEN = ("dev", "test")
 
 def system_of(base_dir: str) -> WhisperSystem:
     """A base model as a recogniser."""
-    base = load_base(base_dir)
-    shape = WhisperShape(0, AdapterOptions(shared_expert=False), RoutingOptions(), AudioContextOptions())
-    model = WhisperMoE(base.model, 0, shape.adapters, shape.routing).eval()
-    return wrap(model, base, Path(base_dir), new_record(BASE, shape, "en", "basic", {}))
+    return base_system(load_base(base_dir), Path(base_dir), "en", "basic")
 
 
 def recorded(folder: Path, n_enrolled: int, n_tested: int, n_people: int | None = None) -> tuple[ReadRecordings, Speech]:

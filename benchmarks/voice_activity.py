@@ -19,16 +19,11 @@ import pandas as pd
 from moe.audio.sampling import SAMPLE_RATE
 from moe.audio.voice_activity import SPEECH_THRESHOLD, VoiceActivity
 from moe.audio.waveforms import load_audio
-from moe.experts.routed_lora import AdapterOptions
 from moe.recognition.recognizer import Recognizer, Transcript
-from moe.routing.options import RoutingOptions
 from moe.system import DecodingOptions
 from moe.systems.whisper.base_model import load_base, new_base
 from moe.systems.whisper.base_source import SmallShape
-from moe.systems.whisper.features import AudioContextOptions
-from moe.systems.whisper_moe.folder import BASE, WhisperShape, new_record
-from moe.systems.whisper_moe.model import WhisperMoE
-from moe.systems.whisper_moe.system import wrap
+from moe.systems.whisper_moe.zero_shot import base_system
 
 TINY = SmallShape(384, 4, 4, 6, 0.0, window_s=30, hop_length=160, max_target_positions=448)
 TINY_TOKENS_PER_S = 4.0  # random weights end no text
@@ -67,9 +62,7 @@ def decoder(base_dir: str, options: DecodingOptions, tiny: bool = False) -> Deco
     if tiny:
         base = new_base(base.processor.tokenizer, TINY, "en")
         base.model.eval()
-    shape = WhisperShape(0, AdapterOptions(shared_expert=False), RoutingOptions(), AudioContextOptions())
-    model = WhisperMoE(base.model, 0, shape.adapters, shape.routing).eval()
-    recognizer = Recognizer(wrap(model, base, Path(base_dir), new_record(BASE, shape, "en", "basic", {})))
+    recognizer = Recognizer(base_system(base, Path(base_dir), "en", "basic"))
     return lambda waveforms: recognizer.transcribe(waveforms, options)
 
 

@@ -14,17 +14,12 @@ import numpy as np
 import soxr
 
 from moe.audio.sampling import SAMPLE_RATE
-from moe.experts.routed_lora import AdapterOptions
 from moe.recognition.recognizer import Recognizer
-from moe.routing.options import RoutingOptions
 from moe.synthesis.espeak import SAMPLE_RATE as ESPEAK_RATE
 from moe.synthesis.espeak import Espeak, Prosody
 from moe.system import DecodingOptions
 from moe.systems.whisper.base_model import load_base
-from moe.systems.whisper.features import AudioContextOptions
-from moe.systems.whisper_moe.folder import BASE, WhisperShape, new_record
-from moe.systems.whisper_moe.model import WhisperMoE
-from moe.systems.whisper_moe.system import wrap
+from moe.systems.whisper_moe.zero_shot import base_system
 
 EDGE_S, NOISE = 0.1, 1e-3
 VOICES = ("en-us", "en-us+f2", "en+m3", "en-us+m1", "en+f4", "en-us+m5")
@@ -57,10 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def recognizer_of(folder: Path) -> Recognizer:
     """A base model as it is, with the gate before decoding that serving has."""
-    base = load_base(str(folder))
-    shape = WhisperShape(0, AdapterOptions(shared_expert=False), RoutingOptions(), AudioContextOptions())
-    model = WhisperMoE(base.model, 0, shape.adapters, shape.routing)
-    return Recognizer(wrap(model, base, folder, new_record(BASE, shape, "en", "basic", {})), 0.3)
+    return Recognizer(base_system(load_base(str(folder)), folder, "en", "basic"), 0.3)
 
 
 def utterances() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

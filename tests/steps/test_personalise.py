@@ -24,18 +24,13 @@ from moe.experts.people.folders import (
 )
 from moe.experts.people.person import Person
 from moe.experts.people.training import Learnt, agreement
-from moe.experts.routed_lora import AdapterOptions
 from moe.files import folder_digest
-from moe.routing.options import RoutingOptions
 from moe.serving.people import PROFILE_TAG, ServedPeople, UnknownPerson
 from moe.synthesis.corpus import synthesize
 from moe.synthesis.planning import SynthesisOptions
 from moe.systems.table import load_system
 from moe.systems.whisper.base_model import load_base
-from moe.systems.whisper.features import AudioContextOptions
-from moe.systems.whisper_moe.folder import BASE, WhisperShape, new_record
-from moe.systems.whisper_moe.model import WhisperMoE
-from moe.systems.whisper_moe.system import wrap
+from moe.systems.whisper_moe.zero_shot import base_system
 from moe.training.dataset import SpeechDataset
 from steps import forget, personalise, transcribe
 from steps.inputs.people import _seen, read_people
@@ -318,10 +313,7 @@ def test_transcripts_that_belong_to_other_recordings_are_seen(n_turned: int, tmp
     synthesize(options, tmp_path / "c")
     rows = pd.read_csv(tmp_path / "c" / "manifest.csv").query("split == 'test'").reset_index(drop=True)
     rows = rows.assign(audio=rows["path"], member=None, reference=np.roll(rows["transcript"], n_turned))
-    base = load_base(SHIPPED)
-    shape = WhisperShape(0, AdapterOptions(shared_expert=False), RoutingOptions(), AudioContextOptions())
-    model = WhisperMoE(base.model, 0, shape.adapters, shape.routing).eval()
-    system = wrap(model, base, Path(SHIPPED), new_record(BASE, shape, "en", "basic", {}))
+    system = base_system(load_base(SHIPPED), Path(SHIPPED), "en", "basic")
     dataset = SpeechDataset(rows, tmp_path / "c", system.inputs)
     agrees = agreement(system, dataset, np.arange(9)) <= people_proof.MOST_AGREEMENT
     assert agrees == (n_turned == 0)

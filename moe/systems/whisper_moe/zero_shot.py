@@ -1,4 +1,4 @@
-"""The word error rate of a base model as it stands, which pretraining is watched by."""
+"""A base model as it stands: as a recogniser, and its word error rate, which pretraining is watched by."""
 
 from pathlib import Path
 
@@ -15,13 +15,24 @@ from moe.text.error_rates import word_error_rate
 from moe.training.dataset import SpeechDataset
 
 
+def base_system(
+    base: BaseModel, base_dir: Path, language: str, normaliser: str, context: AudioContextOptions | None = None
+) -> WhisperSystem:
+    """A base model as a recogniser, without adapters; nothing in it trains.
+
+    Args:
+        base_dir: where it is copied from when the recogniser is saved.
+        context: by default as in every system.
+    """
+    shape = WhisperShape(0, AdapterOptions(shared_expert=False), RoutingOptions(), context or AudioContextOptions())
+    model = WhisperMoE(base.model, 0, shape.adapters, shape.routing)
+    return WhisperSystem(model, base, base_dir, new_record(BASE, shape, language, normaliser, {}))
+
+
 def base_wer(base: BaseModel, dataset: SpeechDataset, context: AudioContextOptions) -> float:
     """WER of a base model; what trains in it is as before afterwards."""
     trains = {name: parameter.requires_grad for name, parameter in base.model.named_parameters()}
-    shape = WhisperShape(0, AdapterOptions(shared_expert=False), RoutingOptions(), context)
-    model = WhisperMoE(base.model, 0, shape.adapters, shape.routing)
-    system = WhisperSystem(model, base, Path(), new_record(BASE, shape, "", "", {}))
-    hypotheses = decode(system, dataset, DecodingOptions())
+    hypotheses = decode(base_system(base, Path(), "", "", context), dataset, DecodingOptions())
     for name, parameter in base.model.named_parameters():
         parameter.requires_grad_(trains[name])
     return word_error_rate(dataset.references, [hypothesis.text for hypothesis in hypotheses])

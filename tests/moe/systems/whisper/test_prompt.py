@@ -16,19 +16,15 @@ from transformers import (
     WhisperTokenizer,
 )
 
-from moe.experts.routed_lora import AdapterOptions
 from moe.recognition.recognizer import Recognizer
-from moe.routing.options import RoutingOptions
 from moe.system import DecodingOptions
 from moe.systems.whisper.base_model import load_base, new_base, save_base, use_language
 from moe.systems.whisper.base_source import SmallShape, folder_languages
-from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper.tokens import END, NO_TIMESTAMPS, START, TASKS, label_ids, prompt_ids, train_tokenizer
 from moe.systems.whisper_moe import decoding
 from moe.systems.whisper_moe.asks import WhisperAsk
-from moe.systems.whisper_moe.folder import BASE, WhisperShape, new_record
-from moe.systems.whisper_moe.model import WhisperMoE
-from moe.systems.whisper_moe.system import WhisperSystem, load, wrap
+from moe.systems.whisper_moe.system import WhisperSystem, load
+from moe.systems.whisper_moe.zero_shot import base_system
 from steps.chain.checks import language_faults
 from tests.toys.models import shared_base, toy_wave
 
@@ -66,10 +62,7 @@ def save_multilingual(folder: Path) -> None:
 def hindi(tmp_path: Path) -> WhisperSystem:
     """The base as it is, for a Hindi corpus."""
     save_multilingual(tmp_path / "base")
-    base = load_base(str(tmp_path / "base"))
-    shape = WhisperShape(0, AdapterOptions(shared_expert=False), RoutingOptions(), AudioContextOptions())
-    model = WhisperMoE(base.model, 0, shape.adapters, shape.routing).eval()
-    return wrap(model, base, tmp_path / "base", new_record(BASE, shape, "hi", "basic", {}))
+    return base_system(load_base(str(tmp_path / "base")), tmp_path / "base", "hi", "basic")
 
 
 def prompts_used(system: WhisperSystem, monkeypatch: pytest.MonkeyPatch, ask: WhisperAsk) -> tuple[list[str], list[str]]:
@@ -132,9 +125,7 @@ def test_an_adapter_on_a_base_of_many_languages_has_the_prompt_of_the_corpus(
     save_adapter_on(tmp_path / "below", folder, with_processor)
     assert [language_faults(code, "whisper_model", str(folder)) != [] for code in ("hi", "ko", "fr")] == [False, False, True]
     base = load_base(str(folder))
-    shape = WhisperShape(0, AdapterOptions(shared_expert=False), RoutingOptions(), AudioContextOptions())
-    model = WhisperMoE(base.model, 0, shape.adapters, shape.routing).eval()
-    system = wrap(model, base, folder, new_record(BASE, shape, "hi", "basic", {}))
+    system = base_system(base, folder, "hi", "basic")
     labels = system.inputs.example(np.zeros(8000, np.float32), "n")["labels"]
     assert base.processor.tokenizer.convert_ids_to_tokens(labels)[:3] == HINDI[1:]
     assert prompts_used(system, monkeypatch, WhisperAsk()) == (HINDI, HINDI)

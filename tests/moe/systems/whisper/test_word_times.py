@@ -7,17 +7,13 @@ import pytest
 import soxr
 import torch
 
-from moe.experts.routed_lora import AdapterOptions
 from moe.recognition.recognizer import Recognizer
 from moe.routing.options import RoutingOptions
 from moe.synthesis.espeak import SAMPLE_RATE, Espeak, Prosody
 from moe.system import DecodingOptions
 from moe.systems.whisper.base_model import load_base
-from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper.word_times import alignment_heads, attention_weights, timed_words, token_starts, watched_attention
-from moe.systems.whisper_moe.folder import BASE, WhisperShape, new_record
-from moe.systems.whisper_moe.model import WhisperMoE
-from moe.systems.whisper_moe.system import WhisperSystem
+from moe.systems.whisper_moe.zero_shot import base_system
 from tests.toys.models import N_EXPERTS, bare_model, system_of, tokenizer, toy_mixture, toy_wave
 from tests.toys.speech import RATE
 
@@ -73,10 +69,7 @@ def test_every_way_of_mixing_times_its_words_within_the_recording(mixing: str) -
 
 def test_the_shipped_base_times_words_as_espeak_spoke_them() -> None:
     """Median error below 0.2 s where a word lasts 0.3 s; benchmarks/word_times.py measures it. Silence is as long as in its training."""
-    base = load_base(str(ROOT / "base/synthetic-en"))
-    shape = WhisperShape(0, AdapterOptions(shared_expert=False), RoutingOptions(), AudioContextOptions())
-    model = WhisperMoE(base.model, 0, shape.adapters, shape.routing)
-    system = WhisperSystem(model, base, Path(), new_record(BASE, shape, "en", "basic", {}))
+    system = base_system(load_base(str(ROOT / "base/synthetic-en")), Path(), "en", "basic")
     with Espeak("en-us+f2", 0) as espeak:
         spoken = espeak.speak("where is my blue cup", Prosody(rate=150, pitch=55, pitch_range=50))
     wave = np.pad(soxr.resample(spoken.samples, SAMPLE_RATE, RATE).astype(np.float32), RATE // 10)
