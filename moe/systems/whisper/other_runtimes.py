@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import WhisperForConditionalGeneration, WhisperProcessor
+from transformers import GenerationConfig, WhisperForConditionalGeneration, WhisperProcessor
 
 from moe.audio.sampling import SAMPLE_RATE
 from moe.files import write_whole_dir
 from moe.systems.whisper.base_model import load_base
+from moe.systems.whisper.base_source import GENERATION
 from moe.systems.whisper.tokens import language_ids, prompt_ids
 
 REQUIREMENTS = "requirements-export.txt"
@@ -152,9 +153,9 @@ def _export(module: nn.Module, given: tuple[Tensor, ...], path: Path, names: lis
 @contextmanager
 def _without_nothing_to_suppress(folder: Path) -> Iterator[None]:
     """The converter takes lists alone, and a generation config of ours suppresses nothing: given as empty lists while it reads."""
-    path = folder / "generation_config.json"
+    path = folder / GENERATION
     before = path.read_text(encoding="utf-8")
-    generation = load_base(str(folder)).model.generation_config
+    generation = GenerationConfig.from_pretrained(folder)
     generation.suppress_tokens = generation.suppress_tokens or []
     generation.begin_suppress_tokens = generation.begin_suppress_tokens or []
     try:
