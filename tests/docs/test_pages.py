@@ -9,6 +9,7 @@ import pytest
 
 from moe.corpora.formats.table import FORMATS
 from moe.systems.table import SYSTEMS
+from steps.options.option_files import read_option_file
 from steps.options.project_files import ENTRY_POINTS
 from tests.toys.pages import MEASURED, PAGES, README, RESULTS, ROOT, WRITTEN, blocks, languages, prose, table_rows, text_of
 
@@ -74,6 +75,13 @@ def test_every_figure_was_measured(page: Path) -> None:
 def test_every_rate_was_measured(page: Path) -> None:
     """On every page, where other decimal numbers may be values of options."""
     assert set(RATE.findall(plain(prose(page)))) <= set(FIGURE.findall(plain(text_of(MEASURED))))
+
+
+def test_the_recommended_split_is_the_one_that_was_measured() -> None:
+    measured = " ".join(text_of(MEASURED).split())
+    values = read_option_file(str(ROOT / "presets" / "split.yaml"))
+    section = measured.partition("## Three seeds of the second split")[2].partition(" ## ")[0]
+    assert values and all(f"--{name} {value} " in section for name, value in values.items())
 
 
 ROUNDED = {"0.05", "1.5"}  # embedding store of 1.54 KiB

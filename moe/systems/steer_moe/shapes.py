@@ -12,6 +12,7 @@ from moe.systems.steer_moe.decoder import PROMPT, RECORD, positions_of
 from moe.systems.steer_moe.options import PromptTextOptions, SteerModelOptions
 from moe.systems.steer_moe.sequence import surroundings
 from moe.systems.whisper.base_source import SCRATCH, SmallShape, feature_extractor, small_files
+from moe.systems.whisper.checkpoint_weights import NO_MODEL
 
 WIDTHS = ("word_embed_proj_dim", "hidden_size")  # of the embeddings, as configs name it
 
@@ -62,8 +63,8 @@ def encoder_shape(base: str) -> EncoderShape | None:
         return None
     try:
         config, extractor = WhisperConfig.from_pretrained(folder), feature_extractor(folder)
-    except OSError:
-        return None
+    except (OSError, *NO_MODEL):
+        return None  # said of the base itself
     return EncoderShape(config.encoder_layers, config.d_model, frame_ms(extractor.hop_length, extractor.sampling_rate))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -22,6 +23,8 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 TIED = "proj_out.weight"  # tied to the token table: never in a checkpoint of its own
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 PREFIXES = ("model.", "proj_out.")
+# what transformers and torch raise for a config of which no model can be made
+NO_MODEL = (StrictDataclassError, TypeError, ValueError, ArithmeticError, LookupError, RuntimeError, AssertionError)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -144,5 +147,5 @@ def expected_shapes(config: str) -> dict[str, tuple[int, ...]]:
     try:
         with torch.device("meta"):
             return _shapes_of(WhisperForConditionalGeneration(WhisperConfig(**json.loads(config))).state_dict())
-    except (TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
+    except NO_MODEL as error:
         raise ValueError(f"{CONFIG}: no model can be made of it ({' '.join(str(error).split())[:200]})") from error

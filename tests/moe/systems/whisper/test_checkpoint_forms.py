@@ -12,7 +12,15 @@ from safetensors.torch import save_file
 
 from moe.systems.whisper.adapted_base import model_below
 from moe.systems.whisper.base_model import complete_base, load_base
-from moe.systems.whisper.base_source import TOKEN_TABLE, base_window_s, hub_fault, is_complete, small_files, whole_fault
+from moe.systems.whisper.base_source import (
+    TOKEN_TABLE,
+    base_window_s,
+    hub_fault,
+    is_complete,
+    partial_fault,
+    small_files,
+    whole_fault,
+)
 from moe.systems.whisper.checkpoint_weights import lacking_tensors
 from tests.toys.models import shared_base, toy_base
 
@@ -189,6 +197,19 @@ def test_what_cannot_be_taken_says_why_and_never_that_it_is_partial(break_it: Ca
     assert words in fault and "partial" not in fault
     with pytest.raises(ValueError, match=f"base model {folder}: "):
         load_base(str(folder))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"d_model": "x"}, {"d_model": None}, {"d_model": -4}, {"d_model": 0}, {"encoder_attention_heads": 0}, {"vocab_size": 1.5},
+     {"activation_function": "none"}, {"pad_token_id": 10**9}],
+    ids=str,
+)  # fmt: skip
+def test_a_config_that_makes_no_model_is_a_fault_of_the_base(change: dict[str, object], tmp_path: Path) -> None:
+    path = folder_of(one_file, tmp_path / "base") / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    for fault in (whole_fault(str(path.parent)), partial_fault(str(path.parent), makes_tokenizer=False)):
+        assert "config.json: no model can be made of it" in fault
 
 
 def test_an_adapter_whose_model_is_not_here_reaches_for_no_hub_and_says_what_to_do(
