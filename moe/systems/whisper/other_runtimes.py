@@ -90,10 +90,11 @@ def says_ctranslate2(folder: Path, source: Path) -> Says:
 
     model, base = ctranslate2.models.Whisper(str(folder), device="cpu", compute_type="float32"), load_base(str(source))
     prompt = prompt_of(base.model, base.processor)
+    twice = 2 * (base.model.config.max_target_positions - len(prompt))  # it says at most half of `max_length`
 
     def say(features: Tensor) -> list[list[int]]:
         view = ctranslate2.StorageView.from_array(np.ascontiguousarray(features.numpy()))
-        found = model.generate(view, [prompt] * len(features), beam_size=1, max_length=base.model.config.max_target_positions)
+        found = model.generate(view, [prompt] * len(features), beam_size=1, max_length=twice)
         return [each.sequences_ids[0] for each in found]
 
     return _speaker(base.processor, say)
