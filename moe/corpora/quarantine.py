@@ -85,8 +85,10 @@ def mark(table: pd.DataFrame, where: pd.Series | np.ndarray, reason: str, detail
 
 
 def mark_transcripts(table: pd.DataFrame) -> None:
-    """Mark missing transcripts, and those that are empty as they are or as `reference` (the normalised form)."""
+    """Mark missing and torn transcripts, and those that are empty as they are or as `reference` (the normalised form)."""
     mark(table, table["transcript"].isna(), "missing_transcript", "no transcript")
+    torn = table["transcript"].str.contains("\0", regex=False, na=False)
+    mark(table, torn, "bad_row", "the transcript holds NUL characters: its file is damaged here")
     mark(table, table["transcript"].str.strip() == "", "empty_transcript", "the transcript is blank")
     mark(
         table,

@@ -138,6 +138,25 @@ def test_of_two_with_the_same_id_the_usable_one_is_kept(tmp_path):
     assert found.quarantine[["audio", "reason"]].values.tolist() == [["a.wav", "empty_transcript"]]
 
 
+TORN = {
+    "a line of JSON": {"manifest.jsonl": '{"path": "a.wav", "text": "hi\\u0000"}\n{"path": "b.wav", "text": "two"}'},
+    "a quoted field over lines": {"manifest.csv": 'path,text\na.wav,"one\n\0\0 more"\nb.wav,two\n'},
+    "a text beside": {"a.txt": "hi\0\0", "b.txt": "two"},
+    "Kaldi's": {"wav.scp": "a a.wav\nb b.wav\n", "text": "a hi\0\0\nb two\n"},
+}
+
+
+@pytest.mark.parametrize("files", TORN.values(), ids=TORN)
+def test_a_torn_transcript_is_not_learnt_whatever_file_it_is_in(files: dict[str, str], tmp_path):
+    for number, name in enumerate(("a", "b")):
+        (tmp_path / f"{name}.wav").write_bytes(wav(number))
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    found = prepare(PreparationOptions(dataset_root=str(tmp_path), max_quarantined=0.5, dev_share=0.0, test_share=0.0))
+    assert list(found.manifest["transcript"]) == ["two"]
+    assert list(found.quarantine["reason"]) == ["bad_row"] and found.quarantine["detail"].str.contains("NUL").all()
+
+
 def test_nothing_usable_is_an_error_whatever_the_limit(tmp_path):
     toys.write_csv(tmp_path / "manifest.csv", [{"path": "a.wav", "transcript": "", "speaker": "s"}])
     with pytest.raises(QuarantineLimitError, match="1 of 1 utterances cannot be used"):
