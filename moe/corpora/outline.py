@@ -16,7 +16,7 @@ from moe.corpora.manifest import read_bytes
 from moe.corpora.preparation import NORMALISED, PreparationOptions, split_listing
 
 MOST_HEADERS = 20_000  # headers of files that are read; of a larger corpus an even sample
-MOST_REMOTE_HEADERS = 64  # of files elsewhere: each is a request
+MOST_REMOTE = 64  # recordings elsewhere, in files or in shards: each is a request
 RUNS, RUN = 8, 64  # recordings in shards are read whole: so many runs of neighbours, which share a row group
 MOST_REFERENCES = 200
 UNREADABLE = (ValueError, OSError, EOFError)  # preparing says why
@@ -61,8 +61,8 @@ def _durations(root: Root, rows: pd.DataFrame) -> Iterator[float]:
     members = rows["member"].fillna("")
     of_shards = rows["audio"].str.endswith((".tar", ".parquet", ".arrow")) & (members != "")
     files, shards = rows[~of_shards], rows[of_shards].sort_values(["audio", "member"], kind="stable")
-    most = MOST_REMOTE_HEADERS if is_address(root) else MOST_HEADERS
-    sample = pd.concat([files.iloc[:: -(-len(files) // most) or 1], _runs(shards)])
+    most, run = (MOST_REMOTE, MOST_REMOTE // RUNS) if is_address(root) else (MOST_HEADERS, RUN)
+    sample = pd.concat([files.iloc[:: -(-len(files) // most) or 1], _runs(shards, run)])
     for row in sample.to_dict("records"):
         try:
             yield _duration(root, row)
@@ -70,11 +70,11 @@ def _durations(root: Root, rows: pd.DataFrame) -> Iterator[float]:
             continue
 
 
-def _runs(rows: pd.DataFrame) -> pd.DataFrame:
-    if len(rows) <= RUNS * RUN:
+def _runs(rows: pd.DataFrame, run: int) -> pd.DataFrame:
+    if len(rows) <= RUNS * run:
         return rows
-    starts = np.linspace(0, len(rows) - RUN, RUNS).astype(int)
-    return rows.iloc[(starts[:, None] + np.arange(RUN)).ravel()]
+    starts = np.linspace(0, len(rows) - run, RUNS).astype(int)
+    return rows.iloc[(starts[:, None] + np.arange(run)).ravel()]
 
 
 def _duration(root: Root, row: dict) -> float:

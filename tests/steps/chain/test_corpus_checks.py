@@ -108,6 +108,17 @@ def test_of_large_shards_runs_of_neighbours_are_read(tmp_path: Path, monkeypatch
     assert found.durations_s == pytest.approx([0.4] * 4, abs=0.01)
 
 
+@pytest.mark.parametrize("corpus", ["folder", "parquet", "webdataset"])
+def test_of_a_corpus_elsewhere_few_recordings_are_read_whatever_they_lie_in(
+    corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"RUNS": 2, "MOST_REMOTE": 4}.items():
+        monkeypatch.setattr(f"moe.corpora.outline.{name}", value)
+    address = put_in_memory(toys.WRITERS[corpus][1](tmp_path / "c"))
+    found = outline(PreparationOptions(corpus=corpus, dataset_root=address, split="by_speaker"))
+    assert found.durations_s == pytest.approx([0.4] * 4, abs=0.01)
+
+
 @pytest.mark.parametrize("container", ["m4a", "wav", "mp3", "opus"])
 def test_recordings_of_any_container_say_how_long_they_are(container: str, tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "c", [1.0] * 10)
@@ -140,8 +151,8 @@ def test_a_full_disk_is_refused_where_the_artifacts_will_lie(
 def put_in_memory(folder: Path) -> str:
     """The same corpus at an address."""
     address = f"memory://{uuid.uuid4().hex}"
-    for path in folder.iterdir():
-        with fsspec.open(f"{address}/{path.name}", "wb") as file:
+    for path in filter(Path.is_file, folder.rglob("*")):
+        with fsspec.open(f"{address}/{path.relative_to(folder).as_posix()}", "wb") as file:
             file.write(path.read_bytes())
     return address
 
