@@ -48,7 +48,7 @@ class Gate(nn.Module):
 
     def __init__(self, config: GateConfig, seed: int = 0) -> None:
         super().__init__()
-        self.gate_config = config  # not `config`: a Trainer would write into that
+        self.gate_config = config
         self.register_buffer("mean", torch.zeros(config.input_dim))
         self.register_buffer("scale", torch.ones(config.input_dim))
         self.hidden = _linear(config.input_dim, config.hidden) if config.hidden else nn.Identity()
