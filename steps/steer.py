@@ -123,7 +123,7 @@ def _system(options: StepOptions, given: TrainingInputs, base: BaseModel, base_d
         options.part(SteerModelOptions),
         options.part(AudioContextOptions),
         given.prepared.language,
-        given.prepared.normaliser,
+        given.prepared.label_normaliser,
         options.rates,
         rank,
         options.steering_balance_coefficient,

@@ -1,7 +1,9 @@
 """What the steps do beside training: options of the chain, parts of the train split, routing ablations, words of a diagnosis."""
 
 import dataclasses
+import inspect
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -269,6 +271,11 @@ class TestRawReferences:
             assert set(normalised.rows(split)["reference"]) == {"anna asked why"}
         assert set(raw.rows("test")["reference"]) == {"anna asked why"}
         assert raw.label_normaliser == "raw" and normalised.label_normaliser == "basic" == raw.normaliser
+
+    @pytest.mark.parametrize("step", [step for step in STAGES if hasattr(step, "log_system")])
+    def test_a_served_model_of_every_system_writes_what_it_learnt_to_write(self, step: ModuleType) -> None:
+        source = inspect.getsource(step)
+        assert "prepared.label_normaliser" in source and "prepared.normaliser" not in source
 
     def test_marks_that_a_normaliser_removes_are_not_learnt(self) -> None:
         with pytest.raises(
