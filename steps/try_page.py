@@ -13,6 +13,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import mlflow
 import pandas as pd
 from mlflow.exceptions import MlflowException
 
@@ -22,7 +23,7 @@ from moe.experts.people.person import Person
 from moe.files import folder_digest
 from moe.options import Options, option
 from moe.recognition.recognizer import Recognizer, Transcript
-from moe.serving.people import ServedPeople
+from moe.serving.people import INFIX, ServedPeople
 from moe.system import DecodingOptions, read_record
 from moe.systems.table import load_system
 from steps.inputs.people import PERSONAL
@@ -59,23 +60,23 @@ class Choice:
 
 
 def choices() -> list[Choice]:
-    """Registered versions, champions first, then the models of finished runs, newest first."""
+    """Registered versions, champions first, then the models of finished runs; each newest first."""
     return [*_registered(), *_of_runs()]
 
 
 def _registered() -> list[Choice]:
-    client, found = connect().client, []
-    for model in client.search_registered_models():
+    """Versions of recognisers; people are registered too, and are no recognisers."""
+    connect()
+    found = []
+    for model in mlflow.search_registered_models():
+        if INFIX in model.name:
+            continue
         aliases = {str(version): alias for alias, version in (getattr(model, "aliases", None) or {}).items()}
-        for version in client.search_model_versions(f"name='{model.name}'"):
+        for version in mlflow.search_model_versions(filter_string=f"name='{model.name}'"):
             alias = aliases.get(str(version.version), "")
-            found.append(
-                (
-                    alias != versions.CHAMPION,
-                    Choice(f"{model.name} {version.version} {alias}".strip(), f"models:/{model.name}/{version.version}"),
-                )
-            )
-    return [choice for _, choice in sorted(found, key=lambda each: each[0])]
+            choice = Choice(f"{model.name} {version.version} {alias}".strip(), f"models:/{model.name}/{version.version}")
+            found.append((alias != versions.CHAMPION, -version.creation_timestamp, choice))
+    return [choice for *_, choice in sorted(found, key=lambda each: each[:2])]
 
 
 def _of_runs() -> list[Choice]:
@@ -91,8 +92,7 @@ def _of_runs() -> list[Choice]:
 
 def base_of(given: Sequence[Choice]) -> str:
     """The base model among the choices, to be shown beside a model; nothing where there is none."""
-    titles = [choice.title for choice in given if _role(choice) == "base"]
-    return titles[0] if titles else NOTHING
+    return next((choice.title for choice in given if _role(choice) == "base"), NOTHING)
 
 
 def _role(choice: Choice) -> str:

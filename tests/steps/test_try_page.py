@@ -13,6 +13,7 @@ from moe.system import read_record, write_record
 from steps import register, try_page
 from steps.registry import versions
 from steps.tracking import artifacts, runs
+from steps.tracking.store import connect
 from tests.toys.registry import (
     BETTER,
     ToyOptions,
@@ -41,6 +42,22 @@ def test_champions_come_first_then_the_models_of_runs(champion: str) -> None:
     found = try_page.choices()
     assert found[0] == try_page.Choice("whisper-moe 1 champion", "models:/whisper-moe/1")
     assert [each.reference for each in found[1:]] == [champion] and found[1].title.startswith("Whisper-MoE · ")
+
+
+def test_people_are_no_recognisers_and_are_not_listed(champion: str) -> None:
+    client = connect().client
+    client.create_registered_model("whisper-moe.person.anna")
+    client.create_model_version("whisper-moe.person.anna", client.get_run(champion).info.artifact_uri, champion)
+    assert not [choice for choice in try_page.choices() if "anna" in choice.title]
+    assert try_page.base_of(try_page.choices()) == try_page.NOTHING
+
+
+def test_the_newest_champion_comes_first(champion: str) -> None:
+    client = connect().client
+    client.create_registered_model("zulu-moe")
+    client.create_model_version("zulu-moe", client.get_model_version("whisper-moe", "1").source, champion)
+    versions.promote("zulu-moe", "1")
+    assert [each.title for each in try_page.choices()[:2]] == ["zulu-moe 1 champion", "whisper-moe 1 champion"]
 
 
 def test_what_is_shown_of_a_transcript() -> None:
