@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+import mlflow
 from mlflow.entities import ViewType
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -94,8 +95,8 @@ def above_of(recogniser: str, name: str) -> str | None:
 
 def people_of(recogniser: str) -> Iterator[PersonRecord]:
     """Everybody who is enrolled above a registered recogniser."""
-    found = connect().client.search_registered_models(f"name LIKE '{recogniser}{INFIX}%'", max_results=1000)
-    for model in found:
+    connect()
+    for model in mlflow.search_registered_models(filter_string=f"name LIKE '{recogniser}{INFIX}%'"):
         if not model.name.startswith(f"{recogniser}{INFIX}"):
             continue
         folder = person_folder(recogniser, model.name.removeprefix(f"{recogniser}{INFIX}"))

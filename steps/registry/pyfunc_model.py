@@ -108,11 +108,11 @@ def _voices(people: ServedPeople | None, options: ServiceOptions) -> ServedVoice
     """The profiles of the people who are served, where they are to be recognised by their voice."""
     if people is None or not options.speaker_auto:
         return None
-    client, prefix = MlflowClient(), f"{options.people_of}{INFIX}"
+    prefix = f"{options.people_of}{INFIX}"
     wanted = f"name LIKE '{prefix}%' and tags.`{PROFILE_TAG}` = 'true'"
 
     def names() -> list[str]:
-        found = client.search_registered_models(wanted, max_results=1000)
+        found = mlflow.search_registered_models(filter_string=wanted)
         return [model.name.removeprefix(prefix) for model in found if model.name.startswith(prefix)]
 
     return ServedVoices(people, names, options.speaker_confidence)

@@ -8,11 +8,13 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from mlflow import MlflowClient
 
 from moe.experts.people.folders import (
     PROFILE_FILE,
@@ -138,6 +140,16 @@ def test_a_person_is_served_above_their_recogniser_and_above_no_other(world: Wor
     assert again.of("ann_q1").folder == found.folder
     digests = (folder_digest(folder), "another")
     assert [people.left_without("whisper-moe", digest) for digest in digests] == [0, len(list(people.people_of("whisper-moe")))]
+
+
+def test_more_people_than_a_page_of_the_registry_are_all_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = MlflowClient.search_registered_models
+
+    def one_by_one(self: MlflowClient, *given: Any, max_results: int, **how: Any) -> Any:
+        return search(self, *given, max_results=1, **how)
+
+    monkeypatch.setattr(MlflowClient, "search_registered_models", one_by_one)
+    assert set(SPEAKERS) <= {record.name for record in people.people_of("whisper-moe")}
 
 
 def test_at_most_so_many_people_are_in_memory_and_the_gone_are_dropped(world: World) -> None:
