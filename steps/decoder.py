@@ -29,7 +29,7 @@ from moe.training.loop import Training, TrainingSummary, fit, seed_everything
 from moe.training.plan import TrainingPlan
 from steps.inputs.corpus import SYNTHETIC_NOTE, read_prepared
 from steps.inputs.training import checkpoints_of, reporter
-from steps.options.step_options import ReportOptions, RunOptions, SeedOptions, export_dir_faults
+from steps.options.step_options import ReportOptions, RunOptions, SeedOptions, model_folder_faults
 from steps.pretrain import LICENCE, SHIPPED
 from steps.registry.exports import copy_out
 from steps.tracking import artifacts, runs
@@ -65,7 +65,7 @@ class StepOptions(
 
     def faults(self) -> list[str]:
         """What can be neither taken nor made."""
-        found = export_dir_faults(self.export_dir)
+        found = model_folder_faults("export_dir", self.export_dir)
         if self.init_from is None:
             fault = decoder_fault(self.llm)
             return found + ([f"llm={self.llm}: {fault}"] if fault else [])

@@ -26,7 +26,7 @@ from moe.systems.whisper import other_runtimes
 from moe.text.error_rates import word_error_rate
 from moe.text.normalisers import normalise
 from steps.inputs.corpus import Prepared, read_prepared
-from steps.options.step_options import HubOptions
+from steps.options.step_options import HubOptions, model_folder_faults
 from steps.registry import exports, versions
 from steps.tracking import runs
 from steps.tracking.step_run import StepRun
@@ -56,15 +56,24 @@ class StepOptions(HubOptions):
         """The formats as a list."""
         return list(dict.fromkeys(listed(self.formats)))
 
+    @property
+    def folders(self) -> dict[str, Path]:
+        """The folder of each format that is written: the merged one comes first, since all but `peft` are made of it."""
+        names = dict.fromkeys([*([] if self.chosen == [PEFT] else [MERGED]), *self.chosen])
+        return {name: Path(self.output_dir).expanduser().absolute() / name for name in names}
+
     def idle(self) -> dict[str, str]:
-        """A test split that nothing is checked on."""
-        return {"prepare_run_id": f"formats={PEFT} is not decoded"} if self.chosen == [PEFT] else {}
+        """A test split that nothing is checked on, and a mixture of experts that are written one by one."""
+        if self.chosen != [PEFT]:
+            return {}
+        return {"prepare_run_id": f"formats={PEFT} is not decoded", "experts": f"formats={PEFT} writes every expert"}
 
     def faults(self) -> list[str]:
-        """Formats that there are not, or whose tools are not installed."""
+        """Formats that there are not, or whose tools are not installed; folders that hold something else."""
         found = [f"formats={each!r}: must be one of {', '.join(FORMATS)}" for each in self.chosen if each not in FORMATS]
         found += [fault for each in self.chosen if each in other_runtimes.NEEDED and (fault := other_runtimes.missing(each))]
-        return found or ([] if self.chosen else ["formats is empty"])
+        found += [fault for folder in self.folders.values() for fault in model_folder_faults("output_dir", str(folder))]
+        return found if self.chosen else ["formats is empty"]
 
 
 def run(options: StepOptions) -> str:
@@ -78,7 +87,8 @@ def run(options: StepOptions) -> str:
     if not isinstance(system, Merges):
         raise ValueError(f"model={options.model}: {system.record.title} cannot be exported; a Whisper with or without LoRA can")
     experts = mixture_of(options.experts, system.n_experts if isinstance(system, Routes) else 0)
-    system.check_mixture(experts)
+    if MERGED in options.folders:
+        system.check_mixture(experts)
     prepared = read_prepared(options.prepare_run_id) if options.prepare_run_id else None
     with runs.step_run("export", options, f"export · {system.record.system}") as step:
         places = _write(system, experts, options)
@@ -93,10 +103,12 @@ def mixture_of(text: str, n_experts: int) -> tuple[float, ...]:
     Raises:
         ValueError: it names none, or other than there are experts.
     """
-    if not n_experts or text == SHARED:
+    if text == SHARED:
         return (0.0,) * n_experts
     if text == UNIFORM:
-        return (1 / n_experts,) * n_experts
+        return (1 / max(1, n_experts),) * n_experts
+    if not n_experts:
+        raise ValueError(f"experts={text}: this recogniser has no experts; leave it out")
     if text.isdigit():
         if int(text) >= n_experts:
             raise ValueError(f"experts={text}: there are 0 to {n_experts - 1}")
@@ -111,16 +123,13 @@ def mixture_of(text: str, n_experts: int) -> tuple[float, ...]:
 
 
 def _write(system: Merges, experts: tuple[float, ...], options: StepOptions) -> dict[str, Path]:
-    """Write each format; the merged folder comes first, since the others are made of it."""
-    root = Path(options.output_dir).expanduser().absolute()
-    places = {name: root / name for name in options.chosen}
-    merged = root / MERGED
-    if set(places) - {PEFT}:
-        system.save_merged(merged, experts)
-        places = {MERGED: merged} | places
+    """Write each format, and say where."""
+    places = options.folders
+    if MERGED in places:
+        system.save_merged(places[MERGED], experts)
     for name, convert in (("ctranslate2", other_runtimes.to_ctranslate2), ("onnx", other_runtimes.to_onnx)):
         if name in places:
-            convert(merged, places[name])
+            convert(places[MERGED], places[name])
     if PEFT in places:
         system.save_adapters(places[PEFT])
     return places
@@ -135,7 +144,7 @@ def _check(system: Merges, experts: tuple[float, ...], prepared: Prepared, place
     ours = _texts(chunks, [each.text for each in decoded], test["utterance_id"], prepared)
     waveforms = [dataset.waveform(index) for index in range(len(dataset))]
     says = {
-        MERGED: lambda folder: other_runtimes.says_transformers(folder),
+        MERGED: other_runtimes.says_transformers,
         "ctranslate2": lambda folder: other_runtimes.says_ctranslate2(folder, places[MERGED]),
         "onnx": lambda folder: other_runtimes.says_onnx(folder, places[MERGED]),
     }

@@ -39,7 +39,7 @@ from moe.training.plan import ComputeOptions
 from moe.training.precision import precision
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.training import checkpoints_of, compute_arguments, reporter
-from steps.options.step_options import PlotOptions, ReportOptions, export_dir_faults
+from steps.options.step_options import PlotOptions, ReportOptions, model_folder_faults
 from steps.registry.exports import copy_out
 from steps.tracking import artifacts, runs
 from steps.tracking.artifacts import NONE_GIVEN
@@ -107,7 +107,7 @@ class StepOptions(
 
     def faults(self) -> list[str]:
         """What cannot be trained as asked."""
-        found = export_dir_faults(self.export_dir)
+        found = model_folder_faults("export_dir", self.export_dir)
         if self.init_from is not None and self.whisper_model != SHIPPED:
             found.append(
                 f"whisper_model={self.whisper_model} and init_from={self.init_from}: the base is taken or made, not both"

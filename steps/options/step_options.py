@@ -23,7 +23,8 @@ STYLES_OF_SYNTHETIC = 6
 DASHBOARDS = ("wandb", "tensorboard")
 DASHBOARD_PINS = "requirements-dashboards.txt"
 HUB_TOKEN = "HF_TOKEN"
-MODEL_FILES = ("config.json", "model.json")  # a folder of a model has one of them
+MODEL_FILES = ("config.json", "model.json", "generation_config.json", "base/config.json")  # a folder of a model has one of them
+WEIGHTS = ("*.safetensors", "*.onnx", "model.bin")  # and files like these
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -150,18 +151,18 @@ class HubOptions(Options):
         return {} if self.push_to_hub else dict.fromkeys(("hub_model_id", "hub_private"), "push_to_hub=false uploads nothing")
 
 
-def export_dir_faults(export_dir: str | None) -> list[str]:
-    """Why a model cannot be written to a folder: what lies there would be replaced, so only a model may."""
-    if export_dir is None:
+def model_folder_faults(name: str, folder: str | None) -> list[str]:
+    """Why a model cannot be written to the folder of an option: what lies there would be replaced, so only a model may."""
+    if folder is None:
         return []
-    path = Path(export_dir).absolute()
-    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    path = Path(folder).absolute()
+    there = next(place for place in (path, *path.parents) if place.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
-        return [f"export_dir={export_dir}: {there} is no folder that can be written to"]
-    is_model = any((path / name).is_file() for name in MODEL_FILES) and any(path.rglob("*.safetensors"))
+        return [f"{name}={folder}: {there} is no folder that can be written to"]
+    is_model = any((path / file).is_file() for file in MODEL_FILES) and any(each for kind in WEIGHTS for each in path.rglob(kind))
     if there != path or not any(path.iterdir()) or is_model:
         return []
-    return [f"export_dir={export_dir}: the folder holds other things than a model, and would be replaced; name another"]
+    return [f"{name}={folder}: the folder holds other things than a model, and would be replaced; name another"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +175,7 @@ class ExportOptions(HubOptions):
 
     def faults(self) -> list[str]:
         """A folder that cannot be written, or that holds something else."""
-        return export_dir_faults(self.export_dir)
+        return model_folder_faults("export_dir", self.export_dir)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -90,7 +90,14 @@ def test_a_mixture_of_what_experts_say_is_no_one_model() -> None:
     [("shared", (0, 0, 0)), ("uniform", (1 / 3,) * 3), ("2", (0, 0, 1)), ("0.5,0.5,0", (0.5, 0.5, 0))],
 )
 def test_a_mixture_by_its_name(text: str, expected: tuple[float, ...]) -> None:
-    assert export.mixture_of(text, 3) == expected and export.mixture_of(text, 0) == ()
+    assert export.mixture_of(text, 3) == expected
+
+
+def test_a_recogniser_without_experts_takes_no_mixture_of_them() -> None:
+    assert export.mixture_of("uniform", 0) == export.mixture_of("shared", 0) == ()
+    for text in ("0", "0.5,0.5", "best"):
+        with pytest.raises(ValueError, match=f"experts={text}: this recogniser has no experts"):
+            export.mixture_of(text, 0)
 
 
 @pytest.mark.parametrize("text", ["3", "0.5,0.5", "a,b,c", "best", "nan,0,0"])
@@ -104,9 +111,31 @@ def test_formats_that_there_are_not_and_tools_that_are_missing_are_named(monkeyp
         export.StepOptions(formats="tflite")
     with pytest.raises(ValueError, match="prepare_run_id=abc: formats=peft is not decoded"):
         export.StepOptions(formats="peft", prepare_run_id="abc")
+    with pytest.raises(ValueError, match="experts=shared: formats=peft writes every expert"):
+        export.StepOptions(formats="peft", experts="shared")
     monkeypatch.setattr(other_runtimes.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="ctranslate2 needs ctranslate2: pip install -r requirements-export.txt"):
         export.StepOptions(formats="ctranslate2")
+
+
+def test_a_folder_that_holds_something_else_is_never_replaced(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "transformers").mkdir()
+    (tmp_path / "transformers/setup.py").write_text("a checkout, say")
+    for formats in ("transformers", "peft,transformers"):
+        with pytest.raises(
+            ValueError, match=f"output_dir={tmp_path / 'transformers'}: the folder holds other things than a model"
+        ):
+            export.StepOptions(output_dir=str(tmp_path), formats=formats)
+    export.StepOptions(output_dir=str(tmp_path), formats="peft")
+
+
+def test_what_was_exported_before_is_replaced(store: Path, folder: Path, tmp_path: Path) -> None:
+    given = {"model": str(folder), "output_dir": str(tmp_path), "formats": ",".join([*formats(), "peft"])}
+    for experts in ("0", "1"):
+        export.run(export.StepOptions(**given, experts=experts))
+    for name in given["formats"].split(","):
+        (tmp_path / name / "export.json").unlink()  # as where a call was killed
+    export.StepOptions(**given)
 
 
 def prepared_run(tmp_path: Path) -> str:
