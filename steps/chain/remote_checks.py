@@ -1,4 +1,4 @@
-"""What `main` asks of others before anything has run: does the corpus's address answer, does the hub have the base and the data set.
+"""What `main` asks of others before anything has run: does the corpus's address answer, does the hub have the models and the data set.
 
 Only what the user names is asked for, and of a hub only small files: they stay in its cache for the stages. What cannot be known so: whether
 every recording is there and whole, how long those of shards elsewhere are, and what is in a hub's data set.
@@ -9,9 +9,9 @@ from typing import Any
 
 from moe.corpora.formats.hugging_face import dataset_fault
 from moe.corpora.locations import address_fault, is_address
-from moe.systems.whisper.base_source import hub_fault
-from steps import pretrain
-from steps.chain.stages import left_out
+from moe.systems.whisper.base_source import SCRATCH, hub_fault, hub_model_fault
+from steps import ctc, decoder, pretrain
+from steps.chain.stages import makes_decoder, running
 from steps.options.step_options import SYNTHETIC
 
 
@@ -22,8 +22,13 @@ def remote_faults(options: Any) -> list[str]:
         options: `steps.main.StepOptions`.
     """
     asked = [("dataset_root", options.dataset_root, _corpus_fault(options))]
-    if pretrain not in left_out(options) and not options.is_path:
+    stages = [module for module, _ in running(options)]
+    if pretrain in stages and not options.is_path:
         asked.append(("init_from" if options.init_from else "whisper_model", options.source, hub_fault(options.source)))
+    if decoder in stages and not makes_decoder(options):
+        asked.append(("llm", options.llm, hub_model_fault(options.llm)))
+    if ctc in stages and options.ctc_model not in (None, SCRATCH):
+        asked.append(("ctc_model", options.ctc_model, hub_model_fault(options.ctc_model)))
     return [f"{name}={value}: {fault}" for name, value, fault in asked if fault]
 
 

@@ -4,7 +4,7 @@ Everything comes from headers and small files, so that it can be asked before an
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -102,17 +102,34 @@ def partial_fault(name: str, makes_tokenizer: bool) -> str | None:
     return shape_fault({tensor: shape for tensor, shape in held.items() if tensor not in ours}, expected)
 
 
+def _fetch_config(name: str) -> None:
+    cached_file(name, CONFIG)
+
+
+def _fetch_base_files(name: str) -> None:
+    """Config and processor of a Whisper, or of the one below an adapter."""
+    below = model_below(name) or name
+    read_config(Path(str(cached_file(below, CONFIG))).parent)
+    for file in (GENERATION, *PROCESSOR_FILES, *TOKENIZER_FILES, "merges.txt", "tokenizer_config.json"):
+        cached_file(below, file, _raise_exceptions_for_missing_entries=False)
+
+
 def hub_fault(name: str) -> str | None:
     """Why a base of the hub cannot be had; None where its config and processor, a few MB, are here or have just been fetched."""
-    name = resolve(name)
-    if Path(name).is_dir() or name == SCRATCH or small_files(name) is not None:
+    return None if name == SCRATCH else hub_model_fault(resolve(name), _fetch_base_files)
+
+
+def hub_model_fault(name: str, fetch: Callable[[str], None] = _fetch_config) -> str | None:
+    """Why a model of the hub cannot be had; None for a folder, and where its config is here or what is fetched of it has just been.
+
+    Args:
+        fetch: gets the small files of it that are asked for before any work.
+    """
+    if Path(name).is_dir() or small_files(name) is not None:
         return None
     try:
         HfApi().model_info(name, timeout=HUB_TIMEOUT_S)  # asked once: fetching tries again and again
-        below = model_below(name) or name
-        read_config(Path(str(cached_file(below, CONFIG))).parent)
-        for file in (GENERATION, *PROCESSOR_FILES, *TOKENIZER_FILES, "merges.txt", "tokenizer_config.json"):
-            cached_file(below, file, _raise_exceptions_for_missing_entries=False)
+        fetch(name)
     except HFValidationError:
         return "neither a folder nor a name that the hub can have"
     except RepositoryNotFoundError:

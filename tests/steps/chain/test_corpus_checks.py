@@ -197,6 +197,10 @@ def test_a_name_that_the_hub_does_not_have_is_refused_before_the_corpus_is_read(
         "whisper_model=someone/nothing: not on this machine, and the hub .*no route to host.*`hf download someone/nothing`", fault
     )
     assert remote_faults(dataclasses.replace(options, whisper_model="./gone")) == []  # pretrain says it
+    others = {"systems": "steer_moe,wav2vec2_ctc", "register_system": "any", "llm": "someone/llm", "ctc_model": "someone/ctc"}
+    found = remote_faults(asked(tmp_path / "c", **others))
+    assert [fault.partition(":")[0] for fault in found] == ["llm=someone/llm", "ctc_model=someone/ctc"]
+    assert remote_faults(asked(tmp_path / "c", **others, until="prepare")) == []
 
 
 def test_a_data_set_that_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
