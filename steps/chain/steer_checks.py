@@ -10,8 +10,8 @@ from moe.systems.steer_moe.decoder_training import N_POSITIONS, DecoderOptions, 
 from moe.systems.steer_moe.options import WHISPER, SteerModelOptions
 from moe.systems.steer_moe.sequence import surroundings
 from moe.systems.steer_moe.shapes import DecoderShape, decoder_shape, encoder_shape, prompt_of, shape_faults
-from moe.systems.whisper.base_source import SCRATCH
-from steps.chain.stages import makes_decoder
+from moe.systems.whisper.base_source import has_processor
+from steps.chain.stages import makes_decoder, makes_tokenizer
 
 
 def steer_faults(options: Any) -> list[str]:
@@ -32,15 +32,16 @@ def steer_faults(options: Any) -> list[str]:
 
 def _decoder_shape(options: Any, asked: SteerModelOptions) -> DecoderShape:
     if makes_decoder(options):
-        return _made_shape(options.part(DecoderOptions), asked, options.source)
+        tokens_of = None if makes_tokenizer(options) else options.source
+        return _made_shape(options.part(DecoderOptions), asked, tokens_of)
     folder = Path(options.llm)
     return decoder_shape(folder, asked) if folder.is_dir() and decoder_fault(options.llm) is None else DecoderShape()
 
 
-def _made_shape(made: DecoderOptions, asked: SteerModelOptions, base: str) -> DecoderShape:
-    """Of a language model that the chain makes, over the base's own tokens."""
+def _made_shape(made: DecoderOptions, asked: SteerModelOptions, tokens_of: str | None) -> DecoderShape:
+    """Of a language model that the chain makes, over the tokens of a base; None where a new tokenizer is made too."""
     n_around = None
-    if base != SCRATCH and Path(base).is_dir():
-        tokenizer = plain_tokenizer(WhisperTokenizer.from_pretrained(base))
+    if tokens_of is not None and has_processor(Path(tokens_of)):
+        tokenizer = plain_tokenizer(WhisperTokenizer.from_pretrained(tokens_of))
         n_around = len(surroundings(tokenizer, prompt_of(asked, None), asked.chat_template))
     return DecoderShape(made.decoder_width, N_POSITIONS, n_around)

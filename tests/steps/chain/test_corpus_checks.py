@@ -242,6 +242,15 @@ def test_a_partial_base_that_cannot_be_filled_in_is_refused(tmp_path: Path) -> N
         main.check_stages(asked(folder, num_experts=2, init_from=str(base), tokenizer="bpe"))
 
 
+def test_a_language_model_over_tokens_that_are_not_made_yet_is_not_measured_by_those_of_the_base(tmp_path: Path) -> None:
+    base, folder = str(partial_base(tmp_path / "base")), write_folder(tmp_path / "c", [1.0] * 15)
+    prompt = {"max_sequence_tokens": 8, "textual_prompt": "write all that you understand of it:"}
+    options = asked(folder, systems="steer_moe", register_system="any", init_from=base, tokenizer="bpe", **prompt)
+    main.check_stages(options)
+    with pytest.raises(ValueError, match="leaves no room for text in max_sequence_tokens=8"):
+        main.check_stages(dataclasses.replace(options, tokenizer="checkpoint"))
+
+
 def test_a_partial_base_without_the_language_is_refused(tmp_path: Path) -> None:
     base = str(partial_base(tmp_path / "base"))
     options = asked(write_folder(tmp_path / "c", [1.0] * 15), num_experts=2, init_from=base, language="hi")
