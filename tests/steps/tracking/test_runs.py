@@ -1,6 +1,7 @@
 """A step's run: what it holds, how it ends, what a later step may read from it."""
 
 import dataclasses
+import importlib
 import json
 import os
 import signal
@@ -17,10 +18,12 @@ import pandas as pd
 import pytest
 from mlflow.entities import Param, Run
 
-from moe.options import Options, option
+from moe.options import Options, names_of, option
+from steps.options.project_files import ENTRY_POINTS
 from steps.tracking import artifacts, runs, step_run
 from steps.tracking import store as store_module
 from steps.tracking.addresses import Address
+from steps.tracking.names import RUN_IDS
 from steps.tracking.store import connect
 
 Capture = pytest.CaptureFixture[str]
@@ -169,6 +172,10 @@ class TestUpstream:
         said = str(refusal.value).split("; ")
         assert [each.partition(":")[0] for each in said] == ["gate_run_id", "cluster_run_id", *["evaluate_run_ids"] * 2]
         assert f"{other} (step prepare, FINISHED) holds no 'gate'" in said[0] and "no run '000" in said[1]
+
+    def test_of_every_run_that_a_step_can_be_given_it_is_known_what_is_read(self) -> None:
+        steps = [importlib.import_module(f"steps.{name}").StepOptions for name in ENTRY_POINTS]
+        assert {name for name in names_of(*steps) if name.endswith(RUN_IDS)} == set(artifacts.READ_OF)
 
     @pytest.mark.parametrize("run_id", ["none", "", "0123456789abcdef0123456789abcdef"])
     def test_refuses_an_id_without_a_run(self, run_id: str) -> None:
