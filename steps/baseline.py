@@ -32,7 +32,7 @@ from moe.training.plan import TrainingPlan, updates_per_epoch
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.training import TrainingInputs, log_system, plan_of, read_base, training_facts, training_inputs
 from steps.options.step_options import ExportOptions, MixtureStepOptions, PlotOptions, SeedOptions
-from steps.reports.training import log_curves
+from steps.reports.training import log_curves, log_kept
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
@@ -161,7 +161,7 @@ def _together(system: WhisperSystem, given: TrainingInputs, trained: Sequence[Tr
     texts = [each.text for each in decode(system, dev_set, DecodingOptions())]
     history = tuple({"training": number, **row} for number, each in enumerate(trained) for row in each.history)
     wer, summary = word_error_rate(dev_set.references, texts), together([each.summary for each in trained])
-    return dataclasses.replace(trained[0], summary=summary, rate=wer, history=history, loads=())
+    return dataclasses.replace(trained[0], summary=summary, epoch=None, rate=wer, history=history, loads=())
 
 
 def updates_for(n_seen: int, n_utterances: int, plan: TrainingPlan) -> int:
@@ -193,18 +193,17 @@ def _report(
     system: WhisperSystem,
 ) -> None:
     history = pd.DataFrame(trained.history)
-    step.log_metrics(
-        {"dev/wer_kept": trained.rate} | {name: value for name, value in info.items() if name not in ("synthetic", "seed")}
-    )
+    one = options.trainings == 1
+    log_kept(step, "wer", trained, system, info)
     step.log_table(history, "tables/history.json")
-    if not options.no_plot and options.trainings == 1:
+    if not options.no_plot and one:
         log_curves(step, "wer", trained, {"dev WER": ["wer"], "dev loss": ["loss"]}, system, prepared.note)
     step.add_to_name(prepared.name, f"dev WER {percent(trained.rate)}")
     step.describe(
         f"Dev WER {100 * trained.rate:.1f} %, {100 * trained.start_rate:.1f} % at the start{_label(prepared)}.\n\n"
         f"One LoRA of rank {budget.adapters.shared_r}"
-        f"{f', the mean of {options.trainings} trainings' if options.trainings > 1 else ''}; {info['n_trainable']:,} trainable parameters, "
-        f"{info['n_utterances_seen']:,} utterances seen. {budget.said} {trained.kept} is kept by dev WER."
+        f"{'' if one else f', the mean of {options.trainings} trainings'}; {info['n_trainable']:,} trainable parameters, "
+        f"{info['n_utterances_seen']:,} utterances seen. {budget.said} {trained.kept if one else 'An epoch of each'} is kept by dev WER."
     )
 
 

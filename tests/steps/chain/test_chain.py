@@ -130,6 +130,8 @@ def test_several_trainings_are_stacked_and_go_on_as_one_model(chain: Chain) -> N
     ranks = {run_id: system.shape.adapters for run_id, system in models.items()}
     assert ranks[lora].shared_rank == 18 == ranks[mixture].shared_rank + 3 * ranks[mixture].lora_r
     assert models[lora].record.facts["n_utterances_seen"] == record["n_utterances_seen"]
+    run = connect().client.get_run(lora)
+    assert "An epoch of each is kept" in run.data.tags["mlflow.note.content"] and "best_epoch" not in run.data.metrics
 
 
 def test_every_stage_is_a_finished_run_nested_in_main(chain: Chain) -> None:
