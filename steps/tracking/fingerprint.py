@@ -14,6 +14,7 @@ import importlib.metadata
 import inspect
 import json
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,18 +87,15 @@ def code_digests(module_path: Path, root: Path) -> dict[str, str]:
     held, found = _snapshot(root), _reachable(module_path, root)
     folders = {path.rpartition("/")[0] for path in found} - {""}
     beside = {path for path in held if not path.endswith(".py") and path.rpartition("/")[0] in folders}
-    meanings = {path: _meaning(held[path]) for path in found} | {path: held[path] for path in beside}
-    return {path: hashlib.sha256(meanings[path]).hexdigest() for path in sorted(meanings)}
+    digests = {path: _read(held[path]).digest for path in found} | {path: _sha256(held[path]) for path in beside}
+    return dict(sorted(digests.items()))
 
 
 def imported_libraries(module_path: Path, root: Path) -> frozenset[str]:
     """Distributions that the code of a step imports, wherever it does, but for those that change no result."""
-    names = {
-        name.partition(".")[0]
-        for path in _reachable(module_path, root)
-        for node in ast.walk(_tree(_snapshot(root)[path]))
-        for name in _imported_names(node, ())
-    }
+    held = _snapshot(root)
+    found = [name for path in _reachable(module_path, root) for name in _imported_names(path, held)]
+    names = {name.partition(".")[0] for name in found}
     owners = _distributions()
     return frozenset(owner for name in names for owner in owners.get(name, ())) - CHANGE_NO_RESULT
 
@@ -129,26 +127,35 @@ def _reachable(module_path: Path, root: Path) -> set[str]:
         path = waiting.pop()
         if path not in found:
             found.add(path)
-            waiting += _imported_files(held[path], path, root)
+            waiting += _imported_files(path, held)
     return found
 
 
-@functools.cache
-def _tree(source: bytes) -> ast.Module:
-    return ast.parse(source)
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """What a module's source says: the digest of its code without comments, docstrings and layout, and what it imports, wherever it does."""
+
+    digest: str
+    imports: tuple[ast.Import | ast.ImportFrom, ...]
 
 
 @functools.cache
-def _meaning(source: bytes) -> bytes:
-    """A module without its comments, docstrings and layout."""
+def _read(source: bytes) -> _Source:
+    """Parsed once for each source: parsing the code of one step takes a second."""
     tree = ast.parse(source)
-    for node in ast.walk(tree):
+    nodes = list(ast.walk(tree))
+    for node in nodes:
         if (
             isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
             and ast.get_docstring(node, False) is not None
         ):
             node.body = node.body[1:]
-    return ast.dump(tree).encode()
+    imports = tuple(node for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom)))
+    return _Source(_sha256(ast.dump(tree).encode()), imports)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 @functools.cache
@@ -185,30 +192,29 @@ def _version(name: str) -> str:
         return "missing"
 
 
-def _imported_files(source: bytes, path: str, root: Path) -> list[str]:
+def _imported_files(path: str, held: Mapping[str, bytes]) -> list[str]:
+    names = [*_imported_names(path, held), ".".join(path.split("/")[:-1])]  # a module's own package is imported before it
+    return sorted({file for name in names for file in _module_files(name, held)})
+
+
+def _imported_names(path: str, held: Mapping[str, bytes]) -> list[str]:
     package = tuple(path.split("/")[:-1])
-    names = [name for node in ast.walk(_tree(source)) for name in _imported_names(node, package)]
-    names.append(".".join(package))  # a module's own package is imported before it
-    return sorted({file for name in names for file in _module_files(name, root)})
+    return [name for node in _read(held[path]).imports for name in _names_in(node, package)]
 
 
-def _imported_names(node: ast.AST, package: tuple[str, ...]) -> list[str]:
+def _names_in(node: ast.Import | ast.ImportFrom, package: tuple[str, ...]) -> list[str]:
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
-    if not isinstance(node, ast.ImportFrom):
-        return []
     start = package[: len(package) - node.level + 1] if node.level else ()
     base = ".".join([*start, *([node.module] if node.module else [])])
     return [base, *(f"{base}.{alias.name}" for alias in node.names)]  # the name may be a module or a thing in one
 
 
-def _module_files(name: str, root: Path) -> list[str]:
+def _module_files(name: str, held: Mapping[str, bytes]) -> list[str]:
     """Files that importing `name` reads: each package on the way, and the module."""
-    parts, files = [part for part in name.split(".") if part], []
-    for n_parts in range(1, len(parts) + 1):
-        stem = root.joinpath(*parts[:n_parts])
-        files += [file for file in (stem / "__init__.py", stem.with_suffix(".py")) if file.is_file()]
-    return [file.relative_to(root).as_posix() for file in files]
+    parts = [part for part in name.split(".") if part]
+    stems = ["/".join(parts[:n_parts]) for n_parts in range(1, len(parts) + 1)]
+    return [file for stem in stems for file in (f"{stem}/__init__.py", f"{stem}.py") if file in held]
 
 
 def _changes(part: str, before: dict[str, str], now: dict[str, str]) -> list[str]:
