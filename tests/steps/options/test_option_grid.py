@@ -106,7 +106,15 @@ def combined(*settings: tuple[str, Any]) -> dict[str, Any]:
 def refusal(settings: dict[str, Any]) -> str:
     """What `main` says before any work; empty where it has nothing against it."""
     try:
-        main.check_stages(chain_options(settings))
+        return _refusal(chain_options(settings))
+    except ValueError as error:
+        return str(error)
+
+
+@cache  # a value that is the default makes the same options as leaving it out, so two of three pairs have been asked before
+def _refusal(options: main.StepOptions) -> str:
+    try:
+        main.check_stages(options)
     except ValueError as error:
         return str(error)
     return ""
