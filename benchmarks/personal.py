@@ -1,10 +1,10 @@
 """What people get from an expert and weights of their own: 20 who speak as nobody in training does, and the demo's 30 test speakers.
 
-    python -m benchmarks.personal --demo                                       with the demo's recognisers and 20 utterances; the table
-    python -m benchmarks.personal --model FOLDER [--name NAME] [--size 20]     learn, test, write a result
-    python -m benchmarks.personal --table                                      the table of all results
+    python -m benchmarks.personal --demo                                           with the demo's recognisers; the table
+    python -m benchmarks.personal --model FOLDER [--name NAME] [--sizes 20,40]     learn, test, write a result for each size
+    python -m benchmarks.personal --table                                          the table of all results
 
-FOLDER holds a recogniser (the artifact `model` of a run). Each person enrols with `size` utterances and is tested on 20 others of other
+FOLDER holds a recogniser (the artifact `model` of a run). Each person enrols with so many utterances and is tested on 20 others of other
 sentences. A result that is there is not made again; the corpus of 50 people with 60 utterances each is made once.
 """
 
@@ -51,6 +51,7 @@ SPOKEN: dict[str, Any] = {
     "own_ways": True, "n_test_utterances": 20, "n_enrolment_utterances": 40, "n_train_speakers": 1, "n_utterances": 2, "n_dev_speakers": 0, "seen_share": 0.0,
 }  # fmt: skip
 N_TESTED, MOST_ENROLLED = 20, 40
+SIZES = (5, 10, 20, 40)
 COHORTS = {"own ways": "20 of own ways", "demo": "30 of the demo", "all": "50"}
 N_RESAMPLES = 10_000
 COMMON = "weights common to all"
@@ -107,15 +108,14 @@ def enrolment(said: Speech, name: str, size: int, fewest_held_back: int = 0) -> 
     return Enrolment(name, Parts(numbers[parts.learn], numbers[parts.choose], numbers[parts.held_back]))
 
 
-def run(model: Path, size: int, options: PersonOptions, augment: bool, seed: int) -> dict[str, Any]:
-    """Learn and test; one row of figures for each way and cohort."""
-    system: Any = load_system(model)
-    said = speech(seed, system.record.normaliser)
+def run(
+    system: Any, said: Speech, before: pd.DataFrame, size: int, options: PersonOptions, augment: bool = True
+) -> dict[str, Any]:
+    """Learn of `size` utterances each and test; figures for each way and cohort."""
     recordings = Recordings(
         SpeechDataset(said.rows, said.root, system.inputs, AugmentationOptions() if augment else None, 42),
         SpeechDataset(said.rows, said.root, system.inputs),
     )
-    before = tested(system, said, [Person(name) for name in said.names])
     started = time.process_time()
     learnt = learn_people(system, recordings, [enrolment(said, name, size) for name in said.names], options, 42)
     seconds = (time.process_time() - started) / len(learnt)
@@ -129,7 +129,7 @@ def run(model: Path, size: int, options: PersonOptions, augment: bool, seed: int
         ]
     if WEIGHTS in after:
         after[COMMON] = common_weights(system, recordings, said, size, options)
-    found = {way: figures(tested(system, said, people), before, people) for way, people in after.items()}
+    found = {way: figures(tested(system, said, people, before), before, people) for way, people in after.items()}
     return {"n_people": len(learnt), "seconds_a_person": seconds, "as it is": wers(before), "ways": found}
 
 
@@ -142,17 +142,25 @@ def common_weights(system: Any, recordings: Recordings, said: Speech, size: int,
     return [dataclasses.replace(learnt.person, name=name) for name in said.names]
 
 
-def tested(system: Any, said: Speech, people: Sequence[Person]) -> pd.DataFrame:
-    """Counted hypotheses of what everybody is tested on, each by their own."""
+def tested(system: Any, said: Speech, people: Sequence[Person], before: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Counted hypotheses of what everybody is tested on, each by their own; of who has nothing of their own those of `before`."""
     numbers = np.concatenate([said.tested[name] for name in said.names])
     whose = np.repeat(np.arange(len(people)), [len(said.tested[name]) for name in said.names])
     rows = said.rows.iloc[numbers].reset_index(drop=True)
+    changed = np.array([before is None or each.n_numbers > 0 for each in people])[whose]
+    texts = np.full(len(rows), "", dtype=object) if before is None else before["hypothesis"].to_numpy(copy=True)
+    if changed.any():
+        texts[changed] = _texts(system, said.root, rows[changed], whose[changed], people)
+    columns = rows[["utterance_id", "speaker", "etiology", "duration_s", "reference"]]
+    return count_errors(columns.assign(hypothesis=texts, error=None))
+
+
+def _texts(system: Any, root: Path, rows: pd.DataFrame, whose: np.ndarray, people: Sequence[Person]) -> list[str]:
     system.people = list(people)
-    found = decode(system, SpeechDataset(rows, said.root, system.inputs, extras={"person": whose}), DecodingOptions())
+    dataset = SpeechDataset(rows.reset_index(drop=True), root, system.inputs, extras={"person": whose})
+    found = decode(system, dataset, DecodingOptions())
     system.people = []
-    texts = [normalise(system.record.normaliser, each.text) for each in found]
-    table = rows[["utterance_id", "speaker", "etiology", "duration_s", "reference"]].assign(hypothesis=texts, error=None)
-    return count_errors(table)
+    return [normalise(system.record.normaliser, each.text) for each in found]
 
 
 def cohort(counted: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -235,11 +243,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--name")
-    parser.add_argument("--size", type=int, default=20, choices=(5, 10, 20, 40))
+    parser.add_argument("--sizes", type=numbers, default=SIZES, help="utterances of each person")
     parser.add_argument("--people_seed", type=int, default=42, help="options were chosen on the people of seed 7")
     for field in dataclasses.fields(PersonOptions):
         parser.add_argument(f"--{field.name}", type=field.type, default=field.default)
-    parser.add_argument("--no_augment", action="store_true")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--demo", action="store_true")
     parser.add_argument("--out", type=Path, default=FOLDER)
@@ -252,19 +259,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if chosen.model is None:
         parser.error("--model names the folder of a recogniser")
-    name = chosen.name or load_system(chosen.model).record.system
     options = PersonOptions(**{field.name: getattr(chosen, field.name) for field in dataclasses.fields(PersonOptions)})
-    changed = [
-        f"-{field.name}={getattr(options, field.name)}" for field in dataclasses.fields(options) if options.is_changed(field.name)
-    ]
-    path = chosen.out / f"{name}-{chosen.size}-{chosen.people_seed}{''.join(changed)}{'-plain' * chosen.no_augment}.json"
-    if not path.exists():
-        chosen.out.mkdir(parents=True, exist_ok=True)
-        result = run(chosen.model, chosen.size, options, not chosen.no_augment, chosen.people_seed)
-        facts = {"name": name, "size": chosen.size, "people_seed": chosen.people_seed, "changed": "".join(changed).strip("-")}
-        write_json(path, {**facts, **result})
-    print(path.read_text(encoding="utf-8"))
+    for path in measure(chosen.model, chosen.name, chosen.sizes, options, chosen.people_seed, chosen.out):
+        print(path.read_text(encoding="utf-8"))
     return 0
+
+
+def measure(model: Path, name: str | None, sizes: Sequence[int], options: PersonOptions, seed: int, out: Path) -> list[Path]:
+    """The results of a recogniser for each number of utterances, made where they are not there."""
+    name = name or read_record(model).system
+    changed = "".join(
+        f"-{field.name}={getattr(options, field.name)}" for field in dataclasses.fields(options) if options.is_changed(field.name)
+    )
+    paths = {size: out / f"{name}-{size}-{seed}{changed}.json" for size in sizes}
+    if wanted := [size for size in sizes if not paths[size].exists()]:
+        out.mkdir(parents=True, exist_ok=True)
+        system = load_system(model)
+        said = speech(seed, system.record.normaliser)
+        before = tested(system, said, [Person(each) for each in said.names])
+        for size in wanted:
+            facts = {"name": name, "size": size, "people_seed": seed, "changed": changed.strip("-")}
+            write_json(paths[size], {**facts, **run(system, said, before, size, options)})
+    return list(paths.values())
+
+
+def numbers(text: str) -> list[int]:
+    """Numbers of utterances that there are, separated by commas."""
+    found = [int(part) for part in text.split(",")]
+    if unknown := set(found) - set(SIZES):
+        raise argparse.ArgumentTypeError(f"{sorted(unknown)} are not of {SIZES}")
+    return found
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def run(system: WhisperSystem, read: ReadRecordings, said: Speech, n_enrolled: i
     rules = by_rule(system, read, said, less, n_enrolled)
     before = tested(system, said, [Person(name) for name in said.names])
     ways = {NO_PROOF: [each.person for each in all_of_it]} | rules
-    after = {way: tested(system, said, people) for way, people in ways.items()}
+    after = {way: tested(system, said, people, before) for way, people in ways.items()}
     return {
         "n_people": len(said.names), "n_enrolled": n_enrolled, "n_tested": len(said.tested[said.names[0]]), "seconds_a_person": seconds,
         AS_THEY_ARE: rates(before),
