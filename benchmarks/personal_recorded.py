@@ -21,7 +21,8 @@ import transformers
 
 from analysis.report import markdown_table
 from analysis.significance import speaker_difference
-from benchmarks.personal import N_RESAMPLES, Speech, divided, enrolment, tested
+from benchmarks.personal.measuring import N_RESAMPLES, tested
+from benchmarks.personal.people import Speech, divided, enrolment
 from benchmarks.speed.__main__ import RESULTS
 from benchmarks.table import write_both
 from moe.audio.augmentation import AugmentationOptions

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import transformers
 
-from benchmarks.personal import Speech, speech
+from benchmarks.personal.people import Speech, speech
 from benchmarks.personal_recorded import recorded, system_of
 from benchmarks.speed.__main__ import RESULTS
 from benchmarks.table import write_both

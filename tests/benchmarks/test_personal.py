@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import personal, personal_recorded, voices
+from benchmarks import personal_recorded, voices
+from benchmarks.personal import measuring, people
 from benchmarks.personal_recorded import NO_PROOF, recorded
 from moe.experts.people.options import PersonOptions
 from moe.experts.people.person import Person
@@ -38,7 +39,7 @@ FEW = {
 def few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Five people instead of fifty."""
     for name, value in {"SPOKEN": FEW, "N_TESTED": 3, "MOST_ENROLLED": 5, "FOLDER": tmp_path / "results"}.items():
-        monkeypatch.setattr(personal, name, value)
+        monkeypatch.setattr(people, name, value)
     return tmp_path
 
 
@@ -53,7 +54,7 @@ def write_mixture(folder: Path) -> Path:
 
 
 def test_people_are_tested_on_what_the_corpus_keeps_for_it(few: Path) -> None:
-    said = personal.speech(1, "basic")
+    said = people.speech(1, "basic")
     assert len(said.names) == 5
     for name in said.names:
         paths = [set(said.rows["path"].iloc[numbers]) for numbers in (said.enrolled[name], said.tested[name])]
@@ -63,25 +64,25 @@ def test_people_are_tested_on_what_the_corpus_keeps_for_it(few: Path) -> None:
 
 def test_everything_that_the_table_compares_is_measured(few: Path) -> None:
     model = write_mixture(few / "model")
-    (path,) = personal.measure(model, "mixture", [5], PersonOptions(person_passes=1, person_r=2), 1, few)
+    (path,) = measuring.measure(model, "mixture", [5], PersonOptions(person_passes=1, person_r=2), 1, few)
     result = read_json(path)
     assert (path.name, result["changed"]) == ("mixture-5-1-person_r=2-person_passes=1.json", "person_r=2-person_passes=1")
     assert set(result["ways"]) == {
         "weights", "expert", "both", "auto", "another person's weights", "another person's expert", "weights common to all"
     }  # fmt: skip
     assert result["n_people"] == 5 and set(result["as it is"]) == {"own ways", "demo", "all"}
-    measured = voices.measure(load_system(model), personal.speech(1, "basic"))
+    measured = voices.measure(load_system(model), people.speech(1, "basic"))
     assert measured["n_people"] == 5 and 0 <= measured["equal error rate"] <= 1
 
 
 def test_who_has_nothing_of_their_own_keeps_what_was_said_before(few: Path) -> None:
     """And is not decoded again; whose weights change everything has other words."""
     system = load_system(write_mixture(few / "model"))
-    said = personal.speech(1, "basic")
+    said = people.speech(1, "basic")
     nobody = [Person(name) for name in said.names]
-    before = personal.tested(system, said, nobody).assign(hypothesis="as before")
+    before = measuring.tested(system, said, nobody).assign(hypothesis="as before")
     one = [dataclasses.replace(nobody[0], weights=torch.tensor([60.0, -60.0])), *nobody[1:]]
-    after = personal.tested(system, said, one, before)
+    after = measuring.tested(system, said, one, before)
     assert (after["hypothesis"] == "as before").tolist() == (after["speaker"] != said.names[0]).tolist()
 
 
