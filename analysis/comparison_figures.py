@@ -13,7 +13,7 @@ from analysis.plots.errors import expert_wer_heatmap, systems_figure
 from analysis.plots.routing import load_heatmap
 from analysis.plots.training import overlaid_curves
 from analysis.routing import load_by
-from analysis.system_tables import differs, expert_table
+from analysis.system_tables import NOISE, differs, expert_table
 from analysis.systems import PooledScores, colour_places
 
 CURVES = ("dev/wer", "dev/loss", "train/loss")
@@ -32,7 +32,7 @@ def comparison_figures(
         figures[f"wer_by_{column}"] = systems_figure(rates, f"WER by {column_name(str(column))} and system", note, places)
     for cost in COST_NAMES:
         if differs(table, cost):
-            figures[f"wer_against_{cost}"] = tradeoff_figure(table, cost, note=note, places=places)
+            figures[f"wer_against_{cost}"] = tradeoff_figure(table, cost, note=note, places=places, noise=NOISE.get(cost, 0.0))
     return figures | _routing_figures(pooled, note) | _curves(pooled, note)
 
 

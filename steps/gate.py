@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from analysis.calibration import confusion_table, expected_calibration_error, reliability
 from analysis.gate_choices import decisions_by, speaker_decisions
@@ -27,7 +28,7 @@ from steps.options.step_options import PlotOptions
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
-CALIBRATED_FROM = "dev/ece_uncalibrated"
+UNCALIBRATED, CALIBRATED = "dev/ece_uncalibrated", "dev/ece_held_out"
 TORN = 0.8  # a speaker with a smaller share at one expert is torn between several
 
 
@@ -87,17 +88,8 @@ def _report(step: StepRun, options: StepOptions, result: GateResult, dev: pd.Dat
 
 
 def _log_figures(step: StepRun, result: GateResult, dev: pd.DataFrame, vectors: np.ndarray, note: str) -> None:
-    labels, routed, raw = (
-        dev["cluster"].to_numpy(),
-        probabilities(result.gate, vectors),
-        probabilities(result.gate, vectors, False),
-    )
-    before = (reliability(raw, labels), expected_calibration_error(raw, labels)) if result.held_out is not None else None
-    shown = raw if result.held_out is None else result.held_out
-    error = expected_calibration_error(shown, labels)
-    title = "Reliability on dev speakers whom the calibration was not fitted on" if before else "Reliability of the gate on dev"
-    figure = reliability_figure(reliability(shown, labels), error, title, note, before)
-    step.log_figure(figure, "plots/reliability.png")
+    labels, routed = dev["cluster"].to_numpy(), probabilities(result.gate, vectors)
+    step.log_figure(_reliability(result, probabilities(result.gate, vectors, False), labels, note), "plots/reliability.png")
     confusion = confusion_table(labels, routed.argmax(1), routed.shape[1])
     step.log_figure(confusion_figure(confusion, "Dev: cluster and chosen expert", note), "plots/confusion.png")
     counts = pd.crosstab(dev["etiology"], pd.Series(routed.argmax(1), name="expert")).reindex(
@@ -110,6 +102,20 @@ def _log_figures(step: StepRun, result: GateResult, dev: pd.DataFrame, vectors: 
     step.log_figure(training_curves(history, panels, "Gate", best=result.best_epoch, note=note), "plots/training.png")
 
 
+def _reliability(result: GateResult, raw: np.ndarray, labels: np.ndarray, note: str) -> Figure:
+    """The gate as it is kept beside what was not kept; calibrated probabilities are those of speakers not fitted on.
+
+    Args:
+        raw: probabilities without calibration, (n_dev, n_experts). labels: (n_dev,).
+    """
+    kept, other = (result.held_out, raw) if result.is_calibrated else (raw, result.held_out)
+    tables = [(reliability(each, labels), expected_calibration_error(each, labels)) for each in (kept, other) if each is not None]
+    title = (
+        "Reliability on dev speakers whom no calibration was fitted on" if len(tables) > 1 else "Reliability of the gate on dev"
+    )
+    return reliability_figure(*tables[0], title, note, tables[1] if len(tables) > 1 else None, result.is_calibrated)
+
+
 def _final(result: GateResult) -> dict[str, float]:
     """Metrics of the gate as it is kept; those it has by epoch too get `_final`."""
     by_epoch = set(result.history[0])
@@ -120,10 +126,6 @@ def _final(result: GateResult) -> dict[str, float]:
 
 def _description(result: GateResult, by_etiology: pd.DataFrame, speakers: pd.DataFrame, note: str) -> str:
     metrics, config = result.metrics, result.gate.gate_config
-    change = ""
-    if CALIBRATED_FROM in metrics:
-        used = "calibrated" if config.temperature != 1 else "not calibrated, because that would not be better"
-        change = f" (speakers not fitted on: {percent(metrics[CALIBRATED_FROM])} before, {percent(metrics['dev/ece_held_out'])} after; {used})"
     shown = by_etiology[["group", "n_utterances", "n_speakers", "accuracy", "confidence", "entropy", "expert"]]
     n_torn = int((speakers["agreement"] < TORN).sum())
     lines = [
@@ -131,14 +133,25 @@ def _description(result: GateResult, by_etiology: pd.DataFrame, speakers: pd.Dat
         "",
         f"Softmax over {config.n_experts} experts{f', {config.hidden} hidden units' if config.hidden else ''}, trained with KL to the clusters' "
         f"soft labels; epoch {result.best_epoch} of {len(result.history)} kept by `{result.selection_metric}`. On dev speakers, none of whom "
-        f"it was trained on: argmax accuracy {100 * metrics['dev/accuracy']:.1f} %, calibration error {100 * metrics['dev/ece']:.1f} %{change}, "
-        f"temperature {config.temperature:.2f}.",
+        f"it was trained on: argmax accuracy {100 * metrics['dev/accuracy']:.1f} %, {_calibration(result)}.",
         "",
         f"Of {len(speakers)} unseen speakers {n_torn} have less than {TORN:.0%} of their utterances sent to one expert.",
         "",
         markdown_table(shown.round(3)),
     ]
     return "\n".join(lines)
+
+
+def _calibration(result: GateResult) -> str:
+    """The calibration error of the gate as it is kept, on speakers whom no temperature was fitted on, and of what was not kept."""
+    metrics = result.metrics
+    if UNCALIBRATED not in metrics:
+        return f"calibration error {percent(metrics['dev/ece'])}"
+    raw, calibrated = percent(metrics[UNCALIBRATED]), percent(metrics[CALIBRATED])
+    if result.is_calibrated:
+        temperature = result.gate.gate_config.temperature
+        return f"calibration error {calibrated} with temperature {temperature:.2f}, {raw} without; both on speakers whom it was not fitted on"
+    return f"calibration error {raw}; not calibrated, since a temperature fitted on other speakers gives {calibrated}"
 
 
 def _corpus(step: StepRun) -> str:

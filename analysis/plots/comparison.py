@@ -1,6 +1,7 @@
 """Pictures of several systems: overall WER with intervals, and WER against what a system costs."""
 
 from collections.abc import Mapping
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -13,12 +14,13 @@ from analysis.plots.errors import draw_forest
 COST_NAMES = {
     "n_trainable": "trainable parameters",
     "n_total": "parameters in all",
-    "real_time_factor": "seconds of decoding by second of audio, in one batch after another on this machine",
+    "real_time_factor": "seconds of decoding by second of audio, batch after batch: of one processor core, or of the accelerator",
     "training_hours": "hours of training: of one processor core, or of the accelerator",
     "peak_memory_mb": "most memory held while decoding, MB: of the process, or on the accelerator",
 }
 
 COUNTS = ("n_trainable", "n_total")
+LABEL_WIDTH = 105  # characters of a line under the axis
 
 
 def overall_figure(
@@ -34,9 +36,19 @@ def overall_figure(
 
 
 def tradeoff_figure(
-    table: pd.DataFrame, cost: str = "n_trainable", title: str = "", note: str = "", places: Mapping[str, int] | None = None
+    table: pd.DataFrame,
+    cost: str = "n_trainable",
+    title: str = "",
+    note: str = "",
+    places: Mapping[str, int] | None = None,
+    noise: float = 0.0,
 ) -> Figure:
-    """WER against a cost column; systems for which it is not known are named under the axis. `places` are theirs among the colours."""
+    """WER against a cost column; systems for which it is not known are named under the axis.
+
+    Args:
+        places: of the systems among the colours.
+        noise: by how much two measurements of one system may differ, as a share; said under the axis.
+    """
     known = table[table[cost].notna()]
     name = COST_NAMES.get(cost, cost.replace("_", " "))
     figure, axes = new_figure(title or f"WER against {name.partition(',')[0].partition(':')[0]}", 4.5, note=note)
@@ -47,7 +59,9 @@ def tradeoff_figure(
         axis.errorbar([getattr(row, cost)], [row.wer], yerr=np.nan_to_num(bars), color=colour_of(place), marker=marker_of(place),
                       markersize=8, capsize=3, linestyle="", label=row.system)  # fmt: skip
     unknown = table[table[cost].isna()]["system"].tolist()
-    axis.set_xlabel(name + (f"; not known: {', '.join(unknown)}" if unknown else ""))
+    said = [name, *([f"two measurements differ by up to {noise:.0%}"] if noise else [])]
+    said += [f"not known: {', '.join(unknown)}"] if unknown else []
+    axis.set_xlabel(fill("; ".join(said), LABEL_WIDTH))
     if len(known) and known[cost].min() >= 0 and known[cost].max() > 100 * max(known[cost].min(), 1):
         axis.set_xscale("symlog", linthresh=max(float(known[cost][known[cost] > 0].min()) / 10, 1e-9))
     elif len(known) and known[cost].min() >= 0:

@@ -14,28 +14,31 @@ def reliability_figure(
     calibration_error: float,
     title: str = "Reliability of the gate",
     note: str = "",
-    before: tuple[pd.DataFrame, float] | None = None,
+    rejected: tuple[pd.DataFrame, float] | None = None,
+    is_calibrated: bool = False,
 ) -> Figure:
     """Accuracy against confidence with the diagonal of a perfect gate; below it how many utterances each bin holds.
 
     Args:
-        table: of `reliability`.
-        before: the same table and error before calibration, drawn beside it.
+        table: of `reliability`, for the gate as it is kept.
+        rejected: the same table and error of the gate as it is not kept, with or without calibration, drawn beside it.
+        is_calibrated: whether the gate is kept with its calibration.
     """
-    n_utterances = int(table["n_utterances"].sum())
-    change = f"{100 * before[1]:.1f} → " if before else ""
-    said = f"{title} (n = {n_utterances}, calibration error {change}{100 * calibration_error:.1f} %)"
-    figure, axes = new_figure(said, 5.4, 2, 1, note)
+    names = ("calibrated", "not calibrated") if is_calibrated else ("not calibrated", "calibrated")
+    error = f"calibration error {100 * calibration_error:.1f} %"
+    if rejected:
+        error = f"calibration error, {names[0]} as kept: {100 * calibration_error:.1f} %, {names[1]}: {100 * rejected[1]:.1f} %"
+    figure, axes = new_figure(f"{title} (n = {int(table['n_utterances'].sum())}; {error})", 5.4, 2, 1, note)
     axes[0, 0].get_gridspec().set_height_ratios([3, 1])
     width = table["high"] - table["low"]
     used = table["n_utterances"] > 0
     axes[0, 0].bar(
         table["low"], table["accuracy"].fillna(0), width, align="edge", color=colour_of(0), alpha=0.35, edgecolor="white"
     )
-    if before:
-        earlier = before[0][before[0]["n_utterances"] > 0]
-        axes[0, 0].plot(earlier["confidence"], earlier["accuracy"], color=colour_of(1), marker="s", label="before calibration")
-    name = "gate, calibrated" if before else "gate"
+    if rejected:
+        other = rejected[0][rejected[0]["n_utterances"] > 0]
+        axes[0, 0].plot(other["confidence"], other["accuracy"], color=colour_of(1), marker="s", label=f"{names[1]}, not kept")
+    name = f"gate, {names[0]}" if rejected else "gate"
     axes[0, 0].plot(table["confidence"][used], table["accuracy"][used], color=colour_of(0), marker="o", label=name)
     axes[0, 0].plot([0, 1], [0, 1], color="#777777", linestyle="--", label="perfect calibration")
     axes[0, 0].set_ylabel("accuracy")

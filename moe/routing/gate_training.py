@@ -58,6 +58,11 @@ class GateResult:
         None  # (n_dev, n_experts) probabilities, each half of dev calibrated on the other; None: not tried
     )
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the gate is kept with its temperature."""
+        return self.gate.gate_config.temperature != 1
+
 
 def train_gate(
     train_embeddings: np.ndarray,

@@ -59,7 +59,7 @@ def all_figures(table):
         reliability(probabilities, labels), expected_calibration_error(probabilities, labels), note=NOTE
     )
     yield gate.reliability_figure(
-        reliability(probabilities, labels), 0.1, note=NOTE, before=(reliability(probabilities**2, labels), 0.2)
+        reliability(probabilities, labels), 0.1, note=NOTE, rejected=(reliability(probabilities**2, labels), 0.2)
     )
     yield gate.confusion_figure(confusion_table(labels, probabilities.argmax(1)), note=NOTE)
     people = pd.DataFrame({"speaker": [f"s{i % 50}" for i in range(60)], "etiology": "als", "cluster": labels})
@@ -128,6 +128,24 @@ def test_a_system_of_unknown_cost_is_named_and_not_dropped_unsaid(table):
     rates = rates_by(count_errors(table)).assign(system="mystery", n_trainable=np.nan)
     assert "not known: mystery" in texts_of(comparison.tradeoff_figure(rates))
     assert "not recorded: b" in texts_of(training.overlaid_curves({"a": history(), "b": pd.DataFrame({"epoch": [1]})}, "dev/wer"))
+
+
+@pytest.mark.parametrize(
+    ("is_calibrated", "said"),
+    [(False, "not calibrated as kept: 10.0 %, calibrated: 20.0 %"), (True, "calibrated as kept: 10.0 %, not calibrated: 20.0 %")],
+)
+def test_a_reliability_picture_says_which_gate_is_kept(is_calibrated: bool, said: str) -> None:
+    probabilities, labels = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]]), np.array([0, 1, 1])
+    tables = (reliability(each, labels) for each in (probabilities, np.full((3, 2), 0.5)))
+    figure = gate.reliability_figure(next(tables), 0.1, rejected=(next(tables), 0.2), is_calibrated=is_calibrated)
+    assert f"calibration error, {said}" in " ".join(texts_of(figure).split())
+    assert [line.get_label() for line in figure.axes[0].lines][0] == f"{'not ' * is_calibrated}calibrated, not kept"
+
+
+def test_a_cost_says_how_far_two_measurements_of_it_may_lie_apart(table):
+    rates = pd.concat([rates_by(count_errors(table)).assign(system=str(n), real_time_factor=n) for n in (0.1, 0.2)])
+    label = comparison.tradeoff_figure(rates, "real_time_factor", noise=0.25).axes[0].get_xlabel()
+    assert "of one processor core, or of the accelerator; two measurements differ by up to 25%" in " ".join(label.split())
 
 
 def test_a_forest_of_many_groups_shows_the_worst_and_says_so():
