@@ -5,7 +5,6 @@ in one order whatever the order of the utterances. With a folder to keep them in
 """
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -14,6 +13,7 @@ from moe.progress import progress
 from moe.recognition.hypothesis_store import BatchStore
 from moe.system import Ask, DecodingOptions, Hypothesis, System
 from moe.training.batches import Examples, collate, length_batches, to_device
+from moe.training.cost import compute_clock
 
 USUAL = "usual"  # name of decoding as the recogniser was trained to
 
@@ -56,9 +56,9 @@ def decode_ways(
         for number, indices in enumerate(length_batches(dataset, options.decoding_batch_size)):
             parts = store.read(number, [ids_of[index] for index in indices], list(asks))
             if parts is None:
-                started = time.perf_counter()
+                started = compute_clock()
                 parts = _decode_batch(system, dataset, indices.tolist(), options, asks, with_loss)
-                store.write(number, parts, time.perf_counter() - started)
+                store.write(number, parts, compute_clock() - started)
             for name, part in parts.items():
                 for index, hypothesis in zip(indices, part, strict=True):
                     found[name][index] = hypothesis

@@ -16,8 +16,8 @@ ARRAYS = ("routing_weights", "gate_probabilities")
 class BatchStore:
     """Batches of hypotheses in a folder, each a file that is whole or absent; None keeps nothing.
 
-    `seconds` and `n_read` grow with every batch that is read or written: how long all of it took, whoever did it, and how much was
-    there already.
+    `seconds` (see `moe.training.cost.compute_clock`) and `n_read` grow with every batch that is read or written: what all of it took,
+    whoever did it, and how much was there already.
     """
 
     def __init__(self, folder: Path | None) -> None:

@@ -1,6 +1,7 @@
 """What a training costs: processor time beside wall time, which other programs on the machine lengthen."""
 
 import os
+import time
 
 import torch
 
@@ -16,6 +17,11 @@ def cpu_seconds() -> float:
 def device_name() -> str:
     """The accelerator that is computed on, or `cpu`."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else CPU
+
+
+def compute_clock() -> float:
+    """Seconds that count so far, within one process: of all its threads together where there is no accelerator, else wall time."""
+    return time.process_time() if device_name() == CPU else time.perf_counter()
 
 
 def compute_seconds(wall_s: float, cpu_s: float) -> float:

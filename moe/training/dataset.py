@@ -74,6 +74,10 @@ class SpeechDataset(Dataset):
         """Samples of an utterance, float32 (n_samples,) at 16 kHz."""
         return read_utterance(self.root, self.rows[index])
 
+    def forget(self) -> None:
+        """Drop the waveforms and features that are kept, so that what comes next pays for its own."""
+        self._examples, self._waveforms, self._cached_bytes = {}, {}, 0
+
     @property
     def utterance_ids(self) -> list[str]:
         """Ids of the utterances, (N,)."""

@@ -37,7 +37,7 @@ class Evaluation:
 
     Attributes:
         counted: counted hypotheses, `ablated` those under other routings by name (empty without experts).
-        seconds: of decoding, features and routing included, ablations not.
+        seconds: of one processor core, or of the accelerator: decoding, features and routing included, ablations not.
         scoring: rule of a challenge, or `plain`.
         model_run_id: the run whose model it is.
         peak_memory_mb: the most memory held while decoding.
