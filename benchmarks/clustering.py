@@ -6,11 +6,12 @@ python -m benchmarks.clustering --n_utterances 100000 --algorithm hdbscan
 
 import argparse
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable
 
 import numpy as np
+
+from benchmarks.memory import resident_peak_mib
 
 N_STYLES, N_DIMS, N_SPEAKERS = 8, 64, 2000
 Corpus = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -69,8 +70,7 @@ def measured(name: str, work: Callable[..., str], *arguments: object) -> None:
 
 def _run(name: str, work: Callable[..., str], arguments: tuple) -> None:
     said = work(*arguments)
-    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
-    print(f"{name}: {said}; peak {peak_gib:.2f} GiB", flush=True)
+    print(f"{name}: {said}; peak {resident_peak_mib() / 2**10:.2f} GiB", flush=True)
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ kHz mono, and times on one core: ours, PyAV for everything, and soundfile with S
 import contextlib
 import csv
 import io
-import resource
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ import av
 import numpy as np
 import soundfile
 
+from benchmarks.memory import resident_peak_mib
 from moe.audio.sampling import SAMPLE_RATE, resample
 from moe.audio.waveforms import load_audio
 
@@ -66,7 +66,7 @@ def million(n_rows: int = 1_000_000) -> None:
             sizes = [len(subset(table, percent, 0)) for percent in (5, 15, 100)] + [len(at_most(table, n_rows // 10, 0))]
         with _timed("check and write"):
             write_manifest(Path(folder) / "manifest.parquet", table)
-        print(f"{n_rows} rows, subsets {sizes}: {time.perf_counter() - start:.1f} s, peak {_peak_gib():.2f} GiB")
+        print(f"{n_rows} rows, subsets {sizes}: {time.perf_counter() - start:.1f} s, peak {resident_peak_mib() / 2**10:.2f} GiB")
 
 
 def decoding(paths: list[str]) -> None:
@@ -159,11 +159,7 @@ def _write_table(path: Path, n_rows: int) -> None:
 def _timed(what: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
-    print(f"{time.perf_counter() - start:6.1f} s, peak so far {_peak_gib():.2f} GiB  {what}", flush=True)
-
-
-def _peak_gib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{time.perf_counter() - start:6.1f} s, peak so far {resident_peak_mib() / 2**10:.2f} GiB  {what}", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import concurrent.futures
 import multiprocessing
 import os
 import platform
-import resource
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -17,8 +16,9 @@ from typing import Any
 
 import torch
 
+from benchmarks.memory import resident_peak_mib
+
 LIBRARIES = ("torch", "transformers", "peft", "numpy")
-STATUS = Path("/proc/self/status")
 
 Variants = Mapping[str, Callable[[], object]]
 
@@ -81,20 +81,11 @@ def _now(device: str) -> float:
 
 
 def _peak(work: Callable[..., object], arguments: tuple) -> float:
-    before = _resident_peak()
+    before = resident_peak_mib()
     work(*arguments)
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated() / 2**20
-    return _resident_peak() - before
-
-
-def _resident_peak() -> float:
-    """MiB. A new process inherits its parent's `ru_maxrss` on Linux, but not its `VmHWM`."""
-    if STATUS.exists():
-        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 2**10
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if platform.system() == "Darwin" else 2**10)
+    return resident_peak_mib() - before
 
 
 def _cpu_name() -> str:

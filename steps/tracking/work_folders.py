@@ -162,7 +162,7 @@ def _locked_as_it_is(folder: Path) -> IO[str] | None:
     lock = open(folder / LOCK, "a")
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except (BlockingIOError, PermissionError):  # systems differ in how they call it
         lock.close()
         return None
     if _is_there(folder / LOCK, lock):
