@@ -59,13 +59,18 @@ class StepOptions(
         """What changes an utterance in training."""
         return self.part(AugmentationOptions) if self.augment else PLAIN
 
+    def faults(self) -> list[str]:
+        """Nothing that trains."""
+        nothing = self.unfreeze == ROWS_ALONE and self.token_dropout == 1
+        return [f"unfreeze={ROWS_ALONE} and token_dropout=1 train nothing: change one of them"] if nothing else []
+
     def idle(self) -> dict[str, str]:
         """Augmentation where there is none, rates of what does not train, and who is normal where nobody asks."""
         found = {} if self.augment else dict.fromkeys(names_of(AugmentationOptions), "needs augment=true")
         if self.unfreeze == ROWS_ALONE:
             found["domain_learning_rate"] = f"unfreeze={ROWS_ALONE} trains nothing beside the tokens' rows"
         if self.token_dropout == 1:
-            found |= dict.fromkeys(("token_learning_rate", "token_init"), "token_dropout=1 trains no token")
+            found |= dict.fromkeys(("token_learning_rate", "token_init", "domain_confidence"), "token_dropout=1 trains no token")
         if self.domains != TWO and self.oversample == self.domain_loss_weight == 1:
             found["normal_etiologies"] = f"domains={self.domains} reads it with oversample or domain_loss_weight alone"
         return found
@@ -179,7 +184,8 @@ def _report(
     facts: Mapping[str, float],
 ) -> None:
     numbers = system.shape.domains.numbers(given.train["etiology"].tolist())
-    classifier = {f"classifier/{name}": value for name, value in trained.classifier.metrics.items()}
+    judged = trained.classifier.metrics if trained.classifier else {}
+    classifier = {f"classifier/{name}": value for name, value in judged.items()}
     share = {"token_share": token_share(numbers, options.token_dropout)}
     log_kept(step, options.selection, trained, system, facts)
     step.log_metrics({**classifier, **share, **row_similarities(system)})
@@ -201,12 +207,17 @@ def _description(
     options: StepOptions, given: TrainingInputs, system: DomainSystem, trained: TrainedDomains, facts: Mapping[str, Any]
 ) -> str:
     trains = describe(options.part(UnfreezeOptions), system.base.model.config)
-    metrics, counted = trained.classifier.metrics, trainable(system)
+    counted, judged = trainable(system), trained.classifier
+    chosen = (
+        f"The classifier finds the domain of {100 * judged.metrics['dev/accuracy']:.1f} % of dev."
+        if judged
+        else "It was trained without tokens, and gives none."
+    )
     return (
         f"Dev {options.selection.replace('_', ' ')} {100 * trained.rate:.1f} %, {100 * trained.start_rate:.1f} % at the start"
         f"{', SYNTHETIC speech' if given.prepared.note else ''}.\n\nDomain-token Whisper. Domains: {', '.join(system.shape.domains.names)}. "
         f"Trains: {trains}; {facts['n_trainable']:,} of {facts['n_total']:,} parameters. {facts['n_utterances_seen']:,} utterances seen. "
-        f"{trained.kept} is kept by dev {options.selection.replace('_', ' ')}. The classifier finds the domain of {100 * metrics['dev/accuracy']:.1f} % of dev.\n\n"
+        f"{trained.kept} is kept by dev {options.selection.replace('_', ' ')}. {chosen}\n\n"
         f"{markdown_table(counted[counted['n_trainable'] > 0])}"
     )
 

@@ -4,8 +4,8 @@
     python -m benchmarks.domain_tokens --corpus demo --row "two domains" --seed 0
     python -m benchmarks.domain_tokens --table true                              the table of all that was measured, with its tests
 
-A row is one training. It is scored on the test split with the right token, a wrong one, none and the classifier's, and kept in
-benchmarks/results/domain_tokens; a row that is there is not measured again, so rows may run side by side in processes of their own.
+A row is one training. It is scored on the test split with the right token, a wrong one, none and the classifier's (without tokens trained,
+with none alone), and kept in benchmarks/results/domain_tokens; a row that is there is not measured again, so rows may run side by side in processes of their own.
 `rule`: typical voices, whose reference is the sentence with its articles or without them, either by chance, and only the token says which.
 `demo`: the corpus of `main`.
 """

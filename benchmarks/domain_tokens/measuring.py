@@ -26,8 +26,9 @@ from moe.training.loop import Training, seed_everything
 from moe.training.plan import TrainingPlan
 from steps.pretrain import SHIPPED
 
+NO_TOKEN = "none"
 ASKS: dict[str, Ask] = {
-    "right": DomainAsk(domain=CORPUS), "wrong": WrongDomain(), "none": DomainAsk(domain=NONE), "auto": DomainAsk(domain=AUTO),
+    "right": DomainAsk(domain=CORPUS), "wrong": WrongDomain(), NO_TOKEN: DomainAsk(domain=NONE), "auto": DomainAsk(domain=AUTO),
 }  # fmt: skip
 
 
@@ -43,7 +44,8 @@ def measure(corpus: str, row: str, seed: int, beam_size: int) -> None:
     with write_whole_dir(folder) as aside:
         test = data.part("test")
         dataset = SpeechDataset(test, data.root, system.inputs, extras=system.from_manifest(test))
-        for asked, ask in ASKS.items():
+        asks = ASKS if options.trains and system.shape.conditioned else {NO_TOKEN: ASKS[NO_TOKEN]}
+        for asked, ask in asks.items():
             found = decode(system, dataset, DecodingOptions(beam_size=beam_size), ask, title=f"{row}, {asked}")
             texts = [normalise(system.record.normaliser, each.text) for each in found]
             table = test[["utterance_id", "speaker", "etiology", "reference"]].assign(
@@ -77,7 +79,7 @@ def _trained(options: RowOptions, data: Corpus, seed: int) -> tuple[DomainSystem
         Training(TrainingPlan(options.domain_epochs, options.domain_batch_size, options.domain_learning_rate, seed), _printed),
     )
     groups = {group.name: group.n_parameters for group in system.parameter_groups()}
-    accuracy = trained.classifier.metrics["dev/accuracy"]
+    accuracy = trained.classifier.metrics["dev/accuracy"] if trained.classifier else None
     return system, {
         "n_trainable": sum(groups.values()),
         "epoch": trained.epoch,

@@ -20,7 +20,9 @@ def scores(corpus: str) -> list[SystemScores]:
     for path in sorted(FOLDER.glob(f"{corpus}_*/facts.json")):
         facts = read_json(path)
         for asked in ASKS:
-            table = pd.read_parquet(path.with_name(f"{asked}.parquet"))
+            if not (kept := path.with_name(f"{asked}.parquet")).exists():  # a row without trained tokens
+                continue
+            table = pd.read_parquet(kept)
             metadata = {"seed": facts["seed"], "n_trainable": facts["n_trainable"], "training_seconds": facts["training_seconds"]}
             found.append(
                 SystemScores(
@@ -48,7 +50,7 @@ def write_table() -> str:
         parts += [f"## {corpus}", markdown_table(table)]
         if corpus == RULE:
             parts += [markdown_table(_against_the_other_text(systems))]
-        elif len({system.name for system in systems}) > 1:
+        elif any(system.name.endswith(": right") for system in systems):
             found["tests"] = _tests(systems).to_dict("records")
             parts += [markdown_table(_tests(systems))]
     text = "\n\n".join(parts) + "\n"
@@ -94,7 +96,7 @@ def _against_the_other_text(systems: list[SystemScores]) -> pd.DataFrame:
 def _tests(systems: list[SystemScores]) -> pd.DataFrame:
     """Paired tests of the tokens of a row, and of each row against the same training without tokens; below 0 is better. Holm over all."""
     names = {system.name for system in systems}
-    bases = {row: f"{row}: right" for row in {name.rpartition(": ")[0] for name in names}}
+    bases = {name.removesuffix(": right"): name for name in sorted(names) if name.endswith(": right")}
     rows = []
     for row, base in bases.items():
         plain = next((f"{other}: none" for other in (f"{row}, no tokens", "no tokens") if f"{other}: none" in names), None)

@@ -17,7 +17,7 @@ def write(folder: Path, corpus: str, row: str, seed: int, wrong: dict[str, int],
     """Six utterances of four words; under each token some words are wrong."""
     path = folder / f"{corpus}_{row.replace(' ', '_')}_{seed}"
     path.mkdir(parents=True)
-    for asked in ASKS:
+    for asked in ASKS if "no tokens" not in row else ("none",):
         rows = [
             {"utterance_id": f"u{n}", "speaker": f"s{n}", "etiology": ("als", "typical")[n % 2], "reference": "a b c d",
              "hypothesis": " ".join(["x"] * wrong.get(asked, 0) + ["a", "b", "c", "d"][wrong.get(asked, 0) :]), "domain": domains[n % 2]}

@@ -123,6 +123,7 @@ def test_a_token_that_the_model_has_not_is_refused_before_it_is_loaded(done: Don
         ({"unfreeze": "lora", "layer_decay": 0.5}, "layer_decay=0.5: unfreeze=lora does not read it"),
         ({"unfreeze": "lora", "domain_lora_r": 2, "decoder_parts": "mlp"}, "decoder_parts=mlp: unfreeze=lora does not read it"),
         ({"unfreeze_decoder_blocks": 0, "decoder_parts": "mlp"}, "decoder_parts=mlp: unfreeze_decoder_blocks=0 trains none"),
+        ({"token_dropout": 1.0, "unfreeze": "none"}, "unfreeze=none and token_dropout=1 train nothing"),
         ({"token_dropout": 1.0, "token_learning_rate": 0.1}, "token_learning_rate=0.1: token_dropout=1 trains no token"),
         ({"domains": "each", "normal_etiologies": "als"}, "normal_etiologies=als: domains=each reads it with oversample or"),
     ],

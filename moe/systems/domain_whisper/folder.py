@@ -34,6 +34,7 @@ class DomainShape:
         place: of the token in the prompt.
         confidence: probability below which the classifier gives no token.
         adapters: of its LoRA; None for none.
+        conditioned: whether its tokens were trained; without, no utterance gets one.
     """
 
     domains: Domains
@@ -42,6 +43,7 @@ class DomainShape:
     unfreezing: UnfreezeOptions
     context: AudioContextOptions
     adapters: AdapterOptions | None = None
+    conditioned: bool = True
 
     def plain(self) -> dict[str, Any]:
         """As values that JSON gives back the same."""

@@ -77,6 +77,8 @@ class DomainSystem:
         """Number of the domain whose token each utterance gets, (B,), and the probability that the classifier gives it, NaN unasked."""
         n, device, names = len(batch["mel"]), batch["mel"].device, self.shape.domains.names
         unasked = torch.full((n,), torch.nan)
+        if not self.shape.conditioned:
+            return torch.full((n,), NO_DOMAIN, device=device), unasked
         if isinstance(ask, WrongDomain) or ask.domain == CORPUS:
             own = batch.get(DOMAIN, torch.full((n,), NO_DOMAIN, device=device))
             return own.where(own < 0, (own + isinstance(ask, WrongDomain)) % len(names)), unasked
@@ -99,7 +101,9 @@ class DomainSystem:
             raise ValueError(fault)
 
     def ablations(self) -> dict[str, Ask]:
-        """The manifest's token, another, and none."""
+        """The manifest's token, another, and none; nothing where no token was trained."""
+        if not self.shape.conditioned:
+            return {}
         return {"right": DomainAsk(domain=CORPUS), "wrong": WrongDomain(), "no_token": DomainAsk(domain=NONE)}
 
     def measures(self, hypotheses: Sequence[Hypothesis]) -> dict[str, float]:
@@ -115,9 +119,10 @@ class DomainSystem:
 
     def describe(self) -> dict[str, str]:
         """Domains and how the token is chosen."""
+        classified = f"a classifier's where it is at least {self.shape.confidence:g} sure, else none"
         return {
             "domains": ", ".join(self.shape.domains.names),
-            "domain token": f"a classifier's where it is at least {self.shape.confidence:g} sure, else none",
+            "domain token": classified if self.shape.conditioned else "none: it was trained without",
         }
 
     def place(self, device: torch.device | str, precision: str) -> None:
@@ -144,7 +149,12 @@ def refuse(record: Record, ask: DomainAsk, rows: pd.DataFrame | None) -> None:
     Raises:
         ValueError: naming those that it has.
     """
-    domains = DomainShape.of(record.shape).domains
+    shape = DomainShape.of(record.shape)
+    domains = shape.domains
+    if not shape.conditioned and ask.domain not in (AUTO, NONE):
+        raise ValueError(
+            f"domain={ask.domain}: the model was trained without tokens (token_dropout=1); it takes {AUTO} or {NONE}"
+        )
     has = f"the model has {', '.join(domains.names)}; or {AUTO}, {NONE}"
     if ask.domain not in (*WORDS, *domains.names):
         raise ValueError(f"domain={ask.domain}: {has}")
@@ -182,7 +192,7 @@ def build(
         token_table(base.model).weight[first:] = initial_rows(base, names, tokens.token_init)
     unfreeze(base.model, unfreezing)
     adapters = lora_options(base.model, unfreezing) if unfreezing.unfreeze == LORA else None
-    shape = dataclasses.replace(shape, adapters=adapters)
+    shape = dataclasses.replace(shape, adapters=adapters, conditioned=tokens.token_dropout < 1)
     prompts = Prompts(base.processor.tokenizer, names, shape.place)
     weights = [losses.domain_loss_weight if target else 1.0 for target in shape.domains.is_target]
     module = DomainWhisper(base.model, prompts, adapters, weights, losses.label_smoothing)

@@ -23,9 +23,9 @@ from moe.training.loop import Training, fit
 
 @dataclasses.dataclass(frozen=True)
 class TrainedDomains(Trained):
-    """What training did, and the classifier."""
+    """What training did, and the classifier; None where no token was trained."""
 
-    classifier: GateResult
+    classifier: GateResult | None
 
 
 def train(
@@ -36,7 +36,7 @@ def train(
     options: DomainTrainingOptions,
     training: Training,
 ) -> TrainedDomains:
-    """Train a system in place; it keeps the weights of its best epoch, and gets a classifier.
+    """Train a system in place; it keeps the weights of its best epoch, and gets a classifier where it has tokens to give.
 
     Args:
         train_set, dev_set: serve the numbers of the domains.
@@ -46,6 +46,8 @@ def train(
     system.module.use_precision(training.plan.precision)
     summary = fit(system.module, train_set, training, hooks, system.parameter_groups())
     hooks.restore_best()
+    if not system.shape.conditioned:
+        return TrainedDomains(**vars(hooks.trained(summary)), classifier=None)
     domains = system.shape.domains
     given = [(each, domains.numbers([row["etiology"] for row in each.rows])) for each in (plain_set, dev_set)]
     seed, checkpoints = training.plan.seed, training.checkpoints.below("classifier")

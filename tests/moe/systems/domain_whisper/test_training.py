@@ -18,7 +18,7 @@ from moe.system import DecodingOptions
 from moe.systems.domain_whisper.asks import DomainAsk, WrongDomain
 from moe.systems.domain_whisper.domains import DomainOptions, Domains, domains_of
 from moe.systems.domain_whisper.options import BalanceOptions, DomainTrainingOptions, LossOptions, TokenOptions
-from moe.systems.domain_whisper.system import DomainSystem
+from moe.systems.domain_whisper.system import DomainSystem, load
 from moe.systems.domain_whisper.training import balanced, train
 from moe.systems.domain_whisper.unfreezing import UnfreezeOptions, depths
 from moe.systems.whisper.base_model import load_base
@@ -143,6 +143,24 @@ def test_a_token_comes_to_decide_the_text(corpus, tmp_path: Path) -> None:
         texts = [each.text for each in decode(system, data, GREEDY, ask)]
         right = np.mean([text == reference for text, reference in zip(texts, both["reference"], strict=True)])
         assert right < 0.1 if wrong else right > 0.9, texts
+
+
+def test_who_was_trained_without_tokens_gives_none(corpus, tmp_path: Path) -> None:
+    """Neither dev nor anybody who asks gets the row of a token that never learnt anything; also after it was saved."""
+    system = toy_domain(tmp_path / "base", tokens=TokenOptions(token_dropout=1.0))
+    rows = system.module.rows.detach().clone()
+    done = trained(system, corpus)
+    assert done.classifier is None and system.ablations() == {} and torch.equal(system.module.rows, rows)
+    data = sets(system, corpus)[1]
+    plain = [each.text for each in decode(system, data, GREEDY, DomainAsk(domain="none"))]
+    for ask in (DomainAsk(), DomainAsk(domain="corpus"), WrongDomain()):
+        found = decode(system, data, GREEDY, ask)
+        assert [each.text for each in found] == plain and {each.details["domain"] for each in found} == {"none"}
+    system.save(tmp_path / "saved")
+    again = load(tmp_path / "saved")
+    assert [each.text for each in decode(again, data, GREEDY, DomainAsk(domain="corpus"))] == plain
+    with pytest.raises(ValueError, match="domain=als: the model was trained without tokens"):
+        again.check(DomainAsk(domain="als"))
 
 
 def test_the_draw_of_the_token_is_of_seed_epoch_and_utterance(corpus, tmp_path: Path) -> None:
