@@ -44,6 +44,7 @@ from steps.chain.stages import (
     makes_tokenizer,
     n_experts,
     planned,
+    running,
     stage_options,
     used_names,
 )
@@ -96,6 +97,18 @@ class StepOptions(ChainOptions, StageOptions):
         resolved = {"num_experts": n_experts(self), "corpus_seed": self.seed if self.corpus_seed is None else self.corpus_seed}
         used = used_names(self)
         return {name: to_text(resolved.get(name, getattr(self, name))) for name in self.as_parameters() if name in used}
+
+
+@dataclasses.dataclass(frozen=True)
+class ReusableOptions(StepOptions):
+    """Run a chain that may be reused as a whole: what its stages read from outside the store counts too, and takes time to digest."""
+
+    def data_digests(self) -> dict[str, str]:
+        """Those of its stages."""
+        found: dict[str, str] = {}
+        for module, given in running(self):
+            found |= getattr(stage_options(module, self, **given), "data_digests", dict)()
+        return found
 
 
 def run(options: StepOptions) -> str:

@@ -66,10 +66,11 @@ def roots(names: set[str]) -> set[str]:
 
 
 def later_steps(name: str, names: set[str]) -> list[str]:
-    """Entry points among imported names that come after `name` in the chain; `main`, which calls them all, and `estimate` come last."""
-    chain = [f"steps.{step}" for step in (*ENTRY_POINTS[2:], *ENTRY_POINTS[:2])]
+    """Entry points among imported names that come after `name` in the chain; `main`, which calls them all, `estimate` and `sweep` come last."""
+    last = ENTRY_POINTS.index("sweep") + 1
+    chain = [f"steps.{step}" for step in (*ENTRY_POINTS[last:], *ENTRY_POINTS[:last])]
     module = name.removesuffix(".py").replace("/", ".")
-    allowed = chain.index(module) if module in chain else len(chain) - 2
+    allowed = chain.index(module) if module in chain else len(chain) - last
     return [step for step in chain[allowed:] if step in names and step != module]
 
 

@@ -46,15 +46,25 @@ def parse(options_type: type[OptionsType], arguments: Sequence[str] | None = Non
 def file_values(options_type: type[Options], path: str) -> dict[str, Any]:
     """What an option file says, as values of the fields.
 
+    A kind of options may say `gathered = "NAME"`: that option takes the lists and tables in the file (see `read_option_file`).
+
     Raises:
         ValueError: an unknown name or a value that its field does not take, all at once; the message names the file.
     """
     fields = {field.name: field for field in dataclasses.fields(options_type) if field.name != OPTIONS_FILE}
-    values, faults = _values(fields, read_option_file(path))
+    values, faults = _values(fields, read_option_file(path, getattr(options_type, "gathered", None)))
     faults += [fault for name, value in values.items() for fault in value_faults(fields[name], value)]
     if faults:
         raise ValueError(f"{OPTIONS_FILE}={path}: {'; '.join(faults)}")
     return values
+
+
+def value_of(field: dataclasses.Field[Any], text: str) -> Any:
+    """A text as a value of its field, or as it is where it is no such value."""
+    try:
+        return from_text(text, field.type)
+    except ValueError:
+        return text  # no such kind: reported with all other faults when the options check themselves
 
 
 def unknown(name: str, names: Collection[str]) -> str:
@@ -104,11 +114,4 @@ def _texts(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 def _values(fields: dict[str, dataclasses.Field[Any]], texts: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
     """Texts as values of their fields, and what is said of names that are none."""
     faults = [unknown(name, fields) for name in texts if name not in fields]
-    return {name: _value(fields[name], text) for name, text in texts.items() if name in fields}, faults
-
-
-def _value(field: dataclasses.Field[Any], text: str) -> Any:
-    try:
-        return from_text(text, field.type)
-    except ValueError:
-        return text  # no such kind: reported with all other faults when the options check themselves
+    return {name: value_of(fields[name], text) for name, text in texts.items() if name in fields}, faults

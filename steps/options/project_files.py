@@ -23,6 +23,7 @@ from steps.options.options_page import options_page
 ENTRY_POINTS = (
     "main",
     "estimate",
+    "sweep",
     "synthesize",
     "prepare",
     "pretrain",

@@ -372,6 +372,7 @@ def test_every_preset_is_tested() -> None:
         "steermoe",
         "nepali",
         "split",
+        "sweep",
     }
 
 

@@ -1,0 +1,131 @@
+"""Entry point `sweep`: the chain with other options, chosen by dev alone; the best are then compared on the test set.
+
+An options file says what is varied: an option of `main` with a list or a range; its other lines are as in one of `main`. Every trial is
+a nested `main` up to the training of one system, and reuses each stage that its options leave unchanged. Started again after whatever
+stopped it, the sweep goes on with the trials that are missing. Example:
+    mlflow run . --env-manager local -e sweep -P options_file=presets/sweep.yaml
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from moe.options import NONE, names_of
+from steps import compare, evaluate
+from steps import main as chain
+from steps.chain.remote_checks import remote_faults
+from steps.chain.reuse import launch
+from steps.chain.stages import evaluation_given, stage_options, unasked
+from steps.options.option_files import option_file_text
+from steps.sweeps.chains import chain_values, decided
+from steps.sweeps.options import SweepOptions
+from steps.sweeps.report import BEST, Swept, log_sweep, trial_line
+from steps.sweeps.study import TrialFailed, missing_extra, search
+from steps.sweeps.trials import AS_GIVEN, TrainedChain, Trial, best_trials, trained_chain
+from steps.tracking import runs
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions(SweepOptions, chain.StepOptions):
+    """Try options of the chain, and compare the best."""
+
+    def used_parameters(self) -> dict[str, str]:
+        """Those of the chain as given, and the sweep's own."""
+        own = SweepOptions.__annotations__
+        return chain_options(self).used_parameters() | {name: text for name, text in self.as_parameters().items() if name in own}
+
+
+def run(options: StepOptions) -> str:
+    """Run the trials, compare the best, log the report and return the run id.
+
+    Raises:
+        RuntimeError: no trial has a result.
+    """
+    _check(options)
+    with runs.step_run("sweep", options, f"sweep · {options.sweep_system} · seed {options.seed}") as step:
+        given, trials = _trained(options, AS_GIVEN, {}, options.trial_seeds), list[Trial]()
+
+        def attempt(number: int, values: dict[str, Any]) -> float:
+            trials.append(_tried(options, f"trial {number}", values))
+            print(trial_line(trials, options.selected), flush=True)
+            if trials[-1].fault:
+                raise TrialFailed(trials[-1].fault)
+            return trials[-1].rate
+
+        study = search(options.sampler, options.dimensions, options.n_trials or 0, options.seed, attempt)
+        finalists = best_trials(trials, options.finalists)
+        if not finalists:
+            raise RuntimeError(f"no trial has a result; the last: {trials[-1].fault}")
+        compare_run_id = _compared(options, [given, *finalists])
+        log_sweep(step, Swept(options.selected, given, tuple(trials), study, compare_run_id))
+        step.log_text(option_file_text(best_options(options, finalists[0])), BEST)
+    return step.run_id
+
+
+def chain_options(options: StepOptions, values: Mapping[str, Any] | None = None) -> chain.ReusableOptions:
+    """The options of a trial's chain: one system up to its training, with some values of what is varied."""
+    return chain.ReusableOptions(**chain_values(options.sweep_system, options, values or {}, options.chain_names))
+
+
+def best_options(options: StepOptions, best: Trial) -> dict[str, Any]:
+    """What an options file of `main` says for the best trial: what was given, and its values."""
+    wanted, ours = chain_options(options, best.values), decided(options.sweep_system, options)
+    changed = {name: getattr(wanted, name) for name in names_of(chain.StepOptions, but=ours) if wanted.is_changed(name)}
+    return {name: NONE if value is None else value for name, value in changed.items()}
+
+
+def _check(options: StepOptions) -> None:
+    """Refuse, before any work, what no trial could run with.
+
+    Raises:
+        ValueError: all of it.
+    """
+    whole = dataclasses.replace(chain_options(options), until="evaluate")
+    missing = missing_extra()
+    chain.check_stages(whole, [*([missing] if missing else []), *remote_faults(whole)])
+
+
+def _trained(options: StepOptions, name: str, values: Mapping[str, Any], seeds: Sequence[int]) -> Trial:
+    """A trial, whose chains run or are reused."""
+    chains = []
+    for seed in seeds:
+        wanted = dataclasses.replace(chain_options(options, values), seed=seed, run_name=f"{name} · seed {seed}")
+        chain.check_stages(wanted)
+        run_id = launch(chain, wanted, title=f"{name}, seed {seed}", accept_changes=options.accept_changes)
+        chains.append(trained_chain(run_id, options.sweep_system, options.selected, seed))
+    return Trial(name, dict(values), tuple(chains))
+
+
+def _tried(options: StepOptions, name: str, values: Mapping[str, Any]) -> Trial:
+    """A trial, or why it has no result: values that do not go together, or a training that came to nothing."""
+    try:
+        return _trained(options, name, values, options.trial_seeds)
+    except (ValueError, RuntimeError) as error:
+        return Trial(name, dict(values), fault=str(error))
+
+
+def _compared(options: StepOptions, finalists: Sequence[Trial]) -> str | None:
+    """The run that compares the finalists on the test set; None where all of them are one model."""
+    trials = [_trained(options, each.name, each.values, options.last_seeds) for each in finalists]
+    models = {each.model_run_id: each for trial in trials for each in trial.chains}
+    if len(models) <= len(options.last_seeds):
+        return None
+    ids = ",".join(_evaluated(options, each) for each in models.values())
+    return launch(compare, stage_options(compare, options, evaluate_run_ids=ids), accept_changes=options.accept_changes)
+
+
+def _evaluated(options: StepOptions, trained: TrainedChain) -> str:
+    given = evaluation_given(options.sweep_system, trained.prepare_run_id, trained.model_run_id) | unasked(
+        options.sweep_system, options
+    )
+    asked = stage_options(evaluate, options, **given | {"seed": trained.seed})
+    return launch(evaluate, asked, title=f"evaluate, seed {trained.seed}", accept_changes=options.accept_changes)
+
+
+def main() -> None:
+    """Command line."""
+    runs.command(run, StepOptions)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""A study of Optuna: which values the next trial has, and what the trials so far say of each option.
+
+The study is kept nowhere. The sampler draws from a seed and from what earlier trials found, so a sweep that starts again asks for the
+same trials, and finds those that finished in the store. Optuna is an extra, in requirements-sweep.txt.
+"""
+
+import contextlib
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot
+from matplotlib.figure import Figure
+
+from steps.sweeps.space import Dimension, Range, Values, size_of_grid
+
+if TYPE_CHECKING:
+    import optuna
+
+REQUIREMENTS = "requirements-sweep.txt"
+TPE, GRID = "tpe", "grid"
+SAMPLERS = ("random", TPE, GRID)
+N_DIGITS = 3  # of a number drawn from a range: more would only be hard to read
+PARALLEL, IMPORTANCE = "parallel_coordinates", "importance"
+
+Try = Callable[[int, dict[str, Any]], float]  # number of a trial and its values → what is to be low
+
+
+class TrialFailed(RuntimeError):
+    """A trial that has no result; the others go on."""
+
+
+def missing_extra() -> str | None:
+    """What to install for sweeps; None where it is there."""
+    return None if importlib.util.find_spec("optuna") else f"sweeps need optuna: pip install -r {REQUIREMENTS}"
+
+
+def search(sampler: str, dimensions: Sequence[Dimension], n_trials: int, seed: int, attempt: Try) -> "optuna.Study":
+    """Try values one after another.
+
+    Args:
+        sampler: `random`, `tpe` (tree-structured Parzen estimator; random for its first ten trials) or `grid`.
+        n_trials: at most; a grid ends where it is complete.
+        seed: of the sampler.
+        attempt: may raise `TrialFailed`.
+    """
+    import optuna
+
+    def objective(trial: "optuna.Trial") -> float:
+        return attempt(trial.number, {dimension.name: _drawn(trial, dimension) for dimension in dimensions})
+
+    with _quiet():
+        study = optuna.create_study(sampler=_sampler(sampler, dimensions, seed), direction="minimize")
+        study.optimize(objective, n_trials=n_trials, catch=(TrialFailed,))
+    return study
+
+
+def importance(study: "optuna.Study") -> dict[str, float]:
+    """The share of each option in what makes trials good, the largest first (PED-ANOVA, Watanabe et al., IJCAI 2023); empty for want of trials."""
+    import optuna
+
+    with _quiet(), contextlib.suppress(ValueError, RuntimeError):
+        return optuna.importance.get_param_importances(study) if _differ(study) else {}
+    return {}
+
+
+def figures(study: "optuna.Study", metric: str) -> dict[str, Figure]:
+    """Optuna's pictures of a study by name, those that there are trials for."""
+    from optuna.visualization import matplotlib as plots
+
+    if not _differ(study):
+        return {}
+    drawn = {PARALLEL: plots.plot_parallel_coordinate} | ({IMPORTANCE: plots.plot_param_importances} if importance(study) else {})
+    found = {}
+    for name, plot in drawn.items():
+        with _quiet(), matplotlib.pyplot.style.context("default"):  # Optuna's styles would stay for every later picture
+            plot(study, target_name=metric)
+            found[name] = matplotlib.pyplot.gcf()
+            found[name].set_size_inches(10, 5)
+            found[name].tight_layout()
+    return found
+
+
+def _sampler(name: str, dimensions: Sequence[Dimension], seed: int) -> "optuna.samplers.BaseSampler":
+    import optuna
+
+    if name == GRID:
+        size_of_grid(list(dimensions))
+        grid = {dimension.name: dimension.values for dimension in dimensions if isinstance(dimension, Values)}
+        return optuna.samplers.GridSampler(grid, seed)
+    kind = optuna.samplers.TPESampler if name == TPE else optuna.samplers.RandomSampler
+    return kind(seed=seed)
+
+
+def _drawn(trial: "optuna.Trial", dimension: Dimension) -> Any:
+    """The value of an option in a trial."""
+    if isinstance(dimension, Values):
+        return trial.suggest_categorical(dimension.name, dimension.values)
+    if isinstance(dimension.low, int) and isinstance(dimension.high, int):
+        return trial.suggest_int(dimension.name, dimension.low, dimension.high, log=dimension.log)
+    return _rounded(trial.suggest_float(dimension.name, dimension.low, dimension.high, log=dimension.log), dimension)
+
+
+def _rounded(value: float, dimension: Range) -> float:
+    return min(max(float(f"{value:.{N_DIGITS}g}"), dimension.low), dimension.high)
+
+
+def _differ(study: "optuna.Study") -> bool:
+    """Whether trials came out differently."""
+    return len({trial.value for trial in study.trials if trial.value is not None}) > 1
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what Optuna says of every trial and of its experimental parts."""
+    import optuna
+
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(level)
