@@ -64,9 +64,9 @@ demo-ko: install
 	@MLFLOW_LOGGING_LEVEL=WARNING $(MLFLOW_RUN) -P synthetic_language=ko -P language=ko -P format=webdataset -P whisper_model=demo-ko/base \
 		-P systems=zero_shot,domain_whisper -P register_system=any -P ablation_utterances=0 $(OPTIONS)
 
-# after a demo: experts and weights of their own for 50 people who were not in training, above the demo's recognisers
+# after a demo: experts and weights of their own for 50 people who were not in training, above the demo's recognisers; all of it: SIZES=5,10,20,40
 demo-personal: install
-	python -m benchmarks.personal --demo
+	python -m benchmarks.personal --demo --sizes $(or $(SIZES),20)
 
 # in a process for each core, four at most, with one thread each (two: OMP_NUM_THREADS=2 make test); in one process: python -m pytest
 test: install
