@@ -60,8 +60,9 @@ def importance(study: "optuna.Study") -> dict[str, float]:
     """The share of each option in what makes trials good, the largest first (PED-ANOVA, Watanabe et al., IJCAI 2023); empty for want of trials."""
     import optuna
 
+    names = _varied(study)
     with _quiet(), contextlib.suppress(ValueError, RuntimeError):
-        return optuna.importance.get_param_importances(study) if _differ(study) else {}
+        return optuna.importance.get_param_importances(study, params=names) if names else {}
     return {}
 
 
@@ -69,13 +70,14 @@ def figures(study: "optuna.Study", metric: str) -> dict[str, Figure]:
     """Optuna's pictures of a study by name, those that there are trials for."""
     from optuna.visualization import matplotlib as plots
 
-    if not _differ(study):
+    names = _varied(study)
+    if not names:
         return {}
     drawn = {PARALLEL: plots.plot_parallel_coordinate} | ({IMPORTANCE: plots.plot_param_importances} if importance(study) else {})
     found = {}
     for name, plot in drawn.items():
         with _quiet(), matplotlib.pyplot.style.context("default"):  # Optuna's styles would stay for every later picture
-            plot(study, target_name=metric)
+            plot(study, params=names, target_name=metric)
             found[name] = matplotlib.pyplot.gcf()
             found[name].set_size_inches(10, 5)
             found[name].tight_layout()
@@ -106,9 +108,12 @@ def _rounded(value: float, dimension: Range) -> float:
     return min(max(float(f"{value:.{N_DIGITS}g}"), dimension.low), dimension.high)
 
 
-def _differ(study: "optuna.Study") -> bool:
-    """Whether trials came out differently."""
-    return len({trial.value for trial in study.trials if trial.value is not None}) > 1
+def _varied(study: "optuna.Study") -> list[str]:
+    """The options that had several values in trials with a result; none where all of these came out alike."""
+    done = [trial for trial in study.trials if trial.value is not None]
+    if len({trial.value for trial in done}) < 2:
+        return []
+    return [name for name in done[0].params if len({trial.params[name] for trial in done}) > 1]
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """What is drawn: within the space, the same again at every start, each combination of a grid once; and what a study says of options."""
 
 import itertools
+import warnings
 from typing import Any
 
 import matplotlib
@@ -94,6 +95,16 @@ def test_the_option_that_matters_has_the_largest_share() -> None:
     shares = importance(study)
     assert next(iter(shares)) == "k" and shares["k"] > 0.5 and sum(shares.values()) == pytest.approx(1)
     assert set(shares) == {dimension.name for dimension in SPACE}
+
+
+def test_three_trials_and_an_option_of_one_value_are_drawn_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        study = search("random", [*SPACE, Values("one", (5,))], 3, 1, lambda number, values: number / 10)
+        found = figures(study, "dev/wer")
+    labels = [text.get_text() for text in found[PARALLEL].axes[0].get_xticklabels()]
+    assert "share" in labels and "one" not in labels and "one" not in importance(study)
+    matplotlib.pyplot.close("all")
 
 
 def test_pictures_leave_no_style_behind() -> None:
