@@ -292,6 +292,10 @@ class Merges(System, Protocol):
     def fixed(self, experts: Sequence[float]) -> Ask:
         """What to ask for to decode under a fixed mixture (E,) of the experts."""
 
+    @property
+    def window_inputs(self) -> Inputs:
+        """Inputs that pad every utterance to the whole window, as the ordinary model is given it."""
+
     def save_merged(self, folder: Path, experts: Sequence[float]) -> None:
         """Write an ordinary model with the mixture in its weights."""
 

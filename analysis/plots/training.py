@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis.plots.canvas import colour_of, legend, marker_of, new_figure, percent_axis
 
 START = "epoch (0: the start)"
+RATES = {"wer": "WER", "cer": "CER"}
 MANY_POINTS = 40  # above this a line carries no markers
 STAGES = {"asr": "joint training", "experts": "expert training"}
 MOST_INSIDE = 3  # lines whose names fit into a panel
@@ -28,7 +29,7 @@ def training_curves(
 
     Args:
         history: one row per epoch (or update), column `x` and one column per metric; gaps (NaN) are bridged.
-        panels: panel title → the columns drawn in it; a title with "WER", "CER", "accuracy" or "load" is shown in percent.
+        panels: panel title → the columns drawn in it; a title with "WER", "CER", "accuracy", "load" or "blank" is shown in percent.
         best: the kept epoch, marked.
         place: of the system among the colours, for a panel of one line, whose name is its title.
 
@@ -58,7 +59,7 @@ def line_name(column: str, columns: Sequence[str]) -> str:
         return column
     if len(firsts) == 1:
         return rest.replace("_", " ") or "all"
-    return first if len(rests) == 1 and rest else column
+    return RATES.get(column, first if len(rests) == 1 and rest else column)
 
 
 def overlaid_curves(
@@ -97,7 +98,7 @@ def overlaid_curves(
 def in_words(column: str) -> str:
     """A metric as a title says it: `dev/wer` → "WER on dev"."""
     split, _, name = column.partition("/")
-    return f"{name.upper() if name in ('wer', 'cer') else name.replace('_', ' ')} on {split}" if name else column
+    return f"{RATES.get(name, name.replace('_', ' '))} on {split}" if name else column
 
 
 def _mark_stages(axis: Axes, history: pd.DataFrame, x: str, place: int, line: int) -> None:
@@ -135,7 +136,7 @@ def _finish(axis: Axes, name: str, x: str, best: float | None, outside: bool = F
     if best is not None:
         axis.axvline(best, color="#777777", linestyle=":", label=f"kept: {best:g}")
     named = named and bool(axis.get_legend_handles_labels()[0])
-    if any(word in name.lower() for word in ("wer", "cer", "accuracy", "load")):
+    if any(word in name.lower() for word in ("wer", "cer", "accuracy", "load", "blank")):
         percent_axis(axis, "y")
     if outside and named:
         legend(axis)

@@ -31,5 +31,6 @@ def log_curves(
         return
     shown = from_start(pd.DataFrame(trained.history), {selected: trained.start_rate})
     kept, place = 0 if trained.epoch is None else trained.epoch + 1, colour_place(system.record.role)
-    figure = training_curves(shown, drawable(shown, panels), system.record.title, best=kept, note=note, place=place)
+    title = f"Training of {system.record.title}"
+    figure = training_curves(shown, drawable(shown, panels), title, best=kept, note=note, place=place)
     step.log_figure(figure, "plots/training.png")

@@ -16,7 +16,7 @@ from moe.routing.options import RoutingOptions
 from moe.routing.weights import RoutingWeights
 from moe.system import Merges
 from moe.systems.table import load_system
-from moe.systems.whisper import other_runtimes
+from moe.systems.whisper import conversion, other_runtimes
 from moe.systems.whisper.base_model import save_base
 from steps import export
 from steps.tracking import runs
@@ -113,7 +113,7 @@ def test_formats_that_there_are_not_and_tools_that_are_missing_are_named(monkeyp
         export.StepOptions(formats="peft", prepare_run_id="abc")
     with pytest.raises(ValueError, match="experts=shared: formats=peft writes every expert"):
         export.StepOptions(formats="peft", experts="shared")
-    monkeypatch.setattr(other_runtimes.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(conversion.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="ctranslate2 needs ctranslate2: pip install -r requirements-export.txt"):
         export.StepOptions(formats="ctranslate2")
 
@@ -159,7 +159,7 @@ def prepared_run(tmp_path: Path) -> str:
 
 
 def formats() -> list[str]:
-    return ["transformers", *(name for name in ("ctranslate2", "onnx") if other_runtimes.missing(name) is None)]
+    return ["transformers", *(name for name in ("ctranslate2", "onnx") if conversion.missing(name) is None)]
 
 
 def test_the_step_checks_each_export_on_the_test_split(store: Path, folder: Path, tmp_path: Path, capsys) -> None:

@@ -1,75 +1,28 @@
-"""An ordinary Whisper folder in other runtimes: transformers, CTranslate2 (which faster-whisper runs on) and ONNX; and what each says.
+"""What other runtimes say of an ordinary Whisper folder: transformers, CTranslate2, faster-whisper and ONNX.
 
-The converters are extras, in requirements-export.txt. What a runtime says is decoded greedily from our own prompt, so that it can be
-compared with our hypotheses word for word.
+Each decodes greedily from our own prompt, so that its words can be compared with ours.
 """
 
-import importlib.util
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from transformers import GenerationConfig, WhisperForConditionalGeneration, WhisperProcessor
+from torch import Tensor
+from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from moe.audio.sampling import SAMPLE_RATE
-from moe.files import write_whole_dir
 from moe.systems.whisper.base_model import load_base
-from moe.systems.whisper.base_source import GENERATION
+from moe.systems.whisper.base_source import ENGLISH, MULTILINGUAL_VOCABULARY
+from moe.systems.whisper.conversion import missing
+from moe.systems.whisper.features import window_seconds
 from moe.systems.whisper.tokens import language_ids, prompt_ids
 
-REQUIREMENTS = "requirements-export.txt"
-NEEDED = {
-    "transformers": (),
-    "ctranslate2": ("ctranslate2",),
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-}  # runtime → packages
-OPSET = 18
 BATCH = 16
+FASTER_WHISPER_FRAMES = 3000  # of its windows, whatever the preprocessor says
 
 Says = Callable[[Sequence[np.ndarray]], list[str]]  # waveforms (n_samples,) at 16 kHz, none longer than the window → texts
-
-
-def missing(runtime: str) -> str | None:
-    """Why a runtime cannot be exported to; None where its packages are installed."""
-    absent = [name for name in NEEDED[runtime] if importlib.util.find_spec(name) is None]
-    return f"{runtime} needs {' and '.join(absent)}: pip install -r {REQUIREMENTS}" if absent else None
-
-
-def to_ctranslate2(source: Path, folder: Path) -> None:
-    """Write a folder that `ctranslate2.models.Whisper` and `faster_whisper.WhisperModel` load, in 32-bit floats."""
-    import ctranslate2
-
-    processor = WhisperProcessor.from_pretrained(source)
-    with write_whole_dir(folder) as aside, _without_nothing_to_suppress(source):
-        converter = ctranslate2.converters.TransformersConverter(str(source), copy_files=["tokenizer.json"])
-        converter.convert(str(aside), force=True)
-        processor.feature_extractor.to_json_file(aside / "preprocessor_config.json")  # the name that faster-whisper reads
-
-
-def to_onnx(source: Path, folder: Path) -> None:
-    """Write `encoder.onnx` (input_features → states) and `decoder.onnx` (input_ids, states → logits), and the processor beside them."""
-    base = load_base(str(source))
-    model, config = base.model.eval(), base.model.config
-    features = torch.zeros(2, config.num_mel_bins, 2 * config.max_source_positions)  # (B, n_mels, F)
-    states = torch.zeros(2, config.max_source_positions, config.d_model)  # (B, T, D)
-    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=config.max_target_positions)
-    with write_whole_dir(folder) as aside, torch.no_grad():
-        base.processor.save_pretrained(aside)
-        model.generation_config.save_pretrained(aside)
-        _export(_Encoder(model), (features,), aside / "encoder.onnx", ["input_features"], ["states"], ({0: batch},))
-        ids = torch.zeros(2, 4, dtype=torch.long)  # (B, N)
-        _export(
-            _Decoder(model),
-            (ids, states),
-            aside / "decoder.onnx",
-            ["input_ids", "states"],
-            ["logits"],
-            ({0: batch, 1: length}, {0: batch}),
-        )
 
 
 def says_transformers(folder: Path) -> Says:
@@ -98,6 +51,52 @@ def says_ctranslate2(folder: Path, source: Path) -> Says:
         return [each.sequences_ids[0] for each in found]
 
     return _speaker(base.processor, say)
+
+
+def faster_whisper_fault(source: Path) -> str | None:
+    """Why faster-whisper cannot say what we say of a folder; None where it can.
+
+    It pads every window to 3000 frames, and takes a vocabulary of less than a multilingual Whisper's for one without language tokens.
+    """
+    base = load_base(str(source))
+    extractor, n_tokens = base.processor.feature_extractor, base.model.config.vocab_size
+    if extractor.nb_max_frames != FASTER_WHISPER_FRAMES:
+        return f"it pads to {FASTER_WHISPER_FRAMES} frames, and the base takes {extractor.nb_max_frames} ({window_seconds(extractor):g} s)"
+    if language_ids(base.model.generation_config) and n_tokens < MULTILINGUAL_VOCABULARY:
+        return f"it gives no language to a base of less than {MULTILINGUAL_VOCABULARY} tokens, and this one has {n_tokens} and was trained with one"
+    return missing("faster-whisper")
+
+
+def says_faster_whisper(folder: Path, source: Path) -> Says:
+    """What faster-whisper says; `source` holds the processor.
+
+    Waveforms are padded with silence to the window: faster-whisper pads shorter log-mels with 0, which is no silence.
+    """
+    from faster_whisper import WhisperModel
+
+    model, base = WhisperModel(str(folder), device="cpu", compute_type="float32"), load_base(str(source))
+    generation: Any = base.model.generation_config
+    n_samples = base.processor.feature_extractor.n_samples
+    plain: dict[str, Any] = {
+        "language": getattr(generation, "language", None) or ENGLISH,
+        "beam_size": 1,
+        "temperature": 0.0,
+        "without_timestamps": True,
+        "suppress_blank": bool(generation.begin_suppress_tokens),
+        "no_speech_threshold": None,
+        "log_prob_threshold": None,
+        "compression_ratio_threshold": None,
+    }
+
+    def texts(waveforms: Sequence[np.ndarray]) -> list[str]:
+        found = []
+        for waveform in waveforms:
+            padded = np.pad(waveform.astype(np.float32), (0, n_samples - len(waveform)))
+            segments, _ = model.transcribe(padded, suppress_tokens=list(generation.suppress_tokens or []), **plain)
+            found.append("".join(segment.text for segment in segments).strip())
+        return found
+
+    return texts
 
 
 def says_onnx(folder: Path, source: Path) -> Says:
@@ -144,49 +143,5 @@ def _speaker(processor: WhisperProcessor, say: Callable[[Tensor], list[list[int]
     return texts
 
 
-def _export(module: nn.Module, given: tuple[Tensor, ...], path: Path, names: list[str], said: list[str], shapes: Any) -> None:
-    torch.onnx.export(
-        module, given, str(path), input_names=names, output_names=said, dynamic_shapes=shapes, opset_version=OPSET, dynamo=True,
-        external_data=False, verbose=False,
-    )  # fmt: skip
-
-
-@contextmanager
-def _without_nothing_to_suppress(folder: Path) -> Iterator[None]:
-    """The converter takes lists alone, and a generation config of ours suppresses nothing: given as empty lists while it reads."""
-    path = folder / GENERATION
-    before = path.read_text(encoding="utf-8")
-    generation = GenerationConfig.from_pretrained(folder)
-    generation.suppress_tokens = generation.suppress_tokens or []
-    generation.begin_suppress_tokens = generation.begin_suppress_tokens or []
-    try:
-        generation.save_pretrained(folder)
-        yield
-    finally:
-        path.write_text(before, encoding="utf-8")
-
-
 def _until(tokens: list[int], end: Any) -> list[int]:
     return tokens[: tokens.index(end)] if end in tokens else tokens
-
-
-class _Encoder(nn.Module):
-    def __init__(self, model: WhisperForConditionalGeneration) -> None:
-        super().__init__()
-        self.encoder = model.model.encoder
-
-    def forward(self, input_features: Tensor) -> Tensor:
-        states: Tensor = self.encoder(input_features).last_hidden_state
-        return states
-
-
-class _Decoder(nn.Module):
-    def __init__(self, model: WhisperForConditionalGeneration) -> None:
-        super().__init__()
-        self.decoder, self.proj_out = model.model.decoder, model.proj_out
-
-    def forward(self, input_ids: Tensor, states: Tensor) -> Tensor:
-        logits: Tensor = self.proj_out(
-            self.decoder(input_ids=input_ids, encoder_hidden_states=states, use_cache=False).last_hidden_state
-        )
-        return logits

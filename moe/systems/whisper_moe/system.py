@@ -19,6 +19,7 @@ from moe.routing.losses import normalised_entropy
 from moe.system import Ask, Batch, DecodingOptions, Hypothesis, ParameterGroup, Record, routing_weights
 from moe.systems.whisper.base_model import BaseModel, use_language
 from moe.systems.whisper.encoder import embedder
+from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper.inputs import WhisperInputs
 from moe.systems.whisper.tokens import language_ids
 from moe.systems.whisper_moe import merging
@@ -157,6 +158,11 @@ class WhisperSystem:
     def fixed(self, experts: Sequence[float]) -> Ask:
         """Nothing: there is nothing to route."""
         return self.ask_type()
+
+    @property
+    def window_inputs(self) -> WhisperInputs:
+        """Inputs whose context is the whole window."""
+        return WhisperInputs(self.inputs.processor, AudioContextOptions(audio_context="full"), self.inputs.max_labels)
 
     def save_merged(self, folder: Path, experts: Sequence[float]) -> None:
         """An ordinary Whisper folder."""

@@ -158,6 +158,7 @@ def test_a_forest_of_many_groups_shows_the_worst_and_says_so():
 def test_lines_are_called_by_what_tells_them_apart():
     assert [training.line_name(name, ["wer", "wer/expert_0"]) for name in ("wer", "wer/expert_0")] == ["all", "expert 0"]
     assert [training.line_name(name, ["train/kl", "dev/kl"]) for name in ("train/kl", "dev/kl")] == ["train", "dev"]
+    assert training.line_name("cer", ["wer", "cer"]) == "CER"
     assert training.line_name("dev/wer", ["dev/wer"]) == "dev/wer" and training.line_name("a/b", ["a/b", "c/d"]) == "a/b"
 
 

@@ -1,0 +1,79 @@
+"""faster-whisper says our words of an export whose base has a Whisper's own window, with and without language tokens, from wav files."""
+
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import WhisperTokenizer
+
+from moe.audio.waveforms import load_audio
+from moe.system import DecodingOptions
+from moe.systems.whisper.base_model import new_base, save_base
+from moe.systems.whisper.base_source import MULTILINGUAL_VOCABULARY, SmallShape
+from moe.systems.whisper.conversion import missing, to_ctranslate2
+from moe.systems.whisper.other_runtimes import faster_whisper_fault, says_faster_whisper, says_transformers
+from moe.systems.whisper.tokens import END, NO_TIMESTAMPS, START, TASKS
+from tests.toys.models import ALL_LINEARS, adapter_options, shared_base
+from tests.toys.recognizers import record_of, system_on
+from tests.toys.speech import RATE, spoken
+
+WHISPERS_OWN = SmallShape(
+    d_model=32, encoder_layers=1, decoder_layers=2, heads=2, dropout=0.0, window_s=30, hop_length=160, max_target_positions=448
+)
+SENTENCES = ("please bring my red coat", "seven", "the kettle is on the table", "call my sister tomorrow")
+EXPERTS = (0.5, 0.25, 0.0, 0.25)
+
+
+def hub_like_tokenizer(languages: tuple[str, ...]) -> WhisperTokenizer:
+    """Bytes and specials; with languages as many tokens as the hub's multilingual models have."""
+    specials = [END, START, *languages, *TASKS, "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", NO_TIMESTAMPS]
+    symbols = sorted(ByteLevel.alphabet())
+    n_words = MULTILINGUAL_VOCABULARY - len(symbols) - len(specials) if languages else 0
+    names = [*symbols, *(f"word{number}" for number in range(n_words)), *specials]
+    vocabulary = {name: number for number, name in enumerate(names)}
+    return WhisperTokenizer(
+        vocab=vocabulary, merges=[], add_prefix_space=True, pad_token=END, additional_special_tokens=specials[1:]
+    )
+
+
+def write_base(folder: Path, languages: tuple[str, ...]) -> None:
+    """A base with random weights that does not say the same of every audio, and ends: the later a position, the surer."""
+    torch.manual_seed(0)
+    tokenizer = hub_like_tokenizer(languages)
+    base = new_base(tokenizer, WHISPERS_OWN, "en")
+    decoder = base.model.model.decoder
+    for name, parameter in base.model.named_parameters():
+        if parameter.dim() > 1 and "encoder.embed_positions" not in name:
+            torch.nn.init.normal_(parameter.data, std=1.0 if "embed" in name else 0.2)
+    end = decoder.embed_tokens.weight.data[tokenizer.convert_tokens_to_ids(END)]
+    decoder.embed_positions.weight.data += 3 * torch.arange(448.0)[:, None] * end / end.norm()
+    save_base(base, folder, torch.float32)
+
+
+@pytest.mark.skipif(missing("faster-whisper") is not None, reason="requirements-export.txt is an extra")
+@pytest.mark.parametrize("languages", [(), ("<|en|>",)], ids=["english alone", "multilingual"])
+def test_faster_whisper_says_our_words_of_wav_files(languages: tuple[str, ...], tmp_path: Path) -> None:
+    write_base(tmp_path / "base", languages)
+    system = system_on(tmp_path / "base", record_of(adapters=adapter_options(ALL_LINEARS)))
+    system.save_merged(tmp_path / "merged", EXPERTS)
+    to_ctranslate2(tmp_path / "merged", tmp_path / "ct2")
+    waves = []
+    for number, sentence in enumerate(SENTENCES):
+        soundfile.write(tmp_path / f"{number}.wav", spoken(sentence), RATE)
+        waves.append(load_audio(tmp_path / f"{number}.wav"))
+    batch = system.window_inputs.collate([system.window_inputs.example(wave, "") for wave in waves])
+    batch["utterance_ids"] = list(SENTENCES)
+    ours = [each.text for each in system.decode(batch, DecodingOptions(), system.fixed(EXPERTS))]
+    assert faster_whisper_fault(tmp_path / "merged") is None
+    assert says_transformers(tmp_path / "merged")(waves) == ours
+    assert says_faster_whisper(tmp_path / "ct2", tmp_path / "merged")(waves) == ours
+    assert len(set(ours)) > 1 and all(ours)
+
+
+def test_why_faster_whisper_cannot_say_it_is_named(tmp_path: Path) -> None:
+    save_base(shared_base(), tmp_path / "short")
+    assert "pads to 3000 frames, and the base takes 100 (2 s)" in str(faster_whisper_fault(tmp_path / "short"))
+    save_base(shared_base(window_s=30, hop_length=160), tmp_path / "own_tokens")
+    assert "gives no language to a base of less than 51865 tokens" in str(faster_whisper_fault(tmp_path / "own_tokens"))
