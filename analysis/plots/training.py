@@ -13,7 +13,7 @@ START = "epoch (0: the start)"
 RATES = {"wer": "WER", "cer": "CER"}
 MANY_POINTS = 40  # above this a line carries no markers
 STAGES = {"asr": "joint training", "experts": "expert training"}
-MOST_INSIDE = 3  # lines whose names fit into a panel
+MOST_INSIDE = 2  # lines whose names fit into a panel
 
 
 def training_curves(

@@ -58,8 +58,9 @@ def check(system: Merges, experts: tuple[float, ...], prepared: Prepared, places
     rows = []
     for name, says in _runtimes(places):
         theirs = _texts(chunks, says(waveforms), prepared)
-        wer, counts = word_error_rate(references, theirs), (_n_different(each, theirs) for each in (said, said_in_window))
-        rows.append(Checked(name, len(test), *counts, our_wer, in_window_wer, wer, wer - our_wer))
+        wer = word_error_rate(references, theirs)
+        n_different, n_in_window = (_n_different(each, theirs) for each in (said, said_in_window))
+        rows.append(Checked(name, len(test), n_different, n_in_window, our_wer, in_window_wer, wer, wer - our_wer))
     return rows
 
 
