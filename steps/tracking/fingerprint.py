@@ -111,6 +111,7 @@ def library_versions(imported: frozenset[str], requirements_path: Path) -> dict[
 def forget_code() -> None:
     """Read the code again at the next fingerprint; for a process that has loaded changed modules itself."""
     _snapshot.cache_clear()
+    _reachable.cache_clear()
 
 
 @functools.cache
@@ -120,7 +121,8 @@ def _snapshot(root: Path) -> dict[str, bytes]:
     return {file.relative_to(root).as_posix(): file.read_bytes() for file in [*files, *sorted(root.glob("*.py"))]}
 
 
-def _reachable(module_path: Path, root: Path) -> set[str]:
+@functools.cache
+def _reachable(module_path: Path, root: Path) -> frozenset[str]:
     """Files of the modules that a module can import, directly or through others, and its own."""
     held, found, waiting = _snapshot(root), set[str](), [module_path.relative_to(root).as_posix()]
     while waiting:
@@ -128,7 +130,7 @@ def _reachable(module_path: Path, root: Path) -> set[str]:
         if path not in found:
             found.add(path)
             waiting += _imported_files(path, held)
-    return found
+    return frozenset(found)
 
 
 @dataclasses.dataclass(frozen=True)
