@@ -23,6 +23,7 @@ from steps import asr, baseline, decoder, experts, gate, main, pretrain, steer
 from steps.chain.options import ChainOptions
 from steps.chain.stages import Chain, stage_options
 from steps.tracking import runs as tracking
+from steps.tracking.fingerprint import imported_libraries
 from steps.tracking.store import connect
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,6 +122,7 @@ class Arena:
     def fork(self, function: Callable[..., Any], *arguments: Any, **environment: str) -> Child:
         """Run a function in a forked process with the store's address in its environment."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        imported_libraries(Path(main.__file__).resolve(), ROOT)  # parses the code, once and not in each child for its fingerprint
         stem = self.folder / f"process-{time.monotonic_ns()}"
         child = Child(0, stem.with_suffix(".log"), stem.with_suffix(".json"))
         sys.stdout.flush()
