@@ -80,26 +80,48 @@ def test_artifacts_lie_where_the_stores_others_lie_and_nowhere_else(
     assert new and all(found.is_relative_to(Path("store/mlruns", experiment.experiment_id)) for found in new)
 
 
-@pytest.mark.parametrize("folder", ["my project", "my%20project", "50% off", "a?b#c"])
-def test_a_store_in_any_folder_has_schema_lock_and_artifacts_there(folder: str, tmp_path: Path) -> None:
-    """In a process of its own, from another folder, with a plain relative address as MLflow's own is."""
-    (tmp_path / folder).mkdir()
-    code = (
-        "from steps.tracking.store import connect; from steps.tracking.addresses import sqlite_address; import os; from pathlib import Path\n"
-        "os.environ['MLFLOW_TRACKING_URI'] = sqlite_address(Path('mlflow.db')).uri + '?timeout=60'\n"
-        "from tests.steps.tracking.test_experiments import logged\nprint(logged('x'))"
-    )
-    root = Path(__file__).parents[3]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW")} | {"PYTHONPATH": str(root)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path / folder, env=environment, capture_output=True, text=True, timeout=300
-    )
+FOLDERS = ("my project", "my%20project", "50% off", "a?b#c")
+ELSEWHERE = """
+import os, sys
+from pathlib import Path
+from steps.tracking.addresses import sqlite_address
+from tests.steps.tracking.test_experiments import logged
+for folder in sys.argv[1:]:
+    if os.fork() == 0:
+        os.chdir(folder)
+        os.environ["MLFLOW_TRACKING_URI"] = sqlite_address(Path("mlflow.db")).uri + "?timeout=60"
+        Path("..", "said.txt").write_text(str(logged("x")))
+        os._exit(0)
+    assert os.wait()[1] == 0, folder
+"""
+
+
+@pytest.fixture(scope="module")
+def stores_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders in which a process of their own has opened a store, with a plain relative address as MLflow's own is.
+
+    The processes are forked from one that has loaded the libraries and opened nothing: loading them takes ten seconds.
+    """
+    places = {folder: tmp_path_factory.mktemp("elsewhere") / folder for folder in FOLDERS}
+    for place in places.values():
+        place.mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW")} | {
+        "PYTHONPATH": str(Path(__file__).parents[3])
+    }
+    command, start = [sys.executable, "-c", ELSEWHERE, *map(str, places.values())], tmp_path_factory.mktemp("start")
+    done = subprocess.run(command, env=environment, cwd=start, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert os.listdir(tmp_path) == [folder]
-    held = {path.name for path in (tmp_path / folder).iterdir()} - {"mlflow.db-wal", "mlflow.db-shm"}
+    return places
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_store_in_any_folder_has_schema_lock_and_artifacts_there(folder: str, stores_elsewhere: dict[str, Path]) -> None:
+    place = stores_elsewhere[folder]
+    path = Path((place.parent / "said.txt").read_text())
+    assert {*os.listdir(place.parent)} == {folder, "said.txt"}
+    held = {path.name for path in place.iterdir()} - {"mlflow.db-wal", "mlflow.db-shm"}
     assert held == {"mlflow.db", "mlflow.db.lock", "mlruns"}
-    path = Path(done.stdout.splitlines()[-1])
-    assert path.read_text() == "x" and path.is_relative_to(tmp_path / folder / "mlruns")
+    assert path.read_text() == "x" and path.is_relative_to(place / "mlruns")
 
 
 @pytest.mark.usefixtures("store")
