@@ -7,6 +7,7 @@ Making MLflow's schema takes seconds, so it is made once and copied for each tes
 """
 
 import contextlib
+import gc
 import importlib.util
 import os
 import sqlite3
@@ -39,6 +40,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_make_parametrize_id(val: object) -> str | None:
     """Encoded audio by its size: some encoders write the time into it, and processes that share the suite must agree on names."""
     return f"{len(val)} bytes" if isinstance(val, bytes) and len(val) > 40 else None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen_heap() -> None:
+    """What is loaded by now is left out of garbage collection: each training of a toy collects, and the libraries alone take it half a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
