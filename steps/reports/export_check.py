@@ -66,7 +66,7 @@ def check(system: Merges, experts: tuple[float, ...], prepared: Prepared, places
 
 def faster_whisper_fault(places: dict[str, Path]) -> str | None:
     """Why faster-whisper cannot say what we say; None where it can, or where nothing was written for it."""
-    return other_runtimes.faster_whisper_fault(places[MERGED]) if CTRANSLATE2 in places else None
+    return other_runtimes.faster_whisper_fault(places[CTRANSLATE2], places[MERGED]) if CTRANSLATE2 in places else None
 
 
 def _runtimes(places: dict[str, Path]) -> Iterator[tuple[str, other_runtimes.Says]]:

@@ -14,7 +14,7 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from moe.audio.sampling import SAMPLE_RATE
 from moe.systems.whisper.base_model import load_base
-from moe.systems.whisper.base_source import ENGLISH, MULTILINGUAL_VOCABULARY
+from moe.systems.whisper.base_source import ENGLISH
 from moe.systems.whisper.conversion import missing
 from moe.systems.whisper.features import window_seconds
 from moe.systems.whisper.tokens import language_ids, prompt_ids
@@ -53,18 +53,22 @@ def says_ctranslate2(folder: Path, source: Path) -> Says:
     return _speaker(base.processor, say)
 
 
-def faster_whisper_fault(source: Path) -> str | None:
-    """Why faster-whisper cannot say what we say of a folder; None where it can.
+def faster_whisper_fault(folder: Path, source: Path) -> str | None:
+    """Why faster-whisper cannot say what we say of a CTranslate2 folder; None where it can. `source` holds the processor.
 
-    It pads every window to 3000 frames, and takes a vocabulary of less than a multilingual Whisper's for one without language tokens.
+    It pads every window to 3000 frames, and gives no language to a base that CTranslate2 takes for one of English alone.
     """
     base = load_base(str(source))
-    extractor, n_tokens = base.processor.feature_extractor, base.model.config.vocab_size
+    extractor = base.processor.feature_extractor
     if extractor.nb_max_frames != FASTER_WHISPER_FRAMES:
         return f"it pads to {FASTER_WHISPER_FRAMES} frames, and the base takes {extractor.nb_max_frames} ({window_seconds(extractor):g} s)"
-    if language_ids(base.model.generation_config) and n_tokens < MULTILINGUAL_VOCABULARY:
-        return f"it gives no language to a base of less than {MULTILINGUAL_VOCABULARY} tokens, and this one has {n_tokens} and was trained with one"
-    return missing("faster-whisper")
+    if fault := missing("faster-whisper"):
+        return fault
+    import ctranslate2
+
+    if language_ids(base.model.generation_config) and not ctranslate2.models.Whisper(str(folder)).is_multilingual:
+        return "it gives no language to this base, which was trained with one: CTranslate2 takes its tokens for those of English alone"
+    return None
 
 
 def says_faster_whisper(folder: Path, source: Path) -> Says:
