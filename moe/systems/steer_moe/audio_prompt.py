@@ -16,12 +16,14 @@ class AudioPrompt(nn.Module):
     Args:
         width, decoder_width: of the encoder's frames and of the language model's embeddings.
         frame_ms: milliseconds of an encoder frame.
+        spread: root mean square of the language model's embeddings. A projector's first vectors are as large: much larger ones
+            outweigh what the language model's layers add to them.
 
     Raises:
         ValueError: see `prompt_faults`.
     """
 
-    def __init__(self, width: int, decoder_width: int, frame_ms: float, options: AudioPromptOptions) -> None:
+    def __init__(self, width: int, decoder_width: int, frame_ms: float, options: AudioPromptOptions, spread: float = 1.0) -> None:
         super().__init__()
         if faults := prompt_faults(options, width, decoder_width, frame_ms):
             raise ValueError("; ".join(faults))
@@ -32,6 +34,10 @@ class AudioPrompt(nn.Module):
             "mlp": lambda: nn.Sequential(nn.Linear(width, decoder_width), nn.GELU(), nn.Linear(decoder_width, decoder_width)),
         }
         self.projector: nn.Module = kinds[options.projector]()
+        linear = [layer for layer in self.projector.modules() if isinstance(layer, nn.Linear)]
+        for layer in linear[-1:]:  # what it is fed has a spread of 1: frames of a layer norm
+            nn.init.normal_(layer.weight, std=spread / math.sqrt(layer.in_features))
+            nn.init.zeros_(layer.bias)
 
     def forward(self, states: Tensor, n_frames: Tensor) -> Tensor:
         """Frames (B, T, D) → the vectors of all utterances, one after the other, (n, D').

@@ -12,6 +12,7 @@ from moe.systems.steer_moe.audio_prompt import AudioPrompt, stride_of
 from moe.systems.steer_moe.decoder import DecoderRecord, read_decoder
 from moe.systems.steer_moe.encoder import SteeredEncoder
 from moe.systems.steer_moe.inputs import Limits, SteerInputs
+from moe.systems.steer_moe.language_model import token_table
 from moe.systems.steer_moe.model import SteeredWriter, SteerMoE
 from moe.systems.steer_moe.options import LORA, WHISPER, AudioPromptOptions, SteerModelOptions
 from moe.systems.steer_moe.shapes import DecoderShape, EncoderShape, frame_ms, prompt_of, shape_faults
@@ -71,7 +72,8 @@ def assemble(
     inputs = SteerInputs(base.processor, context, decoder.tokenizer, options, prompt, limits)
     _check(shape_faults(options, shape, DecoderShape(decoder.width, decoder.n_positions, len(inputs.around()))))
     encoder = _encoder(base, options, lora_rank)
-    audio = AudioPrompt(shape.width, decoder.width, shape.frame_ms, options.part(AudioPromptOptions))
+    spread = float(token_table(decoder.model).square().mean().sqrt())
+    audio = AudioPrompt(shape.width, decoder.width, shape.frame_ms, options.part(AudioPromptOptions), spread)
     module = SteerMoE(encoder, audio, decoder.model, decoder.n_text, decoder.end, balance)
     return Parts(module, inputs, decoder.tokenizer, decoder.record)
 
