@@ -38,7 +38,7 @@ def write_sources(folder: Path) -> Sources:
 def toy_options(**changes) -> SteerModelOptions:
     """Three vectors a layer, two encoder frames in a vector of the prompt."""
     steering = {} if changes.get("steer_adapter") == "lora" else {"steer_experts": 3, "steering_std": 0.3}
-    prompt = {} if changes.get("writer") == "whisper" else {"prompt_ms": 40}
+    prompt = {} if changes.get("writer") == "whisper" else {"prompt_ms": 40, "projector": "linear"}
     return SteerModelOptions(**steering | prompt | changes)
 
 

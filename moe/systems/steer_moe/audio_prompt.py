@@ -16,8 +16,8 @@ class AudioPrompt(nn.Module):
     Args:
         width, decoder_width: of the encoder's frames and of the language model's embeddings.
         frame_ms: milliseconds of an encoder frame.
-        spread: root mean square of the language model's embeddings. A projector's first vectors are as large: much larger ones
-            outweigh what the language model's layers add to them.
+        spread: root mean square of the language model's embeddings. No projector's first vectors are larger: what its layers add to
+            them would be lost in them.
 
     Raises:
         ValueError: see `prompt_faults`.
@@ -35,7 +35,7 @@ class AudioPrompt(nn.Module):
         }
         self.projector: nn.Module = kinds[options.projector]()
         linear = [layer for layer in self.projector.modules() if isinstance(layer, nn.Linear)]
-        for layer in linear[-1:]:  # what it is fed has a spread of 1: frames of a layer norm
+        for layer in linear[-1:]:  # what it reads has a spread of 1, frames of a layer norm, or less, after the GELU
             nn.init.normal_(layer.weight, std=spread / math.sqrt(layer.in_features))
             nn.init.zeros_(layer.bias)
 

@@ -53,7 +53,7 @@ size of the LoRA | match_run_id | none | steer
 who writes | writer | llm | steer
 pooling by 4 | prompt_ms | 80 | steer
 pooling | prompt_pooling | mean | steer
-projection | projector | linear | steer
+projection | projector | mlp | steer
 chat template | chat_template | auto | steer
 part of the data | steer_percent | 100 | steer
 LLM decoder | llm | base/synthetic-en-decoder | decoder
@@ -79,7 +79,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"scale_learning_rate": -1.0}, "scale_learning_rate=-1.0: must be above 0"),
     ({"steering_gradient_clip": -1.0}, "steering_gradient_clip=-1.0: must be at least 0"),
     ({"steering_layers": "one"}, "steering_layers=one: must be all, or numbers of layers, each once"),
-    ({"writer": "whisper", "projector": "mlp", "decoder_run_id": "none"}, "projector=mlp: writer=whisper reads no prompt"),
+    ({"writer": "whisper", "projector": "linear", "decoder_run_id": "none"}, "projector=linear: writer=whisper reads no prompt"),
     ({"decoder_run_id": "none"}, "decoder_run_id is missing: writer=llm needs a language model"),
     ({"steer_experts": 0, "projector": "none"}, "projector=none and steer_experts=0: nothing would train"),
     ({"steer_experts": 1, "steering_unit": "utterance"}, "steering_unit=utterance: steer_experts=1 leaves nothing to choose"),

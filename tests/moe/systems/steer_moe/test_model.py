@@ -107,7 +107,7 @@ def test_frames_are_pooled_among_the_valid_ones() -> None:
 @pytest.mark.parametrize("decoder_width", [4, 64])
 def test_the_first_vectors_are_as_large_as_the_language_models_embeddings(decoder_width: int) -> None:
     torch.manual_seed(0)
-    prompt = AudioPrompt(64, decoder_width, 20.0, AudioPromptOptions(prompt_ms=20), spread=0.05)
+    prompt = AudioPrompt(64, decoder_width, 20.0, AudioPromptOptions(prompt_ms=20, projector="linear"), spread=0.05)
     states = torch.nn.functional.layer_norm(torch.randn(4, 200, 64), (64,))
     vectors = prompt(states, torch.full((4,), 400))
     assert math.isclose(float(vectors.detach().square().mean().sqrt()), 0.05, rel_tol=0.2)
