@@ -62,10 +62,10 @@ def load_base(name: str, dropout: float | None = None) -> BaseModel:
         raise ValueError(f"base model {name}: {fault}")
     below = model_below(name)
     if below is None:
-        return _with_languages(BaseModel(_read_model(name, dropout).eval(), WhisperProcessor.from_pretrained(name)))
+        return _with_prompt(BaseModel(_read_model(name, dropout).eval(), WhisperProcessor.from_pretrained(name)))
     model = _read_model(name, dropout) if below == name else load_base(below, dropout).model
     processor = WhisperProcessor.from_pretrained(name if has_processor(Path(name)) else below)
-    return _with_languages(BaseModel(with_adapter(model, name).eval(), processor))
+    return _with_prompt(BaseModel(with_adapter(model, name).eval(), processor))
 
 
 def use_language(base: BaseModel, language: str) -> BaseModel:
@@ -187,17 +187,22 @@ def _read_model(name: str, dropout: float | None = None) -> WhisperForConditiona
     return model
 
 
-def _with_languages(base: BaseModel) -> BaseModel:
-    """A multilingual base that was saved without its generation config gets back the ids of its language tokens."""
+def _with_prompt(base: BaseModel) -> BaseModel:
+    """A base whose `generate` begins with our prompt, whatever its generation config lacks, or says of languages that it does not know."""
     generation: Any = base.model.generation_config
-    tokenizer = base.processor.tokenizer
-    if getattr(generation, "lang_to_id", None) or base.model.config.vocab_size < MULTILINGUAL_VOCABULARY:
-        return base
-    vocabulary = tokenizer.get_vocab()
-    generation.is_multilingual = True
-    generation.lang_to_id = {token: vocabulary[token] for code in LANGUAGES if (token := f"<|{code}|>") in vocabulary}
-    generation.task_to_id = {task: vocabulary[f"<|{task}|>"] for task in ("transcribe", "translate")}
-    generation.no_timestamps_token_id = vocabulary[NO_TIMESTAMPS]
+    vocabulary = base.processor.tokenizer.get_vocab()
+    generation._from_model_config = None  # else who reads it back makes it anew of the model's config, which has none of this
+    if generation.max_length is None:
+        generation.max_length = base.model.config.max_target_positions
+    if not getattr(generation, "lang_to_id", None) and base.model.config.vocab_size >= MULTILINGUAL_VOCABULARY:
+        generation.is_multilingual = True
+        generation.lang_to_id = {token: vocabulary[token] for code in LANGUAGES if (token := f"<|{code}|>") in vocabulary}
+        generation.task_to_id = {task: vocabulary[f"<|{task}|>"] for task in ("transcribe", "translate")}
+        generation.no_timestamps_token_id = vocabulary[NO_TIMESTAMPS]
+    elif not language_ids(generation):
+        vars(generation).pop("lang_to_id", None)  # `generate` would look for a language even among none, and find token 0
+        generation.language = generation.task = None
+        generation.no_timestamps_token_id = vocabulary[NO_TIMESTAMPS]
     return base
 
 

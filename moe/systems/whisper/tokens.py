@@ -66,6 +66,7 @@ def generation_config(tokenizer: WhisperTokenizer, max_target_positions: int, la
     """What `generate` needs for a tokenizer of ours; nothing suppressed, no timestamps."""
     token_id, spoken = tokenizer.convert_tokens_to_ids, f"<|{language}|>"
     end, known = token_id(END), spoken in tokenizer.get_vocab()
+    languages = {"lang_to_id": {spoken: token_id(spoken)}} if known else {}  # an empty table makes `generate` find token 0
     return GenerationConfig(
         pad_token_id=end,
         bos_token_id=end,
@@ -73,7 +74,7 @@ def generation_config(tokenizer: WhisperTokenizer, max_target_positions: int, la
         decoder_start_token_id=token_id(START),
         max_length=max_target_positions,
         is_multilingual=known,
-        lang_to_id={spoken: token_id(spoken)} if known else {},
+        **languages,
         task_to_id={"transcribe": token_id("<|transcribe|>"), "translate": token_id("<|translate|>")},
         language=language if known else None,
         task=TASK if known else None,

@@ -1,19 +1,22 @@
-"""faster-whisper says our words of an export whose base has a Whisper's own window and knows English alone, from wav files."""
+"""transformers and faster-whisper say our words of an export whose base has a Whisper's own window and knows English alone."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 import torch
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import WhisperTokenizer
+from transformers import GenerationConfig, WhisperForConditionalGeneration, WhisperTokenizer
 
 from moe.audio.waveforms import load_audio
 from moe.system import DecodingOptions
-from moe.systems.whisper.base_model import new_base, save_base
+from moe.systems.whisper.base_model import load_base, new_base, save_base
 from moe.systems.whisper.base_source import SmallShape
 from moe.systems.whisper.conversion import missing, to_ctranslate2
-from moe.systems.whisper.other_runtimes import faster_whisper_fault, says_faster_whisper
+from moe.systems.whisper.other_runtimes import faster_whisper_fault, prompt_of, says_faster_whisper, says_transformers
 from moe.systems.whisper.tokens import END, NO_TIMESTAMPS, START, TASKS
 from tests.toys.models import ALL_LINEARS, adapter_options, shared_base
 from tests.toys.recognizers import record_of, system_on
@@ -49,22 +52,79 @@ def write_base(folder: Path) -> None:
     save_base(base, folder, torch.float32)
 
 
-@pytest.mark.skipif(missing("faster-whisper") is not None, reason="requirements-export.txt is an extra")
-def test_faster_whisper_says_our_words_of_wav_files(tmp_path: Path) -> None:
+def rewrite_generation(folder: Path, change: Callable[[Any], None]) -> None:
+    generation = GenerationConfig.from_pretrained(folder)
+    change(generation)
+    generation.save_pretrained(folder)
+
+
+def empty_table_of_languages(folder: Path) -> None:
+    """As bases of English alone were saved once: `generate` looked for a language in it and found token 0."""
+    rewrite_generation(folder, lambda generation: vars(generation).update(lang_to_id={}))
+
+
+def task_without_language(folder: Path) -> None:
+    rewrite_generation(folder, lambda generation: vars(generation).update(task="transcribe"))
+
+
+def no_timestamp_token(folder: Path) -> None:
+    rewrite_generation(folder, lambda generation: vars(generation).pop("no_timestamps_token_id"))
+
+
+def no_generation_config(folder: Path) -> None:
+    """As fine-tuned checkpoints often are."""
+    (folder / "generation_config.json").unlink()
+
+
+FOLDERS = [lambda folder: None, empty_table_of_languages, task_without_language, no_timestamp_token, no_generation_config]
+
+
+@pytest.mark.parametrize("change", FOLDERS, ids=["ours", "empty table", "task", "no timestamp token", "no generation config"])
+def test_plain_generate_begins_with_our_prompt_whatever_the_base_says(
+    change: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_base(tmp_path / "base")
-    system = system_on(tmp_path / "base", record_of(adapters=adapter_options(ALL_LINEARS)))
-    system.save_merged(tmp_path / "merged", EXPERTS)
-    to_ctranslate2(tmp_path / "merged", tmp_path / "ct2")
+    change(tmp_path / "base")
+    save_base(load_base(str(tmp_path / "base")), tmp_path / "exported", torch.float32)
+    seen: list[Any] = []
+    find = WhisperForConditionalGeneration._retrieve_init_tokens
+    monkeypatch.setattr(
+        WhisperForConditionalGeneration, "_retrieve_init_tokens", lambda *a, **k: seen.append(find(*a, **k)) or seen[-1]
+    )
+    says_transformers(tmp_path / "exported")([spoken(SENTENCES[1])])
+    base = load_base(str(tmp_path / "exported"))
+    names = base.processor.tokenizer.convert_ids_to_tokens(prompt_of(base.model, base.processor))
+    assert seen[0].tolist() == [prompt_of(base.model, base.processor)] and names == [START, NO_TIMESTAMPS]
+    assert GenerationConfig.from_pretrained(tmp_path / "exported").max_length == 448
+
+
+def exported(folder: Path) -> tuple[list[np.ndarray], list[str]]:
+    """Wav files, and what we say of them, with the folder that is exported from a base of English alone."""
+    write_base(folder / "base")
+    system = system_on(folder / "base", record_of(adapters=adapter_options(ALL_LINEARS)))
+    system.save_merged(folder / "merged", EXPERTS)
     waves = []
     for number, sentence in enumerate(SENTENCES):
-        soundfile.write(tmp_path / f"{number}.wav", spoken(sentence), RATE)
-        waves.append(load_audio(tmp_path / f"{number}.wav"))
+        soundfile.write(folder / f"{number}.wav", spoken(sentence), RATE)
+        waves.append(load_audio(folder / f"{number}.wav"))
     batch = system.window_inputs.collate([system.window_inputs.example(wave, "") for wave in waves])
     batch["utterance_ids"] = list(SENTENCES)
     ours = [each.text for each in system.decode(batch, DecodingOptions(), system.fixed(EXPERTS))]
+    assert len(set(ours)) > 1 and all(ours)
+    return waves, ours
+
+
+def test_transformers_says_our_words_of_wav_files(tmp_path: Path) -> None:
+    waves, ours = exported(tmp_path)
+    assert says_transformers(tmp_path / "merged")(waves) == ours
+
+
+@pytest.mark.skipif(missing("faster-whisper") is not None, reason="requirements-export.txt is an extra")
+def test_faster_whisper_says_our_words_of_wav_files(tmp_path: Path) -> None:
+    waves, ours = exported(tmp_path)
+    to_ctranslate2(tmp_path / "merged", tmp_path / "ct2")
     assert faster_whisper_fault(tmp_path / "ct2", tmp_path / "merged") is None
     assert says_faster_whisper(tmp_path / "ct2", tmp_path / "merged")(waves) == ours
-    assert len(set(ours)) > 1 and all(ours)
 
 
 def test_a_base_of_another_window_is_named(tmp_path: Path) -> None:
