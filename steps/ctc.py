@@ -23,6 +23,7 @@ from moe.routing.curriculum import CurriculumOptions
 from moe.routing.losses import BalanceOptions
 from moe.systems.wav2vec2_ctc.building import LearningRates, build
 from moe.systems.wav2vec2_ctc.folder import halve
+from moe.systems.wav2vec2_ctc.frames import Frames
 from moe.systems.wav2vec2_ctc.inputs import CTCInputs
 from moe.systems.wav2vec2_ctc.language_model import LanguageModel
 from moe.systems.wav2vec2_ctc.language_model_choice import chosen
@@ -145,13 +146,23 @@ def resolved(options: StepOptions, prepared: Prepared) -> StepOptions:
 def _feasible(step: StepRun, options: StepOptions, inputs: CTCInputs) -> TrainingInputs:
     """What is trained on, without the utterances whose loss is infinite, in batches that memory holds; dev is decoded whole."""
     plan = plan_of(options, options.ctc_epochs, options.ctc_batch_size, options.learning_rate)
-    change = "set add_adapter=false" if options.add_adapter else "set a smaller ctc_frame_ms"
     whole = training_inputs(step, options, 100.0, plan)
-    given = feasible(step, whole, inputs, options.max_quarantined, change, ["train"])
+    given = feasible(step, whole, inputs, options.max_quarantined, _more_outputs(options, inputs.frames), ["train"])
     most_frames = max(inputs.length(round(seconds * SAMPLE_RATE)) for seconds in given.train["duration_s"])
     n_parts = parts_of_batch(options.part(CTCTrainingOptions), most_frames)
     plan = dataclasses.replace(plan, batch_size=plan.batch_size // n_parts, accumulation=plan.accumulation * n_parts)
     return dataclasses.replace(given, training=dataclasses.replace(given.training, plan=plan))
+
+
+def _more_outputs(options: StepOptions, frames: Frames) -> str | None:
+    """What to change for more outputs a second; None where nothing gives more. A checkpoint's frames are as long as they are."""
+    if options.add_adapter:
+        return "set add_adapter=false" + (" and another ctc_train" if options.ctc_train == "adapter" else "")
+    shorter = f"ctc_frame_ms below {1000 * frames.output_s:g}" if frames.stack > 1 else None
+    if options.ctc_model == SCRATCH:
+        return f"set {shorter}" if shorter else None
+    other = f"name another ctc_model than {options.ctc_model}, with shorter frames"
+    return f"{other}, or set ctc_model={SCRATCH} and {shorter}" if shorter and options.ctc_train == "all" else other
 
 
 def _finish_export(folder: Path, options: StepOptions, system: CTCSystem, trained: TrainedCTC) -> None:

@@ -42,13 +42,19 @@ def feasible(
     for split, part in left_out.items():
         n_all = len(rows[split])
         if len(part) == n_all or (split == "train" and len(part) > max_left_out * n_all):
-            ways = [*([change] if change else []), "raise max_quarantined", f"prepare the corpus without them ({INFEASIBLE})"]
+            raised = [f"raise max_quarantined to {share_to_allow(len(part), n_all):g}"] if len(part) < n_all else []
+            ways = [*([change] if change else []), *raised, f"prepare the corpus without them ({INFEASIBLE})"]
             raise ValueError(
                 f"max_quarantined={max_left_out:g}: {len(part)} of {n_all} {split} utterances {part['reason'][0]}, "
-                f"e.g. {part['utterance_id'][:3].tolist()}; {', '.join(ways[:-1])} or {ways[-1]}"
+                f"e.g. {part['utterance_id'][:3].tolist()}; {', or '.join(ways)}"
             )
     kept = {
         split: part[~part["utterance_id"].isin(left_out[split]["utterance_id"])].reset_index(drop=True)
         for split, part in rows.items()
     }
     return dataclasses.replace(given, **kept)
+
+
+def share_to_allow(n_left_out: int, n_all: int) -> float:
+    """The least share in whole hundredths that is above this part."""
+    return (100 * n_left_out // n_all + 1) / 100

@@ -16,7 +16,10 @@ from moe.recognition.recognizer import Recognizer
 from moe.serving.requests import ServiceOptions, check_params
 from moe.serving.service import Service
 from moe.systems.table import load_system
+from moe.systems.wav2vec2_ctc.frames import Frames
+from moe.systems.wav2vec2_ctc.options import SHIPPED
 from steps import compare, ctc, evaluate, prepare, register, transcribe
+from steps.inputs.feasible import share_to_allow
 from steps.registry import versions
 from steps.tracking import artifacts, runs
 from steps.tracking.store import connect
@@ -129,9 +132,49 @@ def test_corrupt_recordings_are_listed_and_leave_the_loss_curve_as_it_is(done: D
         assert curves[0] == curves[1] and len(curves[0]) > 0
 
 
-def test_too_many_infinite_losses_stop_the_step_before_training_and_name_the_way_out(done: Done) -> None:
-    with pytest.raises(ValueError, match=r"max_quarantined=0.05: 1 of 6 train utterances have more labels.*add_adapter=false"):
-        ctc.run(ctc.StepOptions(prepare_run_id=done.prepared, add_adapter=True, **OPTIONS))
+SHORT = {"ctc_epochs": 1, "ctc_batch_size": 2}
+TRAINED = {**SHORT, "ctc_model": "TRAINED"}  # the model that the fixture trained, as a checkpoint
+OTHER = "name another ctc_model than [^ ]*, with shorter frames, or "
+
+
+@pytest.mark.parametrize(
+    ("given", "ways"),
+    [
+        (OPTIONS, "set ctc_frame_ms below 20, or "),
+        ({**OPTIONS, "add_adapter": True}, "set add_adapter=false, or "),
+        (TRAINED, f"{OTHER}set ctc_model=scratch and ctc_frame_ms below 20, or "),
+        ({**TRAINED, "ctc_train": "head"}, OTHER),
+        ({**TRAINED, "ctc_train": "adapter", "add_adapter": True}, "set add_adapter=false and another ctc_train, or "),
+    ],
+    ids=["scratch", "adapter", "checkpoint", "head of a checkpoint", "adapter alone"],
+)
+def test_too_many_infinite_losses_stop_the_step_before_training_and_name_what_helps(done: Done, given: dict, ways: str) -> None:
+    options = {**given, "ctc_model": str(artifacts.upstream(done.trained, artifacts.MODEL))} if "ctc_model" in given else given
+    with pytest.raises(
+        ValueError, match=rf"=0.05: 1 of 6 train .* ms, e.g. \['u4.*'\]; {ways}raise max_quarantined to 0.17, or prepare"
+    ):
+        ctc.run(ctc.StepOptions(prepare_run_id=done.prepared, **options))
+
+
+def test_nothing_is_shorter_than_a_mel() -> None:
+    assert ctc._more_outputs(ctc.StepOptions(prepare_run_id="p", ctc_model="scratch", ctc_frame_ms=10), Frames(stack=1)) is None
+
+
+def test_a_model_as_it_comes_is_never_asked_for_the_frames_of_one_from_scratch() -> None:
+    """The shipped one is in use where none is named."""
+    options = ctc.StepOptions(prepare_run_id="p")
+    shipped = dataclasses.replace(options, ctc_model=options.chosen_model(suits_shipped=True))
+    said = ctc._more_outputs(shipped, Frames(stack=4))
+    assert (
+        said == f"name another ctc_model than {SHIPPED}, with shorter frames, or set ctc_model=scratch and ctc_frame_ms below 40"
+    )
+
+
+def test_the_share_that_is_named_is_enough_and_hardly_more() -> None:
+    for n_all in range(2, 150):
+        for n_left_out in range(1, n_all):
+            share = share_to_allow(n_left_out, n_all)
+            assert n_left_out <= share * n_all and share <= 1 and share - n_left_out / n_all < 0.0101
 
 
 def test_a_vocabulary_that_is_empty_stops_the_step(done: Done) -> None:

@@ -48,6 +48,13 @@ def test_quick_mode_keeps_what_the_user_set() -> None:
     assert quick.n_train_speakers == 10  # the default, but said
 
 
+def test_quick_mode_allows_for_fast_speakers_on_synthetic_speech_alone() -> None:
+    assert main.StepOptions.asked(mode="quick").max_quarantined == 0.2
+    assert main.StepOptions.asked(mode="quick", max_quarantined=0.05).max_quarantined == 0.05
+    assert main.StepOptions.asked(mode="quick", corpus="folder", dataset_root=".").max_quarantined == 0.05
+    assert main.StepOptions.asked().max_quarantined == 0.05
+
+
 def test_the_corpus_seed_reaches_only_the_stages_that_make_the_corpus() -> None:
     options = main.StepOptions(seed=1, corpus_seed=7)
     assert {step_name(module) for module, given in planned(options) if given.get("seed") == 7} == {"synthesize", "prepare"}
