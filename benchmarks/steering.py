@@ -54,6 +54,8 @@ ROWS: dict[str, Changes] = {
     "4 experts": {"steer_experts": 4},
     "16 experts": {"steer_experts": 16},
     "untrained projector": {"steer_epochs": 0},
+    "linear projector alone": {"steer_experts": 0, "projector": "linear"},
+    "8 experts, linear projector": {"projector": "linear"},
     "document's rates": DOCUMENT,
     "vectors at 0.03": {"steering_learning_rate": 0.03},
     "vectors at 0.3": {"steering_learning_rate": 0.3},
