@@ -23,6 +23,7 @@ from analysis.pairs import pair_tests
 from analysis.report import markdown_table, percent
 from analysis.systems import PooledScores, SystemScores, pool
 from analysis.verdict import difference_words, test_of
+from benchmarks.databases import copy_database
 from benchmarks.rows import command, cpu_minutes, parser_of
 from benchmarks.speed.__main__ import RESULTS
 from moe.corpora.tables import write_table
@@ -90,7 +91,8 @@ def run(row: str, seed: int, folder: Path) -> None:
     write_table(place.with_suffix(".parquet"), scores.hypotheses.drop(columns=["words"], errors="ignore"))
     facts = {"row": row, "seed": seed, "system": scores.system, "role": scores.role, "cpu_minutes": cpu_minutes()}
     write_json(place.with_suffix(".json"), facts | {"dev": _dev(scores), "metadata": dict(scores.metadata)})
-    place.with_suffix(".db").unlink()
+    for left in folder.glob(f"{place.name}.db*"):
+        left.unlink()
 
 
 def options_of(row: str, seed: int) -> StepOptions:
@@ -150,7 +152,11 @@ def _make_common(folder: Path) -> None:
     given = {"systems": "zero_shot,steer_moe", "register_system": "any", "seed": CORPUS_SEED, "no_plot": True}
     for until in ("pretrain", "decoder"):
         Chain(StepOptions.asked(**given, until=until)).run()
-    aside.rename(folder / "common.db")
+    copied = folder / "copied.db"
+    copy_database(aside, copied)
+    copied.rename(folder / "common.db")
+    for left in folder.glob(f"{aside.name}*"):
+        left.unlink()
 
 
 def _use(path: Path) -> None:

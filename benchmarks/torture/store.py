@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 
+from benchmarks.databases import copy_database
 from benchmarks.torture.arena import ROOT, Arena, Child, assert_same, train
 from benchmarks.torture.training import undisturbed
 from steps.tracking.addresses import parse_address
@@ -58,7 +58,7 @@ def disk_full_at_database(arena: Arena, seed: int) -> str:
     """The same where the store itself cannot write: metrics wait, the step fails at last, and goes on with space again."""
     whole, disk = undisturbed(arena, STAGE, 0)[0], arena.folder / "disk"
     with small_disk(disk) as fill:
-        _copy_database(arena.folder / "mlflow.db", disk / "mlflow.db")
+        copy_database(arena.folder / "mlflow.db", disk / "mlflow.db")
         message, found = _failed_and_gone_on(arena, fill, disk, MLFLOW_TRACKING_URI=f"sqlite:///{disk / 'mlflow.db'}")
         assert_same(found, whole)
     return message
@@ -76,12 +76,6 @@ def _failed_and_gone_on(arena: Arena, fill: "Fill", unfinished: Path, **environm
     found = arena.fork(train, STAGE, arena.ids(), **environment).value()
     assert found["tags"]["moe.n_starts"] == "2"
     return message, found
-
-
-def _copy_database(source: Path, target: Path) -> None:
-    """Copy a store with what still lies in its write-ahead log."""
-    with contextlib.closing(sqlite3.connect(source)) as ours, contextlib.closing(sqlite3.connect(target)) as theirs:
-        ours.backup(theirs)
 
 
 def read_only_folder(arena: Arena, seed: int) -> str:
