@@ -13,6 +13,7 @@ import hashlib
 import importlib.metadata
 import inspect
 import json
+import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -116,9 +117,18 @@ def forget_code() -> None:
 
 @functools.cache
 def _snapshot(root: Path) -> dict[str, bytes]:
-    """Every file of the packages below root, read once: what the process runs is what it found when it started."""
-    files = [file for folder in _packages(root) for file in sorted(folder.rglob("*")) if file.is_file() and file.suffix != ".pyc"]
+    """Every module of the packages below root and every file beside one, read once: what the process runs is what it found when it started."""
+    files = [file for folder in _packages(root) for file in _beside_modules(folder)]
     return {file.relative_to(root).as_posix(): file.read_bytes() for file in [*files, *sorted(root.glob("*.py"))]}
+
+
+def _beside_modules(folder: Path) -> list[Path]:
+    """Files of all folders below one that hold a module; what others write into the rest meanwhile does not matter."""
+    found = []
+    for path, _, names in os.walk(folder):
+        if any(name.endswith(".py") for name in names):
+            found += [Path(path, name) for name in names if not name.endswith(".pyc")]
+    return sorted(file for file in found if file.is_file())
 
 
 @functools.cache

@@ -145,6 +145,19 @@ def test_code_the_step_cannot_import_does_not_count(gate: ModuleType) -> None:
     assert found(gate)[0] == run_id
 
 
+def test_what_others_write_into_folders_without_modules_is_never_read(gate: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results of a benchmark, with checkpoints that another process removes meanwhile; a word list beside a module is read."""
+    parts = Path(gate.__file__).parents[1] / "parts"
+    (parts / "results" / "checkpoints").mkdir(parents=True)
+    for file in ("results/checkpoints/weights.bin", "words.txt"):
+        (parts / file).write_text("words")
+    read, asked = Path.read_bytes, list[str]()
+    monkeypatch.setattr(Path, "read_bytes", lambda path: asked.append(path.name) or read(path))
+    forget_code()
+    digests = code_digests(Path(gate.__file__), parts.parent)
+    assert "parts/words.txt" in digests and "words.txt" in asked and "weights.bin" not in asked
+
+
 def test_code_is_what_the_process_started_with(gate: ModuleType) -> None:
     """An edit during a long run must not pass for the code that ran."""
     launch(gate, gate.StepOptions())
