@@ -25,7 +25,7 @@ from steps.tracking import artifacts, runs
 from steps.tracking.store import connect
 from tests.toys.chain import Runs
 from tests.toys.ctc import SMALL
-from tests.toys.models import RATE, toy_wave
+from tests.toys.models import RATE, toy_wave, write_chords
 from tests.toys.registry import ToyOptions, log_toy_asr, toy_store
 
 WORDS = ("oak", "elm", "ash")
@@ -56,20 +56,10 @@ class Done(Runs):
     evaluated: str
 
 
-def write_corpus(folder: Path) -> Path:
-    """Ten chords; one of them has more to say than it has time for."""
-    rows = ["path,transcript,speaker,etiology,split"]
-    for number, (split, transcript) in enumerate(zip(SPLITS, TRANSCRIPTS, strict=True)):
-        soundfile.write(folder / f"u{number}.wav", toy_wave(number % 3, 0.6 + 0.05 * number), RATE, subtype="FLOAT")
-        rows.append(f"u{number}.wav,{transcript},{split}{number % 2},{('als', 'typical')[number % 2]},{split}")
-    (folder / "manifest.csv").write_text("\n".join(rows), encoding="utf-8")
-    return folder
-
-
 @pytest.fixture(scope="module")
 def done(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
     with toy_store(empty_store, tmp_path_factory.mktemp("ctc") / "store"):
-        corpus = write_corpus(tmp_path_factory.mktemp("corpus"))
+        corpus = write_chords(tmp_path_factory.mktemp("corpus"), TRANSCRIPTS, SPLITS)
         prepared = prepare.run(prepare.StepOptions(corpus="folder", dataset_root=str(corpus), no_plot=True, max_quarantined=0.5))
         trained = ctc.run(ctc.StepOptions(prepare_run_id=prepared, max_quarantined=0.2, **OPTIONS))
         evaluated = evaluate.run(evaluate.StepOptions(prepare_run_id=prepared, model_run_id=trained, no_plot=True))
@@ -114,7 +104,7 @@ def test_where_nobody_speaks_there_are_neither_text_nor_words(done: Done) -> Non
 
 def test_corrupt_recordings_are_listed_and_leave_the_loss_curve_as_it_is(done: Done, tmp_path: Path) -> None:
     """Document 004's second experiment, where such files made the validation loss infinite."""
-    corpus = write_corpus(tmp_path)
+    corpus = write_chords(tmp_path, TRANSCRIPTS, SPLITS)
     soundfile.write(tmp_path / "whole.flac", toy_wave(0, 0.7), RATE)
     whole = (tmp_path / "whole.flac").read_bytes()
     (tmp_path / "whole.flac").unlink()

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import soundfile
 from mlflow.entities import Run
 
 from moe.options import Options
@@ -21,7 +20,7 @@ from steps.options.command_line import file_values
 from steps.tracking import artifacts
 from steps.tracking.store import connect
 from tests.toys.ctc import SMALL
-from tests.toys.models import RATE, toy_wave
+from tests.toys.models import write_chords
 from tests.toys.registry import toy_store
 
 pytest.importorskip("optuna")
@@ -30,16 +29,6 @@ TRANSCRIPTS = ("oak", "elm ash", "ash", "oak", "elm oak", "ash", "oak", "elm", "
 SPLITS = ("train",) * 6 + ("dev",) * 2 + ("test",) * 2
 RATES = (0.01, 0.1)
 TRAINED = "trained"  # among the splits that are read
-
-
-def write_corpus(folder: Path) -> Path:
-    """Ten chords."""
-    rows = ["path,transcript,speaker,etiology,split"]
-    for number, (split, transcript) in enumerate(zip(SPLITS, TRANSCRIPTS, strict=True)):
-        soundfile.write(folder / f"u{number}.wav", toy_wave(number % 3, 0.6 + 0.05 * number), RATE, subtype="FLOAT")
-        rows.append(f"u{number}.wav,{transcript},{split}{number % 2},{('als', 'typical')[number % 2]},{split}")
-    (folder / "manifest.csv").write_text("\n".join(rows), encoding="utf-8")
-    return folder
 
 
 def sweep_until_killed(options: sweep.StepOptions) -> None:
@@ -73,7 +62,7 @@ class Done:
 @pytest.fixture(scope="module")
 def done(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
     with toy_store(empty_store, tmp_path_factory.mktemp("sweep") / "store"), pytest.MonkeyPatch.context() as patch:
-        corpus = str(write_corpus(tmp_path_factory.mktemp("corpus")))
+        corpus = str(write_chords(tmp_path_factory.mktemp("corpus"), TRANSCRIPTS, SPLITS))
         options = sweep.StepOptions.asked(
             corpus="folder", dataset_root=corpus, sweep_system="wav2vec2_ctc", space=f"{{ctc_learning_rate: {list(RATES)}}}", sampler="grid",
             ctc_epochs=1, ctc_batch_size=2, finalists=1, n_resamples=100, n_workers=1, no_plot=True, evaluation_view=False, ablations=False, **SMALL,

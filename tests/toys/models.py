@@ -5,7 +5,7 @@ Weights are drawn from fixed seeds and adapters are awake (B is not zero), so th
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,16 @@ def write_corpus(root: Path, lengths_s: tuple[float, ...] = LENGTHS_S) -> pd.Dat
         row |= {"speaker": f"s{number % 3}", "etiology": ("als", "typical")[number % 2], "severity": 0.5, "split": "train"}
         rows.append(row | {"duration_s": len(wave) / RATE, "language": "en", "audio_digest": f"d{number}"})
     return pd.DataFrame(rows)
+
+
+def write_chords(folder: Path, transcripts: Sequence[str], splits: Sequence[str]) -> Path:
+    """A folder of chords with a manifest of its own splits, two speakers in each, als and typical by turns."""
+    rows = ["path,transcript,speaker,etiology,split"]
+    for number, (split, transcript) in enumerate(zip(splits, transcripts, strict=True)):
+        soundfile.write(folder / f"u{number}.wav", toy_wave(number % 3, 0.6 + 0.05 * number), RATE, subtype="FLOAT")
+        rows.append(f"u{number}.wav,{transcript},{split}{number % 2},{('als', 'typical')[number % 2]},{split}")
+    (folder / "manifest.csv").write_text("\n".join(rows), encoding="utf-8")
+    return folder
 
 
 def toy_wave(number: int, seconds: float) -> np.ndarray:
