@@ -89,8 +89,9 @@ def run(options: StepOptions) -> str:
     prepared = read_prepared(options.prepare_run_id) if options.prepare_run_id else None
     with runs.step_run("export", options, f"export · {system.record.system}") as step:
         places = _write(system, experts, options)
-        rows = check(system, experts, prepared, places) if prepared else []
-        _report(step, options, system, experts, places, rows)
+        fault = faster_whisper_fault(places)
+        rows = check(system, experts, prepared, places, not fault) if prepared else []
+        _report(step, options, system, experts, places, rows, fault)
     return step.run_id
 
 
@@ -133,10 +134,16 @@ def _write(system: Merges, experts: tuple[float, ...], options: StepOptions) -> 
 
 
 def _report(
-    step: StepRun, options: StepOptions, system: System, experts: tuple[float, ...], places: dict[str, Path], rows: list[Checked]
+    step: StepRun,
+    options: StepOptions,
+    system: System,
+    experts: tuple[float, ...],
+    places: dict[str, Path],
+    rows: list[Checked],
+    fault: str | None,
 ) -> None:
     facts = {"model": options.model, "system": system.record.system, "language": system.record.language, "experts": list(experts)}
-    checks, fault = {row.format: dataclasses.asdict(row) for row in rows}, faster_whisper_fault(places)
+    checks = {row.format: dataclasses.asdict(row) for row in rows}
     for name, folder in places.items():
         more = {FASTER_WHISPER: fault or checks.get(FASTER_WHISPER)} if name == CTRANSLATE2 else {}
         write_json(folder / REPORT, {**facts, "format": name, "check": checks.get(name), **more})

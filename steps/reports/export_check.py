@@ -42,8 +42,15 @@ class Checked:
         )
 
 
-def check(system: Merges, experts: tuple[float, ...], prepared: Prepared, places: dict[str, Path]) -> list[Checked]:
-    """Every export but `peft` beside ours under a fixed mixture (E,); `places` are the exports' folders by format."""
+def check(
+    system: Merges, experts: tuple[float, ...], prepared: Prepared, places: dict[str, Path], faster_whisper: bool
+) -> list[Checked]:
+    """Every export but `peft` beside ours under a fixed mixture (E,).
+
+    Args:
+        places: the exports' folders by format.
+        faster_whisper: whether it decodes too; see `faster_whisper_fault`.
+    """
     test = prepared.rows("test")
     chunks, references = cut_rows(test, prepared.root, system.inputs.window_s), test["reference"].tolist()
     ours, in_window = (ChunkSet(chunks, prepared.root, inputs) for inputs in (system.inputs, system.window_inputs))
@@ -56,7 +63,7 @@ def check(system: Merges, experts: tuple[float, ...], prepared: Prepared, places
     )
     our_wer, in_window_wer = word_error_rate(references, said), word_error_rate(references, said_in_window)
     rows = []
-    for name, says in _runtimes(places):
+    for name, says in _runtimes(places, faster_whisper and CTRANSLATE2 in places):
         theirs = _texts(chunks, says(waveforms), prepared)
         wer = word_error_rate(references, theirs)
         n_different, n_in_window = (_n_different(each, theirs) for each in (said, said_in_window))
@@ -69,12 +76,12 @@ def faster_whisper_fault(places: dict[str, Path]) -> str | None:
     return other_runtimes.faster_whisper_fault(places[CTRANSLATE2], places[MERGED]) if CTRANSLATE2 in places else None
 
 
-def _runtimes(places: dict[str, Path]) -> Iterator[tuple[str, other_runtimes.Says]]:
+def _runtimes(places: dict[str, Path], faster_whisper: bool) -> Iterator[tuple[str, other_runtimes.Says]]:
     yield MERGED, other_runtimes.says_transformers(places[MERGED])
     if CTRANSLATE2 in places:
         yield CTRANSLATE2, other_runtimes.says_ctranslate2(places[CTRANSLATE2], places[MERGED])
-        if not faster_whisper_fault(places):
-            yield FASTER_WHISPER, other_runtimes.says_faster_whisper(places[CTRANSLATE2], places[MERGED])
+    if faster_whisper:
+        yield FASTER_WHISPER, other_runtimes.says_faster_whisper(places[CTRANSLATE2], places[MERGED])
     if ONNX in places:
         yield ONNX, other_runtimes.says_onnx(places[ONNX], places[MERGED])
 
