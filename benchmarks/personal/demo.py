@@ -16,8 +16,8 @@ from steps.tracking.store import connect
 
 
 def recognisers() -> dict[str, Path]:
-    """The newest model of each system in the store that can take people, by the system's name."""
-    models: dict[str, Path] = {}
+    """The newest model of each system in the store that can take people, by the system's name and run: another run's results are no results of it."""
+    models: dict[str, tuple[str, Path]] = {}
     store = connect()
     wanted = "attributes.status = 'FINISHED' and tags.`{}` = '{}'"
     for step in ("asr", "baseline"):
@@ -26,17 +26,22 @@ def recognisers() -> dict[str, Path]:
         )
         for each in found:
             folder = artifacts.upstream(each.info.run_id, artifacts.MODEL)
-            models.setdefault(read_record(folder).system, folder)
+            system = read_record(folder).system
+            models.setdefault(system, (f"{system} {each.info.run_id[:8]}", folder))
     if not models:
         raise SystemExit("there is no finished recogniser in the store: `make demo` trains three")
-    return models
+    return dict(models.values())
 
 
-def demo(sizes: Sequence[int], out: Path) -> None:
-    """Every recogniser and number of utterances in a process of its own, as many at once as there are cores; the longest first."""
+def demo(sizes: Sequence[int], passed_on: Sequence[str]) -> list[str]:
+    """Every recogniser and number of utterances in a process of its own, as many at once as there are cores, the longest first; the names.
+
+    Args:
+        passed_on: arguments of every process.
+    """
     models = recognisers()
     jobs = [
-        ["--model", str(folder), "--name", name, "--sizes", str(size), "--out", str(out)]
+        ["--model", str(folder), "--name", name, "--sizes", str(size), *passed_on]
         for size in sorted(sizes, reverse=True)
         for name, folder in models.items()
     ]
@@ -44,6 +49,7 @@ def demo(sizes: Sequence[int], out: Path) -> None:
         failed = list(pool.map(_fails, jobs))
     if any(failed):
         raise SystemExit("a recogniser failed; its message is above")
+    return list(models)
 
 
 def _fails(arguments: list[str]) -> bool:

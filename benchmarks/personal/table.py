@@ -1,5 +1,6 @@
 """The table of what has been measured."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
@@ -9,12 +10,12 @@ from benchmarks.personal.measuring import COHORTS
 from moe.files import read_json
 
 
-def table(folder: Path, seed: int) -> str:
-    """Every result that is there of the people of a seed, a row for each way, as Markdown."""
+def table(folder: Path, seed: int, names: Collection[str] | None = None) -> str:
+    """Every result that is there of the people of a seed, a row for each way, as Markdown; None for recognisers of any name."""
     rows = []
     for path in sorted(folder.glob("*.json")):
         result = read_json(path)
-        if result["people_seed"] != seed:
+        if result["people_seed"] != seed or (names is not None and result["name"] not in names):
             continue
         for way, found in result["ways"].items():
             cells = {"recogniser": result["name"], "utterances": result["size"], "options": result["changed"], "way": way}
@@ -29,4 +30,6 @@ def table(folder: Path, seed: int) -> str:
                 f"{result['seconds_a_person']:.1f}",
             )
             rows.append(cells)
+    if not rows:
+        raise SystemExit(f"there is no result of the people of seed {seed} in {folder} yet")
     return markdown_table(pd.DataFrame(rows).sort_values(["recogniser", "options", "utterances"], kind="stable"))
