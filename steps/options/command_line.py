@@ -77,13 +77,14 @@ def unknown(name: str, names: Collection[str]) -> str:
 
 def _options(options_type: type[OptionsType], words: Sequence[str]) -> OptionsType:
     texts, faults = _texts(words)
-    values, unknown_names = _values({field.name: field for field in dataclasses.fields(options_type)}, texts)
+    fields = {field.name: field for field in dataclasses.fields(options_type)}
+    values, unknown_names = _values(fields, texts)
     faults += unknown_names
-    from_file: dict[str, Any] = {}
     try:
         from_file = file_values(options_type, values[OPTIONS_FILE]) if values.get(OPTIONS_FILE) else {}
-    except ValueError as error:
-        faults.append(str(error))
+    except ValueError as error:  # what it was to say is not known, so nothing is said of what is missing or goes together
+        wrong = [fault for name, value in values.items() for fault in value_faults(fields[name], value)]
+        raise ValueError("; ".join([*faults, *wrong, str(error)])) from error
     try:
         options = options_type.asked(**from_file | values)
     except ValueError as error:

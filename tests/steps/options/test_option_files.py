@@ -22,6 +22,13 @@ class Toy(Options):
     label: str | None = option(None, "name")
 
 
+@dataclasses.dataclass(frozen=True)
+class Needing(Toy):
+    """A toy with an option that must be given."""
+
+    where: str = option(help="where it lies")
+
+
 def written(folder: Path, text: str, name: str = "toy.yaml") -> str:
     (folder / name).write_text(text, encoding="utf-8")
     return str(folder / name)
@@ -88,6 +95,15 @@ def test_what_cannot_be_meant_is_refused_with_the_files_name(tmp_path: Path, cap
 def test_all_faults_of_a_file_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="epoch: no such option, did you mean epochs.; .*rate=0.0: must be above 0"):
         file_values(Toy, written(tmp_path, "epoch: 5\nrate: 0.0\n"))
+
+
+@pytest.mark.parametrize("text", ["epochs: [5]\n", "- epochs\n", "epoch: 3\n", "epochs: many\n"])
+def test_beside_a_faulty_file_only_wrong_values_are_told(tmp_path: Path, capsys, text: str) -> None:
+    """What is missing may stand in the lines that were not understood."""
+    with pytest.raises(SystemExit):
+        parse(Needing, ["--options_file", written(tmp_path, text), "--rate", "0"])
+    shown = capsys.readouterr().err
+    assert "rate=0" in shown and "toy.yaml" in shown and "where" not in shown
 
 
 def test_a_missing_file_is_named(capsys) -> None:
