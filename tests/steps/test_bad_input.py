@@ -14,6 +14,7 @@ import tests.toys.corpora as toys
 from moe.systems.table import SYSTEMS
 from steps import baseline, compare, embed, main, prepare, pretrain, register
 from steps.tracking import runs as tracking
+from steps.tracking.source_code import DIFF
 from steps.tracking.store import connect, project_root
 
 Refuse = Callable[..., str]
@@ -58,7 +59,7 @@ def check_nothing_half_written(code: int, finished: tuple[str, ...]) -> None:
     assert not failed if code == 2 else {run.info.status for run in failed} <= {"FAILED"}
     for run in failed:
         names = {file.path for file in connect().client.list_artifacts(run.info.run_id)}
-        assert names <= {"fingerprint.json", "traceback.txt", "tables", "options.yaml"} and "traceback.txt" in names
+        assert names <= {"fingerprint.json", "traceback.txt", "tables", "options.yaml", DIFF} and "traceback.txt" in names
 
 
 def corpus_args(folder: Path, *more: str) -> list[str]:
