@@ -75,6 +75,13 @@ def store_sizes(bench: Workbench, repeats: int) -> Measured:
     return embedding.store_sizes(bench)
 
 
+def runtime_times(bench: Workbench, repeats: int) -> Measured:
+    """Seconds of greedy decoding by us and by CTranslate2."""
+    from benchmarks.speed import runtimes  # here: it needs the packages of an export
+
+    return alternate(runtimes.variants(bench), repeats, bench.device)
+
+
 def gate_variants(bench: Workbench) -> Variants:
     """Gate training, making the embeddings included."""
     return {GATE: lambda: gate(bench.workload.n_gate)}
@@ -122,6 +129,16 @@ COMPARISONS = {
             Claim("greedy decoding, 5 s, everything on : reference way", v.SHORT, v.REFERENCE, 1 / 6),
             Claim("beam 4, 5 s, everything on : reference way", v.SHORT_BEAMS, v.REFERENCE_BEAMS, 1 / 6),
         ),
+    ),
+    "runtimes": Comparison(
+        runtime_times,
+        (
+            Claim("greedy decoding, 5 s in a window of 5 s, no adapters : CTranslate2", v.OURS, v.PACKED, 1.0),
+            Claim("the same, top-2 of 8 with the shared adapter", v.OURS_ROUTED, v.PACKED),
+            Claim("the same in bf16 : CTranslate2 in int8", v.OURS_ROUTED_HALF, v.EIGHT_BITS, 1.2),
+            Claim("CTranslate2 in int8 : CTranslate2", v.EIGHT_BITS, v.PACKED),
+        ),
+        packages=("ctranslate2", *CORPUS_PACKAGES),
     ),
     "memory": Comparison(
         lambda bench, repeats: v.memory_peaks(bench),

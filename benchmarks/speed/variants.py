@@ -24,6 +24,8 @@ SHORT_BEAMS, MIXED_LOSS = "everything on, 5 s, beam 4", "gate in the middle, los
 ONE_BY_ONE, OURS_STEM = "one by one, full window, unpooled", "ours, default layer"
 OURS_LAST, OURS_LAST_HALF = "ours, last layer", "ours, last layer, bf16"
 POOLED, POOLED_LARGE = "pooled", "pooled, large-v2's width"
+OURS, OURS_ROUTED, OURS_ROUTED_HALF = "ours, no adapters", "ours, top-2 of 8", "ours, top-2 of 8, bf16"
+PACKED, EIGHT_BITS = "CTranslate2, fp32", "CTranslate2, int8"
 N_BEAMS = 4
 
 

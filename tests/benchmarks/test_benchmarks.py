@@ -1,5 +1,6 @@
 """The benchmarks compare what is equal: the documents' way gives our numbers where it should, and tables say what was measured."""
 
+import dataclasses
 import time
 
 import numpy as np
@@ -155,6 +156,19 @@ def test_every_claim_is_about_variants_that_are_measured(bench, name):
 def test_embedding_is_timed_in_every_way_that_is_claimed(bench):
     measured = speed.embedding_times(bench, 1)
     assert {part for claim in speed.COMPARISONS["embedding"].claims for part in (claim.variant, claim.against)} == set(measured)
+
+
+def test_other_runtimes_find_the_same_tokens_as_we_and_every_claim_is_measured():
+    pytest.importorskip("ctranslate2")
+    from benchmarks.speed import runtimes
+
+    shape = dataclasses.replace(SHAPES["toy"], n_tokens=1000)  # room for the tokenizer's
+    built = runtimes.variants(Workbench(shape, TOY))
+    assert {part for claim in speed.COMPARISONS["runtimes"].claims for part in (claim.variant, claim.against)} <= set(built)
+    assert built[variants.OURS]() == built[variants.PACKED]()
+    assert all(len(tokens) == TOY.n_labels for tokens in built[variants.OURS]())
+    for variant in built.values():
+        variant()
 
 
 def test_the_order_of_variants_turns_every_other_round():
