@@ -28,6 +28,7 @@ from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.feasible import feasible
 from steps.inputs.training import TrainingInputs, log_system, plan_of, read_base, training_facts, training_inputs
 from steps.options.step_options import ExportOptions, TrainingStepOptions
+from steps.reports.gate import log_classifier
 from steps.reports.training import log_curves, log_kept
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
@@ -184,11 +185,11 @@ def _report(
     facts: Mapping[str, float],
 ) -> None:
     numbers = system.shape.domains.numbers(given.train["etiology"].tolist())
-    judged = trained.classifier.metrics if trained.classifier else {}
-    classifier = {f"classifier/{name}": value for name, value in judged.items()}
+    if judged := trained.classifier:
+        log_classifier(step, judged.result, judged.vectors, judged.domains, system.shape.domains.names, given.prepared.note)
     share = {"token_share": token_share(numbers, options.token_dropout)}
     log_kept(step, options.selection, trained, system, facts)
-    step.log_metrics({**classifier, **share, **row_similarities(system)})
+    step.log_metrics({**share, **row_similarities(system)})
     history = pd.DataFrame(trained.history)
     step.log_table(trainable(system), TRAINABLE)
     step.log_table(history, "tables/history.json")
@@ -209,7 +210,7 @@ def _description(
     trains = describe(options.part(UnfreezeOptions), system.base.model.config)
     counted, judged = trainable(system), trained.classifier
     chosen = (
-        f"The classifier finds the domain of {100 * judged.metrics['dev/accuracy']:.1f} % of dev."
+        f"The classifier finds the domain of {100 * judged.result.metrics['dev/accuracy']:.1f} % of dev."
         if judged
         else "It was trained without tokens, and gives none."
     )

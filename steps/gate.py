@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
-from analysis.calibration import confusion_table, expected_calibration_error, reliability
+from analysis.calibration import confusion_table
 from analysis.gate_choices import decisions_by, speaker_decisions
-from analysis.plots.gate import confusion_figure, reliability_figure, speakers_figure
+from analysis.plots.gate import confusion_figure, speakers_figure
 from analysis.plots.training import training_curves
 from analysis.report import markdown_table, percent
 from moe.options import option
@@ -25,6 +24,7 @@ from moe.training.checkpoints import CheckpointOptions
 from steps.inputs.corpus import SYNTHETIC_NOTE, read_prepared, soft_labels
 from steps.inputs.training import checkpoints_of
 from steps.options.step_options import PlotOptions
+from steps.reports.gate import reliability_of
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
@@ -89,7 +89,7 @@ def _report(step: StepRun, options: StepOptions, result: GateResult, dev: pd.Dat
 
 def _log_figures(step: StepRun, result: GateResult, dev: pd.DataFrame, vectors: np.ndarray, note: str) -> None:
     labels, routed = dev["cluster"].to_numpy(), probabilities(result.gate, vectors)
-    step.log_figure(_reliability(result, probabilities(result.gate, vectors, False), labels, note), "plots/reliability.png")
+    step.log_figure(reliability_of(result, vectors, labels, "the gate", note), "plots/reliability.png")
     confusion = confusion_table(labels, routed.argmax(1), routed.shape[1])
     step.log_figure(confusion_figure(confusion, "Dev: cluster and chosen expert", note), "plots/confusion.png")
     counts = pd.crosstab(dev["etiology"], pd.Series(routed.argmax(1), name="expert")).reindex(
@@ -100,20 +100,6 @@ def _log_figures(step: StepRun, result: GateResult, dev: pd.DataFrame, vectors: 
     panels["calibration error, uncalibrated"] = ["train/ece", "dev/ece"]
     history = pd.DataFrame(result.history)
     step.log_figure(training_curves(history, panels, "Gate", best=result.best_epoch, note=note), "plots/training.png")
-
-
-def _reliability(result: GateResult, raw: np.ndarray, labels: np.ndarray, note: str) -> Figure:
-    """The gate as it is kept beside what was not kept; calibrated probabilities are those of speakers not fitted on.
-
-    Args:
-        raw: probabilities without calibration, (n_dev, n_experts). labels: (n_dev,).
-    """
-    kept, other = (result.held_out, raw) if result.is_calibrated else (raw, result.held_out)
-    tables = [(reliability(each, labels), expected_calibration_error(each, labels)) for each in (kept, other) if each is not None]
-    title = (
-        "Reliability on dev speakers whom no calibration was fitted on" if len(tables) > 1 else "Reliability of the gate on dev"
-    )
-    return reliability_figure(*tables[0], title, note, tables[1] if len(tables) > 1 else None, result.is_calibrated)
 
 
 def _final(result: GateResult) -> dict[str, float]:

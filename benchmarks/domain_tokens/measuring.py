@@ -79,7 +79,7 @@ def _trained(options: RowOptions, data: Corpus, seed: int) -> tuple[DomainSystem
         Training(TrainingPlan(options.domain_epochs, options.domain_batch_size, options.domain_learning_rate, seed), _printed),
     )
     groups = {group.name: group.n_parameters for group in system.parameter_groups()}
-    accuracy = trained.classifier.metrics["dev/accuracy"] if trained.classifier else None
+    accuracy = trained.classifier.result.metrics["dev/accuracy"] if trained.classifier else None
     return system, {
         "n_trainable": sum(groups.values()),
         "epoch": trained.epoch,

@@ -1,5 +1,6 @@
 """The classifier behind `domain=auto`: which domain an utterance sounds like, from pooled states of a low layer of the encoder."""
 
+import dataclasses
 import tempfile
 from pathlib import Path
 
@@ -18,6 +19,15 @@ LAYER, POOLING = 0, "mean_std"  # the convolutions' output, which tells speech s
 EMBEDDING_BATCH = 32
 
 
+@dataclasses.dataclass(frozen=True)
+class TrainedClassifier:
+    """A classifier, and the dev utterances that it is judged by: their vectors (n, D) and the numbers (n,) of their domains."""
+
+    result: GateResult
+    vectors: np.ndarray
+    domains: np.ndarray
+
+
 def train_classifier(
     model: DomainWhisper,
     train: tuple[SpeechDataset, np.ndarray],
@@ -25,21 +35,23 @@ def train_classifier(
     seed: int,
     report: Report,
     checkpoints: Checkpoints,
-) -> GateResult:
-    """Train it on utterances whose domain is known.
+) -> TrainedClassifier:
+    """Train it on utterances whose domain is known, and calibrate it where that helps speakers whom no temperature was fitted on.
 
     Args:
         train, dev: utterances as they are and the numbers (N,) of their domains.
     """
-    n_domains = len(model.prompts.names)
-    (vectors, labels), (dev_vectors, dev_labels) = (_known(model, *part, n_domains) for part in (train, dev))
+    (vectors, domains), (dev_vectors, dev_domains) = (_known(model, *part) for part in (train, dev))
+    labels = np.eye(len(model.prompts.names), dtype=np.float32)  # (n_domains, n_domains)
     options = GateOptions(seed=seed, top_k=1)
-    return train_gate(vectors, labels, dev_vectors, dev_labels, options, report, checkpoints)
+    speakers = [row["speaker"] for row, number in zip(dev[0].rows, dev[1], strict=True) if number != NO_DOMAIN]
+    given = (vectors, labels[domains], dev_vectors, labels[dev_domains])
+    return TrainedClassifier(train_gate(*given, options, report, checkpoints, speakers), dev_vectors, dev_domains)
 
 
-def _known(model: DomainWhisper, dataset: SpeechDataset, domain: np.ndarray, n_domains: int) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors (n, D) and one-hot labels (n, n_domains) of the utterances that have a domain."""
+def _known(model: DomainWhisper, dataset: SpeechDataset, domain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors (n, D) of the utterances that have a domain, and its number (n,)."""
     with tempfile.TemporaryDirectory() as folder:
         embedded = embed(embedder(model.base, LAYER, POOLING, model.precision), dataset, Path(folder), EMBEDDING_BATCH)
     known = domain != NO_DOMAIN
-    return embedded.vectors[known], np.eye(n_domains, dtype=np.float32)[domain[known]]
+    return embedded.vectors[known], domain[known]

@@ -7,10 +7,9 @@ import numpy as np
 import torch
 
 from moe.recognition.dev_scores import BestOnDev
-from moe.routing.gate_training import GateResult
 from moe.system import Hypothesis
 from moe.systems.domain_whisper.asks import CORPUS, DomainAsk
-from moe.systems.domain_whisper.classifier import train_classifier
+from moe.systems.domain_whisper.classifier import TrainedClassifier, train_classifier
 from moe.systems.domain_whisper.domains import NO_DOMAIN
 from moe.systems.domain_whisper.inputs import DOMAIN
 from moe.systems.domain_whisper.options import DOMAIN_CER, BalanceOptions, DomainTrainingOptions
@@ -25,7 +24,7 @@ from moe.training.loop import Training, fit
 class TrainedDomains(Trained):
     """What training did, and the classifier; None where no token was trained."""
 
-    classifier: GateResult | None
+    classifier: TrainedClassifier | None
 
 
 def train(
@@ -52,7 +51,7 @@ def train(
     given = [(each, domains.numbers([row["etiology"] for row in each.rows])) for each in (plain_set, dev_set)]
     seed, checkpoints = training.plan.seed, training.checkpoints.below("classifier")
     judged = train_classifier(system.module, given[0], given[1], seed, training.report_under("classifier"), checkpoints)
-    system.classifier = judged.gate
+    system.classifier = judged.result.gate
     return TrainedDomains(**vars(hooks.trained(summary)), classifier=judged)
 
 

@@ -16,7 +16,8 @@ from moe.experts.routed_lora import RoutedLinear
 from moe.recognition.decoding import decode
 from moe.system import DecodingOptions
 from moe.systems.domain_whisper.asks import DomainAsk, WrongDomain
-from moe.systems.domain_whisper.domains import DomainOptions, Domains, domains_of
+from moe.systems.domain_whisper.classifier import train_classifier
+from moe.systems.domain_whisper.domains import NO_DOMAIN, DomainOptions, Domains, domains_of
 from moe.systems.domain_whisper.options import BalanceOptions, DomainTrainingOptions, LossOptions, TokenOptions
 from moe.systems.domain_whisper.system import DomainSystem, load
 from moe.systems.domain_whisper.training import balanced, train
@@ -145,6 +146,19 @@ def test_a_token_comes_to_decide_the_text(corpus, tmp_path: Path) -> None:
         assert right < 0.1 if wrong else right > 0.9, texts
 
 
+def test_the_classifier_is_calibrated_on_speakers_and_not_on_rows(
+    corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of a speaker's utterances in each half of dev would make any temperature look right."""
+    system, rows, given = toy_domain(tmp_path), corpus[0], []
+    monkeypatch.setattr("moe.systems.domain_whisper.classifier.train_gate", lambda *each: given.append(each))
+    plain = SpeechDataset(rows, corpus[1], system.inputs)
+    numbers = np.where(np.arange(len(rows)) == 1, NO_DOMAIN, np.arange(len(rows)) % 2)
+    train_classifier(system.module, (plain, numbers), (plain, numbers), 0, Notes(), Checkpoints())
+    assert given[0][-1] == [speaker for place, speaker in enumerate(rows["speaker"]) if place != 1]
+    assert len(given[0][2]) == len(rows) - 1
+
+
 def test_who_was_trained_without_tokens_gives_none(corpus, tmp_path: Path) -> None:
     """Neither dev nor anybody who asks gets the row of a token that never learnt anything; also after it was saved."""
     system = toy_domain(tmp_path / "base", tokens=TokenOptions(token_dropout=1.0))
@@ -229,7 +243,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(corpus, tmp_path: Path, m
         system = toy_domain(tmp_path / "base", tokens=TokenOptions(token_dropout=0.4))
         around = dataclasses.replace(training(plan(epochs=3, batch_size=2), Notes(), checkpoints), eval_every_updates=4)
         done = trained(system, corpus, around)
-        return system, (done.history, done.epoch, done.rate, done.classifier.metrics)
+        return system, (done.history, done.epoch, done.rate, done.classifier.result.metrics)
 
     undisturbed, outcome = run(None)
     ends = ResumableTrainer.update_ends
