@@ -53,7 +53,7 @@ class BestOnDev(BestEpoch):
 
     def scores(self, hypotheses: Sequence[Hypothesis]) -> dict[str, float]:
         """Error rates and the mean loss of the references."""
-        rates = {name: self.rate(name, hypotheses) for name in dict.fromkeys(["wer", self.selected])}
+        rates = {name: self.rate(name, hypotheses) for name in dict.fromkeys([*RATES, self.selected])}
         return rates | {"loss": float(np.mean([hypothesis.utterance_loss for hypothesis in hypotheses]))}
 
     def rate(self, name: str, hypotheses: Sequence[Hypothesis]) -> float:

@@ -16,6 +16,7 @@ from moe.systems.wav2vec2_ctc.asks import CTCAsk, ask_fault
 from moe.systems.wav2vec2_ctc.beams import best_paths
 from moe.systems.wav2vec2_ctc.decoding import Run, collapse, scores, words
 from moe.systems.wav2vec2_ctc.folder import save_model
+from moe.systems.wav2vec2_ctc.frames import frames_needed
 from moe.systems.wav2vec2_ctc.inputs import CTCInputs
 from moe.systems.wav2vec2_ctc.language_model import LanguageModel
 from moe.systems.wav2vec2_ctc.masks import Masks
@@ -25,6 +26,7 @@ from moe.training.precision import computing
 
 TITLE = "Wav2Vec2-BERT CTC"
 UNKNOWN_CHARACTERS = "unknown_characters"  # of the reference, which no output can write
+INFINITE = "infinite_loss"  # whether no path writes the reference: the loss counts as 0, where it counts at all
 LORA = re.compile(r"\.(lora|shared)_[AB]$")
 PARTS = {"head": "lm_head", "adapter": "wav2vec2_bert.adapter"}  # beside the encoder, by prefix
 
@@ -84,8 +86,8 @@ class CTCSystem:
         losses = [math.nan] * len(rows)
         if with_loss:
             losses = self.module.losses(said, batch["n_frames"], batch["labels"], batch["n_labels"]).tolist()
-        unknown = (batch["labels"] == UNKNOWN).sum(1).tolist()  # of the references
-        values = zip(batch["utterance_ids"], rows, written, losses, means, counts, unknown, strict=True)
+        references = [row[:n] for row, n in zip(batch["labels"].tolist(), batch["n_labels"].tolist(), strict=True)]
+        values = zip(batch["utterance_ids"], rows, written, losses, means, counts, references, strict=True)
         return [dataclasses.replace(self._hypothesis(*each), **given) for each, given in zip(values, routed, strict=True)]
 
     def outputs(self, batch: Batch, ask: Ask) -> tuple[Tensor, list[dict[str, Any]]]:
@@ -111,8 +113,11 @@ class CTCSystem:
         return {}
 
     def measures(self, hypotheses: Sequence[Hypothesis]) -> dict[str, float]:
-        """The share of blank outputs: near 1 while a CTC writes nothing yet."""
-        return {"blank_share": float(np.mean([hypothesis.details["blank_share"] for hypothesis in hypotheses]))}
+        """The share of blank outputs, near 1 while a CTC writes nothing yet; the references whose loss would be infinite."""
+        return {
+            "blank_share": float(np.mean([hypothesis.details["blank_share"] for hypothesis in hypotheses])),
+            "infinite_losses": float(sum(hypothesis.details[INFINITE] for hypothesis in hypotheses)),
+        }
 
     def describe(self) -> dict[str, str]:
         """Outputs, vocabulary and search."""
@@ -131,11 +136,16 @@ class CTCSystem:
         save_model(folder, self.module, self.vocabulary, self.language_model, self.record)
 
     def _hypothesis(
-        self, name: str, said: Tensor, runs: Sequence[Run], loss: float, mean: float, n_tokens: int, unknown: int
+        self, name: str, said: Tensor, runs: Sequence[Run], loss: float, mean: float, n_tokens: int, reference: Sequence[int]
     ) -> Hypothesis:
         found = words(runs, self.vocabulary, self.module.frames.output_s)
         blank_share = float((said.argmax(-1) == BLANK).float().mean())
-        details = {WORDS: [dataclasses.asdict(word) for word in found], "blank_share": blank_share, UNKNOWN_CHARACTERS: unknown}
+        details = {
+            WORDS: [dataclasses.asdict(word) for word in found],
+            "blank_share": blank_share,
+            UNKNOWN_CHARACTERS: reference.count(UNKNOWN),
+            INFINITE: frames_needed(reference) > len(said),
+        }
         text = " ".join(word.word for word in found)
         return Hypothesis(name, text, utterance_loss=loss, mean_logprob=mean, n_tokens=n_tokens, details=details)
 

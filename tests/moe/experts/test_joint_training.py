@@ -344,7 +344,7 @@ def test_without_experts_it_trains_one_lora(corpus) -> None:
     data = dataset(manifest, root)
     trained = train((model, data, data), epochs=2)
     assert {name.rpartition(".")[2] for name in changed(before, model)} == {"shared_A", "shared_B"}
-    assert trained.loads == () and set(trained.history[0]) == {"epoch", "wer", "loss"}
+    assert trained.loads == () and set(trained.history[0]) == {"epoch", "wer", "cer", "loss"}
 
 
 def test_cached_embeddings_train_the_same_mixture_as_computed_ones(corpus) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from moe.recognition.decoding import decode
 from moe.system import DecodingOptions
 from moe.systems.wav2vec2_ctc.asks import CTCAsk
 from moe.systems.wav2vec2_ctc.inputs import CTCInputs
@@ -121,6 +122,9 @@ def test_what_no_path_writes_is_named_and_everything_else_has_a_finite_loss(corp
     system.module.network.config.ctc_zero_infinity = False
     finite = torch.isfinite(system.module(**batch)["utterance_loss"])
     assert [data.utterance_ids[index] for index in range(len(data)) if not finite[index]] == left_out["utterance_id"].tolist()
+    found = decode(system, data, DecodingOptions())
+    assert [each.utterance_id for each in found if each.details["infinite_loss"]] == left_out["utterance_id"].tolist()
+    assert system.measures(found)["infinite_losses"] == 3
     with pytest.raises(ValueError, match="3 utterances have more labels"):
         ctc_dataset(system, crowded, root, trains=True)
 
