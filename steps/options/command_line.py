@@ -76,8 +76,8 @@ def unknown(name: str, names: Collection[str]) -> str:
 
 
 def _options(options_type: type[OptionsType], words: Sequence[str]) -> OptionsType:
-    texts, faults = _texts(words)
     fields = {field.name: field for field in dataclasses.fields(options_type)}
+    texts, faults = _texts(words, fields)
     values, unknown_names = _values(fields, texts)
     faults += unknown_names
     try:
@@ -94,8 +94,8 @@ def _options(options_type: type[OptionsType], words: Sequence[str]) -> OptionsTy
     return options
 
 
-def _texts(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """The text of each flag, and what cannot be read."""
+def _texts(words: Sequence[str], names: Collection[str]) -> tuple[dict[str, str], list[str]]:
+    """The text of each flag, and what cannot be read; of a flag without value that is none of `names`, what it is here."""
     texts: dict[str, str] = {}
     faults, waiting = [], iter(words)
     for word in waiting:
@@ -104,7 +104,7 @@ def _texts(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         if not word.startswith("--"):
             faults.append(f"{word!r} is no --NAME VALUE")
         elif value is None:
-            faults.append(f"--{name} has no value")
+            faults.append(f"--{name} has no value" if name in names else unknown(name, names))
         elif name in texts:
             faults.append(f"--{name} is given twice")
         else:

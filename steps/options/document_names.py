@@ -1,10 +1,10 @@
-"""Names that documents 003 and 004 give to what is called otherwise here; a document's name is refused with ours."""
+"""Names that documents 002, 003 and 004 give to what is called otherwise here; a document's name is refused with ours."""
 
 from collections.abc import Iterable
 
 OURS: dict[str, tuple[str, ...]] = {
     "per_device_train_batch_size": ("ctc_batch_size", "domain_batch_size"),
-    "learning_rate": ("ctc_learning_rate", "domain_learning_rate"),
+    "learning_rate": ("ctc_learning_rate", "domain_learning_rate", "steer_learning_rate"),
     "num_train_epochs": ("ctc_epochs", "domain_epochs"),
     "grad_accum": ("gradient_accumulation_steps",),
     "eval_strategy": ("eval_every_n_epochs", "eval_every_n_updates"),
@@ -28,17 +28,26 @@ OURS: dict[str, tuple[str, ...]] = {
     "num_beams": ("beam_size",),
     "label_smoothing_factor": ("label_smoothing",),
     "dropout_rate": ("dropout",),
+    "batch_size": ("steer_batch_size",),
+    "max_audio_length": ("max_duration_s",),
+    "max_text_length": ("max_text_tokens",),
+    "max_length": ("max_sequence_tokens",),
+    "text_column": ("transcript_column",),
+    "parquet_dirs": ("dataset_root",),
 }
-FOLLOWS = {
+FOLLOWS = {  # and those of nothing that could be set
+    "remove_unused_columns": "nothing is removed: it belongs to a loader that is not used here",
+    "dataloader_drop_last": "nothing is dropped: the last batch of an epoch may be smaller",
+    "return_attention_mask": "the mask is always that of the utterances",
     "pad_token_id": "blank is the first token of the vocabulary, which is the train split's",
     "vocab_size": "it is the size of the vocabulary, which is the train split's",
 }
 
 
 def document_hint(name: str, names: Iterable[str]) -> str | None:
-    """What to say of a document's name: the option of `names` that it is here, or what it follows from; None for any other name."""
+    """What to say of a document's name: the option of `names` that it is here, or why there is none; None for any other name."""
     known = set(names)
     ours = [option for option in OURS.get(name.replace("-", "_"), ()) if option in known]
     if ours:
         return f"it is {' or '.join(ours)} here"
-    return FOLLOWS.get(name)
+    return FOLLOWS.get(name.replace("-", "_"))

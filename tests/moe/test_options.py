@@ -96,6 +96,7 @@ def test_unknown_wrong_repeated_and_missing_flags_are_told_at_once(capsys) -> No
     ):
         assert part in error
     assert "corpus is missing" in refusal(capsys, "--corpse", "x", options_type=Needy)
+    assert "epoch: no such option, did you mean epochs?" in refusal(capsys, "--rate", "1", "--epoch")
 
 
 @pytest.mark.parametrize("text", ["-1", "--rate", "a=b", "", "-x y"])
