@@ -23,6 +23,7 @@ from moe.systems.whisper.tokens import CHECKPOINT
 from steps import asr, cluster, pretrain, steer
 from steps.chain.checks import (
     beam_faults,
+    cluster_faults,
     export_faults,
     idle_faults,
     language_faults,
@@ -30,8 +31,9 @@ from steps.chain.checks import (
     rank_faults,
     top_k_faults,
 )
-from steps.chain.corpus_checks import corpus_faults, disk_faults
+from steps.chain.corpus_checks import corpus_faults, disk_faults, outline_of
 from steps.chain.costs import opening_line
+from steps.chain.domain_checks import domain_faults
 from steps.chain.options import BASE, QUICK, SMALL, ChainOptions
 from steps.chain.remote_checks import remote_faults
 from steps.chain.screen import TESTS, WIDTH, opening, result_lines
@@ -159,7 +161,7 @@ def _faults_between(options: StepOptions) -> list[str]:
     if pretrain not in left_out(options) and not makes_tokenizer(options):
         found += language_faults(options.language, base, options.source)
     found += layer_faults(options.gate_layer, base, options.source) + top_k_faults(options, n_experts(options))
-    found += export_faults(options)
+    found += export_faults(options) + ([] if cluster in left_out(options) else cluster_faults(options, n_experts(options)))
     found += _rank_faults(options) + ([] if steer in left_out(options) else steer_faults(options))
     return found + beam_faults(options) + _register_faults(options) + _corpus_faults(options)
 
@@ -179,8 +181,10 @@ def _corpus_faults(options: StepOptions) -> list[str]:
         return []  # said of the stage itself
     tokenizer = options.tokenizer if makes_tokenizer(options) else CHECKPOINT
     trains = any(name != BASE for name in options.system_names)
-    found = corpus_faults(preparing, options.source, n_clusters, tokenizer, trains)
-    return found + disk_faults(options.source, artifact_folder())
+    known, found = outline_of(preparing), disk_faults(options.source, artifact_folder())
+    if runs_to >= NAMES.index("domain"):
+        found = domain_faults(options, known.train_etiologies if known else None) + found
+    return (corpus_faults(preparing, known, options.source, n_clusters, tokenizer, trains) if known else []) + found
 
 
 def _rank_faults(options: StepOptions) -> list[str]:

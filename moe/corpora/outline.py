@@ -30,11 +30,13 @@ class Outline:
         train_speakers: speakers of the train split.
         durations_s: (n,) of recordings whose header says it, in seconds; an even sample of a large corpus.
         long_references: the longest that a model learns to write, of train and dev, in characters.
+        train_etiologies: of the train split's utterances.
     """
 
     train_speakers: tuple[str, ...]
     durations_s: np.ndarray
     long_references: tuple[str, ...] = ()
+    train_etiologies: tuple[str, ...] = ()
 
     def share_beyond(self, seconds: float, most_s: float) -> float:
         """Share of the recordings longer than `seconds`, of those that are at most `most_s` long."""
@@ -53,7 +55,8 @@ def outline(options: PreparationOptions) -> Outline:
     learnt = rows.loc[rows["split"] != "test", "reference" if options.references == NORMALISED else "transcript"]
     longest = learnt.loc[learnt.str.len().nlargest(MOST_REFERENCES).index]
     durations = np.array(list(_durations(listing.root, rows)), float)
-    return Outline(tuple(sorted(set(rows.loc[rows["split"] == "train", "speaker"]))), durations, tuple(longest))
+    train = rows[rows["split"] == "train"]
+    return Outline(tuple(sorted(set(train["speaker"]))), durations, tuple(longest), tuple(train["etiology"]))
 
 
 def _durations(root: Root, rows: pd.DataFrame) -> Iterator[float]:

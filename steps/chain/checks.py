@@ -97,6 +97,14 @@ def top_k_faults(options: ChainOptions, n_experts: int | str) -> list[str]:
     ]
 
 
+def cluster_faults(options: ChainOptions, n_experts: int | str) -> list[str]:
+    """Other experts of a CTC than there will be clusters; not known beforehand where their number is chosen or found."""
+    n_asked = vars(options).get("ctc_experts", 1)
+    if CTC not in options.system_names or n_asked in (1, n_experts) or isinstance(n_experts, str):
+        return []
+    return [f"ctc_experts={n_asked}: num_experts={n_experts} makes {n_experts} clusters; give as many"]
+
+
 def export_faults(options: ChainOptions) -> list[str]:
     """One folder or repository for the models of several runs."""
     writers = [

@@ -26,25 +26,35 @@ BY_TABLE = (
 COPIES = 6  # of the base that a chain leaves: pretrain, three systems, and the registered model with its download
 
 
-def corpus_faults(
-    options: PreparationOptions, base: str, n_experts: int | None, tokenizer: str = CHECKPOINT, trains: bool = True
-) -> list[str]:
-    """What cannot work between a corpus, a base and a number of experts.
+def outline_of(options: PreparationOptions) -> Outline | None:
+    """The corpus in outline; None where that shows in preparing.
 
     Of a corpus elsewhere its tables say it, and some headers; shards elsewhere and a hub's data set are first brought here by preparing.
-
-    Args:
-        options: of preparing. base: the base's folder or name. n_experts: to cluster speakers for; None where that is not known or not done.
-        tokenizer: whose it is, one of `TOKENIZERS`.
-        trains: whether a system is trained; what only decodes cuts long recordings at quiet places.
     """
     root = str(options.dataset_root)
     if not Path(root).exists() and not (is_address(root) and options.corpus in BY_TABLE and address_fault(root) is None):
-        return []
+        return None
     try:
-        found = outline(options)
+        return outline(options)
     except ValueError:
-        return []  # preparing says it, and logs what is wrong
+        return None  # preparing says it, and logs what is wrong
+
+
+def corpus_faults(
+    options: PreparationOptions,
+    found: Outline,
+    base: str,
+    n_experts: int | None,
+    tokenizer: str = CHECKPOINT,
+    trains: bool = True,
+) -> list[str]:
+    """What cannot work between a corpus, a base and a number of experts.
+
+    Args:
+        options: of preparing. found: the corpus in outline. base: the base's folder or name. n_experts: to cluster speakers for; None where that is not known or not done.
+        tokenizer: whose it is, one of `TOKENIZERS`.
+        trains: whether a system is trained; what only decodes cuts long recordings at quiet places.
+    """
     learnt = window_faults(options, base, found) + decoder_faults(base, found, tokenizer) if trains else []
     return learnt + speaker_faults(n_experts, found)
 

@@ -26,6 +26,11 @@ class DomainOptions(Options):
     domains: str = option(TWO, "two (normal, atypical), each (one per etiology), or a comma list of the corpus's own")
     normal_etiologies: str = option("typical,normal", "etiologies of normal speech; every other is a target domain")
 
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The domains that the options name; none of `each`, which the corpus names."""
+        return (NORMAL, ATYPICAL) if self.domains == TWO else () if self.domains == EACH else tuple(listed(self.domains))
+
     def faults(self) -> list[str]:
         """Names that are no names, one twice, and one alone."""
         if self.domains in (TWO, EACH):
@@ -80,9 +85,9 @@ def domains_of(options: DomainOptions, etiologies: pd.Series) -> Domains:
     """
     normal, known = tuple(listed(options.normal_etiologies)), sorted(set(etiologies) - {UNKNOWN, ""})
     if options.domains == TWO:
-        domains = Domains((NORMAL, ATYPICAL), normal, TWO)
+        domains = Domains(options.named, normal, TWO)
     else:
-        domains = Domains(tuple(known if options.domains == EACH else listed(options.domains)), normal)
+        domains = Domains(options.named or tuple(known), normal)
     if faults := _corpus_faults(options, domains, known, domains.numbers(etiologies)):
         raise ValueError("; ".join(faults))
     return domains

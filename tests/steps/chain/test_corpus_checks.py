@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from moe.corpora.outline import outline
 from moe.corpora.preparation import PreparationOptions
+from moe.systems.domain_whisper.prompts import add_tokens
+from moe.systems.whisper.base_model import load_base, save_base
 from moe.systems.whisper.base_source import TOKEN_TABLE
 from steps import main
 from steps.chain import corpus_checks
@@ -201,6 +203,53 @@ def test_a_name_that_the_hub_does_not_have_is_refused_before_the_corpus_is_read(
     found = remote_faults(asked(tmp_path / "c", **others))
     assert [fault.partition(":")[0] for fault in found] == ["llm=someone/llm", "ctc_model=someone/ctc"]
     assert remote_faults(asked(tmp_path / "c", **others, until="prepare")) == []
+
+
+DOMAIN = {"systems": "domain_whisper", "register_system": "domain_whisper"}
+
+
+def test_blocks_domains_and_tokens_that_are_not_there_are_refused_before_the_first_stage(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "c", [1.0] * 20)
+    with pytest.raises(ValueError) as fault:
+        main.check_stages(asked(folder, **DOMAIN, unfreeze_encoder_blocks=9))
+    said = str(fault.value)
+    assert "unfreeze_encoder_blocks=9: the base has 4" in said and "domains=two: the train split has one domain only" in said
+    rows = (folder / "manifest.csv").read_text().splitlines()
+    mixed = [row.replace(",als", ",typical") if row.split(",")[2] in ("s0", "s1", "s3") else row for row in rows]
+    (folder / "manifest.csv").write_text("\n".join(mixed))
+    main.check_stages(asked(folder, **DOMAIN))
+    with pytest.raises(
+        ValueError, match="domains=typical,cp,als: cp is not in the train split, whose etiologies are als, typical"
+    ):
+        main.check_stages(asked(folder, **DOMAIN, domains="typical,cp,als"))
+    main.check_stages(asked(folder, **DOMAIN, domains="typical,cp,als", until="prepare"))
+    base = own_base(tmp_path / "base", "normal", "atypical")
+    with pytest.raises(ValueError, match=r"the base has the tokens <\|domain:normal\|>, <\|domain:atypical\|> already"):
+        main.check_stages(asked(folder, **DOMAIN, whisper_model=str(base)))
+
+
+def own_base(folder: Path, *domains: str) -> Path:
+    """The shipped base with the tokens of some domains, as a domain-token Whisper is saved with."""
+    base = load_base(SHIPPED)
+    add_tokens(base, domains)
+    save_base(base, folder)
+    return folder
+
+
+def test_domains_that_the_synthetic_corpus_will_not_have_are_refused_before_it_is_made() -> None:
+    main.check_stages(main.StepOptions(**DOMAIN))
+    with pytest.raises(ValueError, match="domains=typical,dyslexic: .*one domain only"):
+        main.check_stages(main.StepOptions(**DOMAIN, domains="typical,dyslexic"))
+    with pytest.raises(ValueError, match="domains=two: the train split has one domain only"):
+        main.check_stages(main.StepOptions(**DOMAIN, styles="typical"))
+
+
+def test_other_experts_of_a_ctc_than_clusters_are_refused_before_the_first_stage() -> None:
+    given = {"systems": "whisper_moe,wav2vec2_ctc", "ctc_train": "lora"}
+    main.check_stages(main.StepOptions(**given, ctc_experts=6))
+    main.check_stages(main.StepOptions(**given, ctc_experts=3, num_experts=3))
+    with pytest.raises(ValueError, match="ctc_experts=3: num_experts=6 makes 6 clusters; give as many"):
+        main.check_stages(main.StepOptions(**given, ctc_experts=3))
 
 
 def test_a_data_set_that_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
