@@ -135,7 +135,7 @@ class SpeechDataset(Dataset):
     def _unlearnable(self) -> list[str]:
         refused: dict[str, list[str]] = {}
         for row in self.rows:
-            reason = self.inputs.refusal(round(row["duration_s"] * SAMPLE_RATE), row["reference"])
+            reason = _reason(row, self.inputs)
             if reason:
                 refused.setdefault(reason, []).append(row["utterance_id"])
         said = [f"{len(ids)} utterances {reason}, e.g. {ids[:3]}" for reason, ids in refused.items()]
@@ -146,10 +146,14 @@ def refused(rows: pd.DataFrame, inputs: Inputs) -> pd.DataFrame:
     """Those rows that a system cannot be trained on, as a table: utterance_id, duration_s, reference, reason."""
     window = inputs.window_s
     reasons = [
-        f"are longer than the window of {window:g} s"
-        if window is not None and seconds > window
-        else inputs.refusal(round(seconds * SAMPLE_RATE), reference)
-        for seconds, reference in zip(rows["duration_s"], rows["reference"], strict=True)
+        f"are longer than the window of {window:g} s" if window is not None and seconds > window else _reason(row, inputs)
+        for seconds, row in zip(rows["duration_s"], rows.to_dict("records"), strict=True)
     ]
     table = rows[["utterance_id", "duration_s", "reference"]].assign(reason=reasons)
     return table[[reason is not None for reason in reasons]].reset_index(drop=True)
+
+
+def _reason(row: Mapping[Any, Any], inputs: Inputs) -> str | None:
+    """Why an utterance cannot be trained on; of its columns also those count that the inputs name in `own_columns`."""
+    own = {name: row[name] for name in getattr(inputs, "own_columns", ()) if isinstance(row.get(name), str) and row[name]}
+    return inputs.refusal(round(row["duration_s"] * SAMPLE_RATE), row["reference"], **own)

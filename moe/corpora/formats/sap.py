@@ -124,7 +124,7 @@ def _utterance(entry: dict[str, Any], record: dict[str, Any], name: str) -> Foun
         split=split_of_folder(folder),
         language="en",
         further={
-            "prompt": str(prompt.get("Prompt Text") or ""),
+            "prompt_text": str(prompt.get("Prompt Text") or ""),
             "category": str(prompt.get("Category Description") or ""),
             "sub_category": str(prompt.get("Sub Category Description") or ""),
         },

@@ -161,19 +161,23 @@ def content_digest(folder: Path) -> str:
     return folder_digest(folder, but=(RECORD,))
 
 
+def files_of(folder: Path) -> Path:
+    """Where the files lie of the language model that a folder with a record holds or names."""
+    record = DecoderRecord(**read_json(folder / RECORD))
+    if record.is_copied:
+        return folder
+    return Path(record.name) if Path(record.name).is_dir() else Path(snapshot_download(record.name, revision=record.revision))
+
+
 def read_decoder(folder: Path) -> Decoder:
     """The language model that a folder with a record holds or names, frozen, in float32.
 
     Raises:
         ValueError: it is not what the record says, or cannot write.
     """
-    record = DecoderRecord(**read_json(folder / RECORD))
-    found = folder
-    if not record.is_copied:
-        local = Path(record.name).is_dir()
-        found = Path(record.name) if local else Path(snapshot_download(record.name, revision=record.revision))
-        if content_digest(found) != record.digest:
-            raise ValueError(f"the language model {record.name} has changed: its files are not those that training used")
+    record, found = DecoderRecord(**read_json(folder / RECORD)), files_of(folder)
+    if not record.is_copied and content_digest(found) != record.digest:
+        raise ValueError(f"the language model {record.name} has changed: its files are not those that training used")
     if fault := decoder_fault(str(found)):
         raise ValueError(f"language model {found}: {fault}")
     config = AutoConfig.from_pretrained(found)

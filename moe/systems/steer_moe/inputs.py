@@ -15,6 +15,8 @@ from moe.systems.steer_moe.sequence import Surroundings, padded, surroundings, t
 from moe.systems.whisper.features import AudioContextOptions, valid_frames, window_frames
 from moe.systems.whisper.inputs import WhisperInputs
 
+PROMPT_COLUMN = "prompt"  # of a manifest: textual prompts of single utterances
+
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
@@ -45,8 +47,10 @@ class SteerInputs:
     Args:
         processor: the base's. context: how much audio its encoder takes.
         tokenizer: the language model's. around: what surrounds the audio prompt.
-        prompts: what surrounds it in utterances with a textual prompt of their own, by that prompt.
+        prompt: the textual prompt of utterances that have none of their own.
     """
+
+    own_columns = (PROMPT_COLUMN,)  # what of a manifest's row `refusal` takes beside the reference
 
     def __init__(
         self,

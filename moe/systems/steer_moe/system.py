@@ -16,7 +16,7 @@ from moe.files import write_whole_dir
 from moe.system import Ask, Batch, DecodingOptions, Hypothesis, ParameterGroup, Record, read_record, write_record
 from moe.systems.steer_moe.asks import OTHER_WAYS, OtherWay, SteerAsk
 from moe.systems.steer_moe.decoder import DecoderRecord
-from moe.systems.steer_moe.inputs import SteerInputs
+from moe.systems.steer_moe.inputs import PROMPT_COLUMN, SteerInputs
 from moe.systems.steer_moe.measurements import Use, measures, use_of
 from moe.systems.steer_moe.model import SteeredWriter
 from moe.systems.steer_moe.options import LORA, WHISPER, SteerModelOptions
@@ -25,11 +25,12 @@ from moe.systems.steer_moe.sequence import AFTER, padded, with_prompts
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper.inputs import WhisperInputs
 from moe.systems.whisper.search import most_new_tokens
+from moe.text.normalisers import normalise
 from moe.training.precision import computing
 
 NAME, TITLE = "steer_moe", "SteerMoE"
 TRAINED = "trained.safetensors"
-PROMPT_COLUMN = "prompt"  # of a manifest: textual prompts of single utterances
+MOST_TOLD = 0.5  # of them that may hold their reference: "answer yes or no" holds a short one by chance
 
 
 class SteerSystem:
@@ -118,9 +119,15 @@ class SteerSystem:
         return self.decoder.needs if self.decoder else None
 
     def from_manifest(self, rows: pd.DataFrame) -> Mapping[str, np.ndarray]:
-        """What follows the audio prompt of utterances with a textual prompt of their own, (N, n) codes; nothing where none has one."""
+        """What follows the audio prompt of utterances with a textual prompt of their own, (N, n) codes; nothing where none has one.
+
+        Raises:
+            ValueError: the prompts are the sentences that were to be read.
+        """
         if PROMPT_COLUMN not in rows or not isinstance(self.inputs, SteerInputs):
             return {}
+        if fault := _told(rows):
+            raise ValueError(fault)
         given = [prompt if isinstance(prompt, str) and prompt else None for prompt in rows[PROMPT_COLUMN]]
         after = [self.inputs.around(prompt).after for prompt in given]
         return {AFTER: padded(after).numpy()}
@@ -203,6 +210,22 @@ def load(folder: Path) -> SteerSystem:
             parameter.copy_(weights[name])
     system.module.eval()
     return system
+
+
+def _told(rows: pd.DataFrame) -> str | None:
+    """Why the prompts of a corpus would tell the language model what it is to recognise; None where they do not."""
+    given = [
+        (normalise("basic", prompt), normalise("basic", reference))
+        for prompt, reference in zip(rows[PROMPT_COLUMN], rows["reference"], strict=True)
+        if isinstance(prompt, str) and prompt and reference
+    ]
+    n_told = sum(f" {reference} " in f" {prompt} " for prompt, reference in given)
+    if n_told <= MOST_TOLD * len(given):
+        return None
+    return (
+        f"the corpus's column {PROMPT_COLUMN}: {n_told} of {len(given)} textual prompts hold the reference of their utterance; "
+        f"rename the column, unless it is an instruction"
+    )
 
 
 def _others(batch: Batch) -> Batch:

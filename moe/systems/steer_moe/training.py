@@ -36,7 +36,7 @@ class SteerTrainingOptions(Options):
         1.0, "norm to which the gradient of vectors and scales, and only theirs, is clipped (0: not)", low=0
     )
     steering_balance_coefficient: float = option(
-        0.0, "weight of the KL of uniform to each layer's mean use of its vectors", low=0
+        0.0, "weight of the KL of uniform to each layer's mean use of its vectors in a batch", low=0
     )
     steer_batch_size: int = option(16, "utterances per batch", low=1)
     steer_epochs: int = option(10, "passes over the training subset; 0 trains nothing", low=0)

@@ -15,9 +15,10 @@ from moe.systems.steer_moe.model import SteeredWriter
 from moe.systems.steer_moe.options import AudioPromptOptions
 from moe.systems.steer_moe.sequence import AUDIO, unpadded, with_prompts
 from moe.systems.steer_moe.shapes import EncoderShape, encoder_shape
+from moe.systems.steer_moe.steering import balance_loss
 from moe.systems.steer_moe.system import SteerSystem, load
 from moe.training.batches import collate
-from moe.training.dataset import SpeechDataset
+from moe.training.dataset import SpeechDataset, refused
 from tests.toys.models import partial_checkpoint, shared_base, write_corpus
 from tests.toys.steer import N_UNITS, toy_steer
 
@@ -72,6 +73,16 @@ def test_recomputing_activations_gives_the_same_gradients(tmp_path: Path, data: 
         made.module(**batch_of(own, 0, 3))["loss"].backward()
         found.append(made.module.encoder.steering.vectors.grad)
     torch.testing.assert_close(*found)
+
+
+def test_balance_is_asked_of_the_mean_use_in_the_training_loss(system: SteerSystem, data: SpeechDataset, tmp_path: Path) -> None:
+    """The original had written the loss and never called it."""
+    balanced, batch = toy_steer(tmp_path, balance=0.7), batch_of(data, 0, 3)
+    encoded = system.module.encode(batch["mel"], batch["n_frames"])
+    wanted = system.module(**batch)["loss"] + 0.7 * balance_loss(encoded.passes, encoded.valid)
+    found = balanced.module(**batch)["loss"]
+    torch.testing.assert_close(found, wanted)
+    assert float(found) > float(system.module(**batch)["loss"])
 
 
 @pytest.mark.parametrize("writer", ["llm", "whisper"])
@@ -198,6 +209,27 @@ def test_an_utterance_may_have_a_textual_prompt_of_its_own(system: SteerSystem, 
     assert found[1] == unpadded(usual["opening"])[1] and system.decode(
         batch, DecodingOptions(max_tokens_per_s=2.0), system.ask_type()
     )
+
+
+def test_a_prompt_of_its_own_counts_where_a_sequence_is_too_long(tmp_path: Path, data: SpeechDataset) -> None:
+    made, rows = toy_steer(tmp_path, max_sequence_tokens=60), pd.DataFrame(data.rows)
+    assert not len(refused(rows, made.inputs))
+    longer = rows.assign(prompt=[None, "write all that you understand of it:" * 3, *[""] * (len(rows) - 2)])
+    left_out = refused(longer, made.inputs)
+    assert left_out["utterance_id"].tolist() == [rows["utterance_id"][1]] and "max_sequence_tokens=60" in left_out["reason"][0]
+    with pytest.raises(ValueError, match="1 utterances have more than max_sequence_tokens=60 places in the sequence"):
+        SpeechDataset(longer, data.root, made.inputs, trains=True)
+
+
+def test_prompts_that_hold_what_was_to_be_read_are_refused_and_no_single_one_by_chance(
+    system: SteerSystem, data: SpeechDataset
+) -> None:
+    """A corpus may call the sentence on the screen a prompt, which would tell the language model the text."""
+    rows = pd.DataFrame(data.rows)
+    with pytest.raises(ValueError, match=f"column prompt: {len(rows)} of {len(rows)} textual prompts hold the reference"):
+        system.from_manifest(rows.assign(prompt="Please read: " + rows["reference"].str.upper() + "."))
+    some = ["say oak or elm:", *["write this:"] * (len(rows) - 1)]
+    assert system.from_manifest(rows.assign(prompt=some, reference=["oak", *rows["reference"][1:]]))
 
 
 def test_the_audio_of_another_utterance_gives_the_text_of_the_other(system: SteerSystem, data: SpeechDataset) -> None:
