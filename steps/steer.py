@@ -14,8 +14,10 @@ from analysis.plots.steering import dev_figure, history_figure
 from moe.experts.routed_lora import matched_rank
 from moe.options import names_of, option
 from moe.system import read_record
+from moe.systems.steer_moe.decoder import files_of
 from moe.systems.steer_moe.options import LORA, WHISPER, SteerModelOptions
 from moe.systems.steer_moe.parts import Sources, lora_of
+from moe.systems.steer_moe.shapes import decoder_shape, encoder_shape, shape_faults
 from moe.systems.steer_moe.system import SteerSystem, build
 from moe.systems.steer_moe.training import WARNING, SteerTrainingOptions, TrainedSteer, train
 from moe.systems.whisper.base_model import BaseModel
@@ -86,6 +88,7 @@ def run(options: StepOptions) -> str:
     """Train SteerMoE, log the model and return the run id."""
     with runs.step_run("steer", options, f"steer · {_variant(options)} · seed {options.seed}") as step:
         plan = plan_of(options, options.steer_epochs, options.steer_batch_size, options.steer_learning_rate)
+        refuse_shapes(options)
         given = training_inputs(step, options, options.steer_percent, _plan(options, plan))
         base, base_dir = read_base(options.pretrain_run_id, given.prepared.language)
         seed_everything(options.seed)
@@ -102,6 +105,20 @@ def run(options: StepOptions) -> str:
         log_system(step, system, {"synthetic": bool(given.prepared.note), **facts}, options)
         _report(step, options, given, system, trained, facts)
     return step.run_id
+
+
+def refuse_shapes(options: StepOptions) -> None:
+    """Refuse what base, language model and options do not agree on, before either is loaded.
+
+    Raises:
+        ValueError: all of it.
+    """
+    asked, decoder = options.part(SteerModelOptions), None
+    encoder = encoder_shape(str(artifacts.upstream(options.pretrain_run_id, artifacts.BASE)))
+    if options.writer != WHISPER:
+        decoder = decoder_shape(files_of(artifacts.upstream(options.decoder_run_id, artifacts.DECODER)), asked)
+    if encoder is not None and (faults := shape_faults(asked, encoder, decoder)):
+        raise ValueError("; ".join(faults))
 
 
 def _variant(options: StepOptions) -> str:
