@@ -1,4 +1,4 @@
-"""The sixteen defects of the published Whisper-MoE code, each with the tests that rule it out; the ones tested nowhere else are here.
+"""The defects of the code behind the documents, each with the tests that rule it out; those tested nowhere else are here.
 
 A row names files below `tests/` and functions; a function that is renamed or dropped makes its row fail.
 """
@@ -27,7 +27,8 @@ from moe.systems.whisper_moe.model import WhisperMoE
 from tests.toys.models import CONTEXT, batch_of, dataset, system_of, toy_base, toy_mixture, write_corpus
 
 HERE = Path(__file__).parent
-PITFALLS: dict[int, tuple[str, list[str]]] = {
+Pitfalls = dict[int, tuple[str, list[str]]]
+WHISPER_MOE: Pitfalls = {
     1: ("joint training trained no expert", [
         "moe/experts/test_expert_training.test_one_update_on_a_mixed_batch_changes_every_expert",
         "moe/experts/test_joint_training.test_one_update_on_a_mixed_batch_changes_every_chosen_expert_and_the_gate",
@@ -81,6 +82,71 @@ PITFALLS: dict[int, tuple[str, list[str]]] = {
         "moe/routing/test_gate_training.test_the_gate_learns_the_clusters"]),
 }  # fmt: skip
 
+STEER_MOE: Pitfalls = {
+    1: ("rates of groups never reached the trainer", [
+        "moe/systems/steer_moe/test_training.test_four_groups_train_at_four_rates_each_logged_and_only_they_are_kept_in_checkpoints"]),
+    2: ("gradients were clipped after the update", [
+        "moe/systems/steer_moe/test_training.test_a_gradient_of_100_reaches_the_optimizer_as_1_in_vectors_and_scales_alone"]),
+    3: ("early stopping and evaluation were commented out", [
+        "moe/systems/steer_moe/test_training.test_it_stops_after_the_epochs_without_improvement_and_keeps_the_start_where_all_are_worse",
+        "moe/systems/steer_moe/test_training.test_without_epochs_nothing_trains_and_the_selection_is_jiwers_cer"]),
+    4: ("the balance loss was never called", [
+        "moe/systems/steer_moe/test_model.test_balance_is_asked_of_the_mean_use_in_the_training_loss",
+        "moe/systems/steer_moe/test_steering.test_use_counts_valid_frames_alone_and_balance_is_zero_where_it_is_even"]),
+    5: ("statistics of routing crashed", [
+        "moe/systems/steer_moe/test_training.test_steering_is_analysed_every_few_updates_and_use_is_counted_by_hand",
+        "steps/test_steer.test_what_trains_is_counted_by_group_and_steering_is_analysed_and_drawn"]),
+    6: ("keys were ignored, and 1e-4 was a text", [
+        "steps/options/test_steermoe_reference.test_an_unknown_key_is_an_error_and_1e_4_a_number",
+        "steps/options/test_steermoe_reference.test_the_table_has_every_option_of_training"]),
+    7: ("a twentieth of the test set was scored", ["steps/chain/test_chain.test_counts_add_up_from_corpus_to_hypotheses"]),
+    8: ("everything was padded to 30 s and 448 tokens under a mask of ones", [
+        "moe/systems/steer_moe/test_model.test_an_audio_prompt_is_as_long_as_its_audio",
+        "moe/systems/steer_moe/test_sequence.test_neither_company_nor_its_padding_changes_a_loss_and_only_text_is_scored",
+        "moe/systems/steer_moe/test_model.test_left_padded_together_it_writes_what_it_writes_alone"]),
+    9: ("every layer computed the routers of all", ["moe/systems/steer_moe/test_steering.test_each_layer_asks_its_own_router_alone"]),
+    10: ("checkpoints held what is frozen", [
+        "moe/systems/steer_moe/test_training.test_four_groups_train_at_four_rates_each_logged_and_only_they_are_kept_in_checkpoints"]),
+}  # fmt: skip
+DOMAIN_WHISPER: Pitfalls = {
+    1: ("the token was a target and no condition", [
+        "moe/systems/domain_whisper/test_prompts.test_the_prompt_is_not_scored",
+        "moe/systems/domain_whisper/test_prompts.test_switching_the_token_changes_the_loss_at_once",
+        "moe/systems/domain_whisper/test_prompts.test_training_decoding_log_probabilities_and_serving_read_the_same_prompt",
+        "moe/systems/domain_whisper/test_training.test_a_token_comes_to_decide_the_text"]),
+    2: ("everybody was normal, later val_small_normal was dyslexic", [
+        "moe/corpora/formats/test_domains.test_val_small_normal_is_normal",
+        "moe/corpora/formats/test_domains.test_a_plain_folder_beside_a_domain_s_is_of_the_domain_that_is_said"]),
+    3: ("new ids were taken for timestamps", [
+        "moe/systems/domain_whisper/test_prompts.test_a_decoder_that_says_new_tokens_in_a_row_loses_nothing"]),
+    4: ("dropout was set after the modules were made", [
+        "moe/systems/domain_whisper/test_training.test_dropout_is_in_the_modules_that_are_made"]),
+    5: ("audio was cut and its text kept", [
+        "moe/systems/domain_whisper/test_prompts.test_audio_longer_than_the_window_is_left_out_by_name_and_never_cut",
+        "moe/systems/domain_whisper/test_prompts.test_a_longer_reference_is_refused_by_what_the_prompt_leaves"]),
+    6: ("one bad sample killed training, more workers than shards hung", [
+        "moe/corpora/formats/test_domains.test_a_broken_shard_and_a_bad_sample_are_listed_and_survived",
+        "moe/corpora/formats/test_domains.test_an_epoch_over_shards_gives_every_sample_once_whatever_the_workers"]),
+    7: ("two rows cost a whole table and its optimizer state, and began at random", [
+        "moe/systems/domain_whisper/test_training.test_the_optimizers_state_of_the_tokens_is_as_large_as_they_are",
+        "moe/systems/domain_whisper/test_prompts.test_a_token_begins_near_what_is_asked_and_no_two_are_equal"]),
+}  # fmt: skip
+WAV2VEC2_CTC: Pitfalls = {
+    1: ("layerdrop skipped the adapter's stride", [
+        "moe/systems/wav2vec2_ctc/test_traps.test_layerdrop_never_skips_the_adapters_stride"]),
+    2: ("an utterance that no path writes made the loss infinite", [
+        "moe/systems/wav2vec2_ctc/test_traps.test_what_no_path_writes_is_named_and_everything_else_has_a_finite_loss",
+        "steps/test_ctc.test_corrupt_recordings_are_listed_and_leave_the_loss_curve_as_it_is"]),
+    3: ("everything trained where only adapters were to", [
+        "moe/systems/wav2vec2_ctc/test_training.test_only_what_is_to_train_trains"]),
+    4: ("the vocabulary was made of test texts too", ["steps/test_ctc.test_the_vocabulary_is_of_the_train_split_alone"]),
+    5: ("no CER was given of a script with combining marks", [
+        "steps/test_ctc.test_nepali_as_openslr_54_has_it_comes_out_in_words_of_devanagari"]),
+    6: ("the split was not stated, and speakers were not heeded", [
+        "moe/corpora/test_splits.test_by_speaker_is_disjoint_whole_and_never_empty"]),
+}  # fmt: skip
+SYSTEMS = {"whisper_moe": WHISPER_MOE, "steer_moe": STEER_MOE, "domain_whisper": DOMAIN_WHISPER, "wav2vec2_ctc": WAV2VEC2_CTC}
+
 
 @functools.cache
 def collected(file: str) -> set[str]:
@@ -91,13 +157,15 @@ def collected(file: str) -> set[str]:
     return names | {f"{owner.name}.{node.name}" for owner in classes for node in owner.body if isinstance(node, ast.FunctionDef)}
 
 
-def test_the_table_is_whole() -> None:
-    assert list(PITFALLS) == list(range(1, 17))
+def test_the_tables_are_whole() -> None:
+    numbers = {system: list(pitfalls) for system, pitfalls in SYSTEMS.items()}
+    counts = {"whisper_moe": 16, "steer_moe": 10, "domain_whisper": 7, "wav2vec2_ctc": 6}
+    assert numbers == {system: list(range(1, n + 1)) for system, n in counts.items()}
 
 
-@pytest.mark.parametrize("number", PITFALLS)
-def test_every_pitfall_has_tests_that_are_collected(number: int) -> None:
-    title, tests = PITFALLS[number]
+@pytest.mark.parametrize(("system", "number"), [(system, number) for system, pitfalls in SYSTEMS.items() for number in pitfalls])
+def test_every_pitfall_has_tests_that_are_collected(system: str, number: int) -> None:
+    title, tests = SYSTEMS[system][number]
     for test in tests:
         file, _, name = test.partition(".")
         assert name.rpartition(".")[2].startswith("test_") and name in collected(file), f"{number}, {title}: {test} is gone"

@@ -10,8 +10,11 @@ from moe.systems.steer_moe.decoder_training import DecoderOptions, new_decoder, 
 from moe.systems.steer_moe.options import SteerModelOptions
 from moe.systems.steer_moe.parts import BASE_DIR, DECODER_DIR, Sources
 from moe.systems.steer_moe.system import SteerSystem, build
+from moe.systems.steer_moe.training import SteerTrainingOptions, TrainedSteer, train
 from moe.systems.whisper.base_model import save_base
-from tests.toys.models import CONTEXT, shared_base, tokenizer
+from moe.training.dataset import SpeechDataset
+from tests.toys.models import CONTEXT, shared_base, tokenizer, write_corpus
+from tests.toys.training import plan, training
 
 RATES = {"vectors": 1e-2, "scales": 3e-3, "routers": 2e-3, "projector": 1e-3}
 PROMPT = "say:"
@@ -49,3 +52,13 @@ def toy_steer(folder: Path, balance: float = 0.0, lora_rank: int = 0, **changes)
     system = build(sources, toy_options(**changes), CONTEXT, "en", "basic", RATES, lora_rank, balance)
     system.module.eval()
     return system
+
+
+def trained_steer(folder: Path, accumulation: int = 1) -> tuple[SteerSystem, TrainedSteer]:
+    """One trained for an epoch on batches of two, every update analysed; alone or as one of several processes."""
+    (folder / "corpus").mkdir(parents=True)
+    system, rows = toy_steer(folder / "toy"), write_corpus(folder / "corpus", tuple(0.4 + 0.02 * (n * 7 % 5) for n in range(8)))
+    around = training(plan(epochs=1, batch_size=2, accumulation=accumulation, max_grad_norm=float("inf")))
+    sets = (SpeechDataset(part, folder / "corpus", system.inputs, trains=part is rows) for part in (rows, rows.head(3)))
+    etiologies = dict(zip(rows["utterance_id"], rows["etiology"], strict=True))
+    return system, train(system, *sets, SteerTrainingOptions(steering_log_every=1, steer_patience=9), around, etiologies)

@@ -1,4 +1,4 @@
-"""Trainings in two processes: each writes down its weights and which parameters got a gradient. Started by `test_processes.py`."""
+"""Trainings in two processes: each writes down its weights and what else is asked of it. Started by `test_processes.py`."""
 
 import os
 import sys
@@ -12,6 +12,7 @@ from moe.training.checkpoints import CheckpointOptions, Checkpoints
 from moe.training.loop import fit
 from moe.training.trainer import ResumableTrainer
 from tests.toys.checkpoints import Recorded
+from tests.toys.steer import trained_steer
 from tests.toys.training import Diary, dataset, plan, toy_base, toy_mixture, training, weights, write_corpus
 
 
@@ -48,8 +49,16 @@ def train(folder: Path, name: str, stop_at: int) -> None:
     write_json(folder / f"{name}_{rank}.json", sorted(set(model.trainable_parameters()) - touched))
 
 
+def steer(folder: Path) -> None:
+    """Train a SteerMoE, and write down what trained and how it was analysed."""
+    rank = int(os.environ["RANK"])
+    system, done = trained_steer(folder / f"steer_{rank}")
+    save_file({name: each.detach().clone() for name, each in system.trained().items()}, folder / f"steer_{rank}.safetensors")
+    write_json(folder / f"steer_{rank}.json", list(done.analyses))
+
+
 if __name__ == "__main__":
     for word in sys.argv[2:]:
         name, _, stop_at = word.partition(":")
-        train(Path(sys.argv[1]), name, int(stop_at))
+        steer(Path(sys.argv[1])) if name == "steer" else train(Path(sys.argv[1]), name, int(stop_at))
     torch.distributed.destroy_process_group()

@@ -17,7 +17,7 @@ from moe.systems.domain_whisper.system import DomainSystem
 from moe.systems.whisper.base_model import BaseModel, use_language
 from moe.systems.whisper.tokens import NO_TIMESTAMPS, START, prompt_ids, text_ids, token_ids
 from moe.training.batches import collate
-from moe.training.dataset import SpeechDataset
+from moe.training.dataset import SpeechDataset, refused
 from tests.toys.domain import toy_domain
 from tests.toys.models import RATE, shared_base, toy_base, toy_wave, write_corpus
 
@@ -194,6 +194,15 @@ def test_a_longer_reference_is_refused_by_what_the_prompt_leaves(system: DomainS
         assert system.inputs.refusal(RATE, text) is None
         text += " oak"
     assert "prompt included" in (system.inputs.refusal(RATE, text) or "")
+
+
+def test_audio_longer_than_the_window_is_left_out_by_name_and_never_cut(system: DomainSystem, tmp_path: Path) -> None:
+    """The original cut the audio and kept the text."""
+    rows = write_corpus(tmp_path)
+    longer = rows.assign(duration_s=[system.inputs.window_s + 0.1, *rows["duration_s"][1:]])
+    left_out = refused(longer, system.inputs)
+    assert left_out["utterance_id"].tolist() == [rows["utterance_id"][0]] and "longer than the window" in left_out["reason"][0]
+    assert not len(refused(rows, system.inputs))
 
 
 def test_what_is_decoded_in_company_is_what_is_decoded_alone_whatever_the_tokens(system: DomainSystem, tmp_path: Path) -> None:

@@ -90,6 +90,17 @@ def test_only_the_layers_asked_for_are_steered_and_backward_ends_at_the_lowest()
     assert left == [False, False] and states.requires_grad  # what leaves layer 2 is steered after it
 
 
+def test_each_layer_asks_its_own_router_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The original computed the outputs of all layers' routers at every layer."""
+    made, asked, linear = steering((1, 2), 32), [], torch.nn.functional.linear
+    monkeypatch.setattr("moe.systems.steer_moe.steering.F.linear", lambda *given: asked.append(given[1]) or linear(*given))
+    hidden, valid = torch.randn(1, 3, 32), torch.ones(1, 3, dtype=torch.bool)
+    for layer in (1, 2):
+        made(layer, hidden, valid)
+    assert [each.shape for each in asked] == [(2, 32)] * 2
+    assert all(torch.equal(each, router) for each, router in zip(asked, made.routers, strict=True))
+
+
 @pytest.mark.parametrize("layers", ["3", "0,1", "1,x"])
 def test_layers_that_the_encoder_lacks_are_refused(layers: str) -> None:
     with pytest.raises(ValueError, match="steering_layers"):
