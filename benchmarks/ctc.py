@@ -3,12 +3,11 @@
     python -m benchmarks.ctc --row ne --seed 0         train, score, write benchmarks/results/ctc/ne-0.json and .parquet
     python -m benchmarks.ctc --table                   the table of all rows that are done
 
-A row that is done is not run again. All seeds of a language share one corpus. `ne` is what `make demo-ne` runs; the rows `ne/…` train half
+A row that is done is not run again. All rows of a language share one corpus, which the first process makes while others wait. `ne` is what `make demo-ne` runs; the rows `ne/…` train half
 as long, each with one thing changed, the first of them decoded greedily and with beams. The rows `en/…` start from the shipped base on the
 demo's corpus; there is none with an adapter, since its outputs of 80 ms are too few for the characters of most utterances there.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pandas as pd
 
 from analysis.error_rates import count_errors, rates_by
 from analysis.report import markdown_table, percent, percent_interval
+from benchmarks.databases import remove_database, shared_database, start_from
 from benchmarks.rows import command, cpu_minutes, parser_of
 from benchmarks.speed.__main__ import RESULTS
 from moe.corpora.tables import write_table
@@ -31,7 +31,7 @@ from steps.tracking import artifacts
 from steps.tracking.store import connect
 
 Changes = Mapping[str, Any]
-CORPUS_SEED = 42
+CORPUS_SEED, COMMON, LANGUAGES = 42, "common", ("en", "ne")
 HALF: Changes = {"ctc_epochs": 4}
 DOCUMENT: Changes = {
     "attention_dropout": 0.1, "hidden_dropout": 0.1, "feat_proj_dropout": 0.1, "conformer_conv_dropout": 0.1, "final_dropout": 0.1,
@@ -63,9 +63,8 @@ def run(row: str, seed: int, folder: Path) -> None:
     place = folder / f"{row.replace('/', '-').replace(' ', '_')}-{seed}"
     if place.with_suffix(".json").exists():
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{place.with_suffix('.db').resolve()}"
-    connect()
+    common = [f"--{COMMON}", row[:2]]
+    start_from(shared_database(folder, f"{COMMON}-{row[:2]}", ["benchmarks.ctc", *common]), place.with_suffix(".db"))
     chain = _chain(row, seed)
     found = _scored(chain, 1)
     if chain.options.ctc_lm_order:  # type: ignore[attr-defined]  # the options of main are made of all stages'
@@ -73,6 +72,7 @@ def run(row: str, seed: int, folder: Path) -> None:
     write_table(place.with_suffix(".parquet"), found)
     facts = read_json(artifacts.upstream(chain.run_ids["system"], artifacts.MODEL) / "model.json")["facts"]
     write_json(place.with_suffix(".json"), {"row": row, "seed": seed, "cpu_minutes": cpu_minutes(), **facts})
+    remove_database(place.with_suffix(".db"))
 
 
 def table(folder: Path) -> str:
@@ -87,8 +87,8 @@ def table(folder: Path) -> str:
     return markdown_table(pd.DataFrame(rows))
 
 
-def options_of(row: str, seed: int) -> StepOptions:
-    """The options of `main` that a row stands for."""
+def options_of(row: str, seed: int, last: str | None = None) -> StepOptions:
+    """The options of `main` that a row stands for, up to its model or to the stage `last`."""
     preset = file_values(StepOptions, "presets/nepali.yaml") if row.startswith("ne") else {"systems": "wav2vec2_ctc"}
     given = {**preset, "register_system": "any", "seed": seed, "corpus_seed": CORPUS_SEED, **ROWS[row]}
     until = "ctc"
@@ -97,7 +97,7 @@ def options_of(row: str, seed: int) -> StepOptions:
         given, until = {name: value for name, value in given.items() if name not in own}, "baseline"
     elif given.get("ctc_experts", 1) > 1:
         given, until = given | {"systems": "whisper_moe,wav2vec2_ctc"}, "cluster"
-    return StepOptions.asked(**given, until=until)
+    return StepOptions.asked(**given, until=last or until)
 
 
 def _chain(row: str, seed: int) -> Chain:
@@ -151,9 +151,22 @@ def _cer(by_group: pd.DataFrame, name: str) -> str:
     return percent_interval(found["cer"], found["cer_low"], found["cer_high"])
 
 
+def _make_common(language: str) -> None:
+    """The corpus that all rows of a language share."""
+    connect()
+    first = next(row for row in ROWS if row.startswith(language))
+    Chain(options_of(first, CORPUS_SEED, "prepare")).run()
+
+
 def main() -> None:
     """Command line."""
-    command(parser_of(__doc__, list(ROWS), RESULTS / "ctc").parse_args(), run, table)
+    parser = parser_of(__doc__, list(ROWS), RESULTS / "ctc")
+    parser.add_argument(f"--{COMMON}", choices=LANGUAGES, help="make what all rows share, in the store of MLFLOW_TRACKING_URI")
+    arguments = parser.parse_args()
+    if arguments.common:
+        _make_common(arguments.common)
+        return
+    command(arguments, run, table)
 
 
 if __name__ == "__main__":

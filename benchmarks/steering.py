@@ -7,11 +7,6 @@ A row that is done is not run again. All rows and seeds share the demo's corpus,
 first process makes the corpus and the others wait. What a row changes stands in `ROWS`; choices are made on dev, the table is of test.
 """
 
-import fcntl
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +18,7 @@ from analysis.pairs import pair_tests
 from analysis.report import markdown_table, percent
 from analysis.systems import PooledScores, SystemScores, pool
 from analysis.verdict import difference_words, test_of
-from benchmarks.databases import copy_database
+from benchmarks.databases import remove_database, shared_database, start_from
 from benchmarks.rows import command, cpu_minutes, parser_of
 from benchmarks.speed.__main__ import RESULTS
 from moe.corpora.tables import write_table
@@ -36,7 +31,7 @@ from steps.reports.scores import read_scores
 from steps.tracking.store import connect
 
 Changes = Mapping[str, Any]
-CORPUS_SEED = 42
+CORPUS_SEED, COMMON = 42, "common"
 MAIN, WHISPER, LORA, MIXTURE = "8 experts", "Whisper alone", "one LoRA", "Whisper-MoE"
 NOTHING, ONE, WRITES = "projector alone", "1 expert", "8 experts, Whisper writes"
 ENCODER_LORA = "encoder LoRA, same size"
@@ -84,15 +79,12 @@ def run(row: str, seed: int, folder: Path) -> None:
     place = folder / f"{row.replace(' ', '_').replace(',', '')}-{seed}"
     if place.with_suffix(".json").exists():
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(_common_store(folder), place.with_suffix(".db"))
-    _use(place.with_suffix(".db"))
+    start_from(shared_database(folder, COMMON, ["benchmarks.steering", f"--{COMMON}"]), place.with_suffix(".db"))
     scores = read_scores(_evaluated(row, seed))
     write_table(place.with_suffix(".parquet"), scores.hypotheses.drop(columns=["words"], errors="ignore"))
     facts = {"row": row, "seed": seed, "system": scores.system, "role": scores.role, "cpu_minutes": cpu_minutes()}
     write_json(place.with_suffix(".json"), facts | {"dev": _dev(scores), "metadata": dict(scores.metadata)})
-    for left in folder.glob(f"{place.name}.db*"):
-        left.unlink()
+    remove_database(place.with_suffix(".db"))
 
 
 def options_of(row: str, seed: int) -> StepOptions:
@@ -136,32 +128,12 @@ def _steered(chain: Chain, row: str) -> str:
     return launch(steer, stage_options(steer, chain.options, **given))
 
 
-def _common_store(folder: Path) -> Path:
-    """A store that holds the corpus, the base and the language model; made once, in a process of its own."""
-    path = folder / "common.db"
-    with (folder / "common.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not path.exists():
-            subprocess.run([sys.executable, "-m", "benchmarks.steering", "--common", "--out", str(folder)], check=True)
-    return path
-
-
-def _make_common(folder: Path) -> None:
-    aside = folder / "making.db"
-    _use(aside)
+def _make_common() -> None:
+    """The corpus, the base and the language model that all rows share."""
+    connect()
     given = {"systems": "zero_shot,steer_moe", "register_system": "any", "seed": CORPUS_SEED, "no_plot": True}
     for until in ("pretrain", "decoder"):
         Chain(StepOptions.asked(**given, until=until)).run()
-    copied = folder / "copied.db"
-    copy_database(aside, copied)
-    copied.rename(folder / "common.db")
-    for left in folder.glob(f"{aside.name}*"):
-        left.unlink()
-
-
-def _use(path: Path) -> None:
-    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{path.resolve()}"
-    connect()
 
 
 def _dev(scores: SystemScores) -> dict[str, float]:
@@ -213,10 +185,11 @@ def _answers(pooled: Mapping[str, PooledScores]) -> Sequence[str]:
 def main() -> None:
     """Command line."""
     parser = parser_of(__doc__, list(ROWS), RESULTS / "steering")
-    parser.add_argument("--common", action="store_true", help="make what all rows share, and nothing else")
+    parser.add_argument(f"--{COMMON}", action="store_true", help="make what all rows share, in the store of MLFLOW_TRACKING_URI")
     arguments = parser.parse_args()
     if arguments.common:
-        _make_common(arguments.out)
+        _make_common()
+        return
     command(arguments, run, table)
 
 
