@@ -31,7 +31,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "each etiology": {"domains": "each"},
         "last 2/2 blocks": {"unfreeze_encoder_blocks": 2, "unfreeze_decoder_blocks": 2},
         "last 2/2 blocks, no tokens": {"unfreeze_encoder_blocks": 2, "unfreeze_decoder_blocks": 2, "token_dropout": 1.0},
-        "all": {"unfreeze": "all"},
+        "whole model": {"unfreeze": "all"},
         "LoRA of the same size": {"unfreeze": "lora"},
         "rows alone": {"unfreeze": "none", "token_learning_rate": 0.05},
         "rows ten times as fast": {"token_learning_rate": 1e-2},

@@ -11,6 +11,7 @@ from benchmarks.domain_tokens.corpora import DEMO, RULE, WITH, WITHOUT, without_
 from benchmarks.domain_tokens.measuring import ASKS
 from benchmarks.domain_tokens.rows import ROWS, RowOptions
 from moe.files import write_json
+from moe.options import NONE
 
 
 def write(folder: Path, corpus: str, row: str, seed: int, wrong: dict[str, int], domains: tuple[str, str]) -> None:
@@ -30,6 +31,7 @@ def write(folder: Path, corpus: str, row: str, seed: int, wrong: dict[str, int],
 @pytest.mark.parametrize(("corpus", "row"), [(corpus, row) for corpus in ROWS for row in ROWS[corpus]])
 def test_every_row_is_a_training_that_can_be_asked_for(corpus: str, row: str) -> None:
     RowOptions(**ROWS[corpus][row])
+    assert row not in ("all", NONE)  # which ask for every row, and for none
 
 
 def test_rows_tokens_and_tests_stand_in_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
