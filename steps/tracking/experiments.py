@@ -21,6 +21,7 @@ from mlflow.utils.validation import MAX_EXPERIMENT_NAME_LENGTH
 
 from steps.tracking.addresses import Address
 from steps.tracking.names import STEP_TAG
+from steps.tracking.retries import with_retries
 from steps.tracking.secrets import without_secrets
 
 EXPERIMENT = "whisper-moe"
@@ -65,9 +66,9 @@ def open_experiment(client: MlflowClient, address: Address, name: str, given_id:
         experiment = client.get_experiment(_make(client, address, name))
     _check(_mended(client, address, experiment))
     if experiment.name == EXPERIMENT and NOTE_TAG not in experiment.tags:
-        client.set_experiment_tag(experiment.experiment_id, NOTE_TAG, NOTE)
+        with_retries(client.set_experiment_tag, experiment.experiment_id, NOTE_TAG, NOTE)
     if KIND_TAG not in experiment.tags:
-        client.set_experiment_tag(experiment.experiment_id, KIND_TAG, TRAINING)
+        with_retries(client.set_experiment_tag, experiment.experiment_id, KIND_TAG, TRAINING)
     if experiment.name == DEFAULT and given_id:
         print(f"this run goes to the experiment {DEFAULT}: `mlflow run --experiment-name {EXPERIMENT}` names the project's own")
     return experiment.experiment_id
@@ -103,8 +104,19 @@ def _make(client: MlflowClient, address: Address, name: str) -> str:
     if len(name) > MAX_EXPERIMENT_NAME_LENGTH:
         raise RuntimeError(f"{NAME}={name[:40]}…: has {len(name)} characters, at most {MAX_EXPERIMENT_NAME_LENGTH} are allowed")
     if address.artifact_root is None:
-        return client.create_experiment(name)
+        return _of_name(client, name)
     return str(SqlAlchemyStore(address.uri, address.artifact_root).create_experiment(name))
+
+
+def _of_name(client: MlflowClient, name: str) -> str:
+    """Id of a new experiment on a server, or of the one that another chain made at the same moment."""
+    try:
+        return client.create_experiment(name)
+    except MlflowException as error:
+        found = client.get_experiment_by_name(name) if error.error_code == "RESOURCE_ALREADY_EXISTS" else None
+        if found is None:
+            raise
+        return found.experiment_id
 
 
 def _mended(client: MlflowClient, address: Address, experiment: Experiment) -> Experiment:

@@ -1,4 +1,4 @@
-"""A tracking store that does not answer is waited for: a server that is away, a database that another process keeps locked.
+"""A tracking store that does not answer is waited for: a server that is away, a database that another process keeps locked or writes to.
 
 What a step asks of its store is asked again, ever more slowly, for LONGEST_S seconds (ten minutes) on top of what MLflow itself waits;
 then the step fails. Metrics do not wait at all: see `steps.tracking.metric_log`. A full disk and wrong input are not waited for.
@@ -22,6 +22,7 @@ LONGEST_S, FIRST_WAIT_S, LONGEST_WAIT_S = 600.0, 1.0, 30.0
 QUICK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 AWAY_CODES = ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
 AWAY_WORDS = ("api request to", "database is locked", "503 server error", "502 server error", "504 server error")
+SAME_ROW_WORDS = ("unique constraint", "duplicate entry")  # two wrote one new tag at once: asked again, the second finds it
 FULL_WORDS = ("disk is full", "no space left", "readonly database", "read-only file system", "file too large", "disk i/o error")
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,10 @@ def is_away(error: BaseException) -> bool:
         return error.response is not None and error.response.status_code in (429, 500, 502, 503, 504)
     if isinstance(error, (requests.ConnectionError, requests.Timeout)):
         return True
-    return getattr(error, "error_code", "") in AWAY_CODES or any(words in str(error).lower() for words in AWAY_WORDS)
+    code, said = getattr(error, "error_code", ""), str(error).lower()
+    if code == "BAD_REQUEST" and any(words in said for words in SAME_ROW_WORDS):
+        return True
+    return code in AWAY_CODES or any(words in said for words in AWAY_WORDS)
 
 
 def is_full(error: BaseException) -> bool:

@@ -9,13 +9,14 @@ from pathlib import Path
 import mlflow
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Experiment
 from mlflow.projects.utils import get_or_create_run
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from moe.options import Options
 from steps.tracking import artifacts, runs
-from steps.tracking.addresses import sqlite_address
-from steps.tracking.experiments import EXPERIMENT, NOTE, NOTE_TAG, say_result
+from steps.tracking.addresses import Address, sqlite_address
+from steps.tracking.experiments import EXPERIMENT, KIND_TAG, NOTE, NOTE_TAG, open_experiment, say_result
 from steps.tracking.store import connect, project_root
 
 NAMES = (
@@ -84,7 +85,7 @@ FOLDERS = ("my project", "my%20project", "50% off", "a?b#c")
 ELSEWHERE = """
 import os, sys
 from pathlib import Path
-from steps.tracking.addresses import sqlite_address
+from steps.tracking.addresses import Address, sqlite_address
 from tests.steps.tracking.test_experiments import logged
 for folder in sys.argv[1:]:
     if os.fork() == 0:
@@ -265,3 +266,18 @@ def test_a_store_that_mlflow_run_has_just_made_in_a_folder_with_a_percent_sign_i
     assert (
         os.listdir(tmp_path) == [folder] and client.get_experiment("0").artifact_location == (path.parent / "mlruns/0").as_uri()
     )
+
+
+@pytest.mark.usefixtures("store")
+def test_an_experiment_that_another_chain_makes_at_the_same_moment_is_shared() -> None:
+    """On a server nothing is locked: between asking for the name and making it, another chain has made it."""
+    client = connect().client
+    asked = iter([None])
+
+    class Late(MlflowClient):
+        def get_experiment_by_name(self, name: str) -> Experiment | None:
+            return next(asked, client.get_experiment_by_name(name))
+
+    there = client.create_experiment("both")
+    assert open_experiment(Late(), Address("http://server"), "both", "") == there
+    assert KIND_TAG in client.get_experiment(there).tags

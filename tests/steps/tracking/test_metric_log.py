@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
+from mlflow.protos.databricks_pb2 import BAD_REQUEST, INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
 
 from steps.tracking import metric_log
 from steps.tracking.metric_log import MetricLog, read_metrics
@@ -15,6 +15,7 @@ from steps.tracking.retries import RetryingClient
 
 AWAY = MlflowException("API request to http://127.0.0.1:1/api failed with exception refused")
 LOCKED = MlflowException("(sqlite3.OperationalError) database is locked", TEMPORARILY_UNAVAILABLE)
+SAME_ROW = MlflowException("(psycopg.errors.UniqueViolation) duplicate key value violates unique constraint", BAD_REQUEST)
 FULL = MlflowException("(sqlite3.OperationalError) database or disk is full", TEMPORARILY_UNAVAILABLE)
 WRONG = MlflowException("Invalid metric name", INVALID_PARAMETER_VALUE)
 
@@ -48,7 +49,7 @@ def taken(*steps: int) -> list[tuple[str, int, float]]:
     return [("loss", step, step / 2) for step in steps]
 
 
-@pytest.mark.parametrize("error", [AWAY, LOCKED, FULL])
+@pytest.mark.parametrize("error", [AWAY, LOCKED, SAME_ROW, FULL])
 def test_a_store_that_takes_nothing_costs_no_metric_and_no_order(tmp_path: Path, clock: list[float], error: Exception) -> None:
     store = Store()
     metrics = MetricLog(RetryingClient(store), "r", tmp_path / "pending.jsonl")
