@@ -2,9 +2,11 @@
 
 Every run carries the host, the process id and the start time of that process; together they name one process for ever, so a new process
 with a recycled id is not taken for the old one. Linux counts the start time from boot, which no change of the clock moves; elsewhere, as on
-macOS, it is the time of day that psutil reads. Runs of other hosts are left alone: nothing is known about them.
+macOS, it is the time of day that psutil reads. Runs of other hosts are left alone: nothing is known about them. So are those of a container
+that has this host's name but processes of its own.
 """
 
+import contextlib
 import os
 import socket
 from pathlib import Path
@@ -15,7 +17,7 @@ from mlflow.entities import Run
 
 from steps.tracking.experiments import every_experiment
 
-HOST_TAG, PID_TAG, START_TAG = "moe.host", "moe.pid", "moe.process_start"
+HOST_TAG, PID_TAG, START_TAG, NAMESPACE_TAG = "moe.host", "moe.pid", "moe.process_start", "moe.pid_namespace"
 MESSAGE_TAG = "moe.message"
 STOPPED_TAG = "moe.stopped"
 GONE = "the process was gone (killed, or the machine stopped); marked at the next start"
@@ -24,7 +26,15 @@ PROC = Path("/proc")
 
 def process_tags() -> dict[str, str]:
     """Tags that name this process."""
-    return {HOST_TAG: socket.gethostname(), PID_TAG: str(os.getpid()), START_TAG: process_start(os.getpid()) or "unknown"}
+    start = process_start(os.getpid()) or "unknown"
+    return {HOST_TAG: socket.gethostname(), PID_TAG: str(os.getpid()), START_TAG: start, NAMESPACE_TAG: pid_namespace()}
+
+
+def pid_namespace() -> str:
+    """What process ids count in: a container has its own, whatever it is called; empty where the system has no such thing."""
+    with contextlib.suppress(OSError):
+        return os.readlink(PROC / "self/ns/pid")
+    return ""
 
 
 def process_start(pid: int) -> str | None:
@@ -54,8 +64,8 @@ def _start_elsewhere(pid: int) -> str | None:
 
 
 def is_here(tags: dict[str, str]) -> bool:
-    """Whether these tags name a process of this host."""
-    return tags.get(HOST_TAG) == socket.gethostname()
+    """Whether these tags name a process of this host, and of this container where there are some."""
+    return tags.get(HOST_TAG) == socket.gethostname() and tags.get(NAMESPACE_TAG, pid_namespace()) == pid_namespace()
 
 
 def is_gone(tags: dict[str, str]) -> bool:

@@ -99,3 +99,12 @@ def test_a_command_name_with_brackets_and_spaces_is_read_right(tmp_path: Path) -
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.usefixtures("store")
+def test_a_run_in_a_container_with_this_hosts_name_is_left_alone() -> None:
+    """`docker run --network host` gives a container the host's name; its process ids are its own."""
+    tags = dead_runs.process_tags() | {dead_runs.START_TAG: "a-boot/1", dead_runs.NAMESPACE_TAG: "pid:[1]"}
+    client, run_id = running_run(tags)
+    assert dead_runs.close_stale(client) == [] and not dead_runs.is_here(tags)
+    assert client.get_run(run_id).info.status == "RUNNING"
