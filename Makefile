@@ -1,7 +1,8 @@
-# make demo | demo-ne | demo-ko | demo-personal | try | test | check | format | hooks | torture | audit | ui | base | decoder | install | clean
+# make demo | demo-ne | demo-ko | demo-personal | try | ui | server | test | check | format | hooks | torture | audit | base | decoder | install | clean
 # Needs Python 3.11, 3.12 or 3.13; another one than python3: make PYTHON=/path/to/python3.12 demo; a minute's trial: make demo OPTIONS='-P mode=quick'
 
 PYTHON ?= python3
+LISTEN ?= 127.0.0.1
 PORT ?= 5000
 EXPERIMENT ?= whisper-moe
 
@@ -17,7 +18,7 @@ export PATH := $(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 
-.PHONY: help install demo demo-ne demo-ko demo-personal try test check lint types rules format hooks torture audit ui base decoder clean
+.PHONY: help install demo demo-ne demo-ko demo-personal try ui server test check lint types rules format hooks torture audit base decoder clean
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
@@ -34,7 +35,7 @@ $(STAMP): requirements.txt
 	@touch $@
 
 # what only the checks need
-$(DEV_STAMP): requirements-dev.txt $(STAMP)
+$(DEV_STAMP): requirements-dev.txt requirements-server.txt $(STAMP)
 	@python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
 	@touch $@
 
@@ -75,6 +76,11 @@ test: install
 ui: install
 	@echo "http://127.0.0.1:$(PORT)/#/experiments/$(EXPERIMENT_ID)/runs?workflowType=machine_learning (ready in some ten seconds)"
 	mlflow server --backend-store-uri "$(STORE)" --default-artifact-root "$(CURDIR)/mlruns" --workers 1 --host 127.0.0.1 --port $(PORT)
+
+# a tracking server for several machines, its data in server/. For others to reach: make LISTEN=0.0.0.0 ALLOWED_HOSTS=server.lab:5000 server
+server: install
+	@python -c "import psycopg, boto3" 2>/dev/null || python -m pip install --quiet --disable-pip-version-check --requirement requirements-server.txt
+	@python -m steps.server --host $(LISTEN) --port $(PORT) $(if $(ALLOWED_HOSTS),--allowed_hosts "$(ALLOWED_HOSTS)") $(OPTIONS)
 
 # a page on this machine to record or drop a file and see what the champion makes of it; Gradio is installed for it, once
 try: install
