@@ -23,7 +23,7 @@ from steps.tracking.store import project_root
 NEEDS = ("psycopg", "boto3")
 INSTALL = "pip install -r requirements-server.txt"
 STOP_S = 20.0
-QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
 
 
 def parser() -> argparse.ArgumentParser:

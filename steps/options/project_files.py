@@ -1,4 +1,4 @@
-"""Writes MLproject, conda.yaml, python_env.yaml and docs/options.md, so that the options of a step are stated once, in its module.
+"""Writes MLproject, deploy/MLproject, conda.yaml, python_env.yaml and docs/options.md, so that the options of a step are stated once, in its module.
 
     python -m steps.options.project_files
 
@@ -7,7 +7,8 @@ a declared parameter before the step starts and passes it on as if the user had 
 run would show a value that was not used. MLflow appends `-P name=value` of what is not declared to the command as `--name value`, so
 the step sees what was said and nothing else. conda.yaml gets the pins of requirements.txt in its own text, because conda takes an
 environment for unchanged while that text is. MLproject names it, because MLflow makes an environment of it with conda, virtualenv and
-uv, and of python_env.yaml, which holds the same, with the last two alone.
+uv, and of python_env.yaml, which holds the same, with the last two alone. deploy/MLproject has the same entry points in the image of
+deploy/Dockerfile; without a shell, which Kubernetes has none of.
 """
 
 import dataclasses
@@ -48,6 +49,9 @@ ENTRY_POINTS = (
 )
 PYTHON = "3.11"
 PREFIX = "OMP_WAIT_POLICY=${{OMP_WAIT_POLICY:-passive}}"  # must be there before torch is loaded, see moe/training/threads.py; doubled for MLflow
+IN_IMAGE = "env --chdir=/whisper-moe"  # also in an image that `mlflow run --build-image` makes of it, whose folder is another
+CONDA = "conda_env: conda.yaml\n"
+DOCKER = 'docker_env:\n  image: whisper-moe\n  volumes: ["whisper-moe-work:/whisper-moe/mlruns"]  # unfinished work\n'
 NOTE = """# -P NAME=VALUE sets any option of an entry point, declared here or not: `python -m steps.NAME --help`, docs/options.md.
 # Declared is what is required; what has a default is not, so that an option file may set it and the run shows what was used.
 # The comments list the options of `main` that people set: default, meaning and what is allowed; docs/options.md lists all of them.
@@ -55,10 +59,18 @@ NOTE = """# -P NAME=VALUE sets any option of an entry point, declared here or no
 WRITTEN_BY = "# Written by `python -m steps.options.project_files`; change the options in steps/, not this file.\n"
 
 
-def mlproject(entry_points: tuple[str, ...] = ENTRY_POINTS, package: str = "steps") -> str:
-    """Text of MLproject: one entry point for each module `package.NAME`, which has a `StepOptions`."""
-    parts = [_entry_point(name, importlib.import_module(f"{package}.{name}").StepOptions, package) for name in entry_points]
-    return WRITTEN_BY + "name: whisper-moe\n\nconda_env: conda.yaml\n\n" + NOTE + "entry_points:\n" + "".join(parts)
+def mlproject(
+    entry_points: tuple[str, ...] = ENTRY_POINTS, package: str = "steps", environment: str = CONDA, prefix: str = PREFIX
+) -> str:
+    """Text of MLproject: one entry point for each module `package.NAME`, which has a `StepOptions`.
+
+    Args:
+        environment: where MLflow is to run them.
+        prefix: of each command.
+    """
+    found = {name: importlib.import_module(f"{package}.{name}").StepOptions for name in entry_points}
+    parts = [_entry_point(name, found[name], f"{prefix} python -m {package}.{name}") for name in entry_points]
+    return f"{WRITTEN_BY}name: whisper-moe\n\n{environment}\n{NOTE}entry_points:\n{''.join(parts)}"
 
 
 def conda_yaml(requirements: str) -> str:
@@ -85,6 +97,7 @@ def files(root: Path) -> dict[Path, str]:
     requirements = (root / "requirements.txt").read_text(encoding="utf-8")
     return {
         root / "MLproject": mlproject(),
+        root / "deploy" / "MLproject": mlproject(environment=DOCKER, prefix=IN_IMAGE),
         root / "conda.yaml": conda_yaml(requirements),
         root / "python_env.yaml": python_env_yaml(requirements),
         root / "docs" / "options.md": options_page(
@@ -99,7 +112,7 @@ def main() -> None:
         path.parent.mkdir(exist_ok=True)
         with write_whole(path) as aside:
             aside.write_text(text, encoding="utf-8")
-        print(f"wrote {path.name}")
+        print(f"wrote {path}")
 
 
 def _pins(requirements: str) -> list[str]:
@@ -109,12 +122,12 @@ def _pins(requirements: str) -> list[str]:
     return pins
 
 
-def _entry_point(name: str, options_type: type[Options], package: str) -> str:
+def _entry_point(name: str, options_type: type[Options], command: str) -> str:
     required = [field for field in dataclasses.fields(options_type) if is_required(field)]
     heading = "    parameters:\n" if required else ""
     parameters = "".join(f"      {field.name}: string  # {field.metadata['help']}\n" for field in required)
     listed = _listed(options_type) if name == "main" else ""
-    return f"  {name}:\n{listed}{heading}{parameters}    command: {PREFIX} python -m {package}.{name}{_flags(required)}\n"
+    return f"  {name}:\n{listed}{heading}{parameters}    command: {command}{_flags(required)}\n"
 
 
 def _flags(required: list[dataclasses.Field[Any]]) -> str:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from mlflow.cli import cli
 from mlflow.models.cli import commands as models_cli
@@ -36,8 +37,8 @@ from tests.toys.pages import README, ROOT, WRITTEN, blocks, commands, inline_com
 from tests.toys.registry import BETTER, WRONG, log_toy_asr, log_toy_evaluation, write_toy_model
 from tests.toys.speech import spoken_wav
 
-LOCAL = ["--env-manager", "local"]  # without it `mlflow run` makes a conda environment
 ELSEWHERE = ("source", "wc", "sed")  # README's recordings below; the lines that test_pages counts
+NOT_HERE = ("docker", "export", "kubectl")  # what they read is in tests/test_deploy.py
 SERVING, ARCHITECTURE = ROOT / "docs" / "compare-register-serve.md", ROOT / "docs" / "architecture.md"
 
 
@@ -46,10 +47,10 @@ def refuse(words: list[str]) -> str | None:
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):  # settings before the program
         words = words[1:]
     program, *rest = words
-    checks = {"make": _make, "mlflow": _mlflow, "python": _python, "curl": _curl, "printf": _printf}
+    checks = {"make": _make, "mlflow": _mlflow, "python": _python, "curl": _curl, "printf": _printf, "sbatch": _sbatch}
     if program in checks:
         return checks[program](rest)
-    return None if program in ELSEWHERE else f"{program}: no test knows it"
+    return None if program in ELSEWHERE + NOT_HERE else f"{program}: no test knows it"
 
 
 def _make(words: list[str]) -> str | None:
@@ -70,18 +71,15 @@ def _mlflow(words: list[str]) -> str | None:
         command, flags = (group.commands[words[1]], words[2:]) if words[0] == "runs" else (group, words[1:])
         command.make_context(words[0], flags)
         return None
-    if words[:4] != ["run", ".", *LOCAL]:
+    try:
+        given = cli.commands["run"].make_context("run", words[1:]).params
+    except click.ClickException as error:
+        return f"mlflow {' '.join(words)}: {error.message}"
+    # without `--env-manager local` it makes a conda environment
+    if (given["uri"], given["env_manager"]) not in ((".", "local"), ("deploy", None)):
         return f"mlflow {' '.join(words)}: not `mlflow run . --env-manager local`"
-    step, flags, waiting = "main", [], iter(words[4:])
-    for word in waiting:
-        value = next(waiting)
-        if word == "-e":
-            step = value
-        elif word == "-P":
-            name, _, text = value.partition("=")
-            flags += [f"--{name}", text]
-        else:
-            return f"mlflow run: {word}"
+    step, values = given["entry_point"], [value.partition("=") for value in given["param_list"]]
+    flags = [word for name, _, text in values for word in (f"--{name}", text)]
     return f"mlflow run -e {step}" if step not in ENTRY_POINTS else _options(f"steps.{step}", flags)
 
 
@@ -120,6 +118,11 @@ def _curl(words: list[str]) -> str | None:
     """tests/moe/serving/test_serving.py sends both."""
     form = words[0].endswith(PATH) and words[1].startswith("-F")
     return None if form or words[0].endswith(PLACE) and words[-1] == "@-" else f"curl {' '.join(words)}"
+
+
+def _sbatch(words: list[str]) -> str | None:
+    """The script starts `main` with the flags that follow it."""
+    return _options("steps.main", words[1:]) if (ROOT / words[0]).is_file() else f"sbatch {words[0]}"
 
 
 def _printf(words: list[str]) -> str | None:

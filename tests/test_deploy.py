@@ -1,0 +1,130 @@
+"""The files of deploy/ are what their tools take, as far as that shows without a cluster, and agree with each other and the project."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow import projects
+from mlflow.projects import load_project
+
+from steps.options.project_files import ENTRY_POINTS, IN_IMAGE, PYTHON
+from steps.tracking.store import project_root
+
+ROOT = project_root()
+DEPLOY = ROOT / "deploy"
+DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+FOLDER = re.findall(r"^WORKDIR (.*)$", DOCKERFILE, re.MULTILINE)[0]
+SBATCH = DEPLOY / "slurm.sbatch"
+
+
+def checked(program: str, *arguments: str) -> str:
+    """What a validator of requirements-dev.txt complains of."""
+    path = shutil.which(program, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if path is None:
+        pytest.skip(f"{program} is not installed: pip install -r requirements-dev.txt")
+    done = subprocess.run([path, *arguments], capture_output=True, text=True, cwd=ROOT)
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+def document(name: str) -> dict:
+    return yaml.safe_load((DEPLOY / name).read_text(encoding="utf-8"))
+
+
+def test_the_compose_file_is_one() -> None:
+    assert checked("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "deploy/compose.yaml") == ""
+
+
+def test_the_compose_file_asks_for_passwords_and_builds_a_stage_that_is_there() -> None:
+    text = (DEPLOY / "compose.yaml").read_text(encoding="utf-8")
+    names = {name for name in re.findall(r"\$\{(\w+)", text)}
+    assert {name for name in names if f"${{{name}:?" in text} == {name for name in names if "PASSWORD" in name}
+    services = document("compose.yaml")["services"]
+    build = services["mlflow"]["build"]
+    assert (DEPLOY / build["context"] / build["dockerfile"]).samefile(DEPLOY / "Dockerfile")
+    assert f"AS {build['target']}\n" in DOCKERFILE
+    assert services["mlflow"]["environment"]["MLFLOW_BACKEND_STORE_URI"].split("@")[1] == "postgres/mlflow"
+
+
+def test_the_image_recipe_is_clean() -> None:
+    assert checked("hadolint", "deploy/Dockerfile") == ""
+
+
+def test_the_image_holds_the_project_and_nothing_else_of_a_checkout() -> None:
+    first, *rest = (DEPLOY / "Dockerfile.dockerignore").read_text(encoding="utf-8").split()
+    taken = [line[1:] for line in rest if line.startswith("!")]
+    assert first == "*" and all(list(ROOT.glob(name)) for name in taken)
+    assert {"analysis", "moe", "steps", "base", "presets"} <= set(taken)
+    assert f"FROM python:{PYTHON}-" in DOCKERFILE and FOLDER == IN_IMAGE.partition("=")[2]
+
+
+def test_mlflow_starts_every_step_in_the_image_without_a_shell() -> None:
+    project = load_project(str(DEPLOY))
+    assert project.docker_env["image"] == project.name
+    assert project.docker_env["volumes"] == [f"{project.name}-work:{FOLDER}/mlruns"]
+    for name in ENTRY_POINTS:
+        point = project.get_entry_point(name)
+        command = point.compute_command(dict.fromkeys(point.parameters, "abc"), None)
+        assert command.startswith(f"env --chdir={FOLDER} python -m steps.{name}") and not set(command) & set("$|&;<>")
+
+
+def test_mlflow_reads_the_kubernetes_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    read = projects._parse_kubernetes_config(json.loads((DEPLOY / "kubernetes_backend.json").read_text(encoding="utf-8")))
+    job = read["kube-job-template"]
+    pod, volume = job["spec"]["template"]["spec"], document("kubernetes_volume.yaml")
+    (container,) = pod["containers"]
+    assert job["metadata"]["namespace"] == volume["metadata"]["namespace"]
+    assert volume["metadata"]["name"] in [each.get("persistentVolumeClaim", {}).get("claimName") for each in pod["volumes"]]
+    assert container["volumeMounts"][0]["mountPath"] == f"{FOLDER}/mlruns"
+    assert f"USER {pod['securityContext']['runAsUser']}\n" in DOCKERFILE and job["spec"]["backoffLimit"] == 0
+
+
+@pytest.mark.parametrize("name", ["kubernetes_job.yaml", "kubernetes_volume.yaml"])
+def test_kubernetes_would_take_the_file(name: str) -> None:
+    if importlib.util.find_spec("kubernetes_validate") is None:
+        pytest.skip("pip install kubernetes-validate")
+    import kubernetes_validate
+
+    kubernetes_validate.validate(document(name), kubernetes_validate.latest_version(), strict=True)
+
+
+def test_the_slurm_script_is_clean() -> None:
+    assert subprocess.run(["bash", "-n", str(SBATCH)]).returncode == 0
+    assert checked("shellcheck", str(SBATCH)) == ""
+
+
+@pytest.mark.parametrize(("status", "n_requeued"), [(0, 0), (1, 0), (143, 1)])
+def test_a_slurm_job_queues_again_only_where_its_step_was_stopped(tmp_path: Path, status: int, n_requeued: int) -> None:
+    done, calls = submit(tmp_path, status, "--options_file", "presets/a100-40gb.yaml")
+    step = "srun --ntasks=1 --cpus-per-task=8 python -m steps.main --options_file presets/a100-40gb.yaml"
+    assert done.returncode == status, done.stderr
+    assert calls == [step] + ["scontrol requeue 12"] * n_requeued
+
+
+def test_a_slurm_job_without_a_server_is_refused(tmp_path: Path) -> None:
+    done, calls = submit(tmp_path, 0, uri="")
+    assert done.returncode != 0 and calls == [] and "MLFLOW_TRACKING_URI: the address of the tracking server" in done.stderr
+
+
+def submit(
+    folder: Path, status: int, *arguments: str, uri: str = "http://server.lab:5000"
+) -> tuple[subprocess.CompletedProcess, list[str]]:
+    """Run the script as Slurm does, with an `srun` that writes down what it was to start and ends so."""
+    calls = folder / "calls"
+    (folder / ".venv/bin").mkdir(parents=True)
+    (folder / ".venv/bin/activate").touch()
+    for name, ends in (("srun", status), ("scontrol", 0)):
+        program = folder / name
+        program.write_text(f'#!/bin/sh\necho {name} "$@" >> {calls}\nexit {ends}\n')
+        program.chmod(0o755)
+    slurm = {"SLURM_SUBMIT_DIR": str(folder), "SLURM_CPUS_PER_TASK": "8", "SLURM_JOB_ID": "12"}
+    environment = {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "MLFLOW_TRACKING_URI": uri} | slurm
+    done = subprocess.run(["bash", str(SBATCH), *arguments], env=environment, capture_output=True, text=True)
+    return done, calls.read_text().splitlines() if calls.exists() else []
