@@ -35,6 +35,7 @@ from steps.tracking.step_run import StepRun
 
 PLAIN = AugmentationOptions(n_masks=0, gain=0.0)  # the draw of the token alone
 DOMAINS, TRAINABLE = "tables/domains.json", "tables/trainable.json"
+SIMILARITIES = "tables/row_similarities.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,9 +156,6 @@ def _log_domains(step: StepRun, prepared: Prepared, domains: Domains) -> None:
     domain = [domains.of(etiology) or "none" for etiology in rows["etiology"]]
     table = rows.assign(domain=domain).groupby(["domain", "split"]).size().unstack(fill_value=0).reset_index()
     step.log_table(table, DOMAINS)
-    step.log_metrics(
-        {f"n_utterances/{row['domain']}/{split}": row[split] for row in table.to_dict("records") for split in table.columns[1:]}
-    )
 
 
 def trainable(system: DomainSystem) -> pd.DataFrame:
@@ -189,7 +187,8 @@ def _report(
         log_classifier(step, judged.result, judged.vectors, judged.domains, system.shape.domains.names, given.prepared.note)
     share = {"token_share": token_share(numbers, options.token_dropout)}
     log_kept(step, options.selection, trained, system, facts)
-    step.log_metrics({**share, **row_similarities(system)})
+    step.log_metrics(share)
+    step.log_table(pd.DataFrame(row_similarities(system), columns=["domain", "other", "cosine"]), SIMILARITIES)
     history = pd.DataFrame(trained.history)
     step.log_table(trainable(system), TRAINABLE)
     step.log_table(history, "tables/history.json")

@@ -74,7 +74,7 @@ def _report(step: StepRun, options: StepOptions, result: GateResult, dev: pd.Dat
     note, labels, routed = _note(step), dev["cluster"].to_numpy(), probabilities(result.gate, vectors)
     by_etiology, speakers = decisions_by(dev, routed), speaker_decisions(dev, routed)
     step.log_history([(int(row["epoch"]), {k: v for k, v in row.items() if k != "epoch"}) for row in result.history])
-    step.log_metrics(_final(result) | {f"dev/accuracy/{row.group}": row.accuracy for row in by_etiology.itertuples()})
+    step.log_metrics(_final(result))
     step.log_table(confusion_table(labels, routed.argmax(1)).reset_index(), "tables/confusion.json")
     step.log_table(by_etiology, "tables/expert_by_etiology.json")
     step.log_table(speakers, "tables/expert_by_speaker.json")

@@ -170,10 +170,10 @@ def _report(
 ) -> None:
     note, history, analyses = given.prepared.note, pd.DataFrame(trained.history), pd.DataFrame(trained.analyses)
     log_kept(step, options.steer_select, trained, system, facts)
-    step.log_metrics({f"kept/{name}": value for name, value in trained.steering.items()})
     if trained.warnings:
         given.training.checkpoints.events.report(WARNING, f"kept model: {'; '.join(trained.warnings)}")
-    for table, name in ((history, "history"), (analyses, "steering")):
+    kept = pd.DataFrame(list(trained.steering.items()), columns=["measure", "value"])
+    for table, name in ((history, "history"), (analyses, "steering"), (kept, "steering_kept")):
         if len(table):
             step.log_table(table, f"tables/{name}.json")
     _plots(step, options, system, trained, note)

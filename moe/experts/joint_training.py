@@ -143,8 +143,8 @@ class JointHooks(BestOnDev):
         if not self.routes:
             return {}
         phase, watched = self._phase(epoch), self._training_metrics()
-        entropy = {"training_entropy": watched["train/routing_entropy"]} if watched else {}
-        return {"temperature": phase.temperature, "top_k": phase.top_k, **entropy}
+        course = {f"training_{name.removeprefix('train/').removeprefix('routing_')}": value for name, value in watched.items()}
+        return {"temperature": phase.temperature, "top_k": phase.top_k, **course}
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         values, tensors = super().state()

@@ -32,6 +32,7 @@ from steps.options.step_options import ExportOptions, ReportOptions, TrainingSte
 from steps.registry.exports import export
 from steps.tracking import artifacts, runs
 from steps.tracking.dashboards import dashboard
+from steps.tracking.names import is_by_group
 from steps.tracking.step_run import StepRun
 
 EMBEDDING_BATCH = 32
@@ -230,11 +231,11 @@ def checkpoints_of(step: StepRun, options: CheckpointOptions) -> Checkpoints:
 
 
 def reporter(step: StepRun, options: ReportOptions) -> Report:
-    """Metrics of training into the step's run, as they come, and where else the options say."""
+    """Metrics of training into the step's run, as they come, and where else the options say; those by group go there alone."""
     second = dashboard(options.report_to, step, options.as_parameters())
 
     def report(number: int, values: dict[str, float]) -> None:
-        step.log_metrics(values, number)
+        step.log_metrics({name: value for name, value in values.items() if not is_by_group(name)}, number)
         if second is not None:
             second(number, values)
 

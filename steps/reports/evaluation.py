@@ -65,7 +65,9 @@ def log_evaluation(step: StepRun, evaluation: Evaluation, audio_mb: float, seed:
     overall = rates_by(counted, None)
     step.log_table(overall, "tables/wer.json")
     metrics = {f"test/{name}": float(overall.iloc[0][name]) for name in RATES}
-    metrics |= _without_spaces(counted) | _log_groups(step, evaluation) | _log_flags(step, counted) | _speed(evaluation)
+    metrics |= {"test/cer_without_spaces": cer_without_spaces(counted)["all"]} | _speed(evaluation)
+    _log_groups(step, evaluation)
+    step.log_table(flag_counts(flag_hypotheses(counted)), "tables/flags.json")
     challenge = _log_challenge(step, evaluation)
     metrics |= {f"test/{challenge.rule}/{name}": getattr(challenge, name) for name in ("wer", "cer")} if challenge else {}
     routing, system = {}, evaluation.test_set.system
@@ -83,33 +85,17 @@ def log_evaluation(step: StepRun, evaluation: Evaluation, audio_mb: float, seed:
     step.describe(_description(evaluation, overall, challenge))
 
 
-def _log_groups(step: StepRun, evaluation: Evaluation) -> dict[str, float]:
-    """WER and CER of every group of every column that the corpus has."""
+def _log_groups(step: StepRun, evaluation: Evaluation) -> None:
+    """Error rates of every group of every column that the corpus has, as tables: as metrics they would hide those of the run."""
     grouped = with_groups(evaluation.counted)
-    metrics: dict[str, float] = {}
     for column in [name for name in EVERY_GROUP if name in grouped and grouped[name].notna().any()]:
         rates = rates_by(grouped, column)
-        step.log_table(rates, f"tables/wer_by_{column}.json")
-        if column != "speaker" and len(rates) > 1:  # speakers are a table: hundreds of metrics hide the others
-            metrics |= {
-                f"test/{name}/{column}/{row['group']}": row[name]
-                for row in rates.to_dict("records")
-                for name in ("wer", "cer")
-                if row[name] == row[name]
-            }
+        spaceless = rates["group"].astype(str).map(cer_without_spaces(grouped, column))
+        step.log_table(rates.assign(cer_without_spaces=spaceless), f"tables/wer_by_{column}.json")
         if column != "speaker" and step.plots and len(rates) > 1:
             place = colour_place(evaluation.test_set.system.record.role)
             figure = forest_figure(rates, f"WER by {column_name(column)}", evaluation.note, place)
             step.log_figure(figure, f"plots/wer_by_{column}.png")
-    return metrics
-
-
-def _without_spaces(counted: pd.DataFrame) -> dict[str, float]:
-    """CER without spaces, of all and by etiology."""
-    by_etiology = cer_without_spaces(counted, "etiology")
-    return {"test/cer_without_spaces": cer_without_spaces(counted)["all"]} | {
-        f"test/cer_without_spaces/etiology/{name}": value for name, value in by_etiology.items() if value == value
-    }
 
 
 def other_ways(ablated: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -122,13 +108,6 @@ def other_ways(ablated: dict[str, pd.DataFrame]) -> pd.DataFrame:
                 rates = {"wer": row.wer, "cer": row.cer, "cer_without_spaces": spaceless[str(row.group)]}
                 rows.append({"way": name, "group": row.group, "n_utterances": row.n_utterances, **rates})
     return pd.DataFrame(rows)
-
-
-def _log_flags(step: StepRun, counted: pd.DataFrame) -> dict[str, float]:
-    """How often a hypothesis looks like no transcript."""
-    flags = flag_counts(flag_hypotheses(counted))
-    step.log_table(flags, "tables/flags.json")
-    return {f"test/flags/{row.flag.replace(' ', '_')}": row.n_utterances for row in flags.itertuples()}
 
 
 def _speed(evaluation: Evaluation) -> dict[str, float]:

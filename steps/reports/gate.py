@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.calibration import confusion_table, expected_calibration_error, reliability
@@ -37,7 +38,8 @@ def log_classifier(
         vectors, domains: of the dev utterances that have a domain, (n_dev, D), and its number (n_dev,).
         names: of the domains.
     """
-    step.log_metrics({f"classifier/{name}": value for name, value in result.metrics.items()})
+    step.log_metrics({"dev/domain_accuracy": result.metrics["dev/accuracy"]})
+    step.log_table(pd.DataFrame(list(result.metrics.items()), columns=["metric", "value"]), "tables/classifier_metrics.json")
     confusion = confusion_table(domains, probabilities(result.gate, vectors).argmax(1), len(names))
     confusion = confusion.rename(index=dict(enumerate(names)), columns=dict(enumerate(names)))
     confusion = confusion.rename_axis(index="domain", columns="classified as")

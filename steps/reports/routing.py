@@ -20,7 +20,7 @@ from steps.tracking.step_run import StepRun
 def log_routing(
     step: StepRun, counted: pd.DataFrame, ablations: Mapping[str, pd.DataFrame], top_k: int, note: str
 ) -> dict[str, float]:
-    """Log tables and figures of a mixture's routing.
+    """Log tables and figures of a mixture's routing. Loads and ways of routing are tables.
 
     Args:
         counted: counted hypotheses of the mixture as it routes.
@@ -30,8 +30,7 @@ def log_routing(
     Returns:
         the metrics to log.
     """
-    metrics = {f"test/load/expert_{row.expert}": row.load for row in expert_load(counted).itertuples()}
-    metrics |= {"test/routing_entropy": routing_entropy(counted), "test/load_entropy": load_entropy(counted)}
+    metrics = {"test/routing_entropy": routing_entropy(counted), "test/load_entropy": load_entropy(counted)}
     step.log_table(expert_load(counted), "tables/expert_load.json")
     if step.plots:
         figure = load_heatmap(load_by(counted), note=note, counts=counted["etiology"].value_counts())
@@ -68,8 +67,7 @@ def _log_ablations(step: StepRun, ablations: Mapping[str, pd.DataFrame], note: s
         "lost", ascending=False
     )
     step.log_table(worst, "tables/regret.json")
-    metrics = {f"test/wer/routing/{row.routing}": row.wer for row in table.itertuples()}
-    return metrics | {"test/regret": found.regret, "test/best_expert_wer": found.best_wer}
+    return {"test/regret": found.regret, "test/best_expert_wer": found.best_wer}
 
 
 def _gating(step: StepRun, counted: pd.DataFrame, top_k: int, note: str) -> dict[str, float]:

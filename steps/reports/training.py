@@ -10,13 +10,16 @@ from moe.system import System
 from moe.training.best_epoch import Trained
 from steps.tracking.step_run import StepRun
 
+GROUPS = "tables/parameter_groups.json"
+
 
 def log_kept(step: StepRun, selected: str, trained: Trained, system: System, facts: Mapping[str, float]) -> None:
-    """Log the dev error rate by which an epoch was kept, that epoch, the facts of the training, and what trains by group."""
+    """Log the dev error rate by which an epoch was kept, that epoch, the facts of the training, and the groups of parameters as a table."""
     kept = {} if trained.epoch is None else {"best_epoch": trained.epoch}
-    numbers = {name: value for name, value in facts.items() if name != "seed"}
-    trains = {f"n_trainable/{group.name}": group.n_parameters for group in system.parameter_groups()}
-    step.log_metrics({f"dev/{selected}_kept": trained.rate, **kept, **numbers, **trains})
+    numbers = {name: value for name, value in facts.items() if name != "seed" and "/" not in name}
+    step.log_metrics({f"dev/{selected}_kept": trained.rate, **kept, **numbers})
+    groups = [(group.name, group.n_parameters, group.learning_rate) for group in system.parameter_groups()]
+    step.log_table(pd.DataFrame(groups, columns=["group", "n_trainable", "learning_rate"]), GROUPS)
 
 
 def log_curves(

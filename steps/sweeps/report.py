@@ -1,7 +1,7 @@
 """What a sweep leaves in its run: every trial, the pictures of the study, the best options, and what the finalists came to on the test set."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -86,7 +86,8 @@ def log_sweep(step: StepRun, swept: Swept) -> None:
     table, shares = swept.table, importance(swept.study)
     shown, on_test = readable_trials(table, swept.metric), _on_test(swept.compare_run_id)
     drawn = figures(swept.study, swept.metric) if step.plots else {}
-    _log_numbers(step, swept, shares)
+    _log_numbers(step, swept)
+    step.log_table(pd.DataFrame(list(shares.items()), columns=["option", "importance"]), "tables/importance.json")
     step.log_table(shown, f"{TRIALS}.json")
     step.log_table(table, f"{TRIALS}.csv")
     pictures: dict[str, object] = {"Options": list(drawn.values())} if drawn else {}
@@ -121,9 +122,8 @@ def _on_test(compare_run_id: str | None) -> OnTest | None:
     return OnTest(table, pd.read_csv(artifacts.upstream(compare_run_id, TESTS)))
 
 
-def _log_numbers(step: StepRun, swept: Swept, shares: Mapping[str, float]) -> None:
+def _log_numbers(step: StepRun, swept: Swept) -> None:
     step.log_metrics({f"{swept.metric}_best": swept.best.rate, f"{swept.metric}_as_given": swept.given.rate})
-    step.log_metrics({f"importance/{name}": share for name, share in shares.items()})
     rates = [(number, trial.rate) for number, trial in enumerate(swept.trials) if not trial.fault]
     step.log_history([(number, {swept.metric: rate}) for number, rate in rates])
 

@@ -15,7 +15,7 @@ from steps.tracking.store import connect
 
 MODEL_RUN_TAG = "moe.model_run_id"
 RANKED = ("test/wer", "test/cer", "test/low", "test/high", "test/wer_clipped", "test/gating_accuracy", "real_time_factor")
-RANKED_GROUPS = ("test/wer/etiology/", "test/wer/sentence_seen/", "test/sapc")
+CHALLENGES = "test/sapc"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ def attach_scores(step: StepRun, scored: ScoredModel, metrics: Mapping[str, floa
     """Log metrics, those worth ranking by to the model's LoggedModel too, which is made where there is none; its id."""
     model = _found(scored) or _made(scored)
     now, digest = int(time.time() * 1000), scored.dataset_digest[:MAX_DIGEST]
-    ranked = {name: value for name, value in metrics.items() if name in RANKED or name.startswith(RANKED_GROUPS)}
+    ranked = {name: value for name, value in metrics.items() if name in RANKED or name.startswith(CHALLENGES)}
     step.log_metrics({name: value for name, value in metrics.items() if name not in ranked})
     kept = [
         Metric(step.metric_names.of(name), float(value), now, 0, model_id=model.model_id, dataset_name=scored.dataset_name,

@@ -35,6 +35,11 @@ class MetricNames:
         return name if self._plain.setdefault(_as_if_blind(name), name) == name else _name(text, CASED)
 
 
+def is_by_group(name: str) -> bool:
+    """Whether a metric is that of one expert, layer, etiology or domain, as `dev/load/als/expert_0`: a run keeps those in tables."""
+    return name.count("/") > 1
+
+
 def store_name(text: str) -> str:
     """The name of a metric, parameter or tag, at most 250 characters; `/` stays and groups metrics in the UI."""
     return _name(text, REFUSED)

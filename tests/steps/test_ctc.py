@@ -21,9 +21,10 @@ from moe.systems.wav2vec2_ctc.options import SHIPPED
 from steps import compare, ctc, evaluate, prepare, register, transcribe
 from steps.inputs.feasible import share_to_allow
 from steps.registry import versions
+from steps.reports.training import GROUPS
 from steps.tracking import artifacts, runs
 from steps.tracking.store import connect
-from tests.toys.chain import Runs
+from tests.toys.chain import Runs, read_table
 from tests.toys.ctc import SMALL
 from tests.toys.models import RATE, toy_wave, write_chords
 from tests.toys.registry import ToyOptions, log_toy_asr, toy_store
@@ -68,7 +69,8 @@ def done(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 def test_what_is_trained_is_counted_and_scored(done: Done) -> None:
     found = done.metrics(done.trained)
-    assert found["n_trainable"] == found["n_total"] == found["n_trainable/encoder"] + found["n_trainable/head"]
+    groups = done.table(GROUPS).set_index("group")["n_trainable"]
+    assert found["n_trainable"] == found["n_total"] == groups["encoder"] + groups["head"]
     assert {"dev/cer", "dev/wer", "dev/loss", "dev/blank_share", "dev/cer_kept", "dev/infinite_losses"} <= set(found)
     assert found["n_utterances_seen"] == 2 * 5
 
@@ -239,12 +241,15 @@ def experts_of(done: Done, clusters: str, **changes) -> ctc.StepOptions:
 def test_experts_start_from_clusters_and_are_evaluated_as_any_mixture(done: Done, clusters: str) -> None:
     trained = ctc.run(experts_of(done, clusters, alignment_coefficient=0.1))
     found = done.metrics(trained)
-    assert found["n_trainable"] == sum(found[f"n_trainable/{part}"] for part in ("lora", "head", "gate")) < found["n_total"]
-    assert found["dev/load/expert_0"] + found["dev/load/expert_1"] == pytest.approx(1)
+    groups = read_table(trained, GROUPS).set_index("group")["n_trainable"]
+    assert set(groups.index) == {"lora", "head", "gate"} and found["n_trainable"] == groups.sum() < found["n_total"]
+    (epoch,) = read_table(trained, "tables/history.json").to_dict("records")
+    assert epoch["load/expert_0"] + epoch["load/expert_1"] == pytest.approx(1)
     system = load_system(artifacts.upstream(trained, artifacts.MODEL))
     assert system.record.role == "mixture" and system.expert_of_etiology == {"als": 0, "typical": 1}
     evaluated = evaluate.run(evaluate.StepOptions(prepare_run_id=done.prepared, model_run_id=trained, no_plot=True))
-    assert {"test/load/expert_0", "test/routing_entropy", "test/load_entropy"} <= set(done.metrics(evaluated))
+    assert {"test/routing_entropy", "test/load_entropy"} <= set(done.metrics(evaluated))
+    assert read_table(evaluated, "tables/expert_load.json")["load"].sum() == pytest.approx(1)
     ablations = read_json(artifacts.upstream(evaluated, artifacts.SCORES))["ablations"]
     assert {"learned", "expert_0", "expert_1", "uniform", "random"} <= set(ablations)
 

@@ -19,6 +19,7 @@ from moe.systems.table import load_system
 from moe.systems.whisper.base_model import save_base
 from steps import domain, evaluate, prepare, pretrain, register, transcribe
 from steps.registry import versions
+from steps.reports.training import GROUPS
 from steps.tracking import artifacts
 from tests.toys.chain import Runs
 from tests.toys.models import RATE, WORDS, shared_base, toy_wave
@@ -69,8 +70,9 @@ def done(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 def test_what_trains_and_what_has_a_domain_is_counted(done: Done) -> None:
     found, trains = done.metrics(done.trained), done.table("tables/trainable.json").set_index("module")
+    groups = done.table(GROUPS).set_index("group")["n_trainable"]
     assert found["n_trainable"] == trains["n_trainable"].sum() and found["n_total"] == trains["n_total"].sum()
-    assert trains["n_trainable"]["rows"] == 2 * shared_base().model.config.d_model == found["n_trainable/domain_tokens"]
+    assert trains["n_trainable"]["rows"] == 2 * shared_base().model.config.d_model == groups["domain_tokens"]
     assert trains["n_trainable"]["encoder.layers.0.self_attn"] == 0 < trains["n_trainable"]["encoder.layers.1.self_attn"]
     assert trains["n_trainable"]["decoder.embed_tokens"] == 0
     counts = done.table("tables/domains.json").set_index("domain")
@@ -79,12 +81,14 @@ def test_what_trains_and_what_has_a_domain_is_counted(done: Done) -> None:
 
 
 def test_dev_is_scored_by_domain(done: Done) -> None:
-    found = done.metrics(done.trained)
-    assert {f"dev/{rate}/{name}" for rate in ("wer", "cer", "loss") for name in ("normal", "atypical")} <= set(found)
+    found, history = done.metrics(done.trained), done.table("tables/history.json")
+    assert {f"{rate}/{name}" for rate in ("wer", "cer", "loss") for name in ("normal", "atypical")} <= set(history.columns)
     assert {"dev/wer", "dev/cer", "dev/loss", "dev/cer_kept", "dev/token_share", "dev/row_distance"} <= set(found)
-    assert {"classifier/dev/accuracy", "classifier/temperature", "row_similarity/normal/atypical"} <= set(found)
+    classifier = done.table("tables/classifier_metrics.json").set_index("metric")["value"]
+    assert found["dev/domain_accuracy"] == pytest.approx(classifier["dev/accuracy"]) and "temperature" in classifier
     confused = done.table("tables/classifier.json").set_index("domain")
     assert confused.sum(axis=1).to_dict() == {"normal": 1, "atypical": 2}
+    assert done.table("tables/row_similarities.json")[["domain", "other"]].to_numpy().tolist() == [["normal", "atypical"]]
 
 
 def test_evaluation_gives_the_token_that_is_asked_for(done: Done) -> None:

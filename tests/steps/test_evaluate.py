@@ -22,6 +22,7 @@ from steps.inputs.test_set import prepare_test_set, recognise, recognise_ablatio
 from steps.tracking import artifacts
 from steps.tracking import runs as tracking
 from steps.tracking.logged_models import MODEL_RUN_TAG
+from steps.tracking.source_code import DIFF
 from steps.tracking.store import connect
 from tests.toys.models import CONTEXT, N_EXPERTS, shared_base, toy_mixture, write_corpus
 
@@ -104,10 +105,8 @@ def test_an_evaluation_says_everything_by_group_and_in_the_explorer(runs) -> Non
     )  # MLflow's own evaluation
     view = read_json(artifacts.upstream(run_id, "eval_results_table.json"))
     assert len(view["data"]) == len(table) and {"wer/score", "cer/score", "reference", "hypothesis"} <= set(view["columns"])
-    assert {"test/wer/etiology/als", "test/wer/sex/female", "test/wer/duration_group/under 2 s"} <= set(metrics)
-    assert not any(name.startswith(("test/wer/speaker", "test/wer/language")) for name in metrics)  # tables hold them
-    wanted = {"test/cer", "test/wer_clipped", "test/sapc2/cer", "test/flags/loop", "test/mean_logprob", "test/regret", "test/routing_entropy",
-              "test/load/expert_3", "test/wer/routing/uniform", "real_time_factor", "tokens_per_s", "utterances_per_s"}  # fmt: skip
+    wanted = {"test/cer", "test/wer_clipped", "test/sapc2/cer", "test/mean_logprob", "test/regret", "test/routing_entropy",
+              "real_time_factor", "tokens_per_s", "utterances_per_s"}  # fmt: skip
     assert wanted <= set(metrics)
     assert (table["mean_logprob"] < 0).all() and (table["n_tokens"] > 0).all() and (table["reference_fluent"] == "oak").all()
     scores = read_json(artifacts.upstream(run_id, artifacts.SCORES))
@@ -119,14 +118,18 @@ def test_an_evaluation_says_everything_by_group_and_in_the_explorer(runs) -> Non
     page = artifacts.upstream(run_id, "explorer.html").read_text()
     assert page.count("data:audio/mpeg;base64,") > 1 and len(page) < 150_000
     assert page.count("data:image/png;base64,") == page.count("data:audio/mpeg;base64,")
-    for name in ("flags", "regret", "wer_by_language", "wer_by_speaker", "challenge"):
-        assert artifacts.upstream(run_id, f"tables/{name}.json").exists()
+    firsts = {"wer_by_etiology": "als", "wer_by_sex": "female", "wer_by_duration_group": "under 2 s", "wer_by_language": "en",
+              "wer_by_speaker": "s0", "flags": "loop", "expert_load": 3, "ablations": "uniform", "regret": "u1"}  # fmt: skip
+    for name, member in firsts.items():
+        assert member in [row[0] for row in read_json(artifacts.upstream(run_id, f"tables/{name}.json"))["data"]], name
 
 
 def test_share_audio_false_keeps_every_recording_out_of_the_store(runs) -> None:
     run_id = evaluate.run(options(runs, "baseline", share_audio=False, explorer_audio_mb=5))
     folder = artifacts.upstream(run_id, artifacts.SCORES).parent
-    written = [path for path in folder.rglob("*") if path.is_file()]
+    written = [
+        path for path in folder.rglob("*") if path.is_file() and path.name != DIFF
+    ]  # a changed checkout's may hold these lines
     assert not [path for path in written if path.suffix in (".wav", ".mp3", ".flac", ".png")]
     assert not [path for path in written if b"data:audio" in path.read_bytes() or b"data:image" in path.read_bytes()]
 

@@ -19,6 +19,7 @@ from moe.systems.steer_moe.parts import BASE_DIR, DECODER_DIR
 from moe.systems.table import load_system
 from steps import decoder, evaluate, prepare, pretrain, register, steer
 from steps.registry import versions
+from steps.reports.training import GROUPS
 from steps.tracking import artifacts
 from steps.tracking.store import connect
 from tests.toys.chain import Runs
@@ -85,14 +86,18 @@ def recordings(done: Done) -> list[bytes]:
 
 def test_what_trains_is_counted_by_group_and_steering_is_analysed_and_drawn(done: Done) -> None:
     found = done.metrics(done.trained)
-    groups = ("vectors", "scales", "routers", "projector")
-    assert found["n_trainable"] == sum(found[f"n_trainable/{group}"] for group in groups) < found["n_total"]
-    assert found["n_trainable/scales"] == LAYERS and {"dev/cer", "dev/wer", "dev/loss", "dev/cer_kept"} <= set(found)
+    groups = done.table(GROUPS).set_index("group")["n_trainable"]
+    assert (
+        set(groups.index) == {"vectors", "scales", "routers", "projector"}
+        and found["n_trainable"] == groups.sum() < found["n_total"]
+    )
+    assert groups["scales"] == LAYERS and {"dev/cer", "dev/wer", "dev/loss", "dev/cer_kept"} <= set(found)
     measures = ("scale", "norm", "strength", "entropy_of_use", "entropy_of_decisions", "mutual_information")
-    assert {f"steering/{name}/layer_{layer}" for name in measures for layer in (1, LAYERS)} <= set(found)
-    assert {f"kept/steering/use/layer_1/expert_{expert}" for expert in range(EXPERTS)} <= set(found)
+    analyses, kept = done.table("tables/steering.json"), done.table("tables/steering_kept.json")
+    assert {f"steering/{name}/layer_{layer}" for name in measures for layer in (1, LAYERS)} <= set(analyses.columns)
+    assert {f"steering/use/layer_1/expert_{expert}" for expert in range(EXPERTS)} <= set(kept["measure"])
     drawn = {file.path for file in connect().client.list_artifacts(done.trained, "plots")}
-    assert {"plots/steering.png", "plots/steering_use.png"} <= drawn and len(done.table("tables/steering.json")) == 2
+    assert {"plots/steering.png", "plots/steering_use.png"} <= drawn and len(analyses) == 2
 
 
 def test_it_is_evaluated_in_its_other_ways_too(done: Done) -> None:

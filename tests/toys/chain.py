@@ -34,5 +34,10 @@ class Runs:
 
     def table(self, name: str) -> pd.DataFrame:
         """A table of the run that trained."""
-        table = read_json(artifacts.upstream(self.trained, name))
-        return pd.DataFrame(table["data"], columns=table["columns"])
+        return read_table(self.trained, name)
+
+
+def read_table(run_id: str, name: str) -> pd.DataFrame:
+    """A table of a run."""
+    table = read_json(artifacts.upstream(run_id, name))
+    return pd.DataFrame(table["data"], columns=table["columns"])

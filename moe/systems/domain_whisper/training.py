@@ -115,11 +115,11 @@ def token_share(numbers: np.ndarray, token_dropout: float) -> float:
     return float((numbers != NO_DOMAIN).mean() * (1 - token_dropout))
 
 
-def row_similarities(system: DomainSystem) -> dict[str, float]:
-    """Cosine of every two rows, by the names of their domains."""
+def row_similarities(system: DomainSystem) -> list[tuple[str, str, float]]:
+    """The cosine of every two rows, behind the names of their domains."""
     rows, names = system.module.rows.detach().float(), system.shape.domains.names
-    return {
-        f"row_similarity/{names[a]}/{names[b]}": float(torch.cosine_similarity(rows[a], rows[b], dim=0))
+    return [
+        (names[a], names[b], float(torch.cosine_similarity(rows[a], rows[b], dim=0)))
         for a in range(len(names))
         for b in range(a + 1, len(names))
-    }
+    ]

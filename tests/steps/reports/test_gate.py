@@ -29,8 +29,8 @@ def test_a_classifier_is_reported_with_what_it_confuses_and_how_sure_it_is(plots
     table = logged["tables/classifier.json"].set_index("domain")
     assert table.columns.tolist() == list(NAMES) and table.sum(axis=1).to_dict() == {"normal": 2, "atypical": 4}
     right = sum(table.loc[name, name] for name in NAMES) / 6
-    assert right == pytest.approx(logged["classifier/dev/accuracy"])
-    assert {"classifier/temperature", "classifier/dev/ece_held_out"} <= set(logged)
+    assert right == pytest.approx(logged["dev/domain_accuracy"])
+    assert {"temperature", "dev/ece_held_out"} <= set(logged["tables/classifier_metrics.json"]["metric"])
     assert {name for name in logged if name.startswith("plots/")} == (
         {"plots/classifier.png", "plots/classifier_reliability.png"} if plots else set()
     )
