@@ -4,8 +4,10 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from moe.progress import counted
 from moe.recognition.chunks import Chunks, ChunkSet, cut_rows
 from moe.recognition.decoding import decode
 from moe.system import DecodingOptions, Merges
@@ -64,7 +66,7 @@ def check(
     our_wer, in_window_wer = word_error_rate(references, said), word_error_rate(references, said_in_window)
     rows = []
     for name, says in _runtimes(places, faster_whisper and CTRANSLATE2 in places):
-        theirs = _texts(chunks, says(waveforms), prepared)
+        theirs = _texts(chunks, _said(name, says, waveforms), prepared)
         wer = word_error_rate(references, theirs)
         n_different, n_in_window = (_n_different(each, theirs) for each in (said, said_in_window))
         rows.append(Checked(name, len(test), n_different, n_in_window, our_wer, in_window_wer, wer, wer - our_wer))
@@ -84,6 +86,12 @@ def _runtimes(places: dict[str, Path], faster_whisper: bool) -> Iterator[tuple[s
         yield FASTER_WHISPER, other_runtimes.says_faster_whisper(places[CTRANSLATE2], places[MERGED])
     if ONNX in places:
         yield ONNX, other_runtimes.says_onnx(places[ONNX], places[MERGED])
+
+
+def _said(name: str, says: other_runtimes.Says, waveforms: Sequence[np.ndarray]) -> list[str]:
+    """What a runtime says, batch by batch under a bar: those that decode the whole window take long."""
+    batches = [waveforms[at : at + other_runtimes.BATCH] for at in range(0, len(waveforms), other_runtimes.BATCH)]
+    return [text for batch in counted(batches, name, "batches") for text in says(batch)]
 
 
 def _texts(chunks: Chunks, texts: Sequence[str], prepared: Prepared) -> list[str]:

@@ -104,7 +104,7 @@ def says_faster_whisper(folder: Path, source: Path) -> Says:
 
 
 def says_onnx(folder: Path, source: Path) -> Says:
-    """What onnxruntime says, by a loop that takes the most probable token."""
+    """What onnxruntime says, by a loop that takes the most probable token, one utterance at a time: a batch goes on for its longest."""
     import onnxruntime
 
     encoder, decoder = (onnxruntime.InferenceSession(str(folder / f"{name}.onnx")) for name in ("encoder", "decoder"))
@@ -113,15 +113,18 @@ def says_onnx(folder: Path, source: Path) -> Says:
     suppressed: Any = base.model.generation_config.suppress_tokens or []
     at_first: Any = base.model.generation_config.begin_suppress_tokens or []
 
+    def said(states: np.ndarray) -> list[int]:  # (1, T, D)
+        tokens: list[int] = []
+        while len(prompt) + len(tokens) < base.model.config.max_target_positions and end not in tokens[-1:]:
+            (logits,) = decoder.run(None, {"input_ids": np.array([prompt + tokens], np.int64), "states": states})
+            last = logits[0, -1]  # (V,)
+            last[[*suppressed, *([] if tokens else at_first)]] = -np.inf
+            tokens.append(int(last.argmax()))
+        return tokens
+
     def say(features: Tensor) -> list[list[int]]:
-        (states,) = encoder.run(None, {"input_features": features.numpy()})
-        rows = np.tile(np.array(prompt, np.int64), (len(states), 1))  # (B, N)
-        while rows.shape[1] < base.model.config.max_target_positions and not (rows[:, len(prompt) :] == end).any(1).all():
-            (logits,) = decoder.run(None, {"input_ids": rows, "states": states})
-            last = logits[:, -1]  # (B, V)
-            last[:, [*suppressed, *(at_first if rows.shape[1] == len(prompt) else [])]] = -np.inf
-            rows = np.concatenate([rows, last.argmax(-1)[:, None]], 1)
-        return [_until(row[len(prompt) :].tolist(), end) for row in rows]
+        (states,) = encoder.run(None, {"input_features": features.numpy()})  # (B, T, D)
+        return [said(states[row : row + 1]) for row in range(len(states))]
 
     return _speaker(base.processor, say)
 
@@ -145,7 +148,3 @@ def _speaker(processor: WhisperProcessor, say: Callable[[Tensor], list[list[int]
         return found
 
     return texts
-
-
-def _until(tokens: list[int], end: Any) -> list[int]:
-    return tokens[: tokens.index(end)] if end in tokens else tokens
