@@ -4,6 +4,8 @@ The converters are extras, in requirements-export.txt.
 """
 
 import importlib.util
+import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,7 +53,7 @@ def to_onnx(source: Path, folder: Path) -> None:
     features = torch.zeros(2, config.num_mel_bins, 2 * config.max_source_positions)  # (B, n_mels, F)
     states = torch.zeros(2, config.max_source_positions, config.d_model)  # (B, T, D)
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=config.max_target_positions)
-    with write_whole_dir(folder) as aside, torch.no_grad():
+    with write_whole_dir(folder) as aside, torch.no_grad(), _without_chatter():
         base.processor.save_pretrained(aside)
         model.generation_config.save_pretrained(aside)
         _export(_Encoder(model), (features,), aside / "encoder.onnx", ["input_features"], ["states"], ({0: batch},))
@@ -68,9 +70,23 @@ def to_onnx(source: Path, folder: Path) -> None:
 
 def _export(module: nn.Module, given: tuple[Tensor, ...], path: Path, names: list[str], said: list[str], shapes: Any) -> None:
     torch.onnx.export(
-        module, given, str(path), input_names=names, output_names=said, dynamic_shapes=shapes, opset_version=OPSET, dynamo=True,
+        module.eval(), given, str(path), input_names=names, output_names=said, dynamic_shapes=shapes, opset_version=OPSET, dynamo=True,
         external_data=False, verbose=False,
     )  # fmt: skip
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Nothing of what the exporter says of itself: operators of torchvision that it skips, deprecations in its own code."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ END, START = "<|endoftext|>", "<|startoftranscript|>"
 TASKS = ("<|translate|>", "<|transcribe|>")
 NO_TIMESTAMPS = "<|notimestamps|>"
 TASK = "transcribe"
+ENGLISH_VOCABULARY = 51_864  # of the hub's models of English alone: it has tokens of languages, and no model of it ever saw one
 CHECKPOINT, CHARACTERS = "checkpoint", "characters"
 TOKENIZERS = (CHECKPOINT, CHARACTERS, "bpe")
 
@@ -65,7 +66,7 @@ def _character_merges(texts: Sequence[str]) -> list[tuple[str, str]]:
 def generation_config(tokenizer: WhisperTokenizer, max_target_positions: int, language: str) -> GenerationConfig:
     """What `generate` needs for a tokenizer of ours; nothing suppressed, no timestamps."""
     token_id, spoken = tokenizer.convert_tokens_to_ids, f"<|{language}|>"
-    end, known = token_id(END), spoken in tokenizer.get_vocab()
+    end, known = token_id(END), spoken in tokenizer.get_vocab() and len(tokenizer) != ENGLISH_VOCABULARY
     languages = {"lang_to_id": {spoken: token_id(spoken)}} if known else {}  # an empty table makes `generate` find token 0
     return GenerationConfig(
         pad_token_id=end,

@@ -14,6 +14,7 @@ from moe.systems.whisper.base_model import BaseModel, complete_base, load_base
 from moe.systems.whisper.base_source import TOKEN_TABLE, is_complete
 from moe.systems.whisper.phonemes import align
 from moe.systems.whisper.pretraining import SILENCE_WEIGHT, BaseTraining, PretrainingOptions, pretrain, pretraining_plan
+from moe.systems.whisper.tokens import language_ids
 from moe.systems.whisper_moe.zero_shot import base_wer
 from moe.training.loop import seed_everything
 from tests.toys.training import CONTEXT, Notes, changed, dataset, tokenizer, toy_base, training, weights, write_corpus
@@ -175,6 +176,9 @@ def test_every_epochs_dev_wer_is_told_and_the_head_is_not_saved(corpus) -> None:
 def test_the_real_checkpoints_missing_tensor_is_named_exactly() -> None:
     assert not is_complete(str(REAL))
     assert complete_base(REAL, tokenizer(), "en").missing == (TOKEN_TABLE,)
+    own = complete_base(REAL, None, "en")
+    assert own.missing == (TOKEN_TABLE,) and language_ids(own.model.generation_config) == {}
+    assert "<|en|>" in own.processor.tokenizer.get_vocab()
 
 
 def test_folders_that_hold_no_checkpoint_are_refused(tmp_path: Path) -> None:
