@@ -4,10 +4,6 @@
 `champions` lists every champion in turn, so that `rollback` knows whose place it was before.
 """
 
-import atexit
-import functools
-import shutil
-import tempfile
 import time
 from pathlib import Path
 
@@ -97,7 +93,6 @@ def recognizer_dir(reference: str) -> Path:
     return artifacts.upstream(reference, artifacts.MODEL)
 
 
-@functools.cache
 def _registered_dir(reference: str) -> Path:
     connect()
     try:
@@ -105,9 +100,7 @@ def _registered_dir(reference: str) -> Path:
         inner = getattr(repository, "repo", repository)
         if isinstance(inner, LocalArtifactRepository):
             return Path(inner.artifact_dir) / MODEL_INSIDE
-        folder = tempfile.mkdtemp(prefix="whisper-moe-")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        return Path(repository.download_artifacts(MODEL_INSIDE, folder))
+        return artifacts.downloaded(inner.artifact_uri, MODEL_INSIDE)  # not by its name: an alias moves on
     except MlflowException as error:
         raise ValueError(
             f"model={reference}: not in the registry of {mlflow.get_tracking_uri()} ({error.message}){_instead(reference)}"

@@ -61,7 +61,7 @@ def upstream(run_id: str | None, artifact: str) -> Path:
     """
     run = _holding(run_id, artifact)
     folder = local_folder(run.info.artifact_uri)
-    return _download(run.info.artifact_uri, artifact) if folder is None else folder / artifact
+    return downloaded(run.info.artifact_uri, artifact) if folder is None else folder / artifact
 
 
 def refuse_unreadable(options: Options) -> None:
@@ -135,7 +135,8 @@ def _is_listed(run: Run, artifact: str) -> bool:
 
 
 @functools.cache
-def _download(artifact_uri: str, artifact: str) -> Path:
+def downloaded(artifact_uri: str, artifact: str) -> Path:
+    """A copy of an artifact, made once in a process."""
     folder = tempfile.mkdtemp(prefix="whisper-moe-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(get_artifact_repository(artifact_uri).download_artifacts(artifact, folder))

@@ -153,7 +153,9 @@ def test_better_is_promoted_worse_and_unfair_stay_challengers_and_rollback_goes_
     assert registered.client.get_registered_model(NAME).tags["champions"] == "1,2"
     assert {mv.current_stage for mv in registered.client.search_model_versions(f"name='{NAME}'")} <= {"None", None}
 
+    served = versions.recognizer_dir(f"models:/{NAME}@champion")
     run_id = rollback.run(rollback.StepOptions(registered_model=NAME, reason="complaints"))
+    assert served != versions.recognizer_dir(f"models:/{NAME}@champion") == versions.recognizer_dir(f"models:/{NAME}/1")
     assert registered.alias("champion") == "1" and registered.tags("better")["rollback_reason"] == "complaints"
     assert (
         registered.tags("first")["restored_by"] == run_id
