@@ -6,7 +6,7 @@ test, a further share of the test sentences has one.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import permutations
 
 from moe.options import Options, listed, option
@@ -17,6 +17,7 @@ from moe.synthesis.voices import ARTICULATION_STRENGTH, RESERVED_VARIANTS, VARIA
 FOLDER, WEBDATASET = "folder", "webdataset"
 FORMATS = (FOLDER, WEBDATASET)
 N_ALTERNATIVES = 4  # sentences an utterance may fall back on when the first is too long for the model
+N_SHORT, N_POOL = 8, 24  # and then on the shortest so many out of so many: a slow speaker says no other in time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,11 +190,19 @@ def _drawn(grammar: Grammar, key: tuple, n: int, accept: Callable[[str], bool]) 
     """`n` distinct first choices from the grammar, each with alternatives."""
     first = grammar.distinct(keyed_generator("sentences", *key), n, accept)
     rng = keyed_generator("alternatives", *key)
-    return tuple((sentence, *grammar.distinct(rng, N_ALTERNATIVES, accept)) for sentence in first)
+    rows = [(sentence, *grammar.distinct(rng, N_ALTERNATIVES, accept)) for sentence in first]
+    return _with_short(rows, grammar.distinct(keyed_generator("short", *key), N_POOL, accept) if rows else [])
 
 
 def _picked(said: list[str], key: tuple, n: int) -> tuple[tuple[str, ...], ...]:
     """`n` first choices out of `said`, distinct while it lasts, each with alternatives."""
     rng = keyed_generator("seen", *key)
     first = rng.choice(len(said), n, replace=len(said) < n)
-    return tuple((said[i], *(said[j] for j in rng.integers(len(said), size=N_ALTERNATIVES))) for i in first)
+    rows = [(said[i], *(said[j] for j in rng.integers(len(said), size=N_ALTERNATIVES))) for i in first]
+    return _with_short(rows, [said[j] for j in keyed_generator("short", *key).integers(len(said), size=N_POOL)])
+
+
+def _with_short(rows: Sequence[tuple[str, ...]], pool: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """The rows, each with the shortest sentences of a pool at its end, which begin with another one in each row."""
+    short = sorted(dict.fromkeys(pool), key=lambda text: (len(text), text))[:N_SHORT]
+    return tuple((*row, *short[number % len(short) :], *short[: number % len(short)]) for number, row in enumerate(rows))

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from moe.files import folder_digest, read_json
 from moe.synthesis import effects
 from moe.synthesis.articulation import FRONTING_AND_GLIDING, STOPPING, WEAK_CLOSURES, misarticulate
-from moe.synthesis.corpus import render_speaker, synthesize
+from moe.synthesis.corpus import N_TAKES, _short_enough, render_speaker, synthesize
 from moe.synthesis.effects import SAMPLE_RATE, Speech
 from moe.synthesis.enrolment import ENROLMENT
 from moe.synthesis.espeak import Espeak, Prosody
 from moe.synthesis.grammar import Grammar, grammars, is_held_out
-from moe.synthesis.planning import SynthesisOptions, plan
+from moe.synthesis.planning import N_ALTERNATIVES, N_SHORT, SynthesisOptions, plan
 from moe.synthesis.rendering import render
 from moe.synthesis.styles import STYLES
 from moe.synthesis.voices import RESERVED_VARIANTS, make_speaker
@@ -301,8 +301,18 @@ def test_a_rendering_that_is_too_long_is_drawn_again_and_counted(tmp_path):
     assert summary.n_redrawn > 0 and len(manifest) == 2 * 12 + 1 + 2 and manifest["duration_s"].max() <= 1.9
 
 
+def test_a_slow_speaker_says_one_of_the_shortest_sentences_where_no_other_is_short_enough():
+    """The Korean demo's slowest speaker: without them, none of ten renderings of one utterance was within the base's 4 s."""
+    plans = {each.speaker.name: each for each in plan(SynthesisOptions(synthetic_language="ko", styles="cp"))}
+    slow = plans["cp_test_004"]
+    _, rendering, n_redrawn = _short_enough(slow, 19, 4.0)
+    assert rendering.duration_s <= 4.0 and n_redrawn == (1 + N_ALTERNATIVES) * N_TAKES
+    begins = [row[1 + N_ALTERNATIVES] for row in slow.candidates[8:]]
+    assert all(len(row) == 1 + N_ALTERNATIVES + N_SHORT for row in slow.candidates) and len(set(begins)) == N_SHORT
+
+
 def test_an_impossible_duration_is_an_error_and_leaves_nothing(tmp_path):
-    with pytest.raises(ValueError, match=r"synthetic_max_s=0.3: 10 renderings of utterance 0 by typical_dev_000"):
+    with pytest.raises(ValueError, match=r"synthetic_max_s=0.3: \d+ renderings of utterance 0 by typical_dev_000"):
         synthesize(SynthesisOptions(**TOY | {"styles": "typical", "synthetic_max_s": 0.3}), tmp_path / "corpus")
     assert not list(tmp_path.iterdir())
 
