@@ -105,7 +105,8 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     given = parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _stop)
+    for number in (signal.SIGINT, signal.SIGTERM):  # also in the background, where a shell lets SIGINT be ignored
+        signal.signal(number, _stop)
     try:
         sys.exit(serve(given))
     except KeyboardInterrupt:
