@@ -4,6 +4,7 @@ Work that ends within `SHORT_S` shows none. A terminal shows the bar until the w
 because nobody redraws it.
 """
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
@@ -16,7 +17,7 @@ COUNT = "{n_fmt}/{total_fmt}, {rate_noinv_fmt}, {remaining} left{postfix}"
 
 
 def progress(title: str, total: int, unit: str, n_done: int = 0, shown: bool = True) -> tqdm:
-    """A bar that counts to `total` with `update(n)`; whoever makes it closes it, as a `with` does.
+    """A bar that counts to `total` with `update(n)`; whoever makes it closes it, as a `with` does. Of several processes the first shows it.
 
     Args:
         unit: what is counted, in the plural.
@@ -24,6 +25,7 @@ def progress(title: str, total: int, unit: str, n_done: int = 0, shown: bool = T
         shown: False shows nothing, whatever happens.
     """
     kind, how = _on_a_terminal() if sys.stderr.isatty() else _in_a_file()
+    shown = shown and os.environ.get("RANK", "0") == "0"  # torchrun says it
     how |= {"file": sys.stderr, "disable": not shown, "leave": False, "delay": SHORT_S}
     return kind(desc=title, total=total, initial=n_done, unit=f" {unit}", **how)
 

@@ -150,7 +150,7 @@ def _feasible(step: StepRun, options: StepOptions, inputs: CTCInputs) -> Trainin
     given = feasible(step, whole, inputs, options.max_quarantined, _more_outputs(options, inputs.frames), ["train"])
     most_frames = max(inputs.length(round(seconds * SAMPLE_RATE)) for seconds in given.train["duration_s"])
     n_parts = parts_of_batch(options.part(CTCTrainingOptions), most_frames)
-    plan = dataclasses.replace(plan, batch_size=plan.batch_size // n_parts, accumulation=plan.accumulation * n_parts)
+    plan = dataclasses.replace(plan, n_parts=n_parts)
     return dataclasses.replace(given, training=dataclasses.replace(given.training, plan=plan))
 
 

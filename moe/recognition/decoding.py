@@ -12,6 +12,7 @@ import torch
 from moe.progress import progress
 from moe.recognition.hypothesis_store import BatchStore
 from moe.system import Ask, DecodingOptions, Hypothesis, System
+from moe.training import processes
 from moe.training.batches import Examples, collate, length_batches, to_device
 from moe.training.cost import compute_clock
 
@@ -43,6 +44,8 @@ def decode_ways(
 ) -> dict[str, list[Hypothesis]]:
     """Hypotheses of a whole dataset, in its order, under several asks by name; features are made once.
 
+    Of several processes each decodes its share of the batches, and all get all hypotheses.
+
     Args:
         with_loss: also the reference's loss (one more pass).
         title: of a progress bar; None shows none.
@@ -51,18 +54,23 @@ def decode_ways(
     system.module.eval()
     store = store or BatchStore(None)
     ids_of = dataset.utterance_ids
-    found: dict[str, list[Hypothesis]] = {name: [Hypothesis(utterance_id, "") for utterance_id in ids_of] for name in asks}
-    with progress(title or "", len(dataset), "utterances", shown=title is not None) as bar:
-        for number, indices in enumerate(length_batches(dataset, options.decoding_batch_size)):
+    batches = length_batches(dataset, options.decoding_batch_size)
+    own, done = range(processes.number(), len(batches), processes.n_processes()), dict[int, dict[str, list[Hypothesis]]]()
+    with progress(title or "", sum(len(batches[number]) for number in own), "utterances", shown=title is not None) as bar:
+        for number in own:
+            indices = batches[number]
             parts = store.read(number, [ids_of[index] for index in indices], list(asks))
             if parts is None:
                 started = compute_clock()
                 parts = _decode_batch(system, dataset, indices.tolist(), options, asks, with_loss)
                 store.write(number, parts, compute_clock() - started)
-            for name, part in parts.items():
-                for index, hypothesis in zip(indices, part, strict=True):
-                    found[name][index] = hypothesis
+            done[number] = parts
             bar.update(len(indices))
+    found: dict[str, list[Hypothesis]] = {name: [Hypothesis(utterance_id, "") for utterance_id in ids_of] for name in asks}
+    for number, parts in ((number, parts) for share in processes.gathered(done) for number, parts in share.items()):
+        for name, part in parts.items():
+            for index, hypothesis in zip(batches[number], part, strict=True):
+                found[name][index] = hypothesis
     return found
 
 

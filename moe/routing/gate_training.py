@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.data_loader import SeedableRandomSampler
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
@@ -23,6 +24,7 @@ from moe.training.dropout import without_dropout
 from moe.training.hooks import Report
 from moe.training.loop import Training
 from moe.training.plan import TrainingPlan
+from moe.training.processes import mean_of_batch
 from moe.training.trainer import ResumableTrainer
 
 SELECTION_METRIC = "dev/kl"
@@ -100,7 +102,7 @@ def train_gate(
             start = training.checkpoints.newest()
         loss = GateLoss(gate, options.gating_label_smoothing)
         given: dict[str, Any] = {"model": loss, "args": arguments, "train_dataset": train, "data_collator": dict}
-        ResumableTrainer(best, training.checkpoints, start, **given).run()
+        GateTrainer(best, training.checkpoints, start, **given).run()
     return _finished(best, train, dev, options, _half_of(dev_speakers or [str(row) for row in range(len(dev))]))
 
 
@@ -129,7 +131,15 @@ class GateLoss(nn.Module):
     def forward(self, embeddings: Tensor, soft: Tensor) -> dict[str, Tensor]:
         """Mean loss, (), of embeddings (B, D) with soft labels (B, E)."""
         logits = self.gate(embeddings)
-        return {"loss": kl_divergence(logits, soft * (1 - self.smoothing) + self.smoothing / logits.shape[1])}
+        loss = kl_divergence(logits, soft * (1 - self.smoothing) + self.smoothing / logits.shape[1])
+        return {"loss": mean_of_batch(loss, len(logits))}
+
+
+class GateTrainer(ResumableTrainer):
+    """The Trainer with shuffled rows, whose order is a function of (seed, epoch)."""
+
+    def sampler_of(self) -> SeedableRandomSampler:
+        return SeedableRandomSampler(self.train_dataset, data_seed=self.args.seed)
 
 
 class GateHooks(BestEpoch):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moe.options import Options, option
+from moe.training.processes import mean_of_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +53,8 @@ def routing_loss(
 
     Args:
         options: terms and coefficients.
-        probabilities: (B, E) of the batch; gate_logits: (B, E) they come from.
-        recent: (n, E) over which routing is balanced, the batch among them.
+        probabilities: (B, E) of this process's share of the batch; gate_logits: (B, E) they come from.
+        recent: (n, E) over which routing is balanced, the whole batch among them.
         top_k: experts per utterance.
         targets: (B, E) cluster weights; without them nothing is aligned.
     """
@@ -63,9 +64,9 @@ def routing_loss(
     if options.minimum_usage:
         loss = loss + options.minimum_usage_coefficient * usage_shortfall(recent.mean(0), options.minimum_usage)
     if options.entropy_coefficient:
-        loss = loss + options.entropy_coefficient * routing_entropy(probabilities)
+        loss = loss + options.entropy_coefficient * mean_of_batch(routing_entropy(probabilities), len(probabilities))
     if options.alignment_coefficient and targets is not None:
-        loss = loss + options.alignment_coefficient * alignment(gate_logits, targets)
+        loss = loss + options.alignment_coefficient * mean_of_batch(alignment(gate_logits, targets), len(targets))
     return loss
 
 

@@ -11,16 +11,18 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from moe.training import processes
 from moe.training.checkpoints import Checkpoints
 from moe.training.hooks import TrainingHooks
-from moe.training.trainer_internals import OpenTrainer
+from moe.training.loading import LoadingTrainer
+from moe.training.random_state import seed_update
 
 
 class TooManyBadUpdates(RuntimeError):
     """The loss or gradient of more updates than allowed was not finite."""
 
 
-class CarefulTrainer(OpenTrainer):
+class CarefulTrainer(LoadingTrainer):
     """A Trainer that skips what is not finite.
 
     Attributes:
@@ -39,6 +41,8 @@ class CarefulTrainer(OpenTrainer):
 
     def update_begins(self) -> None:
         """Forget the update before."""
+        if processes.number():
+            seed_update(self.args.seed, self.state.global_step, processes.number())
         self._batches.clear()
         self._buffers = self.buffers()
         self.hooks.update_begins(self.state.global_step + 1)
@@ -55,6 +59,7 @@ class CarefulTrainer(OpenTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The Trainer's loss, (); whose it is stays known until the update is done."""
+        inputs = self.of_one_width(inputs)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         self._batches.append((inputs.get("utterance_ids", []), outputs.get("utterance_loss"), loss.detach()))
         return (loss, outputs) if return_outputs else loss
@@ -63,7 +68,7 @@ class CarefulTrainer(OpenTrainer):
         """Where the gradient's norm, (), or a loss is not finite, the update becomes one that changes nothing."""
         losses = all(bool(torch.isfinite(loss)) for _, _, loss in self._batches)
         gradient = self.accelerator.scaler is not None or bool(torch.isfinite(torch.as_tensor(norm)))  # a scaler skips by itself
-        if self.most(int(not (losses and gradient))):
+        if processes.most(int(not (losses and gradient))):
             self._skip(model)
         else:
             self.hooks.gradient_known(self.state.global_step + 1)
@@ -72,7 +77,8 @@ class CarefulTrainer(OpenTrainer):
         model.zero_grad(set_to_none=True)  # without a gradient an optimizer leaves a weight and its moments as they are
         for name, buffer in self.model.named_buffers():
             buffer.copy_(self._buffers[name])
-        loss = sum(float(loss) for _, _, loss in self._batches) / max(1, len(self._batches))
+        losses = [float(loss) for _, _, loss in self._batches]
+        loss = processes.total([sum(losses) / max(1, len(losses))])[0] / processes.n_processes()
         update = self.state.global_step + 1
         record = {"update": update, "epoch": self.epoch, "loss": str(loss), "utterance_ids": self._culprits()}
         self.bad_updates.append(record)
@@ -87,18 +93,11 @@ class CarefulTrainer(OpenTrainer):
             )
 
     def _culprits(self) -> list[str]:
-        """Utterances whose own loss is not finite; all of the update where that is none of them."""
+        """Utterances whose own loss is not finite; all of the update, in every process, where that is none of them."""
         known = [(ids, losses.tolist()) for ids, losses, _ in self._batches if losses is not None]
         bad = [name for ids, losses in known for name, loss in zip(ids, losses, strict=True) if not math.isfinite(loss)]
-        return sorted(bad or {name for ids, _, _ in self._batches for name in ids})
-
-    def most(self, value: int) -> int:
-        """The largest value of all processes."""
-        if self.args.world_size == 1:
-            return value
-        tensor = torch.tensor(value, device=self.args.device)
-        torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
-        return int(tensor)
+        shares = processes.gathered((bad, [name for ids, _, _ in self._batches for name in ids]))
+        return sorted({name for bad, _ in shares for name in bad} or {name for _, names in shares for name in names})
 
 
 class _UpdateBegins(TrainerCallback):

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch.utils.data import Sampler
 
 from moe.audio.sampling import SAMPLE_RATE
 from moe.system import Batch, Inputs
+from moe.training import processes
 
 LENGTH_POOL = 32  # batches whose utterances are sorted by length together
 
@@ -28,6 +29,17 @@ class Collates(Protocol):
 
     def collate(self, examples: Sequence[Batch]) -> Batch:
         """Examples padded to one batch of tensors."""
+
+
+@runtime_checkable
+class Widens(Protocol):
+    """Inputs whose padding changes what a model computes: every process pads to the longest utterance of the batch."""
+
+    def width(self, batch: Batch) -> int:
+        """Frames that a batch is padded to."""
+
+    def widened(self, batch: Batch, width: int) -> Batch:
+        """The batch padded to at least so many."""
 
 
 class TrainingSet(Protocol):
@@ -85,6 +97,39 @@ class LengthGroupedSampler(Sampler):
         full, rest = batches[: len(ordered) // self.batch_size], batches[len(ordered) // self.batch_size :]
         random.shuffle(full)  # a short batch stays last, so that no other batch is cut
         return iter([Draw(int(index), self.epoch) for batch in [*full, *rest] for index in batch])
+
+
+class Shares(Sampler[list[Any]]):
+    """A process's share of every batch: batches of an order cut in parts for memory, and each part among the processes, evenly.
+
+    Every process has the same number of parts. A last batch of fewer utterances than there are processes is every process's, whole.
+
+    Args:
+        order: of the epoch; that of the first process counts.
+        n_parts: in which a full batch is served, one after the other.
+    """
+
+    def __init__(self, order: Sampler, batch_size: int, n_parts: int = 1) -> None:
+        self.order, self.batch_size, self.n_parts = order, batch_size, n_parts
+
+    def __len__(self) -> int:
+        n_full, n_rest = divmod(len(self.order), self.batch_size)  # type: ignore[arg-type]  # ours have a length
+        return n_full * self.n_parts + (self._n_parts(n_rest) if n_rest else 0)
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        order = processes.gathered(list(self.order) if processes.number() == 0 else [])[0]
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            for part in np.array_split(np.arange(len(batch)), self._n_parts(len(batch))):
+                yield [batch[place] for place in self._own(part)]
+
+    def _n_parts(self, n_utterances: int) -> int:
+        """Parts of a batch: a short one has fewer, none larger than those of a full one."""
+        return -(-n_utterances * self.n_parts // self.batch_size)
+
+    def _own(self, part: np.ndarray) -> np.ndarray:
+        n_processes = processes.n_processes()
+        return part if len(part) < n_processes else np.array_split(part, n_processes)[processes.number()]
 
 
 def length_batches(dataset: Examples, batch_size: int) -> list[np.ndarray]:

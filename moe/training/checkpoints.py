@@ -20,6 +20,7 @@ from torch import Tensor
 
 from moe.files import file_digest, read_json, write_json, write_whole_dir
 from moe.options import Options, option
+from moe.training import processes
 
 MANIFEST, STATE, TENSORS = "manifest.json", "state.json", ".safetensors"
 PREFIX, DAMAGED = "update_", "damaged_"
@@ -58,7 +59,8 @@ class TrainingEvents:
 
     def report(self, event: str, text: str) -> None:
         """An event (`resumed`, `damaged_checkpoint`, `checkpoint_not_written`, `out_of_memory`, `bad_update`) in words."""
-        LOG.warning("%s: %s", event, text)
+        if processes.number() == 0:  # it is the same in all
+            LOG.warning("%s: %s", event, text)
 
     def damaged(self, path: Path, text: str) -> None:
         """A checkpoint that was found damaged and lies at `path` now."""

@@ -16,9 +16,11 @@ from torch import nn
 from transformers import set_seed
 
 from moe.system import ParameterGroup
+from moe.training import processes
 from moe.training.batches import LengthGroupedSampler, TrainingSet, collate
 from moe.training.checkpoints import Checkpoint, Checkpoints, TrainingEvents
 from moe.training.hooks import Report, TrainingHooks
+from moe.training.loading import Stall
 from moe.training.plan import TrainingPlan, training_arguments
 from moe.training.trainer import ResumableTrainer
 
@@ -58,7 +60,8 @@ class Training:
 class TrainingSummary:
     """What a training run did, interruptions included; `bad_updates` lists those skipped because they were not finite.
 
-    `seconds` is wall time, `cpu_seconds` that of all threads and loaders, and `audio_seconds` the audio seen, repeats counted.
+    `seconds` is wall time, `cpu_seconds` that of all threads, loaders and processes, `audio_seconds` the audio seen, repeats counted, and
+    `stall` how long the updates waited for data.
     """
 
     n_updates: int
@@ -68,12 +71,14 @@ class TrainingSummary:
     cpu_seconds: float = 0.0
     audio_seconds: float = 0.0
     bad_updates: tuple[dict[str, Any], ...] = ()
+    stall: Stall = dataclasses.field(default_factory=Stall)
 
     def throughput(self) -> dict[str, float]:
-        """Utterances by second of training, and seconds of training by second of audio."""
+        """Utterances by second of training, seconds of training by second of audio, and the share of the updates that waited for data."""
         return {
             "training_utterances_per_s": self.n_utterances / max(self.seconds, 1e-9),
             "training_real_time_factor": self.seconds / max(self.audio_seconds, 1e-9),
+            "training_loader_stall": self.stall.share,
         }
 
 
@@ -81,7 +86,8 @@ def together(summaries: Sequence[TrainingSummary]) -> TrainingSummary:
     """Several trainings as one: sums of what they did."""
     names = ("n_updates", "n_epochs", "n_utterances", "seconds", "cpu_seconds", "audio_seconds")
     total = {name: sum(getattr(each, name) for each in summaries) for name in names}
-    return TrainingSummary(**total, bad_updates=tuple(record for each in summaries for record in each.bad_updates))
+    stall = Stall(sum(each.stall.waiting_s for each in summaries), sum(each.stall.updates_s for each in summaries))
+    return TrainingSummary(**total, bad_updates=tuple(record for each in summaries for record in each.bad_updates), stall=stall)
 
 
 def fit(
@@ -105,6 +111,7 @@ def fit(
         TooManyBadUpdates: the loss or gradient of too many updates was not finite.
         RuntimeError: memory does not suffice even for parts of a batch.
     """
+    processes.join()
     plan, checkpoints = training.plan, training.checkpoints
     if groups is None:
         groups = [ParameterGroup("all", tuple(each for each in model.parameters() if each.requires_grad), plan.learning_rate)]
@@ -120,7 +127,9 @@ def fit(
     n_utterances = round(rest["share"] * len(train_set))
     audio_s = rest["share"] * float(train_set.durations.sum())
     times = (rest["seconds"], rest["cpu_seconds"], audio_s)
-    return TrainingSummary(rest["update"], round(rest["share"]), n_utterances, *times, tuple(rest["bad_updates"]))
+    return TrainingSummary(
+        rest["update"], round(rest["share"]), n_utterances, *times, tuple(rest["bad_updates"]), Stall(**rest["stall"])
+    )
 
 
 def _trainer(
@@ -133,7 +142,7 @@ def _trainer(
     output_dir: str,
     start: Checkpoint | None,
 ) -> "SpeechTrainer":
-    n_parts = start.values["n_parts"] if start else 1
+    n_parts = start.values["n_parts"] if start else plan.n_parts
     decays = [plan.weight_decay if group.weight_decay is None else group.weight_decay for group in groups]
     parameters = [
         {"params": list(group.parameters), "lr": group.learning_rate, "weight_decay": decay, "name": group.name}
@@ -166,10 +175,10 @@ def _run(
         trainer.run()
         return trainer.rest.values
     except (RuntimeError, MemoryError) as error:
-        n_parts = smallest_divisor(plan.batch_size)
+        n_parts = plan.n_parts * smallest_divisor(plan.batch_size // plan.n_parts)
         if not is_out_of_memory(error):
             raise
-        if n_parts == 1 or trainer.notes["n_parts"] > 1 or not trainer.whole or trainer.args.world_size > 1:
+        if trainer.notes["n_parts"] >= n_parts or not trainer.whole or processes.n_processes() > 1:
             raise RuntimeError(f"out of memory with batches of {trainer.args.per_device_train_batch_size}: {error}") from error
         events.report(
             "out_of_memory",
@@ -201,9 +210,8 @@ class SpeechTrainer(ResumableTrainer):
     train_dataset: TrainingSet
 
     def sampler_of(self) -> LengthGroupedSampler:
-        batch_size = self.args.train_batch_size * self.notes["n_parts"]  # parts or not, the same utterances come together
-        self.sampler = LengthGroupedSampler(self.train_dataset.durations, batch_size, self.args.seed)
-        return self.sampler
+        batch_size = self.args.per_device_train_batch_size * self.n_parts  # in parts or not, the same come together
+        return LengthGroupedSampler(self.train_dataset.durations, batch_size, self.args.seed)
 
 
 def seed_everything(seed: int) -> None:

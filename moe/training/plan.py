@@ -19,6 +19,7 @@ class TrainingPlan:
 
     Attributes:
         warmup_updates: in which the learning rate rises; None: `warmup_share` of all.
+        batch_size: utterances of a batch, over all processes; it is served in `n_parts`, for memory.
         log_every: updates between two loss metrics; None: `LOG_EVERY`.
     """
 
@@ -27,6 +28,7 @@ class TrainingPlan:
     learning_rate: float
     seed: int = 0
     accumulation: int = 1
+    n_parts: int = 1
     warmup_share: float = 0.1
     warmup_updates: int | None = None
     schedule: str = STABLE

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import set_seed
 
 
 def generators() -> dict[str, Any]:
@@ -26,6 +27,11 @@ def set_generators(states: dict[str, Any]) -> None:
     torch.set_rng_state(_from_text(states["torch"]))
     if states["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(_from_text(states["cuda"]))
+
+
+def seed_update(seed: int, update: int, process: int) -> None:
+    """What a process beside the first draws in an update, as in dropout, follows from these alone, so that no checkpoint need hold it."""
+    set_seed(int(np.random.SeedSequence([seed, update, process]).generate_state(1)[0]))
 
 
 def _to_text(state: Tensor) -> str:

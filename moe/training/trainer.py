@@ -3,23 +3,27 @@
 The Trainer's own loop stays. What it reads from and writes to a checkpoint is replaced, because its own are pickles, are written in
 place, and know neither the stage nor the losses since the last log. Everything that changes from update to update is in `rest`, taken
 when an update, a log line or an epoch is done; weights and optimizer are as they were at rest whenever `whole` is true.
+
+Of several processes the first writes the checkpoint. It says nothing of how many there were, so another number may go on from it.
 """
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 
+from moe.training import processes
 from moe.training.averaging import AveragingOptions, WeightAverage
 from moe.training.bad_updates import CarefulTrainer
 from moe.training.checkpoints import Checkpoint, Checkpoints
 from moe.training.cost import cpu_seconds
 from moe.training.hooks import TrainingHooks
 from moe.training.interrupts import Interrupt
+from moe.training.loading import Stall
 from moe.training.random_state import generators, set_generators
 from moe.training.trainer_internals import TRAINER_STATE_NAME
 from moe.training.update_bar import UpdateBar
@@ -49,6 +53,7 @@ class ResumableTrainer(CarefulTrainer):
     ) -> None:
         super().__init__(hooks, checkpoints, **options)
         self.start, self.notes = start, notes or {}
+        self.n_parts = self.notes.get("n_parts", 1)
         self.rest = start or Checkpoint({}, {})
         self.whole = self.finished = False  # nothing is whole before training begins
         self.average = WeightAverage(averaging, self.model)
@@ -102,9 +107,7 @@ class ResumableTrainer(CarefulTrainer):
 
     def epoch_begins(self) -> None:
         """Order, curriculum and the like follow from the epoch's number."""
-        sampler = getattr(self, "sampler", None)
-        if sampler is not None:
-            sampler.set_epoch(self.epoch)  # accelerate does not reach it where batches are skipped and shared among processes
+        self.sampler.set_epoch(self.epoch)
         with self._interrupt.interruptible():
             self.hooks.epoch_begins(self.epoch)
 
@@ -114,6 +117,7 @@ class ResumableTrainer(CarefulTrainer):
 
     def update_ends(self) -> None:
         """A moment of rest; another once the stage has judged the update."""
+        self.stall.update_ends()
         self.average.update_ends(self.epoch)
         self.n_in_epoch += 1
         self.whole, self.rest = True, self._resting()
@@ -187,14 +191,10 @@ class ResumableTrainer(CarefulTrainer):
     def restore_generators(self) -> None:
         self._generators_due = False
         if self.start is not None:
-            set_generators(self.start.values["generators"][self.args.process_index])
+            set_generators(self.start.values["generators"])  # the first process's; the others have theirs by update
 
     def save_state(self) -> None:
-        checkpoint = self.checkpoint()
-        if self.args.world_size > 1:
-            checkpoint.values["generators"] = gather_object(checkpoint.values["generators"])
-        if self.args.should_save:
-            self._write(checkpoint)
+        self._write(self.checkpoint())
         self.accelerator.wait_for_everyone()
         if self._stops:
             self._interrupt.raise_now()
@@ -213,19 +213,20 @@ class ResumableTrainer(CarefulTrainer):
 
     def _resting(self) -> Checkpoint:
         stage_values, stage_tensors = self.hooks.state()
+        loss, cpu_s = processes.total([self.loss_since_log.item(), cpu_seconds() - self._cpu_began])
         values = {
             "update": self.state.global_step,
             "share": self.state.epoch,
             "epoch": self.epoch,
             "n_in_epoch": self.n_in_epoch,
             "finished": self.finished,
-            "loss": self.loss_since_log.item(),
+            "loss": loss / processes.n_processes(),
             "last_logged": self.last_logged,
-            "generators": [generators()],
+            "generators": generators(),
             "bad_updates": list(self.bad_updates),
             "seconds": self._earlier_s + time.monotonic() - self._began,
-            "cpu_seconds": self._earlier_cpu_s + cpu_seconds() - self._cpu_began,
-            "n_processes": self.args.world_size,
+            "cpu_seconds": self._earlier_cpu_s + cpu_s,
+            "stall": dataclasses.asdict(self.stall),
             "stage": stage_values,
         }
         return Checkpoint(values | self.notes, {"stage": stage_tensors, "buffers": self.buffers()})
@@ -236,10 +237,10 @@ class ResumableTrainer(CarefulTrainer):
         trained = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         buffers = dict(self.model.named_buffers())
         saved = set(start.tensors["weights"]) | set(start.tensors["buffers"])
-        if saved != set(trained) | set(buffers) or values["n_processes"] != self.args.world_size:
+        if saved != set(trained) | set(buffers):
             raise ValueError(
-                f"the checkpoint is of another training ({values['n_processes']} processes, {len(saved)} tensors; here "
-                f"{self.args.world_size} and {len(trained) + len(buffers)}): resume=false starts afresh"
+                f"the checkpoint is of another training ({len(saved)} tensors; here {len(trained) + len(buffers)}): "
+                "resume=false starts afresh"
             )
         for name, tensor in (trained | buffers).items():
             tensor.copy_(start.tensors["weights" if name in trained else "buffers"][name])
@@ -247,7 +248,7 @@ class ResumableTrainer(CarefulTrainer):
         self.hooks.restore(values["stage"], start.tensors["stage"])
         self.epoch, self.n_in_epoch, self.finished = values["epoch"], values["n_in_epoch"], values["finished"]
         self.bad_updates, self._earlier_s = list(values["bad_updates"]), values["seconds"]
-        self._earlier_cpu_s = values["cpu_seconds"]
+        self._earlier_cpu_s, self.stall = values["cpu_seconds"], Stall(**values["stall"])
 
     def _marker(self) -> str | None:
         """What the Trainer takes for a checkpoint's folder."""
@@ -260,12 +261,12 @@ class ResumableTrainer(CarefulTrainer):
     def _is_time_to_save(self, is_due: bool) -> bool:
         minutes = (time.monotonic() - self._saved_at) / 60
         is_due = self.checkpoints.folder is not None and (is_due or minutes >= self.checkpoints.options.save_every_minutes)
-        answer = self.most(STOP if self._interrupt.requested is not None else int(is_due))
+        answer = processes.most(STOP if self._interrupt.requested is not None else int(is_due))
         self._stops = answer == STOP
         return answer > 0
 
     def _write(self, checkpoint: Checkpoint) -> None:
-        if self.checkpoints.folder is not None:
+        if self.checkpoints.folder is not None and processes.number() == 0:
             update, epoch, n_in_epoch = (checkpoint.values[name] for name in ("update", "epoch", "n_in_epoch"))
             self.checkpoints.save(checkpoint, update, epoch, is_best=n_in_epoch == 0 and self.hooks.is_best(epoch - 1))
         self._saved_at = time.monotonic()
@@ -274,7 +275,7 @@ class ResumableTrainer(CarefulTrainer):
         """A signal took effect in an evaluation, or ended a loader's process: what the last moment of rest left is whole."""
         if self._interrupt.requested is None or self._stops:
             return
-        if self.whole and self.args.world_size == 1:
+        if self.whole:
             self._write(self.checkpoint())
         self._interrupt.raise_now()
 

@@ -9,14 +9,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import Dataset, Sampler
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 
 __all__ = ["PRIVATE", "PRIVATE_VALUES", "TRAINER_STATE_NAME", "OpenTrainer"]
 
 PRIVATE = {
-    "_get_train_sampler": ("self", "train_dataset"),
     "_get_grad_norm": ("self", "model", "grad_norm"),
     "_init_training_state": (
         "self",
@@ -41,10 +39,6 @@ class OpenTrainer(Trainer):
     model: nn.Module
     optimizer: Optimizer  # this and the scheduler are made where training begins
     lr_scheduler: LambdaLR
-
-    def sampler_of(self) -> Sampler | None:
-        """The order of the training data."""
-        return super()._get_train_sampler(self.train_dataset)
 
     def gradient_known(self, model: nn.Module, norm: Tensor | float) -> None:
         """An update's gradient is whole, clipped and about to be applied; its norm was `norm`, ()."""
@@ -78,9 +72,6 @@ class OpenTrainer(Trainer):
     @last_logged.setter
     def last_logged(self, update: int) -> None:
         self._globalstep_last_logged = update
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
-        return self.sampler_of()
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)

@@ -18,6 +18,7 @@ from moe.files import write_whole_dir
 from moe.options import Options, option
 from moe.system import Ask, Batch, DecodingOptions, Hypothesis, ParameterGroup, Record, read_record, write_record
 from moe.systems.table import Row
+from moe.training.processes import mean_of_batch
 
 NAME, WEIGHTS = "toy_ctc", "weights.safetensors"
 FRAME, N_BINS = 640, 64  # samples of a frame; bins of its spectrum that are kept
@@ -79,7 +80,7 @@ class ToyCTC(nn.Module):
     ) -> dict[str, Tensor]:
         said = self.log_probabilities(frames).transpose(0, 1)  # (T, B, V)
         losses = F.ctc_loss(said, labels, n_frames, n_labels, BLANK, reduction="none", zero_infinity=True) / n_labels.clamp_min(1)
-        return {"loss": losses.mean(), "utterance_loss": losses.detach()}
+        return {"loss": mean_of_batch(losses.mean(), len(losses)), "utterance_loss": losses.detach()}
 
 
 class ToySystem:

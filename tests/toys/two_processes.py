@@ -1,36 +1,50 @@
-"""Trainings in two processes: each writes down its weights and what else is asked of it. Started by `test_processes.py`."""
+"""What several processes do together, started by torchrun: losses of every system, and trainings that write down their weights."""
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch.distributed
+import numpy as np
+import torch
 from safetensors.torch import save_file
+from torch import Tensor, distributed, nn
 
 from moe.files import write_json
+from moe.recognition.decoding import decode
+from moe.routing.losses import BalanceOptions
+from moe.system import Batch, DecodingOptions
+from moe.training import plan as training_plan
+from moe.training import processes
+from moe.training.batches import Widens, collate
 from moe.training.checkpoints import CheckpointOptions, Checkpoints
 from moe.training.loop import fit
 from moe.training.trainer import ResumableTrainer
+from tests.toys import models as toy_models
 from tests.toys.checkpoints import Recorded
+from tests.toys.models import system_of
 from tests.toys.steer import trained_steer
+from tests.toys.systems import INSTANCES
 from tests.toys.training import Diary, dataset, plan, toy_base, toy_mixture, training, weights, write_corpus
+
+DROPS = ("dropout", "attention_dropout", "activation_dropout", "layerdrop")
 
 
 class Stopped(BaseException):
     """As if the process had gone."""
 
 
-def train(folder: Path, name: str, stop_at: int) -> None:
-    """Train from the newest checkpoint of `name`, to `stop_at` updates or, with 0, to the end."""
-    rank = int(os.environ["RANK"])
+def train(folder: Path, name: str, dropout: float, stop_at: int) -> None:
+    """Train from the newest checkpoint of `name`, to `stop_at` updates or, with 0, to the end; 13 utterances leave the last batch one."""
+    rank = int(os.environ.get("RANK", "0"))
     corpus = folder / f"corpus_{rank}"
     corpus.mkdir(exist_ok=True)
-    model = toy_mixture(toy_base(dropout=0.1))
+    model = toy_mixture(toy_base(dropout=dropout), balance=BalanceOptions(balance_window=6, entropy_coefficient=0.1))
     touched: set[str] = set()
     for parameter_name, parameter in model.named_parameters():
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(lambda _, parameter_name=parameter_name: touched.add(parameter_name))
-    ends = ResumableTrainer.update_ends
+    ends, diary = ResumableTrainer.update_ends, Diary()
 
     def update_ends(trainer: ResumableTrainer) -> None:
         ends(trainer)
@@ -40,13 +54,63 @@ def train(folder: Path, name: str, stop_at: int) -> None:
     ResumableTrainer.update_ends = update_ends
     checkpoints = Checkpoints(folder / f"{name}_checkpoints", CheckpointOptions(save_every_n_updates=2), Recorded())
     try:
-        fit(model, dataset(write_corpus(corpus, 12), corpus), training(plan(batch_size=2), checkpoints=checkpoints), Diary())
+        fit(model, dataset(write_corpus(corpus, 13), corpus), training(plan(batch_size=4), checkpoints=checkpoints), diary)
     except Stopped:
         return
     finally:
         ResumableTrainer.update_ends = ends
+    data = dataset(write_corpus(corpus, 13), corpus)
+    losses = [
+        each.utterance_loss for each in decode(system_of(model), data, DecodingOptions(max_tokens_per_s=3.0), with_loss=True)
+    ]
     save_file(weights(model), folder / f"{name}_{rank}.safetensors")
-    write_json(folder / f"{name}_{rank}.json", sorted(set(model.trainable_parameters()) - touched))
+    untouched = sorted(set(model.trainable_parameters()) - touched)
+    write_json(folder / f"{name}_{rank}.json", {"untouched": untouched, "logged": diary.logged, "losses": losses})
+
+
+def without_dropout(module: nn.Module) -> nn.Module:
+    """In training mode, but nothing is dropped."""
+    for each in module.train().modules():
+        for name in DROPS:
+            if isinstance(getattr(each, name, None), float):
+                setattr(each, name, 0.0)
+        if isinstance(each, nn.Dropout):
+            each.p = 0.0
+    return module
+
+
+def loss_and_gradient(module: nn.Module, batch: Batch) -> list[Tensor]:
+    """The loss, and the gradient of all that trains."""
+    loss = module(**batch)["loss"]
+    trained = [each for each in module.parameters() if each.requires_grad]
+    gradients = torch.autograd.grad(loss, trained, allow_unused=True) if trained else []
+    return [loss.detach(), *(each for each in gradients if each is not None)]
+
+
+def compare_losses(folder: Path, shares: Sequence[np.ndarray]) -> dict[str, float]:
+    """The largest difference, by system, between the mean over the processes and one process with the whole batch."""
+    rank, found = int(os.environ["RANK"]), {}
+    root = folder / f"losses_{rank}"
+    root.mkdir()
+    data, whole = dataset(toy_models.write_corpus(root), root), {}  # of unlike lengths
+    data.rows = [row | {"reference": " ".join([row["reference"]] * (1 + place % 3))} for place, row in enumerate(data.rows)]
+    for name, make in INSTANCES.items():
+        (root / name).mkdir()
+        pair = [without_dropout(each.module) for each in (make(root / name), make(root / name))]
+        data.inputs = make(root / name).inputs
+        data.forget()
+        batches = [collate(data, [data[index] for index in part]) for part in (np.concatenate(shares), shares[rank])]
+        if isinstance(data.inputs, Widens):
+            batches[1] = data.inputs.widened(batches[1], data.inputs.width(batches[0]))
+        whole[name] = (loss_and_gradient(pair[0], batches[0]), pair[1], batches[1])
+    processes.join()
+    for name, (expected, module, batch) in whole.items():
+        for wanted, got in zip(expected, loss_and_gradient(module, batch), strict=True):
+            distributed.all_reduce(got)
+            found[name] = max(
+                found.get(name, 0.0), float((got / len(shares) - wanted).abs().max() / wanted.abs().max().clamp_min(1e-6))
+            )
+    return found
 
 
 def steer(folder: Path) -> None:
@@ -58,7 +122,14 @@ def steer(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    place = Path(sys.argv[1])
+    training_plan.LOG_EVERY = 1
     for word in sys.argv[2:]:
-        name, _, stop_at = word.partition(":")
-        steer(Path(sys.argv[1])) if name == "steer" else train(Path(sys.argv[1]), name, int(stop_at))
-    torch.distributed.destroy_process_group()
+        task, dropout, stop_at = word.split(":")
+        if task == "losses":
+            write_json(place / f"losses_{os.environ['RANK']}.json", compare_losses(place, [np.arange(2), np.arange(2, 6)]))
+        elif task == "steer":
+            steer(place)
+        else:
+            train(place, task, float(dropout), int(stop_at))
+    distributed.destroy_process_group()

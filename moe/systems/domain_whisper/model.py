@@ -19,6 +19,7 @@ from moe.systems.whisper import encoder as whisper_encoder
 from moe.systems.whisper.beams import beam_cache
 from moe.systems.whisper.head_loss import head_cross_entropy
 from moe.training.precision import computing, hold_frozen
+from moe.training.processes import mean_of_batch
 
 
 class DomainWhisper(nn.Module):
@@ -93,7 +94,8 @@ class DomainWhisper(nn.Module):
         given = domain if keeps_token is None or not self.training else domain.where(keeps_token, NO_DOMAIN)
         losses = self.decoder_loss(self.encode(mel), labels, given, self.smoothing if self.training else 0.0)
         weights = self._weights(domain)
-        return {"loss": (losses * weights).sum() / weights.sum(), "utterance_loss": losses.detach()}
+        mean = mean_of_batch((losses * weights).sum() / weights.sum(), weights.sum())
+        return {"loss": mean, "utterance_loss": losses.detach()}
 
     def encode(self, mel: Tensor) -> Tensor:
         """Encoder states: (B, n_mels, F) → (B, T, D)."""

@@ -19,6 +19,7 @@ from moe.systems.steer_moe.sequence import Surroundings, text_ids, training_rows
 from moe.systems.whisper.tokens import END
 from moe.training.batches import Draw
 from moe.training.hooks import Report, TrainingHooks
+from moe.training.processes import mean_of_batch
 
 N_POSITIONS = 512
 BATCH = 50  # sentences written together
@@ -165,7 +166,7 @@ class Reader(nn.Module):
             sequence, labels: (B, N).
         """
         losses = utterance_losses(self.decoder, sequence, labels, self.prompts(frames, noise))
-        return {"loss": losses.mean(), "utterance_loss": losses.detach()}
+        return {"loss": mean_of_batch(losses.mean(), len(losses)), "utterance_loss": losses.detach()}
 
     def prompts(self, frames: Tensor, noise: Tensor) -> Tensor:
         """What is read in place of audio, (n, D)."""

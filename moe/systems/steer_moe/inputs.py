@@ -100,6 +100,14 @@ class SteerInputs:
             "labels": labels,
         }
 
+    def width(self, batch: Batch) -> int:
+        """Mel frames that a batch is padded to."""
+        return self.whisper.width(batch)
+
+    def widened(self, batch: Batch, width: int) -> Batch:
+        """The batch with more silence: mel (B, n_mels, F) → (B, n_mels, width)."""
+        return self.whisper.widened(batch, width)
+
     def length(self, n_samples: int) -> int:
         """Mel frames of the length bucket."""
         return self.whisper.length(n_samples)

@@ -18,6 +18,7 @@ from moe.systems.steer_moe.language_model import generate, utterance_losses, wri
 from moe.systems.steer_moe.sequence import AFTER, unpadded, with_prompts
 from moe.systems.steer_moe.steering import ROUTER, LayerPass, balance_loss
 from moe.training.precision import hold_frozen
+from moe.training.processes import mean_of_batch
 
 DROPOUTS = {"dropout", "activation_dropout"}  # rates that some layers apply by their own flag, which recomputing needs set
 
@@ -117,7 +118,7 @@ class SteeredWriter(nn.Module, abc.ABC):
 
     def outputs(self, encoded: Encoded, losses: Tensor, utterance_ids: Sequence[str]) -> dict[str, Tensor]:
         """Outputs of a training forward: losses (B,), and what balance costs; what the layers did is kept where it is watched."""
-        loss = losses.mean()
+        loss = mean_of_batch(losses.mean(), len(losses))
         if self.balance and encoded.passes:
             loss = loss + self.balance * balance_loss(encoded.passes, encoded.valid)
         if self.watched:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moe.systems.steer_moe.options import UTTERANCE, SteeringOptions
+from moe.training.processes import sum_of_batch
 
 ROUTER, UNIFORM, SHUFFLED, OFF = "router", "uniform", "shuffled", "off"
 ROUTINGS = (ROUTER, UNIFORM, SHUFFLED, OFF)
@@ -114,5 +115,5 @@ def balance_loss(passes: Sequence[LayerPass], valid: Tensor) -> Tensor:
 
 
 def mean_use(weights: Tensor, valid: Tensor) -> Tensor:
-    """Share of each vector in the valid frames: (B, T, E), (B, T) → (E,)."""
-    return (weights * valid[:, :, None]).sum((0, 1)) / valid.sum().clamp_min(1)
+    """Share of each vector in the valid frames of a batch, of which this process has its share: (B, T, E), (B, T) → (E,)."""
+    return sum_of_batch((weights * valid[:, :, None]).sum((0, 1))) / sum_of_batch(valid.sum()).clamp_min(1)

@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from moe.options import Options, option
@@ -15,6 +13,7 @@ from moe.system import DecodingOptions
 from moe.systems.steer_moe.measurements import Use, measures, use_of, warnings
 from moe.systems.steer_moe.model import SteeredWriter
 from moe.systems.steer_moe.system import SteerSystem
+from moe.training import processes
 from moe.training.best_epoch import Trained
 from moe.training.dataset import SpeechDataset
 from moe.training.loop import Training, fit
@@ -130,7 +129,7 @@ class SteerHooks(BestOnDev):
         if self.steering is None:
             return
         parts = [(use_of(encoded), list(encoded.utterance_ids)) for encoded in self.module.seen]
-        gathered = gather_object(parts) if torch.distributed.is_initialized() else parts
+        gathered = [each for share in processes.gathered(parts) for each in share]
         use = Use.join([part for part, _ in gathered])
         found = measures(self.steering, use, [self.etiologies[name] for _, names in gathered for name in names])
         self.training.report(update, found)

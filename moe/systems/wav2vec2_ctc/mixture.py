@@ -21,6 +21,7 @@ from moe.routing.options import RoutingOptions
 from moe.routing.weights import RoutingWeights, top_k_weights
 from moe.systems.wav2vec2_ctc.model import CTCModel, valid_frames
 from moe.training.dropout import without_dropout
+from moe.training.processes import rows_of_batch
 
 Routed = tuple[RoutingWeights, Tensor | None, Tensor | None]  # weights, gate logits (B, E), probabilities (B, E)
 
@@ -82,7 +83,7 @@ class CTCMixture(CTCModel, Mixture):
         if logits is None or probabilities is None:
             return outputs
         if self.training:
-            recent = self.window.join(probabilities)  # (n, E)
+            recent = self.window.join(rows_of_batch(probabilities, utterance_ids))  # (n, E)
             outputs["loss"] = outputs["loss"] + routing_loss(
                 self.balance, probabilities, recent, weights.top_k, logits, cluster_weights
             )

@@ -15,6 +15,7 @@ from moe.routing.weights import Routing, RoutingWeights
 from moe.systems.wav2vec2_ctc.frames import HOP, N_MELS, Frames
 from moe.systems.wav2vec2_ctc.options import SCRATCH, CTCModelOptions, RegularisationOptions, checkpoint_of
 from moe.systems.wav2vec2_ctc.vocabulary import BLANK
+from moe.training.processes import mean_of_batch, sum_of_batch
 
 HEAD = ("lm_head.weight", "lm_head.bias")
 MEL_MS = HOP // 16
@@ -87,7 +88,8 @@ class CTCModel(nn.Module):
     def ctc_outputs(self, said: Tensor, n_frames: Tensor, labels: Tensor, n_labels: Tensor) -> dict[str, Tensor]:
         """said (B, T', V), labels (B, N) → loss (), utterance_loss (B,)."""
         losses = self.losses(said, n_frames, labels, n_labels)
-        loss = losses.sum() if self.network.config.ctc_loss_reduction == "sum" else losses.mean()
+        sums = self.network.config.ctc_loss_reduction == "sum"
+        loss = sum_of_batch(losses.sum()) if sums else mean_of_batch(losses.mean(), len(losses))
         return {"loss": loss, "utterance_loss": losses.detach()}
 
     def losses(self, said: Tensor, n_frames: Tensor, labels: Tensor, n_labels: Tensor) -> Tensor:

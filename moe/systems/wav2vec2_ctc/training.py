@@ -120,13 +120,13 @@ def train_only(network: nn.Module, names: set[str]) -> None:
         parameter.requires_grad_(name in names)
 
 
-def parts_of_batch(options: CTCTrainingOptions, most_frames: int) -> int:
-    """Parts in which a batch of utterances of `most_frames` padded frames holds at most `ctc_batch_frames`.
+def parts_of_batch(options: CTCTrainingOptions, most_frames: int, num_processes: int = 1) -> int:
+    """Parts in which a process's share of a batch, of utterances of `most_frames` padded frames, holds at most `ctc_batch_frames`.
 
     Raises:
         ValueError: a single such utterance does not.
     """
-    size, bound = options.ctc_batch_size, options.ctc_batch_frames
+    size, bound = options.ctc_batch_size // num_processes, options.ctc_batch_frames
     for n_parts in (number for number in range(1, size + 1) if size % number == 0):
         if size // n_parts * most_frames <= bound:
             return n_parts

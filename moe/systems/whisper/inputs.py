@@ -8,7 +8,15 @@ from transformers import WhisperProcessor
 
 from moe.audio.augmentation import AugmentationOptions, augment
 from moe.system import Batch
-from moe.systems.whisper.features import AudioContextOptions, log_mel, pad_silence, valid_frames, window_seconds
+from moe.systems.whisper.features import (
+    LOG_MEL_FLOOR,
+    LOG_MEL_RANGE,
+    AudioContextOptions,
+    log_mel,
+    pad_silence,
+    valid_frames,
+    window_seconds,
+)
 from moe.systems.whisper.tokens import label_batch, label_ids
 
 
@@ -55,6 +63,17 @@ class WhisperInputs:
             "mel": torch.from_numpy(np.stack([pad_silence(example["mel"], n_frames) for example in examples])),  # (B, n_mels, F)
             "n_frames": torch.tensor([example["n_frames"] for example in examples]),  # (B,)
         }
+
+    def width(self, batch: Batch) -> int:
+        """Mel frames that a batch is padded to."""
+        return int(batch["mel"].shape[2])
+
+    def widened(self, batch: Batch, width: int) -> Batch:
+        """The batch with more silence, which the encoder takes for audio: mel (B, n_mels, F) → (B, n_mels, width)."""
+        mel = batch["mel"]
+        silence = (mel.amax((1, 2)) - LOG_MEL_RANGE).clamp_min(LOG_MEL_FLOOR)  # (B,), as `pad_silence` has it
+        more = silence[:, None, None].expand(-1, mel.shape[1], max(0, width - mel.shape[2]))
+        return {**batch, "mel": torch.cat([mel, more], 2)}
 
     def length(self, n_samples: int) -> int:
         """Mel frames of the length bucket; under a full context too, where utterances of one bucket share the bound of their text."""

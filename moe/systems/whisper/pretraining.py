@@ -25,6 +25,7 @@ from moe.training.dataset import SpeechDataset
 from moe.training.hooks import TrainingHooks
 from moe.training.loop import Training, TrainingSummary, fit
 from moe.training.plan import TrainingPlan
+from moe.training.processes import mean_of_batch
 
 SILENCE_WEIGHT = 0.3  # of frames without a phoneme, class 0
 
@@ -79,10 +80,12 @@ class BaseTraining(nn.Module):
         states = BaseModelOutput(last_hidden_state=hidden)
         logits = self.base(encoder_outputs=states, decoder_input_ids=inputs, use_cache=False).logits
         loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+        loss = mean_of_batch(loss, (labels != IGNORED).sum())
         if self.head is not None and phonemes is not None and self.phoneme_loss_weight:
             scores = self.head(hidden).float()
             target = phonemes[:, : hidden.shape[1]]
-            loss = loss + self.phoneme_loss_weight * F.cross_entropy(scores.transpose(1, 2), target, weight=self.phoneme_weight)
+            phonemes_loss = F.cross_entropy(scores.transpose(1, 2), target, weight=self.phoneme_weight)
+            loss = loss + self.phoneme_loss_weight * mean_of_batch(phonemes_loss, self.phoneme_weight[target].sum())
         return {"loss": loss, "utterance_loss": utterance_cross_entropy(logits, labels).detach()}
 
 

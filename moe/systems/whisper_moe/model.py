@@ -32,6 +32,7 @@ from moe.systems.whisper.tokens import decoder_inputs
 from moe.systems.whisper_moe.passes import Encoded, Routed
 from moe.training.dropout import without_dropout
 from moe.training.precision import computing, hold_frozen
+from moe.training.processes import mean_of_batch, rows_of_batch
 
 
 class WhisperMoE(Mixture):
@@ -117,7 +118,7 @@ class WhisperMoE(Mixture):
         """
         routed = self.route(mel, n_frames, embedding, routing_weights)
         loss = self.transcription_loss(routed, labels)  # (B,)
-        total = loss.mean() + self._routing_loss(routed, cluster_weights)
+        total = mean_of_batch(loss.mean(), len(loss)) + self._routing_loss(routed, cluster_weights, utterance_ids or ())
         outputs = {"loss": total, "utterance_loss": loss.detach()}
         if routed.probabilities is not None:
             outputs["probabilities"] = routed.probabilities.detach()
@@ -250,9 +251,9 @@ class WhisperMoE(Mixture):
             losses = head_cross_entropy(said, self.base.proj_out.weight, labels)  # (B·k,)
         return losses if values is None else (losses.view_as(values) * values).sum(-1)
 
-    def _routing_loss(self, routed: Routed, cluster_weights: Tensor | None) -> Tensor:
+    def _routing_loss(self, routed: Routed, cluster_weights: Tensor | None, utterance_ids: Sequence[str]) -> Tensor:
         probabilities, logits, weights = routed.probabilities, routed.gate_logits, routed.weights
         if probabilities is None or logits is None or weights is None or not self.training:
             return torch.zeros((), device=routed.hidden.device)
-        recent = self.window.join(probabilities)  # (n, E)
+        recent = self.window.join(rows_of_batch(probabilities, utterance_ids))  # (n, E)
         return routing_loss(self.balance, probabilities, recent, weights.top_k, logits, cluster_weights)

@@ -1,59 +1,143 @@
-"""Training in two processes under torchrun: every parameter gets a gradient, the ranks stay equal, and it resumes with the same bits."""
+"""Several processes under torchrun make the updates of one: weights, losses, hypotheses; and go on where another number stopped."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from moe.files import read_json
+from moe.training import loading, processes
+from moe.training import plan as training_plan
+from moe.training.batches import LengthGroupedSampler, Shares
 from tests.toys.steer import trained_steer
+from tests.toys.two_processes import train
 
 SCRIPT = Path(__file__).resolve().parents[2] / "toys" / "two_processes.py"
 
 
-def launch(folder: Path, *trainings: str) -> None:
-    """Trainings `name:updates` one after the other in the same two processes; 0 updates are all."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node=2",
-        f"--master_port={port}",
-        SCRIPT,
-        folder,
-        *trainings,
-    ]
-    root = SCRIPT.parents[2]
-    environment = os.environ | {"PYTHONPATH": str(root), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True, timeout=900)
+def launch(n_processes: int, folder: Path, *tasks: str) -> None:
+    """Tasks `name:dropout:updates` one after the other in the same processes; 0 updates are all."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n_processes}", SCRIPT, folder]
+    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[2]), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*map(str, command), *tasks], env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trainings by one process and by two: whole, and stopped by the one to go on as the other."""
+    folder = tmp_path_factory.mktemp("processes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training_plan, "LOG_EVERY", 1)
+        train(folder, "alone", 0.0, 0)
+        train(folder, "begun_alone", 0.0, 3)
+        launch(
+            2,
+            folder,
+            "losses:0:0",
+            "steer:0:0",
+            "two:0:0",
+            "begun_by_two:0:3",
+            "begun_alone:0:0",
+            "dropout:0.1:0",
+            "dropout_stopped:0.1:3",
+        )
+        train(folder, "begun_by_two", 0.0, 0)
+        launch(2, folder, "dropout_stopped:0.1:0")
+    return folder
+
+
+def weights_of(folder: Path, name: str, rank: int = 0) -> dict[str, torch.Tensor]:
+    return load_file(folder / f"{name}_{rank}.safetensors")
+
+
+def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
 @pytest.mark.slow
-def test_two_processes_train_one_model_and_resume_it_exactly(tmp_path: Path) -> None:
-    launch(tmp_path, "undisturbed:0", "steer:0", "stopped:3")  # what is stopped leaves the processes unfit for more
-    launch(tmp_path, "stopped:0")
-    found = [load_file(tmp_path / f"{name}_{rank}.safetensors") for name in ("undisturbed", "stopped") for rank in (0, 1)]
-    assert all(torch.equal(value, other[name]) for other in found[1:] for name, value in found[0].items())
-    assert read_json(tmp_path / "undisturbed_0.json") == read_json(tmp_path / "undisturbed_1.json") == []
-    two_steer_as_one(tmp_path)
+@pytest.mark.parametrize("name", ["two", "begun_alone", "begun_by_two"])
+def test_one_process_and_two_make_the_same_updates_also_where_one_goes_on_for_the_other(folder: Path, name: str) -> None:
+    assert difference(weights_of(folder, "alone"), weights_of(folder, name)) < 1e-5
 
 
-def two_steer_as_one(folder: Path) -> None:
-    """One process that gathers two batches an update trains the same SteerMoE and says the same of its steering."""
-    system, done = trained_steer(folder / "alone", accumulation=2)
+@pytest.mark.slow
+def test_the_loss_curve_and_the_hypotheses_losses_are_those_of_one_process(folder: Path) -> None:
+    alone, two = (read_json(folder / f"{name}_0.json") for name in ("alone", "two"))
+    curves = [[values["loss"] for _, values in found["logged"] if "loss" in values] for found in (alone, two)]
+    assert len(curves[0]) == 8 and curves[1] == pytest.approx(curves[0], abs=1e-5)
+    assert two["losses"] == pytest.approx(alone["losses"], abs=1e-4) and len(set(two["losses"])) > 5
+    assert read_json(folder / "two_1.json")["losses"] == two["losses"]
+
+
+@pytest.mark.slow
+def test_every_expert_is_equal_in_all_processes_and_gets_a_gradient(folder: Path) -> None:
+    for name in ("two", "dropout"):
+        first, second = (weights_of(folder, name, rank) for rank in (0, 1))
+        assert all(torch.equal(value, second[key]) for key, value in first.items()) and any("lora_B" in key for key in first)
+        assert [read_json(folder / f"{name}_{rank}.json")["untouched"] for rank in (0, 1)] == [[], []]
+
+
+@pytest.mark.slow
+def test_two_processes_resume_with_the_same_bits_dropout_and_all(folder: Path) -> None:
+    whole, resumed = weights_of(folder, "dropout"), weights_of(folder, "dropout_stopped")
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_steermoe_and_say_the_same_of_its_steering(folder: Path) -> None:
+    system, done = trained_steer(folder / "steer_alone")
     for rank in (0, 1):
         found, analyses = load_file(folder / f"steer_{rank}.safetensors"), read_json(folder / f"steer_{rank}.json")
         for name, each in system.trained().items():
             torch.testing.assert_close(found[name], each.detach(), atol=1e-4, rtol=1e-3)
-        assert [set(row) for row in analyses] == [set(row) for row in done.analyses] and len(analyses) == 2
+        assert [set(row) for row in analyses] == [set(row) for row in done.analyses] and len(analyses) == 4
         for row, wanted in zip(analyses, done.analyses, strict=True):
             assert row == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_the_loss_of_every_system_is_that_of_the_whole_batch_however_it_is_shared(folder: Path) -> None:
+    """2 utterances in one process and 4 in the other, of unlike numbers of tokens and frames."""
+    found = read_json(folder / "losses_0.json")
+    assert len(found) == 6 and max(found.values()) < 1e-4, found
+
+
+@given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 3), st.integers(1, 4), st.integers(0, 3))
+def test_shares_are_the_batches_of_one_process(n: int, n_processes: int, n_parts: int, size: int, epoch: int) -> None:
+    batch_size = n_processes * n_parts * size
+    order = LengthGroupedSampler(np.linspace(1, 9, n), batch_size, seed=1)
+    order.set_epoch(epoch)
+    whole, shares = list(order), []
+    for number in range(n_processes):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(processes, "n_processes", lambda: n_processes)
+            patch.setattr(processes, "number", lambda number=number: number)
+            patch.setattr(processes, "gathered", lambda value: [whole])
+            sampler = Shares(order, batch_size, n_parts)
+            shares.append(list(sampler))
+            assert len(shares[-1]) == len(sampler) and all(shares[-1])
+    served = [
+        part[0] if len(set(map(tuple, part))) == 1 else [draw for share in part for draw in share]
+        for part in zip(*shares, strict=True)
+    ]
+    assert [draw for part in served for draw in part] == whole
+
+
+def test_a_stall_is_the_share_of_updates_that_waited_for_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two updates of 1 + 3 and 2 + 2 seconds; 10 seconds of validation between them do not count."""
+    clock = iter([0.0, 0.0, 1.0, 4.0, 14.0, 16.0, 18.0])
+    monkeypatch.setattr(loading.time, "monotonic", lambda: next(clock))
+    stall = loading.Stall()
+    for _ in range(2):
+        with stall.waiting():
+            pass
+        stall.update_ends()
+    assert (stall.waiting_s, stall.updates_s, stall.share) == (3.0, 8.0, 0.375)

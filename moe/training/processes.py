@@ -1,0 +1,142 @@
+"""The processes that train one model together: how many there are, which this one is, and what they tell each other.
+
+torchrun starts them. Every process holds the whole model, works on its share of each batch, and has the gradient averaged over all
+(DistributedDataParallel). What a loss is a mean over differs from share to share, so a loss says it: then the average over the processes
+is the mean over the batch. With one process nothing here does anything, and where no gradient is asked for no loss is shared.
+"""
+
+import dataclasses
+import datetime
+import os
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+from moe.options import Options, option
+
+LONGEST_WAIT = datetime.timedelta(days=1)  # the first process may wait for a store; who has died is seen at once
+Value = TypeVar("Value")
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessOptions(Options):
+    """How many processes train together; but for rounding no result depends on it."""
+
+    group = "compute"
+
+    num_processes: int = option(1, "processes of this machine that share each batch, on GPUs or cores of their own", low=1)
+
+    not_in_fingerprint = frozenset({"num_processes"})
+
+    def faults(self) -> list[str]:
+        """More of them than the machine can run at once, and batches that they cannot share evenly."""
+        if self.num_processes == 1:
+            return []
+        most, what = places()
+        found = [f"num_processes={self.num_processes}: this machine has {most} {what}"] if self.num_processes > most else []
+        used = set(BATCHES) & set(type(self).__dataclass_fields__) - set(self.all_idle())
+        sizes = {name: getattr(self, name) for name in BATCHES if name in used}
+        return found + [
+            f"{name}={size}: must be a multiple of num_processes={self.num_processes}"
+            for name, size in sizes.items()
+            if size % self.num_processes
+        ]
+
+
+BATCHES = (
+    "pretrain_batch_size", "expert_batch_size", "asr_batch_size", "decoder_batch_size", "steer_batch_size", "ctc_batch_size",
+    "domain_batch_size",
+)  # fmt: skip
+
+
+def places() -> tuple[int, str]:
+    """How many processes this machine can run side by side, and on what."""
+    import joblib  # here: models compute without it
+
+    return (torch.cuda.device_count(), "GPUs") if torch.cuda.is_available() else (joblib.cpu_count(), "cores")
+
+
+def join() -> None:
+    """Meet the other processes, where torchrun has started several; once."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group(timeout=LONGEST_WAIT)  # gloo for what is on the CPU, nccl for what is on a GPU
+
+
+def leave() -> None:
+    """Part from the other processes, at the end of all work."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def n_processes() -> int:
+    """How many train together."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def number() -> int:
+    """Which of them this is, from 0."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def gathered(value: Value) -> list[Value]:
+    """What every process gives, in their order."""
+    if n_processes() == 1:
+        return [value]
+    found: list[Any] = [None] * n_processes()
+    distributed.all_gather_object(found, value)
+    return found
+
+
+def most(value: int) -> int:
+    """The largest value of all processes."""
+    return int(_reduced(torch.tensor(value), distributed.ReduceOp.MAX))
+
+
+def total(values: Sequence[float]) -> list[float]:
+    """Each value summed over the processes."""
+    return [float(each) for each in _reduced(torch.tensor(values, dtype=torch.float64), distributed.ReduceOp.SUM)]
+
+
+def mean_of_batch(mean: Tensor, weight: float | Tensor) -> Tensor:
+    """A mean over this process's share of a batch, (), scaled so that its average over the processes is the mean over the batch.
+
+    Args:
+        weight: of the share: how many utterances, tokens or frames the mean is over.
+    """
+    if not _learns_together():
+        return mean
+    return mean * (n_processes() * float(weight) / total([float(weight)])[0])
+
+
+def sum_of_batch(own: Tensor) -> Tensor:
+    """A sum over this process's share, of any shape, made that over the batch; the average of its gradient over the processes is right."""
+    if not _learns_together():
+        return own
+    whole = _reduced(own.detach().clone(), distributed.ReduceOp.SUM)
+    return whole + n_processes() * (own - own.detach())
+
+
+def rows_of_batch(own: Tensor, utterance_ids: Sequence[str]) -> Tensor:
+    """Rows of this process's share, (B, …), made those of the batch, (n, …), in its order; gradients as of `sum_of_batch`."""
+    if not _learns_together():
+        return own
+    shares = gathered((list(utterance_ids), own.detach().cpu()))
+    if all(names == shares[0][0] for names, _ in shares):
+        return own  # too few to be shared: every process has them all
+    with_gradient = own.detach() + n_processes() * (own - own.detach())
+    return torch.cat([with_gradient if place == number() else rows.to(own.device) for place, (_, rows) in enumerate(shares)])
+
+
+def _learns_together() -> bool:
+    return n_processes() > 1 and torch.is_grad_enabled()
+
+
+def _reduced(values: Tensor, how: Any) -> Tensor:
+    if n_processes() > 1:
+        distributed.all_reduce(values, how)
+    return values
