@@ -115,33 +115,35 @@ class StepOptions(
 def run(options: StepOptions) -> str:
     """Train the mixture, log the model and return the run id."""
     name = f"asr · {'from random' if options.skip_pretraining else 'joint'} · top {options.top_k} · seed {options.seed}"
-    with runs.step_run("asr", options, name) as step:
-        plan = plan_of(options, options.asr_epochs, options.asr_batch_size, options.asr_learning_rate)
-        given = training_inputs(step, options, options.asr_percent, plan)
-        _n_experts(options)  # what its runs do not agree on is refused before anything is embedded
-        base, base_dir = read_base(options.pretrain_run_id, given.prepared.language)
-        dev = given.prepared.rows("dev")
-        vectors = _read_by_gate(options, given, base, dev)
-        seed_everything(options.seed)
-        system = initial_mixture(options, given.prepared, base, base_dir, vectors["train"])
-        trained = train_jointly(
-            system,
-            given.train_set(system.inputs, {"embedding": vectors["train"], **_targets(options, given.train)}),
-            given.dev_set(system.inputs, {"embedding": vectors["scored"]}),
-            options.part(JointOptions),
-            options.part(CurriculumOptions),
-            given.training,
-        )
-        routed = routed_rows(system.gate, dev, vectors["dev"], options.top_k, given.prepared.root)
-        system.expert_of_etiology = _oracle(options, routed)
-        facts = training_facts(system, trained.summary, options.seed, _earlier(options))
-        clusters = (
-            {artifacts.CLUSTERS: artifacts.upstream(options.cluster_run_id, artifacts.CLUSTERS)} if options.cluster_run_id else {}
-        )
-        log_system(step, system, {"synthetic": bool(given.prepared.note), **facts}, options, clusters)
-        _report(step, options, given.prepared, trained, facts, system)
-        log_experts(step, routed, given.prepared, options.share_audio)
-    return step.run_id
+    return runs.in_run("asr", options, _work, name)
+
+
+def _work(step: StepRun, options: StepOptions) -> None:
+    plan = plan_of(options, options.asr_epochs, options.asr_batch_size, options.asr_learning_rate)
+    given = training_inputs(step, options, options.asr_percent, plan)
+    _n_experts(options)  # what its runs do not agree on is refused before anything is embedded
+    base, base_dir = read_base(options.pretrain_run_id, given.prepared.language)
+    dev = given.prepared.rows("dev")
+    vectors = _read_by_gate(options, given, base, dev)
+    seed_everything(options.seed)
+    system = initial_mixture(options, given.prepared, base, base_dir, vectors["train"])
+    trained = train_jointly(
+        system,
+        given.train_set(system.inputs, {"embedding": vectors["train"], **_targets(options, given.train)}),
+        given.dev_set(system.inputs, {"embedding": vectors["scored"]}),
+        options.part(JointOptions),
+        options.part(CurriculumOptions),
+        given.training,
+    )
+    routed = routed_rows(system.gate, dev, vectors["dev"], options.top_k, given.prepared.root)
+    system.expert_of_etiology = _oracle(options, routed)
+    facts = training_facts(system, trained.summary, options.seed, _earlier(options))
+    clusters = (
+        {artifacts.CLUSTERS: artifacts.upstream(options.cluster_run_id, artifacts.CLUSTERS)} if options.cluster_run_id else {}
+    )
+    log_system(step, system, {"synthetic": bool(given.prepared.note), **facts}, options, clusters)
+    _report(step, options, given.prepared, trained, facts, system)
+    log_experts(step, routed, given.prepared, options.share_audio)
 
 
 def initial_mixture(

@@ -71,12 +71,14 @@ class StepOptions(ExportOptions, TrainingsOptions, MixtureStepOptions):
 
 def run(options: StepOptions) -> str:
     """Make the baseline, log the model and return the run id."""
-    with runs.step_run("baseline", options, f"baseline · {options.system} · seed {options.seed}") as step:
-        if options.system == BASE:
-            _zero_shot(step, options, read_prepared(options.prepare_run_id))
-        else:
-            _single_lora(step, options)
-    return step.run_id
+    return runs.in_run("baseline", options, _work, f"baseline · {options.system} · seed {options.seed}")
+
+
+def _work(step: StepRun, options: StepOptions) -> None:
+    if options.system == BASE:
+        _zero_shot(step, options, read_prepared(options.prepare_run_id))
+    else:
+        _single_lora(step, options)
 
 
 def _zero_shot(step: StepRun, options: StepOptions, prepared: Prepared) -> None:

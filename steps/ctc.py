@@ -109,33 +109,35 @@ class StepOptions(CTCTrainingOptions, CTCModelOptions, CTCExpertOptions, ExportO
 
 def run(options: StepOptions) -> str:
     """Train the CTC, log the model and return the run id."""
-    with runs.step_run("ctc", options, f"ctc · {options.ctc_train} · seed {options.seed}") as step:
-        prepared = read_prepared(options.prepare_run_id)
-        options = resolved(options, prepared)
-        labels = read_clusters(str(options.cluster_run_id), options.ctc_experts) if options.ctc_experts > 1 else None
-        vocabulary = Vocabulary.of(prepared.rows("train")["reference"], options.min_character_count)
-        _log_characters(step, prepared, vocabulary)
-        seed_everything(options.seed)
-        experts = options.part(CTCExpertOptions) if options.ctc_train == "lora" else None
-        rates = LearningRates(options.learning_rate, options.gate_learning_rate)
-        system = build(options.part(CTCModelOptions), vocabulary, prepared.language, prepared.label_normaliser, rates, experts)
-        given = _feasible(step, options, system.inputs)
-        start = None
-        if labels is not None and isinstance(system, CTCMixtureSystem):
-            start = start_routing(system, given, labels, options.seed)
-        train_set = given.train_set(system.inputs, start.extras(options.alignment_coefficient > 0) if start else None)
-        dev_set = given.dev_set(system.inputs, {"embedding": start.dev} if start else None)
-        trained = train(system, train_set, dev_set, options.part(CTCTrainingOptions), given.training)
-        if options.ctc_lm_order:
-            _add_language_model(step, options, given, system, dev_set)
-        facts = training_facts(system, trained.summary, options.seed, trained.earlier)
-        log_system(step, system, {"synthetic": bool(prepared.note), **facts}, options)
-        if options.export_dir:
-            _finish_export(Path(options.export_dir), options, system, trained)
-        _report(step, options, given, system, trained, facts)
-        if start is not None and isinstance(system, CTCMixtureSystem):
-            _report_routing(step, given, system, trained, start, options.share_audio)
-    return step.run_id
+    return runs.in_run("ctc", options, _work, f"ctc · {options.ctc_train} · seed {options.seed}")
+
+
+def _work(step: StepRun, options: StepOptions) -> None:
+    prepared = read_prepared(options.prepare_run_id)
+    options = resolved(options, prepared)
+    labels = read_clusters(str(options.cluster_run_id), options.ctc_experts) if options.ctc_experts > 1 else None
+    vocabulary = Vocabulary.of(prepared.rows("train")["reference"], options.min_character_count)
+    _log_characters(step, prepared, vocabulary)
+    seed_everything(options.seed)
+    experts = options.part(CTCExpertOptions) if options.ctc_train == "lora" else None
+    rates = LearningRates(options.learning_rate, options.gate_learning_rate)
+    system = build(options.part(CTCModelOptions), vocabulary, prepared.language, prepared.label_normaliser, rates, experts)
+    given = _feasible(step, options, system.inputs)
+    start = None
+    if labels is not None and isinstance(system, CTCMixtureSystem):
+        start = start_routing(system, given, labels, options.seed)
+    train_set = given.train_set(system.inputs, start.extras(options.alignment_coefficient > 0) if start else None)
+    dev_set = given.dev_set(system.inputs, {"embedding": start.dev} if start else None)
+    trained = train(system, train_set, dev_set, options.part(CTCTrainingOptions), given.training)
+    if options.ctc_lm_order:
+        _add_language_model(step, options, given, system, dev_set)
+    facts = training_facts(system, trained.summary, options.seed, trained.earlier)
+    log_system(step, system, {"synthetic": bool(prepared.note), **facts}, options)
+    if options.export_dir:
+        _finish_export(Path(options.export_dir), options, system, trained)
+    _report(step, options, given, system, trained, facts)
+    if start is not None and isinstance(system, CTCMixtureSystem):
+        _report_routing(step, given, system, trained, start, options.share_audio)
 
 
 def resolved(options: StepOptions, prepared: Prepared) -> StepOptions:
@@ -149,7 +151,7 @@ def _feasible(step: StepRun, options: StepOptions, inputs: CTCInputs) -> Trainin
     whole = training_inputs(step, options, 100.0, plan)
     given = feasible(step, whole, inputs, options.max_quarantined, _more_outputs(options, inputs.frames), ["train"])
     most_frames = max(inputs.length(round(seconds * SAMPLE_RATE)) for seconds in given.train["duration_s"])
-    n_parts = parts_of_batch(options.part(CTCTrainingOptions), most_frames)
+    n_parts = parts_of_batch(options.part(CTCTrainingOptions), most_frames, options.num_processes)
     plan = dataclasses.replace(plan, n_parts=n_parts)
     return dataclasses.replace(given, training=dataclasses.replace(given.training, plan=plan))
 

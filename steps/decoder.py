@@ -27,6 +27,7 @@ from moe.text.error_rates import word_error_rate
 from moe.training.checkpoints import CheckpointOptions
 from moe.training.loop import Training, TrainingSummary, fit, seed_everything
 from moe.training.plan import TrainingPlan
+from moe.training.processes import ProcessOptions
 from steps.inputs.corpus import SYNTHETIC_NOTE, read_prepared
 from steps.inputs.training import checkpoints_of, reporter
 from steps.options.step_options import ReportOptions, RunOptions, SeedOptions, model_folder_faults
@@ -54,7 +55,14 @@ class DecoderSourceOptions(Options):
 
 @dataclasses.dataclass(frozen=True)
 class StepOptions(
-    DecoderSourceOptions, DecoderOptions, PromptTextOptions, CheckpointOptions, ReportOptions, SeedOptions, RunOptions
+    DecoderSourceOptions,
+    DecoderOptions,
+    PromptTextOptions,
+    ProcessOptions,
+    CheckpointOptions,
+    ReportOptions,
+    SeedOptions,
+    RunOptions,
 ):
     """Make or take the language model."""
 
@@ -75,7 +83,7 @@ class StepOptions(
 
     def idle(self) -> dict[str, str]:
         """What only a language model that is made would use."""
-        names = names_of(DecoderOptions, PromptTextOptions, CheckpointOptions, ReportOptions)
+        names = names_of(DecoderOptions, PromptTextOptions, ProcessOptions, CheckpointOptions, ReportOptions)
         names += ["prepare_run_id", "pretrain_run_id"]
         if self.init_from:
             return {"copy_decoder_mb": f"init_from={self.init_from}: a language model that is made is copied at any size"}
@@ -101,7 +109,11 @@ class Texts:
 def run(options: StepOptions) -> str:
     """Make or take the language model, log it and return the run id."""
     name = f"decoder · {'from scratch' if options.init_from else Path(options.llm).name}"
-    with runs.step_run("decoder", options, name) as step, tempfile.TemporaryDirectory() as temporary:
+    return runs.in_run("decoder", options, _work, name)
+
+
+def _work(step: StepRun, options: StepOptions) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / artifacts.DECODER
         if options.init_from:
             _make(step, options, folder)
@@ -110,7 +122,6 @@ def run(options: StepOptions) -> str:
             step.describe(_taken(record))
         step.log_folder(folder, artifacts.DECODER)
         copy_out(folder, options.export_dir)
-    return step.run_id
 
 
 def _make(step: StepRun, options: StepOptions, folder: Path) -> None:
@@ -132,6 +143,7 @@ def _make(step: StepRun, options: StepOptions, folder: Path) -> None:
     save_decoder(reader.decoder, tokenizer, folder, prompt, facts)
     licence = Path(LICENCE).read_text(encoding="utf-8") if texts.is_synthetic else f"Trained on {texts.source}\n"
     (folder / LICENCE).write_text(licence, encoding="utf-8")
+    step.log_metrics(summary.throughput())
     _report(step, facts, options)
 
 

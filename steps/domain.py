@@ -80,22 +80,24 @@ class StepOptions(
 
 def run(options: StepOptions) -> str:
     """Train the recogniser, log the model and return the run id."""
-    with runs.step_run("domain", options, f"domain · {options.domains} · seed {options.seed}") as step:
-        prepared = read_prepared(options.prepare_run_id)
-        domains = domains_of(options.part(DomainOptions), prepared.rows("train")["etiology"])
-        refuse_dev(prepared, domains)
-        refuse_base(artifacts.upstream(options.pretrain_run_id, artifacts.BASE), domains, options.part(UnfreezeOptions))
-        plan = plan_of(options, options.domain_epochs, options.domain_batch_size, options.domain_learning_rate)
-        given = training_inputs(step, options, 100.0, plan)
-        _log_domains(step, prepared, domains)
-        seed_everything(options.seed)
-        system = _new_system(options, prepared, domains)
-        given = feasible(step, given, system.inputs, options.max_quarantined)
-        trained = _train(options, given, system)
-        facts = training_facts(system, trained.summary, options.seed)
-        log_system(step, system, {"synthetic": bool(prepared.note), **facts}, options)
-        _report(step, options, given, system, trained, facts)
-    return step.run_id
+    return runs.in_run("domain", options, _work, f"domain · {options.domains} · seed {options.seed}")
+
+
+def _work(step: StepRun, options: StepOptions) -> None:
+    prepared = read_prepared(options.prepare_run_id)
+    domains = domains_of(options.part(DomainOptions), prepared.rows("train")["etiology"])
+    refuse_dev(prepared, domains)
+    refuse_base(artifacts.upstream(options.pretrain_run_id, artifacts.BASE), domains, options.part(UnfreezeOptions))
+    plan = plan_of(options, options.domain_epochs, options.domain_batch_size, options.domain_learning_rate)
+    given = training_inputs(step, options, 100.0, plan)
+    _log_domains(step, prepared, domains)
+    seed_everything(options.seed)
+    system = _new_system(options, prepared, domains)
+    given = feasible(step, given, system.inputs, options.max_quarantined)
+    trained = _train(options, given, system)
+    facts = training_facts(system, trained.summary, options.seed)
+    log_system(step, system, {"synthetic": bool(prepared.note), **facts}, options)
+    _report(step, options, given, system, trained, facts)
 
 
 def refuse_dev(prepared: Prepared, domains: Domains) -> None:

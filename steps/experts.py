@@ -73,26 +73,28 @@ class StepOptions(ExpertOptions, TrainingsOptions, MixtureStepOptions):
 
 def run(options: StepOptions) -> str:
     """Train the experts, log them and return the run id."""
-    with runs.step_run("experts", options, f"experts · seed {options.seed}") as step:
-        plan = plan_of(options, options.expert_epochs, options.expert_batch_size, options.expert_learning_rate)
-        given = training_inputs(step, options, options.experts_percent, plan)
-        labels = pd.read_parquet(artifacts.upstream(options.cluster_run_id, artifacts.LABELS))
-        n_experts = sum(name.startswith("soft_") for name in labels.columns)
-        clusters = {split: _clusters(labels, rows) for split, rows in (("train", given.train), ("dev", given.dev))}
-        _refuse_empty(clusters["train"], n_experts)
-        ranks, trained, members = split_ranks(options.part(AdapterOptions), n_experts), [], []
-        for number, seed in enumerate(options.seeds(options.seed)):
-            seed_everything(seed)
-            system = _new_mixture(options, given.prepared, ranks, n_experts)
-            trained.append(_train(system, options, given, clusters, given.training.of(number, seed)))
-            members.append(adapter_tensors(system.model.base))
-        if options.trainings > 1:
-            system = _new_mixture(options, given.prepared, stacked_options(ranks, options.trainings), n_experts)
-            stack(system.model.base, members)
-        kept = _together(system, options, given, clusters["dev"], trained)
-        _log_experts(step, options, system.model, kept)
-        _report(step, options, given.prepared, kept, np.bincount(clusters["train"], minlength=n_experts), system.model)
-    return step.run_id
+    return runs.in_run("experts", options, _work, f"experts · seed {options.seed}")
+
+
+def _work(step: StepRun, options: StepOptions) -> None:
+    plan = plan_of(options, options.expert_epochs, options.expert_batch_size, options.expert_learning_rate)
+    given = training_inputs(step, options, options.experts_percent, plan)
+    labels = pd.read_parquet(artifacts.upstream(options.cluster_run_id, artifacts.LABELS))
+    n_experts = sum(name.startswith("soft_") for name in labels.columns)
+    clusters = {split: _clusters(labels, rows) for split, rows in (("train", given.train), ("dev", given.dev))}
+    _refuse_empty(clusters["train"], n_experts)
+    ranks, trained, members = split_ranks(options.part(AdapterOptions), n_experts), [], []
+    for number, seed in enumerate(options.seeds(options.seed)):
+        seed_everything(seed)
+        system = _new_mixture(options, given.prepared, ranks, n_experts)
+        trained.append(_train(system, options, given, clusters, given.training.of(number, seed)))
+        members.append(adapter_tensors(system.model.base))
+    if options.trainings > 1:
+        system = _new_mixture(options, given.prepared, stacked_options(ranks, options.trainings), n_experts)
+        stack(system.model.base, members)
+    kept = _together(system, options, given, clusters["dev"], trained)
+    _log_experts(step, options, system.model, kept)
+    _report(step, options, given.prepared, kept, np.bincount(clusters["train"], minlength=n_experts), system.model)
 
 
 def _train(

@@ -37,6 +37,7 @@ from moe.training.dataset import SpeechDataset
 from moe.training.loop import Training, seed_everything, together
 from moe.training.plan import ComputeOptions
 from moe.training.precision import precision
+from moe.training.processes import ProcessOptions
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.training import checkpoints_of, compute_arguments, reporter
 from steps.options.step_options import PlotOptions, ReportOptions, model_folder_faults
@@ -86,6 +87,7 @@ class StepOptions(
     AudioContextOptions,
     AugmentationOptions,
     ComputeOptions,
+    ProcessOptions,
     CheckpointOptions,
     ReportOptions,
     PlotOptions,
@@ -137,7 +139,13 @@ class StepOptions(
     def idle(self) -> dict[str, str]:
         """What only a base that is trained would use."""
         names = names_of(
-            PretrainingOptions, AudioContextOptions, AugmentationOptions, ComputeOptions, CheckpointOptions, ReportOptions
+            PretrainingOptions,
+            AudioContextOptions,
+            AugmentationOptions,
+            ComputeOptions,
+            ProcessOptions,
+            CheckpointOptions,
+            ReportOptions,
         )
         names += ["tokenizer", "pretrain_etiologies", "n_merges"]
         return dict.fromkeys(names, f"the base {self.source} is complete and taken as it is") if self.is_taken else {}
@@ -155,7 +163,11 @@ class StepOptions(
 def run(options: StepOptions) -> str:
     """Make the base model, log it and return the run id."""
     name = f"pretrain · {'from scratch' if options.source == SCRATCH else Path(options.source).name}"
-    with runs.step_run("pretrain", options, name) as step, tempfile.TemporaryDirectory() as temporary:
+    return runs.in_run("pretrain", options, _work, name)
+
+
+def _work(step: StepRun, options: StepOptions) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / artifacts.BASE
         if options.is_taken:
             _take(step, options, folder)
@@ -163,7 +175,6 @@ def run(options: StepOptions) -> str:
             _train(step, options, read_prepared(options.prepare_run_id), folder)
         step.log_folder(folder, artifacts.BASE)
         copy_out(folder, options.export_dir)
-    return step.run_id
 
 
 def _take(step: StepRun, options: StepOptions, folder: Path) -> None:

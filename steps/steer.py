@@ -86,25 +86,27 @@ class StepOptions(SteerTrainingOptions, SteerModelOptions, AudioContextOptions, 
 
 def run(options: StepOptions) -> str:
     """Train SteerMoE, log the model and return the run id."""
-    with runs.step_run("steer", options, f"steer · {_variant(options)} · seed {options.seed}") as step:
-        plan = plan_of(options, options.steer_epochs, options.steer_batch_size, options.steer_learning_rate)
-        refuse_shapes(options)
-        given = training_inputs(step, options, options.steer_percent, _plan(options, plan))
-        base, base_dir = read_base(options.pretrain_run_id, given.prepared.language)
-        seed_everything(options.seed)
-        system = _system(options, given, base, base_dir)
-        given = feasible(step, given, system.inputs, options.max_quarantined, "allow longer ones")
-        etiologies = pd.concat([given.train, given.dev]).set_index("utterance_id")["etiology"].to_dict()
-        train_set, dev_set = (
-            make(system.inputs, system.from_manifest(rows))
-            for make, rows in ((given.train_set, given.train), (given.dev_set, given.dev))
-        )
-        trained = train(system, train_set, dev_set, options.part(SteerTrainingOptions), given.training, etiologies)
-        facts = training_facts(system, trained.summary, options.seed)
-        facts |= {f"n_trainable/{group.name}": group.n_parameters for group in system.parameter_groups()}
-        log_system(step, system, {"synthetic": bool(given.prepared.note), **facts}, options)
-        _report(step, options, given, system, trained, facts)
-    return step.run_id
+    return runs.in_run("steer", options, _work, f"steer · {_variant(options)} · seed {options.seed}")
+
+
+def _work(step: StepRun, options: StepOptions) -> None:
+    plan = plan_of(options, options.steer_epochs, options.steer_batch_size, options.steer_learning_rate)
+    refuse_shapes(options)
+    given = training_inputs(step, options, options.steer_percent, _plan(options, plan))
+    base, base_dir = read_base(options.pretrain_run_id, given.prepared.language)
+    seed_everything(options.seed)
+    system = _system(options, given, base, base_dir)
+    given = feasible(step, given, system.inputs, options.max_quarantined, "allow longer ones")
+    etiologies = pd.concat([given.train, given.dev]).set_index("utterance_id")["etiology"].to_dict()
+    train_set, dev_set = (
+        make(system.inputs, system.from_manifest(rows))
+        for make, rows in ((given.train_set, given.train), (given.dev_set, given.dev))
+    )
+    trained = train(system, train_set, dev_set, options.part(SteerTrainingOptions), given.training, etiologies)
+    facts = training_facts(system, trained.summary, options.seed)
+    facts |= {f"n_trainable/{group.name}": group.n_parameters for group in system.parameter_groups()}
+    log_system(step, system, {"synthetic": bool(given.prepared.note), **facts}, options)
+    _report(step, options, given, system, trained, facts)
 
 
 def refuse_shapes(options: StepOptions) -> None:

@@ -16,6 +16,7 @@ from moe.training.averaging import AveragingOptions
 from moe.training.checkpoints import CheckpointOptions
 from moe.training.plan import ComputeOptions
 from moe.training.precision import PrecisionOptions
+from moe.training.processes import ProcessOptions
 from moe.training.schedule import ScheduleOptions
 
 SYNTHETIC = "synthetic"
@@ -180,7 +181,14 @@ class ExportOptions(HubOptions):
 
 @dataclasses.dataclass(frozen=True)
 class TrainingStepOptions(
-    DataPercentOptions, AveragingOptions, ScheduleOptions, ComputeOptions, CheckpointOptions, ReportOptions, PlotOptions
+    DataPercentOptions,
+    AveragingOptions,
+    ScheduleOptions,
+    ComputeOptions,
+    ProcessOptions,
+    CheckpointOptions,
+    ReportOptions,
+    PlotOptions,
 ):
     """Options that every step training a recogniser has."""
 
@@ -230,6 +238,6 @@ TRAINING = (
     "augment",
     "lora_dropout",
     *names_of(AugmentationOptions, AveragingOptions, CheckpointOptions),
-    *names_of(ScheduleOptions, ReportOptions, ComputeOptions, but=names_of(PrecisionOptions)),
+    *names_of(ScheduleOptions, ReportOptions, ComputeOptions, ProcessOptions, but=names_of(PrecisionOptions)),
     "eval_every_n_updates",
 )

@@ -1,6 +1,6 @@
 """How a step meets MLflow: open its run, read what an earlier run left, and end well or badly.
 
-A step is `with step_run("gate", options) as run:` around its work, and
+A step is `with step_run("gate", options) as run:` around its work, or `in_run` where processes may share it, and
 `command(run, StepOptions)` as its `main`. What earlier runs left is in `steps.tracking.artifacts`.
 """
 
@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from moe.options import Options, OptionsType
 from moe.training.threads import settle_threads
 from steps.options.command_line import parse
+from steps.tracking import processes
 from steps.tracking.artifacts import FINGERPRINT, TRACEBACK, refuse_unreadable
 from steps.tracking.dead_runs import MESSAGE_TAG, STOPPED_TAG, close_own
 from steps.tracking.fingerprint import fingerprint
@@ -79,6 +80,29 @@ def step_run(step: str, options: Options, name: str | None = None) -> Iterator[S
     opened.work_folder.close(finished=True)
 
 
+def in_run(step: str, options: OptionsType, work: Callable[[StepRun, OptionsType], None], name: str | None = None) -> str:
+    """Do a step's work in its run, here or in as many processes as the options say, and return the run's id.
+
+    Args:
+        work: called with the run and the options, in every process; what it logs counts in the first.
+        step, name: as of `step_run`.
+    """
+    if processes.is_told():
+        run = processes.join_run(step)
+        mine = processes.share(options)
+        with written_to(getattr(mine, "log_file", None), run):
+            work(run, mine)
+        run.opened.metrics.finish()
+        return run.run_id
+    num_processes: int = getattr(options, "num_processes", 1)
+    with step_run(step, options, name) as run:
+        if num_processes == 1:
+            work(run, options)
+        else:
+            processes.start(run, options, num_processes)
+    return run.run_id
+
+
 def work_dir(run: StepRun) -> Path:
     """A step's own folder for unfinished work: the same at the next start with the same fingerprint, gone when the run is FINISHED."""
     return run.opened.work_folder.work_dir
@@ -93,6 +117,9 @@ def command(run: Callable[[OptionsType], str], options_type: type[OptionsType], 
     options = parse(options_type, arguments)
     step = Path(run.__code__.co_filename).stem
     signal.signal(signal.SIGTERM, _terminate)
+    if processes.is_told():
+        processes.work_as_told(run, options)
+        return
     print(f"{step}: {settle_threads()}", flush=True)
     try:
         run(with_whole_ids(options))

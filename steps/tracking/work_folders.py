@@ -30,10 +30,10 @@ _CLAIMED: set[Path] = set()  # a process's own locks do not stop itself
 
 @dataclasses.dataclass(frozen=True)
 class WorkFolder:
-    """A claimed folder; `close` lets go of it and `discard` of what is in it."""
+    """A claimed folder; `close` lets go of it and `discard` of what is in it. Without a lock another process has claimed it."""
 
     folder: Path
-    lock: IO[str]
+    lock: IO[str] | None = None
 
     @property
     def run_id(self) -> str | None:
@@ -79,7 +79,8 @@ class WorkFolder:
             self._put_aside()
             shutil.rmtree(self.folder, ignore_errors=True)
         _CLAIMED.discard(self.folder)
-        self.lock.close()
+        if self.lock is not None:
+            self.lock.close()
 
     def _noted(self, key: str) -> str | None:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
