@@ -1,5 +1,6 @@
 """A Trainer that serves each process its share of every batch, in an order that follows from the epoch, and counts how long it waits."""
 
+import abc
 import contextlib
 import dataclasses
 import time
@@ -56,9 +57,9 @@ class LoadingTrainer(OpenTrainer):
         super().__init__(**options)
         self.stall = Stall()
 
+    @abc.abstractmethod
     def sampler_of(self) -> Any:
         """The order of an epoch's items; its `set_epoch` says which epoch."""
-        raise NotImplementedError
 
     def get_train_dataloader(self) -> DataLoader:
         """This process's share of every batch; accelerate would add utterances to a last batch that is short."""

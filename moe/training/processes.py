@@ -114,7 +114,7 @@ def mean_of_batch(mean: Tensor, weight: float | Tensor) -> Tensor:
 
 
 def sum_of_batch(own: Tensor) -> Tensor:
-    """A sum over this process's share, of any shape, made that over the batch; the average of its gradient over the processes is right."""
+    """Sums over this process's share, (E,), (L, E) or (), made those over the batch; gradients averaged over the processes are right."""
     if not _learns_together():
         return own
     whole = _reduced(own.detach().clone(), distributed.ReduceOp.SUM)
