@@ -13,19 +13,10 @@ import pytest
 from steps.tracking import postgres
 from steps.tracking.postgres import LOG, find_programs, running
 from steps.tracking.store import project_root
+from tests.toys.databases import ask, missing
 
 HOLD = "import sys, time\nfrom pathlib import Path\nfrom steps.tracking.postgres import running\n"
 HOLD += "with running(Path(sys.argv[1])) as address:\n    print(address, flush=True)\n    time.sleep(600)\n"
-
-
-def missing() -> str:
-    """Why there is no PostgreSQL to test with; empty where there is one."""
-    try:
-        find_programs(Path("none"))
-        import psycopg
-    except (RuntimeError, ImportError) as error:
-        return str(error)
-    return "" if psycopg.pq.version() else "psycopg has no libpq"
 
 
 needs_postgres = pytest.mark.skipif(bool(missing()), reason=missing())
@@ -37,14 +28,6 @@ def folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as made:
         Path(made).chmod(0o755)
         yield Path(made) / "postgres"
-
-
-def ask(address: str, query: str) -> list[tuple]:
-    import psycopg
-
-    with psycopg.connect(address.replace("+psycopg", "")) as connection:
-        found = connection.execute(query)
-        return found.fetchall() if found.description else []
 
 
 def hold(folder: Path) -> tuple[subprocess.Popen, str]:
