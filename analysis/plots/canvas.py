@@ -14,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 
+from analysis.plots.fonts import drawable
+
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C6D00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 NOISE_COLOUR = "#B0B0B0"
@@ -27,7 +29,8 @@ def new_figure(title: str, height: float = 4.5, n_rows: int = 1, n_columns: int 
     """A titled figure and its axes, shape (n_rows, n_columns); `note` stands small at the foot ("synthetic speech")."""
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
     axes = figure.subplots(n_rows, n_columns, squeeze=False)
-    figure.suptitle(fill(title, TITLE_WIDTH), fontsize=13, x=0.01, ha="left", color=INK)
+    text, families = drawable(title)
+    figure.suptitle(fill(text, TITLE_WIDTH), fontsize=13, x=0.01, ha="left", color=INK, fontfamily=families)
     if note:
         figure.supxlabel(note, fontsize=8, x=0.995, ha="right", color="#777777")
     for axis in axes.flat:
