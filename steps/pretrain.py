@@ -32,6 +32,7 @@ from moe.systems.whisper.phonemes import align
 from moe.systems.whisper.pretraining import Pretrained, PretrainingOptions, pretrain, pretraining_plan
 from moe.systems.whisper.tokens import CHECKPOINT, TOKENIZERS, train_tokenizer
 from moe.systems.whisper_moe.zero_shot import base_wer
+from moe.training import processes
 from moe.training.checkpoints import CheckpointOptions
 from moe.training.dataset import SpeechDataset
 from moe.training.loop import Training, seed_everything, together
@@ -211,8 +212,9 @@ def _train(step: StepRun, options: StepOptions, prepared: Prepared, folder: Path
     plan = dataclasses.replace(plan, accumulation=options.gradient_accumulation_steps, **compute_arguments(options))
     training = Training(plan, reporter(step, options), checkpoints_of(step, options), options.eval_every_n_epochs)
     pretrained = pretrain(base, train_set, lambda: base_wer(base, dev_set, context), options, training, n_phonemes)
-    save_base(pretrained.base, folder)
-    _record(step, options, prepared, pretrained, folder)
+    if processes.number() == 0:  # transformers writes the weights in the first process alone
+        save_base(pretrained.base, folder)
+        _record(step, options, prepared, pretrained, folder)
 
 
 def _initial(options: StepOptions, prepared: Prepared) -> BaseModel:

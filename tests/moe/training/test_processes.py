@@ -32,7 +32,10 @@ def launch(n_processes: int, folder: Path, *tasks: str) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Trainings by one process and by two: whole, and stopped by the one to go on as the other."""
+    """Trainings by one process and by two: whole, and stopped by the one to go on as the other.
+
+    What saves a base comes first in its processes: transformers saves in the first alone once they have met.
+    """
     folder = tmp_path_factory.mktemp("processes")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training_plan, "LOG_EVERY", 1)
@@ -41,7 +44,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         launch(
             2,
             folder,
-            "losses:0:0",
             "steer:0:0",
             "two:0:0",
             "begun_by_two:0:3",
@@ -50,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "dropout_stopped:0.1:3",
         )
         train(folder, "begun_by_two", 0.0, 0)
-        launch(2, folder, "dropout_stopped:0.1:0")
+        launch(2, folder, "losses:0:0", "dropout_stopped:0.1:0")
     return folder
 
 
