@@ -29,7 +29,7 @@ from steps.tracking.store import connect
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = (
     "seconds", "real_time_factor", "training_seconds", "training_compute_seconds", "training_real_time_factor",
-    "training_utterances_per_s", "seconds_per_utterance", "peak_memory_mb", "peak_memory_gb",
+    "training_utterances_per_s", "training_loader_stall", "seconds_per_utterance", "peak_memory_mb", "peak_memory_gb",
 )  # fmt: skip
 LONGEST_S = 3600.0
 TOY = {

@@ -41,7 +41,7 @@ CHAIN = (
     ["synthesize", "prepare", "pretrain", "embed", "cluster", "gate", "experts", "asr", "baseline", "baseline"]
     + ["evaluate"] * 3 + ["compare", "register"]
 )  # fmt: skip
-TIMES = re.compile("seconds|real_time_factor|per_s$|^system/")
+TIMES = re.compile("seconds|real_time_factor|loader_stall|per_s$|^system/")
 Lines = list[tuple[str, str, str]]  # step, `ran` or `reused`, why
 STAGE = re.compile(r"^(\w+)(?: \w+)? +(ran|reused) +[0-9a-f]{8} +[\d.]+ s  \((.*)\)$", re.MULTILINE)
 PROGRESS = re.compile(r"^[a-z ,]+: \d+/\d+, .* left")
