@@ -101,6 +101,10 @@ check: lint types rules
 lint: $(DEV_STAMP)
 	ruff check .
 	ruff format --check .
+	check-jsonschema --quiet --builtin-schema vendor.compose-spec deploy/compose.yaml
+	hadolint deploy/Dockerfile
+	shellcheck deploy/slurm.sbatch
+	kubernetes-validate --quiet --strict deploy/kubernetes_job.yaml deploy/kubernetes_volume.yaml
 
 types: $(DEV_STAMP)
 	mypy

@@ -1,12 +1,9 @@
-"""The files of deploy/ are what their tools take, as far as that shows without a cluster, and agree with each other and the project."""
+"""The files of deploy/ agree with each other and the project; `make check` asks the tools that they are for whether they take them."""
 
-import importlib.util
 import json
 import os
 import re
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,21 +21,8 @@ FOLDER = re.findall(r"^WORKDIR (.*)$", DOCKERFILE, re.MULTILINE)[0]
 SBATCH = DEPLOY / "slurm.sbatch"
 
 
-def checked(program: str, *arguments: str) -> str:
-    """What a validator of requirements-dev.txt complains of."""
-    path = shutil.which(program, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    if path is None:
-        pytest.skip(f"{program} is not installed: pip install -r requirements-dev.txt")
-    done = subprocess.run([path, *arguments], capture_output=True, text=True, cwd=ROOT)
-    return "" if done.returncode == 0 else done.stdout + done.stderr
-
-
 def document(name: str) -> dict:
     return yaml.safe_load((DEPLOY / name).read_text(encoding="utf-8"))
-
-
-def test_the_compose_file_is_one() -> None:
-    assert checked("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "deploy/compose.yaml") == ""
 
 
 def test_the_compose_file_asks_for_passwords_and_builds_a_stage_that_is_there() -> None:
@@ -50,10 +34,6 @@ def test_the_compose_file_asks_for_passwords_and_builds_a_stage_that_is_there() 
     assert (DEPLOY / build["context"] / build["dockerfile"]).samefile(DEPLOY / "Dockerfile")
     assert f"AS {build['target']}\n" in DOCKERFILE
     assert services["mlflow"]["environment"]["MLFLOW_BACKEND_STORE_URI"].split("@")[1] == "postgres/mlflow"
-
-
-def test_the_image_recipe_is_clean() -> None:
-    assert checked("hadolint", "deploy/Dockerfile") == ""
 
 
 def test_the_image_holds_the_project_and_nothing_else_of_a_checkout() -> None:
@@ -84,20 +64,6 @@ def test_mlflow_reads_the_kubernetes_backend(monkeypatch: pytest.MonkeyPatch) ->
     assert volume["metadata"]["name"] in [each.get("persistentVolumeClaim", {}).get("claimName") for each in pod["volumes"]]
     assert container["volumeMounts"][0]["mountPath"] == f"{FOLDER}/mlruns"
     assert f"USER {pod['securityContext']['runAsUser']}\n" in DOCKERFILE and job["spec"]["backoffLimit"] == 0
-
-
-@pytest.mark.parametrize("name", ["kubernetes_job.yaml", "kubernetes_volume.yaml"])
-def test_kubernetes_would_take_the_file(name: str) -> None:
-    if importlib.util.find_spec("kubernetes_validate") is None:
-        pytest.skip("pip install kubernetes-validate")
-    import kubernetes_validate
-
-    kubernetes_validate.validate(document(name), kubernetes_validate.latest_version(), strict=True)
-
-
-def test_the_slurm_script_is_clean() -> None:
-    assert subprocess.run(["bash", "-n", str(SBATCH)]).returncode == 0
-    assert checked("shellcheck", str(SBATCH)) == ""
 
 
 @pytest.mark.parametrize(("status", "n_requeued"), [(0, 0), (1, 0), (143, 1)])
