@@ -139,15 +139,7 @@ class StepOptions(
 
     def idle(self) -> dict[str, str]:
         """What only a base that is trained would use."""
-        names = names_of(
-            PretrainingOptions,
-            AudioContextOptions,
-            AugmentationOptions,
-            ComputeOptions,
-            ProcessOptions,
-            CheckpointOptions,
-            ReportOptions,
-        )
+        names = names_of(*(part for part in StepOptions.__bases__ if part not in (BaseOptions, PlotOptions)))
         names += ["tokenizer", "pretrain_etiologies", "n_merges"]
         return dict.fromkeys(names, f"the base {self.source} is complete and taken as it is") if self.is_taken else {}
 

@@ -28,6 +28,7 @@ from mlflow.exceptions import MlflowException
 
 from moe.options import NONE, Options, OptionsType
 from moe.training import processes
+from steps.tracking.loggers import quiet
 from steps.tracking.metric_log import MetricLog, history
 from steps.tracking.resuming import OpenRun
 from steps.tracking.step_run import StepRun
@@ -127,7 +128,12 @@ def _start(run: StepRun, options: Options, num_processes: int) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     words = [f"--{name}={text}" for name, text in options.as_parameters().items()]
-    with tempfile.TemporaryDirectory() as folder, _told(run, num_processes), _one_signal(), _quiet_agent():
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _told(run, num_processes),
+        _one_signal(),
+        quiet(_agent_loggers(), logging.CRITICAL),
+    ):
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -210,18 +216,9 @@ def _one_signal() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-@contextlib.contextmanager
-def _quiet_agent() -> Iterator[None]:
-    """What the agent logs of ends is said by the step, in one line."""
-    agent = [logging.getLogger(name) for name in logging.Logger.manager.loggerDict if name.startswith("torch.distributed.")]
-    levels = [logger.level for logger in agent]
-    for logger in agent:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(agent, levels, strict=True):
-            logger.setLevel(level)
+def _agent_loggers() -> list[str]:
+    """Of the agent; of what it logs of ends the step says one line."""
+    return [name for name in logging.Logger.manager.loggerDict if name.startswith("torch.distributed.")]
 
 
 def _end_with(parent: int) -> None:

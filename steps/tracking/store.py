@@ -30,11 +30,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from steps.tracking import dead_runs, moved_store
 from steps.tracking.addresses import Address, parse_address, sqlite_address
 from steps.tracking.experiments import asked_experiment, name_default, open_experiment
+from steps.tracking.loggers import quiet
 from steps.tracking.retries import retrying
 from steps.tracking.secrets import without_secrets
 
 UNFINISHED = "unfinished"
 N_SCHEMA_TRIES, SCHEMA_WAIT_S = 4, 2.0
+SCHEMA_LOGGERS = ("alembic", "mlflow.store.db.utils")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,24 +138,10 @@ def _one_at_a_time(path: Path | None) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_name(f"{path.name}.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with _quiet_schema_log(path):
+        if not path.exists():  # some fifty migration lines would be the first thing a new user reads; one line says it as well
+            print(f"making the tracking store {path}", flush=True)
+        with quiet(SCHEMA_LOGGERS, logging.WARNING):
             yield
-
-
-@contextlib.contextmanager
-def _quiet_schema_log(path: Path) -> Iterator[None]:
-    """Some fifty migration lines would be the first thing a new user reads; one line says it as well."""
-    if not path.exists():
-        print(f"making the tracking store {path}", flush=True)
-    loggers = [logging.getLogger(name) for name in ("alembic", "mlflow.store.db.utils")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _write_ahead(path: Path | None) -> None:
