@@ -28,8 +28,8 @@ def domain_faults(options: Any, etiologies: Sequence[str] | None) -> list[str]:
     try:
         asked = options.part(DomainOptions)
         found = _base_faults(options, asked.named)
-    except ValueError:
-        return []  # said of the stage itself
+    except (OSError, ValueError, TypeError):
+        return []  # said of the stage itself, or of a base that is none
     if options.corpus == SYNTHETIC:
         etiologies = listed(options.styles)
     try:

@@ -123,3 +123,20 @@ def test_a_recording_of_any_length_is_transcribed(system: System) -> None:
 
 def test_it_describes_itself_in_words(system: System) -> None:
     assert all(isinstance(name, str) and isinstance(text, str) for name, text in system.describe().items())
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_in_half_precision_it_says_nearly_the_same_and_what_trains_stays_whole(name: str, tmp_path: Path) -> None:
+    made, data = INSTANCES[name](tmp_path / "toy"), dataset(write_corpus(tmp_path), tmp_path)
+    data.inputs, losses = made.inputs, []
+    for precision in ("fp32", "bf16"):
+        made.place("cpu", precision)
+        made.module.eval()
+        losses.append([each.utterance_loss for each in decode(made, data, GREEDY, with_loss=True)])
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+    trains = [each for each in made.module.parameters() if each.requires_grad]
+    if trains:
+        made.module.train()(**collate(data, [data[0], data[2]]))["loss"].backward()
+    assert all(each.dtype == torch.float32 for each in trains)
+    gradients = [each.grad for each in trains if each.grad is not None]
+    assert bool(gradients) == bool(trains) and all(bool(torch.isfinite(each).all()) for each in gradients)

@@ -1,6 +1,7 @@
 """The language model: taken, copied or named, refused, and pinned; and the pseudo-audio that a small one learns to read."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,22 @@ def test_a_large_one_is_kept_by_name_and_digest_and_refused_once_it_changed(fold
     (there / "config.json").write_text((there / "config.json").read_text() + " ")
     with pytest.raises(ValueError, match="has changed"):
         read_decoder(tmp_path / "taken")
+
+
+def test_one_of_a_hub_is_kept_by_its_commit_which_a_server_is_told(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, cache = [], tmp_path / "snapshots"
+    cache.mkdir()
+    shutil.copytree(folder, cache / "c0ffee")
+    monkeypatch.setattr(
+        "moe.systems.steer_moe.decoder.snapshot_download",
+        lambda name, revision=None: asked.append(revision) or str(cache / "c0ffee"),
+    )
+    record = take_decoder("owner/name", tmp_path / "taken", copy_mb=0.0)
+    assert record.needs == "the language model owner/name, revision c0ffee, in its Hugging Face cache"
+    read_decoder(tmp_path / "taken")
+    assert asked == [None, "c0ffee"], "read again by its commit, whatever the hub has by then"
 
 
 def test_what_cannot_write_is_refused_by_what_it_lacks(folder: Path, tmp_path: Path) -> None:
