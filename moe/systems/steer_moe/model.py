@@ -16,7 +16,7 @@ from moe.systems.steer_moe.audio_prompt import AudioPrompt
 from moe.systems.steer_moe.encoder import SteeredEncoder
 from moe.systems.steer_moe.language_model import generate, utterance_losses, written_scores
 from moe.systems.steer_moe.sequence import AFTER, unpadded, with_prompts
-from moe.systems.steer_moe.steering import ROUTER, LayerPass, balance_loss
+from moe.systems.steer_moe.steering import ROUTER, LayerPass, balance_loss, use_sums
 from moe.training.precision import hold_frozen
 from moe.training.processes import mean_of_batch
 
@@ -53,6 +53,9 @@ class SteeredWriter(nn.Module, abc.ABC):
 
     Args:
         balance: weight of the loss that pulls the use of each layer's vectors to uniform.
+
+    Attributes:
+        seen: batches of an update that is watched. used: weights of the vectors in those that it gathered so far, (L, E).
     """
 
     accepts_loss_kwargs = False  # the Trainer would otherwise multiply the loss by the accumulation steps
@@ -61,6 +64,7 @@ class SteeredWriter(nn.Module, abc.ABC):
         super().__init__()
         self.encoder, self.balance = encoder, balance
         self.precision, self.watched, self.seen = "fp32", False, list[Encoded]()
+        self.used: Tensor | None = None
 
     @property
     def device(self) -> torch.device:
@@ -120,7 +124,10 @@ class SteeredWriter(nn.Module, abc.ABC):
         """Outputs of a training forward: losses (B,), and what balance costs; what the layers did is kept where it is watched."""
         loss = mean_of_batch(losses.mean(), len(losses))
         if self.balance and encoded.passes:
-            loss = loss + self.balance * balance_loss(encoded.passes, encoded.valid)
+            loss = loss + self.balance * balance_loss(encoded.passes, encoded.valid, self.used)
+            if self.training:
+                sums = use_sums(encoded.passes, encoded.valid).detach()
+                self.used = sums if self.used is None else self.used + sums
         if self.watched:
             self.seen.append(dataclasses.replace(encoded, utterance_ids=tuple(utterance_ids)))
         return {"loss": loss, "utterance_loss": losses.detach()}

@@ -108,12 +108,21 @@ def _shuffled(weights: Tensor, valid: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
-def balance_loss(passes: Sequence[LayerPass], valid: Tensor) -> Tensor:
-    """KL(uniform ‖ mean use over the valid frames (B, T)) in nats, mean over the layers, ()."""
-    uses = torch.stack([mean_use(each.weights, valid) for each in passes])  # (L, E)
-    return -(uses.shape[-1] * uses.clamp_min(1e-9)).log().mean()
+def balance_loss(passes: Sequence[LayerPass], valid: Tensor, earlier: Tensor | None = None) -> Tensor:
+    """KL(uniform ‖ mean use over the valid frames (B, T)) in nats, mean over the layers, ().
+
+    Args:
+        earlier: `use_sums` of the batches that an update gathered before, (L, E). The mean is then over all of them, since a small batch
+            need not be balanced by itself; its gradient is that of this batch's own mean.
+    """
+    sums = use_sums(passes, valid)
+    mean = own = sums / sum_of_batch(valid.sum()).clamp_min(1)  # (L, E)
+    if earlier is not None:
+        together = earlier + sums.detach()
+        mean = together / together.sum(-1, keepdim=True) + own - own.detach()
+    return -(mean.shape[-1] * mean.clamp_min(1e-9)).log().mean()
 
 
-def mean_use(weights: Tensor, valid: Tensor) -> Tensor:
-    """Share of each vector in the valid frames of a batch, of which this process has its share: (B, T, E), (B, T) → (E,)."""
-    return sum_of_batch((weights * valid[:, :, None]).sum((0, 1))) / sum_of_batch(valid.sum()).clamp_min(1)
+def use_sums(passes: Sequence[LayerPass], valid: Tensor) -> Tensor:
+    """Weights of each vector, summed over the valid frames of a batch, of which this process has its share (B, T): (L, E)."""
+    return sum_of_batch(torch.stack([(each.weights * valid[:, :, None]).sum((0, 1)) for each in passes]))

@@ -35,7 +35,7 @@ class SteerTrainingOptions(Options):
         1.0, "norm to which the gradient of vectors and scales, and only theirs, is clipped (0: not)", low=0
     )
     steering_balance_coefficient: float = option(
-        0.0, "weight of the KL of uniform to each layer's mean use of its vectors in a batch", low=0
+        0.0, "weight of the KL of uniform to each layer's mean use of its vectors in an update", low=0
     )
     steer_batch_size: int = option(16, "utterances per batch", low=1)
     steer_epochs: int = option(10, "passes over the training subset; 0 trains nothing", low=0)
@@ -99,7 +99,7 @@ class SteerHooks(BestOnDev):
 
     def update_begins(self, update: int) -> None:
         self.module.watched = self.steering is not None and update % self.options.steering_log_every == 0
-        self.module.seen = []
+        self.module.seen, self.module.used = [], None
 
     def gradient_known(self, update: int) -> None:
         if self.steering is None:
@@ -159,5 +159,5 @@ def train(
     summary = fit(system.module, train_set, training, hooks, system.parameter_groups())
     hooks.judge_start()  # where there was no epoch to begin
     hooks.restore_best()
-    system.module.watched, system.module.seen = False, []
+    system.module.watched, system.module.seen, system.module.used = False, [], None
     return TrainedSteer(**vars(hooks.trained(summary)), analyses=tuple(hooks.analyses), steering=hooks.analyse_dev())

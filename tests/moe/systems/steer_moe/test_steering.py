@@ -9,7 +9,7 @@ from torch import Tensor
 
 from moe.systems.steer_moe.encoder import SteeredEncoder
 from moe.systems.steer_moe.options import SteeringOptions
-from moe.systems.steer_moe.steering import OFF, SHUFFLED, UNIFORM, LayerPass, Steering, balance_loss, mean_use
+from moe.systems.steer_moe.steering import OFF, SHUFFLED, UNIFORM, LayerPass, Steering, balance_loss, use_sums
 from moe.systems.whisper.encoder import encode
 from tests.toys.models import inputs, toy_base
 
@@ -109,12 +109,23 @@ def test_layers_that_the_encoder_lacks_are_refused(layers: str) -> None:
 
 def test_use_counts_valid_frames_alone_and_balance_is_zero_where_it_is_even() -> None:
     weights = torch.tensor([[[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]])  # the last frame is no audio
-    assert mean_use(weights, VALID).tolist() == [0.75, 0.25]
     passes = [LayerPass(weights, VALID.float())]
+    assert use_sums(passes, VALID).tolist() == [[1.5, 0.5]]
     wanted = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)
     assert float(balance_loss(passes, VALID)) == pytest.approx(wanted)
     even = [LayerPass(torch.full((1, 3, 2), 0.5), VALID.float())]
     assert float(balance_loss(even, VALID)) == pytest.approx(0.0, abs=1e-7)
+
+
+def test_balance_is_asked_of_all_batches_of_an_update_and_each_learns_by_its_own_mean() -> None:
+    """Worked by hand: what this batch uses too much, the one before used too little, so together they are even."""
+    weights = torch.tensor([[[0.5, 0.5], [0.9, 0.1], [0.0, 1.0]]], requires_grad=True)  # the last frame is no audio
+    loss = balance_loss([LayerPass(weights, VALID.float())], VALID, torch.tensor([[0.1, 0.9]]))
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(0.0, abs=1e-6) and weights.grad is not None
+    slope = -1 / (2 * 0.5)  # of −½ Σ log(2 m_e) where both m_e are a half
+    wanted = torch.full((1, 3, 2), slope / 2) * VALID[:, :, None]  # a frame is half of the batch's mean
+    torch.testing.assert_close(weights.grad, wanted)
 
 
 def test_what_is_not_audio_changes_nothing_of_the_audio_prompt() -> None:

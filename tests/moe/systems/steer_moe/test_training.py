@@ -78,6 +78,21 @@ def test_a_gradient_of_100_reaches_the_optimizer_as_1_in_vectors_and_scales_alon
     assert norms == [pytest.approx([1.0, 100.0, 100.0], rel=1e-4)] * 3
 
 
+def test_what_an_update_gathers_is_balanced_together_and_no_two_updates_are(corpus, tmp_path: Path, monkeypatch) -> None:
+    system, earlier = toy_steer(tmp_path, balance=0.5), []
+    monkeypatch.setattr(
+        "moe.systems.steer_moe.model.balance_loss",
+        lambda passes, valid, before: earlier.append(None if before is None else float(before[0].sum())) or valid.sum() * 0.0,
+    )
+    manifest, root = corpus
+    sets = SpeechDataset(manifest, root, system.inputs, trains=True), SpeechDataset(manifest.head(3), root, system.inputs)
+    around = training(plan(epochs=2, batch_size=1, accumulation=3, max_grad_norm=float("inf")))
+    train(system, *sets, SteerTrainingOptions(), around, dict.fromkeys(manifest["utterance_id"], "als"))
+    updates = [earlier[start : start + 3] for start in range(0, len(earlier), 3)]
+    assert len(updates) == 4 and all(update[0] is None and 0 < update[1] < update[2] for update in updates)
+    assert system.module.used is None
+
+
 def test_a_small_gradient_and_one_without_clip_stay_as_they_are(tmp_path: Path) -> None:
     steering = toy_steer(tmp_path).module.encoder.steering
     for norm, size in ((1.0, 0.001), (0.0, 50.0)):
