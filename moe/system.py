@@ -208,8 +208,11 @@ class System(Protocol):
             with_loss: also the loss of the references that the batch holds.
         """
 
-    def check(self, ask: Ask) -> None:
-        """Refuse what this recogniser cannot do.
+    def check(self, ask: Ask, beam_size: int = 1) -> None:
+        """Refuse what this recogniser cannot do on this machine.
+
+        Args:
+            beam_size: beams to be searched.
 
         Raises:
             ValueError: naming the parameter, the value and what is allowed.

@@ -83,7 +83,7 @@ def run(options: StepOptions) -> str:
         digest, names = folder_digest(folder), [name for name in by_speaker if name is not None]
         find = _finder(options, record, digest, names)
         recognizer = Recognizer.on_fastest_device(load_system(folder), options.speech_threshold)
-        recognizer.system.check(ask)
+        recognizer.system.check(ask, options.beam_size)
         served = _enrolled(recognizer.system, digest, names, find)
         started = time.perf_counter()
         with progress("transcribe", len(recordings), "recordings") as bar:

@@ -143,10 +143,10 @@ class Recognizer:
         """Hypotheses of chunks that fit the window, in their order; without text where nobody speaks. Other arguments as of `transcribe`.
 
         Raises:
-            ValueError: an ask that the system cannot meet.
+            ValueError: an ask or beams that the system cannot meet.
         """
         ask = self._asked(ask)
-        self.system.check(ask)
+        self.system.check(ask, options.beam_size)
         spoken = [self._spoken(chunk, options.word_times) for chunk in chunks]
         with self._turn:
             dataset = WaveformSet([chunk for chunk, edges in zip(chunks, spoken, strict=True) if edges], self.system.inputs)

@@ -125,7 +125,7 @@ class Service:
         if asked.speaker is not None and self.people is None:
             raise RequestError(f"{SPEAKER}={shown(asked.speaker)}: nobody has anything of their own here; leave it out")
         try:
-            self.recognizer.system.check(asked.ask)
+            self.recognizer.system.check(asked.ask, asked.beam_size)
             if asked.speaker == AUTO_SPEAKER and self.voices is not None:
                 self.voices.check()
                 return None

@@ -14,6 +14,7 @@ from moe.systems.steer_moe import system as steer_moe
 from moe.systems.steer_moe.asks import SteerAsk
 from moe.systems.wav2vec2_ctc import building as wav2vec2_ctc
 from moe.systems.wav2vec2_ctc.asks import CTCAsk
+from moe.systems.wav2vec2_ctc.beams import missing_extra
 from moe.systems.whisper_moe import system as whisper_moe
 from moe.systems.whisper_moe.asks import MixtureAsk, WhisperAsk
 
@@ -26,12 +27,14 @@ class Row:
         refuse: raises ValueError for what a recogniser with this record cannot be asked, before it is loaded; rows are those of the
             manifest, None where there is none.
         served: what is asked in serving, where evaluation asked this.
+        missing_for_beams: what to install before beams can be searched; None for nothing.
     """
 
     load: Callable[[Path], System]
     ask_type: type[Ask]
     refuse: Callable[[Record, Any, pd.DataFrame | None], None] = lambda record, ask, rows: None
     served: Callable[[Any], Ask] = lambda ask: ask
+    missing_for_beams: Callable[[], str | None] = lambda: None
 
 
 SYSTEMS = {
@@ -39,7 +42,7 @@ SYSTEMS = {
     "single_lora": Row(whisper_moe.load, WhisperAsk),
     "zero_shot": Row(whisper_moe.load, WhisperAsk),
     "steer_moe": Row(steer_moe.load, SteerAsk),
-    "wav2vec2_ctc": Row(wav2vec2_ctc.load, CTCAsk, wav2vec2_ctc.refuse),
+    "wav2vec2_ctc": Row(wav2vec2_ctc.load, CTCAsk, wav2vec2_ctc.refuse, missing_for_beams=missing_extra),
     "domain_whisper": Row(domain_whisper.load, DomainAsk, domain_whisper.refuse, served),
 }
 
@@ -62,3 +65,9 @@ def row_of(record: Record) -> Row:
     if record.system not in SYSTEMS:
         raise ValueError(f"a model of the system {record.system!r}: this code knows {', '.join(SYSTEMS)}")
     return SYSTEMS[record.system]
+
+
+def beam_fault(system: str, beam_size: int) -> str | None:
+    """Why a system of the table cannot search so many beams on this machine; None where it can."""
+    missing = SYSTEMS[system].missing_for_beams() if beam_size > 1 else None
+    return f"beam_size={beam_size}: {system}: {missing}" if missing else None

@@ -13,7 +13,7 @@ from moe.experts.routed_lora import AdapterOptions
 from moe.files import read_json
 from moe.options import names_of, to_text
 from moe.system import DecodingOptions
-from moe.systems.wav2vec2_ctc.beams import missing_extra
+from moe.systems.table import beam_fault
 from moe.systems.whisper.base_source import (
     SCRATCH,
     SmallShape,
@@ -120,10 +120,9 @@ def export_faults(options: ChainOptions) -> list[str]:
 
 
 def beam_faults(options: ChainOptions) -> list[str]:
-    """Beams of a CTC without the extra that searches them."""
+    """Beams of a system without the extra that searches them."""
     beam_size = options.part(DecodingOptions).beam_size
-    missing = missing_extra() if beam_size > 1 and CTC in options.system_names else None
-    return [f"beam_size={beam_size}: {CTC}: {missing}"] if missing else []
+    return [fault for name in options.system_names if (fault := beam_fault(name, beam_size))]
 
 
 def _names(stage: ModuleType) -> list[str]:

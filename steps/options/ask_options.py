@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from moe.options import Options, to_text
-from moe.system import Ask, Record
-from moe.systems.table import SYSTEMS, row_of
+from moe.system import Ask, DecodingOptions, Record
+from moe.systems.table import SYSTEMS, beam_fault, row_of
 
 LANGUAGE = "language"
 STEP_NAMES = {"top_k": "decoding_top_k"}  # `top_k` is joint training's on `main`
@@ -38,7 +38,7 @@ def ask_of(options: Options, record: Record, rows: pd.DataFrame | None = None) -
         rows: of the manifest that it is to decode; None where there is none.
 
     Raises:
-        ValueError: an option that is set and that the system does not take, or a value that it cannot meet.
+        ValueError: an option that is set and that the system does not take, a value that it cannot meet, or beams without their extra.
     """
     row = row_of(record)
     ours = {STEP_NAMES.get(field.name, field.name): field.name for field in dataclasses.fields(row.ask_type)}
@@ -49,4 +49,6 @@ def ask_of(options: Options, record: Record, rows: pd.DataFrame | None = None) -
         raise ValueError(f"{strange[0]}={to_text(given[strange[0]])}: {record.title} does not take it; it takes {takes}")
     ask = row.ask_type(**{ours[name]: value for name, value in given.items() if name in ours})
     row.refuse(record, ask, rows)
+    if fault := beam_fault(record.system, options.part(DecodingOptions).beam_size):
+        raise ValueError(fault)
     return ask

@@ -101,7 +101,7 @@ class ToySystem:
         rows = zip(batch["utterance_ids"], said, batch["n_frames"].tolist(), losses, strict=True)
         return [self._hypothesis(name, row[:n_frames], loss, ask) for name, row, n_frames, loss in rows]
 
-    def check(self, ask: Ask) -> None:
+    def check(self, ask: Ask, beam_size: int = 1) -> None:
         pass
 
     def ablations(self) -> Mapping[str, Ask]:

@@ -87,7 +87,7 @@ class DomainSystem:
         number = self.shape.domains.number(ask.domain) if ask.domain in names else NO_DOMAIN
         return torch.full((n,), number, device=device), unasked
 
-    def check(self, ask: Ask) -> None:
+    def check(self, ask: Ask, beam_size: int = 1) -> None:
         """Refuse what `refuse` does, and a language that the base has not.
 
         Raises:

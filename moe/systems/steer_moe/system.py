@@ -84,7 +84,7 @@ class SteerSystem:
         values = zip(batch["utterance_ids"], said, losses, texts.means, texts.counts, details, strict=True)
         return [Hypothesis(name, text, None, loss, mean, n, None, found) for name, text, loss, mean, n, found in values]
 
-    def check(self, ask: Ask) -> None:
+    def check(self, ask: Ask, beam_size: int = 1) -> None:
         """Nothing can be asked, so nothing is refused here."""
 
     def ablations(self) -> dict[str, Ask]:

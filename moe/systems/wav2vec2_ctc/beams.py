@@ -26,14 +26,23 @@ def missing_extra() -> str | None:
     return "beams need flashlight-text: pip install -r requirements-beams.txt"
 
 
+def check_beams(beam_size: int) -> None:
+    """Refuse to search beams without the extra.
+
+    Raises:
+        ValueError: flashlight-text is not installed.
+    """
+    if beam_size > 1 and (missing := missing_extra()):
+        raise ValueError(f"beam_size={beam_size}: {missing}")
+
+
 def best_paths(rows: Sequence[Tensor], beam_size: int, language_model: LanguageModel | None) -> list[Tensor]:
     """The most probable way to write each utterance's best text: log-probabilities (T', V) each → tokens (T',) each.
 
     Raises:
         ValueError: flashlight-text is not installed.
     """
-    if missing := missing_extra():
-        raise ValueError(f"beam_size={beam_size}: {missing}")
+    check_beams(beam_size)
     return [_best_path(row, beam_size, language_model) for row in rows]
 
 

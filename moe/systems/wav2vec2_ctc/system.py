@@ -13,7 +13,7 @@ from torch import Tensor
 
 from moe.system import WORDS, Ask, Batch, DecodingOptions, Hypothesis, ParameterGroup, Record
 from moe.systems.wav2vec2_ctc.asks import CTCAsk, ask_fault
-from moe.systems.wav2vec2_ctc.beams import best_paths
+from moe.systems.wav2vec2_ctc.beams import best_paths, check_beams
 from moe.systems.wav2vec2_ctc.decoding import Run, collapse, scores, words
 from moe.systems.wav2vec2_ctc.folder import save_model
 from moe.systems.wav2vec2_ctc.frames import frames_needed
@@ -99,14 +99,15 @@ class CTCSystem:
         """Routed experts; 0 without."""
         return self.module.n_experts
 
-    def check(self, ask: Ask) -> None:
-        """Refuse more experts than there are.
+    def check(self, ask: Ask, beam_size: int = 1) -> None:
+        """Refuse more experts than there are, and beams without their extra.
 
         Raises:
             ValueError: naming what is allowed.
         """
         if fault := ask_fault(ask.part(CTCAsk), self.n_experts, self.record.title):
             raise ValueError(fault)
+        check_beams(beam_size)
 
     def ablations(self) -> dict[str, Ask]:
         """None: there is nothing to route."""

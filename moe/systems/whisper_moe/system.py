@@ -83,7 +83,7 @@ class WhisperSystem:
             routed = dataclasses.replace(self._route(batch, ask), people=self._people_of(batch))
             return hypotheses_of(self.model, self.inputs, batch, routed, options, with_loss)
 
-    def check(self, ask: Ask) -> None:
+    def check(self, ask: Ask, beam_size: int = 1) -> None:
         """Refuse a language that the base has no token for.
 
         Raises:
@@ -235,14 +235,14 @@ class WhisperMoESystem(WhisperSystem):
         """The gate's distribution: (N, D) → (N, E)."""
         return probabilities(self.gate, embeddings)
 
-    def check(self, ask: Ask) -> None:
+    def check(self, ask: Ask, beam_size: int = 1) -> None:
         """Refuse more experts than there are, and what a Whisper refuses.
 
         Raises:
             ValueError: naming what is allowed.
         """
         refuse(self.record, ask.part(MixtureAsk), None)
-        super().check(ask)
+        super().check(ask, beam_size)
 
     def ablations(self) -> dict[str, Ask]:
         """Every expert alone, all mixed alike, and the shared adapter without any."""

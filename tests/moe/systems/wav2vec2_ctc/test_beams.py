@@ -11,8 +11,9 @@ import torch
 
 from moe.recognition.decoding import decode
 from moe.system import DecodingOptions
-from moe.systems.table import load_system
+from moe.systems.table import beam_fault, load_system
 from moe.systems.wav2vec2_ctc import beams
+from moe.systems.wav2vec2_ctc.asks import CTCAsk
 from moe.systems.wav2vec2_ctc.beams import best_paths
 from moe.systems.wav2vec2_ctc.decoding import collapse
 from moe.systems.wav2vec2_ctc.language_model import EDGE, LanguageModel
@@ -128,6 +129,14 @@ def test_without_the_extra_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"beam_size=4: beams need flashlight-text: pip install -r requirements-beams.txt"):
         best_paths([outputs(0, 3)], 4, None)
+    with pytest.raises(ValueError, match="beam_size=4: beams need flashlight-text"):
+        toy_ctc().check(CTCAsk(), 4)
+    toy_ctc().check(CTCAsk(), 1)
+    assert (
+        beam_fault("wav2vec2_ctc", 4)
+        == "beam_size=4: wav2vec2_ctc: beams need flashlight-text: pip install -r requirements-beams.txt"
+    )
+    assert beam_fault("wav2vec2_ctc", 1) is None and beam_fault("zero_shot", 4) is None
     with pytest.raises(ValueError, match=r"ctc_lm_order=3: beams need flashlight-text"):
         CTCTrainingOptions(ctc_lm_order=3)
 
