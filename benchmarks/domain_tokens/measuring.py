@@ -34,7 +34,8 @@ ASKS: dict[str, Ask] = {
 
 def measure(corpus: str, row: str, seed: int, beam_size: int) -> None:
     """Train a row and keep its hypotheses under every token."""
-    folder = FOLDER / f"{corpus}_{row.replace(' ', '_').replace('/', '_').replace(',', '')}_{seed}"
+    name = row if beam_size == 1 else f"{row}, {beam_size} beams"
+    folder = FOLDER / f"{corpus}_{name.replace(' ', '_').replace('/', '_').replace(',', '')}_{seed}"
     if (folder / "facts.json").exists():
         return
     options, data = RowOptions(**ROWS[corpus][row]), corpus_of(corpus)
@@ -46,13 +47,13 @@ def measure(corpus: str, row: str, seed: int, beam_size: int) -> None:
         dataset = SpeechDataset(test, data.root, system.inputs, extras=system.from_manifest(test))
         asks = ASKS if options.trains and system.shape.conditioned else {NO_TOKEN: ASKS[NO_TOKEN]}
         for asked, ask in asks.items():
-            found = decode(system, dataset, DecodingOptions(beam_size=beam_size), ask, title=f"{row}, {asked}")
+            found = decode(system, dataset, DecodingOptions(beam_size=beam_size), ask, title=f"{name}, {asked}")
             texts = [normalise(system.record.normaliser, each.text) for each in found]
             table = test[["utterance_id", "speaker", "etiology", "reference"]].assign(
                 hypothesis=texts, domain=[each.details["domain"] for each in found]
             )
             count_errors(table).to_parquet(aside / f"{asked}.parquet")
-        write_json(aside / "facts.json", {"corpus": corpus, "row": row, "seed": seed, **facts})
+        write_json(aside / "facts.json", {"corpus": corpus, "row": name, "seed": seed, **facts})
 
 
 def _trained(options: RowOptions, data: Corpus, seed: int) -> tuple[DomainSystem, dict[str, Any]]:
