@@ -49,7 +49,8 @@ class Options:
     """Base of every options dataclass."""
 
     def __post_init__(self) -> None:
-        faults = [fault for field in dataclasses.fields(self) for fault in value_faults(field, getattr(self, field.name))]
+        given = [(field, getattr(self, field.name)) for field in dataclasses.fields(self)]
+        faults = [fault for field, value in given if value is not field.default for fault in value_faults(field, value)]
         faults = faults or [fault for found in self._of_every_class("faults") for fault in found] or self._idle_faults()
         if faults:
             raise ValueError("; ".join(dict.fromkeys(faults)))
