@@ -1,15 +1,17 @@
 """`mlflow run` itself, on a project of one step: what the user says wins, and the run shows what was used."""
 
 import os
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mlflow.cli import cli
 
 from steps.options import project_files
 from steps.tracking.store import connect, project_root
 
+MlflowRun = Callable[..., tuple[int, str]]
 STEP = '''
 import dataclasses
 
@@ -55,13 +57,20 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         sys.modules.pop(name, None)
 
 
-def mlflow_run(project: Path, *parameters: str) -> subprocess.CompletedProcess[str]:
-    """`mlflow run` with this Python first on the path, as the Makefile has it."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = os.environ | {"PATH": path, "PYTHONPATH": str(project_root())}
-    words = [word for parameter in parameters for word in ("-P", parameter)]
-    command = [sys.executable, "-m", "mlflow", "run", str(project), "--env-manager", "local", *words]
-    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=300)
+@pytest.fixture
+def mlflow_run(project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> MlflowRun:
+    """`mlflow run` with this Python first on the path, as the Makefile has it: its exit code, and what stands on stderr."""
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    monkeypatch.setenv("PYTHONPATH", str(project_root()))
+
+    def run(*parameters: str) -> tuple[int, str]:
+        words = [word for parameter in parameters for word in ("-P", parameter)]
+        with pytest.raises(SystemExit) as end:
+            cli.main(["run", str(project), "--env-manager", "local", *words])
+        return end.value.code, capfd.readouterr().err
+
+    return run
 
 
 def only_run() -> dict[str, str]:
@@ -72,11 +81,11 @@ def only_run() -> dict[str, str]:
 
 
 @pytest.mark.usefixtures("store")
-def test_what_is_said_wins_over_the_file_where_it_is_the_default_and_the_run_shows_what_was_used(project: Path) -> None:
+def test_what_is_said_wins_over_the_file_where_it_is_the_default_and_the_run_shows_what_was_used(mlflow_run: MlflowRun) -> None:
     said = ("base_run_id=abc", "options_file=file.yaml", "batch_size=16", "note=-a b")
-    done = mlflow_run(project, *said)
-    assert done.returncode == 0, done.stderr
-    assert "python -m toy.main --base_run_id abc --options_file file.yaml --batch_size 16 --note '-a b'" in done.stderr
+    code, stderr = mlflow_run(*said)
+    assert code == 0, stderr
+    assert "python -m toy.main --base_run_id abc --options_file file.yaml --batch_size 16 --note '-a b'" in stderr
     assert only_run() == {
         "base_run_id": "abc",
         "options_file": "file.yaml",
@@ -87,13 +96,13 @@ def test_what_is_said_wins_over_the_file_where_it_is_the_default_and_the_run_sho
 
 
 @pytest.mark.usefixtures("store")
-def test_a_misspelt_parameter_is_refused_with_the_one_that_was_meant(project: Path) -> None:
-    done = mlflow_run(project, "base_run_id=abc", "batchsize=4")
-    assert done.returncode == 1 and "main: batchsize: no such option, did you mean batch_size?" in done.stderr
+def test_a_misspelt_parameter_is_refused_with_the_one_that_was_meant(mlflow_run: MlflowRun) -> None:
+    code, stderr = mlflow_run("base_run_id=abc", "batchsize=4")
+    assert code == 1 and "main: batchsize: no such option, did you mean batch_size?" in stderr
 
 
 @pytest.mark.usefixtures("store")
-def test_what_is_required_is_asked_for_before_there_is_a_run(project: Path) -> None:
-    done = mlflow_run(project)
-    assert done.returncode != 0 and "'base_run_id'" in done.stderr
+def test_what_is_required_is_asked_for_before_there_is_a_run(mlflow_run: MlflowRun) -> None:
+    code, stderr = mlflow_run()
+    assert code != 0 and "'base_run_id'" in stderr
     assert connect().client.search_runs(["0", connect().experiment_id]) == []
