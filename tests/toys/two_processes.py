@@ -1,7 +1,13 @@
-"""What several processes do together, started by torchrun: losses of every system, and trainings that write down their weights."""
+"""What several processes do together: losses of every system, and trainings that write down their weights.
+
+`python -m tests.toys.two_processes FOLDER N=TASK,TASK… N=TASK…` loads the project once; for each word it forks N processes, which meet as
+those of torchrun do. tests/steps/test_processes.py has torchrun itself.
+"""
 
 import os
+import socket
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -121,15 +127,42 @@ def steer(folder: Path) -> None:
     write_json(folder / f"steer_{rank}.json", list(done.analyses))
 
 
-if __name__ == "__main__":
-    place = Path(sys.argv[1])
-    training_plan.LOG_EVERY = 1
-    for word in sys.argv[2:]:
-        task, dropout, stop_at = word.split(":")
-        if task == "losses":
-            write_json(place / f"losses_{os.environ['RANK']}.json", compare_losses(place, [np.arange(2), np.arange(2, 6)]))
-        elif task == "steer":
-            steer(place)
+def do(folder: Path, tasks: str) -> None:
+    """Tasks `name:dropout:updates` one after the other; 0 updates are all."""
+    for task in tasks.split(","):
+        name, dropout, stop_at = task.split(":")
+        if name == "losses":
+            write_json(folder / f"losses_{os.environ['RANK']}.json", compare_losses(folder, [np.arange(2), np.arange(2, 6)]))
+        elif name == "steer":
+            steer(folder)
         else:
-            train(place, task, float(dropout), int(stop_at))
-    distributed.destroy_process_group()
+            train(folder, name, float(dropout), int(stop_at))
+    processes.leave()
+
+
+def fork(folder: Path, n: int, tasks: str) -> int:
+    """Do the tasks in n processes that know each other; how many did not end well."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    os.environ.update(WORLD_SIZE=str(n), MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    children = [os.fork() or _be(rank, folder, tasks) for rank in range(n)]
+    return sum(os.waitpid(child, 0)[1] != 0 for child in children)
+
+
+def _be(rank: int, folder: Path, tasks: str) -> int:
+    """Never returns: libraries that had threads before the fork do not survive an ordinary end."""
+    status = 1
+    try:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+        do(folder, tasks)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    training_plan.LOG_EVERY = 1
+    groups = [word.partition("=") for word in sys.argv[2:]]
+    sys.exit(any(fork(Path(sys.argv[1]), int(n), tasks) for n, _, tasks in groups))

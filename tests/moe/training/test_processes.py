@@ -1,4 +1,4 @@
-"""Several processes under torchrun make the updates of one: weights, losses, hypotheses; and go on where another number stopped."""
+"""Several processes make the updates of one: weights, losses, hypotheses; and go on where another number stopped."""
 
 import os
 import subprocess
@@ -14,45 +14,29 @@ from safetensors.torch import load_file
 
 from moe.files import read_json
 from moe.training import loading, processes
-from moe.training import plan as training_plan
 from moe.training.batches import LengthGroupedSampler, Shares
 from tests.toys.steer import trained_steer
-from tests.toys.two_processes import train
 
-SCRIPT = Path(__file__).resolve().parents[2] / "toys" / "two_processes.py"
-
-
-def launch(n_processes: int, folder: Path, *tasks: str) -> None:
-    """Tasks `name:dropout:updates` one after the other in the same processes; 0 updates are all."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n_processes}", SCRIPT, folder]
-    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[2]), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*map(str, command), *tasks], env=environment, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Trainings by one process and by two: whole, and stopped by the one to go on as the other.
+    """Trainings by one process and by two: whole, and stopped by the one to go on as the other, each time in new processes.
 
     What saves a base comes first in its processes: transformers saves in the first alone once they have met.
     """
     folder = tmp_path_factory.mktemp("processes")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training_plan, "LOG_EVERY", 1)
-        train(folder, "alone", 0.0, 0)
-        train(folder, "begun_alone", 0.0, 3)
-        launch(
-            2,
-            folder,
-            "steer:0:0",
-            "two:0:0",
-            "begun_by_two:0:3",
-            "begun_alone:0:0",
-            "dropout:0.1:0",
-            "dropout_stopped:0.1:3",
-        )
-        train(folder, "begun_by_two", 0.0, 0)
-        launch(2, folder, "losses:0:0", "dropout_stopped:0.1:0")
+    groups = (
+        "1=alone:0:0,begun_alone:0:3",
+        "2=steer:0:0,two:0:0,begun_by_two:0:3,begun_alone:0:0,dropout:0.1:0,dropout_stopped:0.1:3",
+        "1=begun_by_two:0:0",
+        "2=losses:0:0,dropout_stopped:0.1:0",
+    )
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.toys.two_processes", str(folder), *groups]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
 
