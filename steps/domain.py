@@ -1,4 +1,4 @@
-"""Entry point `domain`: a Whisper whose decoder is told the domain of an utterance by a token; writes the artifact `model`.
+"""Entry point `domain`: a Whisper whose decoder is given the domain of an utterance as a token; writes the artifact `model`.
 
 Reads a `prepare` and a `pretrain` run. Example:
     mlflow run . --env-manager local -e domain -P prepare_run_id=ID -P pretrain_run_id=ID -P domains=each
@@ -21,7 +21,8 @@ from moe.systems.domain_whisper.options import BalanceOptions, DomainTrainingOpt
 from moe.systems.domain_whisper.prompts import token_faults
 from moe.systems.domain_whisper.system import DomainSystem, build
 from moe.systems.domain_whisper.training import TrainedDomains, balanced, row_similarities, token_share, train
-from moe.systems.domain_whisper.unfreezing import ROWS_ALONE, UnfreezeOptions, describe
+from moe.systems.domain_whisper.unfreezing import ROWS_ALONE, UnfreezeOptions, describe, usual_learning_rate
+from moe.systems.whisper.base_model import read_training_record
 from moe.systems.whisper.features import AudioContextOptions
 from moe.training.loop import seed_everything
 from steps.inputs.corpus import Prepared, read_prepared
@@ -61,6 +62,16 @@ class StepOptions(
         """What changes an utterance in training."""
         return self.part(AugmentationOptions) if self.augment else PLAIN
 
+    @property
+    def base_dir(self) -> Path:
+        """Where the base model lies."""
+        return artifacts.upstream(self.pretrain_run_id, artifacts.BASE)
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate in use beside the tokens' rows."""
+        return self.domain_learning_rate or usual_learning_rate(self.unfreeze, read_training_record(self.base_dir))
+
     def faults(self) -> list[str]:
         """Nothing that trains."""
         nothing = self.unfreeze == ROWS_ALONE and self.token_dropout == 1
@@ -87,8 +98,8 @@ def _work(step: StepRun, options: StepOptions) -> None:
     prepared = read_prepared(options.prepare_run_id)
     domains = domains_of(options.part(DomainOptions), prepared.rows("train")["etiology"])
     refuse_dev(prepared, domains)
-    refuse_base(artifacts.upstream(options.pretrain_run_id, artifacts.BASE), domains, options.part(UnfreezeOptions))
-    plan = plan_of(options, options.domain_epochs, options.domain_batch_size, options.domain_learning_rate)
+    refuse_base(options.base_dir, domains, options.part(UnfreezeOptions))
+    plan = plan_of(options, options.domain_epochs, options.domain_batch_size, options.learning_rate)
     given = training_inputs(step, options, 100.0, plan)
     _log_domains(step, prepared, domains)
     seed_everything(options.seed)
@@ -132,7 +143,7 @@ def _new_system(options: StepOptions, prepared: Prepared, domains: Domains) -> D
     unfreezing, context = options.part(UnfreezeOptions), options.part(AudioContextOptions)
     shape = DomainShape(domains, options.token_place, options.domain_confidence, unfreezing, context)
     tokens, losses = options.part(TokenOptions), options.part(LossOptions)
-    rates = (options.domain_learning_rate, options.token_learning_rate)
+    rates = (options.learning_rate, options.token_learning_rate)
     return build(base, base_dir, shape, prepared.language, prepared.label_normaliser, tokens, losses, rates)
 
 

@@ -17,8 +17,8 @@ from moe.systems.domain_whisper.folder import DomainShape
 from moe.systems.domain_whisper.options import BalanceOptions, DomainTrainingOptions, LossOptions, TokenOptions
 from moe.systems.domain_whisper.system import DomainSystem, build
 from moe.systems.domain_whisper.training import balanced, train
-from moe.systems.domain_whisper.unfreezing import UnfreezeOptions
-from moe.systems.whisper.base_model import load_base
+from moe.systems.domain_whisper.unfreezing import UnfreezeOptions, usual_learning_rate
+from moe.systems.whisper.base_model import load_base, read_training_record
 from moe.systems.whisper.features import AudioContextOptions
 from moe.text.normalisers import normalise
 from moe.training.dataset import SpeechDataset
@@ -64,7 +64,8 @@ def _trained(options: RowOptions, data: Corpus, seed: int) -> tuple[DomainSystem
     shape = DomainShape(
         domains, options.token_place, options.domain_confidence, options.part(UnfreezeOptions), AudioContextOptions()
     )
-    rates = (options.domain_learning_rate, options.token_learning_rate)
+    rate = options.domain_learning_rate or usual_learning_rate(options.unfreeze, read_training_record(Path(SHIPPED)))
+    rates = (rate, options.token_learning_rate)
     system = build(base, Path(SHIPPED), shape, "en", "basic", options.part(TokenOptions), options.part(LossOptions), rates)
     if not options.trains:
         return system, {"n_trainable": 0, "epoch": None, "classifier": None, "history": []}
@@ -77,7 +78,7 @@ def _trained(options: RowOptions, data: Corpus, seed: int) -> tuple[DomainSystem
         SpeechDataset(dev, data.root, system.inputs, extras=system.from_manifest(dev)),
         SpeechDataset(rows, data.root, system.inputs),
         options.part(DomainTrainingOptions),
-        Training(TrainingPlan(options.domain_epochs, options.domain_batch_size, options.domain_learning_rate, seed), _printed),
+        Training(TrainingPlan(options.domain_epochs, options.domain_batch_size, rate, seed), _printed),
     )
     groups = {group.name: group.n_parameters for group in system.parameter_groups()}
     accuracy = trained.classifier.result.metrics["dev/accuracy"] if trained.classifier else None

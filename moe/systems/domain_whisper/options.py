@@ -63,8 +63,10 @@ class DomainTrainingOptions(TokenOptions, LossOptions, BalanceOptions):
 
     domain_epochs: int = option(4, "passes over the training subset", low=1)
     domain_batch_size: int = option(16, "utterances per batch", low=1)
-    domain_learning_rate: float = option(
-        1e-3, "learning rate of what trains beside the tokens' rows; 1e-5 to 1e-4 for a real base", above=0
+    domain_learning_rate: float | None = option(
+        None,
+        "learning rate of what trains beside the tokens' rows (none: 1e-3 for LoRA and above a base made from random weights, 1e-4 above any other)",
+        above=0,
     )
     token_learning_rate: float = option(1e-3, "learning rate of the tokens' rows", above=0)
     selection: str = option(

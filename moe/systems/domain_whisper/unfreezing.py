@@ -2,6 +2,8 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 from transformers import WhisperConfig, WhisperForConditionalGeneration
@@ -9,7 +11,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 from moe.experts.routed_lora import AdapterOptions, matched_rank
 from moe.options import Options, listed, option, to_text
 from moe.system import ParameterGroup
-from moe.systems.whisper.base_source import TOKEN_TABLE
+from moe.systems.whisper.base_source import SCRATCH, TOKEN_TABLE
 
 BLOCKS, LORA, ALL, ROWS_ALONE = "blocks", "lora", "all", "none"
 N_BLOCKS = 4  # document 003's
@@ -17,6 +19,7 @@ PARTS = {"attention": ("self_attn", "encoder_attn"), "mlp": ("fc1", "fc2", "fina
 LAYERS = re.compile(r"model\.(encoder|decoder)\.layers\.(\d+)\.(\w+)")
 FIXED = (TOKEN_TABLE, "model.encoder.embed_positions.weight")  # tied to the head; a sinusoid
 LORA_TARGETS = "q_proj,k_proj,v_proj,out_proj,fc1,fc2"
+SMALL_RATE, LOADED_RATE = 1e-3, 1e-4  # the first one's training loss rises above a real Whisper's weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +75,15 @@ class UnfreezeOptions(Options):
     @property
     def _asked(self) -> dict[str, int | None]:
         return {"encoder": self.unfreeze_encoder_blocks, "decoder": self.unfreeze_decoder_blocks}
+
+
+def usual_learning_rate(unfreeze: str, base: Mapping[str, Any]) -> float:
+    """The learning rate beside the tokens' rows where none is given.
+
+    Args:
+        base: how the base model was made (`read_training_record`).
+    """
+    return SMALL_RATE if unfreeze == LORA or base.get("init_from") == SCRATCH else LOADED_RATE
 
 
 def _blocks(config: WhisperConfig) -> dict[str, int]:

@@ -21,7 +21,7 @@ from moe.systems.domain_whisper.domains import NO_DOMAIN, DomainOptions, Domains
 from moe.systems.domain_whisper.options import BalanceOptions, DomainTrainingOptions, LossOptions, TokenOptions
 from moe.systems.domain_whisper.system import DomainSystem, load
 from moe.systems.domain_whisper.training import balanced, train
-from moe.systems.domain_whisper.unfreezing import UnfreezeOptions, depths
+from moe.systems.domain_whisper.unfreezing import ALL, BLOCKS, LORA, UnfreezeOptions, depths, usual_learning_rate
 from moe.systems.whisper.base_model import load_base
 from moe.training.batches import Draw, collate
 from moe.training.checkpoints import CheckpointOptions, Checkpoints
@@ -288,3 +288,18 @@ def test_domains_are_two_or_each_or_named() -> None:
     assert named.numbers(etiologies).tolist() == [1, 0, -1, 0, -1] and Domains(named.names, named.normal).of("cp") is None
     with pytest.raises(ValueError, match="60 % of the train split belong to none of als, cp; at most half may"):
         domains_of(DomainOptions(domains="als,cp"), pd.Series(["als", "cp", "stroke", "stroke", "typical"]))
+
+
+@pytest.mark.parametrize(
+    ("unfreeze", "base", "rate"),
+    [
+        (BLOCKS, {"init_from": "scratch"}, 1e-3),
+        (ALL, {"init_from": "scratch", "synthetic": True}, 1e-3),
+        (BLOCKS, {"taken_from": "openai/whisper-small"}, 1e-4),
+        (BLOCKS, {"init_from": "somewhere", "synthetic": True}, 1e-4),
+        (ALL, {}, 1e-4),
+        (LORA, {}, 1e-3),
+    ],
+)
+def test_weights_that_were_loaded_train_at_a_lower_rate(unfreeze: str, base: dict[str, object], rate: float) -> None:
+    assert usual_learning_rate(unfreeze, base) == rate
