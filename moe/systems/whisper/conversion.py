@@ -5,6 +5,7 @@ The converters are extras, in requirements-export.txt.
 
 import importlib.util
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,8 +41,8 @@ def to_ctranslate2(source: Path, folder: Path) -> None:
     import ctranslate2
 
     processor = WhisperProcessor.from_pretrained(source)
-    with write_whole_dir(folder) as aside, _without_nothing_to_suppress(source):
-        converter = ctranslate2.converters.TransformersConverter(str(source), copy_files=["tokenizer.json"])
+    with write_whole_dir(folder) as aside, _with_lists_to_suppress(source) as linked:
+        converter = ctranslate2.converters.TransformersConverter(str(linked), copy_files=["tokenizer.json"])
         converter.convert(str(aside), force=True)
         processor.feature_extractor.to_json_file(aside / "preprocessor_config.json")  # the name that faster-whisper reads
 
@@ -90,18 +91,17 @@ def _without_chatter() -> Iterator[None]:
 
 
 @contextmanager
-def _without_nothing_to_suppress(folder: Path) -> Iterator[None]:
-    """The converter takes lists alone, and a generation config of ours suppresses nothing: given as empty lists while it reads."""
-    path = folder / GENERATION
-    before = path.read_text(encoding="utf-8")
-    generation = GenerationConfig.from_pretrained(folder)
-    generation.suppress_tokens = generation.suppress_tokens or []
-    generation.begin_suppress_tokens = generation.begin_suppress_tokens or []
-    try:
-        generation.save_pretrained(folder)
-        yield
-    finally:
-        path.write_text(before, encoding="utf-8")
+def _with_lists_to_suppress(source: Path) -> Iterator[Path]:
+    """A folder of links to a Whisper's files, for a converter that takes lists alone: what suppresses nothing is an empty list in it."""
+    with tempfile.TemporaryDirectory() as linked:
+        for file in source.iterdir():
+            if file.name != GENERATION:
+                (Path(linked) / file.name).symlink_to(file.absolute())
+        generation = GenerationConfig.from_pretrained(source)
+        generation.suppress_tokens = generation.suppress_tokens or []
+        generation.begin_suppress_tokens = generation.begin_suppress_tokens or []
+        generation.save_pretrained(linked)
+        yield Path(linked)
 
 
 class _Encoder(nn.Module):
