@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.groups import column_name
+from analysis.groups import column_name, several
 from analysis.hypotheses import groups_of
 from analysis.plots.comparison import COST_NAMES, overall_figure, tradeoff_figure
 from analysis.plots.errors import expert_wer_heatmap, systems_figure
@@ -45,7 +45,7 @@ def _routing_figures(pooled: Sequence[PooledScores], note: str) -> dict[str, Fig
         figures["expert_wer"] = expert_wer_heatmap(wide, "WER of each expert alone", note, by_row=True)
     for system in pooled:
         first = system.runs[0].hypotheses  # experts of two seeds are not the same experts: loads are not averaged
-        if "weight_0" in first and "etiology" in first:
+        if "weight_0" in first and "etiology" in first and several(first):
             counts = first.groupby(groups_of(first, "etiology"), observed=True).size()
             title = f"Expert load by etiology, {_run_name(system, 0)}"
             figures[f"load_{_stem(system.name)}"] = load_heatmap(load_by(first), title, note, counts)

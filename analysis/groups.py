@@ -6,6 +6,8 @@
 import numpy as np
 import pandas as pd
 
+from analysis.hypotheses import groups_of
+
 GROUP_COLUMNS = ("etiology", "severity_group", "sex", "language", "sentence_seen", "words_seen", "duration_group")
 EVERY_GROUP = (
     "etiology",
@@ -45,6 +47,11 @@ def with_groups(table: pd.DataFrame) -> pd.DataFrame:
     if source:
         made["sex"] = table[source].map(lambda value: SEX_NAMES.get(str(value).strip().lower()), na_action="ignore")
     return table.assign(**made)
+
+
+def several(table: pd.DataFrame, column: str = "etiology") -> bool:
+    """Whether rows are of two groups at least: a picture of one group shows nothing that a number does not."""
+    return groups_of(table, column).nunique() > 1
 
 
 def column_name(column: str) -> str:

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
 from analysis.clusters import ClusterScores, cluster_scores, cluster_sizes
+from analysis.groups import several
 from analysis.plots.clusters import cluster_heatmap, embedding_map, sweep_figure
 from analysis.report import markdown_table
 from moe.clustering.clusters import UtteranceClusters
@@ -110,7 +111,8 @@ def _report(
     _report_search(step, options, clusters, prepared.note)
     if not options.no_plot:
         counts = pd.crosstab(shown, fitted["etiology"])
-        step.log_figure(cluster_heatmap(counts, note=prepared.note), "plots/cluster_by_etiology.png")
+        if several(fitted):
+            step.log_figure(cluster_heatmap(counts, note=prepared.note), "plots/cluster_by_etiology.png")
         step.log_figure(_map(options, points, fitted, prepared.note), "plots/embeddings.png")
     step.add_to_name(prepared.name, f"{scores.n_clusters} clusters, Rand index {scores.adjusted_rand:.2f}")
     step.describe(_description(options, prepared, clusters, scores, table))

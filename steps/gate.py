@@ -13,6 +13,7 @@ import pandas as pd
 
 from analysis.calibration import confusion_table
 from analysis.gate_choices import decisions_by, speaker_decisions
+from analysis.groups import several
 from analysis.plots.gate import confusion_figure, speakers_figure
 from analysis.plots.training import training_curves
 from analysis.report import markdown_table, percent
@@ -92,10 +93,11 @@ def _log_figures(step: StepRun, result: GateResult, dev: pd.DataFrame, vectors: 
     step.log_figure(reliability_of(result, vectors, labels, "the gate", note), "plots/reliability.png")
     confusion = confusion_table(labels, routed.argmax(1), routed.shape[1])
     step.log_figure(confusion_figure(confusion, "Dev: cluster and chosen expert", note), "plots/confusion.png")
-    counts = pd.crosstab(dev["etiology"], pd.Series(routed.argmax(1), name="expert")).reindex(
-        columns=range(routed.shape[1]), fill_value=0
-    )
-    step.log_figure(confusion_figure(counts, "Dev: etiology and chosen expert", note), "plots/expert_by_etiology.png")
+    if several(dev):
+        counts = pd.crosstab(dev["etiology"], pd.Series(routed.argmax(1), name="expert")).reindex(
+            columns=range(routed.shape[1]), fill_value=0
+        )
+        step.log_figure(confusion_figure(counts, "Dev: etiology and chosen expert", note), "plots/expert_by_etiology.png")
     panels = {"KL divergence to the labels": ["train/kl", "dev/kl"], "accuracy": ["train/accuracy", "dev/accuracy"]}
     panels["calibration error, uncalibrated"] = ["train/ece", "dev/ece"]
     history = pd.DataFrame(result.history)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.groups import several
 from analysis.plots.corpus import amounts_figure, durations_figure, words_figure
 from analysis.report import markdown_table
 from moe.corpora.locations import CorpusRoot
@@ -135,7 +136,8 @@ def _log_tables(step: StepRun, prepared: PreparedCorpus) -> None:
 def _log_pictures(step: StepRun, manifest: pd.DataFrame, note: str) -> None:
     step.log_figure(durations_figure(manifest, note), "plots/durations.png")
     step.log_figure(words_figure(manifest, note), "plots/words.png")
-    step.log_figure(amounts_figure(manifest, note), "plots/amounts.png")
+    if several(manifest):
+        step.log_figure(amounts_figure(manifest, note), "plots/amounts.png")
 
 
 def screen_lines(prepared: PreparedCorpus) -> list[str]:

@@ -188,7 +188,7 @@ def _plots(step: StepRun, options: StepOptions, system: SteerSystem, trained: Tr
     if trained.history:
         panels = {"dev WER, CER": list(dict.fromkeys(["wer", options.steer_select])), "dev loss": ["loss"]}
         log_curves(step, options.steer_select, trained, panels, system, note)
-    if trained.analyses:
+    if len(trained.analyses) > 1:
         step.log_figure(history_figure(pd.DataFrame(trained.analyses), note), "plots/steering.png")
     if trained.steering:
         step.log_figure(dev_figure(trained.steering, note), "plots/steering_use.png")

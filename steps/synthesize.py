@@ -12,6 +12,7 @@ import soundfile
 from matplotlib.figure import Figure
 from transformers import WhisperFeatureExtractor
 
+from analysis.groups import several
 from analysis.plots.corpus import amounts_figure, durations_figure, spectrograms_figure
 from moe.files import file_digest
 from moe.synthesis.corpus import NOTE, SynthesisOptions, SynthesisSummary, synthesize
@@ -51,12 +52,12 @@ def run(options: StepOptions) -> str:
         step.set_tags({"moe.synthetic": "true", "moe.corpus_digest": summary.digest})
         statistics = corpus_statistics(manifest)
         step.log_table(statistics, "tables/statistics.json")
-        if not options.no_plot:
-            step.log_figure(durations_figure(manifest, FOOT), "plots/durations.png")
-            step.log_figure(amounts_figure(manifest, FOOT), "plots/amounts.png")
         sentence, examples = styles_side_by_side(options, manifest)
         _log_examples(step, examples, Path(temporary))
-        if not options.no_plot:
+        if step.plots:
+            step.log_figure(durations_figure(manifest, FOOT), "plots/durations.png")
+        if step.plots and several(manifest):
+            step.log_figure(amounts_figure(manifest, FOOT), "plots/amounts.png")
             step.log_figure(_pictured(sentence, examples), "plots/styles.png")
         step.describe(description(options, summary, statistics, sentence))
     return step.run_id

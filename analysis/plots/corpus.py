@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.hypotheses import groups_of
 from analysis.plots.canvas import colour_of, legend, new_figure
@@ -90,6 +91,7 @@ def _histogram(manifest: pd.DataFrame, values: np.ndarray, title: str, label: st
     n_beyond = int((values > edges[-1]).sum())
     axes[0, 0].set_xlabel(label + (f"; {n_beyond} longer than {edges[-1]:.3g} are not shown" if n_beyond else ""))
     axes[0, 0].set_ylabel("utterances")
+    axes[0, 0].xaxis.set_major_locator(MaxNLocator(integer=width is not None))
     legend(axes[0, 0], "split")
     return figure
 

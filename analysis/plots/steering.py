@@ -42,18 +42,19 @@ def history_figure(analyses: pd.DataFrame, note: str = "") -> Figure:
 
 
 def dev_figure(measures: Mapping[str, float], note: str = "") -> Figure:
-    """Share of each vector in the frames of every layer, and in those of every etiology, as heatmaps.
+    """Share of each vector in the frames of every layer, and in those of every etiology where there are several, as heatmaps.
 
     Args:
         measures: `steering/use/layer_<l>/expert_<e>` and `steering/use_by_etiology/layer_<l>/<etiology>/expert_<e>`.
     """
     use, by_etiology = _use(measures), _use_by_etiology(measures)
-    height = 2.2 + 0.32 * (len(use) + len(by_etiology))
-    figure, axes = new_figure("Use of the steering vectors on dev, kept model", min(height, 30.0), 2, 1, note)
-    axes[0, 0].get_gridspec().set_height_ratios([len(use) + 1, max(1, len(by_etiology)) + 1])
-    for axis, table in zip(axes[:, 0], (use, by_etiology), strict=True):
+    shown = [use, by_etiology] if len(by_etiology) > len(use) else [use]
+    height = 2.2 + 0.32 * sum(map(len, shown))
+    figure, axes = new_figure("Use of the steering vectors on dev, kept model", min(height, 30.0), len(shown), 1, note)
+    axes[0, 0].get_gridspec().set_height_ratios([len(table) + 1 for table in shown])
+    for axis, table in zip(axes[:, 0], shown, strict=True):
         heatmap(axis, table, [[f"{100 * value:.0f}" for value in row] for row in table.to_numpy()], high=1.0)
-    axes[1, 0].set_xlabel("vector; in the cells its share of the frames, %")
+    axes[-1, 0].set_xlabel("vector; in the cells its share of the frames, %")
     return figure
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 import soundfile
 import torch
 
+from analysis.groups import several
 from analysis.pages.clips import clip_of
 from analysis.pages.exemplars_page import exemplars_html
 from analysis.plots.profiles import profiles_figure
@@ -48,14 +49,17 @@ def log_training(step: StepRun, trained: TrainedMixture, system: System, note: s
 
 
 def log_routing_by_epoch(step: StepRun, history: pd.DataFrame, note: str) -> None:
-    """Expert load and entropy on dev after every epoch, as pictures; one epoch is no course, and its load is in `load_by_etiology`."""
+    """Expert load and entropy on dev after every epoch, counted from 1, as pictures; one epoch is no course."""
     if len(history) < 2:
         return
+    history = history.assign(epoch=history["epoch"] + 1)
     names = {name: name.removeprefix("load/") for name in history.columns if name.startswith("load/") and name.count("/") == 1}
     by_epoch = history.rename(columns=names | {"routing_entropy": "entropy"})
     step.log_figure(load_by_epoch(by_epoch, "Expert load on dev by epoch", note), "plots/load_by_epoch.png")
-    title = "Routing of dev over the epochs (rows sum to 1; darker: more)"
-    step.log_figure(routing_over_epochs(loads_by_epoch(history), title, note), "plots/routing_over_epochs.png")
+    by_etiology = loads_by_epoch(history)
+    if len(by_etiology[int(history["epoch"].iloc[0])]) > 1:
+        title = "Routing of dev over the epochs (rows sum to 1; darker: more)"
+        step.log_figure(routing_over_epochs(by_etiology, title, note), "plots/routing_over_epochs.png")
 
 
 def loads_by_epoch(history: pd.DataFrame) -> dict[int, pd.DataFrame]:
@@ -84,6 +88,7 @@ def log_experts(step: StepRun, routed: pd.DataFrame, prepared: Prepared, share_a
         scores = standard_scores(profiles, routed)
         figure = profiles_figure(profiles, group_shares(routed), scores, "What each expert is for (dev)", prepared.note)
         step.log_figure(figure, "plots/expert_profiles.png")
+    if step.plots and several(routed):
         step.log_figure(
             load_heatmap(load_by(routed), "Expert load by etiology (dev)", prepared.note), "plots/load_by_etiology.png"
         )

@@ -8,6 +8,7 @@ import pandas as pd
 from analysis.calibration import expected_calibration_error, reliability, top_k_accuracy
 from analysis.error_rates import rates_by
 from analysis.gate_choices import speaker_decisions
+from analysis.groups import several
 from analysis.plots.errors import expert_wer_heatmap
 from analysis.plots.gate import reliability_figure, speakers_figure
 from analysis.plots.profiles import profiles_figure
@@ -32,7 +33,7 @@ def log_routing(
     """
     metrics = {"test/routing_entropy": routing_entropy(counted), "test/load_entropy": load_entropy(counted)}
     step.log_table(expert_load(counted), "tables/expert_load.json")
-    if step.plots:
+    if step.plots and several(counted):
         figure = load_heatmap(load_by(counted), note=note, counts=counted["etiology"].value_counts())
         step.log_figure(figure, "plots/load_by_etiology.png")
     step.set_tags({"moe.collapse": collapse(counted).reason})
@@ -61,6 +62,7 @@ def _log_ablations(step: StepRun, ablations: Mapping[str, pd.DataFrame], note: s
     if step.plots:
         title = f"WER by way of routing (n = {table['n_utterances'].iloc[0]} test utterances)"
         step.log_figure(ablation_figure(table, title, note), "plots/ablations.png")
+    if step.plots and several(ablations[LEARNED]):
         step.log_figure(expert_wer_heatmap(pd.DataFrame(by_etiology).T, note=note), "plots/expert_wer.png")
     found = regret(ablations[LEARNED], singles)
     worst = found.per_utterance.assign(lost=lambda rows: rows["gate_errors"] - rows["best_errors"]).sort_values(
