@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from analysis.plots.training import training_curves
+from analysis.plots.training import from_start, training_curves
 from analysis.report import percent
 from moe.experts.expert_training import ExpertOptions, TrainedExperts, dev_wer, train_experts
 from moe.experts.rank_split import split_ranks
@@ -118,7 +118,8 @@ def _together(
     system.model.use_precision(given.training.plan.precision)
     wer = dev_wer(system, given.dev_set(system.inputs), dev_clusters, options.part(ExpertOptions), given.training)
     history = tuple({"training": number, **row} for number, each in enumerate(trained) for row in each.history)
-    return TrainedExperts(together([each.summary for each in trained]), f"the mean of {len(trained)} trainings", wer, history)
+    kept = f"the mean of {len(trained)} trainings"
+    return TrainedExperts(together([each.summary for each in trained]), kept, wer, history, trained[0].start)
 
 
 def _new_mixture(options: StepOptions, prepared: Prepared, adapters: AdapterOptions, n_experts: int) -> WhisperMoESystem:
@@ -190,9 +191,9 @@ def _report(
     if len(history) and not options.no_plot:
         wer = ["wer", *(name for name in history.columns if name.startswith("wer/"))]
         panels = {"dev WER": wer, "dev loss": [name.replace("wer", "loss") for name in wer]}
-        counted = history.assign(epoch=history["epoch"] + 1)  # epochs are counted from 1 in pictures and words
+        shown = from_start(history, trained.start)
         step.log_figure(
-            training_curves(counted, panels, "Experts, each on its own cluster", note=prepared.note), "plots/training.png"
+            training_curves(shown, panels, "Experts, each on its own cluster", note=prepared.note), "plots/training.png"
         )
     ranks = model.adapter_options
     step.add_to_name(prepared.name, f"dev WER {percent(trained.wer)}")

@@ -13,6 +13,8 @@ START = "epoch (0: the start)"
 RATES = {"wer": "WER", "cer": "CER"}
 MANY_POINTS = 40  # above this a line carries no markers
 STAGES = {"asr": "joint training", "experts": "expert training"}
+ALL = "all"  # the line that the lines of parts add up to
+BLACK = -1  # among the colours, from their end: no system's
 MOST_INSIDE = 2  # lines whose names fit into a panel
 
 
@@ -31,7 +33,7 @@ def training_curves(
         history: one row per epoch (or update), column `x` and one column per metric; gaps (NaN) are bridged.
         panels: panel title → the columns drawn in it; a title with "WER", "CER", "accuracy", "load" or "blank" is shown in percent.
         best: the kept epoch, marked.
-        place: of the system among the colours, for a panel of one line, whose name is its title.
+        place: of the system among the colours, that of a panel's first line; a panel's only line is named by its title.
 
     Raises:
         ValueError: a column named is not in the history.
@@ -43,12 +45,30 @@ def training_curves(
     x_name = START if x == "epoch" and history[x].min() == 0 else x
     crowded = any(len(columns) > MOST_INSIDE for columns in panels.values())
     for axis, (name, columns) in zip(axes[0], panels.items(), strict=False):
-        for index, column in enumerate(columns):
-            alone = len(columns) == 1
-            label, colour = ("", place) if alone else (line_name(column, columns), index)
+        for column, colour in zip(columns, _places(columns, place), strict=True):
+            label = line_name(column, columns) if len(columns) > 1 else ""
             _line(axis, history[[x, column]].dropna(), label, colour)
+        axis.set_xlim(_margins(history[x]))
         _finish(axis, name, x_name, best, outside=crowded, named=not crowded or axis is axes[0, -1])
     return figure
+
+
+def _places(columns: Sequence[str], place: int) -> list[int]:
+    """Places of a panel's lines among the colours.
+
+    The line of all parts is black, and each part has the colour that it has on the map of clusters. A second metric of one system is black.
+    """
+    parts = range(len(columns) - 1)
+    if len(columns) > 1 and line_name(columns[0], columns) == ALL:
+        return [BLACK, *parts]
+    return [place, *(BLACK - part for part in parts)]
+
+
+def _margins(values: pd.Series) -> tuple[float, float]:
+    """Limits of an axis that is the same for all panels, also where one has no value of the start."""
+    low, high = float(values.min()), float(values.max())
+    margin = 0.05 * (high - low) or 0.5
+    return low - margin, high + margin
 
 
 def line_name(column: str, columns: Sequence[str]) -> str:
@@ -58,7 +78,7 @@ def line_name(column: str, columns: Sequence[str]) -> str:
     if len(columns) == 1:
         return column
     if len(firsts) == 1:
-        return rest.replace("_", " ") or "all"
+        return rest.replace("_", " ") or ALL
     return RATES.get(column, first if len(rests) == 1 and rest else column)
 
 
@@ -76,7 +96,7 @@ def overlaid_curves(
         histories: by run; a column `stage` names the stage that begins at a row, which is marked.
         places: of the runs among the colours; None takes their order.
     """
-    have = {name: history for name, history in histories.items() if column in history.columns}
+    have = {name: history.dropna(subset=[column]) for name, history in histories.items() if column in history.columns}
     without = sorted(set(histories) - set(have))
     words = in_words(column)
     said = (title or f"{words[0].upper()}{words[1:]} by {x}") + (f" (not recorded: {', '.join(without)})" if without else "")
@@ -84,14 +104,9 @@ def overlaid_curves(
     for index, (name, history) in enumerate(have.items()):
         place = places[name] if places else index
         _line(axes[0, 0], history[[x, column]].dropna(), name, place)
-        _mark_stages(axes[0, 0], history.dropna(subset=[column]), x, place, index)
-    _finish(
-        axes[0, 0],
-        words,
-        f"{x}s of all stages" if x == "update" else f"{x}s of all stages (0: the start)",
-        None,
-        outside=True,
-    )
+        _mark_stages(axes[0, 0], history, x, place, index)
+    has_start = x == "epoch" and any(history[x].min() == 0 for history in have.values())
+    _finish(axes[0, 0], words, f"{x}s of all stages" + (" (0: the start)" if has_start else ""), None, outside=True)
     return figure
 
 
@@ -102,10 +117,10 @@ def in_words(column: str) -> str:
 
 
 def _mark_stages(axis: Axes, history: pd.DataFrame, x: str, place: int, line: int) -> None:
-    """The name of each stage behind the first, at the top of a dotted line where it begins; those of several systems stand below each other."""
+    """The name of each stage behind the first at the top of a dotted line, where the one before it ends, one below the other."""
     if "stage" not in history:
         return
-    begins = history[history["stage"].notna()].iloc[1:]
+    begins = history.assign(**{x: history[x].shift()})[history["stage"].notna()].iloc[1:]
     for at, stage in zip(begins[x], begins["stage"], strict=True):
         axis.axvline(at, color=colour_of(place), linestyle=":", linewidth=1)
         text = f"{STAGES.get(stage, stage)} begins"

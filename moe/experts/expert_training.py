@@ -6,7 +6,7 @@ best whole epoch and the mixture assembled of every expert's own best. In `share
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,12 +73,14 @@ class TrainedExperts:
     Attributes:
         kept: `epoch <n>`, counted from 1, or `best of each expert`.
         history: per epoch: wer, loss, and `wer/expert_<e>`, `loss/expert_<e>`.
+        start: the same of the start, before the first epoch; empty where there was no epoch.
     """
 
     summary: TrainingSummary
     kept: str
     wer: float
     history: tuple[dict[str, float], ...]
+    start: Mapping[str, float]
 
 
 def train_experts(
@@ -102,10 +104,10 @@ def train_experts(
     summary = fit(system.module, train_set, training, hooks, groups)
     kept, wer = hooks.keep_best()
     if not options.drop_experts:
-        return TrainedExperts(summary, kept, wer, tuple(hooks.history))
+        return TrainedExperts(summary, kept, wer, tuple(hooks.history), hooks.start)
     dropped = hooks.drop_idle()
     said = f"{kept}, with {len(dropped)} of {system.module.n_experts} experts at zero"
-    return TrainedExperts(summary, said, hooks.score()["wer"], tuple(hooks.history))
+    return TrainedExperts(summary, said, hooks.score()["wer"], tuple(hooks.history), hooks.start)
 
 
 def parameter_groups(model: Mixture, options: ExpertOptions, learning_rate: float) -> list[ParameterGroup]:
@@ -138,9 +140,13 @@ class ExpertHooks(Validation):
         self.system, self.model, self.dev_set, self.options = system, system.module, dev_set, options
         self.clusters = dict(zip(dev_set.utterance_ids, dev_clusters.tolist(), strict=True))
         self.best = BestAdapters(self.model)
+        self.start: dict[str, float] = {}
 
     def epoch_begins(self, epoch: int) -> None:
         self.model.phase = dataclasses.replace(self.model.phase, experts=epoch >= self.options.shared_epochs)
+        if not self.start:
+            self.start = self.score()
+            self.training.report(0, {"dev/wer_start": self.start["wer"]})
 
     def epoch_ended(self, epoch: int) -> bool:
         is_copied = self.options.experts_init == "shared" and epoch + 1 == self.options.shared_epochs
@@ -160,11 +166,12 @@ class ExpertHooks(Validation):
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         values, tensors = self.best.state()
-        return super().state()[0] | {"best": values}, tensors
+        return super().state()[0] | {"best": values, "start": self.start}, tensors
 
     def restore(self, values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         super().restore(values, tensors)
         self.best.restore(values["best"], tensors)
+        self.start = dict(values["start"])
 
     def is_best(self, epoch: int) -> bool:
         return epoch == self.best.epoch

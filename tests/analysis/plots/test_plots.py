@@ -124,6 +124,12 @@ def test_long_utterances_left_out_of_the_histogram_are_counted(table):
     assert "1 longer than" in shown
 
 
+def test_words_are_counted_in_whole_numbers(table):
+    figure = corpus.words_figure(pd.concat([table, table.assign(reference="a b")]))
+    figure.draw_without_rendering()
+    assert all(tick == round(tick) for tick in figure.axes[0].get_xticks())
+
+
 def test_a_system_of_unknown_cost_is_named_and_not_dropped_unsaid(table):
     rates = rates_by(count_errors(table)).assign(system="mystery", n_trainable=np.nan)
     assert "not known: mystery" in texts_of(comparison.tradeoff_figure(rates))
@@ -176,6 +182,17 @@ def test_a_stage_is_marked_where_it_begins_and_a_system_keeps_its_colour():
     assert figure.axes[0].lines[0].get_color() == canvas.colour_of(2)
 
 
+@pytest.mark.parametrize("column", ["dev/wer", "dev/loss"])
+def test_a_stage_begins_where_the_one_before_it_ends_whether_or_not_its_start_is_known(column):
+    """Each metric has rows of its own: the loss of a stage's start is not known."""
+    wer = pd.DataFrame({"epoch": [0, 1, 2, 2, 3], "dev/wer": [0.5, 0.4, 0.3, 0.35, 0.2],
+                        "stage": ["experts", None, None, "asr", None]})  # fmt: skip
+    loss = pd.DataFrame({"epoch": [1, 2, 3], "dev/loss": [0.5, 0.4, 0.3], "stage": ["experts", None, "asr"]})
+    axis = training.overlaid_curves({"MoE": pd.concat([wer, loss])}, column).axes[0]
+    assert [line.get_xdata()[0] for line in axis.lines if line.get_linestyle() == ":"] == [2]
+    assert axis.get_xlabel() == ("epochs of all stages (0: the start)" if column == "dev/wer" else "epochs of all stages")
+
+
 @pytest.mark.parametrize("n_words", [1, 12, 40])
 def test_a_title_of_any_length_stands_within_the_picture(n_words):
     figure, _ = canvas.new_figure(" ".join(["calibration"] * n_words))
@@ -191,6 +208,18 @@ def test_a_panel_of_one_line_has_the_systems_colour_and_no_key():
     assert figure.axes[0].get_xlabel() == "epoch"
     started = training.from_start(history(), {"dev/wer": 0.6})
     assert training.training_curves(started, {"dev WER": ["dev/wer"]}).axes[0].get_xlabel() == "epoch (0: the start)"
+
+
+def test_panels_have_one_axis_and_lines_the_colours_of_what_they_show():
+    table = pd.DataFrame({"epoch": [0, 1, 2], "wer": [0.5, 0.4, 0.3], "cer": [0.3, 0.2, 0.1], "loss": [np.nan, 2.0, 1.0]})
+    parts = table.assign(**{"wer/expert_0": 0.1, "wer/expert_1": 0.2})
+    figure = training.training_curves(parts, {"rates": ["wer", "cer"], "by part": ["wer", "wer/expert_0", "wer/expert_1"],
+                                              "loss": ["loss"]}, place=2)  # fmt: skip
+    limits = {axis.get_xlim() for axis in figure.axes}
+    assert len(limits) == 1 and limits.pop()[0] < 0
+    colours = [[line.get_color() for line in axis.lines] for axis in figure.axes]
+    black = COLOURS[-1]
+    assert colours == [[COLOURS[2], black], [black, COLOURS[0], COLOURS[1]], [COLOURS[2]]]
 
 
 def test_a_cost_begins_at_zero_and_a_count_has_its_unit(table):

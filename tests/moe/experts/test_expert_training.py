@@ -8,7 +8,7 @@ import torch
 
 from moe.experts.adapter_folders import SHARED, adapter_names, expert_name, experts_from_shared
 from moe.experts.best_adapters import adapter_state
-from moe.experts.expert_training import ExpertHooks, ExpertOptions, TrainedExperts, train_experts
+from moe.experts.expert_training import ExpertHooks, ExpertOptions, TrainedExperts, dev_wer, train_experts
 from moe.experts.routed_lora import AdapterOptions, routed_layers
 from moe.recognition.decoding import decode
 from moe.system import DecodingOptions
@@ -78,6 +78,16 @@ def test_one_update_on_a_mixed_batch_changes_every_expert(corpus, trainers) -> N
     held = {id(parameter) for group in trainers[0].optimizer.param_groups for parameter in group["params"]}
     stacked = [getattr(layer, f"lora_{kind}") for _, layer in routed_layers(model.base) for kind in "AB"]
     assert len(stacked) > 8 and all(id(parameter) in held for parameter in stacked)
+
+
+def test_the_start_is_scored_once_as_the_epochs_are_and_is_the_base_where_experts_are_fresh(corpus) -> None:
+    reported: list[tuple[int, dict[str, float]]] = []
+    model, train_set, dev_set, clusters = toys = mixture_and_data(corpus, awake=False)
+    system = system_of(model)
+    alone = dev_wer(system, dev_set, clusters, ExpertOptions(), training(plan(epochs=1)))
+    found = train(toys, epochs=2, report=lambda number, values: reported.append((number, values)))
+    assert found.start["wer"] == alone and set(found.start) == set(found.history[0]) - {"epoch"}
+    assert [values for _, values in reported if "dev/wer_start" in values] == [{"dev/wer_start": alone}]
 
 
 def test_fresh_experts_all_learn_although_their_b_is_zero(corpus) -> None:
@@ -171,7 +181,7 @@ def test_each_expert_is_scored_on_its_own_cluster(corpus) -> None:
 
 
 class Planned(ExpertHooks):
-    """A stage whose scores are given, and which keeps every adapter's state after every epoch."""
+    """A stage whose scores of epochs are given, and which keeps every adapter's state after every epoch."""
 
     plan: list[dict[str, float]] = []
     last: "Planned"
@@ -179,6 +189,7 @@ class Planned(ExpertHooks):
     def __init__(self, *args) -> None:
         super().__init__(*args)
         self.scores, self.states = iter(self.plan), []
+        self.start = {"wer": 1.0}  # known, so that no plan begins with it
         Planned.last = self
 
     def score(self) -> dict[str, float]:
