@@ -83,6 +83,7 @@ def compare(
         systems: at least two names; runs of one name are pooled as seeds of one system.
         base: name of the system that changes are measured against; None takes the first with the role `base`, else the first.
         group_columns: columns to break results down by; None takes those of `analysis.groups` that tell utterances apart.
+        seed: of the tests' resamples. The interval of a rate does not depend on it: it is the one that the evaluation gave.
         note: shown with every figure and at the head of the report, for example "synthetic speech".
         plots: draw figures.
         against: rows of the table of systems that all others are tested against; None takes the base and each one's fair control.
@@ -97,8 +98,8 @@ def compare(
         raise ValueError(f"nothing to compare: all runs are named {pooled[0].name!r}; at least two systems are needed")
     reference = _base_of(pooled, base)
     columns = groupings(pooled[0].counted) if group_columns is None else list(group_columns)
-    table = systems_table(pooled, reference, n_resamples, seed)
-    by_group = _by_group(pooled, columns, n_resamples, seed)
+    table = systems_table(pooled, reference, n_resamples)
+    by_group = _by_group(pooled, columns, n_resamples)
     asked = asked_pairs(pooled, reference.name, against)
     tests = pair_tests(pooled, asked, n_resamples, seed)
     in_groups = group_tests(pooled, asked, columns, n_resamples, seed)
@@ -116,9 +117,9 @@ def _base_of(pooled: Sequence[PooledScores], name: str | None) -> PooledScores:
     return found[0]
 
 
-def _by_group(pooled: Sequence[PooledScores], columns: Sequence[str], n_resamples: int, seed: int) -> pd.DataFrame:
+def _by_group(pooled: Sequence[PooledScores], columns: Sequence[str], n_resamples: int) -> pd.DataFrame:
     parts = [
-        rates_by(system.counted, column, n_resamples, seed).assign(system=system.name, column=column)
+        rates_by(system.counted, column, n_resamples).assign(system=system.name, column=column)
         for column in columns
         for system in pooled
     ]

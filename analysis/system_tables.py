@@ -9,7 +9,7 @@ from analysis.error_rates import rates_by
 from analysis.systems import PooledScores, counted
 
 
-def systems_table(pooled: Sequence[PooledScores], base: PooledScores, n_resamples: int, seed: int) -> pd.DataFrame:
+def systems_table(pooled: Sequence[PooledScores], base: PooledScores, n_resamples: int) -> pd.DataFrame:
     """One row per system.
 
     Returns:
@@ -18,7 +18,7 @@ def systems_table(pooled: Sequence[PooledScores], base: PooledScores, n_resample
     """
     rows = []
     for system in pooled:
-        rates = rates_by(system.counted, None, n_resamples, seed).drop(columns="group").iloc[0].to_dict()
+        rates = rates_by(system.counted, None, n_resamples).drop(columns="group").iloc[0].to_dict()
         head = {"system": system.name, "role": system.role, "n_runs": len(system.runs)}
         rows.append({**head, **_costs(system), **_challenge(system), **rates, **_seed_range(system)})
     table = pd.DataFrame(rows)

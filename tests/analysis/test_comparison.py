@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from analysis.comparison import compare
-from analysis.error_rates import count_errors
+from analysis.error_rates import count_errors, rates_by
 from analysis.significance import holm
 from analysis.systems import SystemScores, check_comparable, pool
 from analysis.verdict import p_words, size_sentence, test_of
@@ -241,6 +241,16 @@ def test_costs_say_on_what_and_challenge_scores_stand_where_runs_have_them():
     assert found.table["sapc2"].tolist() == [0.25, 0.25] and "25.0 %" in found.markdown() and "2 GPU h" in found.markdown()
     half = compare([runs[0], system("mixture", 0.1, MIXTURE, seed=1)], n_resamples=200, plots=False).table
     assert half["sapc2"].isna().tolist() == [False, True]
+
+
+def test_a_rate_has_the_interval_that_its_evaluation_gave_whatever_the_seed_of_the_tests():
+    pair = [system("base", 0.5), system("mixture", 0.3, MIXTURE, seed=1)]
+    found = [compare(pair, n_resamples=500, seed=seed, plots=False) for seed in (0, 42)]
+    for name, each in zip(("base", "mixture"), pair, strict=True):
+        alone = rates_by(count_errors(each.hypotheses), None, 500).iloc[0][["wer", "low", "high"]].tolist()
+        assert all(one.table.set_index("system").loc[name, ["wer", "low", "high"]].tolist() == alone for one in found)
+    assert found[0].by_group["low"].tolist() == found[1].by_group["low"].tolist()
+    assert found[0].tests["low"].tolist() != found[1].tests["low"].tolist()
 
 
 def test_experts_stand_one_by_one():
