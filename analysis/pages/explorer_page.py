@@ -25,6 +25,7 @@ content-visibility:auto;contain-intrinsic-size:auto 105px}
 .key{padding:0 6px;border-radius:3px;margin-right:4px}
 .bars{display:inline-flex;gap:2px;align-items:flex-end;height:20px}
 .bars span{width:12px;background:#0072B2;display:block;min-height:1px}.bars span.top{background:#D55E00}
+.clip{display:inline-flex;gap:12px;align-items:center}
 audio{height:26px;vertical-align:middle}img{height:62px;width:240px;border:1px solid #e2e2e2}#more{padding:14px;text-align:center;color:#777}
 </style></head><body>
 <header><h1>__TITLE__<span class="note">__NOTE__</span></h1>
@@ -114,9 +115,10 @@ function card(row) {
   for (const flag of data.flags[row.i]) add(head, "span", flag, "flag");
   if (data.error[row.i]) add(head, "span", "failed: " + data.error[row.i], "flag");
   if (data.weights.length) bars(head, row);
-  if (data.audio[row.i]) { const player = add(head, "audio"); player.controls = true;
+  const clip = data.audio[row.i] || data.pictures[row.i] ? add(head, "span", undefined, "clip") : null;
+  if (data.audio[row.i]) { const player = add(clip, "audio"); player.controls = true;
     player.preload = "none"; player.src = data.audio[row.i]; }
-  if (data.pictures[row.i]) { const picture = add(head, "img"); picture.src = data.pictures[row.i];
+  if (data.pictures[row.i]) { const picture = add(clip, "img"); picture.src = data.pictures[row.i];
     picture.alt = picture.title = "waveform above spectrogram, 0 to 8 kHz"; }
   words(node, row);
   return node;

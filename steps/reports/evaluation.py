@@ -136,7 +136,7 @@ def _log_explorer(step: StepRun, evaluation: Evaluation, audio_mb: float, seed: 
     root = evaluation.test_set.prepared.root
     clips = embed_clips(evaluation.counted, lambda name: read_utterance(root, rows[name]), audio_mb, seed)
     audio, pictures = ({name: getattr(clip, part) for name, clip in clips.items()} for part in ("audio", "picture"))
-    title = f"{evaluation.test_set.system.record.system}: utterances and their errors"
+    title = f"Utterances and their errors: {evaluation.test_set.system.record.title}"
     step.log_text(explorer_html(evaluation.counted, title, audio, pictures, note=evaluation.note), "explorer.html")
 
 
@@ -189,7 +189,7 @@ def _description(evaluation: Evaluation, overall: pd.DataFrame, challenge: Chall
         "",
         f"CER {percent_interval(row['cer'], row['cer_low'], row['cer_high'])} "
         f"(95 %, bootstrap over {row['n_speakers']} speakers), clipped {percent(row['wer_clipped'])}; {row['n_utterances']} utterances, "
-        f"{row['n_words']} words. Errors with their audio: `explorer.html`.",
+        f"{row['n_words']} words. The errors of each: `explorer.html`.",
         "",
         markdown_table(by_etiology[["group", "n_utterances", "n_speakers", "wer", "low", "high", "cer", "small"]]),
     ]

@@ -116,6 +116,7 @@ def test_an_evaluation_says_everything_by_group_and_in_the_explorer(runs) -> Non
         and set(scores["expert_wer"]) == {f"expert_{e}" for e in range(4)}
     )
     page = artifacts.upstream(run_id, "explorer.html").read_text()
+    assert "Utterances and their errors: Whisper-MoE" in page
     assert page.count("data:audio/mpeg;base64,") > 1 and len(page) < 150_000
     assert page.count("data:image/png;base64,") == page.count("data:audio/mpeg;base64,")
     firsts = {"wer_by_etiology": "als", "wer_by_sex": "female", "wer_by_duration_group": "under 2 s", "wer_by_language": "en",

@@ -152,3 +152,4 @@ def test_the_browser_draws_alignment_weights_and_player(tmp_path):
     dom = opened(page, tmp_path, "find=u00001")
     assert '<span class="w D"><span>sat</span><span></span><i>D</i></span>' in dom
     assert dom.count('title="expert') == 2 and 'title="expert 0: 75 %"' in dom and dom.count("<audio") == dom.count("<img") == 1
+    assert re.search('<span class="clip"><audio[^>]*></audio><img[^>]*></span>', dom)
