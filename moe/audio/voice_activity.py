@@ -50,7 +50,7 @@ class VoiceActivity:
         return _highest(sound.loudest()) >= self.threshold or any(each >= self.threshold for each in _smoothed(sound.frames()))
 
     def edges(self, waveform: np.ndarray) -> tuple[int, int] | None:
-        """First sample and end of what is spoken in a waveform (n_samples,); None where nobody speaks."""
+        """First sample and end of what is spoken in a waveform (n_samples,), at least `MARGIN_S` apart; None where nobody speaks."""
         if not self.is_speech(waveform):
             return None
         means = np.convolve(
@@ -59,7 +59,8 @@ class VoiceActivity:
         spoken = np.flatnonzero(means >= min(self.threshold, means.max()))
         before, margin = int(EDGE_S * SAMPLE_RATE), int(MARGIN_S * SAMPLE_RATE)
         start, stop = int(spoken[0]) * FRAME - before - margin, (int(spoken[-1]) + 1) * FRAME - before + margin
-        return max(0, start), min(max(stop, 1), len(waveform))
+        stop = min(max(stop, margin), len(waveform))  # speech may be found in the silence that is put before and after
+        return max(0, min(start, stop - margin)), stop
 
     def probability(self, waveform: np.ndarray) -> float:
         """The largest probability of speech over 0.16 s of a waveform, float (n_samples,) at 16 kHz."""

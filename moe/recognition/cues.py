@@ -7,11 +7,12 @@ one; words have their own times where the recogniser gives them, else a segment'
 import dataclasses
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from moe.recognition.recognizer import Segment, Transcript
 
 WIDTH, LINES, MOST_S = 42, 2, 7.0  # characters of a line, lines of a cue, seconds of a cue
+SHORTEST_S = 0.1  # seconds that a cue is shown at least where words have times
 PAUSE_S = 1.0  # after which a new cue begins
 SENTENCE_END = (".", "!", "?", "。", "！", "？", "।")
 _WORD = re.compile(rf"\S{{1,{WIDTH}}}\s*")
@@ -31,9 +32,17 @@ def cues(transcript: Transcript) -> list[Cue]:
     return [cue for segment in transcript.segments for cue in _of_segment(segment)]
 
 
-def _of_segment(segment: Segment) -> Iterator[Cue]:
+def _of_segment(segment: Segment) -> list[Cue]:
+    """By the times of its words; by its own time where these would let a cue flash by."""
+    found = list(_grouped(_pieces(segment)))
+    if any(cue.end_s - cue.start_s < SHORTEST_S for cue in found):
+        return list(_grouped(_shared(segment.text, segment.start_s, segment.end_s)))
+    return found
+
+
+def _grouped(pieces: Iterable[Cue]) -> Iterator[Cue]:
     waiting: list[Cue] = []
-    for piece in _pieces(segment):
+    for piece in pieces:
         if waiting and not _fits(waiting, piece):
             yield _joined(waiting)
             waiting = []
@@ -42,11 +51,11 @@ def _of_segment(segment: Segment) -> Iterator[Cue]:
         yield _joined(waiting)
 
 
-def _pieces(segment: Segment) -> list[Cue]:
+def _pieces(segment: Segment) -> Iterable[Cue]:
     """Words with their times and the space behind them; parts of a word that is longer than a line."""
     if segment.words and " ".join(word.word for word in segment.words) == segment.text:
         return [piece for word in segment.words for piece in _shared(word.word + " ", word.start_s, word.end_s)]
-    return list(_shared(segment.text, segment.start_s, segment.end_s))
+    return _shared(segment.text, segment.start_s, segment.end_s)
 
 
 def _shared(text: str, start_s: float, end_s: float) -> Iterator[Cue]:

@@ -20,7 +20,7 @@ from moe.audio.sampling import SAMPLE_RATE
 from moe.audio.voice_activity import VoiceActivity
 from moe.experts.people.person import Person
 from moe.recognition.decoding import confidence, decode, device_of
-from moe.recognition.words import Word
+from moe.recognition.words import Word, spread
 from moe.system import EXPERT_USE, WORDS, Ask, DecodingOptions, Hypothesis, Inputs, System
 from moe.text.normalisers import normalise
 from moe.training.batches import collate, to_device
@@ -212,7 +212,7 @@ class Recognizer:
         edges = ((span[0] + start) / SAMPLE_RATE, (span[0] + stop) / SAMPLE_RATE)
         text = self._normalised(hypothesis.text)
         words = tuple(self._word(word, offset_s, edges) for word in details.get(WORDS, ()) if self._normalised(word["word"]))
-        return Segment(*edges, text, confidence([hypothesis]), details.get("no_speech", False), words)
+        return Segment(*edges, text, confidence([hypothesis]), details.get("no_speech", False), spread(words))
 
     def _word(self, word: Mapping[str, Any], offset_s: float, edges: tuple[float, float]) -> Word:
         """A word in the words of the transcript, its times those of the recording and within what is spoken."""

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.voice_activity import noise, noises, tones
+from moe.audio import voice_activity
 from moe.audio.voice_activity import VoiceActivity, is_steady
 from moe.audio.waveforms import load_audio
 from tests.toys.speech import RATE, spoken
@@ -73,6 +74,18 @@ def test_recorded_speech_is_speech(corpus: str, n: int) -> None:
         paths = [row["path"] for row in csv.DictReader(file)]
     drawn = np.random.default_rng(0).permutation(len(paths))[:n]
     assert [path for path in (paths[index] for index in drawn) if not GATE.is_speech(load_audio(DATA / corpus / path))] == []
+
+
+@pytest.mark.parametrize("n_samples", [1600, 8000, 40_000])
+def test_edges_lie_apart_and_within_the_waveform_wherever_speech_is_found(n_samples: int, monkeypatch) -> None:
+    """Also where it is found in the silence that is put before and after."""
+    waveform, judge = np.random.default_rng(0).normal(0, 0.1, n_samples).astype(np.float32), VoiceActivity()
+    monkeypatch.setattr(VoiceActivity, "is_speech", lambda self, waveform: True)
+    n_frames = -(-(n_samples + 2 * 4000) // 512)
+    for spoken_at in range(n_frames):
+        monkeypatch.setattr(voice_activity, "_blocks", lambda frames: [np.eye(n_frames)[spoken_at]])  # noqa: B023
+        start, stop = judge.edges(waveform)
+        assert 0 <= start < stop <= n_samples and stop - start >= min(n_samples, 3200)
 
 
 def test_edges_hold_what_is_spoken_and_little_more() -> None:
