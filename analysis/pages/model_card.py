@@ -94,9 +94,8 @@ def _readable(groups: pd.DataFrame) -> pd.DataFrame:
     rates = {name.upper(): [percent_interval(*row) for row in groups[columns].to_numpy(float)] for name, columns in
              {"wer": ["wer", "low", "high"], "cer": ["cer", "cer_low", "cer_high"]}.items()}  # fmt: skip
     shown = pd.DataFrame({"by": groups["column"].map(column_name), "group": groups["group"].astype(str), **rates})
-    return shown.assign(
-        utterances=groups["n_utterances"], speakers=groups["n_speakers"], small=groups["small"].map({True: "yes", False: ""})
-    )
+    shown = shown.assign(utterances=groups["n_utterances"], speakers=groups["n_speakers"])
+    return shown.assign(small=groups["small"].map({True: "yes", False: ""})) if groups["small"].any() else shown
 
 
 def _limits(facts: CardFacts, scores: SystemScores, groups: pd.DataFrame) -> str:
