@@ -18,7 +18,8 @@ def drawable(text: str) -> tuple[str, list[str]]:
         # of matplotlib's other fonts one draws a box for every letter, and some have symbols in the place of letters
         if not font.fname.startswith(get_data_path()) and missing <= _letters_of(font.fname):
             return text, [OWN, font.name]
-    return re.sub(f"[{re.escape(''.join(map(chr, sorted(missing))))}]+", LEFT_OUT, text), [OWN]
+    letters = f"[{re.escape(''.join(map(chr, sorted(missing))))}]"
+    return re.sub(rf"{letters}+(\s+{letters}+)*", LEFT_OUT, text), [OWN]
 
 
 def _letters(text: str) -> set[int]:

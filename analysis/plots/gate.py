@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.plots.canvas import colour_of, heatmap, heatmap_height, new_figure, percent_axis
+from analysis.plots.canvas import INK, colour_of, heatmap, heatmap_height, new_figure, percent_axis
 
 MOST_SPEAKERS = 40  # rows that a picture of speakers can hold
 
@@ -37,8 +37,8 @@ def reliability_figure(
     )
     if rejected:
         other = rejected[0][rejected[0]["n_utterances"] > 0]
-        axes[0, 0].plot(other["confidence"], other["accuracy"], color=colour_of(1), marker="s", label=f"{names[1]}, not kept")
-    name = f"gate, {names[0]}" if rejected else "gate"
+        axes[0, 0].plot(other["confidence"], other["accuracy"], color=INK, marker="s", label=f"{names[1]}, not kept")
+    name = f"{names[0]}, kept" if rejected else "measured"
     axes[0, 0].plot(table["confidence"][used], table["accuracy"][used], color=colour_of(0), marker="o", label=name)
     axes[0, 0].plot([0, 1], [0, 1], color="#777777", linestyle="--", label="perfect calibration")
     axes[0, 0].set_ylabel("accuracy")

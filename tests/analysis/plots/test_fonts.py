@@ -18,5 +18,5 @@ def test_a_title_has_no_letter_that_cannot_be_drawn(text: str) -> None:
 
 def test_what_can_be_drawn_stays_and_the_rest_is_an_ellipsis() -> None:
     assert drawable("mel 40 ms") == ("mel 40 ms", ["DejaVu Sans"])
-    text, families = drawable("say \U000e0041\U000e0042 now")
+    text, families = drawable("say \U000e0041\U000e0042 \U000e0043 now")
     assert text == f"say {LEFT_OUT} now" and families == ["DejaVu Sans"]

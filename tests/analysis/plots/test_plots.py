@@ -145,7 +145,8 @@ def test_a_reliability_picture_says_which_gate_is_kept(is_calibrated: bool, said
     tables = (reliability(each, labels) for each in (probabilities, np.full((3, 2), 0.5)))
     figure = gate.reliability_figure(next(tables), 0.1, rejected=(next(tables), 0.2), is_calibrated=is_calibrated)
     assert f"calibration error, {said}" in " ".join(texts_of(figure).split())
-    assert [line.get_label() for line in figure.axes[0].lines][0] == f"{'not ' * is_calibrated}calibrated, not kept"
+    labels = [line.get_label() for line in figure.axes[0].lines]
+    assert labels[:2] == [f"{'not ' * is_calibrated}calibrated, not kept", f"{'not ' * (not is_calibrated)}calibrated, kept"]
 
 
 def test_a_cost_says_how_far_two_measurements_of_it_may_lie_apart(table):
