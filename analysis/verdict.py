@@ -173,14 +173,15 @@ def _group_name(column: str, group: str) -> str:
 
 
 def best_sentence(table: pd.DataFrame, tests: pd.DataFrame) -> str:
-    """The system with the lowest WER, and whether it is significantly below the next."""
+    """The system with the lowest WER, and whether it is significantly below the next, with p as it was judged."""
     order = table.sort_values("wer", kind="stable")
     best, second = order["system"].iloc[0], order["system"].iloc[1]
     found = test_of(tests, best, second)
     p_value = found["p_bootstrap_holm" if found["asked"] else "p_bootstrap"]
-    sure = p_value < ALPHA
-    clause = "significantly below" if sure else "but not significantly below"
-    return f"Lowest WER: {best}, {percent(order['wer'].iloc[0])}, {clause} the next, {second}, {percent(order['wer'].iloc[1])}."
+    clause = "significantly below" if p_value < ALPHA else "but not significantly below"
+    tested = f"{p_words(p_value)}{' after Holm' if found['asked'] else ''}"
+    rates = [percent(rate) for rate in order["wer"].iloc[:2]]
+    return f"Lowest WER: {best}, {rates[0]}, {clause} the next, {second}, {rates[1]} ({tested})."
 
 
 def size_sentence(table: pd.DataFrame, tests: pd.DataFrame) -> str:

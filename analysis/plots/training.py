@@ -104,7 +104,8 @@ def overlaid_curves(
     for index, (name, history) in enumerate(have.items()):
         place = places[name] if places else index
         _line(axes[0, 0], history[[x, column]].dropna(), name, place)
-        _mark_stages(axes[0, 0], history, x, place, index)
+    for index, (name, history) in enumerate(have.items()):
+        _mark_stages(axes[0, 0], history, x, places[name] if places else index, index)
     has_start = x == "epoch" and any(history[x].min() == 0 for history in have.values())
     _finish(axes[0, 0], words, f"{x}s of all stages" + (" (0: the start)" if has_start else ""), None, outside=True)
     return figure
@@ -124,8 +125,10 @@ def _mark_stages(axis: Axes, history: pd.DataFrame, x: str, place: int, line: in
     for at, stage in zip(begins[x], begins["stage"], strict=True):
         axis.axvline(at, color=colour_of(place), linestyle=":", linewidth=1)
         text = f"{STAGES.get(stage, stage)} begins"
-        axis.annotate(text, (at, 1), (-4, -9 - 11 * line), ("data", "axes fraction"), "offset points", ha="right", fontsize=8,
-                      color=colour_of(place))  # fmt: skip
+        left, right = axis.get_xlim()
+        side = "left" if at < (left + right) / 2 else "right"  # of the line, where there is room
+        axis.annotate(text, (at, 1), (4 if side == "left" else -4, -9 - 11 * line), ("data", "axes fraction"), "offset points",
+                      ha=side, fontsize=8, color=colour_of(place))  # fmt: skip
 
 
 def from_start(history: pd.DataFrame, start: Mapping[str, float]) -> pd.DataFrame:

@@ -183,6 +183,18 @@ def test_a_stage_is_marked_where_it_begins_and_a_system_keeps_its_colour():
     assert figure.axes[0].lines[0].get_color() == canvas.colour_of(2)
 
 
+@pytest.mark.parametrize("n_before", [1, 5, 9])
+def test_the_name_of_a_stage_stands_within_the_picture(n_before):
+    lines = pd.DataFrame({"epoch": range(1, 11), "dev/loss": 0.5, "stage": [None] * 10})
+    lines.loc[[0, n_before], "stage"] = ["experts", "asr"]
+    figure = training.overlaid_curves({"MoE": lines}, "dev/loss")
+    figure.draw_without_rendering()
+    axis = figure.axes[0]
+    (name,) = (text for text in axis.texts if "joint" in text.get_text())
+    assert axis.get_window_extent().x0 <= name.get_window_extent().x0
+    assert name.get_window_extent().x1 <= axis.get_window_extent().x1
+
+
 @pytest.mark.parametrize("column", ["dev/wer", "dev/loss"])
 def test_a_stage_begins_where_the_one_before_it_ends_whether_or_not_its_start_is_known(column):
     """Each metric has rows of its own: the loss of a stage's start is not known."""
