@@ -104,6 +104,7 @@ def test_a_domain_without_dev_of_its_own_gets_one_by_speaker(tmp_path: Path) -> 
     assert set(kept.loc[kept["split"] == "dev", "etiology"]) == {"dyslexic"}, "by default a corpus's own split stays as it is"
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
 @pytest.mark.parametrize("num_workers", [0, 1, 3, 7])
 def test_an_epoch_over_shards_gives_every_sample_once_whatever_the_workers(tmp_path: Path, num_workers: int) -> None:
     """More workers than shards hung the original, or left workers with nothing."""

@@ -146,7 +146,7 @@ def test_rows_that_no_token_names_are_left_alone_and_new_ids_lie_above_them() ->
 @pytest.mark.parametrize("start", ["prompt", "words", "mean"])
 def test_a_token_begins_near_what_is_asked_and_no_two_are_equal(start: str) -> None:
     base = own_base()
-    table, tokenizer = token_table(base.model).weight, base.processor.tokenizer
+    table, tokenizer = token_table(base.model).weight.detach(), base.processor.tokenizer
     wanted = {
         "prompt": table[prompt_ids(tokenizer)[-1]],
         "words": table[tokenizer(" als", add_special_tokens=False).input_ids].mean(0),
