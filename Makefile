@@ -74,7 +74,7 @@ demo-personal: install
 
 # in a process for each core, four at most, with one thread each (two: OMP_NUM_THREADS=2 make test); in one process: python -m pytest
 test: install
-	python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	python -m pytest -q --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 ui: install
 	@echo "http://127.0.0.1:$(PORT)/#/experiments/$(EXPERIMENT_ID)/runs?workflowType=machine_learning (ready in some ten seconds)"
@@ -112,7 +112,7 @@ lint: $(DEV_STAMP)
 types: $(DEV_STAMP)
 	mypy
 
-rules: install
+rules: $(DEV_STAMP)
 	python -m pytest -q tests/test_layers.py tests/test_docstrings.py tests/steps/options/test_project_files.py
 
 format: $(DEV_STAMP)
