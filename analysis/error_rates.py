@@ -131,30 +131,34 @@ def rates_by(
         columns group, n_utterances, n_speakers, n_words, hits, substitutions, deletions, insertions (words); wer, low, high
         (interval over speakers); cer, grapheme_cer and the three clipped (wer_clipped …), each with its own …_low and …_high; small.
     """
-    groups = groups_of(counted, column)
-    rows = [_group_row(group, rows, n_resamples, seed, level) for group, rows in counted.groupby(groups, observed=True)]
-    return pd.DataFrame(rows)
+    clipped = {f"{unit}_clipped": clipped_errors(counted, unit) for unit in UNITS}
+    groups = counted.assign(**clipped).groupby(groups_of(counted, column), observed=True)
+    return pd.DataFrame([_group_row(group, rows, n_resamples, seed, level) for group, rows in groups])
 
 
 def _group_row(group: str, rows: pd.DataFrame, n_resamples: int, seed: int, level: float) -> dict:
     total, n_speakers = total_errors(rows), rows["speaker"].nunique()
     counts = {"group": group, "n_utterances": len(rows), "n_speakers": n_speakers, "n_words": int(rows["n_words"].sum())}
     edits = {edit: getattr(total.words, edit) for edit in EDITS}
-    words, *others = (_rates(rows, unit, n_resamples, seed, level) for unit in UNITS)
+    sums = np.split(speaker_sums(rows, [name for unit in UNITS for name in _sides(unit)]), len(UNITS), axis=1)
+    words, *others = (_rates(rows, unit, own, n_resamples, seed, level) for unit, own in zip(UNITS, sums, strict=True))
     wer = {"wer": words.pop("wer"), "low": words.pop("wer_low"), "high": words.pop("wer_high")}
     further = {name: value for rates in (*others, words) for name, value in rates.items()}
     return counts | edits | wer | further | {"small": n_speakers < SMALL_SPEAKERS or total.words.length < SMALL_WORDS}
 
 
-def _rates(rows: pd.DataFrame, unit: str, n_resamples: int, seed: int, level: float) -> dict[str, float]:
-    """Rate of a unit with its interval, unclipped and clipped; both from the same resamples."""
-    length, rate = rows[f"n_{unit}s"].sum(), RATE_NAMES[unit]
-    sides = {rate: rows[f"{unit}_errors"], f"{rate}_clipped": clipped_errors(rows, unit)}
-    by_speaker = speaker_sums(rows[["speaker", f"n_{unit}s"]].assign(**sides), [*sides, f"n_{unit}s"])
+def _sides(unit: str) -> list[str]:
+    """Columns of a unit: errors, unclipped and clipped, and the length they are divided by."""
+    return [f"{unit}_errors", f"{unit}_clipped", f"n_{unit}s"]
+
+
+def _rates(rows: pd.DataFrame, unit: str, by_speaker: np.ndarray, n_resamples: int, seed: int, level: float) -> dict[str, float]:
+    """Rate of a unit with its interval, unclipped and clipped; both from the same resamples of the sums by speaker (S, 3)."""
+    *sides, length = rows[_sides(unit)].sum()
+    rate, found = RATE_NAMES[unit], dict[str, float]()
     bounds = bootstrap_intervals(by_speaker, n_resamples, seed, level)
-    found: dict[str, float] = {}
-    for (name, errors), (low, high) in zip(sides.items(), bounds, strict=True):
-        found |= {name: _ratio(errors.sum(), length), f"{name}_low": low, f"{name}_high": high}
+    for name, errors, (low, high) in zip((rate, f"{rate}_clipped"), sides, bounds, strict=True):
+        found |= {name: _ratio(errors, length), f"{name}_low": low, f"{name}_high": high}
     return found
 
 
