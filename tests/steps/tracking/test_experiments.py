@@ -9,6 +9,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from mlflow import MlflowClient
+from mlflow.cli import cli
 from mlflow.entities import Experiment
 from mlflow.projects.utils import get_or_create_run
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -81,7 +82,7 @@ def test_artifacts_lie_where_the_stores_others_lie_and_nowhere_else(
     assert new and all(found.is_relative_to(Path("store/mlruns", experiment.experiment_id)) for found in new)
 
 
-FOLDERS = ("my project", "my%20project", "50% off", "a?b#c")
+FOLDERS = ("my%20own 50% off", "a?b#c")
 ELSEWHERE = """
 import os, sys
 from pathlib import Path
@@ -136,11 +137,12 @@ class TestRefusals:
             RuntimeError, match=r"'mine' was deleted; .*`mlflow experiments restore .*set MLFLOW_EXPERIMENT_NAME"
         ) as refusal:
             connect()
-        command = str(refusal.value).split("`")[1].split()
+        program, *command = str(refusal.value).split("`")[1].split()
         monkeypatch.delenv("MLFLOW_EXPERIMENT_ID")
         monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
         assert connect().experiment_id != store.experiment_id
-        subprocess.run([sys.executable, "-m", *command], check=True, capture_output=True)
+        assert program == "mlflow"
+        cli.main(command, standalone_mode=False)
         monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", store.experiment_id)
         assert logged("x").is_file()
 
