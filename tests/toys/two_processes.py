@@ -7,7 +7,6 @@ those of torchrun do. tests/steps/test_processes.py has torchrun itself.
 import os
 import socket
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
+from torch.multiprocessing import start_processes
 
 from moe.files import write_json
 from moe.recognition.decoding import decode
@@ -127,12 +127,13 @@ def steer(folder: Path) -> None:
     write_json(folder / f"steer_{rank}.json", list(done.analyses))
 
 
-def do(folder: Path, tasks: str) -> None:
-    """Tasks `name:dropout:updates` one after the other; 0 updates are all."""
+def do(rank: int, folder: Path, tasks: str) -> None:
+    """Tasks `name:dropout:updates` one after the other, as one of the processes; 0 updates are all."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
     for task in tasks.split(","):
         name, dropout, stop_at = task.split(":")
         if name == "losses":
-            write_json(folder / f"losses_{os.environ['RANK']}.json", compare_losses(folder, [np.arange(2), np.arange(2, 6)]))
+            write_json(folder / f"losses_{rank}.json", compare_losses(folder, [np.arange(2), np.arange(2, 6)]))
         elif name == "steer":
             steer(folder)
         else:
@@ -140,29 +141,17 @@ def do(folder: Path, tasks: str) -> None:
     processes.leave()
 
 
-def fork(folder: Path, n: int, tasks: str) -> int:
-    """Do the tasks in n processes that know each other; how many did not end well."""
+def do_in_processes(folder: Path, n: int, tasks: str) -> None:
+    """Do the tasks in n processes that know each other, forked from this one; what one of them raises is raised."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     os.environ.update(WORLD_SIZE=str(n), MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-    children = [os.fork() or _be(rank, folder, tasks) for rank in range(n)]
-    return sum(os.waitpid(child, 0)[1] != 0 for child in children)
-
-
-def _be(rank: int, folder: Path, tasks: str) -> int:
-    """Never returns: libraries that had threads before the fork do not survive an ordinary end."""
-    status = 1
-    try:
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
-        do(folder, tasks)
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    os._exit(status)
+    start_processes(do, (folder, tasks), nprocs=n, start_method="fork")
 
 
 if __name__ == "__main__":
     training_plan.LOG_EVERY = 1
-    groups = [word.partition("=") for word in sys.argv[2:]]
-    sys.exit(any(fork(Path(sys.argv[1]), int(n), tasks) for n, _, tasks in groups))
+    for word in sys.argv[2:]:
+        n, _, asked = word.partition("=")
+        do_in_processes(Path(sys.argv[1]), int(n), asked)
