@@ -71,7 +71,7 @@ def readable_table(table: pd.DataFrame) -> pd.DataFrame:
     rows = {
         "system": table["system"],
         "runs": table["n_runs"],
-        "trainable": [f"{n:,.0f}" if np.isfinite(n) else "–" for n in table["n_trainable"]],
+        "trainable": [cell(int(n)) if np.isfinite(n) else "–" for n in table["n_trainable"]],
         "gating accuracy": [percent(rate) for rate in table["gating_accuracy"]],
         "expert WER": [_range(*pair) for pair in zip(table["expert_wer_min"], table["expert_wer_max"], strict=True)],
         "WER": [percent_interval(*row) for row in table[["wer", "low", "high"]].to_numpy(float)],
