@@ -186,7 +186,7 @@ def _plots(step: StepRun, options: StepOptions, system: SteerSystem, trained: Tr
     if options.no_plot:
         return
     if trained.history:
-        panels = {"dev WER, CER": list(dict.fromkeys(["wer", options.steer_select])), "dev loss": ["loss"]}
+        panels = {f"dev {name.upper()}": [name] for name in ("wer", options.steer_select)} | {"dev loss": ["loss"]}
         log_curves(step, options.steer_select, trained, panels, system, note)
     if len(trained.analyses) > 1:
         step.log_figure(history_figure(pd.DataFrame(trained.analyses), note), "plots/steering.png")

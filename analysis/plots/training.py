@@ -138,8 +138,9 @@ def from_start(history: pd.DataFrame, start: Mapping[str, float]) -> pd.DataFram
 
 
 def drawable(history: pd.DataFrame, panels: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
-    """The panels that have a line, of two points at least; a single dot is a number, not a curve."""
-    return {title: columns for title, columns in panels.items() if any(history[name].notna().sum() > 1 for name in columns)}
+    """The panels that have a line, with their lines of two points at least; a single dot is a number, not a curve."""
+    lines = {title: [name for name in columns if history[name].notna().sum() > 1] for title, columns in panels.items()}
+    return {title: columns for title, columns in lines.items() if columns}
 
 
 def _line(axis: Axes, points: pd.DataFrame, label: str, index: int) -> None:

@@ -173,6 +173,7 @@ def test_a_curve_begins_with_what_is_known_of_the_start_and_a_dot_is_no_curve():
     one = training.from_start(pd.DataFrame([{"epoch": 0, "wer": 0.3, "loss": 1.0}]), {"wer": 0.5})
     assert one["epoch"].tolist() == [0, 1] and one["wer"].tolist() == [0.5, 0.3]
     assert list(training.drawable(one, {"dev WER": ["wer"], "dev loss": ["loss"]})) == ["dev WER"]
+    assert training.drawable(one, {"dev rates": ["loss", "wer"]}) == {"dev rates": ["wer"]}
     assert [training.in_words(name) for name in ("dev/wer", "train/loss", "epoch")] == ["WER on dev", "loss on train", "epoch"]
 
 
