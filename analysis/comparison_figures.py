@@ -58,13 +58,16 @@ def _curves(pooled: Sequence[PooledScores], note: str) -> dict[str, Figure]:
     found = {_run_name(system, number): system.runs[number].history for system, number in shown}
     histories = {name: history for name, history in found.items() if history is not None}
     places = {_run_name(system, number): place for system, number, place in _places(shown, colour_places(pooled))}
-    have = [
-        metric for metric in CURVES if any(metric in history and history[metric].notna().any() for history in histories.values())
-    ]
+    have = [metric for metric in CURVES if any(_is_curve(history, metric) for history in histories.values())]
     return {
         f"curves_{_stem(metric)}": overlaid_curves(_with(histories, metric), metric, x=_x_of(metric), note=note, places=places)
         for metric in have
     }
+
+
+def _is_curve(history: pd.DataFrame, metric: str) -> bool:
+    """Whether a metric has a line: one dot is a number."""
+    return metric in history and history[metric].notna().sum() > 1
 
 
 def _places(shown: Sequence[tuple[PooledScores, int]], places: dict[str, int]) -> list[tuple[PooledScores, int, int]]:

@@ -270,13 +270,14 @@ def test_experts_stand_one_by_one():
 def test_curves_of_dev_and_train_are_overlaid_by_their_own_axis():
     history = pd.DataFrame(
         {
-            "epoch": [0, 1, np.nan],
-            "dev/wer": [0.5, 0.4, np.nan],
-            "update": [np.nan, np.nan, 10],
-            "train/loss": [np.nan, np.nan, 2.0],
+            "epoch": [0, 1, np.nan, np.nan],
+            "dev/wer": [0.5, 0.4, np.nan, np.nan],
+            "dev/loss": [np.nan, 1.0, np.nan, np.nan],
+            "update": [np.nan, np.nan, 10, 20],
+            "train/loss": [np.nan, np.nan, 2.0, 1.0],
         }
     )
     runs = [dataclasses.replace(one, history=history) for one in three()[1:]]
     figures = compare([three()[0], *runs], n_resamples=200).figures
-    assert {"curves_dev_wer", "curves_train_loss"} <= set(figures) and "curves_dev_loss" not in figures
+    assert {"curves_dev_wer", "curves_train_loss"} <= set(figures) and "curves_dev_loss" not in figures, "one dot is no curve"
     assert figures["curves_train_loss"].axes[0].get_xlabel() == "updates of all stages"
