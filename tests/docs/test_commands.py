@@ -68,7 +68,11 @@ def _mlflow(words: list[str]) -> str | None:
         group = cli.commands[words[0]]
         command, flags = (group.commands[words[1]], words[2:]) if words[0] == "runs" else (group, words[1:])
         given = command.make_context(words[0], flags).params
-        return "mlflow gc without --tracking-uri, which it needs" if words[0] == "gc" and not given["tracking_uri"] else None
+        return (
+            "mlflow gc without --tracking-uri, which it needs"
+            if words[0] == "gc" and flags and not given["tracking_uri"]
+            else None
+        )
     try:
         given = cli.commands["run"].make_context("run", words[1:]).params
     except click.ClickException as error:
