@@ -24,7 +24,7 @@ from steps.registry import versions
 from steps.reports.training import GROUPS
 from steps.tracking import artifacts, runs
 from steps.tracking.store import connect
-from tests.toys.chain import Runs, read_table
+from tests.toys.chain import PLAIN, Runs, read_table
 from tests.toys.ctc import SMALL
 from tests.toys.models import RATE, toy_wave, write_chords
 from tests.toys.registry import ToyOptions, log_toy_asr, toy_store
@@ -63,7 +63,7 @@ def done(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         corpus = write_chords(tmp_path_factory.mktemp("corpus"), TRANSCRIPTS, SPLITS)
         prepared = prepare.run(prepare.StepOptions(corpus="folder", dataset_root=str(corpus), no_plot=True, max_quarantined=0.5))
         trained = ctc.run(ctc.StepOptions(prepare_run_id=prepared, max_quarantined=0.2, **OPTIONS))
-        evaluated = evaluate.run(evaluate.StepOptions(prepare_run_id=prepared, model_run_id=trained, no_plot=True))
+        evaluated = evaluate.run(evaluate.StepOptions(prepare_run_id=prepared, model_run_id=trained, **PLAIN))
         yield Done(corpus, prepared, trained, evaluated)
 
 
@@ -99,7 +99,7 @@ def test_the_hypotheses_have_words_with_their_times(done: Done) -> None:
 
 
 def test_where_nobody_speaks_there_are_neither_text_nor_words(done: Done) -> None:
-    options = evaluate.StepOptions(prepare_run_id=done.prepared, model_run_id=done.trained, no_plot=True, speech_threshold=0.3)
+    options = evaluate.StepOptions(prepare_run_id=done.prepared, model_run_id=done.trained, speech_threshold=0.3, **PLAIN)
     table = pd.read_parquet(artifacts.upstream(evaluate.run(options), artifacts.HYPOTHESES))
     assert table["no_speech"].all() and (table["hypothesis"] == "").all() and all(len(words) == 0 for words in table["words"])
 
@@ -118,7 +118,7 @@ def test_corrupt_recordings_are_listed_and_leave_the_loss_curve_as_it_is(done: D
     prepared = prepare.run(prepare.StepOptions(corpus="folder", dataset_root=str(corpus), no_plot=True, max_quarantined=0.5))
     quarantined = pd.DataFrame(**read_json(artifacts.upstream(prepared, "tables/quarantine.json")))
     assert {f"{name}.flac" for name in broken} <= set(quarantined["utterance_id"]) | set(quarantined["utterance_id"] + ".flac")
-    trained = ctc.run(ctc.StepOptions(prepare_run_id=prepared, max_quarantined=0.2, **OPTIONS))
+    trained = ctc.run(ctc.StepOptions(prepare_run_id=prepared, max_quarantined=0.2, no_plot=True, **OPTIONS))
     for name in ("train/loss", "dev/loss"):
         curves = [[each.value for each in connect().client.get_metric_history(run, name)] for run in (done.trained, trained)]
         assert curves[0] == curves[1] and len(curves[0]) > 0
@@ -210,7 +210,7 @@ def test_nepali_as_openslr_54_has_it_comes_out_in_words_of_devanagari(done: Done
     given = {"corpus": "openslr", "dataset_root": str(tmp_path), "language": "ne", "dev_share": 0.3, "test_share": 0.3}
     prepared = prepare.run(prepare.StepOptions(**given, no_plot=True))
     trained = ctc.run(ctc.StepOptions(prepare_run_id=prepared, **{**OPTIONS, "ctc_epochs": 1}))
-    evaluated = evaluate.run(evaluate.StepOptions(prepare_run_id=prepared, model_run_id=trained, no_plot=True))
+    evaluated = evaluate.run(evaluate.StepOptions(prepare_run_id=prepared, model_run_id=trained, **PLAIN))
     table = pd.read_parquet(artifacts.upstream(evaluated, artifacts.HYPOTHESES))
     assert set(table["reference"]) == {"दुई घर छ", "तीन किताब"} and table["language"].unique().tolist() == ["ne"]
     assert "test/grapheme_cer" in done.metrics(evaluated) and (table["n_graphemes"] < table["n_chars"]).all()
@@ -247,7 +247,7 @@ def test_experts_start_from_clusters_and_are_evaluated_as_any_mixture(done: Done
     assert epoch["load/expert_0"] + epoch["load/expert_1"] == pytest.approx(1)
     system = load_system(artifacts.upstream(trained, artifacts.MODEL))
     assert system.record.role == "mixture" and system.expert_of_etiology == {"als": 0, "typical": 1}
-    evaluated = evaluate.run(evaluate.StepOptions(prepare_run_id=done.prepared, model_run_id=trained, no_plot=True))
+    evaluated = evaluate.run(evaluate.StepOptions(prepare_run_id=done.prepared, model_run_id=trained, **PLAIN))
     assert {"test/routing_entropy", "test/load_entropy"} <= set(done.metrics(evaluated))
     assert read_table(evaluated, "tables/expert_load.json")["load"].sum() == pytest.approx(1)
     ablations = read_json(artifacts.upstream(evaluated, artifacts.SCORES))["ablations"]
@@ -265,9 +265,7 @@ def test_it_is_asked_for_nothing_that_it_has_not(done: Done) -> None:
 
 
 def test_it_is_compared_with_a_mixture_registered_transcribed_and_served(done: Done, tmp_path: Path) -> None:
-    options = evaluate.StepOptions(
-        prepare_run_id=done.prepared, model_run_id=log_toy_asr(tmp_path), no_plot=True, ablations=False
-    )
+    options = evaluate.StepOptions(prepare_run_id=done.prepared, model_run_id=log_toy_asr(tmp_path), ablations=False, **PLAIN)
     runs = f"{done.evaluated},{evaluate.run(options)}"
     compared = compare.run(compare.StepOptions(evaluate_run_ids=runs, n_resamples=100, no_plot=True))
     table = pd.read_parquet(artifacts.upstream(compared, artifacts.COMPARISON))

@@ -21,7 +21,7 @@ from steps import domain, evaluate, prepare, pretrain, register, transcribe
 from steps.registry import versions
 from steps.reports.training import GROUPS
 from steps.tracking import artifacts
-from tests.toys.chain import Runs
+from tests.toys.chain import PLAIN, Runs
 from tests.toys.models import RATE, WORDS, shared_base, toy_wave
 from tests.toys.registry import toy_store
 
@@ -29,7 +29,7 @@ SPLITS = ("train",) * 8 + ("dev",) * 3 + ("test",) * 3
 ETIOLOGIES = ("als", "typical", "unknown")
 CONTEXT = {"context_floor_s": 1.0, "context_silence_s": 0.2, "context_bucket_s": 0.25}
 OPTIONS = {**CONTEXT, "domain_epochs": 1, "domain_batch_size": 4, "no_plot": True, "unfreeze_encoder_blocks": 1}
-GREEDY = {"max_tokens_per_s": 3.0, "no_plot": True}
+GREEDY = {"max_tokens_per_s": 3.0, **PLAIN}
 
 
 @dataclasses.dataclass(frozen=True)

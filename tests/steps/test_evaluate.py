@@ -24,6 +24,7 @@ from steps.tracking import runs as tracking
 from steps.tracking.logged_models import MODEL_RUN_TAG
 from steps.tracking.source_code import DIFF
 from steps.tracking.store import connect
+from tests.toys.chain import PLAIN
 from tests.toys.models import CONTEXT, N_EXPERTS, shared_base, toy_mixture, write_corpus
 
 LENGTHS_S = (0.4, 1.6, 0.7, 1.1, 0.9, 2.7, 1.3, 0.5, 1.8)  # the toy's window is 2 s
@@ -84,10 +85,8 @@ def options(runs: dict[str, str], model: str = "asr", **changes) -> evaluate.Ste
         "prepare_run_id": runs["prepare"],
         "model_run_id": runs[model],
         "decoding_batch_size": 2,
-        "no_plot": True,
-        "evaluation_view": False,
     }
-    return evaluate.StepOptions(**given | {"explorer_audio_mb": 0.05} | changes)
+    return evaluate.StepOptions(**PLAIN | given | {"explorer_audio_mb": 0.05} | changes)
 
 
 def hypotheses_of(run_id: str) -> pd.DataFrame:
@@ -256,7 +255,7 @@ def test_experts_mixed_are_those_that_are_asked_for(runs) -> None:
 def test_where_nobody_speaks_the_text_counts_only_if_that_is_asked(runs) -> None:
     """The toy's chords are no speech."""
     asked = evaluate.StepOptions(
-        prepare_run_id=runs["prepare"], model_run_id=runs["asr"], no_plot=True, max_tokens_per_s=4.0, ablations=False
+        prepare_run_id=runs["prepare"], model_run_id=runs["asr"], max_tokens_per_s=4.0, ablations=False, **PLAIN
     )
     usual, gated = (
         pd.read_parquet(artifacts.upstream(evaluate.run(options), artifacts.HYPOTHESES))

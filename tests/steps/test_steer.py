@@ -22,7 +22,7 @@ from steps.registry import versions
 from steps.reports.training import GROUPS
 from steps.tracking import artifacts
 from steps.tracking.store import connect
-from tests.toys.chain import Runs
+from tests.toys.chain import PLAIN, Runs
 from tests.toys.models import RATE, toy_wave, write_chords
 from tests.toys.registry import toy_store
 from tests.toys.steer import write_sources
@@ -67,7 +67,7 @@ def done(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         decoded = decoder.run(decoder.StepOptions(llm=str(toys / DECODER_DIR)))
         made = Done(corpus, prepared, "", pretrained, decoded, "")
         made = dataclasses.replace(made, trained=steer.run(made.options()))
-        scored = evaluate.StepOptions(prepare_run_id=prepared, model_run_id=made.trained, no_plot=True, max_tokens_per_s=4.0)
+        scored = evaluate.StepOptions(prepare_run_id=prepared, model_run_id=made.trained, max_tokens_per_s=4.0, **PLAIN)
         yield dataclasses.replace(made, evaluated=evaluate.run(scored))
 
 
@@ -169,7 +169,7 @@ def test_a_language_model_that_no_server_could_get_is_not_registered(done: Done)
     trained = steer.run(
         done.options(decoder_run_id=named, steer_epochs=0, steer_batch_size=16, steering_log_every=100, no_plot=True)
     )
-    scored = evaluate.StepOptions(prepare_run_id=done.prepared, model_run_id=trained, no_plot=True, ablations=False)
+    scored = evaluate.StepOptions(prepare_run_id=done.prepared, model_run_id=trained, ablations=False, **PLAIN)
     with pytest.raises(ValueError, match=f"llm={source}: a folder that was not copied is on no server; raise copy_decoder_mb"):
         register.run(
             register.StepOptions(evaluate_run_ids=evaluate.run(scored), register_system="steer_moe", registered_model="unpinned")

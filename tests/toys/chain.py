@@ -13,6 +13,8 @@ from steps.chain.stages import planned, stage_options
 from steps.tracking import artifacts
 from steps.tracking.store import connect
 
+PLAIN = {"no_plot": True, "evaluation_view": False}  # an evaluation without pictures and MLflow's own view, which takes seconds
+
 
 def pending_options(module: ModuleType, options: ChainOptions) -> Options:
     """The options with which the chain starts a step the first time."""

@@ -31,6 +31,7 @@ from steps.inputs.corpus import read_prepared  # noqa: E402
 from steps.inputs.training import log_system, training_facts  # noqa: E402
 from steps.registry import versions  # noqa: E402
 from steps.tracking import artifacts, runs  # noqa: E402
+from tests.toys.chain import PLAIN  # noqa: E402
 from tests.toys.training import Notes, plan, training  # noqa: E402
 
 
@@ -69,7 +70,7 @@ def main(corpus: Path, folder: Path) -> None:
     prepared = prepare.run(prepare.StepOptions(corpus="folder", dataset_root=str(corpus), no_plot=True))
     toy, report = train(StepOptions(prepare_run_id=prepared))
     ids = [
-        evaluate.run(evaluate.StepOptions(prepare_run_id=prepared, model_run_id=run_id, no_plot=True, ablation_utterances=2))
+        evaluate.run(evaluate.StepOptions(prepare_run_id=prepared, model_run_id=run_id, ablation_utterances=2, **PLAIN))
         for run_id in (toy, log_mixture(folder))
     ]
     evaluated = ",".join(ids)

@@ -26,7 +26,7 @@ from steps import asr, baseline, evaluate, experts, main
 from steps.chain.screen import OWN_CORPUS, WIDTH
 from steps.tracking import artifacts
 from steps.tracking.store import connect, project_root
-from tests.toys.chain import read_table
+from tests.toys.chain import PLAIN, read_table
 from tests.toys.models import HALF
 from tests.toys.registry import toy_store
 
@@ -48,9 +48,9 @@ PROGRESS = re.compile(r"^[a-z ,]+: \d+/\d+, .* left")
 
 
 def run_main(**changes) -> tuple[str, Lines]:
-    """Run `main`: its run id, and what it said of each stage."""
+    """Run `main` without pictures: its run id, and what it said of each stage."""
     with contextlib.redirect_stdout(io.StringIO()) as said:
-        run_id = main.run(main.StepOptions.asked(**TINY | changes))
+        run_id = main.run(main.StepOptions.asked(**TINY | {"no_plot": True} | changes))
     return run_id, STAGE.findall(said.getvalue())
 
 
@@ -334,7 +334,7 @@ def test_without_pretraining_gate_and_experts_start_random(chain: Chain) -> None
     assert [(step, word) for step, word, _ in lines] == [(step, "reused") for step in CHAIN[:3]] + [("asr", "ran")]
     asr = children(main_id)[0].info.run_id
     assert not (artifacts.upstream(asr, "model") / "clusters").exists()
-    options = evaluate.StepOptions(prepare_run_id=chain.of("prepare").info.run_id, model_run_id=asr, ablations=False)
+    options = evaluate.StepOptions(prepare_run_id=chain.of("prepare").info.run_id, model_run_id=asr, ablations=False, **PLAIN)
     scores = read_json(artifacts.upstream(evaluate.run(options), "scores.json"))
     assert scores["gating_accuracy"] is None and scores["system"] == "whisper_moe" and scores["n_utterances_seen"] == N_TRAIN
 
