@@ -105,10 +105,11 @@ class Child:
 
 @dataclasses.dataclass
 class Arena:
-    """A folder with a store, in which the toy chain has run once."""
+    """A folder with a store, in which the toy chain has run once, to the stage `until`."""
 
     folder: Path
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
+    until: str = "asr"
 
     @property
     def unfinished(self) -> Path:
@@ -134,9 +135,9 @@ class Arena:
 
     def ids(self) -> dict[str, str]:
         """Ids of the toy chain's runs; it runs at the first call."""
-        path = self.folder / "ids.json"
+        path = self.folder / f"ids_to_{self.until}.json"
         if not path.exists():
-            found = self.fork(run_chain).value()
+            found = self.fork(run_chain, self.until).value()
             path.write_text(json.dumps(found))
         return json.loads(path.read_text())
 
@@ -164,14 +165,15 @@ def toy_options(**changes: Any) -> ChainOptions:
     return main.StepOptions.asked(**TOY | changes)
 
 
-def run_chain() -> dict[str, str]:
-    """The toy chain up to joint training: stage → run id."""
-    options = toy_options(until="asr")
+def run_chain(until: str) -> dict[str, str]:
+    """The toy chain to a stage, and the shipped language model where all of it runs: stage → run id."""
+    options = toy_options(until=until)
     with tracking.step_run("main", options):
         chain = Chain(options)
         chain.run()
-    taken = decoder.run(decoder.StepOptions())
-    return {"asr": chain.run_ids["whisper_moe"], "decoder": taken, **chain.run_ids}
+    if until != "asr":
+        return chain.run_ids
+    return {"asr": chain.run_ids["whisper_moe"], "decoder": decoder.run(decoder.StepOptions()), **chain.run_ids}
 
 
 def train(stage: str, ids: dict[str, str], **changes: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from benchmarks.torture.store import NotHere
 
 WHOLE = {"weights": {"a": "1"}, "metrics": [["loss", 1, "0.5"], ["loss", 2, "0.25"]], "statuses": ["FINISHED"]}
 
-SHORT = ("nan", "order", "save", "damage", "faulty", "full-checkpoint", "read-only", "server", "kill-gate-0", "kill-experts-2")
+SHORT = ("save", "full-checkpoint", "read-only", "server", "kill-experts-2")
 ON_A_SMALL_DISK = ("full-checkpoint", "read-only")
 
 
@@ -24,7 +24,7 @@ ON_A_SMALL_DISK = ("full-checkpoint", "read-only")
 def short_form(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The rows as a process of its own found them: it forks, and this one has opened stores and trained."""
     folder = tmp_path_factory.mktemp("torture")
-    command = [sys.executable, "-m", "benchmarks.torture", "--short", "--only", ",".join(SHORT)]
+    command = [sys.executable, "-m", "benchmarks.torture", "--short"]
     command += ["--folder", str(folder), "--results", str(folder / "torture")]
     done = subprocess.run(command, cwd=torture.ROOT, capture_output=True, text=True, check=False)
     assert (folder / "torture.json").exists(), done.stderr[-2000:]
