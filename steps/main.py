@@ -36,7 +36,7 @@ from steps.chain.costs import opening_line
 from steps.chain.domain_checks import domain_faults
 from steps.chain.options import BASE, QUICK, SMALL, ChainOptions
 from steps.chain.remote_checks import remote_faults
-from steps.chain.screen import TESTS, WIDTH, opening, result_lines
+from steps.chain.screen import TESTS, WIDTH, evaluation_lines, opening, result_lines
 from steps.chain.stages import (
     NAMES,
     STAGES,
@@ -226,6 +226,8 @@ def _report(step: StepRun, chain: Chain, corpus: str) -> None:
         said, table = [best_sentence(rows, tests)], markdown_table(readable_table(rows))
         say_result(client, connect().experiment_id, f"{corpus}: {said[0]}")
         print("\n".join(result_lines(chain.run_ids["compare"], chain.options)), flush=True)
+    elif wer:
+        print("\n".join(evaluation_lines([chain.run_ids[f"evaluate {system}"] for system in wer])), flush=True)
     if "register" in chain.run_ids:
         said.append(client.get_run(chain.run_ids["register"]).data.tags[CHAMPION_TAG])
         print(fill(said[-1], WIDTH, break_on_hyphens=False, break_long_words=False), flush=True)

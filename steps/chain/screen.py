@@ -6,7 +6,9 @@ No line is longer than `WIDTH`, paths and commands apart, and that of a stage fi
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 
 import pandas as pd
 from mlflow.utils.uri import is_local_uri
@@ -17,6 +19,7 @@ from steps.chain.options import MIXTURE, ChainOptions
 from steps.options.step_options import SYNTHETIC
 from steps.reports.experiment_report import REPORT
 from steps.tracking import artifacts
+from steps.tracking.step_run import NOTE_TAG
 from steps.tracking.store import connect, project_root
 
 WIDTH, MIN_WIDTH = 160, 80
@@ -53,6 +56,14 @@ def result_lines(compare_run_id: str, options: ChainOptions) -> list[str]:
     where = f"Pictures and tables: {_report(compare_run_id)}; every run with its plots: make ui"
     found = ["", *table_lines(readable_table(table)), "", best_sentence(table, tests), *note, "", where]
     return found + (_own_recordings() if options.corpus == SYNTHETIC else [])
+
+
+def evaluation_lines(run_ids: Sequence[str]) -> list[str]:
+    """What evaluations found, where nothing compares them: the first two paragraphs of their descriptions."""
+    client = connect().client
+    paragraphs = [client.get_run(run_id).data.tags[NOTE_TAG].split("\n\n")[:2] for run_id in run_ids]
+    found = [line for each in paragraphs for said in ["", *each] for line in wrap(said, WIDTH, break_on_hyphens=False) or [""]]
+    return [*found, "Every run with its tables and plots: make ui"]
 
 
 def table_lines(table: pd.DataFrame) -> list[str]:

@@ -1,13 +1,17 @@
 """Lines that fit on a screen, whatever they are made of."""
 
 import re
+from types import SimpleNamespace
 
 import pandas as pd
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steps.chain import screen
 from steps.chain.options import STAGE_NAMES, ChainOptions
-from steps.chain.screen import WIDTH, opening, stage_line, table_lines
+from steps.chain.screen import WIDTH, evaluation_lines, opening, stage_line, table_lines
+from steps.tracking.step_run import NOTE_TAG
 
 ID = "64c6e89c60254b16a5f99ed46e218a14"
 
@@ -39,3 +43,12 @@ def test_a_table_by_hand() -> None:
         "base    40.8 %  114",
         "a LoRA  7.9 %   –",
     ]
+
+
+def test_what_one_evaluation_found_is_said_where_nothing_compares_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"a": "WER 13 %: one.\n\nCER 2 %; " + "a long tail, " * 20 + "end.\n\n| group |", "b": "WER 9 %: another."}
+    runs = {name: SimpleNamespace(data=SimpleNamespace(tags={NOTE_TAG: text})) for name, text in said.items()}
+    monkeypatch.setattr(screen, "connect", lambda: SimpleNamespace(client=SimpleNamespace(get_run=runs.__getitem__)))
+    lines = evaluation_lines(["a", "b"])
+    assert lines[:2] == ["", "WER 13 %: one."] and lines[2].startswith("CER 2 %;") and lines[-3:-1] == ["", "WER 9 %: another."]
+    assert not any("group" in line for line in lines) and max(map(len, lines)) <= WIDTH
