@@ -26,7 +26,7 @@ class SystemScores:
         control: the system that is its fair control, if any; the verdict compares the two.
         hypotheses: the hypotheses table, counted or not.
         metadata: normaliser, test_set_digest; where known n_trainable, n_total, gating_accuracy, seconds (of decoding),
-            audio_seconds, training_compute_seconds, training_device, peak_memory_mb, seed.
+            audio_seconds, training_compute_seconds, training_device, peak_memory_mb, seed; `number` of a further system (`colour_place`).
         expert_wer: WER of each expert alone, by expert or by name.
         history: epoch and metrics, for the learning curves; None where there was no training.
     """
@@ -98,16 +98,21 @@ def counted(system: SystemScores) -> pd.DataFrame:
     return with_groups(table.sort_values("utterance_id", ignore_index=True))
 
 
-def colour_place(role: str) -> int:
-    """Place among the colours of a role in every picture of one system; base, control and mixture each have their own."""
-    return {BASE: 0, CONTROL: 1, MIXTURE: 2}.get(role, OTHER_PLACE)
+def colour_place(role: str, number: int = 0) -> int:
+    """Place of a system among the colours, in every picture.
+
+    Args:
+        role: base, control and mixture each have a place of their own.
+        number: of a further system among them.
+    """
+    return {BASE: 0, CONTROL: 1, MIXTURE: 2}.get(role, OTHER_PLACE + number)
 
 
 def colour_places(systems: Sequence[PooledScores]) -> dict[str, int]:
     """Place of each system among the colours, by name: base, control and mixture have theirs, the others come behind."""
     found: dict[str, int] = {}
     for system in systems:
-        place = colour_place(system.role)
+        place = colour_place(system.role, system.runs[0].metadata.get("number", 0))
         found[system.name] = place if place not in found.values() else max(OTHER_PLACE - 1, *found.values()) + 1
     return found
 

@@ -22,6 +22,7 @@ from moe.system import Routes
 from moe.training.cost import device_name
 from steps.inputs.corpus import Prepared
 from steps.inputs.test_set import TestSet
+from steps.reports.colours import number_of
 from steps.reports.routing import log_routing
 from steps.tracking import artifacts
 from steps.tracking.logged_models import ScoredModel, attach_scores
@@ -93,7 +94,8 @@ def _log_groups(step: StepRun, evaluation: Evaluation) -> None:
         spaceless = rates["group"].astype(str).map(cer_without_spaces(grouped, column))
         step.log_table(rates.assign(cer_without_spaces=spaceless), f"tables/wer_by_{column}.json")
         if column != "speaker" and step.plots and len(rates) > 1:
-            place = colour_place(evaluation.test_set.system.record.role)
+            record = evaluation.test_set.system.record
+            place = colour_place(record.role, number_of(record.system))
             figure = forest_figure(rates, f"WER by {column_name(column)}", evaluation.note, place)
             step.log_figure(figure, f"plots/wer_by_{column}.png")
 

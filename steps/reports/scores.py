@@ -9,6 +9,7 @@ from mlflow.entities import Run
 from analysis.systems import SystemScores
 from moe.files import read_json
 from steps.options.step_options import SYNTHETIC
+from steps.reports.colours import number_of
 from steps.tracking import artifacts
 from steps.tracking.names import STEP_TAG
 from steps.tracking.run_ids import whole_id
@@ -48,7 +49,7 @@ def read_scores(evaluate_run_id: str) -> SystemScores:
         role=scores["role"],
         control=scores["control"],
         hypotheses=hypotheses,
-        metadata=scores,
+        metadata=scores | {"number": number_of(scores["system"])},
         expert_wer=scores["expert_wer"],
         history=_history(evaluate_run_id),
     )

@@ -8,6 +8,7 @@ from analysis.plots.training import drawable, from_start, training_curves
 from analysis.systems import colour_place
 from moe.system import System
 from moe.training.best_epoch import Trained
+from steps.reports.colours import number_of
 from steps.tracking.step_run import StepRun
 
 GROUPS = "tables/parameter_groups.json"
@@ -33,7 +34,10 @@ def log_curves(
     if not trained.history:
         return
     shown = from_start(pd.DataFrame(trained.history), {selected: trained.start_rate})
-    kept, place = 0 if trained.epoch is None else trained.epoch + 1, colour_place(system.record.role)
+    kept, place = (
+        0 if trained.epoch is None else trained.epoch + 1,
+        colour_place(system.record.role, number_of(system.record.system)),
+    )
     title = f"Training of {system.record.title}"
     figure = training_curves(shown, drawable(shown, panels), title, best=kept, note=note, place=place)
     step.log_figure(figure, "plots/training.png")

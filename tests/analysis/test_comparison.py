@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from analysis.comparison import compare
 from analysis.error_rates import count_errors, rates_by
 from analysis.significance import holm
-from analysis.systems import SystemScores, check_comparable, pool
+from analysis.systems import SystemScores, check_comparable, colour_place, colour_places, pool
 from analysis.verdict import p_words, size_sentence, test_of
 
 test_of.__test__ = False  # a function of the package, not a test
@@ -282,3 +282,17 @@ def test_curves_of_dev_and_train_are_overlaid_by_their_own_axis():
     figures = compare([three()[0], *runs], n_resamples=200).figures
     assert {"curves_dev_wer", "curves_train_loss"} <= set(figures) and "curves_dev_loss" not in figures, "one dot is no curve"
     assert figures["curves_train_loss"].axes[0].get_xlabel() == "updates of all stages"
+
+
+def test_a_system_has_its_colour_whoever_stands_beside_it():
+    roles = {
+        "zero_shot": ("base", 0),
+        "domain_whisper": ("candidate", 2),
+        "steer_moe": ("candidate", 0),
+        "wav2vec2_ctc": ("candidate", 1),
+    }
+    runs = [system(name, 0.2, (name, role), number=number) for name, (role, number) in roles.items()]
+    wanted = {name: colour_place(*place) for name, place in roles.items()}
+    assert colour_places(pool(runs)) == wanted and len(set(wanted.values())) == 4
+    twice = colour_places(pool([*runs, system("steer_moe · other", 0.2, ("steer_moe", "candidate"), number=0)]))
+    assert len(set(twice.values())) == 5  # another of a kind gets a colour of its own
