@@ -216,8 +216,8 @@ def test_smoothing_is_of_training_alone(corpus, tmp_path: Path) -> None:
     system = toy_domain(tmp_path, losses=LossOptions(label_smoothing=0.2), dropout=0.0)
     data = sets(system, corpus)[1]
     batch = collate(data, [data[0]])
-    judged = float(system.module.eval()(**batch)["loss"])
-    assert float(system.module.train()(**batch)["loss"]) > judged + 0.01
+    judged = float(system.module.eval()(**batch)["loss"].detach())
+    assert float(system.module.train()(**batch)["loss"].detach()) > judged + 0.01
 
 
 @pytest.mark.parametrize(
