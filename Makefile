@@ -51,7 +51,7 @@ demo:
 # from no weights at all: a Wav2Vec2-BERT CTC on synthetic Nepali
 demo-ne:
 	@echo "Synthetic Nepali, 195 words of which 23 are in the test split alone: a Wav2Vec2-BERT CTC of 1.3 million parameters from random weights."
-	@echo "It took 9.3 CPU minutes, 11 on the clock of a busy machine. Offline but for the pinned packages. Ctrl-C stops it; the same command goes on where it was."
+	@echo "It took six minutes on two idle cores. Offline but for the pinned packages. Ctrl-C stops it; the same command goes on where it was."
 	@$(MAKE) --silent --no-print-directory install
 	@python -c "from steps.tracking.store import connect; connect()"
 	@MLFLOW_LOGGING_LEVEL=WARNING $(MLFLOW_RUN) -P options_file=presets/nepali.yaml $(OPTIONS)
