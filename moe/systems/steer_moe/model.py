@@ -124,10 +124,10 @@ class SteeredWriter(nn.Module, abc.ABC):
         """Outputs of a training forward: losses (B,), and what balance costs; what the layers did is kept where it is watched."""
         loss = mean_of_batch(losses.mean(), len(losses))
         if self.balance and encoded.passes:
-            loss = loss + self.balance * balance_loss(encoded.passes, encoded.valid, self.used)
+            sums = use_sums(encoded.passes, encoded.valid)
+            loss = loss + self.balance * balance_loss(sums, self.used)
             if self.training:
-                sums = use_sums(encoded.passes, encoded.valid).detach()
-                self.used = sums if self.used is None else self.used + sums
+                self.used = sums.detach() if self.used is None else self.used + sums.detach()
         if self.watched:
             self.seen.append(dataclasses.replace(encoded, utterance_ids=tuple(utterance_ids)))
         return {"loss": loss, "utterance_loss": losses.detach()}

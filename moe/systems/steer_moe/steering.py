@@ -108,19 +108,23 @@ def _shuffled(weights: Tensor, valid: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
-def balance_loss(passes: Sequence[LayerPass], valid: Tensor, earlier: Tensor | None = None) -> Tensor:
-    """KL(uniform ‖ mean use over the valid frames (B, T)) in nats, mean over the layers, ().
+def balance_loss(sums: Tensor, earlier: Tensor | None = None) -> Tensor:
+    """KL(uniform ‖ mean use of each layer's vectors) in nats, mean over the layers, ().
 
     Args:
-        earlier: `use_sums` of the batches that an update gathered before, (L, E). The mean is then over all of them, since a small batch
-            need not be balanced by itself; its gradient is that of this batch's own mean.
+        sums: `use_sums` of a batch, (L, E).
+        earlier: those of the batches that an update gathered before, (L, E). The mean is then over all of them, since a small batch need
+            not be balanced by itself; its gradient is that of this batch's own mean.
     """
-    sums = use_sums(passes, valid)
-    mean = own = sums / sum_of_batch(valid.sum()).clamp_min(1)  # (L, E)
+    own = mean = _shares(sums)
     if earlier is not None:
-        together = earlier + sums.detach()
-        mean = together / together.sum(-1, keepdim=True) + own - own.detach()
+        mean = _shares(earlier + sums.detach()) + own - own.detach()
     return -(mean.shape[-1] * mean.clamp_min(1e-9)).log().mean()
+
+
+def _shares(sums: Tensor) -> Tensor:
+    """Sums (L, E) by the number of frames, which the weights of a layer add up to."""
+    return sums / sums.detach().sum(-1, keepdim=True).clamp_min(1)
 
 
 def use_sums(passes: Sequence[LayerPass], valid: Tensor) -> Tensor:

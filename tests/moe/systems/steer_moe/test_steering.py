@@ -112,15 +112,15 @@ def test_use_counts_valid_frames_alone_and_balance_is_zero_where_it_is_even() ->
     passes = [LayerPass(weights, VALID.float())]
     assert use_sums(passes, VALID).tolist() == [[1.5, 0.5]]
     wanted = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)
-    assert float(balance_loss(passes, VALID)) == pytest.approx(wanted)
+    assert float(balance_loss(use_sums(passes, VALID))) == pytest.approx(wanted)
     even = [LayerPass(torch.full((1, 3, 2), 0.5), VALID.float())]
-    assert float(balance_loss(even, VALID)) == pytest.approx(0.0, abs=1e-7)
+    assert float(balance_loss(use_sums(even, VALID))) == pytest.approx(0.0, abs=1e-7)
 
 
 def test_balance_is_asked_of_all_batches_of_an_update_and_each_learns_by_its_own_mean() -> None:
     """Worked by hand: what this batch uses too much, the one before used too little, so together they are even."""
     weights = torch.tensor([[[0.5, 0.5], [0.9, 0.1], [0.0, 1.0]]], requires_grad=True)  # the last frame is no audio
-    loss = balance_loss([LayerPass(weights, VALID.float())], VALID, torch.tensor([[0.1, 0.9]]))
+    loss = balance_loss(use_sums([LayerPass(weights, VALID.float())], VALID), torch.tensor([[0.1, 0.9]]))
     loss.backward()
     assert float(loss.detach()) == pytest.approx(0.0, abs=1e-6) and weights.grad is not None
     slope = -1 / (2 * 0.5)  # of −½ Σ log(2 m_e) where both m_e are a half

@@ -82,7 +82,7 @@ def test_what_an_update_gathers_is_balanced_together_and_no_two_updates_are(corp
     system, earlier = toy_steer(tmp_path, balance=0.5), []
     monkeypatch.setattr(
         "moe.systems.steer_moe.model.balance_loss",
-        lambda passes, valid, before: earlier.append(None if before is None else float(before[0].sum())) or valid.sum() * 0.0,
+        lambda sums, before: earlier.append(None if before is None else float(before[0].sum())) or sums.sum() * 0.0,
     )
     manifest, root = corpus
     sets = SpeechDataset(manifest, root, system.inputs, trains=True), SpeechDataset(manifest.head(3), root, system.inputs)
