@@ -25,6 +25,10 @@ CHANGES: dict[str, tuple[Any, ...]] = {
     "num_experts": (6, 12, 24),
     "lora_targets": ("q_proj,v_proj", ALL_LINEARS),
     "rank_stabilised": (False, True),
+    "expert_learning_rate": (3e-4, 1e-3, 3e-3),
+    "lora_dropout": (0.0, 0.1),
+    "expert_rate_share": (1.0, 0.3),
+    "drop_experts": (False, True),
     "asr_epochs": (0, 1, 3),
     "clustering_algorithm": ALGORITHMS,
     "shared_expert": (True, False),
@@ -43,6 +47,8 @@ WITH_LORA = (
     "adapter_rank",
     "lora_targets",
     "rank_stabilised",
+    "expert_learning_rate",
+    "lora_dropout",
 )  # changes that one LoRA gets too: its fair control
 DEFAULT, BASE_MODEL, ONE_LORA = "as given", "base model", "one LoRA, same size"
 Job = tuple[str, int, "QualityOptions"]  # row, seed, options of the chain
