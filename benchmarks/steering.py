@@ -2,11 +2,14 @@
 
     python -m benchmarks.steering --row "8 experts" --seed 0       train, score, write benchmarks/results/steering/8_experts-0.json and .parquet
     python -m benchmarks.steering --table                          one table of all rows that are done, Holm-corrected pairs, a verdict
+    python -m benchmarks.steering --row "8 experts" --options_file real.yaml --out FOLDER       the same on another corpus
 
-A row that is done is not run again. All rows and seeds share the demo's corpus, the shipped base and the shipped language model; the
-first process makes the corpus and the others wait. What a row changes stands in `ROWS`; choices are made on dev, the table is of test.
+A row that is done is not run again. All rows and seeds share the demo's corpus, the shipped base and the shipped language model, or what
+an option file of `main` names instead; the first process makes these and the others wait. What a row changes stands in `ROWS`; choices
+are made on dev, the table is of test.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ from steps import evaluate, steer
 from steps.chain.reuse import launch
 from steps.chain.stages import Chain, evaluation_given, ids_of, stage_options
 from steps.main import StepOptions
+from steps.options.command_line import OPTIONS_FILE, file_values
 from steps.reports.scores import read_scores
 from steps.tracking.store import connect
 
@@ -74,23 +78,24 @@ QUESTIONS = {
 TYPICAL = "typical"
 
 
-def run(row: str, seed: int, folder: Path) -> None:
+def run(row: str, seed: int, folder: Path, options_file: str | None = None) -> None:
     """Train and score a row; what is done is left as it is."""
     place = folder / f"{row.replace(' ', '_').replace(',', '')}-{seed}"
     if place.with_suffix(".json").exists():
         return
-    start_from(shared_database(folder, COMMON, ["benchmarks.steering", f"--{COMMON}"]), place.with_suffix(".db"))
-    scores = read_scores(_evaluated(row, seed))
+    make = ["benchmarks.steering", f"--{COMMON}", *([f"--{OPTIONS_FILE}", options_file] if options_file else [])]
+    start_from(shared_database(folder, COMMON, make), place.with_suffix(".db"))
+    scores = read_scores(_evaluated(row, options_of(row, seed, options_file)))
     write_table(place.with_suffix(".parquet"), scores.hypotheses.drop(columns=["words"], errors="ignore"))
     facts = {"row": row, "seed": seed, "system": scores.system, "role": scores.role, "cpu_minutes": cpu_minutes()}
     write_json(place.with_suffix(".json"), facts | {"dev": _dev(scores), "metadata": dict(scores.metadata)})
     remove_database(place.with_suffix(".db"))
 
 
-def options_of(row: str, seed: int) -> StepOptions:
-    """The options of `main` that a row stands for."""
+def options_of(row: str, seed: int, options_file: str | None = None) -> StepOptions:
+    """The options of `main` that a row stands for, above those of an option file."""
     systems = {LORA: "whisper_moe,single_lora"}.get(row, BASELINES.get(row, "steer_moe"))
-    given = {"systems": systems, "register_system": "any", "seed": seed, "corpus_seed": CORPUS_SEED, "no_plot": True}
+    given = _given(options_file) | {"systems": systems, "seed": seed}
     given |= {name: value for name, value in ROWS[row].items() if name != "steer_adapter"}
     return StepOptions.asked(**given, until="baseline" if row in BASELINES else "decoder")
 
@@ -107,9 +112,15 @@ def table(folder: Path) -> str:
     return "\n\n".join([markdown_table(lines), *_answers(pooled), *other])
 
 
-def _evaluated(row: str, seed: int) -> str:
+def _given(options_file: str | None) -> dict[str, Any]:
+    """The options of `main` that all rows share."""
+    from_file = file_values(StepOptions, options_file) if options_file else {}
+    return {"register_system": "any", "corpus_seed": CORPUS_SEED, "no_plot": True} | from_file
+
+
+def _evaluated(row: str, options: StepOptions) -> str:
     """Run the chain of a row up to its model and score that on test: id of the evaluation."""
-    chain = Chain(options_of(row, seed))
+    chain = Chain(options)
     chain.run()
     system = BASELINES.get(row, "steer_moe")
     if row not in BASELINES:
@@ -128,10 +139,10 @@ def _steered(chain: Chain, row: str) -> str:
     return launch(steer, stage_options(steer, chain.options, **given))
 
 
-def _make_common() -> None:
+def _make_common(options_file: str | None) -> None:
     """The corpus, the base and the language model that all rows share."""
     connect()
-    given = {"systems": "zero_shot,steer_moe", "register_system": "any", "seed": CORPUS_SEED, "no_plot": True}
+    given = _given(options_file) | {"systems": "zero_shot,steer_moe", "seed": CORPUS_SEED}
     for until in ("pretrain", "decoder"):
         Chain(StepOptions.asked(**given, until=until)).run()
 
@@ -186,11 +197,12 @@ def main() -> None:
     """Command line."""
     parser = parser_of(__doc__, list(ROWS), RESULTS / "steering")
     parser.add_argument(f"--{COMMON}", action="store_true", help="make what all rows share, in the store of MLFLOW_TRACKING_URI")
+    parser.add_argument(f"--{OPTIONS_FILE}", help="options of main that all rows share: another corpus, another base")
     arguments = parser.parse_args()
     if arguments.common:
-        _make_common()
+        _make_common(arguments.options_file)
         return
-    command(arguments, run, table)
+    command(arguments, functools.partial(run, options_file=arguments.options_file), table)
 
 
 if __name__ == "__main__":
