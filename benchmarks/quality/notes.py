@@ -31,8 +31,15 @@ def write_note(path: Path, job: Job, scores: SystemScores) -> None:
 def read_note(path: Path, job: Job) -> SystemScores | None:
     """What a row scored, in whatever process; None where it has not been evaluated."""
     folder = _folder(path, job)
-    if not (folder / "scores.json").exists():
-        return None
+    return _read(folder) if (folder / "scores.json").exists() else None
+
+
+def read_notes(folder: Path) -> list[SystemScores]:
+    """All rows that were kept below a folder, whatever their options."""
+    return [_read(file.parent) for file in sorted(folder.glob("*/scores.json"))]
+
+
+def _read(folder: Path) -> SystemScores:
     return SystemScores(**read_json(folder / "scores.json"), hypotheses=pd.read_parquet(folder / "hypotheses.parquet"))
 
 

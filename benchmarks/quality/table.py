@@ -118,10 +118,10 @@ def _shown(corpus: str, row: dict[str, Any]) -> dict[str, Any]:
         "dev WER": percent(row["dev_wer"]),
         "WER": percent_interval(*row["wer"]),
         "seeds": f"{len(wers)}: {100 * min(wers):.1f}–{100 * max(wers):.1f} %",
-        "against the default": _points(row["against"].get(DEFAULT)),
-        "against one LoRA": _points(row["against"].get(LORA_COLUMN)),
+        "against the default": difference_points(row["against"].get(DEFAULT)),
+        "against one LoRA": difference_points(row["against"].get(LORA_COLUMN)),
         "own ways": percent_interval(*row["own_ways"]) if row["own_ways"] else "–",
-        "own ways, against one LoRA": _points(row["own_ways_against"].get(LORA_COLUMN)),
+        "own ways, against one LoRA": difference_points(row["own_ways_against"].get(LORA_COLUMN)),
         "other routings": routings or "–",
         "gating accuracy": percent(row["gating_accuracy"]),
         "last stage, s": row["training_seconds"],
@@ -129,7 +129,8 @@ def _shown(corpus: str, row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _points(found: dict[str, float] | None) -> str:
+def difference_points(found: dict[str, float] | None) -> str:
+    """A difference in points, with its interval, p, standard error and what the test could have seen."""
     if found is None:
         return "–"
     value, low, high, error, visible = (100 * found[name] for name in ("value", "low", "high", "error", "visible"))

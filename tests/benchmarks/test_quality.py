@@ -10,6 +10,7 @@ import pytest
 from analysis.error_rates import count_errors
 from analysis.systems import SystemScores
 from benchmarks.quality.__main__ import check
+from benchmarks.quality.folds import group_rows, joined
 from benchmarks.quality.notes import read_note, write_note
 from benchmarks.quality.pays import PaysOptions, conditions
 from benchmarks.quality.table import LORA_COLUMN, record, rows
@@ -226,3 +227,31 @@ def test_where_routing_pays_is_asked_of_corpora_that_differ_in_one_thing() -> No
         PaysOptions(condition="n_utterances=9")
     with pytest.raises(ValueError, match="rows=x: alike in all conditions"):
         PaysOptions(rows="x")
+
+
+def fold(name: str, number: int, wrong: dict[str, int], seed: int = 0) -> SystemScores:
+    """A row's scores on a test set of its own."""
+    one = scored(name, seed, wrong)
+    table = one.hypotheses.assign(
+        **{key: [f"f{number}{value}" for value in one.hypotheses[key]] for key in ("utterance_id", "speaker")}
+    )
+    return dataclasses.replace(one, hypotheses=table, metadata={**one.metadata, "test_set_digest": f"d{number}"})
+
+
+def test_folds_are_one_test_set() -> None:
+    ours, lora = joined(
+        [fold(DEFAULT, 0, {"s0": 2}), fold(ONE_LORA, 1, {"s1": 1}), fold(DEFAULT, 1, {"s1": 4}), fold(ONE_LORA, 0, {})]
+    )
+    assert (len(ours.hypotheses), ours.metadata["test_set_digest"]) == (6, lora.metadata["test_set_digest"])
+    default, _ = rows([ours, lora])
+    assert default["wer"][0] == pytest.approx(6 / 24) and difference(default, LORA_COLUMN) == pytest.approx(5 / 24)
+    groups = {line["variant"]: line for line in group_rows([ours, lora])}
+    assert groups[DEFAULT]["WER"].startswith("25.0 %") and groups[DEFAULT]["against its one LoRA"].startswith("+20.8")
+    assert groups[ONE_LORA]["against its one LoRA"] == "–"
+
+
+def test_a_row_that_lacks_a_fold_or_has_it_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="one LoRA, same size, seed 0: 1 of 2 folds"):
+        joined([fold(DEFAULT, 0, {}), fold(DEFAULT, 1, {}), fold(ONE_LORA, 0, {})])
+    with pytest.raises(ValueError, match="as given, seed 0: evaluated twice"):
+        joined([fold(DEFAULT, 0, {}), fold(DEFAULT, 0, {"s0": 1})])
