@@ -12,7 +12,7 @@ import torch
 from moe.progress import progress
 from moe.recognition.hypothesis_store import BatchStore
 from moe.system import Ask, DecodingOptions, Hypothesis, System
-from moe.training import processes
+from moe.training import blocks, processes
 from moe.training.batches import Examples, collate, length_batches, to_device
 from moe.training.cost import compute_clock
 
@@ -44,28 +44,35 @@ def decode_ways(
 ) -> dict[str, list[Hypothesis]]:
     """Hypotheses of a whole dataset, in its order, under several asks by name; features are made once.
 
-    Of several processes each decodes its share of the batches, and all get all hypotheses.
+    Of several processes each decodes the batches dealt to it, and all get all hypotheses.
 
     Args:
         with_loss: also the reference's loss (one more pass).
         title: of a progress bar; None shows none.
-        store: where batches are kept as they are done; those an earlier call left there are taken as they are.
+        store: where batches are kept as they are done; those an earlier call left there are taken as they are, and one that fails stops
+            no other (see `moe.training.blocks`).
+
+    Raises:
+        RuntimeError: utterances of a store that failed twice.
     """
     system.module.eval()
     store = store or BatchStore(None)
     ids_of = dataset.utterance_ids
     batches = length_batches(dataset, options.decoding_batch_size)
-    own, done = range(processes.number(), len(batches), processes.n_processes()), dict[int, dict[str, list[Hypothesis]]]()
-    with progress(title or "", sum(len(batches[number]) for number in own), "utterances", shown=title is not None) as bar:
-        for number in own:
-            indices = batches[number]
-            parts = store.read(number, [ids_of[index] for index in indices], list(asks))
+    own = {number: [ids_of[index] for index in batches[number]] for number in blocks.dealt(len(batches))}
+    done: dict[int, dict[str, list[Hypothesis]]] = {}
+    with progress(title or "", sum(map(len, own.values())), "utterances", shown=title is not None) as bar:
+
+        def do(number: int) -> None:
+            parts = store.read(number, own[number], list(asks))
             if parts is None:
                 started = compute_clock()
-                parts = _decode_batch(system, dataset, indices.tolist(), options, asks, with_loss)
+                parts = _decode_batch(system, dataset, batches[number].tolist(), options, asks, with_loss)
                 store.write(number, parts, compute_clock() - started)
             done[number] = parts
-            bar.update(len(indices))
+            bar.update(len(own[number]))
+
+        blocks.do_each(own, do, store.folder)
     found: dict[str, list[Hypothesis]] = {name: [Hypothesis(utterance_id, "") for utterance_id in ids_of] for name in asks}
     for number, parts in ((number, parts) for share in processes.gathered(done) for number, parts in share.items()):
         for name, part in parts.items():

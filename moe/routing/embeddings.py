@@ -17,17 +17,17 @@ import pandas as pd
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from moe.corpora.tables import write_table
 from moe.files import file_digest, read_json, write_json, write_whole
 from moe.progress import progress
 from moe.system import Batch
+from moe.training import blocks, processes
 from moe.training.batches import Examples, collate, length_batches
 
 MATRIX, INDEX = "embeddings.safetensors", "index.parquet"
 STORED = np.float16  # which `pool` rounds to
-PART_BATCHES = 16  # batches between two saves
+PART_BATCHES = 4  # batches of a part, which one process embeds and saves
 DIGEST = ".json"  # beside each part: the digest of its bytes
 Embedder = Callable[[Batch], Tensor]  # a batch → (B, D)
 LOG = logging.getLogger(__name__)
@@ -70,34 +70,46 @@ def read_embeddings(folder: Path) -> Embeddings:
 def embed(embedder: Embedder, dataset: Examples, folder: Path, batch_size: int) -> Embeddings:
     """Embed a dataset into a store; parts that an earlier call left in `folder` are kept and not computed again.
 
-    Batches are those of the whole dataset, whatever is done already: their size shows in an utterance's last bits.
+    Batches are those of the whole dataset, whatever is done already: their size shows in an utterance's last bits. Of several processes
+    each embeds the parts dealt to it, the first writes the store, and all get all vectors.
 
     Args:
         embedder: a batch as the dataset's inputs make it → (B, D), what the gate reads.
+
+    Raises:
+        RuntimeError: utterances that failed twice.
     """
     done, ids = _read_parts(folder), dataset.utterance_ids
-    batches = [batch for batch in length_batches(dataset, batch_size) if not all(ids[index] in done for index in batch)]
-    with progress("embed", len(dataset), "utterances", len(done)) as bar:
-        for first in range(0, len(batches), PART_BATCHES):
-            part = _embed_batches(embedder, dataset, batches[first : first + PART_BATCHES], bar)
-            _write_part(folder, part)
-            done |= part
+    processes.gathered(None)  # a part that another process is writing would be read as damaged
+    batches = length_batches(dataset, batch_size)
+    parts = [batches[first : first + PART_BATCHES] for first in range(0, len(batches), PART_BATCHES)]
+    own = {number: [ids[index] for batch in parts[number] for index in batch] for number in blocks.dealt(len(parts))}
+    left, made = {number: names for number, names in own.items() if not done.keys() >= set(names)}, dict[str, np.ndarray]()
+    n_own, n_left = (sum(map(len, each.values())) for each in (own, left))
+    with progress("embed", n_own, "utterances", n_own - n_left) as bar:
+
+        def do(number: int) -> None:
+            part = _embed_batches(embedder, dataset, parts[number])
+            _write_part(folder, number, part)
+            made.update(part)
+            bar.update(len(part))
+
+        blocks.do_each(left, do, folder)
+    for share in processes.gathered(made):
+        done |= share
     return _finish(folder, ids, done)
 
 
-def _embed_batches(embedder: Embedder, dataset: Examples, batches: Sequence[np.ndarray], bar: tqdm) -> dict[str, np.ndarray]:
+def _embed_batches(embedder: Embedder, dataset: Examples, batches: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     vectors: dict[str, np.ndarray] = {}
     for indices in batches:
         batch = collate(dataset, [dataset[int(index)] for index in indices])
         pooled = embedder(batch).cpu().numpy().astype(STORED)  # (B, D)
         vectors |= dict(zip(batch["utterance_ids"], pooled, strict=True))
-        bar.update(len(indices))
     return vectors
 
 
-def _write_part(folder: Path, part: dict[str, np.ndarray]) -> None:
-    numbers = [int(path.stem.rpartition("_")[2]) for path in folder.glob("part_*.safetensors")]
-    number = max(numbers, default=-1) + 1  # not the count: a part that was damaged and removed leaves a gap
+def _write_part(folder: Path, number: int, part: dict[str, np.ndarray]) -> None:
     path = folder / f"part_{number:05d}.safetensors"
     with write_whole(path) as aside:
         save_file(part, aside)
@@ -121,12 +133,15 @@ def _read_parts(folder: Path) -> dict[str, np.ndarray]:
 
 def _finish(folder: Path, utterance_ids: Sequence[str], vectors: dict[str, np.ndarray]) -> Embeddings:
     matrix = np.stack([vectors[name] for name in utterance_ids])
+    found = Embeddings(tuple(utterance_ids), matrix.astype(np.float32))
+    if processes.number():
+        return found
     with write_whole(folder / MATRIX) as aside:
         save_file({"embeddings": matrix}, aside)
     write_table(folder / INDEX, pd.DataFrame({"utterance_id": list(utterance_ids), "row": np.arange(len(utterance_ids))}))
-    for path in folder.glob("part_*"):
+    for path in [*folder.glob("part_*"), *folder.glob(f"{blocks.MARK}*")]:
         path.unlink()
-    return Embeddings(tuple(utterance_ids), matrix.astype(np.float32))
+    return found
 
 
 def read_by_gate(gate_unit: str, rows: pd.DataFrame, embeddings: Embeddings) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""The processes that train one model together: how many there are, which this one is, and what they tell each other.
+"""The processes that share the work of a step: how many there are, which this one is, and what they tell each other.
 
-torchrun starts them. Every process holds the whole model, works on its share of each batch, and has the gradient averaged over all
-(DistributedDataParallel). What a loss is a mean over differs from share to share, so a loss says it: then the average over the processes
+torchrun starts them. Embedding and decoding deal whole batches out to them (`moe.training.blocks`). In training every process holds the
+whole model, works on its share of each batch, and has the gradient averaged over all (DistributedDataParallel). What a loss is a mean over differs from share to share, so a loss says it: then the average over the processes
 is the mean over the batch. With one process nothing here does anything, and where no gradient is asked for no loss is shared.
 """
 
@@ -22,11 +22,11 @@ Value = TypeVar("Value")
 
 @dataclasses.dataclass(frozen=True)
 class ProcessOptions(Options):
-    """How many processes train together; but for rounding no result depends on it."""
+    """How many processes share the work; but for rounding no result depends on it."""
 
     group = "compute"
 
-    num_processes: int = option(1, "processes of this machine that share each batch, on GPUs or cores of their own", low=1)
+    num_processes: int = option(1, "processes of this machine that share the work, on GPUs or cores of their own", low=1)
 
     not_in_fingerprint = frozenset({"num_processes"})
 
@@ -74,7 +74,7 @@ def leave() -> None:
 
 
 def n_processes() -> int:
-    """How many train together."""
+    """How many work together."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 

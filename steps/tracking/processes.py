@@ -98,7 +98,7 @@ def work_as_told(run: Callable[[OptionsType], str], options: OptionsType) -> Non
 
 
 def start(run: StepRun, options: Options, num_processes: int) -> None:
-    """Start the processes that share a run's work, and wait for them; one that is killed is replaced, from the newest checkpoint.
+    """Start the processes that share a run's work, and wait for them; one that is killed is replaced, and goes on from what is saved.
 
     Raises:
         RuntimeError: what went wrong first in any of them.
@@ -112,7 +112,7 @@ def start(run: StepRun, options: Options, num_processes: int) -> None:
         except LostProcess as error:
             if not n_left:
                 raise
-            print(f"{run.step}: {error}; the work goes on from the newest checkpoint", file=sys.stderr, flush=True)
+            print(f"{run.step}: {error}; the work goes on from what is saved", file=sys.stderr, flush=True)
             with contextlib.suppress(MlflowException):
                 run.set_tags({"moe.replaced_process": str(error)})
 
@@ -127,7 +127,7 @@ def _start(run: StepRun, options: Options, num_processes: int) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    words = [f"--{name}={text}" for name, text in options.as_parameters().items()]
+    words = [f"--{name}={text}" for name, text in Options.as_parameters(options).items()]  # a step may log some of them otherwise
     with (
         tempfile.TemporaryDirectory() as folder,
         _told(run, num_processes),
