@@ -20,8 +20,10 @@ from moe.systems.whisper.base_model import load_base
 from moe.systems.whisper.encoder import embedder, layer_index
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper.inputs import WhisperInputs
+from moe.training import processes
 from moe.training.dataset import SpeechDataset
 from moe.training.precision import PrecisionOptions, precision
+from moe.training.processes import ProcessOptions
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.options.step_options import RunOptions, StagePercentOptions
 from steps.tracking import artifacts, runs
@@ -29,7 +31,7 @@ from steps.tracking.step_run import StepRun
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(StagePercentOptions, ViewOptions, PrecisionOptions, RunOptions):
+class StepOptions(StagePercentOptions, ViewOptions, PrecisionOptions, ProcessOptions, RunOptions):
     """Embed the corpus."""
 
     prepare_run_id: str = option(help="run that made the manifest")
@@ -39,20 +41,23 @@ class StepOptions(StagePercentOptions, ViewOptions, PrecisionOptions, RunOptions
 
 def run(options: StepOptions) -> str:
     """Embed, log the store and return the run id."""
-    with runs.step_run("embed", options, f"embed · layer {options.gate_layer} · {options.pooling}") as step:
-        prepared = read_prepared(options.prepare_run_id)
-        base = load_base(str(artifacts.upstream(options.pretrain_run_id, artifacts.BASE)))
-        layer_index(base.model.model.encoder, options.layer)
-        train = prepared.train(options.asr_percent, options.data_percent, options.stage_floor, options.seed)
-        rows = pd.concat([train, prepared.rows("dev")]).sort_values("utterance_id", ignore_index=True)
-        prepared.log_input(step, rows, "training")
-        dataset = SpeechDataset(rows, prepared.root, WhisperInputs(base.processor, options.part(AudioContextOptions)))
-        folder = runs.work_dir(step) / artifacts.EMBEDDINGS
-        started = time.perf_counter()
-        read = embedder(base.model, options.layer, options.pooling, precision(options))
-        embeddings = embed(read, dataset, folder, options.embedding_batch_size)
+    return runs.in_run("embed", options, _work, f"embed · layer {options.gate_layer} · {options.pooling}")
+
+
+def _work(step: StepRun, options: StepOptions) -> None:
+    prepared = read_prepared(options.prepare_run_id)
+    base = load_base(str(artifacts.upstream(options.pretrain_run_id, artifacts.BASE)))
+    layer_index(base.model.model.encoder, options.layer)
+    train = prepared.train(options.asr_percent, options.data_percent, options.stage_floor, options.seed)
+    rows = pd.concat([train, prepared.rows("dev")]).sort_values("utterance_id", ignore_index=True)
+    prepared.log_input(step, rows, "training")
+    dataset = SpeechDataset(rows, prepared.root, WhisperInputs(base.processor, options.part(AudioContextOptions)))
+    folder = runs.work_dir(step) / artifacts.EMBEDDINGS
+    started = time.perf_counter()
+    read = embedder(base.model, options.layer, options.pooling, precision(options))
+    embeddings = embed(read, dataset, folder, options.embedding_batch_size)
+    if processes.number() == 0:  # it alone has the store
         _log(step, options, prepared, embeddings, folder, time.perf_counter() - started, float(dataset.durations.sum()))
-    return step.run_id
 
 
 def _log(

@@ -12,9 +12,11 @@ from moe.audio.voice_activity import SPEECH_THRESHOLD, THRESHOLD_HELP
 from moe.options import option
 from moe.system import DecodingOptions, read_record
 from moe.systems.table import load_system
+from moe.training import processes
 from moe.training.precision import PrecisionOptions, fastest_device, precision
+from moe.training.processes import ProcessOptions
 from steps.inputs.corpus import read_prepared
-from steps.inputs.test_set import prepare_test_set, recognise, recognise_ablations
+from steps.inputs.test_set import TestSet, prepare_test_set, recognise, recognise_ablations
 from steps.options.ask_options import AskOptions, ask_of
 from steps.options.step_options import AudioOptions, PlotOptions
 from steps.reports.evaluation import Evaluation, log_evaluation
@@ -22,10 +24,11 @@ from steps.reports.evaluation_view import evaluate_hypotheses
 from steps.reports.peak_memory import begin_peak, peak_mb
 from steps.tracking import artifacts, runs
 from steps.tracking.lineage import lineage_parameters
+from steps.tracking.step_run import StepRun
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(AskOptions, DecodingOptions, PrecisionOptions, AudioOptions, PlotOptions):
+class StepOptions(AskOptions, DecodingOptions, PrecisionOptions, ProcessOptions, AudioOptions, PlotOptions):
     """Score a recogniser on the test split."""
 
     prepare_run_id: str = option(help="run that made the manifest")
@@ -46,28 +49,35 @@ class StepOptions(AskOptions, DecodingOptions, PrecisionOptions, AudioOptions, P
 def run(options: StepOptions) -> str:
     """Score the recogniser, log hypotheses and figures, and return the run id."""
     model_dir = artifacts.upstream(options.model_run_id, artifacts.MODEL)
-    prepared = read_prepared(options.prepare_run_id)
-    ask = ask_of(options, read_record(model_dir), prepared.rows("test"))
-    system = load_system(model_dir)
-    system.place(fastest_device(), precision(options))
-    name = f"evaluate · {system.record.system} · seed {system.record.facts.get('seed', options.seed)}"
-    with runs.step_run("evaluate", options, name) as step:
-        own = {"system": system.record.system, **options.as_parameters()}
+    prepared, record = read_prepared(options.prepare_run_id), read_record(model_dir)
+    ask = ask_of(options, record, prepared.rows("test"))
+
+    def work(step: StepRun, options: StepOptions) -> None:
+        system = load_system(model_dir)
+        system.place(fastest_device(), precision(options))
+        own = {"system": record.system, **options.as_parameters()}
         step.log_parameters({"system": own["system"], **lineage_parameters(options.model_run_id, own)})
         decoding, work_dir = options.part(DecodingOptions), runs.work_dir(step)
-        test_set = prepare_test_set(system, ask, prepared, model_dir, decoding, work_dir, options.speech_threshold)
-        prepared.log_input(step, test_set.rows, "test")
-        begin_peak()
-        counted, seconds = recognise(test_set)
-        peak = peak_mb()
-        ablated = {}
-        if options.ablations and system.ablations():
-            ablated = recognise_ablations(test_set, counted, options.ablation_utterances, options.seed)
-        evaluation = Evaluation(test_set, counted, ablated, seconds, options.scoring, options.model_run_id, peak)
-        log_evaluation(step, evaluation, options.explorer_audio_mb if options.share_audio else 0.0, options.seed)
-        if options.evaluation_view:
-            evaluate_hypotheses(counted)
-    return step.run_id
+        _score(step, options, prepare_test_set(system, ask, prepared, model_dir, decoding, work_dir, options.speech_threshold))
+
+    name = f"evaluate · {record.system} · seed {record.facts.get('seed', options.seed)}"
+    return runs.in_run("evaluate", options, work, name)
+
+
+def _score(step: StepRun, options: StepOptions, test_set: TestSet) -> None:
+    test_set.prepared.log_input(step, test_set.rows, "test")
+    begin_peak()
+    counted, seconds = recognise(test_set)
+    peak = max(processes.gathered(peak_mb()))
+    ablated = {}
+    if options.ablations and test_set.system.ablations():
+        ablated = recognise_ablations(test_set, counted, options.ablation_utterances, options.seed)
+    if processes.number():
+        return  # all have the hypotheses; the first says what they are worth
+    evaluation = Evaluation(test_set, counted, ablated, seconds, options.scoring, options.model_run_id, peak)
+    log_evaluation(step, evaluation, options.explorer_audio_mb if options.share_audio else 0.0, options.seed)
+    if options.evaluation_view:
+        evaluate_hypotheses(step.run_id, counted)
 
 
 def main() -> None:

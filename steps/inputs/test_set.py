@@ -24,6 +24,7 @@ from moe.routing import ablations
 from moe.routing.embeddings import Embedder, embed, read_by_gate
 from moe.system import Ask, DecodingOptions, Hypothesis, ReadsManifest, Routes, System, routing_weights
 from moe.text.normalisers import normalise
+from moe.training import blocks, processes
 from moe.training.batches import to_device
 from steps.inputs.corpus import Prepared
 from steps.tracking import artifacts
@@ -81,7 +82,8 @@ def prepare_test_set(
     if isinstance(system, ReadsManifest):
         dataset.extras |= {name: torch.as_tensor(values) for name, values in system.from_manifest(chunks.rows).items()}
     if isinstance(system, Routes):
-        rows = rows.assign(loudness_db=loudness_of(rows, prepared.root))
+        own = loudness_of(rows.iloc[blocks.dealt(len(rows))], prepared.root)
+        rows = rows.assign(loudness_db=blocks.in_order(own.tolist()))
         found = embed(embedder_of(system), dataset, work_dir / artifacts.EMBEDDINGS, EMBEDDING_BATCH)
         vectors, read = found.select(dataset.utterance_ids), read_by_gate(system.gate_unit, chunks.rows, found)
         dataset.extras["embedding"] = torch.as_tensor(read)
@@ -96,7 +98,7 @@ def recognise(test_set: TestSet) -> tuple[pd.DataFrame, float]:
     store = BatchStore(test_set.work_dir / USUAL)
     test_set.dataset.forget()  # embedding made the features of a system that routes, which the others make in decoding
     found = decode(test_set.system, test_set.dataset, test_set.decoding, test_set.ask, title="test", store=store)
-    return count_errors(_table(test_set, _of_utterances(test_set, found))), store.seconds
+    return count_errors(_table(test_set, _of_utterances(test_set, found))), processes.total([store.seconds])[0]
 
 
 def recognise_ablations(test_set: TestSet, learned: pd.DataFrame, n_utterances: int, seed: int) -> dict[str, pd.DataFrame]:
@@ -155,7 +157,8 @@ def _part(test_set: TestSet, chosen: np.ndarray, of_chunks: np.ndarray) -> TestS
 
 def _no_speech(dataset: ChunkSet, threshold: float) -> np.ndarray:
     voice_activity = VoiceActivity(threshold)
-    return np.array([not voice_activity.is_speech(dataset.waveform(index)) for index in range(len(dataset))])
+    own = [not voice_activity.is_speech(dataset.waveform(index)) for index in blocks.dealt(len(dataset))]
+    return np.array(blocks.in_order(own))
 
 
 def _of_utterances(test_set: TestSet, found: list[Hypothesis]) -> list[Hypothesis]:

@@ -1,8 +1,9 @@
 """Hypotheses in MLflow's own evaluation view: `mlflow.models.evaluate` with the project's WER and CER."""
 
+import contextlib
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import mlflow
@@ -16,13 +17,13 @@ NAMES = {"word": "wer", "char": "cer"}
 SHOWN = ("utterance_id", "speaker", "etiology", "reference", "hypothesis")
 
 
-def evaluate_hypotheses(counted: pd.DataFrame) -> None:
-    """Log `eval_results_table.json`, with the rates of every utterance, and their ratios of sums to the active run."""
+def evaluate_hypotheses(run_id: str, counted: pd.DataFrame) -> None:
+    """Log `eval_results_table.json`, with the rates of every utterance, and their ratios of sums to a run."""
     noisy = logging.getLogger("mlflow.models.evaluation")
     before = noisy.level
     noisy.setLevel(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _active(run_id):
             warnings.simplefilter("ignore")
             mlflow.models.evaluate(
                 data=counted[[name for name in SHOWN if name in counted]].reset_index(drop=True),
@@ -33,6 +34,19 @@ def evaluate_hypotheses(counted: pd.DataFrame) -> None:
             )
     finally:
         noisy.setLevel(before)
+
+
+@contextlib.contextmanager
+def _active(run_id: str) -> Iterator[None]:
+    """MLflow's active run is this one: it is not yet in a process that shares the work of a run, and goes on after the block."""
+    if mlflow.active_run() is not None:
+        yield
+        return
+    mlflow.start_run(run_id, log_system_metrics=False)
+    try:
+        yield
+    finally:
+        mlflow.end_run("RUNNING")
 
 
 def error_rate_metric(unit: str) -> EvaluationMetric:

@@ -8,76 +8,25 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moe.corpora.tables import write_table
-from moe.files import read_json, write_json
-from moe.options import Options, option
+from moe.files import read_json
 from moe.system import DecodingOptions
 from moe.systems.table import load_system
-from moe.systems.whisper.base_model import save_base
-from moe.systems.whisper_moe.folder import WhisperShape, new_record
 from moe.systems.whisper_moe.model import WhisperMoE
-from moe.systems.whisper_moe.system import wrap
 from steps import compare, evaluate
 from steps.inputs.test_set import prepare_test_set, recognise, recognise_ablations
 from steps.tracking import artifacts
-from steps.tracking import runs as tracking
 from steps.tracking.logged_models import MODEL_RUN_TAG
 from steps.tracking.source_code import DIFF
 from steps.tracking.store import connect
 from tests.toys.chain import PLAIN
-from tests.toys.models import CONTEXT, N_EXPERTS, shared_base, toy_mixture, write_corpus
-
-LENGTHS_S = (0.4, 1.6, 0.7, 1.1, 0.9, 2.7, 1.3, 0.5, 1.8)  # the toy's window is 2 s
-
-
-@dataclasses.dataclass(frozen=True)
-class StepOptions(Options):
-    """Of a step that only leaves files."""
-
-    seed: int = option(0, "seed", low=0)
-
-
-def left_by(step: str, folder: Path) -> str:
-    """A finished run that holds the files of a folder."""
-    with tracking.step_run(step, StepOptions()) as run:
-        for path in sorted(folder.iterdir()):
-            run.log_folder(path, path.name) if path.is_dir() else run.log_file(path)
-    return run.run_id
+from tests.toys.finished import LENGTHS_S, finished_runs
+from tests.toys.models import N_EXPERTS
 
 
 @pytest.fixture
 def runs(store: Path, tmp_path: Path) -> dict[str, str]:
     """Runs of prepare, asr (four experts) and baseline (the base as it is)."""
-    corpus, prepared = tmp_path / "audio", tmp_path / "prepared"
-    corpus.mkdir()
-    manifest = write_corpus(corpus, LENGTHS_S).assign(sex=["f", "m", "m"] * 3, reference_fluent="oak")
-    manifest.loc[1:, "split"] = "test"
-    write_table(prepared / "manifest.parquet", manifest)
-    facts = {
-        "root": str(corpus),
-        "normaliser": "basic",
-        "normaliser_version": "basic/1",
-        "language": "en",
-        "synthetic": True,
-        "name": "toy",
-    }
-    write_json(prepared / "corpus.json", facts)
-    ids = {"prepare": left_by("prepare", prepared)}
-    for name, system, n_experts in (("asr", "whisper_moe", N_EXPERTS), ("baseline", "zero_shot", 0)):
-        folder, base = tmp_path / name, tmp_path / f"base_{name}"
-        save_base(shared_base(), base)
-        model = toy_mixture(n_experts)
-        shape = WhisperShape(n_experts, model.adapter_options, model.routing_options, CONTEXT, {"als": 1, "typical": 2})
-        record = new_record(
-            system,
-            shape,
-            "en",
-            "basic",
-            {"seed": 3, "n_trainable": 10, "training_compute_seconds": 7.2, "training_device": "cpu"},
-        )
-        wrap(model, shared_base(), base, record).save(folder / "model")
-        ids[name] = left_by(name, folder)
-    return ids
+    return finished_runs(tmp_path)
 
 
 def options(runs: dict[str, str], model: str = "asr", **changes) -> evaluate.StepOptions:

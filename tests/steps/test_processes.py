@@ -14,7 +14,7 @@ import soundfile
 
 from moe.systems.whisper.base_model import save_base
 from moe.training import processes
-from steps import asr, decoder, domain, evaluate, main, prepare, pretrain
+from steps import asr, decoder, domain, gate, main, prepare, pretrain
 from steps.tracking.artifacts import MODEL, upstream
 from steps.tracking.store import connect, unfinished_root
 from tests.toys.models import RATE, WORDS, toy_wave
@@ -128,4 +128,4 @@ def test_what_cannot_be_shared_is_refused_before_any_work(monkeypatch: pytest.Mo
     with pytest.raises(ValueError, match=r"expert_batch_size=15: must be a multiple of num_processes=2"):
         main.check_stages(main.StepOptions.asked(num_processes=2, expert_batch_size=15))
     with pytest.raises(TypeError, match="num_processes"):
-        evaluate.StepOptions(prepare_run_id="p", model_run_id="m", num_processes=2)  # it trains nothing
+        gate.StepOptions(embed_run_id="p", cluster_run_id="m", num_processes=2)  # it takes seconds
