@@ -19,7 +19,7 @@ class WhisperWriter(SteeredWriter):
     """A steered encoder whose frames the base's decoder reads; inputs are those of a Whisper.
 
     Args:
-        base: the whole base; frozen. Its encoder is the one that `encoder` steers.
+        base: the whole base, whose decoder is frozen here. Its encoder is the one that `encoder` steers.
         prompt: ids that its decoder starts from.
     """
 
@@ -27,7 +27,9 @@ class WhisperWriter(SteeredWriter):
         self, encoder: SteeredEncoder, base: WhisperForConditionalGeneration, prompt: Sequence[int], balance: float = 0.0
     ) -> None:
         super().__init__(encoder, balance)
-        self.base, self.prompt_ids = base.requires_grad_(False), list(prompt)
+        self.base, self.prompt_ids = base, list(prompt)
+        for written_by in (base.model.decoder, base.proj_out):  # a LoRA in the encoder trains
+            written_by.requires_grad_(False)
         base.generation_config.max_length = None  # decoding bounds the new tokens itself
 
     @property

@@ -183,12 +183,13 @@ def test_lengths_beyond_the_language_models_positions_and_prompts_without_room_a
 
 
 def test_the_base_itself_can_write_and_a_lora_can_stand_in_for_steering(tmp_path: Path, data: SpeechDataset) -> None:
-    for number, changes in enumerate(({"writer": "whisper"}, {"steer_adapter": "lora", "lora_rank": 2})):
+    lora = {"steer_adapter": "lora", "lora_rank": 2}
+    for number, changes in enumerate(({"writer": "whisper"}, lora, {"writer": "whisper", **lora})):
         made = toy_steer(tmp_path / str(number), **changes)
         own = SpeechDataset(pd.DataFrame(data.rows), data.root, made.inputs)
         batch = collate(own, [own[0]])
         made.module(**batch)["loss"].backward()
-        assert all(each.grad is not None for each in made.trained().values())
+        assert made.parameter_groups() and all(each.grad is not None for each in made.trained().values())
         options = DecodingOptions(max_tokens_per_s=2.0)
         said = made.decode(batch, options, made.ask_type())
         made.save(tmp_path / f"saved{number}")
