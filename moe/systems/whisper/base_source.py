@@ -150,16 +150,16 @@ def small_files(name: str) -> Path | None:
     name = resolve(name)
     if (Path(name) / CONFIG).exists():
         return Path(name)
-    found = None if Path(name).is_dir() else cached_file(
-        name, CONFIG, local_files_only=True,
-        _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
-    )  # fmt: skip
-    if found is not None:
-        return Path(found).parent
     try:
+        found = None if Path(name).is_dir() else cached_file(
+            name, CONFIG, local_files_only=True,
+            _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
+        )  # fmt: skip
+        if found is not None:
+            return Path(found).parent
         below = model_below(name, local_files_only=True)
-    except ValueError:
-        return None  # `whole_fault` says it
+    except (OSError, ValueError):
+        return None  # `whole_fault` says it, or `hub_model_fault` of a name that no hub can have
     return None if below is None or below == name else small_files(below)
 
 
