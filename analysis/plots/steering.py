@@ -1,13 +1,13 @@
 """Pictures of steering: how each layer steers from update to update, and which vectors the kept model uses."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.plots.canvas import colour_of, heatmap, legend, marker_of, new_figure
+from analysis.plots.canvas import COLOURS, colour_of, heatmap, legend, marker_of, new_figure
 
 PANELS = {
     "scale": "scale of each layer; document 002: 0.05 to 0.2",
@@ -17,27 +17,30 @@ PANELS = {
     "entropy_of_decisions": "mean entropy of a decision, nats",
     "mutual_information": "mutual information of use and etiology, nats",
 }
+CHOICES = ("entropy_of_use", "entropy_of_decisions", "mutual_information")  # 0 for ever where there is one vector
 SCALES = (0.05, 0.2)
+MOST_LINES = len(COLOURS)
 
 
 def history_figure(analyses: pd.DataFrame, note: str = "") -> Figure:
-    """A panel for each measure, a line for each layer, over the updates.
+    """A panel for each measure, over the updates a line for each layer, or of many layers a row of a heatmap for each.
 
     Args:
-        analyses: one row per analysis: `update` and `steering/<measure>/layer_<l>`.
+        analyses: one row per analysis: `update`, `steering/<measure>/layer_<l>` and `steering/use/layer_<l>/expert_<e>`.
     """
-    figure, axes = new_figure("Steering by layer and update", 9.0, 3, 2, note)
-    for axis, (measure, title) in zip(axes.flat, PANELS.items(), strict=True):
-        for index, (layer, column) in enumerate(_layers(analyses, measure).items()):
-            axis.plot(
-                analyses["update"], analyses[column], color=colour_of(index), marker=marker_of(index), markersize=4, label=layer
-            )
+    chooses = any(name.endswith("/expert_1") for name in analyses.columns)
+    panels = {measure: title for measure, title in PANELS.items() if chooses or measure not in CHOICES}
+    figure, axes = new_figure("Steering by layer and update", 9.0, 3, len(panels) // 3, note)
+    for axis, (measure, title) in zip(axes.flat, panels.items(), strict=True):
+        layers = _layers(analyses, measure)
+        (_lines if len(layers) <= MOST_LINES else _rows)(axis, analyses["update"], analyses[list(layers.values())], list(layers))
         axis.set_title(title, fontsize=10, loc="left")
-        if measure == "scale":
+        if measure == "scale" and len(layers) <= MOST_LINES:
             _claimed(axis)
     for axis in axes[-1]:
         axis.set_xlabel("update")
-    legend(axes[0, 1], "layer")
+    if axes[0, -1].get_lines():
+        legend(axes[0, -1], "layer")
     return figure
 
 
@@ -56,6 +59,19 @@ def dev_figure(measures: Mapping[str, float], note: str = "") -> Figure:
         heatmap(axis, table, [[f"{100 * value:.0f}" for value in row] for row in table.to_numpy()], high=1.0)
     axes[-1, 0].set_xlabel("vector; in the cells its share of the frames, %")
     return figure
+
+
+def _lines(axis: Axes, updates: pd.Series, values: pd.DataFrame, layers: Sequence[str]) -> None:
+    for index, layer in enumerate(layers):
+        line = {"color": colour_of(index), "marker": marker_of(index), "markersize": 4, "label": layer}
+        axis.plot(updates, values.iloc[:, index], **line)
+
+
+def _rows(axis: Axes, updates: pd.Series, values: pd.DataFrame, layers: Sequence[str]) -> None:
+    image = axis.pcolormesh(updates, [int(layer) for layer in layers], values.to_numpy().T, cmap="Blues", shading="nearest")
+    axis.grid(False)
+    axis.set_ylabel("layer")
+    axis.figure.colorbar(image, ax=axis)
 
 
 def _layers(analyses: pd.DataFrame, measure: str) -> dict[str, str]:
