@@ -60,7 +60,7 @@ def rows(folder: Path, short: bool) -> list[Row]:
             _on(training.damaged, arena), 4),
         Row("save", "kill -9 during a save", "resumed from a whole checkpoint, at most one interval lost, same bits",
             _on(training.killed_while_saving, arena), None, 1),
-        Row("same", "same seed twice; 0 and 2 workers", "weights and metrics bit-identical", _on(training.same_again, arena), 5),
+        Row("same", "same seed twice; 0 and 2 workers", "weights and metrics bit-identical", _on(training.same_again, arena), len(STAGES)),
         Row("faulty", "5 % of the files faulty, each in another way", "the chain finishes, every file listed",
             _on(data.faulty_files, arena), 1),
         Row("full-checkpoint", "disk full at a checkpoint", "training goes on, says so, same bits",

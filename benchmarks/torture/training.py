@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.torture.arena import Arena, assert_same, train
+from benchmarks.torture.arena import STAGES, Arena, assert_same, train
 from moe import files
 from moe.training import checkpoints
 from moe.training.checkpoints import DAMAGED, PREFIX, DamagedCheckpoint, read_checkpoint
@@ -105,7 +105,7 @@ def damage(folder: Path, how: str) -> None:
 
 def same_again(arena: Arena, seed: int) -> str:
     """The same seed twice and with two workers, each in a process of its own."""
-    stage = ("pretrain", "gate", "experts", "asr", "single_lora", "steer")[seed % 6]
+    stage = list(STAGES)[seed]
     whole = undisturbed(arena, stage, 0)[0]
     for n_workers in (0, 2):
         found = arena.fork(_train, stage, arena.ids(), n_workers).value()
