@@ -5,13 +5,15 @@ from typing import Any
 
 from transformers import WhisperTokenizer
 
-from moe.systems.steer_moe.decoder import decoder_fault
+from moe.systems.steer_moe.decoder import NOT_COPIED, decoder_fault, megabytes
 from moe.systems.steer_moe.decoder_training import N_POSITIONS, DecoderOptions, plain_tokenizer
 from moe.systems.steer_moe.options import WHISPER, SteerModelOptions
 from moe.systems.steer_moe.sequence import surroundings
 from moe.systems.steer_moe.shapes import DecoderShape, decoder_shape, encoder_shape, prompt_of, shape_faults
 from moe.systems.whisper.base_source import has_processor
+from steps.chain.options import STEER
 from steps.chain.stages import makes_decoder, makes_tokenizer
+from steps.registry.judging import ANY
 
 
 def steer_faults(options: Any) -> list[str]:
@@ -20,6 +22,10 @@ def steer_faults(options: Any) -> list[str]:
     Args:
         options: `steps.main.StepOptions`, whose fields are those of all stages.
     """
+    return _shape_faults(options) + _pin_faults(options)
+
+
+def _shape_faults(options: Any) -> list[str]:
     encoder = encoder_shape(options.source)
     if encoder is None:
         return []
@@ -28,6 +34,17 @@ def steer_faults(options: Any) -> list[str]:
         return shape_faults(asked, encoder, None if asked.writer == WHISPER else _decoder_shape(options, asked))
     except ValueError:
         return []  # said of the stage itself
+
+
+def _pin_faults(options: Any) -> list[str]:
+    """A language model that would be registered and that no server could get."""
+    folder, registers = Path(options.llm), options.until == "register" and options.register_system in (ANY, STEER)
+    is_taken = options.writer != WHISPER and not makes_decoder(options) and folder.is_dir()
+    if not registers or not is_taken or megabytes(folder) <= options.copy_decoder_mb:
+        return []
+    return [
+        f"llm={folder}: {NOT_COPIED} ({megabytes(folder):.0f} MB, copy_decoder_mb={options.copy_decoder_mb:g}), or set until=compare"
+    ]
 
 
 def _decoder_shape(options: Any, asked: SteerModelOptions) -> DecoderShape:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ RECORD = "decoder.json"
 PROMPT = "write this:"  # of a decoder that is made here
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 WEIGHTS = ("*.safetensors", "*.bin")
+NOT_COPIED = "a folder that was not copied is on no server; raise copy_decoder_mb, or name a hub's model"
+HEADS = ("ForCausalLM", "LMHeadModel")  # of the names of classes
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 
 
@@ -58,9 +61,7 @@ class DecoderRecord:
         if self.is_copied:
             return None
         if self.revision is None:
-            raise ValueError(
-                f"llm={self.name}: a folder that was not copied is on no server; raise copy_decoder_mb, or name a hub's model"
-            )
+            raise ValueError(f"llm={self.name}: {NOT_COPIED}")
         return f"the language model {self.name}, revision {self.revision}, in its Hugging Face cache"
 
 
@@ -106,14 +107,34 @@ def decoder_fault(name: str) -> str | None:
         return "no such folder" if name.startswith((".", "/", "base/")) else None
     if not (folder / "config.json").is_file() or not any(path for kind in WEIGHTS for path in folder.glob(kind)):
         return "no model there: needs config.json and weights (*.safetensors)"
-    kind = read_json(folder / "config.json").get("model_type")
+    return _head_fault(read_json(folder / "config.json")) or _tokenizer_fault(folder)
+
+
+def _head_fault(config: Mapping[str, Any]) -> str | None:
+    """A kind of model without causal head, or one that was saved without its head or with another: its head would be drawn at random."""
+    kind, saved = config.get("model_type"), config.get("architectures") or []
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return f"model_type={kind} has no causal head"
+    if saved and not any(name.endswith(HEADS) or name == MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind] for name in saved):
+        return f"architectures={','.join(saved)} has no causal head; needs {MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind]}"
+    return None
+
+
+def _tokenizer_fault(folder: Path) -> str | None:
+    """No tokenizer, one without an end of text, or one of another model, with ids that the token table has no row for."""
     if not any((folder / file).exists() for file in TOKENIZER_FILES):
         return f"no tokenizer there: needs {' or '.join(TOKENIZER_FILES)}"
-    return (
-        None if AutoTokenizer.from_pretrained(folder).eos_token_id is not None else "its tokenizer has no end of text (eos_token)"
-    )
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.eos_token_id is None:
+        return "its tokenizer has no end of text (eos_token)"
+    n_ids = max(tokenizer.vocab_size, tokenizer.eos_token_id + 1)  # others may have been added and never used, as for padding
+    n_rows = getattr(AutoConfig.from_pretrained(folder).get_text_config(), "vocab_size", n_ids)
+    return f"its tokenizer has {n_ids} tokens, its token table {n_rows} rows" if n_ids > n_rows else None
+
+
+def megabytes(folder: Path) -> float:
+    """Size of a language model's files."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != RECORD) / 1e6
 
 
 def take_decoder(name: str, folder: Path, copy_mb: float) -> DecoderRecord:
@@ -125,8 +146,7 @@ def take_decoder(name: str, folder: Path, copy_mb: float) -> DecoderRecord:
     found = Path(name) if Path(name).is_dir() else Path(snapshot_download(name))
     if fault := decoder_fault(str(found)):
         raise ValueError(f"llm={name}: {fault}")
-    files = [path for path in found.rglob("*") if path.is_file() and path.name != RECORD]
-    is_copied = sum(path.stat().st_size for path in files) <= copy_mb * 1e6
+    is_copied = megabytes(found) <= copy_mb
     if is_copied:
         shutil.copytree(found, folder)
     else:

@@ -205,6 +205,16 @@ def test_a_name_that_the_hub_does_not_have_is_refused_before_the_corpus_is_read(
     assert remote_faults(asked(tmp_path / "c", **others, until="prepare")) == []
 
 
+@pytest.mark.parametrize("option", ["llm", "ctc_model", "whisper_model"])
+@pytest.mark.parametrize("name", ["./gone", "two words"])
+def test_a_name_that_no_hub_can_have_is_refused_with_its_option_before_the_first_stage(
+    option: str, name: str, tmp_path: Path
+) -> None:
+    given = {"systems": "steer_moe,wav2vec2_ctc", "register_system": "any", option: name}
+    with pytest.raises(ValueError, match=f"{option}={re.escape(name)}: (no such folder|neither a folder nor a name)"):
+        main.run(asked(write_folder(tmp_path / "c", [1.0] * 10), **given))
+
+
 DOMAIN = {"systems": "domain_whisper", "register_system": "domain_whisper"}
 
 
@@ -298,6 +308,16 @@ def test_a_language_model_over_tokens_that_are_not_made_yet_is_not_measured_by_t
     main.check_stages(options)
     with pytest.raises(ValueError, match="leaves no room for text in max_sequence_tokens=8"):
         main.check_stages(dataclasses.replace(options, tokenizer="checkpoint"))
+
+
+def test_a_language_model_that_no_server_could_get_is_refused_before_the_first_stage(tmp_path: Path) -> None:
+    folder, given = write_folder(tmp_path / "c", [1.0] * 15), {"systems": "steer_moe", "copy_decoder_mb": 0.0}
+    with pytest.raises(
+        ValueError, match="a folder that was not copied is on no server; raise copy_decoder_mb.* or set until=compare"
+    ):
+        main.check_stages(asked(folder, **given, register_system="any"))
+    main.check_stages(asked(folder, **given, register_system="any", until="compare"))
+    main.check_stages(asked(folder, systems="steer_moe,zero_shot", copy_decoder_mb=0.0, register_system="zero_shot"))
 
 
 def test_a_partial_base_without_the_language_is_refused(tmp_path: Path) -> None:

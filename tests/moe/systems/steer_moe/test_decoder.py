@@ -102,6 +102,13 @@ def test_what_cannot_write_is_refused_by_what_it_lacks(folder: Path, tmp_path: P
         (
             (("model.safetensors",), {}, "no model there"),
             ((), {"model_type": "vit"}, "model_type=vit has no causal head"),
+            ((), {"architectures": ["Qwen2Model"]}, "architectures=Qwen2Model has no causal head; needs Qwen2ForCausalLM"),
+            (
+                (),
+                {"model_type": "bert", "architectures": ["BertForMaskedLM"]},
+                "architectures=BertForMaskedLM has no causal head",
+            ),
+            ((), {"vocab_size": 9}, "tokens, its token table 9 rows"),
             (("tokenizer.json", "vocab.json"), {}, "no tokenizer there"),
         )
     ):
