@@ -18,7 +18,7 @@ from moe.systems.steer_moe.decoder import files_of
 from moe.systems.steer_moe.options import LORA, WHISPER, SteerModelOptions
 from moe.systems.steer_moe.parts import Sources, lora_of
 from moe.systems.steer_moe.shapes import decoder_shape, encoder_shape, shape_faults
-from moe.systems.steer_moe.system import SteerSystem, build
+from moe.systems.steer_moe.system import NAME, SteerSystem, build
 from moe.systems.steer_moe.training import WARNING, SteerTrainingOptions, TrainedSteer, train
 from moe.systems.whisper.base_model import BaseModel
 from moe.systems.whisper.features import AudioContextOptions
@@ -55,7 +55,9 @@ class StepOptions(SteerTrainingOptions, SteerModelOptions, AudioContextOptions, 
         """What is missing beside the other options."""
         found = []
         if self.steer_adapter == LORA and self.match_run_id is None:
-            found.append("match_run_id is missing: steer_adapter=lora is as large as another steer run")
+            found.append(
+                "match_run_id is missing: steer_adapter=lora is as large as another steer run; start steer by itself, -e steer"
+            )
         if self.writer != WHISPER and self.decoder_run_id in NONE_GIVEN:
             found.append("decoder_run_id is missing: writer=llm needs a language model")
         if not (self.projects or self.steers or self.steer_adapter == LORA):
@@ -92,10 +94,11 @@ def run(options: StepOptions) -> str:
 def _work(step: StepRun, options: StepOptions) -> None:
     plan = plan_of(options, options.steer_epochs, options.steer_batch_size, options.steer_learning_rate)
     refuse_shapes(options)
+    n_lora = _lora_size(options)
     given = training_inputs(step, options, options.steer_percent, _plan(options, plan))
     base, base_dir = read_base(options.pretrain_run_id, given.prepared.language)
     seed_everything(options.seed)
-    system = _system(options, given, base, base_dir)
+    system = _system(options, given, base, base_dir, n_lora)
     given = feasible(step, given, system.inputs, options.max_quarantined, "allow longer ones")
     etiologies = pd.concat([given.train, given.dev]).set_index("utterance_id")["etiology"].to_dict()
     train_set, dev_set = (
@@ -132,11 +135,11 @@ def _plan(options: StepOptions, plan: TrainingPlan) -> TrainingPlan:
     return dataclasses.replace(plan, weight_decay=options.steer_weight_decay, max_grad_norm=NO_CLIP)
 
 
-def _system(options: StepOptions, given: TrainingInputs, base: BaseModel, base_dir: Path) -> SteerSystem:
-    """An untrained one in the precision of the training."""
+def _system(options: StepOptions, given: TrainingInputs, base: BaseModel, base_dir: Path, n_lora: int) -> SteerSystem:
+    """An untrained one in the precision of the training; a LoRA in its encoder has `n_lora` parameters, to the nearest rank."""
     writes = options.writer != WHISPER
     sources = Sources(base_dir, artifacts.upstream(options.decoder_run_id, artifacts.DECODER) if writes else None)
-    rank = _lora_rank(options, base)
+    rank = matched_rank(base.model.model.encoder, lora_of(1), n_lora) if n_lora else 0
     system = build(
         sources,
         options.part(SteerModelOptions),
@@ -153,13 +156,21 @@ def _system(options: StepOptions, given: TrainingInputs, base: BaseModel, base_d
     return system
 
 
-def _lora_rank(options: StepOptions, base: BaseModel) -> int:
-    """The rank at which a LoRA in the encoder trains as many parameters as the steering of another run."""
+def _lora_size(options: StepOptions) -> int:
+    """Parameters of a LoRA in the encoder: as many as the steering of another run trained; 0 without LoRA.
+
+    Raises:
+        ValueError: the other run steered nothing.
+    """
     if options.steer_adapter != LORA:
         return 0
-    facts = read_record(artifacts.upstream(options.match_run_id, artifacts.MODEL)).facts
-    n_wanted = facts["n_trainable"] - facts.get("n_trainable/projector", 0)
-    return matched_rank(base.model.model.encoder, lora_of(1), n_wanted)
+    record = read_record(artifacts.upstream(options.match_run_id, artifacts.MODEL))
+    n_steering = record.facts["n_trainable"] - record.facts.get("n_trainable/projector", 0)
+    if record.system != NAME or not n_steering:
+        raise ValueError(
+            f"match_run_id={options.match_run_id}: {record.title} steers nothing; name a steer run with steer_experts above 0"
+        )
+    return int(n_steering)
 
 
 def _report(
@@ -190,7 +201,7 @@ def _plots(step: StepRun, options: StepOptions, system: SteerSystem, trained: Tr
         log_curves(step, options.steer_select, trained, panels, system, note)
     if len(trained.analyses) > 1:
         step.log_figure(history_figure(pd.DataFrame(trained.analyses), note), "plots/steering.png")
-    if trained.steering:
+    if trained.steering and options.steer_experts > 1:
         step.log_figure(dev_figure(trained.steering, note), "plots/steering_use.png")
 
 

@@ -15,6 +15,7 @@ from moe.files import read_json
 from moe.recognition.recognizer import Recognizer
 from moe.serving.requests import RequestError, ServiceOptions, check_params
 from moe.serving.service import Service
+from moe.system import read_record
 from moe.systems.steer_moe.parts import BASE_DIR, DECODER_DIR
 from moe.systems.table import load_system
 from steps import decoder, evaluate, prepare, pretrain, register, steer
@@ -161,6 +162,17 @@ def test_what_does_not_go_together_is_refused_before_anything_is_loaded(
     monkeypatch.setattr(steer, "build", None)
     with pytest.raises(ValueError, match=said):
         steer.run(done.options(**given))
+
+
+def test_a_lora_as_large_as_no_steering_is_refused_before_anything_is_loaded(done: Done, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"n_trainable": 5, "n_trainable/projector": 5}
+    monkeypatch.setattr(steer, "read_record", lambda folder: dataclasses.replace(read_record(folder), facts=facts))
+    monkeypatch.setattr(steer, "read_base", None)
+    ids = {"prepare_run_id": done.prepared, "pretrain_run_id": done.pretrained, "decoder_run_id": done.decoded}
+    with pytest.raises(
+        ValueError, match=f"match_run_id={done.trained}: SteerMoE steers nothing; name a steer run with steer_experts"
+    ):
+        steer.run(steer.StepOptions(**ids, steer_adapter="lora", match_run_id=done.trained, prompt_ms=40))
 
 
 def test_a_language_model_that_no_server_could_get_is_not_registered(done: Done) -> None:

@@ -73,7 +73,10 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"steering_top_k": 9}, "steering_top_k=9: steer_experts=8 has no more to mix"),
     ({"steer_experts": 0, "steering_scale": 0.2}, "steering_scale=0.2: steer_experts=0 steers nothing"),
     ({"steer_experts": 0, "steering_gradient_clip": 0.5}, "steering_gradient_clip=0.5: there is no steering to train"),
-    ({"steer_adapter": "lora"}, "match_run_id is missing: steer_adapter=lora is as large as another steer run"),
+    (
+        {"steer_adapter": "lora"},
+        "match_run_id is missing: steer_adapter=lora is as large as another steer run; start steer by itself, -e steer",
+    ),
     ({"match_run_id": "x"}, "match_run_id=x: steer_adapter=steering matches no run"),
     ({"steering_scale": -0.1}, "steering_scale=-0.1: must be at least 0"),
     ({"scale_learning_rate": -1.0}, "scale_learning_rate=-1.0: must be above 0"),
