@@ -63,8 +63,8 @@ def dev_figure(measures: Mapping[str, float], note: str = "") -> Figure:
 
 def _lines(axis: Axes, updates: pd.Series, values: pd.DataFrame, layers: Sequence[str]) -> None:
     for index, layer in enumerate(layers):
-        line = {"color": colour_of(index), "marker": marker_of(index), "markersize": 4, "label": layer}
-        axis.plot(updates, values.iloc[:, index], **line)
+        line = values.iloc[:, index]
+        axis.plot(updates, line, color=colour_of(index), marker=marker_of(index), markersize=4, label=layer)
 
 
 def _rows(axis: Axes, updates: pd.Series, values: pd.DataFrame, layers: Sequence[str]) -> None:

@@ -112,11 +112,11 @@ def decoder_fault(name: str) -> str | None:
 
 def _head_fault(config: Mapping[str, Any]) -> str | None:
     """A kind of model without causal head, or one that was saved without its head or with another: its head would be drawn at random."""
-    kind, saved = config.get("model_type"), config.get("architectures") or []
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        return f"model_type={kind} has no causal head"
-    if saved and not any(name.endswith(HEADS) or name == MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind] for name in saved):
-        return f"architectures={','.join(saved)} has no causal head; needs {MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind]}"
+    wanted, saved = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(str(config.get("model_type"))), config.get("architectures") or []
+    if wanted is None:
+        return f"model_type={config.get('model_type')} has no causal head"
+    if saved and not any(name == wanted or name.endswith(HEADS) for name in saved):
+        return f"architectures={','.join(saved)} has no causal head; needs {wanted}"
     return None
 
 
