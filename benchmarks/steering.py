@@ -164,7 +164,8 @@ def _read(path: Path) -> SystemScores:
 def _line(system: PooledScores) -> dict[str, Any]:
     facts = pd.DataFrame([{**each.metadata, **each.metadata["dev"]} for each in system.runs])
     typical = system.counted["etiology"] == TYPICAL
-    parts = {"WER": system.counted, "typical": system.counted[typical], "atypical": system.counted[~typical]}
+    parts = {"WER": system.counted}
+    parts |= {"typical": system.counted[typical], "atypical": system.counted[~typical]} if typical.any() else {}
     shown = {name: percent(part["word_errors"].sum() / part["n_words"].sum()) for name, part in parts.items()}
     wers = [each.hypotheses["word_errors"].sum() / each.hypotheses["n_words"].sum() for each in system.runs]
     return {
