@@ -22,12 +22,11 @@ from moe.systems.domain_whisper.prompts import token_faults
 from moe.systems.domain_whisper.system import DomainSystem, build
 from moe.systems.domain_whisper.training import TrainedDomains, balanced, row_similarities, token_share, train
 from moe.systems.domain_whisper.unfreezing import ROWS_ALONE, UnfreezeOptions, describe, usual_learning_rate
-from moe.systems.whisper.base_model import read_training_record
 from moe.systems.whisper.features import AudioContextOptions
 from moe.training.loop import seed_everything
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.feasible import feasible
-from steps.inputs.training import TrainingInputs, log_system, plan_of, read_base, training_facts, training_inputs
+from steps.inputs.training import TrainingInputs, base_record, log_system, plan_of, read_base, training_facts, training_inputs
 from steps.options.step_options import ExportOptions, TrainingStepOptions
 from steps.reports.gate import log_classifier
 from steps.reports.training import log_curves, log_kept
@@ -70,7 +69,7 @@ class StepOptions(
     @property
     def learning_rate(self) -> float:
         """The learning rate in use beside the tokens' rows."""
-        return self.domain_learning_rate or usual_learning_rate(self.unfreeze, read_training_record(self.base_dir))
+        return self.domain_learning_rate or usual_learning_rate(self.unfreeze, base_record(self.pretrain_run_id))
 
     def faults(self) -> list[str]:
         """Nothing that trains."""

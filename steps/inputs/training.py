@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from moe.routing.embeddings import Embeddings, embed, read_embeddings
 from moe.routing.options import RoutingOptions
 from moe.system import Inputs, Record, System
-from moe.systems.whisper.base_model import BaseModel, load_base, use_language
+from moe.systems.whisper.base_model import BaseModel, load_base, read_training_record, use_language
 from moe.systems.whisper.encoder import embedder
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper.inputs import WhisperInputs
@@ -132,6 +132,11 @@ def log_system(
         step.log_folder(folder, artifacts.MODEL)
         export(step, folder, options)
     return record
+
+
+def base_record(pretrain_run_id: str) -> dict[str, Any]:
+    """How the base model of a `pretrain` run was made; empty for one from elsewhere."""
+    return read_training_record(artifacts.upstream(pretrain_run_id, artifacts.BASE))
 
 
 def read_base(pretrain_run_id: str, language: str, dropout: float | None = None) -> tuple[BaseModel, Path]:

@@ -11,7 +11,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 from moe.experts.routed_lora import AdapterOptions, matched_rank
 from moe.options import Options, listed, option, to_text
 from moe.system import ParameterGroup
-from moe.systems.whisper.base_source import SCRATCH, TOKEN_TABLE
+from moe.systems.whisper.base_source import TOKEN_TABLE, is_from_scratch
 
 BLOCKS, LORA, ALL, ROWS_ALONE = "blocks", "lora", "all", "none"
 N_BLOCKS = 4  # document 003's
@@ -83,7 +83,7 @@ def usual_learning_rate(unfreeze: str, base: Mapping[str, Any]) -> float:
     Args:
         base: how the base model was made (`read_training_record`).
     """
-    return SMALL_RATE if unfreeze == LORA or base.get("init_from") == SCRATCH else LOADED_RATE
+    return SMALL_RATE if unfreeze == LORA or is_from_scratch(base) else LOADED_RATE
 
 
 def _blocks(config: WhisperConfig) -> dict[str, int]:

@@ -6,6 +6,7 @@ Everything comes from headers and small files, so that it can be asked before an
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError
@@ -55,6 +56,15 @@ class SmallShape:
     hop_length: int = 320
     n_mels: int = 80
     max_target_positions: int = 64
+
+
+def is_from_scratch(record: Mapping[str, Any]) -> bool:
+    """Whether a base was made here from random weights; such a small one takes rates that spoil a real Whisper.
+
+    Args:
+        record: how it was made (`read_training_record`).
+    """
+    return record.get("init_from") == SCRATCH
 
 
 def resolve(name: str) -> str:
