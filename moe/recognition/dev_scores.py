@@ -40,9 +40,9 @@ class BestOnDev(BestEpoch):
     def judge_start(self) -> None:
         """Score the model as it came; once, also where training is interrupted."""
         if math.isinf(self.start_value):
-            value = self.rate(self.selected, decode(self.system, self.dev_set, DecodingOptions(), self.ask))
-            self.training.report(0, {f"dev/{self.selected}_start": value})
-            self.candidate(value)
+            rates = self.rates(decode(self.system, self.dev_set, DecodingOptions(), self.ask))
+            self.training.report(0, {f"dev/{name}_start": value for name, value in rates.items()})
+            self.candidate(rates[self.selected])
 
     def epoch_begins(self, epoch: int) -> None:
         self.judge_start()
@@ -53,8 +53,11 @@ class BestOnDev(BestEpoch):
 
     def scores(self, hypotheses: Sequence[Hypothesis]) -> dict[str, float]:
         """Error rates and the mean loss of the references."""
-        rates = {name: self.rate(name, hypotheses) for name in dict.fromkeys([*RATES, self.selected])}
-        return rates | {"loss": float(np.mean([hypothesis.utterance_loss for hypothesis in hypotheses]))}
+        return self.rates(hypotheses) | {"loss": float(np.mean([hypothesis.utterance_loss for hypothesis in hypotheses]))}
+
+    def rates(self, hypotheses: Sequence[Hypothesis]) -> dict[str, float]:
+        """Error rates of dev, the selected one among them."""
+        return {name: self.rate(name, hypotheses) for name in dict.fromkeys([*RATES, self.selected])}
 
     def rate(self, name: str, hypotheses: Sequence[Hypothesis]) -> float:
         """An error rate of dev."""
