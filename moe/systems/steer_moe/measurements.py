@@ -67,28 +67,34 @@ def use_of(encoded: Encoded) -> Use:
 
 
 def measures(steering: Steering, use: Use, etiologies: Sequence[str] | None = None) -> dict[str, float]:
-    """Metrics by name, for every layer; use by etiology and its mutual information (nats) where etiologies (B,) are known."""
-    scales, norms = _numbers(steering.scales), _numbers(steering.vectors.norm(dim=-1).mean(-1))  # (L,)
-    mean_use, entropy, strength = use.mean(use.use), use.mean(use.entropy), use.mean(use.strength)  # (L, E), (L,), (L,)
+    """Metrics by name, for every layer and as their mean; use by etiology and its mutual information (nats) where etiologies (B,) are known."""
+    mean_use = use.mean(use.use)  # (L, E)
+    values = {"scale": _numbers(steering.scales), "norm": _numbers(steering.vectors.norm(dim=-1).mean(-1))}  # (L,) each
+    values |= {"strength": use.mean(use.strength), "entropy_of_decisions": use.mean(use.entropy)}
+    values["entropy_of_use"] = np.array([_entropy(shares) for shares in mean_use])
     found: dict[str, float] = {}
-    for place, layer in enumerate(steering.layers):
-        values = {"scale": scales, "norm": norms, "strength": strength, "entropy_of_decisions": entropy}
-        found |= {f"steering/{name}/layer_{layer}": float(value[place]) for name, value in values.items()}
-        found[f"steering/entropy_of_use/layer_{layer}"] = _entropy(mean_use[place])
-        found |= {f"steering/use/layer_{layer}/expert_{e}": float(share) for e, share in enumerate(mean_use[place])}
-    return found if etiologies is None else found | _by_etiology(steering, use, np.asarray(etiologies))
+    for layer, shares in zip(steering.layers, mean_use, strict=True):
+        found |= {f"steering/use/layer_{layer}/expert_{e}": float(share) for e, share in enumerate(shares)}
+    if etiologies is not None:
+        by_etiology, values["mutual_information"] = _by_etiology(steering, use, np.asarray(etiologies))
+        found |= by_etiology
+    for name, value in values.items():
+        found[f"steering/{name}"] = float(value.mean())
+        found |= {f"steering/{name}/layer_{layer}": float(each) for layer, each in zip(steering.layers, value, strict=True)}
+    return found
 
 
-def _by_etiology(steering: Steering, use: Use, etiologies: np.ndarray) -> dict[str, float]:
+def _by_etiology(steering: Steering, use: Use, etiologies: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+    """Use by etiology, and the mutual information of each layer's use with it, (L,)."""
     found: dict[str, float] = {}
     joint = [(name, use.n_frames[etiologies == name]) for name in sorted(set(etiologies))]
     shares = np.stack([(use.use[etiologies == name] * n[:, None, None]).sum(0) for name, n in joint]) / use.n_frames.sum()
-    for place, layer in enumerate(steering.layers):
-        table = shares[:, place]  # (etiologies, E), adds up to 1
-        found[f"steering/mutual_information/layer_{layer}"] = _entropy(table.sum(0)) + _entropy(table.sum(1)) - _entropy(table)
+    information = []
+    for layer, table in zip(steering.layers, shares.swapaxes(0, 1), strict=True):  # (etiologies, E), adds up to 1
+        information.append(_entropy(table.sum(0)) + _entropy(table.sum(1)) - _entropy(table))
         for (name, _), row in zip(joint, table / table.sum(1, keepdims=True), strict=True):
             found |= {f"steering/use_by_etiology/layer_{layer}/{name}/expert_{e}": float(v) for e, v in enumerate(row)}
-    return found
+    return found, np.array(information)
 
 
 def warnings(values: dict[str, float]) -> list[str]:

@@ -129,12 +129,16 @@ def test_it_stops_after_the_epochs_without_improvement_and_keeps_the_start_where
 
 
 def test_without_epochs_nothing_trains_and_the_selection_is_jiwers_cer(corpus, tmp_path: Path) -> None:
-    system = toy_steer(tmp_path)
+    system, report = toy_steer(tmp_path), Notes()
     before = weights(system.module)
-    done = trained(system, corpus, epochs=0)
+    done = trained(system, corpus, report=report, epochs=0)
     manifest, root = corpus
     hypotheses = decode(system, SpeechDataset(manifest.head(3), root, system.inputs), DecodingOptions())
-    assert done.rate == jiwer.cer(manifest.head(3)["reference"].tolist(), [each.text for each in hypotheses])
+    texts = manifest.head(3)["reference"].tolist(), [each.text for each in hypotheses]
+    assert (
+        done.rate == jiwer.cer(*texts)
+        and (0, {"dev/wer_start": jiwer.wer(*texts), "dev/cer_start": done.rate}) in report.reported
+    )
     assert not changed(before, system.module) and done.history == () and done.summary.n_updates == 0
 
 
@@ -154,6 +158,9 @@ def test_steering_is_analysed_every_few_updates_and_use_is_counted_by_hand(corpu
     found = measures(system.module.encoder.steering, use, ["als", "typical"])
     assert [found[f"steering/use/layer_1/expert_{e}"] for e in (0, 1)] == [0.75, 0.25]
     assert found["steering/mutual_information/layer_1"] == pytest.approx(found["steering/entropy_of_use/layer_1"])
+    assert found["steering/strength"] == 1.0 and 2 * found["steering/mutual_information"] == pytest.approx(
+        found["steering/mutual_information/layer_1"]
+    )
     assert found["steering/mutual_information/layer_2"] == pytest.approx(0.0, abs=1e-12)
     assert found["steering/use_by_etiology/layer_1/als/expert_0"] == 1.0
 
