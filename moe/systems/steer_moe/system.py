@@ -58,12 +58,13 @@ class SteerSystem:
         self.sources, self.decoder, self.rates = sources, decoder, rates or {}
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Vectors, scales, routers and the rest, each at its own rate."""
-        groups: dict[str, list[nn.Parameter]] = {name: [] for name in ("vectors", "scales", "routers", "projector")}
+        """Vectors, scales, routers and projector, each at its own rate; a LoRA in place of steering at the projector's."""
+        groups: dict[str, list[nn.Parameter]] = {name: [] for name in ("vectors", "scales", "routers", "projector", "lora")}
         for name, parameter in self.trained().items():
             leaf = name.rpartition(".")[2]
-            groups[leaf if "steering." in name else "projector"].append(parameter)
-        return [ParameterGroup(name, tuple(group), self.rates[name]) for name, group in groups.items() if group and self.rates]
+            groups[leaf if "steering." in name else "projector" if name.startswith("prompt.") else "lora"].append(parameter)
+        rates = {**self.rates, "lora": self.rates["projector"]} if self.rates else {}
+        return [ParameterGroup(name, tuple(group), rates[name]) for name, group in groups.items() if group and rates]
 
     def trained(self) -> dict[str, nn.Parameter]:
         """What trains, by name: the whole of what a checkpoint holds."""
