@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.plots.steering import dev_figure, history_figure
+from analysis.report import percent
 from moe.experts.routed_lora import matched_rank
 from moe.options import names_of, option
 from moe.system import read_record
@@ -191,6 +192,7 @@ def _report(
             step.log_table(table, f"tables/{name}.json")
     _plots(step, options, system, trained, note)
     step.describe(_description(options, given, system, trained, facts))
+    step.add_to_name(given.prepared.name, f"dev {options.steer_select.upper()} {percent(trained.rate)}")
 
 
 def _plots(step: StepRun, options: StepOptions, system: SteerSystem, trained: TrainedSteer, note: str) -> None:
@@ -212,9 +214,10 @@ def _description(
     groups = ", ".join(f"{group.name} {group.n_parameters:,} at {group.learning_rate:g}" for group in system.parameter_groups())
     warned = f"\n\n**Not as document 002 says:** {'; '.join(trained.warnings)}." if trained.warnings else ""
     return (
-        f"## {system.record.title}{', on SYNTHETIC speech' if given.prepared.note else ''}\n{parts}. "
+        f"Dev {rate} {100 * trained.rate:.1f} %, {100 * trained.start_rate:.1f} % at the start"
+        f"{', SYNTHETIC speech' if given.prepared.note else ''}.\n\n{system.record.title}. {parts}. "
         f"{facts['n_trainable']:,} trainable of {facts['n_total']:,} parameters ({groups}). {facts['n_utterances_seen']:,} utterances seen. "
-        f"{trained.kept} is kept by dev {rate}, {100 * trained.rate:.1f} % (at the start {100 * trained.start_rate:.1f} %).{warned}"
+        f"{trained.kept} is kept by dev {rate}.{warned}"
     )
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import soundfile
 
+from analysis.report import percent
 from moe.files import read_json
 from moe.recognition.recognizer import Recognizer
 from moe.serving.requests import RequestError, ServiceOptions, check_params
@@ -92,8 +93,12 @@ def test_what_trains_is_counted_by_group_and_steering_is_analysed_and_drawn(done
         set(groups.index) == {"vectors", "scales", "routers", "projector"}
         and found["n_trainable"] == groups.sum() < found["n_total"]
     )
-    assert groups["scales"] == LAYERS and {"dev/cer", "dev/wer", "dev/loss", "dev/cer_kept"} <= set(found)
+    assert groups["scales"] == LAYERS and {"dev/cer", "dev/wer", "dev/loss", "dev/cer_kept", "dev/wer_start"} <= set(found)
+    assert f"dev CER {percent(found['dev/cer_kept'])}" in connect().client.get_run(done.trained).info.run_name
     measures = ("scale", "norm", "strength", "entropy_of_use", "entropy_of_decisions", "mutual_information")
+    assert {f"steering/{name}" for name in measures} <= set(
+        found
+    )  # means over the layers, which by themselves are kept in tables
     analyses, kept = done.table("tables/steering.json"), done.table("tables/steering_kept.json")
     assert {f"steering/{name}/layer_{layer}" for name in measures for layer in (1, LAYERS)} <= set(analyses.columns)
     assert {f"steering/use/layer_1/expert_{expert}" for expert in range(EXPERTS)} <= set(kept["measure"])
