@@ -31,7 +31,7 @@ from steps.options.command_line import parse
 
 RESULTS = Path(__file__).parent / "results"
 N_EXPERTS, TOP_K, TOKENS_PER_S = 8, 2, 3
-ADAPTERS = AdapterOptions(lora_r=R, lora_alpha=ALPHA, lora_targets=",".join(TARGETS))
+ADAPTERS = AdapterOptions(lora_r=R, shared_r=R, lora_alpha=ALPHA, lora_targets=",".join(TARGETS))
 ROUTING = RoutingOptions(top_k=TOP_K)
 HEADER = (
     "| shape | what | batch | s | utterances/s | tokens/s | TFLOP/s | share of peak | peak memory, GiB | estimate: s | GiB |\n"

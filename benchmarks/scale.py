@@ -18,6 +18,7 @@ from moe.systems.whisper_moe.cost import FLOAT, HALF, Batch, n_trainable
 
 UTTERANCE_S, N_TOKENS, BATCH = 7.0, 24, 32  # of SAP: mean length, tokens of a sentence; utterances per GPU
 GIB = 2**30
+ADAPTERS = AdapterOptions(lora_r=8, shared_r=8, lora_alpha=16, lora_targets="q_proj,v_proj")
 HEADER = "| GPUs | what | utterances/s | hours of an epoch | s per update | of it summing gradients |\n| ---: | --- | ---: | ---: | ---: | ---: |"
 EXPERTS = (
     "| E | trains, M | held per GPU for it, GiB | gradients per update, GiB | of an update, data parallel | rows sent, expert parallel |\n"
@@ -38,9 +39,9 @@ class Machine:
 
 
 def mixture(shape: str, n_experts: int) -> Mixture:
-    """A mixture with default adapters; 0 experts are one LoRA of the size of eight experts and the shared adapter."""
-    one = AdapterOptions(shared_r=9 * AdapterOptions().lora_r)
-    return Mixture(SHAPES[shape].config(), AdapterOptions() if n_experts else one, RoutingOptions(), n_experts)
+    """A mixture with eight experts and a shared adapter, each of rank 8; 0 experts are one LoRA of the size of eight experts and the shared adapter."""
+    one = dataclasses.replace(ADAPTERS, shared_r=9 * ADAPTERS.lora_r)
+    return Mixture(SHAPES[shape].config(), ADAPTERS if n_experts else one, RoutingOptions(), n_experts)
 
 
 def epoch_rows(shape: str, hours: float, machine: Machine, counts: list[int]) -> list[str]:

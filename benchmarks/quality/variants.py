@@ -135,7 +135,7 @@ def lora_given(row: QualityOptions) -> dict[str, Any]:
     alpha = row.lora_alpha if row.rank_stabilised else row.lora_alpha / row.lora_r * plain.lora_r
     ranks = {
         "lora_r": plain.lora_r,
-        "shared_r": None,
+        "shared_r": plain.shared_r,
         "shared_share": plain.shared_share,
         "shared_expert": True,
         "lora_alpha": alpha,
@@ -168,7 +168,8 @@ def _changed(options: QualityOptions, name: str, value: Any) -> QualityOptions:
             "num_experts": n_experts(options), "asr_epochs": options.expert_epochs + options.asr_epochs
         } if value else {},
         "experts_init": lambda: {
-            "shared_epochs": options.shared_epochs or max(1, options.expert_epochs // 3), "shared_r": None
+            **_divided(options, _total_rank(options), 1 / (1 + n_experts(options)), n_experts(options)),
+            "shared_epochs": options.shared_epochs or max(1, options.expert_epochs // 3),
         } if value == "shared" else {},
         "shared_share": lambda: _divided(options, _total_rank(options), value, n_experts(options)),
         "adapter_rank": lambda: _divided(options, value, _share(options), n_experts(options)),

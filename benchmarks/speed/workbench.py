@@ -135,7 +135,8 @@ class Workbench:
         """Ours with random gate and experts; `n_experts` 0 takes the workload's."""
         n_experts = n_experts or self.workload.n_experts
         torch.manual_seed(1)
-        adapters = AdapterOptions(lora_r=R, lora_alpha=ALPHA, lora_targets=",".join(TARGETS), shared_expert=shared)
+        adapters = AdapterOptions(lora_r=R, shared_r=R, lora_alpha=ALPHA, lora_targets=",".join(TARGETS))
+        adapters = adapters if shared else dataclasses.replace(adapters, shared_expert=False, shared_r=None)
         routing = RoutingOptions(gate_layer=gate_layer, top_k=top_k, mixing=mixing)
         gate = Gate(GateConfig(self.embedding.shape[1], n_experts)).to(self.device)
         return WhisperMoE(self.base(), n_experts, adapters, routing, gate).to(self.device).train()

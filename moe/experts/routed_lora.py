@@ -22,21 +22,21 @@ DENSE_SHARE = 0.5  # from this share of experts in use, one dense product over a
 class LoraOptions(Options):
     """Shape of the experts and of the shared adapter beneath them, wherever they sit."""
 
-    lora_r: int = option(8, "rank of each expert", low=1)
-    lora_alpha: float = option(16.0, "LoRA alpha of each expert; the scale alpha / lora_r is the shared adapter's too", above=0)
+    lora_r: int = option(4, "rank of each expert", low=1)
+    lora_alpha: float = option(8.0, "LoRA alpha of each expert; the scale alpha / lora_r is the shared adapter's too", above=0)
     rank_stabilised: bool = option(
         False, "scale each adapter by alpha / √rank of its own (rsLoRA), so that another rank needs no other learning rate"
     )
     lora_dropout: float = option(0.0, "dropout before the adapters", low=0, high=0.9)
     shared_expert: bool = option(True, "one more adapter, on for every utterance, beneath the routed experts")
-    shared_r: int | None = option(None, "rank of the shared adapter (none: lora_r)", low=1)
+    shared_r: int | None = option(32, "rank of the shared adapter (none: lora_r)", low=1)
     adapter_rank: int | None = option(None, "instead of lora_r and shared_r: their total in a layer, all experts together", low=1)
     shared_share: float = option(0.57, "part of adapter_rank that the shared adapter gets, to whole ranks", low=0, high=0.99)
 
     def faults(self) -> list[str]:
         """A rank without its adapter, and ranks that are said twice."""
         found = []
-        if self.shared_r is not None and not self.shared_expert:
+        if self.shared_r is not None and self.is_changed("shared_r") and not self.shared_expert:
             found.append(f"shared_r={self.shared_r}: shared_expert=false has no shared adapter")
         if self.adapter_rank is not None:
             said = [f"{name}={to_text(getattr(self, name))}" for name in DIVIDED if self.is_changed(name)]
@@ -61,7 +61,9 @@ class LoraOptions(Options):
 class AdapterOptions(LoraOptions):
     """Experts and shared adapter, and the layers that carry them."""
 
-    lora_targets: str = option("q_proj,v_proj", "linear layers that carry adapters, by the end of their name")
+    lora_targets: str = option(
+        "q_proj,k_proj,v_proj,out_proj,fc1,fc2", "linear layers that carry adapters, by the end of their name"
+    )
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ def few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def write_mixture(folder: Path) -> Path:
     """Two experts above the shipped base, which takes whole sentences at once."""
     base = load_base(SHIPPED)
-    shape = WhisperShape(2, AdapterOptions(lora_r=2), RoutingOptions(), AudioContextOptions())
+    shape = WhisperShape(2, AdapterOptions(lora_r=2, shared_r=None), RoutingOptions(), AudioContextOptions())
     gate = toy_gate(2 * base.model.config.d_model, 2)
     model = WhisperMoE(base.model, 2, shape.adapters, shape.routing, gate).eval()
     wrap(model, base, Path(SHIPPED), new_record(MIXTURE, shape, "en", "basic", {})).save(folder)

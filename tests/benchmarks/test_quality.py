@@ -47,10 +47,13 @@ def test_one_option_changes_at_a_time_and_all_else_is_as_given() -> None:
         }
         option, along = (
             name.partition("=")[0],
-            {"skip_pretraining": {"num_experts", "asr_epochs"}, "experts_init": {"shared_epochs"}},
+            {
+                "skip_pretraining": {"num_experts", "asr_epochs"},
+                "experts_init": {"shared_epochs", "lora_r", "shared_r", "lora_alpha"},
+            },
         )
         if option == "rank_and_epochs":
-            assert (variant.expert_epochs, variant.lora_r, variant.shared_r) == (12, 16, None)
+            assert (variant.expert_epochs, variant.lora_r, variant.shared_r) == (12, 8, 64)
         elif option in ("shared_share", "adapter_rank", "num_experts"):
             assert changed <= RANKS and changed, "a total is divided by the ranks, at one scale"
         else:

@@ -53,7 +53,7 @@ ADVICE: list[tuple[ModuleType, Options, str, Options]] = [
     (cluster, {"num_experts": 1, "min_experts": 1, "clustering_algorithm": "hdbscan", "noise": "own_expert"}, "noise=own_expert with num_experts=1: .* 2 at least",
      {"num_experts": 2}),
     (cluster, {"reduce": "none", "reduce_dim": 9}, "reduce_dim=9: reduce=none keeps all", {"reduce_dim": 50}),
-    (experts, {"experts_init": "shared"}, "experts_init=shared: shared_epochs=0", {"shared_epochs": 1}),
+    (experts, {"experts_init": "shared"}, "experts_init=shared: shared_epochs=0", {"shared_epochs": 1, "shared_r": 4}),
     (experts, {"experts_init": "shared", "shared_epochs": 1, "shared_r": 8, "lora_r": 4}, "shared_r=8 must be lora_r=4", {"shared_r": 4}),
     (experts, {"shared_r": 8, "shared_expert": False}, "shared_r=8: shared_expert=false", {"shared_expert": True}),
     (experts, {"shared_epochs": 6}, "shared_epochs=6: leaves none of expert_epochs=6", {"expert_epochs": 7}),

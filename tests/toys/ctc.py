@@ -48,7 +48,7 @@ def ctc_dataset(
 def toy_mixture(learning_rate: float = 1e-2, n_experts: int = 3, gated: bool = True, **changes) -> CTCMixtureSystem:
     """One with experts that differ, and a gate that answers differently for different chords."""
     torch.manual_seed(1)
-    experts = CTCExpertOptions(**{"ctc_experts": n_experts, "lora_r": 2, "gate_layer": "0"} | changes)
+    experts = CTCExpertOptions(**{"ctc_experts": n_experts, "lora_r": 2, "shared_r": None, "gate_layer": "0"} | changes)
     rates = LearningRates(learning_rate, learning_rate)
     system = build(toy_options(), Vocabulary.of(WORDS, 1), "en", "basic", rates, experts)
     assert isinstance(system, CTCMixtureSystem)

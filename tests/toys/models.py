@@ -90,7 +90,7 @@ def bare_model(**shape) -> WhisperForConditionalGeneration:
 
 def adapter_options(targets: str = QV, **changes: Any) -> AdapterOptions:
     """Rank 4 at scale 2."""
-    chosen: dict[str, Any] = {"lora_r": 4, "lora_alpha": 8.0, "lora_targets": targets}
+    chosen: dict[str, Any] = {"lora_r": 4, "shared_r": None, "lora_alpha": 8.0, "lora_targets": targets}
     return AdapterOptions(**chosen | changes)
 
 

@@ -48,7 +48,7 @@ def toy_mixture(
     n_experts: int = N_EXPERTS,
     routing: RoutingOptions = RoutingOptions(),
     balance: BalanceOptions = BalanceOptions(),
-    adapters: AdapterOptions = AdapterOptions(lora_r=2, lora_alpha=4.0),
+    adapters: AdapterOptions = AdapterOptions(lora_r=2, shared_r=None, lora_alpha=4.0),
     awake: bool = True,
 ) -> WhisperMoE:
     """A mixture on a base; `awake` adapters have a B that is not zero, as after expert training."""

@@ -108,7 +108,7 @@ def lora_options(model: WhisperForConditionalGeneration, options: UnfreezeOption
     parameters = dict(model.named_parameters())
     n_blocks = sum(parameters[name].numel() for name in depths(model, options))
     rank = options.domain_lora_r or matched_rank(model, adapters, n_blocks)
-    return AdapterOptions(lora_r=rank, lora_alpha=2.0 * rank, lora_targets=LORA_TARGETS)
+    return AdapterOptions(lora_r=rank, shared_r=rank, lora_alpha=2.0 * rank, lora_targets=LORA_TARGETS)
 
 
 def unfreeze(model: WhisperForConditionalGeneration, options: UnfreezeOptions) -> None:

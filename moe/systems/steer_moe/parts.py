@@ -24,6 +24,7 @@ from moe.systems.whisper.inputs import WhisperInputs
 from moe.systems.whisper.tokens import prompt_ids
 
 BASE_DIR, DECODER_DIR = "base", "decoder"
+ENCODER_LORA = "q_proj,v_proj"  # the layers of the control steer_adapter=lora
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +81,7 @@ def assemble(
 
 def lora_of(rank: int) -> AdapterOptions:
     """A LoRA of a rank, at the scale 2 of the project's other adapters."""
-    return AdapterOptions(lora_r=rank, lora_alpha=2.0 * rank, shared_r=rank)
+    return AdapterOptions(lora_r=rank, lora_alpha=2.0 * rank, shared_r=rank, lora_targets=ENCODER_LORA)
 
 
 def _encoder(base: BaseModel, options: SteerModelOptions, lora_rank: int) -> SteeredEncoder:

@@ -115,13 +115,14 @@ class CTCExpertOptions(BalanceOptions, TopKOptions, ViewOptions, LoraOptions):
 
     def idle(self) -> dict[str, str]:
         """What one expert leaves nothing to do for."""
-        names = names_of(BalanceOptions, TopKOptions, ViewOptions)
+        names = [*names_of(BalanceOptions, TopKOptions, ViewOptions), "shared_r"]
         return dict.fromkeys(names, "ctc_experts=1 leaves nothing to route") if self.ctc_experts == 1 else {}
 
     @property
     def adapters(self) -> AdapterOptions:
-        """Shape and place of the adapters."""
-        return AdapterOptions(**dataclasses.asdict(self.part(LoraOptions)), lora_targets=self.ctc_lora_targets)
+        """Shape and place of the adapters; one LoRA has the rank of an expert."""
+        shape = dataclasses.asdict(self.part(LoraOptions)) | ({"shared_r": None} if self.ctc_experts == 1 else {})
+        return AdapterOptions(**shape, lora_targets=self.ctc_lora_targets)
 
     @property
     def routing(self) -> RoutingOptions:

@@ -195,7 +195,8 @@ def _adapters(config: WhisperConfig, adapted: Adapted, batch: Batch, part: str) 
     flops = held = 0.0
     for over, n_in, n_out in _linears(config, adapted, part):
         flops += 2 * utterances * lengths[over] * adapted.used_rank * (n_in + n_out)
-        held += utterances * adapted.used_rank * (lengths[over] + (0 if adapted.dense else n_in + 2 * n_out))
+        matrices = lengths[over] if adapted.dense else n_in + 2 * n_out  # dense: the middle is kept before and after its weights
+        held += utterances * adapted.used_rank * (lengths[over] + matrices)
         held += utterances * lengths[over] * n_in * (n_in > config.d_model)  # of the GELU, which else nobody keeps
     return flops, held
 

@@ -54,8 +54,8 @@ def test_what_cannot_be_divided_is_refused(given: dict, n_experts: int, said: st
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"adapter_rank": 56, "lora_r": 4}, "adapter_rank=56 with lora_r=4: shared_share divides it"),
-        ({"adapter_rank": 56, "shared_r": 32, "lora_r": 4}, "with lora_r=4, shared_r=32"),
+        ({"adapter_rank": 56, "lora_r": 8}, "adapter_rank=56 with lora_r=8: shared_share divides it"),
+        ({"adapter_rank": 56, "shared_r": 16, "lora_r": 8}, "with lora_r=8, shared_r=16"),
         ({"adapter_rank": 56, "shared_expert": False}, "with shared_expert=false"),
         ({"shared_share": 0.3}, "shared_share=0.3: needs adapter_rank"),
     ],

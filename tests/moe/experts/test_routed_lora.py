@@ -71,7 +71,7 @@ def test_a_linear_layer_by_hand() -> None:
 
 @pytest.mark.parametrize("n_experts", [0, 3])
 def test_the_shared_adapter_is_on_for_every_utterance(n_experts: int) -> None:
-    layer = RoutedLinear(nn.Linear(6, 5), Routing(), n_experts, AdapterOptions(lora_r=2, lora_alpha=2.0))
+    layer = RoutedLinear(nn.Linear(6, 5), Routing(), n_experts, AdapterOptions(lora_r=2, shared_r=None, lora_alpha=2.0))
     nn.init.normal_(layer.shared_B.data)  # the experts' B stays zero
     x = torch.randn(3, 4, 6)
     expected = layer.base_layer(x) + F.linear(F.linear(x, layer.shared_A), layer.shared_B)
@@ -87,7 +87,7 @@ def test_without_a_shared_adapter_there_is_none() -> None:
 
 
 def test_beams_get_the_experts_of_their_utterance() -> None:
-    layer = RoutedLinear(nn.Linear(6, 5), Routing(), 3, AdapterOptions(lora_r=2))
+    layer = RoutedLinear(nn.Linear(6, 5), Routing(), 3, AdapterOptions(lora_r=2, shared_r=None))
     nn.init.normal_(layer.lora_B.data)
     x = torch.randn(2, 4, 6)
     with layer.routing.use(one_hot(torch.tensor([2, 0]), 3)):
@@ -127,7 +127,7 @@ def test_few_experts_are_gathered_and_many_are_dense(monkeypatch) -> None:
     for name in ("dense_adapters", "gather_adapters"):
         kernel = getattr(routed_lora, name)
         monkeypatch.setattr(routed_lora, name, lambda *args, kernel=kernel, name=name: (called.append(name), kernel(*args))[1])
-    layer = RoutedLinear(nn.Linear(3, 3), Routing(), 4, AdapterOptions(lora_r=1))
+    layer = RoutedLinear(nn.Linear(3, 3), Routing(), 4, AdapterOptions(lora_r=1, shared_r=None))
     for top_k in (1, 2, 3, 4):
         with layer.routing.use(top_k_weights(torch.randn(2, 4), top_k)[0]):
             layer(torch.randn(2, 3))
@@ -175,7 +175,7 @@ def test_under_autocast_the_adapters_compute_in_half_precision_and_agree() -> No
 
 
 def test_a_frozen_half_precision_base_takes_float32_adapters() -> None:
-    layer = RoutedLinear(nn.Linear(6, 4).bfloat16(), Routing(), 2, AdapterOptions(lora_r=2))
+    layer = RoutedLinear(nn.Linear(6, 4).bfloat16(), Routing(), 2, AdapterOptions(lora_r=2, shared_r=None))
     with layer.routing.use(one_hot(torch.tensor([0]), 2)):
         y = layer(torch.randn(1, 3, 6, dtype=torch.bfloat16))
     assert y.dtype == torch.bfloat16

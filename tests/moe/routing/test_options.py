@@ -55,7 +55,7 @@ def test_what_has_an_effect_is_taken(options: dict) -> None:
     ("options", "message"),
     [
         ({"shared_epochs": 1, "shared_expert": False}, "shared_epochs=1: shared_expert=false"),
-        ({"shared_epochs": 1, "experts_init": "shared", "shared_r": 4}, "shared_r=4 must be lora_r=8"),
+        ({"shared_epochs": 1, "experts_init": "shared", "shared_r": 8}, "shared_r=8 must be lora_r=4"),
         ({"experts_init": "shared"}, "shared_epochs=0 leaves the shared adapter zero"),
         ({"shared_epochs": 3, "expert_epochs": 3}, "leaves none of expert_epochs=3"),
     ],
@@ -63,7 +63,7 @@ def test_what_has_an_effect_is_taken(options: dict) -> None:
 def test_a_start_of_the_experts_that_makes_no_sense_is_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         experts.StepOptions(**DATA, cluster_run_id="pending", **options)
-    experts.StepOptions(**DATA, cluster_run_id="pending", shared_epochs=1, experts_init="shared")
+    experts.StepOptions(**DATA, cluster_run_id="pending", shared_epochs=1, experts_init="shared", shared_r=4)
 
 
 def test_a_speakers_profile_is_the_mean_of_its_utterances_for_each_of_them() -> None:

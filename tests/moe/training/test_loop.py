@@ -47,7 +47,9 @@ def every_update(monkeypatch: pytest.MonkeyPatch) -> None:
 def mixture_and_data(corpus, dropout: float = 0.0, **options):
     manifest, root = corpus
     base = toy_base()
-    model = toy_mixture(base, balance=UNBALANCED, adapters=AdapterOptions(lora_r=2, lora_alpha=4.0, lora_dropout=dropout))
+    model = toy_mixture(
+        base, balance=UNBALANCED, adapters=AdapterOptions(lora_r=2, shared_r=None, lora_alpha=4.0, lora_dropout=dropout)
+    )
     return model, dataset(manifest, root, extras={"routing_weights": one_hot_rows(len(manifest))}, **options)
 
 

@@ -51,7 +51,7 @@ from tests.toys.training import (
 
 N = 12
 AUGMENTED = AugmentationOptions(speed_factors="0.9,1.0,1.1", noise_share=0.5)
-DROPOUT = AdapterOptions(lora_r=2, lora_alpha=4.0, lora_dropout=0.2)
+DROPOUT = AdapterOptions(lora_r=2, shared_r=None, lora_alpha=4.0, lora_dropout=0.2)
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,7 @@ def test_a_share_beside_a_number_and_a_rise_without_room_are_refused() -> None:
 def judged(corpus, every: int, **changes):
     """One LoRA, trained for two epochs of four updates and judged every so many."""
     manifest, root = corpus
-    model = toy_mixture(toy_base(), n_experts=0, adapters=AdapterOptions(lora_r=2, lora_alpha=4.0))
+    model = toy_mixture(toy_base(), n_experts=0, adapters=AdapterOptions(lora_r=2, shared_r=None, lora_alpha=4.0))
     around, notes = plan(epochs=2, batch_size=2, **changes), Notes()
     given = training(around, notes)
     given = type(given)(around, notes, given.checkpoints, eval_every_updates=every)

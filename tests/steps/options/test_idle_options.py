@@ -94,7 +94,7 @@ def test_without_epochs_a_step_refuses_what_only_training_reads(step: ModuleType
 
 
 def test_the_base_as_it_is_refuses_everything_that_trains() -> None:
-    ignored = TRAINED_ONLY | {"lora_r": 4, "top_k": 1, "data_percent": 5.0, "asr_batch_size": 3, "asr_run_id": "a"}
+    ignored = TRAINED_ONLY | {"lora_r": 8, "top_k": 1, "data_percent": 5.0, "asr_batch_size": 3, "asr_run_id": "a"}
     with pytest.raises(ValueError) as fault:
         baseline.StepOptions(**IDS, system="zero_shot", **ignored)
     assert set(str(fault.value).split("; ")) == {
@@ -130,10 +130,10 @@ def test_the_chain_refuses_what_no_stage_reads_without_epochs(name: str, value: 
 
 
 def test_the_chain_takes_what_another_stage_reads_and_gives_it_to_that_alone() -> None:
-    options = main.StepOptions(asr_epochs=0, gradient_accumulation_steps=3, lora_r=4, expert_learning_rate=0.1)
+    options = main.StepOptions(asr_epochs=0, gradient_accumulation_steps=3, lora_r=8, expert_learning_rate=0.1)
     main.check_stages(options)
     asked = {stage: pending_options(stage, options) for stage in (pretrain, experts, asr)}
     assert [asked[stage].gradient_accumulation_steps for stage in (pretrain, experts, asr)] == [1, 3, 1]
-    assert asked[asr].lora_r == 4
+    assert asked[asr].lora_r == 8
     zero_shot = stage_options(baseline, options, system="zero_shot", **IDS)
-    assert (zero_shot.lora_r, zero_shot.expert_learning_rate) == (8, None)
+    assert (zero_shot.lora_r, zero_shot.expert_learning_rate) == (4, None)

@@ -45,7 +45,7 @@ def test_generation_from_the_cache_is_transformers_own(beams: int) -> None:
 @pytest.mark.parametrize("shape", [(4, 6), (4, 1, 6)])
 def test_a_decoding_step_adds_what_a_training_step_adds(shared: bool, shape: tuple[int, ...]) -> None:
     """Token by token experts and shared adapter are joined and kept; four rows are two utterances with two beams."""
-    layer = RoutedLinear(nn.Linear(6, 5), Routing(), 4, AdapterOptions(lora_r=2, shared_expert=shared))
+    layer = RoutedLinear(nn.Linear(6, 5), Routing(), 4, AdapterOptions(lora_r=2, shared_r=None, shared_expert=shared))
     for matrix in (layer.lora_B, layer.shared_B):
         nn.init.normal_(matrix.data)
     x, y = torch.randn(2, *shape)
@@ -58,7 +58,7 @@ def test_a_decoding_step_adds_what_a_training_step_adds(shared: bool, shape: tup
 
 @torch.no_grad()
 def test_what_is_kept_ends_with_its_routing() -> None:
-    layer = RoutedLinear(nn.Linear(6, 5), Routing(), 4, AdapterOptions(lora_r=2))
+    layer = RoutedLinear(nn.Linear(6, 5), Routing(), 4, AdapterOptions(lora_r=2, shared_r=None))
     nn.init.normal_(layer.lora_B.data)
     x, said = torch.randn(2, 1, 6), []
     for expert in (0, 1):

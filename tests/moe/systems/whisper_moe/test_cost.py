@@ -24,7 +24,8 @@ MIXTURES = {
     "gate in the middle": (AdapterOptions(), RoutingOptions(gate_layer="2"), 6),
     "losses": (AdapterOptions(), RoutingOptions(mixing="loss"), 6),
     "soft": (AdapterOptions(), RoutingOptions(top_k=6), 6),
-    "all layers": (AdapterOptions(lora_targets="q_proj,k_proj,v_proj,out_proj,fc1,fc2"), RoutingOptions(), 4),
+    "queries and values": (AdapterOptions(lora_targets="q_proj,v_proj"), RoutingOptions(), 4),
+    "queries and values, soft": (AdapterOptions(lora_targets="q_proj,v_proj"), RoutingOptions(top_k=6), 6),
 }
 
 
