@@ -62,7 +62,7 @@ def test_the_largest_batch_is_the_last_that_fits(monkeypatch):
 
 def test_what_memory_does_not_bear_is_said_with_what_to_set(monkeypatch):
     cost = cost_of()
-    monkeypatch.setattr(cost, "free_bytes", lambda: cost.bytes_per_process(DEVICE, 4) / 0.9)
+    monkeypatch.setattr(cost, "free_bytes", lambda: 1.001 * cost.bytes_per_process(DEVICE, 4) / 0.9)
     lines = estimate.estimate_lines(cost, DEVICE, cost.stages(DEVICE))
     assert lines[-1] == "asr_batch_size=16: memory will not do; set asr_batch_size=4"
     monkeypatch.setattr(cost, "free_bytes", lambda: 0.0)
