@@ -10,7 +10,6 @@ import pytest
 from moe.corpora.formats.table import FORMATS
 from moe.experts.routed_lora import AdapterOptions
 from moe.systems.table import SYSTEMS
-from steps.options.option_files import read_option_file
 from steps.options.project_files import ENTRY_POINTS
 from tests.toys.pages import MEASURED, PAGES, README, RESULTS, ROOT, WRITTEN, blocks, languages, prose, table_rows, text_of
 
