@@ -168,7 +168,7 @@ def _changed(options: QualityOptions, name: str, value: Any) -> QualityOptions:
             "num_experts": n_experts(options), "asr_epochs": options.expert_epochs + options.asr_epochs
         } if value else {},
         "experts_init": lambda: {
-            **_divided(options, _total_rank(options), 1 / (1 + n_experts(options)), n_experts(options)),
+            **_alike(options),
             "shared_epochs": options.shared_epochs or max(1, options.expert_epochs // 3),
         } if value == "shared" else {},
         "shared_share": lambda: _divided(options, _total_rank(options), value, n_experts(options)),
@@ -194,6 +194,12 @@ def _divided(options: QualityOptions, total: int, share: float, n: int | str) ->
     shared_r = None if options.shared_r is None and found.shared_r == found.lora_r else found.shared_r
     ranks = {"lora_r": found.lora_r, "shared_r": shared_r, "lora_alpha": scale * found.lora_r, "adapter_rank": None}
     return {**ranks, "num_experts": n} if n != n_experts(options) else ranks
+
+
+def _alike(options: QualityOptions) -> dict[str, Any]:
+    """The total rank divided into a shared adapter and experts of one rank, which copies need."""
+    n = n_experts(options)
+    return _divided(options, _total_rank(options), 0.5 if isinstance(n, str) else 1 / (1 + n), n)
 
 
 def _total_rank(options: QualityOptions) -> int:
