@@ -5,7 +5,6 @@ those of torchrun do. tests/steps/test_processes.py has torchrun itself.
 """
 
 import os
-import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +13,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
-from torch.multiprocessing import start_processes
 
+from benchmarks.forked import fork
 from moe.files import write_json
 from moe.recognition.decoding import decode
 from moe.routing.losses import BalanceOptions
@@ -129,7 +128,6 @@ def steer(folder: Path) -> None:
 
 def do(rank: int, folder: Path, tasks: str) -> None:
     """Tasks `name:dropout:updates` one after the other, as one of the processes; 0 updates are all."""
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
     for task in tasks.split(","):
         name, dropout, stop_at = task.split(":")
         if name == "losses":
@@ -138,20 +136,10 @@ def do(rank: int, folder: Path, tasks: str) -> None:
             steer(folder)
         else:
             train(folder, name, float(dropout), int(stop_at))
-    processes.leave()
-
-
-def do_in_processes(folder: Path, n: int, tasks: str) -> None:
-    """Do the tasks in n processes that know each other, forked from this one; what one of them raises is raised."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    os.environ.update(WORLD_SIZE=str(n), MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-    start_processes(do, (folder, tasks), nprocs=n, start_method="fork")
 
 
 if __name__ == "__main__":
     training_plan.LOG_EVERY = 1
     for word in sys.argv[2:]:
         n, _, asked = word.partition("=")
-        do_in_processes(Path(sys.argv[1]), int(n), asked)
+        fork(int(n), do, Path(sys.argv[1]), asked)

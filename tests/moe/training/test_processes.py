@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from benchmarks.forked import fork
 from moe.files import read_json
 from moe.training import loading, processes
 from moe.training.batches import LengthGroupedSampler, Shares
@@ -115,6 +117,22 @@ def test_shares_are_the_batches_of_one_process(n: int, n_processes: int, n_parts
         for part in zip(*shares, strict=True)
     ]
     assert [draw for part in served for draw in part] == whole
+
+
+def leave_after(number: int, folder: Path) -> None:
+    processes.join()
+    processes.gathered(number)
+    if number == 0:
+        time.sleep(0.5)
+        (folder / "worked").touch()
+    processes.leave()
+    (folder / f"saw_{number}").write_text(str((folder / "worked").exists()))
+
+
+def test_nobody_leaves_before_all_are_done(tmp_path: Path) -> None:
+    """Who left at once would close connections on which another may still receive."""
+    fork(2, leave_after, tmp_path)
+    assert [(tmp_path / f"saw_{number}").read_text() for number in (0, 1)] == ["True", "True"]
 
 
 def test_a_stall_is_the_share_of_updates_that_waited_for_data(monkeypatch: pytest.MonkeyPatch) -> None:
