@@ -6,6 +6,7 @@ bits, however many processes there are.
 
 import contextlib
 import dataclasses
+import errno
 import logging
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from moe.training import processes
 
 ATTEMPTS = 2
 FAULTS = (ValueError, RuntimeError, OSError, MemoryError)  # any other exception is a defect and stops the work
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # where nothing can be kept, nothing need be done
 MARK = "begun_"
 LOG = logging.getLogger(__name__)
 Value = TypeVar("Value")
@@ -74,6 +76,8 @@ def _fault(do: Callable[[int], None], number: int, names: Sequence[str], mark: P
         with _marked(mark):
             do(number)
     except FAULTS as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise
         reason = " ".join(str(error).split()) or type(error).__name__
         LOG.warning("%d utterances failed: %s", len(names), reason)
         return Fault(tuple(names), reason, traceback.format_exc())

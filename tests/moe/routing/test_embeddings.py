@@ -11,6 +11,7 @@ from moe.routing import embeddings
 from moe.routing.embeddings import INDEX, MATRIX, Embeddings, embed, read_embeddings
 from moe.systems.whisper import encoder as whisper_encoder
 from moe.systems.whisper.encoder import embedder, pooled_embedding
+from moe.training import processes
 from moe.training.batches import length_batches
 from tests.toys.checkpoints import Killed
 from tests.toys.models import CONTEXT, HALF, bare_model, batch_of, dataset, write_corpus
@@ -87,6 +88,25 @@ def test_a_killed_run_goes_on_where_it_was(data, tmp_path: Path, monkeypatch) ->
         resumed = store(data, tmp_path / "killed")
     assert len(seen) == len(length_batches(data, 2)) - 2  # the two finished batches were not computed again
     assert np.array_equal(resumed.vectors, whole.vectors)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_one_process_goes_on_with_what_either_of_two_left(data, number: int, tmp_path: Path, monkeypatch) -> None:
+    def gathered(value: object) -> list[object]:
+        if isinstance(value, dict):
+            raise Killed  # when its own parts are there
+        return [value]
+
+    whole, n_batches = store(data, tmp_path / "whole"), len(length_batches(data, 2))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        for name, value in (("n_processes", lambda: 2), ("number", lambda: number), ("gathered", gathered)):
+            patch.setattr(processes, name, value)
+        store(data, tmp_path / "left")
+    with monkeypatch.context() as patch:
+        seen = kill_after(patch, 9)
+        resumed = store(data, tmp_path / "left")
+    assert len(seen) == n_batches - len(range(number, n_batches, 2)) and np.array_equal(resumed.vectors, whole.vectors)
+    assert sorted(path.name for path in (tmp_path / "left").iterdir()) == sorted([MATRIX, INDEX])
 
 
 def test_a_part_that_was_cut_off_is_computed_again_and_no_other(data, tmp_path: Path, monkeypatch) -> None:

@@ -1,5 +1,6 @@
 """Blocks: each is done by exactly one process, in the order of all; who fails is tried again, named, and stops no other."""
 
+import errno
 import os
 import signal
 from collections.abc import Callable
@@ -56,9 +57,13 @@ def test_what_fails_twice_is_named_when_all_others_are_done(tmp_path: Path) -> N
     assert "in __call__" in str(failed.value.__cause__)
 
 
-def test_where_nothing_is_kept_and_for_a_defect_the_first_failure_stops_the_work(tmp_path: Path) -> None:
-    for work, folder in ((Work({1: 1}), None), (Work({1: 1}, KeyError), tmp_path)):
-        with pytest.raises(work.error, match="no memory for 1"):
+def full(said: str) -> OSError:
+    return OSError(errno.ENOSPC, said)
+
+
+def test_where_nothing_is_kept_or_can_be_and_for_a_defect_the_first_failure_stops_the_work(tmp_path: Path) -> None:
+    for work, folder in ((Work({1: 1}), None), (Work({1: 1}, KeyError), tmp_path), (Work({1: 1}, full), tmp_path)):
+        with pytest.raises(type(work.error("")), match="no memory for 1"):
             do_each(NAMES, work, folder)
         assert work.tried == [0, 1]
 
