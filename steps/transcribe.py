@@ -8,7 +8,7 @@ Example:
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,12 @@ from moe.options import option
 from moe.progress import progress
 from moe.recognition.recognizer import Recognizer, Transcript
 from moe.recognition.transcript_files import WRITERS
-from moe.recognition.transcription import FAILED, SKIPPED, WRITTEN, Outcome, Transcription, find_recordings
+from moe.recognition.transcription import FAILED, SKIPPED, WRITTEN, Outcome, Transcription, find_recordings, groups_of
 from moe.serving.people import Find, Served, ServedPeople, enrolled
 from moe.system import Ask, DecodingOptions, Record, read_record
 from moe.systems.table import load_system
+from moe.training import blocks, processes
+from moe.training.processes import ProcessOptions
 from steps.inputs.people import PERSONAL
 from steps.options.ask_options import AskOptions, ask_of
 from steps.registry import people, versions
@@ -38,7 +40,7 @@ MOST_LISTED = 20  # failures printed; the run's table has them all
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(AskOptions, DecodingOptions):
+class StepOptions(AskOptions, DecodingOptions, ProcessOptions):
     """Transcribe recordings."""
 
     audio: str = option(help="recording, or folder of recordings (with the folders in it)")
@@ -72,30 +74,51 @@ class StepOptions(AskOptions, DecodingOptions):
 
 def run(options: StepOptions) -> str:
     """Transcribe, log the table of results and return the run id."""
-    with runs.step_run("transcribe", options, f"transcribe · {Path(options.audio).name}") as step:
-        source = Path(options.audio).expanduser().absolute()
-        recordings = find_recordings(source)
-        folder = versions.recognizer_dir(options.model)
-        record = read_record(folder)
-        ask = ask_of(options, record)
-        root = source if source.is_dir() else source.parent
-        by_speaker = _by_speaker(options, recordings, root)
-        digest, names = folder_digest(folder), [name for name in by_speaker if name is not None]
-        find = _finder(options, record, digest, names)
-        recognizer = Recognizer.on_fastest_device(load_system(folder), options.speech_threshold)
-        recognizer.system.check(ask, options.beam_size)
-        served = _enrolled(recognizer.system, digest, names, find)
-        started = time.perf_counter()
-        with progress("transcribe", len(recordings), "recordings") as bar:
-            outcomes = []
-            for speaker, theirs in by_speaker.items():
-                transcription = _transcription(options, recognizer, ask, digest, served.get(speaker))
-                for outcome in transcription.run(theirs, root):
-                    outcomes.append(outcome)
-                    bar.update()
-        outcomes.sort(key=lambda outcome: outcome.audio)
+    return runs.in_run("transcribe", options, _work, f"transcribe · {Path(options.audio).name}")
+
+
+def _work(step: StepRun, options: StepOptions) -> None:
+    source = Path(options.audio).expanduser().absolute()
+    recordings = find_recordings(source)
+    folder = versions.recognizer_dir(options.model)
+    record = read_record(folder)
+    ask = ask_of(options, record)
+    root = source if source.is_dir() else source.parent
+    by_speaker = _by_speaker(options, recordings, root)
+    digest, names = folder_digest(folder), [name for name in by_speaker if name is not None]
+    find = _finder(options, record, digest, names)
+    recognizer = Recognizer.on_fastest_device(load_system(folder), options.speech_threshold)
+    recognizer.system.check(ask, options.beam_size)
+    served, started = _enrolled(recognizer.system, digest, names, find), time.perf_counter()
+    transcriptions = {name: _transcription(options, recognizer, ask, digest, served.get(name)) for name in by_speaker}
+    outcomes = outcomes_of(transcriptions, by_speaker, root, runs.work_dir(step))
+    if processes.number() == 0:
         _log(step, options, outcomes, time.perf_counter() - started)
-    return step.run_id
+
+
+def outcomes_of(
+    transcriptions: Mapping[str | None, Transcription], by_speaker: Mapping[str | None, list[Path]], root: Path, work_dir: Path
+) -> list[Outcome]:
+    """What became of every recording, by name, whichever process transcribed it.
+
+    Raises:
+        RuntimeError: recordings that failed twice, but for those that cannot be read or recognised: they are outcomes.
+    """
+    recordings = [path for theirs in by_speaker.values() for path in theirs]
+    groups = [(name, group) for name, theirs in by_speaker.items() for group in groups_of(theirs)]
+    own = {number: [path.relative_to(root).as_posix() for path in groups[number][1]] for number in blocks.dealt(len(groups))}
+    made: dict[int, list[Outcome]] = {}
+    with progress("transcribe", sum(map(len, own.values())), "recordings") as bar:
+
+        def do(number: int) -> None:
+            (name, group), made[number] = groups[number], []
+            for outcome in transcriptions[name].run(group, root, recordings):
+                made[number].append(outcome)
+                bar.update()
+
+        blocks.do_each(own, do, work_dir)
+    found = [outcome for share in processes.gathered(made) for outcomes in share.values() for outcome in outcomes]
+    return sorted(found, key=lambda outcome: outcome.audio)
 
 
 def _transcription(options: StepOptions, recognizer: Recognizer, ask: Ask, digest: str, served: Served | None) -> Transcription:

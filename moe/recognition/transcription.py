@@ -6,6 +6,7 @@ still there as it was is not done again; what cannot be read is a failure with i
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -24,7 +25,8 @@ from moe.recognition.recognizer import Transcript
 from moe.recognition.transcript_files import WRITERS
 
 RECORD = "transcribed.jsonl"
-GROUP_S, GROUP_FILES = 600.0, 32  # recordings decoded together: bounds memory, and what a kill can lose
+GROUP_S, GROUP_FILES = 600.0, 16  # recordings decoded together: bounds memory, and what a kill can lose
+GROUP_BYTES = int(GROUP_S * SAMPLE_RATE * 2)  # of `GROUP_S` in 16 bits
 WRITTEN, SKIPPED, FAILED = "written", "skipped", "failed"
 UNREADABLE = (AudioError, OSError)
 
@@ -81,6 +83,20 @@ def find_recordings(path: Path) -> list[Path]:
     return sorted(found)
 
 
+def groups_of(recordings: Sequence[Path]) -> list[list[Path]]:
+    """Recordings, in their order, as groups that one process transcribes; their sizes alone decide, so that nothing is decoded for it."""
+    groups: list[list[Path]] = []
+    n_bytes = 0
+    for path in recordings:
+        size = path.stat().st_size if path.is_file() else 0
+        if not groups or len(groups[-1]) == GROUP_FILES or n_bytes + size > GROUP_BYTES:
+            groups.append([])
+            n_bytes = 0
+        groups[-1].append(path)
+        n_bytes += size
+    return groups
+
+
 def output_names(names: Sequence[str], ending: str) -> dict[str, str]:
     """Recording → its transcript's path: the ending replaced, or added where two recordings differ by their ending alone."""
     stems = collections.Counter(str(Path(name).with_suffix("")).casefold() for name in names)
@@ -105,17 +121,21 @@ class Transcription:
         self.recognise, self.output_dir, self.ending, self.channels = recognise, Path(output_dir), ending, channels
         self.settings = hashlib.sha256(f"{settings}\n{ending}".encode()).hexdigest()
 
-    def run(self, recordings: Sequence[Path], root: Path) -> Iterator[Outcome]:
-        """What became of each recording, as it happens; outputs lie below `output_dir` as recordings below `root`."""
+    def run(self, recordings: Sequence[Path], root: Path, among: Sequence[Path] = ()) -> Iterator[Outcome]:
+        """What became of each recording, as it happens; outputs lie below `output_dir` as recordings below `root`.
+
+        Args:
+            among: all recordings that are transcribed into the folder, by which those of one name are told apart; these alone by default.
+        """
         names = {path: path.relative_to(root).as_posix() for path in recordings}
-        outputs, done = output_names(list(names.values()), self.ending), self._done()
+        outputs = output_names([path.relative_to(root).as_posix() for path in among or recordings], self.ending)
         group: list[_Waiting] = []
         for path, name in names.items():
             try:
                 if not path.is_file():
                     raise OSError("no regular file (a dead link, a pipe or a socket)")
                 digest = file_digest(path)
-                if (kept := self._kept(name, outputs[name], digest, done)) is not None:
+                if (kept := self._kept(name, outputs[name], digest)) is not None:
                     yield kept
                     continue
                 recording = decode_recording(path, channels=self.channels)
@@ -162,12 +182,13 @@ class Transcription:
             "output_digest": file_digest(path),
             **dataclasses.asdict(outcome),
         }
-        with open(self.output_dir / RECORD, "a", encoding="utf-8") as record:
-            record.write(json.dumps(line, ensure_ascii=False) + "\n")
+        with open(self.output_dir / RECORD, "ab", buffering=0) as record:  # in one piece: several processes may write
+            record.write(f"{json.dumps(line, ensure_ascii=False)}\n".encode())
         return outcome
 
+    @functools.cached_property
     def _done(self) -> dict[str, dict[str, Any]]:
-        """The last line for each output; a line that a kill cut off counts for nothing."""
+        """The last line for each output, as it was at the start; a line that a kill cut off counts for nothing."""
         path = self.output_dir / RECORD
         found: dict[str, dict[str, Any]] = {}
         if not path.exists():
@@ -184,8 +205,8 @@ class Transcription:
                 continue
         return found
 
-    def _kept(self, name: str, output: str, digest: str, done: dict[str, dict[str, Any]]) -> Outcome | None:
-        row = done.get(output)
+    def _kept(self, name: str, output: str, digest: str) -> Outcome | None:
+        row = self._done.get(output)
         if row is None or (row.get("settings"), row.get("audio"), row.get("audio_digest")) != (self.settings, name, digest):
             return None
         path = self.output_dir / output

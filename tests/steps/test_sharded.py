@@ -15,7 +15,7 @@ import torch
 
 from moe.files import file_digest
 from moe.training import processes
-from steps import embed, evaluate, main
+from steps import embed, evaluate, main, transcribe
 from steps.tracking.artifacts import EMBEDDINGS, HYPOTHESES, SCORES, upstream
 from steps.tracking.store import connect, unfinished_root
 from tests.toys.chain import read_table
@@ -111,6 +111,7 @@ def test_more_processes_than_cores_are_refused_before_any_work(monkeypatch: pyte
     for asked in (
         lambda: embed.StepOptions(prepare_run_id="p", pretrain_run_id="b", num_processes=5),
         lambda: evaluate.StepOptions(prepare_run_id="p", model_run_id="m", num_processes=5),
+        lambda: transcribe.StepOptions(audio="a", num_processes=5),
         lambda: main.check_stages(main.StepOptions.asked(num_processes=5, expert_batch_size=15, asr_batch_size=15)),
     ):
         with pytest.raises(ValueError, match=r"^num_processes=5: this machine has 4 cores$"):

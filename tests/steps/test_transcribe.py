@@ -1,6 +1,8 @@
 """The step: a folder in, files and a run's table out."""
 
+import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +11,16 @@ import pytest
 import soundfile
 
 import tests.toys.corpora as toys
+from benchmarks.forked import fork
 from benchmarks.voice_activity import tones
 from moe.audio.waveforms import load_audio
-from moe.recognition.recognizer import Recognizer
+from moe.files import read_json, write_json
+from moe.recognition.recognizer import Recognizer, Transcript
+from moe.recognition.transcription import GROUP_FILES, RECORD, Transcription, find_recordings
 from moe.system import DecodingOptions
 from moe.systems.table import load_system
 from moe.systems.whisper_moe.asks import MixtureAsk
+from moe.training import processes
 from steps import transcribe
 from steps.tracking import artifacts
 from steps.tracking.store import connect
@@ -63,6 +69,35 @@ def test_a_folder_is_transcribed_as_the_recogniser_does_and_a_second_run_skips(s
         and again.data.metrics["n_failed"] == 2
         and "real_time_factor" not in again.data.metrics
     )
+
+
+def transcribe_all(number: int, recordings: Path, folder: Path) -> None:
+    """Two speakers' recordings, each transcript the length of the recording."""
+
+    def recognise(waveforms: Sequence[np.ndarray]) -> list[Transcript]:
+        return [Transcript(str(len(wave)), (), (), 0.5) for wave in waveforms]
+
+    processes.join()
+    paths = find_recordings(recordings)
+    by_speaker = {"ann": paths[:-1], None: paths[-1:]}
+    work = {name: Transcription(recognise, folder / "out", "txt", str(name)) for name in by_speaker}
+    outcomes = transcribe.outcomes_of(work, by_speaker, recordings, folder / "work")
+    write_json(folder / f"found_{number}.json", [dataclasses.asdict(outcome) for outcome in outcomes])
+
+
+def test_two_processes_transcribe_as_one_and_list_all_in_order(tmp_path: Path) -> None:
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "audio" / "bad.wav").write_bytes(b"no sound at all")
+    for number in range(2 * GROUP_FILES + 2):
+        (tmp_path / "audio" / f"u{number:02d}.wav").write_bytes(toy_recording(number, 0.1 + 0.01 * number))
+    for n_processes in (1, 2):
+        fork(n_processes, transcribe_all, tmp_path / "audio", tmp_path / str(n_processes))
+    one, *two = (read_json(tmp_path / name) for name in ("1/found_0.json", "2/found_0.json", "2/found_1.json"))
+    assert two == [one, one] and [row["status"] for row in one] == ["failed", *["written"] * (2 * GROUP_FILES + 2)]
+    files = [{path.name: path.read_bytes() for path in (tmp_path / name / "out").glob("*.txt")} for name in "12"]
+    assert files[0] == files[1] and len(files[0]) == 2 * GROUP_FILES + 2
+    lines = (tmp_path / "2" / "out" / RECORD).read_text().splitlines()
+    assert sorted(json.loads(line)["output"] for line in lines) == sorted(files[0])
 
 
 def test_where_nobody_speaks_the_text_is_empty_and_it_is_said(store: Path, tmp_path: Path, capsys) -> None:

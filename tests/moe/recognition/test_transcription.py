@@ -1,15 +1,28 @@
 """Every recording gets a file or a reason; what was done is not done again; what was interrupted goes on."""
 
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import tests.toys.corpora as toys
 from moe.recognition.recognizer import Segment, Transcript
-from moe.recognition.transcription import FAILED, RECORD, SKIPPED, WRITTEN, Outcome, Transcription, find_recordings, output_names
+from moe.recognition.transcription import (
+    FAILED,
+    RECORD,
+    SKIPPED,
+    WRITTEN,
+    Outcome,
+    Transcription,
+    find_recordings,
+    groups_of,
+    output_names,
+)
 
 
 class Hearing:
@@ -98,6 +111,27 @@ def test_interrupted_anywhere_it_goes_on(corpus: Path, tmp_path: Path, monkeypat
     again = run(corpus, tmp_path / "out", hearing=hearing)
     assert [again[name].status for name in ("a.wav", "b.flac")] == [SKIPPED, WRITTEN] and len(hearing.encoded) == 4
     assert statuses(run(corpus, tmp_path / "out")) == {SKIPPED}
+
+
+@given(st.lists(st.integers(0, 60), max_size=12), st.integers(1, 5))
+def test_groups_keep_the_order_and_neither_files_nor_bytes_are_too_many(sizes: list[int], n_files: int) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("moe.recognition.transcription.GROUP_FILES", n_files)
+        patch.setattr("moe.recognition.transcription.GROUP_BYTES", 50)
+        paths = [Path(folder) / f"{number:02d}.wav" for number in range(len(sizes))]
+        for path, size in zip(paths, sizes, strict=True):
+            path.write_bytes(b"x" * size)
+        paths.append(Path(folder) / "gone.wav")
+        groups = groups_of(paths)
+        assert [path for group in groups for path in group] == paths and all(1 <= len(group) <= n_files for group in groups)
+        n_bytes = [sum(path.stat().st_size for path in group if path.exists()) for group in groups]
+        assert all(size <= 50 or len(group) == 1 for size, group in zip(n_bytes, groups, strict=True))
+
+
+def test_groups_name_their_outputs_among_all_recordings(corpus: Path, tmp_path: Path) -> None:
+    work, paths = Transcription(Hearing(), tmp_path / "out", "json", "model 1"), find_recordings(corpus)
+    found = [outcome.output for path in paths for outcome in work.run([path], corpus, paths)]
+    assert found == [outcome.output for outcome in run(corpus, tmp_path / "whole").values()]
 
 
 def test_what_cannot_be_read_or_recognised_is_a_failure_with_its_reason_and_is_tried_again(corpus: Path, tmp_path: Path) -> None:
