@@ -48,6 +48,7 @@ def do_each(blocks: Mapping[int, Sequence[str]], do: Callable[[int], None], fold
 
     Args:
         blocks: ids of the utterances of each block, by the block's number.
+        do: does a block, in which no other process has a share.
         folder: also holds a mark of each block that is being worked on: one that twice kills its process is not begun again.
 
     Raises:
@@ -55,7 +56,8 @@ def do_each(blocks: Mapping[int, Sequence[str]], do: Callable[[int], None], fold
     """
     if folder is None:
         for number in blocks:
-            do(number)
+            with processes.alone():
+                do(number)
         return
     folder.mkdir(parents=True, exist_ok=True)
     faults, waiting = dict[int, Fault](), list(blocks)
@@ -73,7 +75,7 @@ def _fault(do: Callable[[int], None], number: int, names: Sequence[str], mark: P
     if _n_begun(mark) >= ATTEMPTS:
         return Fault(tuple(names), "the process that worked on them was killed")
     try:
-        with _marked(mark):
+        with _marked(mark), processes.alone():
             do(number)
     except FAULTS as error:
         if isinstance(error, OSError) and error.errno in NO_ROOM:

@@ -9,7 +9,8 @@ import contextlib
 import dataclasses
 import datetime
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +20,7 @@ from moe.options import Options, option
 
 LONGEST_WAIT = datetime.timedelta(days=1)  # the first process may wait for a store; who has died is seen at once
 Value = TypeVar("Value")
+_ALONE = ContextVar("alone", default=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,14 +78,24 @@ def leave() -> None:
         distributed.destroy_process_group()
 
 
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Inside the block this process works by itself, as the only one: what it does there is dealt to it, and nobody else shares it."""
+    before = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(before)
+
+
 def n_processes() -> int:
     """How many work together."""
-    return distributed.get_world_size() if distributed.is_initialized() else 1
+    return distributed.get_world_size() if _is_shared() else 1
 
 
 def number() -> int:
     """Which of them this is, from 0."""
-    return distributed.get_rank() if distributed.is_initialized() else 0
+    return distributed.get_rank() if _is_shared() else 0
 
 
 def gathered(value: Value) -> list[Value]:
@@ -133,6 +145,10 @@ def rows_of_batch(own: Tensor, utterance_ids: Sequence[str]) -> Tensor:
         return own  # too few to be shared: every process has them all
     with_gradient = own.detach() + n_processes() * (own - own.detach())
     return torch.cat([with_gradient if place == number() else rows.to(own.device) for place, (_, rows) in enumerate(shares)])
+
+
+def _is_shared() -> bool:
+    return distributed.is_initialized() and not _ALONE.get()
 
 
 def _learns_together() -> bool:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from benchmarks.forked import fork
 from benchmarks.voice_activity import tones
 from moe.audio.waveforms import load_audio
 from moe.files import read_json, write_json
-from moe.recognition.recognizer import Recognizer, Transcript
+from moe.recognition.recognizer import Recognizer
 from moe.recognition.transcription import GROUP_FILES, RECORD, Transcription, find_recordings
 from moe.system import DecodingOptions
 from moe.systems.table import load_system
@@ -24,7 +23,7 @@ from moe.training import processes
 from steps import transcribe
 from steps.tracking import artifacts
 from steps.tracking.store import connect
-from tests.toys.models import HALF
+from tests.toys.models import HALF, system_of, toy_mixture
 from tests.toys.registry import log_toy_asr, toy_recording
 from tests.toys.speech import RATE, spoken_wav
 
@@ -72,15 +71,15 @@ def test_a_folder_is_transcribed_as_the_recogniser_does_and_a_second_run_skips(s
 
 
 def transcribe_all(number: int, recordings: Path, folder: Path) -> None:
-    """Two speakers' recordings, each transcript the length of the recording."""
-
-    def recognise(waveforms: Sequence[np.ndarray]) -> list[Transcript]:
-        return [Transcript(str(len(wave)), (), (), 0.5) for wave in waveforms]
-
+    """Two speakers' recordings, by a toy."""
+    recognizer, decoding = Recognizer(system_of(toy_mixture())), DecodingOptions(max_tokens_per_s=4.0, decoding_batch_size=4)
     processes.join()
     paths = find_recordings(recordings)
     by_speaker = {"ann": paths[:-1], None: paths[-1:]}
-    work = {name: Transcription(recognise, folder / "out", "txt", str(name)) for name in by_speaker}
+    work = {
+        name: Transcription(lambda waves: recognizer.transcribe(waves, decoding), folder / "out", "json", str(name))
+        for name in by_speaker
+    }
     outcomes = transcribe.outcomes_of(work, by_speaker, recordings, folder / "work")
     write_json(folder / f"found_{number}.json", [dataclasses.asdict(outcome) for outcome in outcomes])
 
@@ -94,7 +93,7 @@ def test_two_processes_transcribe_as_one_and_list_all_in_order(tmp_path: Path) -
         fork(n_processes, transcribe_all, tmp_path / "audio", tmp_path / str(n_processes))
     one, *two = (read_json(tmp_path / name) for name in ("1/found_0.json", "2/found_0.json", "2/found_1.json"))
     assert two == [one, one] and [row["status"] for row in one] == ["failed", *["written"] * (2 * GROUP_FILES + 2)]
-    files = [{path.name: path.read_bytes() for path in (tmp_path / name / "out").glob("*.txt")} for name in "12"]
+    files = [{path.name: path.read_bytes() for path in (tmp_path / name / "out").glob("*.json")} for name in "12"]
     assert files[0] == files[1] and len(files[0]) == 2 * GROUP_FILES + 2
     lines = (tmp_path / "2" / "out" / RECORD).read_text().splitlines()
     assert sorted(json.loads(line)["output"] for line in lines) == sorted(files[0])

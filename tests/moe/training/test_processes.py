@@ -121,7 +121,9 @@ def test_shares_are_the_batches_of_one_process(n: int, n_processes: int, n_parts
 
 def leave_after(number: int, folder: Path) -> None:
     processes.join()
-    processes.gathered(number)
+    with processes.alone():
+        assert (processes.n_processes(), processes.number(), processes.gathered(number)) == (1, 0, [number])
+    assert (processes.n_processes(), processes.number(), processes.gathered(number)) == (2, number, [0, 1])
     if number == 0:
         time.sleep(0.5)
         (folder / "worked").touch()
