@@ -1,4 +1,4 @@
-"""What steering costs, as ratios within one run; and, on a GPU, the shapes of real models with random weights.
+"""What steering costs, as ratios of CPU time within one run; and, on a GPU, the shapes of real models with random weights.
 
     python -m benchmarks.steering_speed               ratios, on the processor: an encoder layer of large-v2's width, padding, sizes, cache
     python -m benchmarks.steering_speed --shapes      on a GPU: whisper-large-v3's shape with decoders of 0.5 and 7 thousand million parameters
@@ -20,9 +20,10 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder, WhisperEncoderLayer
 
+from benchmarks.timing import alternate, one_thread
 from moe.systems.steer_moe.audio_prompt import AudioPrompt
 from moe.systems.steer_moe.encoder import SteeredEncoder
-from moe.systems.steer_moe.language_model import generate
+from moe.systems.steer_moe.language_model import embed, generate
 from moe.systems.steer_moe.model import SteerMoE
 from moe.systems.steer_moe.options import AudioPromptOptions, SteeringOptions
 from moe.systems.steer_moe.sequence import training_rows
@@ -50,15 +51,16 @@ DECODERS: dict[str, dict[str, Any]] = {
     "7 B": {**LARGE_LM, "tie_word_embeddings": False},
 }
 VOCABULARY, N_EXPERTS, FRAME_MS = 151_936, 8, 20
-REPEATS = 7
+REPEATS, NO_END = 15, 1 << 20  # an id that is never written
 
 
 def ratios() -> dict[str, Any]:
-    """All that a processor can measure."""
+    """All that a processor can measure, on one thread."""
+    one_thread()
     return {**layer_ratios(), **padding_ratio(), **sizes(), **cache_ratio()}
 
 
-def layer_ratios(n_frames: int = 250, width: int = 1280) -> dict[str, float]:
+def layer_ratios(n_frames: int = 250, width: int = 1280) -> dict[str, str]:
     """An encoder layer with steering against the bare layer, forward and backward; with the routers of all 32 layers at each; routers alone."""
     config = WhisperConfig(**LARGE)
     config._attn_implementation = "sdpa"
@@ -82,7 +84,8 @@ def layer_ratios(n_frames: int = 250, width: int = 1280) -> dict[str, float]:
         part = routers.detach()[: n * N_EXPERTS].requires_grad_()
         return lambda: (hidden.detach() @ part.T).view(1, n_frames, n, N_EXPERTS).softmax(-1).sum().backward()
 
-    found = timed({"bare": bare, "steered": steered, "all": all_routers, "one router": router_of(1), "32 routers": router_of(32)})
+    ways = {"bare": bare, "steered": steered, "all": all_routers, "one router": router_of(1), "32 routers": router_of(32)}
+    found = alternate(ways, REPEATS)
     return {
         "steered layer / bare layer": ratio(found, "steered", "bare"),
         "layer with the routers of all 32 layers / bare layer": ratio(found, "all", "bare"),
@@ -90,13 +93,13 @@ def layer_ratios(n_frames: int = 250, width: int = 1280) -> dict[str, float]:
     }
 
 
-def padding_ratio() -> dict[str, float]:
+def padding_ratio() -> dict[str, str]:
     """An update of 5 s and 30 tokens against the same padded to 30 s and 448 tokens."""
     module = steered(
         WhisperConfig(d_model=384, encoder_layers=4, encoder_attention_heads=6, encoder_ffn_dim=1536), _llama(384, 6, 8192)
     )
     short, long = update_of(module, 500, 500, 30), update_of(module, 3000, 3000, 448)
-    found = timed({"short": short, "padded": long}, repeats=3)
+    found = alternate({"short": short, "padded": long}, 3)
     return {"update padded to 30 s and 448 tokens / update of 5 s": ratio(found, "padded", "short")}
 
 
@@ -109,19 +112,23 @@ def sizes() -> dict[str, float]:
     return {"parameters that train": trained, "parameters of the model": total, "model / checkpoint": round(total / trained, 1)}
 
 
-def cache_ratio(n_tokens: int = 64) -> dict[str, float]:
-    """Tokens per second with the cache of keys and values, and how many times as many as without."""
+def cache_ratio(n_tokens: int = 64) -> dict[str, Any]:
+    """Tokens per second with the cache of keys and values, and how many times as many as where all is read anew for each."""
     model = _llama(256, 4, 2048).eval()
     prompts = torch.randn(4 * 60, 256)
     openings = [[-2] * 60 + [1, 2, 3]] * 4
 
-    def search(use_cache: bool) -> Callable[[], None]:
-        def run() -> None:
-            generate(model, openings, prompts, 2048, 2047, n_tokens, use_cache=use_cache)
+    def cached() -> None:
+        generate(model, openings, prompts, 2048, NO_END, n_tokens)
 
-        return run
+    @torch.no_grad()
+    def read_again() -> None:
+        read = embed(model, torch.tensor(openings), prompts)
+        for _ in range(n_tokens):
+            token = model(inputs_embeds=read, use_cache=False, logits_to_keep=1).logits[:, -1].argmax(-1)
+            read = torch.cat([read, model.get_input_embeddings()(token)[:, None]], 1)
 
-    found = timed({"with": search(True), "without": search(False)}, repeats=3)
+    found = alternate({"with": cached, "without": read_again}, 3)
     return {
         "tokens/s with cache": round(4 * n_tokens / statistics.median(found["with"])),
         "tokens/s with cache / without": ratio(found, "without", "with"),
@@ -196,21 +203,10 @@ def update_of(module: SteerMoE, n_mel: int, n_valid: int, n_text: int, batch_siz
     return run
 
 
-def timed(ways: dict[str, Callable[[], None]], repeats: int = REPEATS) -> dict[str, list[float]]:
-    """Seconds of each way, in turn, once unmeasured."""
-    found: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(repeats + 1):
-        for name, way in ways.items():
-            started = time.perf_counter()
-            way()
-            if number:
-                found[name].append(time.perf_counter() - started)
-    return found
-
-
-def ratio(found: dict[str, list[float]], one: str, other: str) -> float:
-    """Median over the rounds of the ratio within a round."""
-    return round(statistics.median(a / b for a, b in zip(found[one], found[other], strict=True)), 3)
+def ratio(found: dict[str, list[float]], one: str, other: str) -> str:
+    """Median over the rounds of the ratio within a round, and the spread."""
+    ratios = [a / b for a, b in zip(found[one], found[other], strict=True)]
+    return f"{statistics.median(ratios):.3g} ({min(ratios):.3g}–{max(ratios):.3g})"
 
 
 def _llama(width: int, layers: int, vocabulary: int) -> LlamaForCausalLM:

@@ -65,9 +65,8 @@ def generate(
     end: int,
     max_new_tokens: int,
     num_beams: int = 1,
-    use_cache: bool = True,
 ) -> list[list[int]]:
-    """Token ids that follow each opening, without their end.
+    """Token ids that follow each opening, without their end. Keys and values are cached: transformers always does so with embeddings.
 
     Args:
         openings: codes of each utterance. prompts: (n, D).
@@ -79,7 +78,6 @@ def generate(
         max_new_tokens=max_new_tokens,
         num_beams=num_beams,
         do_sample=False,
-        use_cache=use_cache,
         eos_token_id=end,
         pad_token_id=end,
         suppress_tokens=list(range(n_text, vocabulary_size(model))) or None,
