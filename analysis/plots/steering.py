@@ -37,6 +37,8 @@ def history_figure(analyses: pd.DataFrame, note: str = "") -> Figure:
         axis.set_title(title, fontsize=10, loc="left")
         if measure == "scale" and len(layers) <= MOST_LINES:
             _claimed(axis)
+    for axis in axes.flat:
+        axis.locator_params(axis="x", integer=True)
     for axis in axes[-1]:
         axis.set_xlabel("update")
     if axes[0, -1].get_lines():

@@ -29,7 +29,7 @@ def analyses(n_layers: int, n_vectors: int) -> pd.DataFrame:
     layers = range(1, n_layers + 1)
     found = {f"steering/{measure}/layer_{layer}": 0.1 * layer for measure in PANELS for layer in layers}
     found |= {f"steering/use/layer_{layer}/expert_{expert}": 1 / n_vectors for layer in layers for expert in range(n_vectors)}
-    return pd.DataFrame([{"update": update, **found} for update in (100, 200, 300)])
+    return pd.DataFrame([{"update": update, **found} for update in (1, 2, 3)])
 
 
 @pytest.mark.parametrize("n_layers", [1, 4, 32])
@@ -40,6 +40,7 @@ def test_every_panel_keeps_its_height_whatever_the_layers(n_layers: int) -> None
     assert [axis.get_title(loc="left") for axis in panels] == list(PANELS.values())
     assert all(axis.get_position().height > 0.2 for axis in panels)
     assert all(axis.get_lines() or axis.collections for axis in panels)
+    assert all(float(tick).is_integer() for axis in panels for tick in axis.get_xticks())
 
 
 def test_one_vector_has_no_choices_to_draw() -> None:
