@@ -185,7 +185,7 @@ def test_a_vocabulary_that_is_empty_stops_the_step(done: Done) -> None:
         ({"ctc_experts": 3, "cluster_run_id": "c"}, "ctc_experts=3: experts are LoRA; set ctc_train=lora"),
         ({**EXPERTS, "top_k": 4}, "top_k=4: ctc_experts=3 has no more to mix"),
         ({"cluster_run_id": "c"}, "cluster_run_id=c: ctc_experts=1 leaves nothing to route"),
-        ({"lora_r": 4}, "lora_r=4: ctc_train=all has no LoRA"),
+        ({"lora_r": 8}, "lora_r=8: ctc_train=all has no LoRA"),
         (
             {**EXPERTS, "top_k": 1, "balance": "none", "gate_learning_rate": 0.1},
             "gate_learning_rate=0.1: top_k=1 gives the gate no",

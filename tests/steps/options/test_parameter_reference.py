@@ -14,7 +14,6 @@ from moe.clustering.clusters import UtteranceClusters
 from moe.clustering.density import density_partition
 from moe.clustering.options import ClusteringOptions
 from moe.clustering.reduction import fitted_points
-from moe.experts.routed_lora import AdapterOptions
 from moe.options import from_text, is_required
 from moe.systems.whisper.base_source import resolve
 from moe.training.checkpoints import CheckpointOptions
@@ -329,14 +328,6 @@ def test_the_preset_of_two_cores_is_the_default_written_out() -> None:
     assert set(preset("two-cores")) == set(preset("a100-40gb"))
 
 
-def test_the_preset_of_the_other_split_has_the_defaults_size_and_scale() -> None:
-    options = main.StepOptions(**preset("split"))
-    main.check_stages(options)
-    default, split = main.StepOptions().part(AdapterOptions), options.part(AdapterOptions)
-    assert split.shared_rank + 6 * split.lora_r == default.shared_rank + 6 * default.lora_r
-    assert split.scale(split.lora_r) == default.scale(default.lora_r)
-
-
 def test_the_preset_of_document_004_is_taken_by_the_chain_and_changes_what_it_names() -> None:
     values = preset("document-004")
     options = main.StepOptions(corpus="openslr", dataset_root="x", **values)
@@ -371,7 +362,6 @@ def test_every_preset_is_tested() -> None:
         "document-004",
         "steermoe",
         "nepali",
-        "split",
         "sweep",
     }
 
