@@ -1,10 +1,8 @@
 """A step in two processes: one run, logged once, with the result of one process; a process that is killed is replaced."""
 
-import contextlib
 import dataclasses
 import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +14,8 @@ from moe.systems.whisper.base_model import save_base
 from moe.training import processes
 from steps import asr, decoder, domain, gate, main, prepare, pretrain
 from steps.tracking.artifacts import MODEL, upstream
-from steps.tracking.store import connect, unfinished_root
+from steps.tracking.store import connect
+from tests.toys.killing import kill_second, rank
 from tests.toys.models import RATE, WORDS, toy_wave
 from tests.toys.registry import toy_store
 from tests.toys.training import toy_base
@@ -48,24 +47,6 @@ def write_corpus(folder: Path) -> Path:
     return folder
 
 
-def rank(process: psutil.Process) -> str | None:
-    with contextlib.suppress(psutil.Error):
-        return process.environ().get("RANK")
-    return None
-
-
-def kill_second(killed: list[int]) -> None:
-    """Kill the second process with signal 9 once there is a checkpoint."""
-    end = time.monotonic() + 300
-    while not killed and time.monotonic() < end:
-        time.sleep(0.05)
-        if any(unfinished_root().rglob("update_*/manifest.json")):
-            for process in psutil.Process().children(recursive=True):
-                if rank(process) == "1":
-                    process.kill()
-                    killed.append(process.pid)
-
-
 @pytest.fixture(scope="module")
 def done(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
     with toy_store(empty_store, tmp_path_factory.mktemp("processes") / "store"), pytest.MonkeyPatch.context() as patch:
@@ -76,7 +57,7 @@ def done(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         pretrained = pretrain.run(pretrain.StepOptions(whisper_model=str(base), prepare_run_id=prepared, no_plot=True))
         given = {"prepare_run_id": prepared, "pretrain_run_id": pretrained, **OPTIONS}
         alone, killed = domain.run(domain.StepOptions(**given)), list[int]()
-        killer = threading.Thread(target=kill_second, args=[killed])
+        killer = threading.Thread(target=kill_second, args=[killed, "update_*/manifest.json"])
         killer.start()
         shared = domain.run(domain.StepOptions(num_processes=2, **given))
         killer.join()

@@ -1,10 +1,8 @@
 """Embedding and evaluating in two processes: what one process finds, bit for bit, in one run; who is killed is replaced."""
 
-import contextlib
 import dataclasses
 import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from steps.tracking.artifacts import EMBEDDINGS, HYPOTHESES, SCORES, upstream
 from steps.tracking.store import connect, unfinished_root
 from tests.toys.chain import read_table
 from tests.toys.finished import finished_runs
+from tests.toys.killing import kill_second, rank
 from tests.toys.models import CONTEXT
 from tests.toys.registry import toy_store
 
@@ -33,24 +32,6 @@ class Done:
     alone: dict[str, str]
     shared: dict[str, str]
     killed: tuple[int, ...]
-
-
-def rank(process: psutil.Process) -> str | None:
-    with contextlib.suppress(psutil.Error):
-        return process.environ().get("RANK")
-    return None
-
-
-def kill_second(killed: list[int]) -> None:
-    """Kill the second process with signal 9 once a batch is decoded."""
-    end = time.monotonic() + 300
-    while not killed and time.monotonic() < end:
-        time.sleep(0.02)
-        if any(unfinished_root().rglob("batch_*.json")):
-            for process in psutil.Process().children(recursive=True):
-                if rank(process) == "1":
-                    process.kill()
-                    killed.append(process.pid)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +49,7 @@ def done(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             "evaluate": evaluate.run(evaluate.StepOptions(**scoring)),
         }
         shared, killed = {"embed": embed.run(embed.StepOptions(**embedding, num_processes=2))}, list[int]()
-        killer = threading.Thread(target=kill_second, args=[killed])
+        killer = threading.Thread(target=kill_second, args=[killed, "batch_*.json"])
         killer.start()
         shared["evaluate"] = evaluate.run(evaluate.StepOptions(**scoring, num_processes=2))
         killer.join()

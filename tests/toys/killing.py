@@ -1,0 +1,33 @@
+"""Kills the second of several processes that share a step's work, once the step has left something to go on from."""
+
+import contextlib
+import time
+
+import psutil
+
+from steps.tracking.store import unfinished_root
+
+WAITS_S = 300
+
+
+def rank(process: psutil.Process) -> str | None:
+    """Which of the sharing processes it is, as torchrun's agent numbers them."""
+    with contextlib.suppress(psutil.Error):
+        return process.environ().get("RANK")
+    return None
+
+
+def kill_second(killed: list[int], once: str) -> None:
+    """Kill the second process with signal 9 and note its number.
+
+    Args:
+        once: files below unfinished work whose first one is waited for, as a pattern.
+    """
+    end = time.monotonic() + WAITS_S
+    while not killed and time.monotonic() < end:
+        time.sleep(0.02)
+        if any(unfinished_root().rglob(once)):
+            for process in psutil.Process().children(recursive=True):
+                if rank(process) == "1":
+                    process.kill()
+                    killed.append(process.pid)
