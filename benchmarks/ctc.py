@@ -17,7 +17,7 @@ import pandas as pd
 from analysis.error_rates import count_errors, rates_by
 from analysis.report import markdown_table, percent, percent_interval
 from benchmarks.databases import remove_database, shared_database, start_from
-from benchmarks.rows import command, cpu_minutes, parser_of
+from benchmarks.rows import command, cpu_minutes, file_of, parser_of
 from benchmarks.speed.__main__ import RESULTS
 from moe.corpora.tables import write_table
 from moe.files import read_json, write_json
@@ -60,19 +60,19 @@ GROUPS = ("seen sentences", "new sentences", "new words")
 
 def run(row: str, seed: int, folder: Path) -> None:
     """Train and score a row; what is done is left as it is."""
-    place = folder / f"{row.replace('/', '-').replace(' ', '_')}-{seed}"
-    if place.with_suffix(".json").exists():
+    facts_file, database = (file_of(folder, row, seed, ending) for ending in (".json", ".db"))
+    if facts_file.exists():
         return
     common = [f"--{COMMON}", row[:2]]
-    start_from(shared_database(folder, f"{COMMON}-{row[:2]}", ["benchmarks.ctc", *common]), place.with_suffix(".db"))
+    start_from(shared_database(folder, f"{COMMON}-{row[:2]}", ["benchmarks.ctc", *common]), database)
     chain = _chain(row, seed)
     found = _scored(chain, 1)
     if chain.options.ctc_lm_order:  # type: ignore[attr-defined]  # the options of main are made of all stages'
         found = pd.concat([found.assign(search="greedy"), _scored(chain, BEAMS).assign(search="beams")])
-    write_table(place.with_suffix(".parquet"), found)
+    write_table(file_of(folder, row, seed, ".parquet"), found)
     facts = read_json(artifacts.upstream(chain.run_ids["system"], artifacts.MODEL) / "model.json")["facts"]
-    write_json(place.with_suffix(".json"), {"row": row, "seed": seed, "cpu_minutes": cpu_minutes(), **facts})
-    remove_database(place.with_suffix(".db"))
+    write_json(facts_file, {"row": row, "seed": seed, "cpu_minutes": cpu_minutes(), **facts})
+    remove_database(database)
 
 
 def table(folder: Path) -> str:

@@ -14,6 +14,12 @@ def cpu_minutes() -> float:
     return round(sum(one.ru_utime + one.ru_stime for one in used) / 60, 2)
 
 
+def file_of(folder: Path, row: str, seed: int, ending: str) -> Path:
+    """The file with an ending of a row and a seed. A name may hold a point, which begins no ending."""
+    name = row.replace("/", "-").replace(" ", "_").replace(",", "")
+    return folder / f"{name}-{seed}{ending}"
+
+
 def parser_of(description: str | None, rows: Sequence[str], out: Path) -> argparse.ArgumentParser:
     """The command line: which row and seed, where results lie, and whether to write the table."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)

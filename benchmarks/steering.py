@@ -22,7 +22,7 @@ from analysis.report import markdown_table, percent
 from analysis.systems import PooledScores, SystemScores, pool
 from analysis.verdict import difference_words, test_of
 from benchmarks.databases import remove_database, shared_database, start_from
-from benchmarks.rows import command, cpu_minutes, parser_of
+from benchmarks.rows import command, cpu_minutes, file_of, parser_of
 from benchmarks.speed.__main__ import RESULTS
 from moe.corpora.tables import write_table
 from moe.files import read_json, write_json
@@ -80,16 +80,16 @@ TYPICAL = "typical"
 
 def run(row: str, seed: int, folder: Path, options_file: str | None = None) -> None:
     """Train and score a row; what is done is left as it is."""
-    place = folder / f"{row.replace(' ', '_').replace(',', '')}-{seed}"
-    if place.with_suffix(".json").exists():
+    facts_file, database = (file_of(folder, row, seed, ending) for ending in (".json", ".db"))
+    if facts_file.exists():
         return
     make = ["benchmarks.steering", f"--{COMMON}", *([f"--{OPTIONS_FILE}", options_file] if options_file else [])]
-    start_from(shared_database(folder, COMMON, make), place.with_suffix(".db"))
+    start_from(shared_database(folder, COMMON, make), database)
     scores = read_scores(_evaluated(row, options_of(row, seed, options_file)))
-    write_table(place.with_suffix(".parquet"), scores.hypotheses.drop(columns=["words"], errors="ignore"))
+    write_table(file_of(folder, row, seed, ".parquet"), scores.hypotheses.drop(columns=["words"], errors="ignore"))
     facts = {"row": row, "seed": seed, "system": scores.system, "role": scores.role, "cpu_minutes": cpu_minutes()}
-    write_json(place.with_suffix(".json"), facts | {"dev": _dev(scores), "metadata": dict(scores.metadata)})
-    remove_database(place.with_suffix(".db"))
+    write_json(facts_file, facts | {"dev": _dev(scores), "metadata": dict(scores.metadata)})
+    remove_database(database)
 
 
 def options_of(row: str, seed: int, options_file: str | None = None) -> StepOptions:

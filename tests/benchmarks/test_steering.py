@@ -1,9 +1,10 @@
-"""The rows of the steering benchmark: each is a chain that can be asked for, and an option file stands beneath all of them."""
+"""The rows of the steering benchmark: each is a chain that can be asked for, with files of its own, above one option file."""
 
 from pathlib import Path
 
 import pytest
 
+from benchmarks.rows import file_of
 from benchmarks.steering import QUESTIONS, ROWS, options_of
 
 
@@ -23,3 +24,8 @@ def test_an_option_file_stands_beneath_every_row(tmp_path: Path) -> None:
 
 def test_every_question_is_of_two_rows() -> None:
     assert {name for pair in QUESTIONS.values() for name in pair} <= set(ROWS)
+
+
+def test_every_row_has_files_of_its_own(tmp_path: Path) -> None:
+    files = {file_of(tmp_path, row, seed, ending) for row in ROWS for seed in (0, 1) for ending in (".json", ".db")}
+    assert len(files) == 4 * len(ROWS) and file_of(tmp_path, "vectors at 0.3", 0, ".json").name == "vectors_at_0.3-0.json"
