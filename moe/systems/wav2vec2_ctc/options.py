@@ -115,8 +115,10 @@ class CTCExpertOptions(BalanceOptions, TopKOptions, ViewOptions, LoraOptions):
 
     def idle(self) -> dict[str, str]:
         """What one expert leaves nothing to do for."""
-        names = [*names_of(BalanceOptions, TopKOptions, ViewOptions), "shared_r"]
-        return dict.fromkeys(names, "ctc_experts=1 leaves nothing to route") if self.ctc_experts == 1 else {}
+        if self.ctc_experts > 1:
+            return {}
+        nothing = dict.fromkeys(names_of(BalanceOptions, TopKOptions, ViewOptions), "ctc_experts=1 leaves nothing to route")
+        return nothing | {"shared_r": "ctc_experts=1 has one LoRA; set lora_r"}
 
     @property
     def adapters(self) -> AdapterOptions:
