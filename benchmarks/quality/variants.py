@@ -7,7 +7,7 @@ from typing import Any
 
 from moe.clustering.options import ALGORITHMS
 from moe.experts.rank_split import split_ranks
-from moe.experts.routed_lora import AdapterOptions
+from moe.experts.routed_lora import ALL_LINEARS, AdapterOptions
 from moe.files import read_json
 from moe.options import NONE, listed, option, to_text
 from moe.training.averaging import EMA, LAST
@@ -15,7 +15,6 @@ from steps import main
 from steps.chain.options import BASE, LORA, MIXTURE
 from steps.chain.stages import n_experts
 
-ALL_LINEARS = "q_proj,k_proj,v_proj,out_proj,fc1,fc2"
 CHANGES: dict[str, tuple[Any, ...]] = {
     "averaging": (NONE, EMA, LAST),
     "trainings": (1, 2),

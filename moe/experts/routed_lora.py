@@ -15,6 +15,7 @@ from moe.options import Options, listed, option, to_text
 from moe.routing.weights import Routing, RoutingWeights
 
 DIVIDED = ("lora_r", "shared_r", "shared_expert")  # what adapter_rank and shared_share say together
+ALL_LINEARS = "q_proj,k_proj,v_proj,out_proj,fc1,fc2"  # of a Whisper's layers
 DENSE_SHARE = 0.5  # from this share of experts in use, one dense product over all is cheaper than gathering
 
 
@@ -61,9 +62,7 @@ class LoraOptions(Options):
 class AdapterOptions(LoraOptions):
     """Experts and shared adapter, and the layers that carry them."""
 
-    lora_targets: str = option(
-        "q_proj,k_proj,v_proj,out_proj,fc1,fc2", "linear layers that carry adapters, by the end of their name"
-    )
+    lora_targets: str = option(ALL_LINEARS, "linear layers that carry adapters, by the end of their name")
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from moe.experts.routed_lora import AdapterOptions, matched_rank
+from moe.experts.routed_lora import ALL_LINEARS, AdapterOptions, matched_rank
 from moe.options import Options, listed, option, to_text
 from moe.system import ParameterGroup
 from moe.systems.whisper.base_source import TOKEN_TABLE, is_from_scratch
@@ -18,7 +18,6 @@ N_BLOCKS = 4  # document 003's
 PARTS = {"attention": ("self_attn", "encoder_attn"), "mlp": ("fc1", "fc2", "final_layer_norm")}  # of a decoder block, by prefix
 LAYERS = re.compile(r"model\.(encoder|decoder)\.layers\.(\d+)\.(\w+)")
 FIXED = (TOKEN_TABLE, "model.encoder.embed_positions.weight")  # tied to the head; a sinusoid
-LORA_TARGETS = "q_proj,k_proj,v_proj,out_proj,fc1,fc2"
 SMALL_RATE, LOADED_RATE = 1e-3, 1e-4  # the first one's training loss rises above a real Whisper's weights
 
 
@@ -104,11 +103,11 @@ def depths(model: WhisperForConditionalGeneration, options: UnfreezeOptions) -> 
 
 def lora_options(model: WhisperForConditionalGeneration, options: UnfreezeOptions) -> AdapterOptions:
     """One LoRA on all linear layers; of the rank asked for, or as large as the blocks that it stands for."""
-    adapters = AdapterOptions(lora_targets=LORA_TARGETS)
+    adapters = AdapterOptions(lora_targets=ALL_LINEARS)
     parameters = dict(model.named_parameters())
     n_blocks = sum(parameters[name].numel() for name in depths(model, options))
     rank = options.domain_lora_r or matched_rank(model, adapters, n_blocks)
-    return AdapterOptions(lora_r=rank, shared_r=rank, lora_alpha=2.0 * rank, lora_targets=LORA_TARGETS)
+    return AdapterOptions(lora_r=rank, shared_r=rank, lora_alpha=2.0 * rank, lora_targets=ALL_LINEARS)
 
 
 def unfreeze(model: WhisperForConditionalGeneration, options: UnfreezeOptions) -> None:
