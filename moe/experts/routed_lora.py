@@ -16,6 +16,7 @@ from moe.routing.weights import Routing, RoutingWeights
 
 DIVIDED = ("lora_r", "shared_r", "shared_expert")  # what adapter_rank and shared_share say together
 ALL_LINEARS = "q_proj,k_proj,v_proj,out_proj,fc1,fc2"  # of a Whisper's layers
+BOTH, PARTS = "both", ("encoder", "decoder")
 DENSE_SHARE = 0.5  # from this share of experts in use, one dense product over all is cheaper than gathering
 
 
@@ -63,11 +64,21 @@ class AdapterOptions(LoraOptions):
     """Experts and shared adapter, and the layers that carry them."""
 
     lora_targets: str = option(ALL_LINEARS, "linear layers that carry adapters, by the end of their name")
+    lora_part: str = option(BOTH, "part of the base model whose layers carry adapters", choices=(BOTH, *PARTS))
 
     @property
     def targets(self) -> tuple[str, ...]:
         """Names of the layers that carry adapters."""
         return tuple(listed(self.lora_targets))
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Parts of the base model that carry adapters."""
+        return PARTS if self.lora_part == BOTH else (self.lora_part,)
+
+    def carries(self, name: str) -> bool:
+        """Whether the Linear of this full name carries adapters."""
+        return name.endswith(self.targets) and (self.lora_part == BOTH or f"{self.lora_part}." in name)
 
 
 class RoutedLinear(nn.Module):
@@ -181,7 +192,7 @@ def attach(base: nn.Module, n_experts: int, options: AdapterOptions, first_encod
     routing = Routing()
     linears = [(name, module) for name, module in base.named_modules() if isinstance(module, nn.Linear)]
     for name, linear in linears:
-        if not name.endswith(options.targets) or encoder_layer(name) < first_encoder_layer:
+        if not options.carries(name) or encoder_layer(name) < first_encoder_layer:
             continue
         parent, _, leaf = name.rpartition(".")
         setattr(base.get_submodule(parent), leaf, RoutedLinear(linear, routing, n_experts, options))
@@ -190,7 +201,7 @@ def attach(base: nn.Module, n_experts: int, options: AdapterOptions, first_encod
 
 def matched_rank(base: nn.Module, options: AdapterOptions, n_trainable: int) -> int:
     """Rank at which one adapter on all target layers of a bare model has `n_trainable` parameters, to the nearest whole rank."""
-    layers = [module for name, module in base.named_modules() if isinstance(module, nn.Linear) and name.endswith(options.targets)]
+    layers = [module for name, module in base.named_modules() if isinstance(module, nn.Linear) and options.carries(name)]
     return max(1, round(n_trainable / sum(layer.in_features + layer.out_features for layer in layers)))
 
 

@@ -11,7 +11,7 @@ from typing import Self
 
 from transformers import WhisperConfig
 
-from moe.experts.routed_lora import DENSE_SHARE, AdapterOptions
+from moe.experts.routed_lora import DENSE_SHARE, PARTS, AdapterOptions
 from moe.routing.options import RoutingOptions
 from moe.systems.whisper.head_loss import LOGITS
 
@@ -46,6 +46,7 @@ class Adapted:
         first_layer: the lowest encoder layer that carries adapters.
         copies: decoder passes per utterance: k where losses are mixed.
         dense: one product over all experts, so that no utterance has matrices of its own.
+        parts: of the model, that carry adapters.
     """
 
     targets: tuple[str, ...] = ()
@@ -54,6 +55,7 @@ class Adapted:
     first_layer: int = 0
     copies: int = 1
     dense: bool = False
+    parts: tuple[str, ...] = PARTS
 
     @classmethod
     def of(cls, adapters: AdapterOptions, routing: RoutingOptions, n_experts: int) -> Self:
@@ -70,6 +72,7 @@ class Adapted:
             (routing.layer or 0) if n_experts else 0,
             top_k if losses else 1,
             dense,
+            adapters.parts,
         )
 
 
@@ -165,10 +168,10 @@ KEPT_CROSS = 3  # keys, values and the input of their adapters
 
 def _parts(config: WhisperConfig, adapted: Adapted, batch: Batch) -> Iterator[_Part]:
     d, t, n = config.d_model, batch.n_positions, batch.n_labels
-    has = bool(adapted.targets)
+    has, encodes = bool(adapted.targets), bool(adapted.targets) and "encoder" in adapted.parts
     yield _Part(2 * batch.size * (batch.n_frames * 3 * config.num_mel_bins * d + t * 3 * d * d), 0, 0, False)
     for layer in range(config.encoder_layers):
-        trains, lowest = has and layer >= adapted.first_layer, has and layer == adapted.first_layer
+        trains, lowest = encodes and layer >= adapted.first_layer, encodes and layer == adapted.first_layer
         rows = batch.size * (adapted.copies if trains else 1) * t
         linear, attention = rows * (8 * d * d + 4 * d * config.encoder_ffn_dim), rows * 4 * t * d
         own, held = _adapters(config, adapted, batch, "encoder") if trains else (0, 0)
@@ -182,7 +185,7 @@ def _parts(config: WhisperConfig, adapted: Adapted, batch: Batch) -> Iterator[_P
             text_rows * 4 * (n + t) * d,
         )
         own, held = _adapters(config, adapted, batch, "decoder")
-        unneeded = text_rows * 6 * d * d if layer == 0 else 0
+        unneeded = (text_rows * 6 * d * d if layer == 0 else 0) + (0 if encodes else audio_rows * 4 * d * d)
         backward = linear - unneeded + ATTENTION_BACKWARD * attention + 2 * own
         yield _Part(linear + attention + own, backward, d * (text_rows * KEPT_DECODER + audio_rows * KEPT_CROSS) + held, has)
     head = 2 * text_rows * d * config.vocab_size
@@ -208,4 +211,5 @@ def _linears(config: WhisperConfig, adapted: Adapted, part: str) -> list[tuple[s
     layers = [(name, own, d, d) for name in ("q_proj", "k_proj", "v_proj", "out_proj")] + [("fc1", own, d, f), ("fc2", own, f, d)]
     if part == "decoder":
         layers += [(name, "n", d, d) for name in ("q_proj", "out_proj")] + [(name, "t", d, d) for name in ("k_proj", "v_proj")]
-    return [(over, n_in, n_out) for name, over, n_in, n_out in layers if name.endswith(adapted.targets)]
+    carrying = adapted.targets if part in adapted.parts else ()
+    return [(over, n_in, n_out) for name, over, n_in, n_out in layers if name.endswith(carrying)]

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from moe.experts import routed_lora
 from moe.experts.routed_lora import (
+    PARTS,
     AdapterOptions,
     RoutedLinear,
     attach,
@@ -141,6 +142,16 @@ def test_adapters_sit_on_the_targets_above_the_gate_only() -> None:
     assert len(names) == 2 + 2 * 3  # one encoder layer, two decoder layers with self and cross attention
     assert not any("encoder.layers.0." in name for name in names)
     assert all(name.endswith(("q_proj", "fc1")) for name in names)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_adapters_sit_in_the_part_that_is_asked_for_and_of_the_size_asked_for(part: str) -> None:
+    options, model = adapter_options(lora_part=part), bare_model()
+    attach(model, 0, options)
+    names = [name for name, _ in routed_layers(model)]
+    assert names and all(f"model.{part}.layers." in name for name in names)
+    n = sum(layer.shared_A.numel() + layer.shared_B.numel() for _, layer in routed_layers(model))
+    assert matched_rank(bare_model(), options, n) == options.shared_rank
 
 
 @pytest.mark.parametrize("targets", ["q_proj,vproj", "nothing", " , "])
