@@ -31,7 +31,8 @@ def run(options: StepOptions) -> str:
     chain.check_stages(options)
     cost = ChainCost(options, size_of(options, options.hours, options.utterance_s, options.tokens_per_s))
     with runs.step_run("estimate", options, f"estimate · {options.corpus}") as step:
-        found = calibrate(cost.mixture, cost.training_batch, cost.device, cost.precision, options.calibration_s)
+        with cost.threads():
+            found = calibrate(cost.mixture, cost.training_batch, cost.device, cost.precision, options.calibration_s)
         stages = cost.stages(found)
         lines = estimate_lines(cost, found, stages)
         step.log_metrics({f"seconds/{stage.stage}": stage.seconds for stage in stages})
@@ -43,15 +44,16 @@ def run(options: StepOptions) -> str:
 
 def estimate_lines(cost: ChainCost, found: Calibration, stages: list[StageCost]) -> list[str]:
     """The estimate in words: the corpus, a line for each stage, the sum, memory, what is not counted, and what memory does not bear."""
-    size, n = cost.size, cost.training_batch.size
+    size, n = cost.size, cost.n_processes * cost.training_batch.size
     seconds, largest = sum(stage.seconds for stage in stages), cost.largest_batch(found)
-    gpu = f", {seconds / 3600:.2g} GPU hours" if cost.device == "cuda" else ""
+    gpu = f", {cost.n_processes * seconds / 3600:.2g} GPU hours" if cost.device == "cuda" else ""
+    each = f" for each of {cost.n_processes} processes" if cost.n_processes > 1 else ""
     needed, free = cost.training_bytes(found) / GIB, cost.free_bytes() / GIB
     lines = [
         f"{size.n_train} utterances of {size.utterance_s:g} s to train on, {cost.n_experts} experts, {cost.precision} on {cost.device}",
         *(f"{stage.stage}: {duration(stage.seconds)}, {stage.what}" for stage in stages),
         f"together: {duration(seconds)}{gpu}",
-        f"memory: {needed:.2f} GiB in batches of {n}, {free:.1f} GiB are free; the largest batch that fits is {largest}",
+        f"memory: {needed:.2f} GiB in batches of {n}, {free:.1f} GiB are free{each}; the largest batch that fits is {largest}",
         f"not counted: {', '.join(cost.not_counted())}; what early stopping saves",
     ]
     if n > largest:

@@ -29,18 +29,25 @@ def settle_threads() -> str:
 
 
 @contextlib.contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Let torch compute with so many threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """Let torch compute with one thread inside the block.
 
     A data loader's worker has one thread. What is computed in a worker or in the training process, as `num_workers` says, must have the
     same bits, and without AVX-512 two threads round a log-mel otherwise than one.
     """
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with threads(1):
         yield
-    finally:
-        torch.set_num_threads(n_threads)
 
 
 def described(n_threads: int, policy: str | None) -> str:

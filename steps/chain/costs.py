@@ -4,8 +4,10 @@ Before anything has run a corpus is only known by its size; seconds come from a 
 baselines and their evaluations; what else a chain runs is named as not counted.
 """
 
+import contextlib
 import dataclasses
 import math
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +27,19 @@ from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper_moe.calibration import Calibration, Mixture, rough
 from moe.systems.whisper_moe.cost import Batch
 from moe.training.precision import PrecisionOptions, precision
+from moe.training.threads import threads
 from steps.chain.options import BASE, LORA, MIXTURE
 from steps.chain.stages import n_experts, running, step_name
 from steps.options.step_options import SYNTHETIC
+from steps.tracking.processes import threads_of_each
 
 TOKENS_PER_S = 5.0  # of a transcript
 SYNTHETIC_S = 2.0  # mean length of an utterance of the synthetic corpus
 LIBRARIES = 450 << 20  # bytes of a process that has imported torch and transformers
 HELD_OUT = 0.15  # dev and test each, as a share of train, where a corpus is only known by its hours
 COUNTED, SYSTEMS = ("experts", "asr", "baseline", "evaluate"), (MIXTURE, LORA, BASE)
+SPREAD = tuple((number + 0.5) / 8 - 0.5 for number in range(8))  # of lengths around their mean, in buckets of contexts
+FEATURES_S = 1.5e-3  # of a core to read, augment and transform a second of audio (log-mel; measured on an Intel Xeon)
 SHARE_OF_MEMORY = 0.9  # of what is free that a batch may take
 
 
@@ -87,8 +93,9 @@ def opening_line(options: Any) -> str | None:
     if not set(options.system_names) <= set(SYSTEMS):
         return None
     cost = ChainCost(options, size_of(options, None, None, TOKENS_PER_S))
-    found = rough(cost.mixture, cost.training_batch, cost.device, cost.precision)
-    seconds, needed, free = sum(stage.seconds for stage in cost.stages(found)), cost.training_bytes(found), cost.free_bytes()
+    with cost.threads():
+        found = rough(cost.mixture, cost.training_batch, cost.device, cost.precision)
+    seconds, needed, free = cost.seconds(found), cost.training_bytes(found), cost.free_bytes()
     short = ", TOO FEW: set a smaller asr_batch_size" if needed > free else ""
     return (
         f"training and decoding: about {max(1, round(seconds / 60))} min, in {needed / 2**30:.1f} GiB of memory; {free / 2**30:.0f} GiB are "
@@ -114,6 +121,7 @@ class ChainCost:
         n = n_experts(options)
         self.n_experts = n if isinstance(n, int) else 8  # auto: the clusters say
         self.adapters = split_ranks(options.part(AdapterOptions), self.n_experts)
+        self.n_processes: int = options.num_processes
 
     @property
     def mixture(self) -> Mixture:
@@ -127,14 +135,24 @@ class ChainCost:
         return dataclasses.replace(self.mixture, routing=routing)
 
     def batch(self, n_utterances: int) -> Batch:
-        """A batch of utterances of mean length in their context."""
-        n_valid = round(self.size.utterance_s * self.extractor.sampling_rate / self.extractor.hop_length)
-        return Batch(n_utterances, self.options.part(AudioContextOptions).n_frames(n_valid, self.extractor), self.size.n_tokens)
+        """A batch of utterances whose lengths spread over a bucket of contexts around their mean, in the mean of their contexts."""
+        context, per_s = self.options.part(AudioContextOptions), self.extractor.sampling_rate / self.extractor.hop_length
+        lengths = [self.size.utterance_s + context.context_bucket_s * share for share in SPREAD]
+        n_frames = statistics.fmean(context.n_frames(round(per_s * max(0.0, each)), self.extractor) for each in lengths)
+        return Batch(n_utterances, 2 * round(n_frames / 2), self.size.n_tokens)
 
     @property
     def training_batch(self) -> Batch:
-        """The batch of joint training."""
-        return self.batch(self.options.part(JointOptions).asr_batch_size)
+        """What a process has of a batch of joint training."""
+        return self.batch(self._share(self.options.part(JointOptions).asr_batch_size))
+
+    def threads(self) -> contextlib.AbstractContextManager[None]:
+        """Inside the block torch computes with the threads that each process will have."""
+        return threads(torch.get_num_threads() if self.n_processes == 1 else threads_of_each(self.n_processes))
+
+    def seconds(self, found: Calibration) -> float:
+        """Of all counted stages together."""
+        return sum(stage.seconds for stage in self.stages(found))
 
     def stages(self, found: Calibration) -> list[StageCost]:
         """Seconds of each counted stage."""
@@ -152,8 +170,10 @@ class ChainCost:
             stages = [*trained, StageCost(LORA, sum(each.seconds for each in trained), said)]
         if not systems or "evaluate" not in steps:
             return stages
-        seconds = len(systems) * self.size.n_test * self._scoring_s(found)
-        return [*stages, StageCost("evaluate", seconds, f"{self.size.n_test} utterances by {len(systems)} systems")]
+        n_decoded = len(systems) * self.size.n_test + (self._n_ablated() if MIXTURE in systems else 0)
+        said = f"{self.size.n_test} utterances by {len(systems)} systems, {n_decoded} decoded in all"
+        seconds = self._scored_s(n_decoded, found) + self._features_s(len(systems) * self.size.n_test)
+        return [*stages, StageCost("evaluate", seconds, said)]
 
     def not_counted(self) -> list[str]:
         """What the chain runs beside the stages that are counted."""
@@ -162,7 +182,7 @@ class ChainCost:
         return [*(step for step in steps if step not in COUNTED), *(f"evaluate {name}" for name in others)]
 
     def bytes_per_process(self, found: Calibration, n_utterances: int) -> float:
-        """Bytes of a training process: of the device's memory on a GPU, else of the machine's."""
+        """Bytes of a process that trains on so many utterances at a time: of its device's memory on a GPU, else of the machine's."""
         return found.peak_bytes(self.mixture.cost(self.batch(n_utterances), self.precision)) + (
             LIBRARIES if self.device == "cpu" else 0
         )
@@ -172,13 +192,16 @@ class ChainCost:
         return self.bytes_per_process(found, self.training_batch.size)
 
     def free_bytes(self) -> float:
-        """Bytes that are free now on the device, or on the machine where there is none."""
-        return float(torch.cuda.mem_get_info()[0] if self.device == "cuda" else psutil.virtual_memory().available)
+        """Bytes that are free now for each process: on its device, or of the machine where there is none."""
+        if self.device == "cuda":
+            return float(torch.cuda.mem_get_info()[0])
+        return psutil.virtual_memory().available / self.n_processes
 
     def largest_batch(self, found: Calibration) -> int:
-        """The largest batch of joint training that fits into what is free now; 0 where not even one utterance does."""
+        """The largest batch of joint training that fits into what is free now; 0 where no process can hold even one utterance."""
         one, two = (self.bytes_per_process(found, n) for n in (1, 2))
-        return max(0, int((SHARE_OF_MEMORY * self.free_bytes() - one) // max(1.0, two - one)) + 1)
+        share = max(0, int((SHARE_OF_MEMORY * self.free_bytes() - one) // max(1.0, two - one)) + 1)
+        return share * self.n_processes
 
     def _steps(self) -> list[str]:
         """The steps that the chain runs."""
@@ -192,14 +215,29 @@ class ChainCost:
         self, stage: str, found: Calibration, mixture: Mixture, n: int, epochs: int, batch_size: int, eval_share: float
     ) -> StageCost:
         n_updates = epochs * math.ceil(n / batch_size)
-        update_s = found.update_s(mixture.cost(self.batch(batch_size), self.precision))
-        n_scored = epochs * min(self.size.n_dev, math.ceil(eval_share * n))
-        seconds = n_updates * update_s + n_scored * self._scoring_s(found)
+        update_s = found.update_s(mixture.cost(self.batch(self._share(batch_size)), self.precision))
+        n_scored = (epochs + 1) * min(self.size.n_dev, math.ceil(eval_share * n))  # the start too
+        seconds = n_updates * update_s + self._features_s(epochs * n) + self._scored_s(n_scored, found)
         return StageCost(stage, seconds, f"{n_updates} updates of {update_s:.2g} s, {n_scored} utterances scored")
 
-    def _scoring_s(self, found: Calibration) -> float:
-        """Seconds to decode one utterance of a full batch and to score it: the encoder once, the tokens, and their losses."""
+    def _n_ablated(self) -> int:
+        """Test utterances that a mixture is decoded on in its other ways: with each expert, with all alike, with none."""
+        n, most = self.size.n_test, self.options.ablation_utterances
+        return self.options.ablations * (self.n_experts + 2) * (min(n, most) if most else n)
+
+    def _share(self, batch_size: int) -> int:
+        """Utterances of a batch that each process has."""
+        return math.ceil(batch_size / self.n_processes)
+
+    def _features_s(self, n_utterances: int) -> float:
+        """Seconds to make the features of utterances, where nothing else is computed meanwhile."""
+        at_once = self.n_processes * max(1, self.options.num_workers)
+        return FEATURES_S * self.size.utterance_s * n_utterances / at_once
+
+    def _scored_s(self, n_utterances: int, found: Calibration) -> float:
+        """Seconds to decode utterances in full batches, dealt out to the processes: the encoder once, and the tokens."""
         n = self.options.part(DecodingOptions).decoding_batch_size
         forward_s = found.seconds[1] * self.mixture.cost(self.batch(n), self.precision).forward
         share = n / self.training_batch.size  # a token of a batch was measured at the training's size
-        return (forward_s + max(1.0, share) * found.decoding_s(self.size.n_tokens, self.config.decoder_layers)) / n
+        batch_s = forward_s + max(1.0, share) * found.decoding_s(self.size.n_tokens, self.config.decoder_layers)
+        return batch_s * n_utterances / n / self.n_processes

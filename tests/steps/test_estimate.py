@@ -3,10 +3,13 @@
 import dataclasses
 
 import pytest
+import torch
 
 from moe.systems.whisper_moe.calibration import Calibration
+from moe.training import processes
 from steps import estimate, main
 from steps.chain.costs import ChainCost, opening_line, size_of
+from steps.tracking.processes import threads_of_each
 from steps.tracking.store import connect
 
 DEVICE = Calibration((0.01, 1e-11), None, (1e-3, 1e-3))  # a made-up device
@@ -26,10 +29,43 @@ def test_the_synthetic_corpus_is_counted_from_its_options():
     assert (size.n_train, size.utterance_s) == (20, 2.0)
 
 
-def test_twice_the_epochs_is_twice_the_updates():
-    once, twice = seconds(asr_epochs=1), seconds(asr_epochs=2)
-    assert twice["asr"] == pytest.approx(2 * once["asr"]) and twice["experts"] == once["experts"]
-    assert twice["single_lora"] == pytest.approx(twice["asr"] + twice["experts"])
+def test_an_epoch_more_is_as_much_more_and_the_start_is_scored_once():
+    none, once, twice = (seconds(asr_epochs=n) for n in (0, 1, 2))
+    assert twice["asr"] - once["asr"] == pytest.approx(once["asr"] - none["asr"]) and 0 < none["asr"] < once["asr"]
+    assert twice["experts"] == once["experts"] and twice["single_lora"] == pytest.approx(twice["asr"] + twice["experts"])
+
+
+def test_a_batch_has_the_mean_context_of_its_lengths():
+    """Lengths from 1.5 to 2.5 s with a second of silence: half of them in a bucket of 3 s, half in one of 4 s."""
+    cost = cost_of()
+    per_s = cost.extractor.sampling_rate / cost.extractor.hop_length
+    assert cost.batch(1).n_frames == pytest.approx(3.5 * per_s, abs=2)
+    assert cost_of(audio_context="full").batch(1).n_frames == cost.extractor.n_samples // cost.extractor.hop_length
+    assert cost_of(utterance_s=30.0).batch(1).n_frames <= cost.extractor.n_samples // cost.extractor.hop_length
+
+
+def test_the_other_ways_of_decoding_are_counted():
+    """With each of six experts, with all alike and with none, 200 utterances each."""
+    said = {stage.stage: stage.what for stage in cost_of().stages(DEVICE)}
+    assert "3400 decoded in all" in said["evaluate"]  # 3 · 600 + 8 · 200
+    assert seconds(ablations=False)["evaluate"] < seconds()["evaluate"] < seconds(ablation_utterances=0)["evaluate"]
+
+
+def test_two_processes_share_the_batches(monkeypatch):
+    monkeypatch.setattr(processes, "places", lambda: (2, "cores"))
+    one, two = cost_of(asr_batch_size=16), cost_of(asr_batch_size=16, num_processes=2)
+    assert two.training_batch.size == 8 and two.bytes_per_process(DEVICE, 8) == two.training_bytes(DEVICE) < one.training_bytes(
+        DEVICE
+    )
+    halves = [(each.seconds, whole.seconds / 2) for each, whole in zip(two.stages(DEVICE), one.stages(DEVICE), strict=True)]
+    assert all(half <= seconds < 2 * half for seconds, half in halves)  # what an update takes beside its operations is not shared
+    assert halves[0][0] == pytest.approx(halves[0][1], rel=0.1)
+    with two.threads():
+        assert torch.get_num_threads() == threads_of_each(2)
+    monkeypatch.setattr(two, "free_bytes", lambda: 2.0**30)
+    monkeypatch.setattr(one, "free_bytes", lambda: 2.0**30)
+    assert two.largest_batch(DEVICE) == 2 * one.largest_batch(DEVICE)
+    assert "for each of 2 processes" in "".join(estimate.estimate_lines(two, DEVICE, two.stages(DEVICE)))
 
 
 def test_only_what_runs_is_counted_and_the_rest_is_named():

@@ -24,9 +24,8 @@ from moe.training.precision import computing
 
 DEPTHS = (1, 3)  # layers of the models that are measured
 SHARE = 0.15  # of the time allowed, for each of the measurements: two depths, training and decoding
-ROWS = 2048  # of the one product of a rough estimate
-EFFICIENCY = 0.45  # of its rate that an update reaches (benchmarks.device)
-LAUNCH_S = 4e-4  # of a decoder layer for a token, beside its products
+ROUGH_S, ROUGH_FLOPS = 2.0, 5e9  # of a rough estimate: about the seconds allowed, and the operations of an update at most
+DECODER_LAYER = 14  # weights of a decoder layer that a token passes, in squares of the width
 N_TOKENS = (4, 12)  # of the two searches, whose difference is what a token takes
 
 
@@ -117,14 +116,20 @@ def calibrate(
     )
 
 
-def rough(mixture: Mixture, batch: Batch, device: str, precision: str = "fp32") -> Calibration:
-    """The same within a fraction of a second, and within a factor of two: from one matrix product at the model's width."""
-    d = mixture.config.d_model
-    with torch.no_grad(), computing(torch.device(device), precision):
-        rows, matrix = torch.randn(ROWS, d, device=device), torch.randn(d, 4 * d, device=device)
-        seconds = _seconds(lambda: rows @ matrix, device, 0.1, time.perf_counter)
-    each = seconds / (8 * ROWS * d * d) / EFFICIENCY
-    return Calibration((0.0, each), None, (0.0, LAUNCH_S + each * batch.size * (28 * d * d + 4 * batch.n_positions * d)))
+def rough(
+    mixture: Mixture, batch: Batch, device: str, precision: str = "fp32", clock: Callable[[], float] = time.perf_counter
+) -> Calibration:
+    """The same in about a second, without bytes: from a model of one layer, and from fewer utterances where the batch is large.
+
+    Of the seconds of a token its layer and the head have those that their weights say.
+    """
+    shallow, d = mixture.shallow(1), mixture.config.d_model
+    size = max(1, min(batch.size, int(batch.size * ROUGH_FLOPS / shallow.cost(batch, precision).flops)))
+    small = dataclasses.replace(batch, size=size)
+    found = _measured(shallow, small, device, precision, ROUGH_S * SHARE, clock)
+    layer, head = DECODER_LAYER * d * d, mixture.config.vocab_size * d
+    token_s = (found.token_s * head / (layer + head), found.token_s * layer / (layer + head))
+    return Calibration((0.0, found.seconds / shallow.cost(small, precision).flops), None, token_s)
 
 
 @dataclasses.dataclass(frozen=True)

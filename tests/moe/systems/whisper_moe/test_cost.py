@@ -1,5 +1,7 @@
 """The cost model counts what torch counts: operations, parameters and what is kept for backward."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -8,8 +10,8 @@ from transformers import WhisperConfig
 
 from moe.experts.routed_lora import AdapterOptions
 from moe.routing.options import RoutingOptions
-from moe.systems.whisper_moe import cost
-from moe.systems.whisper_moe.calibration import Calibration, Mixture, calibrate
+from moe.systems.whisper_moe import calibration, cost
+from moe.systems.whisper_moe.calibration import Calibration, Mixture, calibrate, rough
 from moe.systems.whisper_moe.cost import Batch, n_frozen, n_trainable, update_cost
 
 CONFIG = WhisperConfig(
@@ -122,3 +124,19 @@ def test_a_device_is_measured_within_the_time_allowed():
     whole = Mixture(CONFIG, *MIXTURES["default"]).cost(BATCH, "fp32")
     assert found.n_bytes is None and found.update_s(whole) > 0 and found.decoding_s(5, 2) >= 0
     assert found.peak_bytes(whole) == whole.n_bytes
+
+
+@pytest.mark.parametrize("size", [3, 500])
+def test_a_rough_estimate_is_of_one_layer_and_few_utterances(size, monkeypatch):
+    """A clock that counts what is computed, by operations, is extrapolated to the whole model without error."""
+    mixture, asked = Mixture(CONFIG, *MIXTURES["default"]), []
+
+    def measured(shallow, batch, *rest):
+        asked.append((shallow.config.encoder_layers, batch.size))
+        return calibration._Measured(1e-9 * shallow.cost(batch, "fp32").flops, 0.0, 1.0)
+
+    monkeypatch.setattr(calibration, "_measured", measured)
+    found, whole = rough(mixture, dataclasses.replace(BATCH, size=size), "cpu"), mixture.cost(BATCH, "fp32")
+    assert found.update_s(whole) == pytest.approx(1e-9 * whole.flops) and found.n_bytes is None
+    assert asked[0][0] == 1 and (asked[0][1] == 3 if size == 3 else 3 < asked[0][1] < 500)
+    assert found.decoding_s(1, 1) == pytest.approx(1.0) and 0 < found.token_s[0] < found.token_s[1]
