@@ -1,7 +1,7 @@
 """Entry point `estimate`: what the chain would cost with the same options, before anything runs.
 
-Measures this device for at most a minute and says the seconds of each stage of the mixture and its baselines that trains or decodes, the
-memory of a process and the largest batch that fits. Reads no corpus: one that is not synthetic is given by its hours. Example:
+Measures this device for at most a minute and says the seconds of each stage of the mixture and its baselines, the memory of a process and
+the largest batch that fits; with `num_processes` what each of them has of a batch. Reads no corpus: one that is not synthetic is given by its hours. Example:
     mlflow run . --env-manager local -e estimate -P corpus=folder -P dataset_root=FOLDER -P hours=400 -P utterance_s=6
 """
 
@@ -10,7 +10,8 @@ import dataclasses
 from moe.options import option
 from moe.systems.whisper_moe.calibration import Calibration, calibrate
 from steps import main as chain
-from steps.chain.costs import TOKENS_PER_S, ChainCost, StageCost, size_of
+from steps.chain.corpus_size import TOKENS_PER_S, size_of
+from steps.chain.costs import ChainCost, StageCost
 from steps.tracking import runs
 
 GIB = 2**30

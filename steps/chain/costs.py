@@ -1,7 +1,8 @@
-"""What a chain will cost: seconds of the stages that train and decode, bytes of a process, the largest batch that fits.
+"""What a chain will cost: seconds of its stages, bytes of a process, the largest batch that fits.
 
-Before anything has run a corpus is only known by its size; seconds come from a calibration on this device. Counted are the mixture, its
-baselines and their evaluations; what else a chain runs is named as not counted.
+Before anything has run a corpus is only known by its size; seconds of training and decoding come from a calibration on this device, those
+of the synthetic corpus and of reports from what they took on an Intel Xeon. Counted are the mixture, its baselines and their evaluations;
+what else a chain runs is named as not counted.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import joblib
 import psutil
 import torch
 from transformers import WhisperConfig, WhisperFeatureExtractor
@@ -20,7 +22,6 @@ from moe.experts.joint_training import JointOptions
 from moe.experts.rank_split import split_ranks
 from moe.experts.routed_lora import AdapterOptions
 from moe.routing.options import RoutingOptions
-from moe.synthesis.planning import SynthesisOptions
 from moe.system import DecodingOptions
 from moe.systems.whisper.base_source import resolve
 from moe.systems.whisper.features import AudioContextOptions
@@ -28,30 +29,20 @@ from moe.systems.whisper_moe.calibration import Calibration, Mixture, rough
 from moe.systems.whisper_moe.cost import Batch
 from moe.training.precision import PrecisionOptions, precision
 from moe.training.threads import threads
+from steps.chain.corpus_size import TOKENS_PER_S, Size, size_of
 from steps.chain.options import BASE, LORA, MIXTURE
 from steps.chain.stages import n_experts, running, step_name
 from steps.options.step_options import SYNTHETIC
 from steps.tracking.processes import threads_of_each
 
-TOKENS_PER_S = 5.0  # of a transcript
-SYNTHETIC_S = 2.0  # mean length of an utterance of the synthetic corpus
 LIBRARIES = 450 << 20  # bytes of a process that has imported torch and transformers
-HELD_OUT = 0.15  # dev and test each, as a share of train, where a corpus is only known by its hours
-COUNTED, SYSTEMS = ("experts", "asr", "baseline", "evaluate"), (MIXTURE, LORA, BASE)
+COUNTED, SYSTEMS = ("experts", "asr", "baseline", "evaluate", "compare", "register"), (MIXTURE, LORA, BASE)
+CORPUS = ("synthesize", "prepare", "embed", "cluster", "gate")  # counted together where the corpus is synthetic
 SPREAD = tuple((number + 0.5) / 8 - 0.5 for number in range(8))  # of lengths around their mean, in buckets of contexts
-FEATURES_S = 1.5e-3  # of a core to read, augment and transform a second of audio (log-mel; measured on an Intel Xeon)
+MADE_S = 0.05  # of a core to make, check and embed a synthetic utterance (make demo)
+REPORT_S = 14.0  # of the tables and pictures of an evaluation, and of a comparison with what registers a model (make demo)
+FEATURES_S = 1.5e-3  # of a core to read, augment and transform a second of audio (log-mel; measured on the demo)
 SHARE_OF_MEMORY = 0.9  # of what is free that a batch may take
-
-
-@dataclasses.dataclass(frozen=True)
-class Size:
-    """How much speech there is: utterances of each split, their mean length in seconds and its tokens."""
-
-    n_train: int
-    n_dev: int
-    n_test: int
-    utterance_s: float
-    n_tokens: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,29 +52,6 @@ class StageCost:
     stage: str
     seconds: float
     what: str
-
-
-def size_of(options: Any, hours: float | None, utterance_s: float | None, tokens_per_s: float) -> Size:
-    """The corpus, from the options of a synthetic one or from the hours that its train split has.
-
-    Raises:
-        ValueError: another corpus, and its hours are not given.
-    """
-    if options.corpus != SYNTHETIC and hours is None:
-        raise ValueError(
-            f"corpus={options.corpus}: say how much there is to train on with hours=…; nothing is read for an estimate"
-        )
-    mean_s = utterance_s or (SYNTHETIC_S if options.corpus == SYNTHETIC else 5.0)
-    n_tokens = math.ceil(tokens_per_s * mean_s) + 4  # and the prompt
-    if hours is not None:
-        n_train = math.ceil(hours * 3600 / mean_s)
-        return Size(n_train, math.ceil(HELD_OUT * n_train), math.ceil(HELD_OUT * n_train), mean_s, n_tokens)
-    made = options.part(SynthesisOptions)
-    n_styles = len(made.style_names)
-    n_speakers = (made.n_train_speakers, made.n_dev_speakers, made.n_test_speakers)
-    n_each = (made.n_utterances, made.n_dev_utterances, made.n_test_utterances)
-    n_train, n_dev, n_test = (n_styles * speakers * each for speakers, each in zip(n_speakers, n_each, strict=True))
-    return Size(n_train, n_dev, n_test, mean_s, n_tokens)
 
 
 def opening_line(options: Any) -> str | None:
@@ -98,7 +66,7 @@ def opening_line(options: Any) -> str | None:
     seconds, needed, free = cost.seconds(found), cost.training_bytes(found), cost.free_bytes()
     short = ", TOO FEW: set a smaller asr_batch_size" if needed > free else ""
     return (
-        f"training and decoding: about {max(1, round(seconds / 60))} min, in {needed / 2**30:.1f} GiB of memory; {free / 2**30:.0f} GiB are "
+        f"all of it: about {max(1, round(seconds / 60))} min, in {needed / 2**30:.1f} GiB of memory; {free / 2**30:.0f} GiB are "
         f"free{short}; `-e estimate` measures it"
     )
 
@@ -156,30 +124,20 @@ class ChainCost:
 
     def stages(self, found: Calibration) -> list[StageCost]:
         """Seconds of each counted stage."""
-        joint, experts, share = self.options.part(JointOptions), self.options.part(ExpertOptions), self.options.eval_share
-        n_joint = self._part(self.options.asr_percent)
-        n_expert = self._part(self.options.experts_percent)
-        trained = [
-            self._training("experts", found, self.one_expert, n_expert, experts.expert_epochs, experts.expert_batch_size, share),
-            self._training("asr", found, self.mixture, n_joint, joint.asr_epochs, joint.asr_batch_size, share),
-        ]
-        steps, systems = self._steps(), [name for name in self.options.system_names if name in SYSTEMS]
-        stages = trained = [each for each in trained if each.stage in steps]
-        if LORA in systems and "baseline" in steps:
+        trained, steps = self._trainings(found), self._steps()
+        stages = [StageCost("corpus", self._corpus_s(), f"{self.size.n_all} utterances made, checked and embedded")]
+        stages = [*(stages if "synthesize" in steps else []), *trained]
+        if LORA in self._systems and "baseline" in steps:
             said = f"as many updates as {' and '.join(each.stage for each in trained)}"
-            stages = [*trained, StageCost(LORA, sum(each.seconds for each in trained), said)]
-        if not systems or "evaluate" not in steps:
-            return stages
-        n_decoded = len(systems) * self.size.n_test + (self._n_ablated() if MIXTURE in systems else 0)
-        said = f"{self.size.n_test} utterances by {len(systems)} systems, {n_decoded} decoded in all"
-        seconds = self._scored_s(n_decoded, found) + self._features_s(len(systems) * self.size.n_test)
-        return [*stages, StageCost("evaluate", seconds, said)]
+            stages.append(StageCost(LORA, sum(each.seconds for each in trained), said))
+        return [*stages, *([self._evaluation(found)] if self._systems and "evaluate" in steps else [])]
 
     def not_counted(self) -> list[str]:
         """What the chain runs beside the stages that are counted."""
         steps = self._steps()
+        counted = COUNTED + (CORPUS if "synthesize" in steps else ())
         others = [name for name in self.options.system_names if name not in SYSTEMS and "evaluate" in steps]
-        return [*(step for step in steps if step not in COUNTED), *(f"evaluate {name}" for name in others)]
+        return [*(step for step in steps if step not in counted), *(f"evaluate {name}" for name in others)]
 
     def bytes_per_process(self, found: Calibration, n_utterances: int) -> float:
         """Bytes of a process that trains on so many utterances at a time: of its device's memory on a GPU, else of the machine's."""
@@ -202,6 +160,33 @@ class ChainCost:
         one, two = (self.bytes_per_process(found, n) for n in (1, 2))
         share = max(0, int((SHARE_OF_MEMORY * self.free_bytes() - one) // max(1.0, two - one)) + 1)
         return share * self.n_processes
+
+    @property
+    def _systems(self) -> list[str]:
+        """The systems that are counted."""
+        return [name for name in self.options.system_names if name in SYSTEMS]
+
+    def _trainings(self, found: Calibration) -> list[StageCost]:
+        """Expert and joint training, those that run."""
+        joint, experts, share = self.options.part(JointOptions), self.options.part(ExpertOptions), self.options.eval_share
+        n_joint, n_expert = self._part(self.options.asr_percent), self._part(self.options.experts_percent)
+        trained = [
+            self._training("experts", found, self.one_expert, n_expert, experts.expert_epochs, experts.expert_batch_size, share),
+            self._training("asr", found, self.mixture, n_joint, joint.asr_epochs, joint.asr_batch_size, share),
+        ]
+        return [each for each in trained if each.stage in self._steps()]
+
+    def _evaluation(self, found: Calibration) -> StageCost:
+        """All evaluations, their reports and what compares them."""
+        n_systems, n_reports = len(self._systems), len(self._systems) + ("compare" in self._steps())
+        n_decoded = n_systems * self.size.n_test + (self._n_ablated() if MIXTURE in self._systems else 0)
+        seconds = self._scored_s(n_decoded, found) + self._features_s(n_systems * self.size.n_test) + n_reports * REPORT_S
+        said = f"{self.size.n_test} utterances by {n_systems} systems, {n_decoded} decoded in all, and {n_reports} reports"
+        return StageCost("evaluate", seconds, said)
+
+    def _corpus_s(self) -> float:
+        """Seconds until a synthetic corpus is ready to train on, on all cores."""
+        return MADE_S * self.size.n_all / joblib.cpu_count()
 
     def _steps(self) -> list[str]:
         """The steps that the chain runs."""

@@ -8,7 +8,8 @@ import torch
 from moe.systems.whisper_moe.calibration import Calibration
 from moe.training import processes
 from steps import estimate, main
-from steps.chain.costs import ChainCost, opening_line, size_of
+from steps.chain.corpus_size import size_of
+from steps.chain.costs import ChainCost, opening_line
 from steps.tracking.processes import threads_of_each
 from steps.tracking.store import connect
 
@@ -57,9 +58,9 @@ def test_two_processes_share_the_batches(monkeypatch):
     assert two.training_batch.size == 8 and two.bytes_per_process(DEVICE, 8) == two.training_bytes(DEVICE) < one.training_bytes(
         DEVICE
     )
-    halves = [(each.seconds, whole.seconds / 2) for each, whole in zip(two.stages(DEVICE), one.stages(DEVICE), strict=True)]
-    assert all(half <= seconds < 2 * half for seconds, half in halves)  # what an update takes beside its operations is not shared
-    assert halves[0][0] == pytest.approx(halves[0][1], rel=0.1)
+    shared, whole = ({stage.stage: stage.seconds for stage in cost.stages(DEVICE)} for cost in (two, one))
+    for stage in ("experts", "asr", "single_lora"):  # what an update takes beside its operations is not shared
+        assert whole[stage] / 2 < shared[stage] < 0.6 * whole[stage]
     with two.threads():
         assert torch.get_num_threads() == threads_of_each(2)
     monkeypatch.setattr(two, "free_bytes", lambda: 2.0**30)
@@ -69,13 +70,15 @@ def test_two_processes_share_the_batches(monkeypatch):
 
 
 def test_only_what_runs_is_counted_and_the_rest_is_named():
-    assert set(seconds()) == {"experts", "asr", "single_lora", "evaluate"}
-    assert set(seconds(until="experts")) == {"experts"}
-    assert set(seconds(skip_pretraining=True, num_experts=4)) == {"asr", "single_lora", "evaluate"}
-    assert seconds(systems="wav2vec2_ctc", register_system="any") == {}
+    assert set(seconds()) == {"corpus", "experts", "asr", "single_lora", "evaluate"}
+    assert set(seconds(until="experts")) == {"corpus", "experts"}
+    assert set(seconds(skip_pretraining=True, num_experts=4)) == {"corpus", "asr", "single_lora", "evaluate"}
+    assert set(seconds(systems="wav2vec2_ctc", register_system="any")) == {"corpus"}
     left_out = cost_of(systems="wav2vec2_ctc,zero_shot", register_system="any").not_counted()
-    assert left_out == ["synthesize", "prepare", "pretrain", "ctc", "compare", "register", "evaluate wav2vec2_ctc"]
-    assert {"embed", "cluster", "gate"} <= set(cost_of().not_counted()) and "asr" not in cost_of().not_counted()
+    assert left_out == ["pretrain", "ctc", "evaluate wav2vec2_ctc"] and cost_of().not_counted() == ["pretrain"]
+    folder = cost_of(corpus="folder", dataset_root="x", hours=1.0)
+    assert folder.not_counted() == ["prepare", "pretrain", "embed", "cluster", "gate"]
+    assert "corpus" not in {stage.stage for stage in folder.stages(DEVICE)}
 
 
 def test_more_experts_in_use_and_more_hours_cost_more():
@@ -114,7 +117,7 @@ def test_the_estimate_is_a_run_with_its_figures(store, capsys):
 
 def test_the_chain_opens_with_a_line_of_its_cost():
     line = opening_line(main.StepOptions.asked(mode="quick"))
-    assert line.startswith("training and decoding: about ") and len(line) <= 160
+    assert line.startswith("all of it: about ") and len(line) <= 160
     assert opening_line(main.StepOptions.asked(systems="wav2vec2_ctc", register_system="any")) is None
     other = main.StepOptions.asked(corpus="folder", dataset_root="x")
     assert (
