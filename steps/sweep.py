@@ -7,7 +7,7 @@ stopped it, the sweep goes on with the trials that are missing. Example:
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from moe.options import NONE, names_of
@@ -18,11 +18,16 @@ from steps.chain.reuse import launch
 from steps.chain.stages import evaluation_given, stage_options, unasked
 from steps.options.option_files import option_file_text
 from steps.sweeps.chains import chain_values, decided
+from steps.sweeps.halving import history_of, limits_of
 from steps.sweeps.options import SweepOptions
+from steps.sweeps.parallel import side_by_side
 from steps.sweeps.report import BEST, Swept, log_sweep, trial_line
-from steps.sweeps.study import TrialFailed, missing_extra, search
+from steps.sweeps.running import Chains, Ran, chain_around, refuse_pruned
+from steps.sweeps.study import Result, missing_extra, search
 from steps.sweeps.trials import AS_GIVEN, TrainedChain, Trial, best_trials, trained_chain
 from steps.tracking import runs
+from steps.tracking.pruning import NO_LIMITS, Limits, Pruned, within
+from steps.tracking.store import connect
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,14 +50,16 @@ def run(options: StepOptions) -> str:
     with runs.step_run("sweep", options, f"sweep · {options.sweep_system} · seed {options.seed}") as step:
         given, trials = _trained(options, AS_GIVEN, {}, options.trial_seeds), list[Trial]()
 
-        def attempt(number: int, values: dict[str, Any]) -> float:
-            trials.append(_tried(options, f"trial {number}", values))
-            print(trial_line(trials, options.selected), flush=True)
-            if trials[-1].fault:
-                raise TrialFailed(trials[-1].fault)
-            return trials[-1].rate
+        def attempt(first: int, values: Sequence[dict[str, Any]]) -> list[Result]:
+            asked = [(f"trial {first + number}", each) for number, each in enumerate(values)]
+            limits = _limits(options, [given, *trials])
+            for trial in _tried(options, asked, limits, step.run_id):
+                trials.append(trial)
+                print(trial_line(trials, options.selected), flush=True)
+            return [_result(trial) for trial in trials[first:]]
 
-        study = search(options.sampler, options.dimensions, options.n_trials or 0, options.seed, attempt)
+        n_trials, n_parallel = options.n_trials or 0, options.parallel_trials
+        study = search(options.sampler, options.dimensions, n_trials, options.seed, attempt, n_parallel)
         finalists = best_trials(trials, options.finalists)
         if not finalists:
             raise RuntimeError(f"no trial has a result; the last: {trials[-1].fault}")
@@ -85,23 +92,73 @@ def _check(options: StepOptions) -> None:
     chain.check_stages(whole, [*([missing] if missing else []), *remote_faults(whole)])
 
 
-def _trained(options: StepOptions, name: str, values: Mapping[str, Any], seeds: Sequence[int]) -> Trial:
-    """A trial, whose chains run or are reused."""
-    chains = []
-    for seed in seeds:
-        wanted = dataclasses.replace(chain_options(options, values), seed=seed, run_name=f"{name} · seed {seed}")
+def run_chains(work: Chains) -> Ran:
+    """Run or reuse them.
+
+    Raises:
+        Pruned: the first is not among the best.
+        ValueError: its options do not go together.
+        RuntimeError: a stage came to nothing.
+    """
+    run_ids = []
+    for number, wanted in enumerate(work.wanted):
         chain.check_stages(wanted)
-        run_id = launch(chain, wanted, title=f"{name}, seed {seed}", accept_changes=options.accept_changes)
-        chains.append(trained_chain(run_id, options.sweep_system, options.selected, seed))
-    return Trial(name, dict(values), tuple(chains))
+        limits = NO_LIMITS if number else work.limits
+        refuse_pruned("main", wanted, limits)
+        with within(limits):
+            run_ids.append(launch(chain, wanted, title=f"{work.name}, seed {wanted.seed}", accept_changes=wanted.accept_changes))
+    return Ran(tuple(zip((wanted.seed for wanted in work.wanted), run_ids, strict=True)), run_ids[0])
 
 
-def _tried(options: StepOptions, name: str, values: Mapping[str, Any]) -> Trial:
-    """A trial, or why it has no result: values that do not go together, or a training that came to nothing."""
+def run_chains_or_why(work: Chains) -> Ran:
+    """The same where there may be no result: the first chain was pruned, values do not go together, or a training came to nothing."""
     try:
-        return _trained(options, name, values, options.trial_seeds)
+        return run_chains(work)
+    except Pruned as error:
+        return Ran(first_run_id=chain_around(error.run_id), fault=str(error))
     except (ValueError, RuntimeError) as error:
-        return Trial(name, dict(values), fault=str(error))
+        return Ran(fault=str(error))
+
+
+def _trained(options: StepOptions, name: str, values: Mapping[str, Any], seeds: Sequence[int]) -> Trial:
+    """A trial, whose chains run or are reused, and are not pruned."""
+    return _trial(options, name, values, run_chains(_work(options, name, values, seeds)))
+
+
+def _tried(
+    options: StepOptions, asked: Sequence[tuple[str, Mapping[str, Any]]], limits: Limits, sweep_run_id: str
+) -> Iterator[Trial]:
+    """Trials with these names and values: what came of each, or why it has no result."""
+    works = [_work(options, name, values, options.trial_seeds, limits) for name, values in asked]
+    side = options.parallel_trials > 1
+    found = side_by_side(run_chains_or_why, works, sweep_run_id) if side else map(run_chains_or_why, works)
+    for (name, values), outcome in zip(asked, found, strict=True):
+        yield _trial(options, name, values, outcome)
+
+
+def _work(options: StepOptions, name: str, values: Mapping[str, Any], seeds: Sequence[int], limits: Limits = NO_LIMITS) -> Chains:
+    wanted = [dataclasses.replace(chain_options(options, values), seed=seed, run_name=f"{name} · seed {seed}") for seed in seeds]
+    return Chains(name, tuple(wanted), limits)
+
+
+def _trial(options: StepOptions, name: str, values: Mapping[str, Any], ran: Ran) -> Trial:
+    system, metric, client = options.sweep_system, options.selected, connect().client
+    chains = [trained_chain(run_id, system, metric, seed) for seed, run_id in ran.finished]
+    history = history_of(client, client.get_run(ran.first_run_id), system, metric) if ran.first_run_id else {}
+    return Trial(name, dict(values), tuple(chains), ran.fault, history, ran.first_run_id if ran.fault else None)
+
+
+def _limits(options: StepOptions, trials: Sequence[Trial]) -> Limits:
+    """What the next trials are held against; nothing where none is to be pruned."""
+    if options.halving is None:
+        return NO_LIMITS
+    return limits_of([trial.history for trial in trials], options.halving, options.selected)
+
+
+def _result(trial: Trial) -> Result:
+    if trial.pruned_run_id:
+        return Result(trial.last, trial.n_validations)
+    return Result(None if trial.fault else trial.rate)
 
 
 def _compared(options: StepOptions, finalists: Sequence[Trial]) -> str | None:

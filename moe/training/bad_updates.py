@@ -41,6 +41,7 @@ class CarefulTrainer(LoadingTrainer):
 
     def update_begins(self) -> None:
         """Forget the update before."""
+        self.checkpoints.events.update_begins()
         if processes.number():
             seed_update(self.args.seed, self.state.global_step, processes.number())
         self._batches.clear()

@@ -57,6 +57,9 @@ class DamagedCheckpoint(ValueError):
 class TrainingEvents:
     """What happens to a training beside its metrics; a step overrides this, here it goes to the log."""
 
+    def update_begins(self) -> None:
+        """Before an update; what it raises ends the training."""
+
     def report(self, event: str, text: str) -> None:
         """An event (`resumed`, `damaged_checkpoint`, `checkpoint_not_written`, `out_of_memory`, `bad_update`) in words."""
         if processes.number() == 0:  # it is the same in all

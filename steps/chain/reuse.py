@@ -11,7 +11,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
@@ -24,6 +23,8 @@ from steps.tracking.artifacts import FINGERPRINT, upstream
 from steps.tracking.experiments import every_experiment
 from steps.tracking.fingerprint import Fingerprint, fingerprint
 from steps.tracking.names import FINGERPRINT_TAG, STEP_TAG
+from steps.tracking.parents import parent_id
+from steps.tracking.pruning import PRUNED_TAG
 from steps.tracking.resuming import PARENT_TAG
 from steps.tracking.step_run import ARTIFACTS_TAG
 from steps.tracking.store import connect
@@ -97,26 +98,30 @@ def launch(module: ModuleType, options: Options, force: bool = False, title: str
     run_id = found.run_id or module.run(options)
     word = "reused" if found.run_id else "ran"
     print(stage_line(title or step, word, run_id, time.monotonic() - started, found.reason), flush=True)
-    parent = mlflow.active_run()
-    if parent is not None:
-        connect().client.set_tag(parent.info.run_id, f"moe.{word}.{step}", run_id)
-        _nest(run_id, parent.info.run_id)
+    if parent := parent_id():
+        connect().client.set_tag(parent, f"moe.{word}.{step}", run_id)
+        _nest(run_id, parent)
     return run_id
 
 
 def _nest(run_id: str, parent_id: str) -> None:
-    """Show a reused run below the chain that goes on where an earlier one was stopped; a run has one parent, and a finished chain keeps its own."""
+    """Show a reused run below the chain that goes on where an earlier one was stopped; a run has one parent."""
     client = connect().client
     held = client.get_run(run_id).data.tags.get(PARENT_TAG)
-    if held != parent_id and held is not None and client.get_run(held).info.status != "FINISHED":
+    if held != parent_id and held is not None and _was_stopped(client.get_run(held)):
         client.set_tag(run_id, PARENT_TAG, parent_id)
 
 
+def _was_stopped(run: Run) -> bool:
+    """Whether a chain ended and another start goes on with it: one that was pruned keeps its stages, and so does one that still runs."""
+    return run.info.status in ("FAILED", "KILLED") and PRUNED_TAG not in run.data.tags
+
+
 def _ran_in_this_chain(run_id: str | None) -> bool:
-    parent = mlflow.active_run()
+    parent = parent_id()
     if run_id is None or parent is None:
         return False
-    return connect().client.get_run(run_id).data.tags.get(PARENT_TAG) == parent.info.run_id
+    return connect().client.get_run(run_id).data.tags.get(PARENT_TAG) == parent
 
 
 def _earlier_runs(client: MlflowClient, step: str) -> list[Run]:

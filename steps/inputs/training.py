@@ -33,6 +33,7 @@ from steps.registry.exports import export
 from steps.tracking import artifacts, runs
 from steps.tracking.dashboards import dashboard
 from steps.tracking.names import is_by_group
+from steps.tracking.pruning import Watch
 from steps.tracking.step_run import StepRun
 
 EMBEDDING_BATCH = 32
@@ -79,7 +80,8 @@ def training_inputs(step: StepRun, options: TrainingStepOptions, percent: float,
     dev = prepared.dev(len(train), options.eval_share, options.seed)
     prepared.log_input(step, train, "training")
     prepared.log_input(step, dev, "validation")
-    report, checkpoints = reporter(step, options), checkpoints_of(step, options)
+    watch = Watch(step)
+    report, checkpoints = watch.watched(reporter(step, options)), checkpoints_of(step, options, watch)
     training = Training(plan, report, checkpoints, options.eval_every_n_epochs, options.eval_every_n_updates)
     return TrainingInputs(options, prepared, train, dev, training)
 
@@ -201,9 +203,14 @@ def compute_arguments(options: ComputeOptions) -> dict[str, Any]:
 class RunEvents(TrainingEvents):
     """What happens to a training, as tags and tables of its run and in the log."""
 
-    def __init__(self, step: StepRun) -> None:
-        self.step = step
+    def __init__(self, step: StepRun, watch: Watch | None = None) -> None:
+        self.step, self.watch = step, watch
         self.reported: dict[str, list[str]] = {}
+
+    def update_begins(self) -> None:
+        """Stop where a sweep has no more use for the training."""
+        if self.watch is not None:
+            self.watch.goes_on()
 
     def report(self, event: str, text: str) -> None:
         """Add to the tag `moe.<event>`; a store that does not answer must not end the training."""
@@ -230,9 +237,9 @@ class RunEvents(TrainingEvents):
         self.step.keep_metrics()
 
 
-def checkpoints_of(step: StepRun, options: CheckpointOptions) -> Checkpoints:
+def checkpoints_of(step: StepRun, options: CheckpointOptions, watch: Watch | None = None) -> Checkpoints:
     """Where a step's training keeps its state until the run is FINISHED."""
-    return Checkpoints(runs.work_dir(step) / CHECKPOINTS, options.part(CheckpointOptions), RunEvents(step))
+    return Checkpoints(runs.work_dir(step) / CHECKPOINTS, options.part(CheckpointOptions), RunEvents(step, watch))
 
 
 def reporter(step: StepRun, options: ReportOptions) -> Report:

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import joblib
+
 from moe.options import listed, names_of, option
 from moe.systems.table import SYSTEMS
 from steps import register
@@ -23,6 +25,12 @@ class SweepOptions(ChainOptions):
     trials: int | None = option(None, "trials of the whole sweep (none: the whole grid)", low=1)
     sweep_metric: str | None = option(None, "dev metric to be low, as dev/wer (none: that by which the system keeps its epoch)")
     seeds: str | None = option(None, "seeds that every trial is trained with, comma list; their mean counts (none: seed)")
+    halving: int | None = option(
+        None,
+        "N: after 1, N, N², … validations a trial trains on only among the best N-th of those so far (none: all train on)",
+        low=2,
+    )
+    parallel_trials: int = option(1, "trials side by side on this machine, each in a process with its share of the cores", low=1)
     finalists: int = option(2, "best trials to compare on the test set, beside the options as given", low=1)
     finalist_seeds: str | None = option(None, "seeds that the finalists are trained with, comma list (none: those of the trials)")
 
@@ -36,7 +44,12 @@ class SweepOptions(ChainOptions):
             found.append(
                 f"sweep_metric={self.sweep_metric}: must be {self.selected}, by which {self.sweep_system} keeps its epoch; no trial reads the test set"
             )
-        return found + _seed_faults("seeds", self.seeds) + _seed_faults("finalist_seeds", self.finalist_seeds)
+        return (
+            found
+            + self._process_faults()
+            + _seed_faults("seeds", self.seeds)
+            + _seed_faults("finalist_seeds", self.finalist_seeds)
+        )
 
     def idle(self) -> dict[str, str]:
         """What a sweep decides or does not do, and what every trial would write to one place."""
@@ -85,6 +98,18 @@ class SweepOptions(ChainOptions):
     def last_seeds(self) -> list[int]:
         """The seeds of every finalist."""
         return self.trial_seeds if self.finalist_seeds is None else [int(seed) for seed in listed(self.finalist_seeds)]
+
+    def _process_faults(self) -> list[str]:
+        n_cores, n_processes = joblib.cpu_count(), vars(self)["num_processes"]
+        found = []
+        if self.parallel_trials > 1 and self.parallel_trials * n_processes > n_cores:
+            asked = f"parallel_trials={self.parallel_trials}" + (f" with num_processes={n_processes}" if n_processes > 1 else "")
+            found.append(f"{asked}: this machine has {n_cores} cores")
+        if self.halving is not None and n_processes > 1:
+            found.append(
+                f"halving={self.halving}: num_processes={n_processes} trains where no trial is stopped; set parallel_trials"
+            )
+        return found
 
     def _space_faults(self) -> list[str]:
         try:

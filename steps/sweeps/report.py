@@ -53,8 +53,10 @@ class Swept:
     @property
     def sentence(self) -> str:
         """The best trial, in words; a choice by dev says nothing of test yet."""
-        n_failed = sum(bool(trial.fault) for trial in self.trials)
-        failed = f"; {n_failed} of {len(self.trials)} trials have no result" if n_failed else ""
+        n_pruned = sum(trial.pruned_run_id is not None for trial in self.trials)
+        n_failed = sum(bool(trial.fault) for trial in self.trials) - n_pruned
+        failed = f"; {n_pruned} were pruned" if n_pruned else ""
+        failed += f"; {n_failed} of {len(self.trials)} trials have no result" if n_failed else ""
         return (
             f"Of {len(self.trials)} trials {self.best.name} has the lowest {self.metric}, {percent(self.best.rate)} ({words(self.best)}), "
             f"where the options as given have {percent(self.given.rate)}{failed}."
@@ -69,7 +71,9 @@ def words(trial: Trial) -> str:
 def trial_line(trials: Sequence[Trial], metric: str) -> str:
     """What the last trial found, and which is the best so far."""
     last, best = trials[-1], best_trials(trials, 1)
-    found = f"no result: {last.fault}" if last.fault else f"{metric} {percent(last.rate)}"
+    found = f"{metric} {percent(last.rate)}"
+    if last.fault:
+        found = last.fault if last.pruned_run_id else f"no result: {last.fault}"
     lowest = f"; lowest: {percent(best[0].rate)}, {best[0].name}" if best else ""
     return fitted(f"{last.name}: {words(last)}: {' '.join(found.split())}{lowest}")
 

@@ -5,6 +5,7 @@ same trials, and finds those that finished in the store. Optuna is an extra, in 
 """
 
 import contextlib
+import dataclasses
 import importlib.util
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -24,11 +25,16 @@ SAMPLERS = ("random", TPE, GRID)
 N_DIGITS = 3  # of a number drawn from a range: more would only be hard to read
 PARALLEL, IMPORTANCE = "parallel_coordinates", "importance"
 
-Try = Callable[[int, dict[str, Any]], float]  # number of a trial and its values → what is to be low
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a trial found: what is to be low; of one that was pruned what it was then, after how many validations. None: nothing."""
+
+    value: float | None
+    pruned_after: int | None = None
 
 
-class TrialFailed(RuntimeError):
-    """A trial that has no result; the others go on."""
+Try = Callable[[int, Sequence[dict[str, Any]]], Sequence[Result]]  # number of the first of some trials, and the values of each
 
 
 def missing_extra() -> str | None:
@@ -36,24 +42,40 @@ def missing_extra() -> str | None:
     return None if importlib.util.find_spec("optuna") else f"sweeps need optuna: pip install -r {REQUIREMENTS}"
 
 
-def search(sampler: str, dimensions: Sequence[Dimension], n_trials: int, seed: int, attempt: Try) -> "optuna.Study":
-    """Try values one after another.
+def search(
+    sampler: str, dimensions: Sequence[Dimension], n_trials: int, seed: int, attempt: Try, n_parallel: int = 1
+) -> "optuna.Study":
+    """Try values, some at a time; these are drawn from what those before them found.
 
     Args:
         sampler: `random`, `tpe` (tree-structured Parzen estimator; random for its first ten trials) or `grid`.
         n_trials: at most; a grid ends where it is complete.
         seed: of the sampler.
-        attempt: may raise `TrialFailed`.
+        n_parallel: trials at a time.
     """
     import optuna
 
-    def objective(trial: "optuna.Trial") -> float:
-        return attempt(trial.number, {dimension.name: _drawn(trial, dimension) for dimension in dimensions})
-
+    n_all = min(n_trials, size_of_grid(list(dimensions))) if sampler == GRID else n_trials
     with _quiet():
-        study = optuna.create_study(sampler=_sampler(sampler, dimensions, seed), direction="minimize")
-        study.optimize(objective, n_trials=n_trials, catch=(TrialFailed,))
+        study = optuna.create_study(sampler=_sampler(sampler, dimensions, seed, n_parallel), direction="minimize")
+        for first in range(0, n_all, n_parallel):
+            asked = [study.ask() for _ in range(min(n_parallel, n_all - first))]
+            values = [{dimension.name: _drawn(trial, dimension) for dimension in dimensions} for trial in asked]
+            for trial, result in zip(asked, attempt(first, values), strict=True):
+                _tell(study, trial, result)
     return study
+
+
+def _tell(study: "optuna.Study", trial: "optuna.Trial", result: Result) -> None:
+    from optuna.trial import TrialState
+
+    if result.value is None:
+        study.tell(trial, state=TrialState.FAIL)
+    elif result.pruned_after is None:
+        study.tell(trial, result.value)
+    else:
+        trial.report(result.value, result.pruned_after)
+        study.tell(trial, state=TrialState.PRUNED)
 
 
 def importance(study: "optuna.Study") -> dict[str, float]:
@@ -84,15 +106,19 @@ def figures(study: "optuna.Study", metric: str) -> dict[str, Figure]:
     return found
 
 
-def _sampler(name: str, dimensions: Sequence[Dimension], seed: int) -> "optuna.samplers.BaseSampler":
+def _sampler(name: str, dimensions: Sequence[Dimension], seed: int, n_parallel: int) -> "optuna.samplers.BaseSampler":
     import optuna
 
+    class Grid(optuna.samplers.GridSampler):
+        def after_trial(self, *_: Any) -> None:
+            """Stop no loop of Optuna's: there is none."""
+
     if name == GRID:
-        size_of_grid(list(dimensions))
         grid = {dimension.name: dimension.values for dimension in dimensions if isinstance(dimension, Values)}
-        return optuna.samplers.GridSampler(grid, seed)
-    kind = optuna.samplers.TPESampler if name == TPE else optuna.samplers.RandomSampler
-    return kind(seed=seed)
+        return Grid(grid, seed)
+    if name == TPE:
+        return optuna.samplers.TPESampler(seed=seed, constant_liar=n_parallel > 1)  # else trials of a time are drawn alike
+    return optuna.samplers.RandomSampler(seed=seed)
 
 
 def _drawn(trial: "optuna.Trial", dimension: Dimension) -> Any:
@@ -110,7 +136,7 @@ def _rounded(value: float, dimension: Range) -> float:
 
 def _varied(study: "optuna.Study") -> list[str]:
     """The options that had several values in trials with a result; none where all of these came out alike."""
-    done = [trial for trial in study.trials if trial.value is not None]
+    done = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
     if len({trial.value for trial in done}) < 2:
         return []
     return [name for name in done[0].params if len({trial.params[name] for trial in done}) > 1]

@@ -10,6 +10,7 @@ import pandas as pd
 
 from moe.options import to_text
 from steps.sweeps.chains import step_of
+from steps.sweeps.halving import History
 from steps.tracking.store import connect
 
 AS_GIVEN = "as given"  # the options without what the sweep varies
@@ -32,12 +33,26 @@ class Trial:
 
     Attributes:
         fault: why there is no result; empty where there is one.
+        history: of the first seed, by which trials are pruned.
+        pruned_run_id: the chain that was pruned; None where none was.
     """
 
     name: str
     values: dict[str, Any]
     chains: tuple[TrainedChain, ...] = ()
     fault: str = ""
+    history: History = dataclasses.field(default_factory=dict)
+    pruned_run_id: str | None = None
+
+    @property
+    def n_validations(self) -> int:
+        """How far its training came."""
+        return sum(map(len, self.history.values()))
+
+    @property
+    def last(self) -> float:
+        """The metric where its training was pruned."""
+        return list(self.history.values())[-1][-1]
 
     @property
     def rate(self) -> float:
@@ -78,7 +93,7 @@ def trials_table(trials: Sequence[Trial], names: Sequence[str], metric: str) -> 
             metric: trial.rate,
             **{name: to_text(trial.values[name]) if name in trial.values else AS_GIVEN for name in names},
             **{f"{metric}, seed {chain.seed}": chain.rate for chain in trial.chains if len(trial.chains) > 1},
-            "runs": ", ".join(chain.run_id for chain in trial.chains),
+            "runs": trial.pruned_run_id or ", ".join(chain.run_id for chain in trial.chains),
             "no result because": trial.fault,
         }
         for trial in trials

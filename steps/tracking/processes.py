@@ -84,7 +84,7 @@ def work_as_told(run: Callable[[OptionsType], str], options: OptionsType) -> Non
     """Share the work and end the process; what goes wrong is left for the one that waits, which says it."""
     if os.environ["RANK"] != "0":
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # it ends with the process
-    threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
+    threading.Thread(target=end_with, args=[os.getppid()], daemon=True).start()
     try:
         try:
             processes.join()
@@ -221,7 +221,7 @@ def _agent_loggers() -> list[str]:
     return [name for name in logging.Logger.manager.loggerDict if name.startswith("torch.distributed.")]
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """End this process, as by SIGTERM, once the one that waits for it is gone."""
     while os.getppid() == parent:
         time.sleep(SECOND_S)

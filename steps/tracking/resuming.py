@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from steps.tracking.dead_runs import MESSAGE_TAG, STOPPED_TAG, is_gone, is_here, process_tags
 from steps.tracking.joining import run_to_join
 from steps.tracking.metric_log import MetricLog, history, log_all
+from steps.tracking.parents import parent_id
 from steps.tracking.retries import with_retries
 from steps.tracking.store import Store, unfinished_root
 from steps.tracking.work_folders import WorkFolder, claim
@@ -81,8 +82,8 @@ def close_run(run_id: str, store: Store, status: str) -> None:
 def _start(store: Store, given: str | None, earlier: Run | None, name: str, tags: dict[str, str]) -> str:
     active = mlflow.active_run()
     run_id = given or (earlier.info.run_id if earlier else None)
-    if earlier is not None and active is not None:
-        tags = tags | {PARENT_TAG: active.info.run_id}
+    if parent := parent_id():
+        tags = tags | {PARENT_TAG: parent}
     try:
         if run_id is not None:  # before it is RUNNING again, or another start would take it for a dead one
             store.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-import mlflow
 from mlflow.exceptions import MlflowException
 
 from moe.options import Options, OptionsType
@@ -24,6 +23,8 @@ from steps.tracking.dead_runs import MESSAGE_TAG, STOPPED_TAG, close_own
 from steps.tracking.fingerprint import fingerprint
 from steps.tracking.log_file import written_to
 from steps.tracking.names import FINGERPRINT_TAG, STEP_TAG
+from steps.tracking.parents import parent_id
+from steps.tracking.pruning import PRUNED_TAG, Pruned
 from steps.tracking.resuming import close_run, open_run
 from steps.tracking.retries import first_line, no_retries
 from steps.tracking.run_ids import with_whole_ids
@@ -57,7 +58,7 @@ def step_run(step: str, options: Options, name: str | None = None) -> Iterator[S
     store = connect()
     found = fingerprint(step, options)
     tags = {STEP_TAG: step, FINGERPRINT_TAG: found.digest}
-    alone, changes = mlflow.active_run() is None, uncommitted(project_root())
+    alone, changes = parent_id() is None, uncommitted(project_root())
     tags |= {DIRTY_TAG: "true"} if changes else {}
     shown, resume = getattr(options, "run_name", None) or name or _default_name(step, options), getattr(options, "resume", True)
     opened = open_run(store, step, found.digest, shown, tags, resume)
@@ -74,8 +75,11 @@ def step_run(step: str, options: Options, name: str | None = None) -> Iterator[S
         run.opened.metrics.finish()
         close_run(run.run_id, store, "FINISHED")
     except BaseException as error:
-        _end_badly(run, store, error)
-        opened.work_folder.close(finished=False)
+        if isinstance(error, Pruned):
+            _end_pruned(run, store, error)
+        else:
+            _end_badly(run, store, error)
+        opened.work_folder.close(finished=isinstance(error, Pruned))
         raise
     opened.work_folder.close(finished=True)
 
@@ -116,7 +120,7 @@ def command(run: Callable[[OptionsType], str], options_type: type[OptionsType], 
     """
     options = parse(options_type, arguments)
     step = Path(run.__code__.co_filename).stem
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, raise_terminated)
     if processes.is_told():
         processes.work_as_told(run, options)
         return
@@ -138,13 +142,18 @@ def _close_own() -> None:
         close_own(connect().client)
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
+def raise_terminated(number: int, frame: FrameType | None) -> None:
+    """A handler of SIGTERM.
+
+    Raises:
+        Terminated: always.
+    """
     raise Terminated
 
 
 def _ignore_signals() -> None:
     """A second signal must not interrupt the ending: `mlflow run` sends SIGTERM right after Ctrl-C. Only in a process of `command`."""
-    if signal.getsignal(signal.SIGTERM) is _terminate:
+    if signal.getsignal(signal.SIGTERM) is raise_terminated:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -168,6 +177,19 @@ def _end_badly(run: StepRun, store: Store, error: BaseException) -> None:
             run.set_tags({MESSAGE_TAG: message, STOPPED_TAG: str(killed).lower()})
             run.client.log_text(run.run_id, "".join(traceback.format_exception(error)), TRACEBACK)
     except (MlflowException, OSError) as second:
+        print(f"{run.step}: run {run.run_id} could not be marked: {second}", file=sys.stderr)
+
+
+def _end_pruned(run: StepRun, store: Store, error: Pruned) -> None:
+    """Mark a run that nobody will continue, and say in its name and description what became of it."""
+    try:
+        with no_retries():
+            run.opened.metrics.finish()
+            run.set_tags({MESSAGE_TAG: str(error), PRUNED_TAG: error.run_id})
+            run.describe(f"{str(error).capitalize()}.")
+            run.add_to_name("", "pruned")
+            close_run(run.run_id, store, "KILLED")
+    except (MlflowException, OSError, RuntimeError) as second:
         print(f"{run.step}: run {run.run_id} could not be marked: {second}", file=sys.stderr)
 
 

@@ -68,6 +68,10 @@ def test_a_grid_over_a_range_is_refused_with_the_other_faults() -> None:
         ({"systems": "zero_shot"}, "systems=zero_shot: set sweep_system"),
         ({"until": "asr"}, "until=asr: trials end with the training"),
         ({"force": "asr"}, "force=asr: trials share their stages"),
+        ({"halving": 1}, "halving=1: must be at least 2"),
+        ({"halving": 3, "num_processes": 2}, "halving=3: num_processes=2 trains where no trial is stopped; set parallel_trials"),
+        ({"parallel_trials": 4000}, "parallel_trials=4000: this machine has"),
+        ({"parallel_trials": 1000, "num_processes": 4}, "parallel_trials=1000 with num_processes=4: this machine has"),
         ({"export_dir": "x"}, "export_dir=x: every trial would write there"),
         ({"registered_model": "mine"}, "registered_model=mine: a sweep registers nothing"),
         (
