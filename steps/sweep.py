@@ -23,6 +23,7 @@ from steps.sweeps.options import SweepOptions
 from steps.sweeps.parallel import side_by_side
 from steps.sweeps.report import BEST, Swept, log_sweep, trial_line
 from steps.sweeps.running import Chains, Ran, chain_around, refuse_pruned
+from steps.sweeps.space import refused
 from steps.sweeps.study import Result, missing_extra, search
 from steps.sweeps.trials import AS_GIVEN, TrainedChain, Trial, best_trials, trained_chain
 from steps.tracking import runs
@@ -90,6 +91,21 @@ def _check(options: StepOptions) -> None:
     whole = dataclasses.replace(chain_options(options), until="evaluate")
     missing = missing_extra()
     chain.check_stages(whole, [*([missing] if missing else []), *remote_faults(whole)])
+    if faults := refused(options.dimensions, lambda values: _fault(options, values)):
+        raise ValueError("; ".join(faults))
+
+
+def _fault(options: StepOptions, values: Mapping[str, Any]) -> str:
+    """Why no trial can have these values; empty where one can."""
+    wanted = chain_options(options, values)
+    idle = [name for name, value in values.items() if getattr(wanted, name) != value]
+    if idle:
+        return f"{idle[0]} is not varied: it does nothing beside the options as given"
+    try:
+        chain.check_stages(wanted)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def run_chains(work: Chains) -> Ran:

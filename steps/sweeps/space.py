@@ -6,7 +6,7 @@ expert_learning_rate: {low: 1e-4, high: 1e-2, log: true}   the same, evenly on a
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -81,6 +81,26 @@ def size_of_grid(dimensions: list[Dimension]) -> int:
     if faults:
         raise ValueError("; ".join(faults))
     return n
+
+
+def refused(dimensions: Sequence[Dimension], fault: Callable[[dict[str, Any]], str]) -> list[str]:
+    """Values, and ends of ranges, that no trial can have: neither beside the options as given nor beside any value of one other option.
+
+    Args:
+        fault: what is wrong with options that have these values; empty where nothing is.
+    """
+    found = []
+    for dimension in dimensions:
+        beside = [{other.name: value} for other in dimensions if other is not dimension for value in _ends(other)]
+        for value in _ends(dimension):
+            faults = (fault({dimension.name: value} | other) for other in [{}, *beside])
+            if (first := next(faults)) and all(faults):
+                found.append(first)
+    return list(dict.fromkeys(found))
+
+
+def _ends(dimension: Dimension) -> tuple[Any, ...]:
+    return (dimension.low, dimension.high) if isinstance(dimension, Range) else dimension.values
 
 
 def _table(text: str) -> dict[str, Texts]:

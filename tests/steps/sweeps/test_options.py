@@ -104,6 +104,19 @@ def test_a_trial_trains_one_system_and_reads_nothing_of_test(given: dict[str, ob
     assert steps[-1] == wanted.until and asked.sweep_system in wanted.system_names
 
 
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        ("{top_k: [1, 9]}", "top_k=9: num_experts=6 has no more to mix"),
+        ("{shared_share: {low: 0.2, high: 0.8}}", "shared_share is not varied: it does nothing beside the options as given"),
+        ("{gate_layer: ['0', '99']}", "gate_layer=99"),
+    ],
+)
+def test_what_no_trial_can_have_is_refused_before_any_work(space: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        sweep.run(sweep.StepOptions.asked(space=space, trials=3))
+
+
 def test_seeds_have_one_corpus() -> None:
     asked = options(seeds="1,2,3", seed=7)
     assert (asked.trial_seeds, asked.last_seeds, options(seed=7).trial_seeds) == ([1, 2, 3], [1, 2, 3], [7])

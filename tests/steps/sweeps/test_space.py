@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from moe.options import Options, option
 from steps.options.option_files import read_option_file
-from steps.sweeps.space import Range, Values, read_space, size_of_grid
+from steps.sweeps.space import Range, Values, read_space, refused, size_of_grid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +115,18 @@ def test_a_range_is_read_exactly_where_both_ends_are_allowed_and_in_order(low: f
 def test_a_grid_has_every_combination(sizes: dict[str, int]) -> None:
     dimensions = read(json.dumps({name: list(range(1, size + 1)) for name, size in sizes.items()}))
     assert size_of_grid(dimensions) == math.prod(sizes.values())
+
+
+def test_a_value_is_refused_that_goes_with_no_value_of_another_option() -> None:
+    """At most k of n: 9 goes with none, 5 with one of them, 3 with what is given; of a range both ends are tried."""
+
+    def fault(values: dict[str, int]) -> str:
+        k, n = values.get("k", 1), values.get("n", 4)
+        return f"k={k}: n={n} has no more" if k > n else ""
+
+    assert refused([Values("k", (3, 5, 9)), Values("n", (4, 6))], fault) == ["k=9: n=4 has no more"]
+    assert refused([Range("k", 1, 9), Range("n", 4, 6)], fault) == ["k=9: n=4 has no more"]
+    assert refused([Values("k", (5,))], fault) == ["k=5: n=4 has no more"] and refused([], fault) == []
 
 
 def test_a_grid_has_no_ranges() -> None:
