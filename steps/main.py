@@ -29,6 +29,7 @@ from steps.chain.checks import (
     language_faults,
     layer_faults,
     rank_faults,
+    target_faults,
     top_k_faults,
 )
 from steps.chain.corpus_checks import corpus_faults, disk_faults, outline_of
@@ -162,7 +163,7 @@ def _faults_between(options: StepOptions) -> list[str]:
         found += language_faults(options.language, base, options.source)
     found += layer_faults(options.gate_layer, base, options.source) + top_k_faults(options, n_experts(options))
     found += export_faults(options) + ([] if cluster in left_out(options) else cluster_faults(options, n_experts(options)))
-    found += _rank_faults(options) + ([] if steer in left_out(options) else steer_faults(options))
+    found += _adapter_faults(options) + ([] if steer in left_out(options) else steer_faults(options))
     return found + beam_faults(options) + _register_faults(options) + _corpus_faults(options)
 
 
@@ -187,14 +188,17 @@ def _corpus_faults(options: StepOptions) -> list[str]:
     return (corpus_faults(preparing, known, options.source, n_clusters, tokenizer, trains) if known else []) + found
 
 
-def _rank_faults(options: StepOptions) -> list[str]:
-    """A total rank that cannot be divided among the experts."""
-    if asr in left_out(options) or options.adapter_rank is None:
+def _adapter_faults(options: StepOptions) -> list[str]:
+    """Layers that are not there, and a total rank that cannot be divided among the experts."""
+    if asr in left_out(options):
         return []
+    found = target_faults(options.lora_targets)
+    if options.adapter_rank is None:
+        return found
     try:
-        return rank_faults(options.part(AdapterOptions), n_experts(options))
+        return found + rank_faults(options.part(AdapterOptions), n_experts(options))
     except ValueError:
-        return []  # said of the stage itself
+        return found  # said of the stage itself
 
 
 def _register_faults(options: StepOptions) -> list[str]:

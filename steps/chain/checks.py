@@ -9,9 +9,9 @@ from types import ModuleType
 from typing import Any
 
 from moe.experts.rank_split import split_ranks
-from moe.experts.routed_lora import AdapterOptions
+from moe.experts.routed_lora import ALL_LINEARS, AdapterOptions
 from moe.files import read_json
-from moe.options import names_of, to_text
+from moe.options import listed, names_of, to_text
 from moe.system import DecodingOptions
 from moe.systems.table import beam_fault
 from moe.systems.whisper.base_source import (
@@ -75,6 +75,14 @@ def language_faults(language: str, name: str, base: str) -> list[str]:
     known = None if base == SCRATCH else known_languages(base)  # no hub is asked for scratch
     fault = None if known is None else language_fault(language, known)
     return [f"{fault}: {name}={base}"] if fault else []
+
+
+def target_faults(lora_targets: str) -> list[str]:
+    """Layers that no Whisper has."""
+    targets = listed(lora_targets)
+    unknown = [each for each in targets if not any(name.endswith(each) for name in listed(ALL_LINEARS))]
+    fault = f"lora_targets={lora_targets}: a Whisper's layers have {ALL_LINEARS.replace(',', ', ')}"
+    return [fault] if unknown or not targets else []
 
 
 def rank_faults(options: AdapterOptions, n_experts: int | str) -> list[str]:

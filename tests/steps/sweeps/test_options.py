@@ -110,6 +110,7 @@ def test_a_trial_trains_one_system_and_reads_nothing_of_test(given: dict[str, ob
         ("{top_k: [1, 9]}", "top_k=9: num_experts=6 has no more to mix"),
         ("{shared_share: {low: 0.2, high: 0.8}}", "shared_share is not varied: it does nothing beside the options as given"),
         ("{gate_layer: ['0', '99']}", "gate_layer=99"),
+        ("{lora_targets: [q_proj, 'q_proj,fish']}", "lora_targets=q_proj,fish: a Whisper's layers have q_proj, k_proj,"),
     ],
 )
 def test_what_no_trial_can_have_is_refused_before_any_work(space: str, said: str) -> None:
