@@ -8,6 +8,7 @@ it is `challenger`, and its tags say why. Example:
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import mlflow
@@ -29,6 +30,7 @@ from steps.registry.signature import CARD, log_model
 from steps.reports.scores import corpus_of, read_scores
 from steps.tracking import artifacts, runs
 from steps.tracking.lineage import lineage_links
+from steps.tracking.locks import one_at_a_time
 from steps.tracking.run_ids import whole_id
 from steps.tracking.step_run import StepRun
 from steps.tracking.store import connect
@@ -64,18 +66,21 @@ def run(options: StepOptions) -> str:
         name = options.registered_model or registered_name(best)
         judge = Judge(scores, name, options.max_group_regression, options.n_resamples, options.seed)
         candidates = judge.candidates(best)
-        said = []
-        for system in candidates:
-            last = system is candidates[-1]
-            decision = judge.decide(system) if last else judge.behind_control(system, candidates[-1])
-            said.append(_register(step, name, system, decision))
-        champion = champion_line(name, said)
+        with one_at_a_time(f"register {name}"):  # or two would be judged against the same champion
+            champion = champion_line(name, _judged(step, name, judge, candidates))
         connect().client.update_registered_model(name, description=_front_page(name, champion))
         step.set_tags({CHAMPION_TAG: champion})
         if alone:
             print(champion, flush=True)
         _describe(step, candidates[-1], champion)
     return step.run_id
+
+
+def _judged(step: StepRun, name: str, judge: Judge, candidates: Sequence[SystemScores]) -> list[str]:
+    """Register all of them, of which the last may become champion; a sentence each that says what became of it."""
+    *controlled, last = candidates
+    said = [_register(step, name, system, judge.behind_control(system, last)) for system in controlled]
+    return [*said, _register(step, name, last, judge.decide(last))]
 
 
 def champion_line(name: str, said: list[str]) -> str:

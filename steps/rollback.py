@@ -9,6 +9,7 @@ import dataclasses
 from moe.options import Options, option
 from steps.registry import versions
 from steps.tracking import runs
+from steps.tracking.locks import one_at_a_time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,8 @@ def run(options: StepOptions) -> str:
     """Move the alias and return the run id."""
     name = options.registered_model
     with runs.step_run("rollback", options, f"rollback · {name}") as step:
-        was, now = versions.roll_back(name, options.reason)
+        with one_at_a_time(f"register {name}"):
+            was, now = versions.roll_back(name, options.reason)
         versions.tag(name, now, {"restored_by": step.run_id})
         step.set_tags({"moe.registered": f"{name}/{now}"})
         step.log_metrics({"from_version": float(was), "to_version": float(now)})

@@ -5,11 +5,11 @@ shard is read from front to back. A decoder that kills its worker costs that one
 """
 
 import multiprocessing
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 
+import joblib
 import pandas as pd
 
 from moe.corpora.locations import Root
@@ -32,7 +32,7 @@ def inspect_all(root: Root, tasks: Sequence[Task], limits: Limits, n_workers: in
         n_workers: processes; 0 is one per core. Fewer than `IN_PROCESS` tasks need none.
     """
     chunks = [(start, tasks[start : start + CHUNK]) for start in range(0, len(tasks), CHUNK)]
-    n_workers = n_workers or os.cpu_count() or 1
+    n_workers = n_workers or joblib.cpu_count()
     found: dict[int, list[Inspected]] = {}
     with progress("check audio", len(tasks), "utterances") as bar:
         done = (

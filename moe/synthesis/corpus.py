@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import hashlib
 import importlib.metadata
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -78,7 +77,7 @@ def _rendered(plans: list[SpeakerPlan], options: SynthesisOptions, folder: Path,
 
 
 def _by_speaker(plans: list[SpeakerPlan], options: SynthesisOptions, folder: Path) -> Iterator[list[dict]]:
-    n_workers = min(options.n_workers or os.cpu_count() or 1, len(plans))
+    n_workers = min(options.n_workers or joblib.cpu_count(), len(plans))
     task = functools.partial(render_speaker, options=options, folder=folder)
     if n_workers == 1:
         yield from map(task, plans)
