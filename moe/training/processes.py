@@ -1,6 +1,6 @@
 """The processes that share the work of a step: how many there are, which this one is, and what they tell each other.
 
-torchrun starts them. Embedding and decoding deal whole batches out to them (`moe.training.blocks`). In training every process holds the
+torchrun starts them, or Ray on the nodes of a cluster. Embedding and decoding deal whole batches out to them (`moe.training.blocks`). In training every process holds the
 whole model, works on its share of each batch, and has the gradient averaged over all (DistributedDataParallel). What a loss is a mean over
 differs from share to share, so a loss says it: then the average over the processes is the mean over the batch. With one process nothing
 here does anything, and where no gradient is asked for no loss is shared.
@@ -9,17 +9,23 @@ here does anything, and where no gradient is asked for no loss is shared.
 import contextlib
 import dataclasses
 import datetime
+import importlib.util
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor, distributed
 
-from moe.options import Options, option
+from moe.options import NONE, Options, option
 
 LONGEST_WAIT = datetime.timedelta(days=1)  # the first process may wait for a store; who has died is seen at once
+LOCAL, AUTO, RAY = "local", "auto", "ray"
+ADDRESS = re.compile(r"ray://[^/?#@]+:\d+")
+REQUIREMENTS = "requirements-cluster.txt"
 Value = TypeVar("Value")
 _ALONE = ContextVar("alone", default=False)
 
@@ -30,16 +36,33 @@ class ProcessOptions(Options):
 
     group = "compute"
 
-    num_processes: int = option(1, "processes of this machine that share the work, on GPUs or cores of their own", low=1)
+    num_processes: int = option(1, "processes that share the work, on GPUs or cores of their own", low=1)
+    cluster: str = option(
+        NONE,
+        "where the processes run: none is this machine, by torchrun; on a Ray cluster, started here (local), found from here (auto) or at an "
+        "address (ray://HOST:PORT)",
+    )
+    gpus_per_process: int = option(0, "GPUs that Ray keeps for each process", low=0, high=1)
+    cpus_per_process: int = option(1, "CPUs that Ray keeps for each process, and threads that it computes with", low=1)
 
-    not_in_fingerprint = frozenset({"num_processes"})
+    not_in_fingerprint = frozenset({"num_processes", "cluster", "gpus_per_process", "cpus_per_process"})
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether Ray places the processes."""
+        return self.cluster != NONE
+
+    def idle(self) -> dict[str, str]:
+        """What only Ray is asked for."""
+        return {} if self.is_placed else dict.fromkeys(("gpus_per_process", "cpus_per_process"), "cluster=none does not use it")
 
     def faults(self) -> list[str]:
-        """More of them than the machine can run at once, and batches that they cannot share evenly."""
-        if self.num_processes == 1:
-            return []
-        most, what = places()
-        found = [f"num_processes={self.num_processes}: this machine has {most} {what}"] if self.num_processes > most else []
+        """More of them than the machine can run at once, a cluster that is no name of one, and batches that they cannot share evenly."""
+        if self.is_placed:
+            found = cluster_faults(self.cluster)
+        else:
+            most, what = places() if self.num_processes > 1 else (1, "")
+            found = [f"num_processes={self.num_processes}: this machine has {most} {what}"] if self.num_processes > most else []
         used = set(BATCHES) & set(type(self).__dataclass_fields__) - set(self.all_idle())
         sizes = {name: getattr(self, name) for name in BATCHES if name in used}
         return found + [
@@ -55,6 +78,14 @@ BATCHES = (
 )  # fmt: skip
 
 
+def cluster_faults(cluster: str) -> list[str]:
+    """What is wrong with the name of a cluster, or with this machine, which may lack Ray."""
+    parts = urlsplit(cluster)
+    if cluster not in (LOCAL, AUTO) and not (parts.scheme == RAY and parts.hostname and ADDRESS.fullmatch(cluster)):
+        return [f"cluster={cluster}: must be {NONE}, {LOCAL}, {AUTO} or {RAY}://HOST:PORT"]
+    return [] if importlib.util.find_spec(RAY) else [f"cluster={cluster} needs ray: pip install -r {REQUIREMENTS}"]
+
+
 def places() -> tuple[int, str]:
     """How many processes this machine can run side by side, and on what."""
     import joblib  # here: models compute without it
@@ -63,7 +94,7 @@ def places() -> tuple[int, str]:
 
 
 def join() -> None:
-    """Meet the other processes, where torchrun has started several; once."""
+    """Meet the other processes, where several have been started; once."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
         return
     if torch.cuda.is_available():

@@ -10,9 +10,11 @@ from typing import Any
 from moe.corpora.formats.hugging_face import dataset_fault
 from moe.corpora.locations import address_fault, is_address
 from moe.systems.whisper.base_source import SCRATCH, hub_fault, hub_model_fault
+from moe.training.processes import ProcessOptions
 from steps import ctc, decoder, pretrain
 from steps.chain.stages import makes_decoder, running
 from steps.options.step_options import SYNTHETIC
+from steps.tracking import placement
 
 
 def remote_faults(options: Any) -> list[str]:
@@ -29,7 +31,7 @@ def remote_faults(options: Any) -> list[str]:
         asked.append(("llm", options.llm, hub_model_fault(options.llm)))
     if ctc in stages and options.ctc_model not in (None, SCRATCH):
         asked.append(("ctc_model", options.ctc_model, hub_model_fault(options.ctc_model)))
-    return [f"{name}={value}: {fault}" for name, value, fault in asked if fault]
+    return [f"{name}={value}: {fault}" for name, value, fault in asked if fault] + placement.faults(options.part(ProcessOptions))
 
 
 def _corpus_fault(options: Any) -> str | None:

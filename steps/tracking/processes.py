@@ -1,4 +1,4 @@
-"""A step whose work several processes share: one holds the run and waits, torchrun's agent in it starts the others, the first of them logs.
+"""A step whose work several processes share: one holds the run and waits, torchrun or Ray starts the others, the first of them logs.
 
     python -m steps.experts --num_processes=2      opens the run, starts two of itself, ends the run when they have ended
       python -m steps.experts … (process 0)        does the work, and logs to that run
@@ -10,11 +10,9 @@ Each is the head of a session of its own, so that Ctrl-C reaches the one that wa
 import contextlib
 import dataclasses
 import json
-import logging
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +26,8 @@ from mlflow.exceptions import MlflowException
 
 from moe.options import NONE, Options, OptionsType
 from moe.training import processes
-from steps.tracking.loggers import quiet
+from steps.tracking import placement, torchrun
+from steps.tracking.ends import STOPPED, LostProcess, first_fault
 from steps.tracking.metric_log import MetricLog, history
 from steps.tracking.resuming import OpenRun
 from steps.tracking.step_run import StepRun
@@ -39,14 +38,9 @@ TOLD = "MOE_PROCESS_OF"  # variable that tells a process whose work it shares
 LEFT_TO_FIRST = {
     "export_dir": None, "push_to_hub": False, "hub_model_id": None, "hub_private": True, "report_to": NONE, "log_file": None, "no_plot": True,
 }  # fmt: skip
-STOPPED = (signal.SIGINT, signal.SIGTERM)
 SHUTDOWN_S = 60  # for a process to end its update and write a checkpoint
 MOST_REPLACED, SECOND_S = 3, 1.0
 READS = ("get_", "search_", "list_", "download_")
-
-
-class LostProcess(RuntimeError):
-    """A process that was killed, and by which signal."""
 
 
 class ReadingClient:
@@ -84,7 +78,8 @@ def work_as_told(run: Callable[[OptionsType], str], options: OptionsType) -> Non
     """Share the work and end the process; what goes wrong is left for the one that waits, which says it."""
     if os.environ["RANK"] != "0":
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # it ends with the process
-    threading.Thread(target=end_with, args=[os.getppid()], daemon=True).start()
+    with_parent = signal.SIGKILL if json.loads(os.environ[TOLD])["placed"] else signal.SIGTERM
+    threading.Thread(target=end_with, args=[os.getppid(), with_parent], daemon=True).start()
     try:
         try:
             processes.join()
@@ -97,17 +92,18 @@ def work_as_told(run: Callable[[OptionsType], str], options: OptionsType) -> Non
         sys.exit(128 + signal.SIGTERM)
 
 
-def start(run: StepRun, options: Options, num_processes: int) -> None:
+def start(run: StepRun, options: Options, asked: processes.ProcessOptions) -> None:
     """Start the processes that share a run's work, and wait for them; one that is killed is replaced, and goes on from what is saved.
 
     Raises:
         RuntimeError: what went wrong first in any of them.
     """
-    print(f"{run.step}: {num_processes} processes, threads of each: {threads_of_each(num_processes)}", flush=True)
+    where = f" on cluster={asked.cluster}" if asked.is_placed else ""
+    print(f"{run.step}: {asked.num_processes} processes{where}, threads of each: {threads_of_each(asked)}", flush=True)
     run.opened.metrics.finish()  # what waits for the store is the first process's from here on
     for n_left in reversed(range(MOST_REPLACED + 1)):
         try:
-            _start(run, options, num_processes)
+            _start(run, options, asked)
             return
         except LostProcess as error:
             if not n_left:
@@ -117,40 +113,25 @@ def start(run: StepRun, options: Options, num_processes: int) -> None:
                 run.set_tags({"moe.replaced_process": str(error)})
 
 
-def threads_of_each(num_processes: int) -> int:
+def threads_of_each(asked: processes.ProcessOptions) -> int:
     """Threads that each process computes with, where nobody says otherwise."""
-    return int(os.environ.get("OMP_NUM_THREADS") or max(1, joblib.cpu_count() // num_processes))
+    if given := os.environ.get("OMP_NUM_THREADS"):
+        return int(given)
+    return asked.cpus_per_process if asked.is_placed else max(1, joblib.cpu_count() // asked.num_processes)
 
 
-def _start(run: StepRun, options: Options, num_processes: int) -> None:
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    words = [f"--{name}={text}" for name, text in Options.as_parameters(options).items()]  # a step may log some of them otherwise
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        _told(run, num_processes),
-        _one_signal(),
-        quiet(_agent_loggers(), logging.CRITICAL),
-    ):
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=num_processes,
-            run_id=run.run_id,
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            local_addr="localhost",
-            max_restarts=0,
-            signals_to_handle="",
-            shutdown_timeout=SHUTDOWN_S,
-            logs_specs=DefaultLogsSpecs(folder),
-        )
-        try:
-            elastic_launch(config, sys.executable)("-m", f"steps.{run.step}", *words)
-        except ChildFailedError as error:
-            raise _first_fault(error.failures, num_processes) from None
+def _start(run: StepRun, options: Options, asked: processes.ProcessOptions) -> None:
+    words = ["-m", f"steps.{run.step}"]
+    words += [
+        f"--{name}={text}" for name, text in Options.as_parameters(options).items()
+    ]  # a step may log some of them otherwise
+    with _told(run, asked), _one_signal():
+        if asked.is_placed:
+            ends = placement.run_together(run.step, words, asked, run.opened.work_folder.folder, SHUTDOWN_S)
+        else:
+            ends = torchrun.run_together(run.run_id, words, asked.num_processes, SHUTDOWN_S)
+    if ends:
+        raise first_fault(ends, asked.num_processes)
 
 
 def _leave_word(error: Exception) -> None:
@@ -162,29 +143,13 @@ def _leave_word(error: Exception) -> None:
     get_error_handler().record_exception(error)
 
 
-def _first_fault(failures: dict[int, Any], num_processes: int) -> RuntimeError:
-    """What went wrong first: those that were asked to end because of it count last."""
-    asked = {128 + number for number in STOPPED} | {-number for number in STOPPED}
-    number, failure = min(failures.items(), key=lambda item: (item[1].exitcode in asked, item[1].timestamp, item[0]))
-    which = f"process {number} of {num_processes}"
-    if failure.exitcode < 0:
-        return LostProcess(f"{which} was killed by {failure.signal_name()}")
-    told = failure.error_file_data.get("message", {})
-    if not isinstance(told, dict) or "extraInfo" not in told:
-        return RuntimeError(f"{which} ended with exit code {failure.exitcode}")
-    kind, _, text = told["message"].partition(": ")
-    said = text if kind in ("ValueError", "RuntimeError", "OSError") else f"{which}: {told['message']}"
-    fault = RuntimeError(said)
-    fault.__cause__ = RuntimeError(told["extraInfo"]["py_callstack"])
-    return fault
-
-
 @contextlib.contextmanager
-def _told(run: StepRun, num_processes: int) -> Iterator[None]:
+def _told(run: StepRun, asked: processes.ProcessOptions) -> Iterator[None]:
     """The environment of the processes that are started in this block."""
     told = {"run_id": run.run_id, "folder": str(run.opened.work_folder.folder), "name": run.name, "plots": run.plots}
+    told["placed"] = asked.is_placed
     path = os.pathsep.join(filter(None, [str(project_root()), os.environ.get("PYTHONPATH")]))
-    given = {TOLD: json.dumps(told), "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads_of_each(num_processes))}
+    given = {TOLD: json.dumps(told), "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads_of_each(asked))}
     before = {name: os.environ.get(name) for name in given}
     os.environ.update(given)
     try:
@@ -216,13 +181,12 @@ def _one_signal() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _agent_loggers() -> list[str]:
-    """Of the agent; of what it logs of ends the step says one line."""
-    return [name for name in logging.Logger.manager.loggerDict if name.startswith("torch.distributed.")]
+def end_with(parent: int, number: signal.Signals = signal.SIGTERM) -> None:
+    """End this process by a signal, once the one that waits for it is gone.
 
-
-def end_with(parent: int) -> None:
-    """End this process, as by SIGTERM, once the one that waits for it is gone."""
+    Args:
+        number: SIGTERM lets it save its state; not on a cluster, where others may be started in its place meanwhile.
+    """
     while os.getppid() == parent:
         time.sleep(SECOND_S)
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), number)

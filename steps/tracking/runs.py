@@ -15,9 +15,10 @@ from types import FrameType
 from mlflow.exceptions import MlflowException
 
 from moe.options import Options, OptionsType
+from moe.training.processes import ProcessOptions
 from moe.training.threads import settle_threads
 from steps.options.command_line import parse
-from steps.tracking import processes
+from steps.tracking import placement, processes
 from steps.tracking.artifacts import FINGERPRINT, TRACEBACK, refuse_unreadable
 from steps.tracking.dead_runs import MESSAGE_TAG, STOPPED_TAG, close_own
 from steps.tracking.fingerprint import fingerprint
@@ -98,12 +99,12 @@ def in_run(step: str, options: OptionsType, work: Callable[[StepRun, OptionsType
             work(run, mine)
         run.opened.metrics.finish()
         return run.run_id
-    num_processes: int = getattr(options, "num_processes", 1)
-    with step_run(step, options, name) as run:
-        if num_processes == 1:
+    asked = options.part(ProcessOptions) if isinstance(options, ProcessOptions) else ProcessOptions()
+    with placement.connected(asked) if asked.is_placed else contextlib.nullcontext(), step_run(step, options, name) as run:
+        if asked.num_processes == 1 and not asked.is_placed:
             work(run, options)
         else:
-            processes.start(run, options, num_processes)
+            processes.start(run, options, asked)
     return run.run_id
 
 

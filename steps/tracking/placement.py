@@ -1,0 +1,265 @@
+"""The processes of a step on the nodes of a Ray cluster: room for all of them at once, one actor each, which starts the process and ends it.
+
+Ray is an extra, in requirements-cluster.txt. The processes are those that torchrun would start: the same command, which finds the others
+by the same variables. What they share beside messages are folders: the project, the folder the step was started in, and that of unfinished work.
+"""
+
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from moe.training.processes import AUTO, LOCAL, ProcessOptions
+from steps.tracking import node_process
+from steps.tracking.ends import End
+from steps.tracking.node_process import NodeProcess, machine
+from steps.tracking.store import project_root, tracking_address
+
+ANSWERS_S = 10.0
+ROOM_S = 600.0  # for room in a cluster that others use, or a node in place of one that was lost
+SAYS_S = 5.0
+N_CALLS = 4  # of an actor at once: it is asked to stop while it follows
+STORE_BYTES = 128 * 2**20  # Ray's shared memory; nothing of size goes through it
+PASSED_ON = (
+    "MLFLOW_", "MOE_", "OMP_", "MKL_", "TORCH_", "NCCL_", "GLOO_", "HF_", "TOKENIZERS_", "AWS_", "GOOGLE_", "FSSPEC_", "PYTHONPATH",
+)  # fmt: skip
+SHARED = "shared"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+@contextlib.contextmanager
+def connected(options: ProcessOptions) -> Iterator[None]:
+    """Connect this process to the cluster, in which there is room for the processes, for as long as the block.
+
+    Raises:
+        ValueError: no cluster answers there, or it has fewer CPUs or GPUs than are asked for.
+    """
+    import ray
+
+    if ray.is_initialized():
+        _refuse_more_than_there_is(options)
+        yield
+        return
+    _connect(options)
+    try:
+        _refuse_more_than_there_is(options)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def faults(options: ProcessOptions) -> list[str]:
+    """Why the processes cannot be placed, before any work; nothing is started."""
+    if not options.is_placed:
+        return []
+    try:
+        if options.cluster == LOCAL:
+            return _too_many(options, [_this_machine()])
+        with connected(options):
+            return []
+    except ValueError as error:
+        return [str(error)]
+
+
+def run_together(step: str, words: Sequence[str], options: ProcessOptions, work_folder: Path, shutdown_s: float) -> list[End]:
+    """Start Python with `words` in several processes of the cluster and wait for all of them; returns the ends of those that failed.
+
+    Raises:
+        RuntimeError: there is no room, or a node does not see this machine's folders.
+    """
+    import ray
+
+    with _reserved(step, options) as actors:
+        places = ray.get([actor.place.remote() for actor in actors])
+        _refuse_unshared(actors, places, options.cluster, work_folder)
+        address, port, _ = places[0]
+        group = {"MASTER_ADDR": address, "MASTER_PORT": str(port), "WORLD_SIZE": str(len(actors)), "LOCAL_RANK": "0"}
+        given = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)} | group
+        if not options.gpus_per_process:
+            given["CUDA_VISIBLE_DEVICES"] = ""
+        ray.get([
+            actor.start.remote(words, given | {"RANK": str(number)}, os.getcwd()) for number, actor in enumerate(actors)
+        ])  # fmt: skip
+        return _Followed(actors, shutdown_s).ends()
+
+
+class _Followed:
+    """Actors whose processes run: what they print is printed here, and the first that fails ends all others."""
+
+    def __init__(self, actors: Sequence[Any], shutdown_s: float) -> None:
+        self._actors, self._shutdown_s = actors, shutdown_s
+        self._asked = {actor.follow.remote(): number for number, actor in enumerate(actors)}
+        self._ended: list[End] = []
+        self._stopped = False
+
+    def ends(self) -> list[End]:
+        """Those that failed, once all have ended."""
+        try:
+            while self._asked:
+                self._hear()
+                if any(end.exit_code for end in self._ended):
+                    self._stop()
+        except BaseException:
+            self._stop()
+            until = time.monotonic() + self._shutdown_s + ANSWERS_S
+            while self._asked and time.monotonic() < until:
+                self._hear()
+            raise
+        return [end for end in self._ended if end.exit_code]
+
+    def _hear(self) -> None:
+        import ray
+
+        for answer in ray.wait(list(self._asked), timeout=1.0)[0]:
+            number = self._asked.pop(answer)
+            try:
+                said, end = ray.get(answer)
+            except ray.exceptions.RayActorError:
+                self._ended.append(End(number, -signal.SIGKILL, time.monotonic(), went_with="its node, or Ray's worker on it"))
+                continue
+            sys.stdout.write(said)
+            sys.stdout.flush()
+            if end is None:
+                self._asked[self._actors[number].follow.remote()] = number
+            else:
+                self._ended.append(End(number, end[0], time.monotonic(), end[1]))
+
+    def _stop(self) -> None:
+        if not self._stopped:
+            self._stopped = True
+            for number in self._asked.values():
+                self._actors[number].stop.remote(self._shutdown_s)
+
+
+def _connect(options: ProcessOptions) -> None:
+    """Start or reach Ray, and leave this process's own answer to SIGTERM as it was: Ray puts one of its own there."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # this project is offline by default
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        if options.cluster == LOCAL:
+            if found := _too_many(options, [_this_machine()]):
+                raise ValueError("; ".join(found))
+            own = _this_machine()
+            ray.init(
+                address="local", num_cpus=int(own["CPU"]), num_gpus=int(own["GPU"]), include_dashboard=False,
+                object_store_memory=STORE_BYTES, **quiet,
+            )  # fmt: skip
+        else:
+            ray.init(address=_answering(options.cluster), **quiet)
+    except (ConnectionError, RuntimeError, SystemExit) as error:
+        said = str(error) if isinstance(error, (ConnectionError, RuntimeError)) else "what answers there is no Ray"
+        raise ValueError(f"cluster={options.cluster}: {' '.join(said.split())}") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def _answering(cluster: str) -> str:
+    """The address that Ray is given, where something answers: Ray itself tries for minutes, and then ends the process."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    address = cluster if cluster != AUTO else os.environ.get("RAY_ADDRESS") or canonicalize_bootstrap_address(AUTO) or ""
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=ANSWERS_S):
+            return address
+    except (OSError, ValueError) as error:
+        raise ConnectionError(f"nothing answers at {address} within {ANSWERS_S:.0f} s ({error})") from error
+
+
+def _this_machine() -> dict[str, float]:
+    import joblib
+    import torch
+
+    return {"CPU": joblib.cpu_count(), "GPU": torch.cuda.device_count()}
+
+
+def _refuse_more_than_there_is(options: ProcessOptions) -> None:
+    import ray
+
+    if found := _too_many(options, [node["Resources"] for node in ray.nodes() if node["Alive"]]):
+        raise ValueError("; ".join(found))
+
+
+def _too_many(options: ProcessOptions, nodes: Sequence[Mapping[str, float]]) -> list[str]:
+    """More processes than nodes with these resources have room for."""
+    if options.gpus_per_process and not any(node.get("GPU") for node in nodes):
+        return [f"gpus_per_process={options.gpus_per_process}: cluster={options.cluster} has no GPU"]
+    asked = {"CPU": options.cpus_per_process, "GPU": options.gpus_per_process}
+    room = sum(min(int(node.get(name, 0) // n) for name, n in asked.items() if n) for node in nodes)
+    if options.num_processes <= room:
+        return []
+    each = " and ".join(f"{n} {name}{'s' * (n > 1)}" for name, n in asked.items() if n)
+    return [f"num_processes={options.num_processes}: cluster={options.cluster} has room for {room} of {each}"]
+
+
+@contextlib.contextmanager
+def _reserved(step: str, options: ProcessOptions) -> Iterator[list[Any]]:
+    """An actor for each process, all placed at once; nothing of them is left after the block."""
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    ray.cloudpickle.register_pickle_by_value(node_process)
+    bundle = {"CPU": options.cpus_per_process} | ({"GPU": options.gpus_per_process} if options.gpus_per_process else {})
+    group = placement_group([bundle] * options.num_processes, strategy="PACK")
+    needs = {"num_cpus": options.cpus_per_process, "num_gpus": options.gpus_per_process, "max_concurrency": N_CALLS}
+    kind, actors = ray.remote(NodeProcess), list[Any]()
+    try:
+        _wait_for_room(step, group, options)
+        for number in range(options.num_processes):
+            where = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number)
+            actors.append(kind.options(scheduling_strategy=where, **needs).remote())
+        yield actors
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+        remove_placement_group(group)
+
+
+def _wait_for_room(step: str, group: Any, options: ProcessOptions) -> None:
+    if group.wait(SAYS_S):
+        return
+    print(f"{step}: waiting for room in cluster={options.cluster}, {ROOM_S / 60:.0f} min at most", flush=True)
+    if not group.wait(ROOM_S):
+        raise RuntimeError(
+            f"num_processes={options.num_processes}: cluster={options.cluster} had no room for {ROOM_S / 60:.0f} min"
+        )
+
+
+def _refuse_unshared(actors: Sequence[Any], places: Sequence[tuple[str, int, str]], cluster: str, work_folder: Path) -> None:
+    """Refuse nodes that do not see this machine's folders, or cannot reach its store."""
+    import ray
+
+    mark, text = work_folder / SHARED, secrets.token_hex(16)
+    mark.write_text(text, encoding="utf-8")
+    paths = {str(mark): text, str(project_root() / "steps"): None, os.getcwd(): None}
+    try:
+        missing = ray.get([actor.unlike.remote(paths) for actor in actors])
+    finally:
+        mark.unlink()
+    for (node, _, _), found in zip(places, missing, strict=True):
+        if found:
+            names = ", ".join(str(Path(path).parent if path == str(mark) else path) for path in found)
+            raise RuntimeError(
+                f"cluster={cluster}: node {node} does not see this machine's {names}; all nodes need it, at the same path"
+            )
+    others = [node for node, _, its_machine in places if its_machine != machine()]
+    store = tracking_address()
+    if others and (store.sqlite_path is not None or urlsplit(store.uri).hostname in LOOPBACK):
+        raise RuntimeError(
+            f"cluster={cluster}: node {others[0]} cannot use the store {store.uri}: set MLFLOW_TRACKING_URI to a server it reaches"
+        )
