@@ -35,7 +35,7 @@ $(STAMP): requirements.txt
 	@touch $@
 
 # what only the checks need
-$(DEV_STAMP): requirements-dev.txt requirements-server.txt $(STAMP)
+$(DEV_STAMP): requirements-dev.txt requirements-cluster.txt requirements-server.txt $(STAMP)
 	@python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
 	@touch $@
 
@@ -106,7 +106,7 @@ lint: $(DEV_STAMP)
 	ruff format --check .
 	check-jsonschema --quiet --builtin-schema vendor.compose-spec deploy/compose.yaml
 	hadolint deploy/Dockerfile
-	shellcheck deploy/slurm.sbatch
+	shellcheck deploy/slurm.sbatch deploy/slurm_ray.sbatch
 	kubernetes-validate --quiet --strict deploy/kubernetes_job.yaml deploy/kubernetes_volume.yaml
 
 types: $(DEV_STAMP)

@@ -11,6 +11,8 @@ import yaml
 from mlflow import projects
 from mlflow.projects import load_project
 
+from steps import main
+from steps.options.command_line import parse
 from steps.options.project_files import ENTRY_POINTS, IN_IMAGE, PYTHON
 from steps.tracking.store import project_root
 
@@ -18,7 +20,7 @@ ROOT = project_root()
 DEPLOY = ROOT / "deploy"
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
 FOLDER = re.findall(r"^WORKDIR (.*)$", DOCKERFILE, re.MULTILINE)[0]
-SBATCH = DEPLOY / "slurm.sbatch"
+SBATCH, RAY_SBATCH = DEPLOY / "slurm.sbatch", DEPLOY / "slurm_ray.sbatch"
 
 
 def document(name: str) -> dict:
@@ -74,23 +76,67 @@ def test_a_slurm_job_queues_again_only_where_its_step_was_stopped(tmp_path: Path
     assert calls == [step] + ["scontrol requeue 12"] * n_requeued
 
 
+@pytest.mark.parametrize(("status", "n_requeued"), [(0, 0), (1, 0), (143, 1)])
+def test_a_slurm_job_on_several_nodes_starts_ray_on_each_and_the_chain_on_the_first(
+    tmp_path: Path, status: int, n_requeued: int
+) -> None:
+    done, calls = submit(tmp_path, status, "--num_processes", "2", script=RAY_SBATCH)
+    nodes, others = [call for call in calls if call.startswith("srun")], [call for call in calls if not call.startswith("srun")]
+    assert done.returncode == status, done.stderr
+    assert len(nodes) == 2 and all("ray start --block --num-cpus=8 --num-gpus=1" in call for call in nodes)
+    assert len([call for call in nodes if call.endswith("--head --port=6379")]) == 1
+    assert [call for call in others if "import ray" not in call] == [
+        "python -m steps.main --cluster auto --num_processes 2", *["scontrol requeue 12"] * n_requeued,
+    ]  # fmt: skip
+
+
+def test_kuberay_starts_a_step_on_nodes_with_room_for_its_processes() -> None:
+    validate = pytest.importorskip("kubernetes_validate").validate
+    claim, job = yaml.safe_load_all((DEPLOY / "rayjob.yaml").read_text(encoding="utf-8"))
+    spec = job["spec"]["rayClusterSpec"]
+    (workers,) = spec["workerGroupSpecs"]
+    validate(claim, "1.37", strict=True)
+    for group in (spec["headGroupSpec"], workers):
+        pod = group["template"]["spec"]
+        validate({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": pod}, "1.37", strict=True)
+        assert claim["metadata"]["name"] in [each.get("persistentVolumeClaim", {}).get("claimName") for each in pod["volumes"]]
+        assert pod["containers"][0]["volumeMounts"][0]["mountPath"] == f"{FOLDER}/mlruns"
+    chdir, *words = job["spec"]["entrypoint"].removeprefix("env ").split()
+    options = parse(main.StepOptions, words[3:])
+    assert chdir == f"--chdir={FOLDER}" and words[:3] == ["python", "-m", "steps.main"]
+    resources = workers["template"]["spec"]["containers"][0]["resources"]
+    assert workers["replicas"] == options.num_processes and spec["rayVersion"] in (ROOT / "requirements-cluster.txt").read_text()
+    assert resources["requests"]["cpu"] == str(options.cpus_per_process)
+    assert resources["limits"]["nvidia.com/gpu"] == str(options.gpus_per_process)
+
+
 def test_a_slurm_job_without_a_server_is_refused(tmp_path: Path) -> None:
     done, calls = submit(tmp_path, 0, uri="")
     assert done.returncode != 0 and calls == [] and "MLFLOW_TRACKING_URI: the address of the tracking server" in done.stderr
 
 
 def submit(
-    folder: Path, status: int, *arguments: str, uri: str = "http://server.lab:5000"
+    folder: Path, status: int, *arguments: str, uri: str = "http://server.lab:5000", script: Path = SBATCH
 ) -> tuple[subprocess.CompletedProcess, list[str]]:
-    """Run the script as Slurm does, with an `srun` that writes down what it was to start and ends so."""
+    """Run a script as Slurm does, with an `srun` and a `python` that write down what they were to start and end so."""
     calls = folder / "calls"
     (folder / ".venv/bin").mkdir(parents=True)
     (folder / ".venv/bin/activate").touch()
-    for name, ends in (("srun", status), ("scontrol", 0)):
+    for name, ends in (
+        ("srun", status),
+        ("scontrol", 0),
+        ("python", f'$(case "$*" in *"import ray"*) echo 0 ;; *) echo {status} ;; esac)'),
+    ):
         program = folder / name
         program.write_text(f'#!/bin/sh\necho {name} "$@" >> {calls}\nexit {ends}\n')
         program.chmod(0o755)
-    slurm = {"SLURM_SUBMIT_DIR": str(folder), "SLURM_CPUS_PER_TASK": "8", "SLURM_JOB_ID": "12"}
+    slurm = {
+        "SLURM_SUBMIT_DIR": str(folder),
+        "SLURM_CPUS_PER_TASK": "8",
+        "SLURM_JOB_ID": "12",
+        "SLURM_NNODES": "2",
+        "SLURM_GPUS_ON_NODE": "1",
+    }
     environment = {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "MLFLOW_TRACKING_URI": uri} | slurm
-    done = subprocess.run(["bash", str(SBATCH), *arguments], env=environment, capture_output=True, text=True)
+    done = subprocess.run(["bash", str(script), *arguments], env=environment, capture_output=True, text=True)
     return done, calls.read_text().splitlines() if calls.exists() else []

@@ -9,13 +9,11 @@ here does anything, and where no gradient is asked for no loss is shared.
 import contextlib
 import dataclasses
 import datetime
-import importlib.util
 import os
 import re
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor, distributed
@@ -23,9 +21,8 @@ from torch import Tensor, distributed
 from moe.options import NONE, Options, option
 
 LONGEST_WAIT = datetime.timedelta(days=1)  # the first process may wait for a store; who has died is seen at once
-LOCAL, AUTO, RAY = "local", "auto", "ray"
-ADDRESS = re.compile(r"ray://[^/?#@]+:\d+")
-REQUIREMENTS = "requirements-cluster.txt"
+LOCAL, AUTO = "local", "auto"
+ADDRESS = re.compile(r"ray://[^/?#@\s]+:\d+")
 Value = TypeVar("Value")
 _ALONE = ContextVar("alone", default=False)
 
@@ -58,9 +55,10 @@ class ProcessOptions(Options):
 
     def faults(self) -> list[str]:
         """More of them than the machine can run at once, a cluster that is no name of one, and batches that they cannot share evenly."""
-        if self.is_placed:
-            found = cluster_faults(self.cluster)
-        else:
+        found = []
+        if self.is_placed and self.cluster not in (LOCAL, AUTO) and not ADDRESS.fullmatch(self.cluster):
+            found = [f"cluster={self.cluster}: must be {NONE}, {LOCAL}, {AUTO} or ray://HOST:PORT"]
+        elif not self.is_placed:
             most, what = places() if self.num_processes > 1 else (1, "")
             found = [f"num_processes={self.num_processes}: this machine has {most} {what}"] if self.num_processes > most else []
         used = set(BATCHES) & set(type(self).__dataclass_fields__) - set(self.all_idle())
@@ -76,14 +74,6 @@ BATCHES = (
     "pretrain_batch_size", "expert_batch_size", "asr_batch_size", "decoder_batch_size", "steer_batch_size", "ctc_batch_size",
     "domain_batch_size",
 )  # fmt: skip
-
-
-def cluster_faults(cluster: str) -> list[str]:
-    """What is wrong with the name of a cluster, or with this machine, which may lack Ray."""
-    parts = urlsplit(cluster)
-    if cluster not in (LOCAL, AUTO) and not (parts.scheme == RAY and parts.hostname and ADDRESS.fullmatch(cluster)):
-        return [f"cluster={cluster}: must be {NONE}, {LOCAL}, {AUTO} or {RAY}://HOST:PORT"]
-    return [] if importlib.util.find_spec(RAY) else [f"cluster={cluster} needs ray: pip install -r {REQUIREMENTS}"]
 
 
 def places() -> tuple[int, str]:

@@ -40,9 +40,9 @@ class NodeProcess:
             found.bind(("", 0))
             return ray.util.get_node_ip_address(), found.getsockname()[1], machine()
 
-    def unlike(self, paths: Mapping[str, str | None]) -> list[str]:
-        """Of some paths those that are not here; where a text is given, those of files that do not hold it."""
-        return [path for path, text in paths.items() if not _is_here(Path(path), text)]
+    def missing(self, paths: Sequence[str]) -> list[str]:
+        """Of some paths those that are not here."""
+        return [path for path in paths if not os.path.exists(path)]
 
     def start(self, words: Sequence[str], environment: Mapping[str, str], folder: str) -> None:
         """Start Python with `words`, at the head of a session of its own."""
@@ -90,13 +90,6 @@ class NodeProcess:
             while True:
                 found.append(self._lines.get_nowait())
         return "".join(found)
-
-
-def _is_here(path: Path, text: str | None) -> bool:
-    try:
-        return path.exists() if text is None else path.read_text(encoding="utf-8") == text
-    except OSError:
-        return False
 
 
 def _network() -> dict[str, str]:

@@ -5,6 +5,7 @@ by the same variables. What they share beside messages are folders: the project,
 """
 
 import contextlib
+import importlib.util
 import logging
 import os
 import secrets
@@ -22,17 +23,18 @@ from moe.training.processes import AUTO, LOCAL, ProcessOptions
 from steps.tracking import node_process
 from steps.tracking.ends import End
 from steps.tracking.node_process import NodeProcess, machine
+from steps.tracking.secrets import without_secrets
 from steps.tracking.store import project_root, tracking_address
 
+REQUIREMENTS = "requirements-cluster.txt"
 ANSWERS_S = 10.0
 ROOM_S = 600.0  # for room in a cluster that others use, or a node in place of one that was lost
-SAYS_S = 5.0
+SAYS_S = 3
 N_CALLS = 4  # of an actor at once: it is asked to stop while it follows
 STORE_BYTES = 128 * 2**20  # Ray's shared memory; nothing of size goes through it
 PASSED_ON = (
     "MLFLOW_", "MOE_", "OMP_", "MKL_", "TORCH_", "NCCL_", "GLOO_", "HF_", "TOKENIZERS_", "AWS_", "GOOGLE_", "FSSPEC_", "PYTHONPATH",
 )  # fmt: skip
-SHARED = "shared"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -41,15 +43,11 @@ def connected(options: ProcessOptions) -> Iterator[None]:
     """Connect this process to the cluster, in which there is room for the processes, for as long as the block.
 
     Raises:
-        ValueError: no cluster answers there, or it has fewer CPUs or GPUs than are asked for.
+        ValueError: Ray is not installed, no cluster answers there, or it has fewer CPUs or GPUs than are asked for.
     """
+    _connect(options)
     import ray
 
-    if ray.is_initialized():
-        _refuse_more_than_there_is(options)
-        yield
-        return
-    _connect(options)
     try:
         _refuse_more_than_there_is(options)
         yield
@@ -62,6 +60,7 @@ def faults(options: ProcessOptions) -> list[str]:
     if not options.is_placed:
         return []
     try:
+        _refuse_without_ray(options)
         if options.cluster == LOCAL:
             return _too_many(options, [_this_machine()])
         with connected(options):
@@ -142,6 +141,7 @@ class _Followed:
 
 def _connect(options: ProcessOptions) -> None:
     """Start or reach Ray, and leave this process's own answer to SIGTERM as it was: Ray puts one of its own there."""
+    _refuse_without_ray(options)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # this project is offline by default
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
@@ -165,6 +165,11 @@ def _connect(options: ProcessOptions) -> None:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
+
+
+def _refuse_without_ray(options: ProcessOptions) -> None:
+    if not importlib.util.find_spec("ray"):
+        raise ValueError(f"cluster={options.cluster} needs ray: pip install -r {REQUIREMENTS}")
 
 
 def _answering(cluster: str) -> str:
@@ -231,35 +236,40 @@ def _reserved(step: str, options: ProcessOptions) -> Iterator[list[Any]]:
 
 
 def _wait_for_room(step: str, group: Any, options: ProcessOptions) -> None:
+    until = time.monotonic() + ROOM_S
     if group.wait(SAYS_S):
         return
     print(f"{step}: waiting for room in cluster={options.cluster}, {ROOM_S / 60:.0f} min at most", flush=True)
-    if not group.wait(ROOM_S):
-        raise RuntimeError(
-            f"num_processes={options.num_processes}: cluster={options.cluster} had no room for {ROOM_S / 60:.0f} min"
-        )
+    while not group.wait(SAYS_S):  # a signal is heard between two waits
+        if time.monotonic() > until:
+            said = f"cluster={options.cluster} had no room for {ROOM_S / 60:.0f} min"
+            raise RuntimeError(f"num_processes={options.num_processes}: {said}")
+
+
+def _shared_paths(work_folder: Path) -> list[Path]:
+    """What every node has to see as this machine does; of the work folder a file that was not there before."""
+    mark = work_folder / f"shared_{secrets.token_hex(8)}"
+    mark.touch()
+    return [mark, project_root() / "steps", Path.cwd()]
 
 
 def _refuse_unshared(actors: Sequence[Any], places: Sequence[tuple[str, int, str]], cluster: str, work_folder: Path) -> None:
     """Refuse nodes that do not see this machine's folders, or cannot reach its store."""
     import ray
 
-    mark, text = work_folder / SHARED, secrets.token_hex(16)
-    mark.write_text(text, encoding="utf-8")
-    paths = {str(mark): text, str(project_root() / "steps"): None, os.getcwd(): None}
+    mark, *folders = _shared_paths(work_folder)
     try:
-        missing = ray.get([actor.unlike.remote(paths) for actor in actors])
+        missing = ray.get([actor.missing.remote([str(path) for path in (mark, *folders)]) for actor in actors])
     finally:
         mark.unlink()
     for (node, _, _), found in zip(places, missing, strict=True):
         if found:
-            names = ", ".join(str(Path(path).parent if path == str(mark) else path) for path in found)
+            names = ", ".join(str(work_folder) if path == str(mark) else path for path in found)
             raise RuntimeError(
                 f"cluster={cluster}: node {node} does not see this machine's {names}; all nodes need it, at the same path"
             )
-    others = [node for node, _, its_machine in places if its_machine != machine()]
-    store = tracking_address()
+    others, store = [node for node, _, its_machine in places if its_machine != machine()], tracking_address()
     if others and (store.sqlite_path is not None or urlsplit(store.uri).hostname in LOOPBACK):
         raise RuntimeError(
-            f"cluster={cluster}: node {others[0]} cannot use the store {store.uri}: set MLFLOW_TRACKING_URI to a server it reaches"
+            f"cluster={cluster}: node {others[0]} cannot use the store {without_secrets(store.uri)}: set MLFLOW_TRACKING_URI to a server it reaches"
         )

@@ -45,7 +45,15 @@ def refuse(words: list[str]) -> str | None:
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):  # settings before the program
         words = words[1:]
     program, *rest = words
-    checks = {"make": _make, "mlflow": _mlflow, "python": _python, "curl": _curl, "printf": _printf, "sbatch": _sbatch}
+    checks = {
+        "make": _make,
+        "mlflow": _mlflow,
+        "python": _python,
+        "curl": _curl,
+        "printf": _printf,
+        "sbatch": _sbatch,
+        "ray": _ray,
+    }
     if program in checks:
         return checks[program](rest)
     return None if program in ELSEWHERE + NOT_HERE else f"{program}: no test knows it"
@@ -128,9 +136,25 @@ def _curl(words: list[str]) -> str | None:
 
 
 def _sbatch(words: list[str]) -> str | None:
-    """The script starts `main` with the flags that follow it; Slurm's own stand before it."""
-    words = list(dropwhile(lambda word: word.startswith("--"), words))
-    return _options("steps.main", words[1:]) if (ROOT / words[0]).is_file() else f"sbatch {words[0]}"
+    """The script starts `main` with its own flags and those that follow it; Slurm's own stand before it."""
+    script, *words = dropwhile(lambda word: word.startswith("--"), words)
+    if not (ROOT / script).is_file():
+        return f"sbatch {script}"
+    (own,) = re.findall(r'-m "steps\.\$\{STEP:-main\}"(.*) "\$@"', (ROOT / script).read_text(encoding="utf-8"))
+    return _options("steps.main", own.split() + words)
+
+
+def _ray(words: list[str]) -> str | None:
+    """Ray's own parser, where it is installed, refuses what it does not know."""
+    if not importlib.util.find_spec("ray"):
+        return None
+    from ray.scripts.scripts import cli as ray
+
+    try:
+        ray.commands[words[0]].make_context(words[0], words[1:])
+    except click.ClickException as error:
+        return f"ray {' '.join(words)}: {error.message}"
+    return None
 
 
 def _printf(words: list[str]) -> str | None:
