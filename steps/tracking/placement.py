@@ -28,13 +28,14 @@ from steps.tracking.store import project_root, tracking_address
 
 REQUIREMENTS = "requirements-cluster.txt"
 ANSWERS_S = 10.0
-ROOM_S = 600.0  # for room in a cluster that others use, or a node in place of one that was lost
+NODE_S = 600.0  # for a node in place of one that was lost
 SAYS_S = 3
 N_CALLS = 4  # of an actor at once: it is asked to stop while it follows
 STORE_BYTES = 128 * 2**20  # Ray's shared memory; nothing of size goes through it
 PASSED_ON = (
     "MLFLOW_", "MOE_", "OMP_", "MKL_", "TORCH_", "NCCL_", "GLOO_", "HF_", "TOKENIZERS_", "AWS_", "GOOGLE_", "FSSPEC_", "PYTHONPATH",
 )  # fmt: skip
+NODE = "its node, or Ray's worker on it"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -49,7 +50,8 @@ def connected(options: ProcessOptions) -> Iterator[None]:
     import ray
 
     try:
-        _refuse_more_than_there_is(options)
+        if found := _lacking(options):
+            raise ValueError("; ".join(found))
         yield
     finally:
         ray.shutdown()
@@ -78,16 +80,15 @@ def run_together(step: str, words: Sequence[str], options: ProcessOptions, work_
     import ray
 
     with _reserved(step, options) as actors:
-        places = ray.get([actor.place.remote() for actor in actors])
-        _refuse_unshared(actors, places, options.cluster, work_folder)
-        address, port, _ = places[0]
-        group = {"MASTER_ADDR": address, "MASTER_PORT": str(port), "WORLD_SIZE": str(len(actors)), "LOCAL_RANK": "0"}
-        given = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)} | group
-        if not options.gpus_per_process:
-            given["CUDA_VISIBLE_DEVICES"] = ""
-        ray.get([
-            actor.start.remote(words, given | {"RANK": str(number)}, os.getcwd()) for number, actor in enumerate(actors)
-        ])  # fmt: skip
+        try:
+            places = ray.get([actor.place.remote() for actor in actors])
+            _refuse_unshared(actors, places, options.cluster, work_folder)
+            given = _environment(options, *places[0])
+            ray.get([
+                actor.start.remote(words, given | {"RANK": str(number)}, os.getcwd()) for number, actor in enumerate(actors)
+            ])  # fmt: skip
+        except ray.exceptions.RayActorError:
+            return [End(0, -signal.SIGKILL, time.monotonic(), went_with=NODE)]
         return _Followed(actors, shutdown_s).ends()
 
 
@@ -123,7 +124,7 @@ class _Followed:
             try:
                 said, end = ray.get(answer)
             except ray.exceptions.RayActorError:
-                self._ended.append(End(number, -signal.SIGKILL, time.monotonic(), went_with="its node, or Ray's worker on it"))
+                self._ended.append(End(number, -signal.SIGKILL, time.monotonic(), went_with=NODE))
                 continue
             sys.stdout.write(said)
             sys.stdout.flush()
@@ -137,6 +138,13 @@ class _Followed:
             self._stopped = True
             for number in self._asked.values():
                 self._actors[number].stop.remote(self._shutdown_s)
+
+
+def _environment(options: ProcessOptions, address: str, port: int, _: str) -> dict[str, str]:
+    """What each process is given beside its number: how it finds the others, and what this process was told from outside."""
+    group = {"MASTER_ADDR": address, "MASTER_PORT": str(port), "WORLD_SIZE": str(options.num_processes), "LOCAL_RANK": "0"}
+    unseen = {} if options.gpus_per_process else {"CUDA_VISIBLE_DEVICES": ""}
+    return {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)} | group | unseen
 
 
 def _connect(options: ProcessOptions) -> None:
@@ -192,11 +200,11 @@ def _this_machine() -> dict[str, float]:
     return {"CPU": joblib.cpu_count(), "GPU": torch.cuda.device_count()}
 
 
-def _refuse_more_than_there_is(options: ProcessOptions) -> None:
+def _lacking(options: ProcessOptions) -> list[str]:
+    """What the cluster's live nodes have too little of, used by others or not."""
     import ray
 
-    if found := _too_many(options, [node["Resources"] for node in ray.nodes() if node["Alive"]]):
-        raise ValueError("; ".join(found))
+    return _too_many(options, [node["Resources"] for node in ray.nodes() if node["Alive"]])
 
 
 def _too_many(options: ProcessOptions, nodes: Sequence[Mapping[str, float]]) -> list[str]:
@@ -236,14 +244,17 @@ def _reserved(step: str, options: ProcessOptions) -> Iterator[list[Any]]:
 
 
 def _wait_for_room(step: str, group: Any, options: ProcessOptions) -> None:
-    until = time.monotonic() + ROOM_S
+    """Wait while others use the nodes; for a node in place of one that was lost no longer than `NODE_S`."""
     if group.wait(SAYS_S):
         return
-    print(f"{step}: waiting for room in cluster={options.cluster}, {ROOM_S / 60:.0f} min at most", flush=True)
+    print(f"{step}: waiting for room in cluster={options.cluster}", flush=True)
+    until = time.monotonic() + NODE_S
     while not group.wait(SAYS_S):  # a signal is heard between two waits
-        if time.monotonic() > until:
-            said = f"cluster={options.cluster} had no room for {ROOM_S / 60:.0f} min"
-            raise RuntimeError(f"num_processes={options.num_processes}: {said}")
+        lacking = _lacking(options)
+        if not lacking:
+            until = time.monotonic() + NODE_S
+        elif time.monotonic() > until:
+            raise RuntimeError(f"{'; '.join(lacking)}, and for {NODE_S / 60:.0f} min no other node came")
 
 
 def _shared_paths(work_folder: Path) -> list[Path]:

@@ -99,7 +99,7 @@ def start(run: StepRun, options: Options, asked: processes.ProcessOptions) -> No
         RuntimeError: what went wrong first in any of them.
     """
     where = f" on cluster={asked.cluster}" if asked.is_placed else ""
-    print(f"{run.step}: {asked.num_processes} processes{where}, threads of each: {threads_of_each(asked)}", flush=True)
+    print(f"{run.step}: {asked.num_processes} processes{where}, threads of each: {_threads(asked)}", flush=True)
     run.opened.metrics.finish()  # what waits for the store is the first process's from here on
     for n_left in reversed(range(MOST_REPLACED + 1)):
         try:
@@ -113,11 +113,16 @@ def start(run: StepRun, options: Options, asked: processes.ProcessOptions) -> No
                 run.set_tags({"moe.replaced_process": str(error)})
 
 
-def threads_of_each(asked: processes.ProcessOptions) -> int:
-    """Threads that each process computes with, where nobody says otherwise."""
-    if given := os.environ.get("OMP_NUM_THREADS"):
-        return int(given)
-    return asked.cpus_per_process if asked.is_placed else max(1, joblib.cpu_count() // asked.num_processes)
+def threads_of_each(num_processes: int) -> int:
+    """Threads that each process of this machine computes with, where nobody says otherwise."""
+    return int(os.environ.get("OMP_NUM_THREADS") or max(1, joblib.cpu_count() // num_processes))
+
+
+def _threads(asked: processes.ProcessOptions) -> int:
+    """Threads that each process computes with, here or on a cluster, where nobody says otherwise."""
+    if asked.is_placed:
+        return int(os.environ.get("OMP_NUM_THREADS") or asked.cpus_per_process)
+    return threads_of_each(asked.num_processes)
 
 
 def _start(run: StepRun, options: Options, asked: processes.ProcessOptions) -> None:
@@ -149,7 +154,7 @@ def _told(run: StepRun, asked: processes.ProcessOptions) -> Iterator[None]:
     told = {"run_id": run.run_id, "folder": str(run.opened.work_folder.folder), "name": run.name, "plots": run.plots}
     told["placed"] = asked.is_placed
     path = os.pathsep.join(filter(None, [str(project_root()), os.environ.get("PYTHONPATH")]))
-    given = {TOLD: json.dumps(told), "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads_of_each(asked))}
+    given = {TOLD: json.dumps(told), "PYTHONPATH": path, "OMP_NUM_THREADS": str(_threads(asked))}
     before = {name: os.environ.get(name) for name in given}
     os.environ.update(given)
     try:
