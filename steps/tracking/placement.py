@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from moe.training.processes import AUTO, LOCAL, ProcessOptions
 from steps.tracking import node_process
 from steps.tracking.ends import End
+from steps.tracking.local_ray import local_ray
 from steps.tracking.node_process import NodeProcess, machine
 from steps.tracking.secrets import without_secrets
 from steps.tracking.store import project_root, tracking_address
@@ -31,7 +32,6 @@ ANSWERS_S = 10.0
 NODE_S = 600.0  # for a node in place of one that was lost
 SAYS_S = 3
 N_CALLS = 4  # of an actor at once: it is asked to stop while it follows
-STORE_BYTES = 128 * 2**20  # Ray's shared memory; nothing of size goes through it
 PASSED_ON = (
     "MLFLOW_", "MOE_", "OMP_", "MKL_", "TORCH_", "NCCL_", "GLOO_", "HF_", "TOKENIZERS_", "AWS_", "GOOGLE_", "FSSPEC_", "PYTHONPATH",
 )  # fmt: skip
@@ -46,15 +46,21 @@ def connected(options: ProcessOptions) -> Iterator[None]:
     Raises:
         ValueError: Ray is not installed, no cluster answers there, or it has fewer CPUs or GPUs than are asked for.
     """
-    _connect(options)
-    import ray
+    _refuse_without_ray(options)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # this project is offline by default
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    with contextlib.ExitStack() as stack:
+        try:
+            _connect(stack.enter_context(_started(options)) if options.cluster == LOCAL else _answering(options.cluster))
+        except (ConnectionError, RuntimeError, SystemExit) as error:
+            said = "what answers there is no Ray" if isinstance(error, SystemExit) else " ".join(str(error).split())
+            raise ValueError(f"cluster={options.cluster}: {said}") from error
+        import ray
 
-    try:
+        stack.callback(ray.shutdown)
         if found := _lacking(options):
             raise ValueError("; ".join(found))
         yield
-    finally:
-        ray.shutdown()
 
 
 def faults(options: ProcessOptions) -> list[str]:
@@ -147,32 +153,23 @@ def _environment(options: ProcessOptions, address: str, port: int, _: str) -> di
     return {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)} | group | unseen
 
 
-def _connect(options: ProcessOptions) -> None:
-    """Start or reach Ray, and leave this process's own answer to SIGTERM as it was: Ray puts one of its own there."""
-    _refuse_without_ray(options)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # this project is offline by default
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+def _connect(address: str) -> None:
+    """Connect to Ray, and leave this process's own answer to SIGTERM as it was: Ray puts one of its own there."""
     import ray
 
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     before = signal.getsignal(signal.SIGTERM)
     try:
-        if options.cluster == LOCAL:
-            if found := _too_many(options, [_this_machine()]):
-                raise ValueError("; ".join(found))
-            own = _this_machine()
-            ray.init(
-                address="local", num_cpus=int(own["CPU"]), num_gpus=int(own["GPU"]), include_dashboard=False,
-                object_store_memory=STORE_BYTES, **quiet,
-            )  # fmt: skip
-        else:
-            ray.init(address=_answering(options.cluster), **quiet)
-    except (ConnectionError, RuntimeError, SystemExit) as error:
-        said = str(error) if isinstance(error, (ConnectionError, RuntimeError)) else "what answers there is no Ray"
-        raise ValueError(f"cluster={options.cluster}: {' '.join(said.split())}") from error
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
+
+
+def _started(options: ProcessOptions) -> contextlib.AbstractContextManager[str]:
+    own = _this_machine()
+    if found := _too_many(options, [own]):
+        raise ValueError("; ".join(found))
+    return local_ray(int(own["CPU"]), int(own["GPU"]))
 
 
 def _refuse_without_ray(options: ProcessOptions) -> None:
@@ -181,14 +178,15 @@ def _refuse_without_ray(options: ProcessOptions) -> None:
 
 
 def _answering(cluster: str) -> str:
-    """The address that Ray is given, where something answers: Ray itself tries for minutes, and then ends the process."""
+    """What Ray is given as an address, where something answers: Ray itself tries for minutes, and then ends the process."""
     from ray._private.services import canonicalize_bootstrap_address
 
-    address = cluster if cluster != AUTO else os.environ.get("RAY_ADDRESS") or canonicalize_bootstrap_address(AUTO) or ""
+    given = os.environ.get("RAY_ADDRESS") or cluster if cluster == AUTO else cluster
+    address = given if given != AUTO else canonicalize_bootstrap_address(AUTO) or ""
     parts = urlsplit(address if "://" in address else f"//{address}")
     try:
         with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=ANSWERS_S):
-            return address
+            return given  # what Ray finds by itself it also asks for its token
     except (OSError, ValueError) as error:
         raise ConnectionError(f"nothing answers at {address} within {ANSWERS_S:.0f} s ({error})") from error
 

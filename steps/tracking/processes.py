@@ -174,7 +174,7 @@ def _one_signal() -> Iterator[None]:
 
     def came(number: int, frame: FrameType | None) -> None:
         for each in STOPPED:
-            signal.signal(each, signal.SIG_IGN)
+            signal.signal(each, lambda *_: None)  # to ignore one that is on its way already, Python prints an error
         cast(Callable[..., None], handlers[signal.Signals(number)])(number, frame)
 
     for number in STOPPED:

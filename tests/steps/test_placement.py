@@ -130,7 +130,7 @@ def test_two_nodes_of_which_one_is_removed_find_what_one_process_finds(done: Don
 
 
 @pytest.mark.slow
-def test_a_signal_stops_all_processes_and_marks_the_run(done: Done) -> None:
+def test_a_signal_to_all_that_the_step_started_stops_them_and_marks_the_run(done: Done) -> None:
     words = [
         f"--{name}={str(value).lower()}" for name, value in {**done.training, **BY_RAY, "seed": 7, "domain_epochs": 200}.items()
     ]
