@@ -21,11 +21,12 @@ def differences_figure(table: pd.DataFrame, axes_names: Mapping[str, str], title
     for axis, (condition, label) in zip(axes[0], axes_names.items(), strict=True):
         rows = table[table["condition"] == condition].sort_values("value")
         at = np.arange(len(rows))
+        axis.sharey(axes[0, 0])  # a difference looks as large in every panel
         axis.axhline(0, color="#888888", linewidth=0.8)
         axis.vlines(at, 100 * rows["low"], 100 * rows["high"], color=colour_of(0), linewidth=2)
         axis.plot(at, 100 * rows["difference"], color=colour_of(0), marker="o")
         axis.set_xticks(at, [f"{value:g}" for value in rows["value"]])
         axis.set_xlabel(label)
         axis.yaxis.set_major_formatter(FuncFormatter(lambda points, _: f"{points:+.1f}"))
-    axes[0, 0].set_ylabel("difference of WER, points (below 0: the mixture is better)")
+    axes[0, 0].set_ylabel("difference of WER, points")
     return figure

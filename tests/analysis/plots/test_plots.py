@@ -309,3 +309,4 @@ def test_differences_stand_in_the_order_of_their_condition_with_their_intervals(
     line = next(each for each in first.lines if len(each.get_xdata()) == 2 and each.get_marker() == "o")
     np.testing.assert_allclose(line.get_ydata(), [1, -2])
     assert second.get_xlabel() == "strength" and "points" in first.get_ylabel()
+    assert first.get_ylim() == second.get_ylim() and first.get_ylim()[0] < -3 and first.get_ylim()[1] > 2
