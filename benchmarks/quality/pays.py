@@ -79,7 +79,9 @@ def run(options: PaysOptions) -> str:
     shown = pd.DataFrame(table)
     if options.condition is None and len(shown):
         note = "synthetic speech; bars: 95 % interval over speakers"
-        differences_figure(shown, AXES, "Mixture minus one LoRA: below 0 the mixture is better", note).savefig(RESULTS / "where_it_pays.png")
+        differences_figure(shown, AXES, "Mixture minus one LoRA: below 0 the mixture is better", note).savefig(
+            RESULTS / "where_it_pays.png"
+        )
         write_both(RESULTS / "where_it_pays", markdown_table(shown), table)
     return markdown_table(shown)
 

@@ -11,12 +11,13 @@ import numpy
 import pandas as pd
 import pytest
 
-from moe.options import Options
+from moe.options import Options, option
 from steps import asr
 from steps.chain.reuse import SAME, find_reusable, launch
 from steps.tracking import artifacts, runs
 from steps.tracking import fingerprint as fingerprint_module
 from steps.tracking.fingerprint import code_digests, fingerprint, forget_code, imported_libraries, library_versions
+from steps.tracking.pruning import PRUNED_TAG
 from steps.tracking.store import connect
 
 Toy = Callable[[str, str], ModuleType]
@@ -246,6 +247,29 @@ def test_the_parent_keeps_the_ids_of_what_it_ran_and_reused(gate: ModuleType) ->
         tags.append(connect().client.get_run(parent.run_id).data.tags)
     assert tags[0]["moe.ran.gate"] == tags[1]["moe.reused.gate"] == run_id
     assert mlflow.active_run() is None
+
+
+@pytest.mark.parametrize(
+    ("status", "tags", "moves"),
+    [("KILLED", {}, True), ("FAILED", {}, True), ("FINISHED", {}, False), ("RUNNING", {}, False), ("KILLED", {PRUNED_TAG: "x"}, False)],
+)  # fmt: skip
+def test_a_stage_moves_to_the_chain_that_goes_on_where_its_own_was_stopped(
+    gate: ModuleType, status: str, tags: dict[str, str], moves: bool
+) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class MainOptions(Options):
+        seed: int = option(0, "seed")
+
+    with runs.step_run("main", MainOptions()) as first:
+        run_id = launch(gate, gate.StepOptions())
+    client = connect().client
+    client.update_run(first.run_id, status=status)
+    for name, value in tags.items():
+        client.set_tag(first.run_id, name, value)
+    with runs.step_run("main", MainOptions(seed=1)) as second:
+        assert launch(gate, gate.StepOptions()) == run_id
+    parent = client.get_run(run_id).data.tags["mlflow.parentRunId"]
+    assert parent == (second.run_id if moves else first.run_id)
 
 
 def test_not_in_fingerprint_must_name_options() -> None:
