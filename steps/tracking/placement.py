@@ -53,7 +53,7 @@ def connected(options: ProcessOptions) -> Iterator[None]:
         try:
             _connect(stack.enter_context(_started(options)) if options.cluster == LOCAL else _answering(options.cluster))
         except (ConnectionError, RuntimeError, SystemExit) as error:
-            said = "what answers there is no Ray" if isinstance(error, SystemExit) else " ".join(str(error).split())
+            said = "Ray did not let it in" if isinstance(error, SystemExit) else " ".join(str(error).split())
             raise ValueError(f"cluster={options.cluster}: {said}") from error
         import ray
 
@@ -179,16 +179,40 @@ def _refuse_without_ray(options: ProcessOptions) -> None:
 
 def _answering(cluster: str) -> str:
     """What Ray is given as an address, where something answers: Ray itself tries for minutes, and then ends the process."""
-    from ray._private.services import canonicalize_bootstrap_address
-
     given = os.environ.get("RAY_ADDRESS") or cluster if cluster == AUTO else cluster
-    address = given if given != AUTO else canonicalize_bootstrap_address(AUTO) or ""
+    address = given if given != AUTO else _found_here()
     parts = urlsplit(address if "://" in address else f"//{address}")
     try:
         with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=ANSWERS_S):
-            return given  # what Ray finds by itself it also asks for its token
+            pass
     except (OSError, ValueError) as error:
-        raise ConnectionError(f"nothing answers at {address} within {ANSWERS_S:.0f} s ({error})") from error
+        raise ConnectionError(f"nothing answers at {address} ({error})") from error
+    if not _speaks(parts.netloc):
+        raise ConnectionError(f"what answers at {address} is no Ray")
+    return given  # what Ray finds by itself it also asks for its token
+
+
+def _found_here() -> str:
+    from ray._private import services
+
+    try:
+        return services.canonicalize_bootstrap_address(AUTO) or ""
+    except ConnectionError as error:
+        raise ConnectionError("no Ray runs on this machine: start it (ray start), or set RAY_ADDRESS") from error
+
+
+def _speaks(target: str) -> bool:
+    """Whether gRPC, Ray's protocol, is understood at an address; not asked where the cluster encrypts."""
+    import grpc
+
+    if os.environ.get("RAY_USE_TLS", "0") != "0":
+        return True
+    with grpc.insecure_channel(target) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(ANSWERS_S)
+        except grpc.FutureTimeoutError:
+            return False
+    return True
 
 
 def _this_machine() -> dict[str, float]:

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -220,6 +221,49 @@ def test_a_cluster_that_does_not_answer_is_refused(monkeypatch: pytest.MonkeyPat
     for cluster, address in (("auto", "127.0.0.1:9"), ("ray://127.0.0.1:9", "ray://127.0.0.1:9")):
         (said,) = placement.faults(ProcessOptions(cluster=cluster))
         assert said.startswith(f"cluster={cluster}: nothing answers at {address}")
+
+
+def test_a_machine_that_is_no_node_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    services = pytest.importorskip("ray._private.services", reason="needs requirements-cluster.txt")
+
+    def none_found(address: str) -> None:
+        raise ConnectionError("Could not find any running Ray instance.")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(services, "canonicalize_bootstrap_address", none_found)
+    said = "cluster=auto: no Ray runs on this machine: start it (ray start), or set RAY_ADDRESS"
+    assert placement.faults(ProcessOptions(cluster="auto")) == [said]
+
+
+def test_what_answers_but_is_no_ray_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="needs requirements-cluster.txt")
+    monkeypatch.setattr(placement, "ANSWERS_S", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        for cluster, named in (("auto", address), (f"ray://{address}", f"ray://{address}")):
+            assert placement.faults(ProcessOptions(cluster=cluster)) == [f"cluster={cluster}: what answers at {named} is no Ray"]
+
+
+def test_a_step_waits_for_nodes_that_others_use_but_not_for_ever_for_those_that_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Group:
+        def __init__(self) -> None:
+            self.waits = 0
+
+        def wait(self, seconds: float) -> bool:
+            self.waits += 1
+            return self.waits > 20
+
+    options, group = ProcessOptions(cluster="auto", num_processes=2), Group()
+    monkeypatch.setattr(placement, "NODE_S", -1.0)
+    monkeypatch.setattr(placement, "_lacking", lambda asked: [])
+    placement._wait_for_room("experts", group, options)
+    assert group.waits == 21
+    monkeypatch.setattr(placement, "_lacking", lambda asked: ["num_processes=2: cluster=auto has room for 1 of 1 CPU"])
+    with pytest.raises(
+        RuntimeError, match=r"^num_processes=2: cluster=auto has room for 1 of 1 CPU, and for .* min no other node came$"
+    ):
+        placement._wait_for_room("experts", Group(), options)
 
 
 def test_more_than_this_machine_has_is_refused_before_ray_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
