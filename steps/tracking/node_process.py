@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import queue
+import shutil
 import signal
 import socket
 import subprocess
@@ -30,7 +31,7 @@ class NodeProcess:
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._fault = Path(tempfile.mkdtemp(prefix="moe_"), "fault.json")
+        self._fault = Path(os.devnull)
 
     def place(self) -> tuple[str, int, str]:
         """Address of the node, a port that is free on it, and the machine it is."""
@@ -46,6 +47,7 @@ class NodeProcess:
 
     def start(self, words: Sequence[str], environment: Mapping[str, str], folder: str) -> None:
         """Start Python with `words`, at the head of a session of its own."""
+        self._fault = Path(tempfile.mkdtemp(prefix="moe_"), "fault.json")
         given = {**os.environ, **_network(), **environment, "TORCHELASTIC_ERROR_FILE": str(self._fault), "PYTHONUNBUFFERED": "1"}
         self._process = subprocess.Popen(
             [sys.executable, *words], env=given, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -67,6 +69,7 @@ class NodeProcess:
             os.killpg(self._process.pid, signal.SIGKILL)  # loaders of a process that was killed
         self._reader.join(GRACE_S)
         told = json.loads(self._fault.read_text(encoding="utf-8")) if self._fault.exists() else None
+        shutil.rmtree(self._fault.parent, ignore_errors=True)
         return self._said(), (code, told)
 
     def stop(self, shutdown_s: float) -> None:
