@@ -31,7 +31,6 @@ class NodeProcess:
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._fault = Path(os.devnull)
 
     def place(self) -> tuple[str, int, str]:
         """Address of the node, a port that is free on it, and the machine it is."""
