@@ -24,14 +24,13 @@ from moe.system import DecodingOptions, read_record
 from moe.systems.whisper.base_model import BaseModel
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper_moe.folder import BASE, LORA, WhisperShape, new_record
-from moe.systems.whisper_moe.learning_rate import AdapterRateOptions
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.systems.whisper_moe.system import WhisperSystem
 from moe.text.error_rates import word_error_rate
 from moe.training.loop import Training, seed_everything, together
 from moe.training.plan import TrainingPlan, updates_per_epoch
 from steps.inputs.corpus import Prepared, read_prepared
-from steps.inputs.training import TrainingInputs, base_record, log_system, plan_of, read_base, training_facts, training_inputs
+from steps.inputs.training import TrainingInputs, log_system, plan_of, read_base, training_facts, training_inputs
 from steps.options.step_options import ExportOptions, MixtureStepOptions, PlotOptions, SeedOptions
 from steps.reports.training import log_curves, log_kept
 from steps.tracking import artifacts, runs
@@ -41,7 +40,7 @@ UNDIVIDED: dict[str, Any] = {"adapter_rank": None, "shared_share": AdapterOption
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(ExportOptions, AdapterRateOptions, TrainingsOptions, MixtureStepOptions):
+class StepOptions(ExportOptions, TrainingsOptions, MixtureStepOptions):
     """Make a baseline."""
 
     system: str = option(BASE, "which baseline", choices=(BASE, LORA))
@@ -50,6 +49,7 @@ class StepOptions(ExportOptions, AdapterRateOptions, TrainingsOptions, MixtureSt
         None, "without a mixture: passes of single_lora over the training subset, at adapter_rank", low=1
     )
     asr_batch_size: int = option(16, "utterances per batch", low=1)
+    expert_learning_rate: float = option(1e-3, "learning rate of all adapters", above=0)
 
     def faults(self) -> list[str]:
         """Faults between fields."""
@@ -93,7 +93,7 @@ def _zero_shot(step: StepRun, options: StepOptions, prepared: Prepared) -> None:
 
 
 def _single_lora(step: StepRun, options: StepOptions) -> None:
-    plan = plan_of(options, 1, options.asr_batch_size, _rate(options))
+    plan = plan_of(options, 1, options.asr_batch_size, options.expert_learning_rate)
     given = training_inputs(step, options, options.asr_percent, plan)
     budget = _budget(options, given)
     trained, members = [], []
@@ -109,11 +109,6 @@ def _single_lora(step: StepRun, options: StepOptions) -> None:
     facts = training_facts(system, kept.summary, options.seed)
     log_system(step, system, {"synthetic": bool(given.prepared.note), **facts}, options)
     _report(step, options, given.prepared, kept, facts, budget, system)
-
-
-def _rate(options: StepOptions) -> float:
-    """The learning rate of the LoRA."""
-    return options.adapter_rate(base_record(options.pretrain_run_id))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +148,7 @@ def _train(
         system,
         given.train_set(system.inputs),
         given.dev_set(system.inputs),
-        JointOptions(asr_learning_rate=training.plan.learning_rate, asr_patience=n_updates),  # never early: the same utterances
+        JointOptions(asr_learning_rate=options.expert_learning_rate, asr_patience=n_updates),  # never early: the same utterances
         CurriculumOptions(),
         dataclasses.replace(training, plan=plan),
     )
@@ -187,7 +182,7 @@ def _system(options: StepOptions, prepared: Prepared, base: BaseModel, base_dir:
     shape = WhisperShape(0, adapters, options.part(RoutingOptions), options.part(AudioContextOptions))
     record = new_record(options.system, shape, prepared.language, prepared.label_normaliser, {})
     model = WhisperMoE(base.model, 0, adapters, shape.routing)
-    return WhisperSystem(model, base, base_dir, record, {"adapters": _rate(options)})
+    return WhisperSystem(model, base, base_dir, record, {"adapters": options.expert_learning_rate})
 
 
 def _report(

@@ -25,19 +25,18 @@ from moe.routing.options import RoutingOptions
 from moe.routing.weights import one_hot
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper_moe.folder import MIXTURE, WhisperShape, new_record, save_adapters
-from moe.systems.whisper_moe.learning_rate import AdapterRateOptions
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.systems.whisper_moe.system import WhisperMoESystem
 from moe.training.loop import Training, seed_everything, together
 from steps.inputs.corpus import Prepared
-from steps.inputs.training import TrainingInputs, base_record, plan_of, read_base, training_inputs
+from steps.inputs.training import TrainingInputs, plan_of, read_base, training_inputs
 from steps.options.step_options import TRAINING, MixtureStepOptions
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(AdapterRateOptions, ExpertOptions, TrainingsOptions, MixtureStepOptions):
+class StepOptions(ExpertOptions, TrainingsOptions, MixtureStepOptions):
     """Train the experts."""
 
     cluster_run_id: str = option(help="run that made the clusters")
@@ -67,7 +66,7 @@ class StepOptions(AdapterRateOptions, ExpertOptions, TrainingsOptions, MixtureSt
 
     def idle(self) -> dict[str, str]:
         """What no training reads."""
-        names = [] if self.expert_epochs else [*names_of(AdapterRateOptions, ExpertOptions, but=["expert_epochs"]), *TRAINING]
+        names = [] if self.expert_epochs else [*names_of(ExpertOptions, but=["expert_epochs"]), *TRAINING]
         by_epochs = {"eval_every_n_updates": "each expert is judged by its epochs"}
         return by_epochs | dict.fromkeys(names, "expert_epochs=0 trains nothing")
 
@@ -78,9 +77,7 @@ def run(options: StepOptions) -> str:
 
 
 def _work(step: StepRun, options: StepOptions) -> None:
-    plan = plan_of(
-        options, options.expert_epochs, options.expert_batch_size, options.adapter_rate(base_record(options.pretrain_run_id))
-    )
+    plan = plan_of(options, options.expert_epochs, options.expert_batch_size, options.expert_learning_rate)
     given = training_inputs(step, options, options.experts_percent, plan)
     labels = pd.read_parquet(artifacts.upstream(options.cluster_run_id, artifacts.LABELS))
     n_experts = sum(name.startswith("soft_") for name in labels.columns)

@@ -35,6 +35,7 @@ class ExpertOptions(Options):
 
     expert_batch_size: int = option(16, "utterances per batch", low=1, common=True)
     expert_epochs: int = option(6, "passes over the experts' subset", low=0, common=True)
+    expert_learning_rate: float = option(1e-3, "learning rate of all adapters", above=0)
     expert_patience: int = option(5, "epochs without improvement after which an expert has stopped", low=1)
     shared_epochs: int = option(0, "first of the expert_epochs, in which the shared adapter trains alone", low=0)
     experts_init: str = option(

@@ -136,4 +136,4 @@ def test_the_chain_takes_what_another_stage_reads_and_gives_it_to_that_alone() -
     assert [asked[stage].gradient_accumulation_steps for stage in (pretrain, experts, asr)] == [1, 3, 1]
     assert asked[asr].lora_r == 8
     zero_shot = stage_options(baseline, options, system="zero_shot", **IDS)
-    assert (zero_shot.lora_r, zero_shot.expert_learning_rate) == (4, None)
+    assert (zero_shot.lora_r, zero_shot.expert_learning_rate) == (4, 1e-3)

@@ -264,7 +264,7 @@ class Toy:
         weights = one_hot(torch.from_numpy(clusters.labels_), clusters.n_clusters_).weights.numpy()
         model = WhisperMoE(base.model, clusters.n_clusters_, chosen.part(AdapterOptions), chosen.part(RoutingOptions))
         system = system_of(model, base, chosen.part(AudioContextOptions))
-        plan = plan_of(chosen, chosen.expert_epochs, chosen.expert_batch_size, chosen.adapter_rate({"init_from": "scratch"}))
+        plan = plan_of(chosen, chosen.expert_epochs, chosen.expert_batch_size, chosen.expert_learning_rate)
         train_set, dev_set = (
             self.train_set(chosen, system, {"routing_weights": weights}),
             SpeechDataset(self.dev, self.root, system.inputs),
