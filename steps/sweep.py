@@ -89,10 +89,10 @@ def _check(options: StepOptions) -> None:
         ValueError: all of it.
     """
     whole = dataclasses.replace(chain_options(options), until="evaluate")
-    missing = missing_extra()
-    chain.check_stages(whole, [*([missing] if missing else []), *remote_faults(whole)])
-    if faults := refused(options.dimensions, lambda values: _fault(options, values)):
-        raise ValueError("; ".join(faults))
+    found = [fault for fault in (missing_extra(), *remote_faults(whole)) if fault]
+    if not _fault(options, {}):
+        found += refused(options.dimensions, lambda values: _fault(options, values))
+    chain.check_stages(whole, found)
 
 
 def _fault(options: StepOptions, values: Mapping[str, Any]) -> str:
