@@ -25,8 +25,8 @@ def dies_where_asked(work: int) -> int:
 
 
 def waits(path: str) -> None:
-    Path(path).touch()
     try:
+        Path(path).touch()
         time.sleep(60)
     finally:
         Path(path).rename(f"{path}.ended")
