@@ -5,11 +5,12 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
 from moe.training.processes import places
+from steps.tracking.environment import environment
 from steps.tracking.parents import below
 from steps.tracking.processes import end_with, threads_of_each
 from steps.tracking.runs import raise_terminated
@@ -35,7 +36,7 @@ def side_by_side(do: Callable[[Work], Found], works: Sequence[Work], parent_run_
         for number, work in enumerate(works):
             ours, theirs = context.Pipe(duplex=False)
             process = context.Process(target=_answer, args=(theirs, do, work, parent_run_id))
-            with _environment(number, len(works)):
+            with environment(_share(number, len(works))):
                 process.start()
             theirs.close()
             started.append((process, ours))
@@ -65,17 +66,10 @@ def _received(answers: "Connection[object, Found]") -> Found:
         raise RuntimeError("a trial's process ended without an answer: start the same command again") from None
 
 
-@contextlib.contextmanager
-def _environment(number: int, n_processes: int) -> Iterator[None]:
-    """In this block a process starts with its share of the cores, and a GPU of its own where there are several."""
+def _share(number: int, n_processes: int) -> dict[str, str]:
+    """What a process is told: its share of the cores, and a GPU of its own where there are several."""
     most, what = places()
     given = {"OMP_NUM_THREADS": str(threads_of_each(n_processes))}
     if what == "GPUs" and most > 1 and GPUS not in os.environ:
         given[GPUS] = str(number % most)
-    before = {name: os.environ.get(name) for name in given}
-    os.environ.update(given)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+    return given

@@ -28,6 +28,7 @@ from moe.options import NONE, Options, OptionsType
 from moe.training import processes
 from steps.tracking import placement, torchrun
 from steps.tracking.ends import STOPPED, LostProcess, first_fault
+from steps.tracking.environment import environment
 from steps.tracking.metric_log import MetricLog, history
 from steps.tracking.resuming import OpenRun
 from steps.tracking.step_run import StepRun
@@ -130,7 +131,7 @@ def _start(run: StepRun, options: Options, asked: processes.ProcessOptions) -> N
     words += [
         f"--{name}={text}" for name, text in Options.as_parameters(options).items()
     ]  # a step may log some of them otherwise
-    with _told(run, asked), _one_signal():
+    with environment(_told(run, asked)), _one_signal():
         if asked.is_placed:
             ends = placement.run_together(run.step, words, asked, run.opened.work_folder.folder, SHUTDOWN_S)
         else:
@@ -148,20 +149,12 @@ def _leave_word(error: Exception) -> None:
     get_error_handler().record_exception(error)
 
 
-@contextlib.contextmanager
-def _told(run: StepRun, asked: processes.ProcessOptions) -> Iterator[None]:
-    """The environment of the processes that are started in this block."""
+def _told(run: StepRun, asked: processes.ProcessOptions) -> dict[str, str]:
+    """What the processes that are started are told."""
     told = {"run_id": run.run_id, "folder": str(run.opened.work_folder.folder), "name": run.name, "plots": run.plots}
     told["placed"] = asked.is_placed
     path = os.pathsep.join(filter(None, [str(project_root()), os.environ.get("PYTHONPATH")]))
-    given = {TOLD: json.dumps(told), "PYTHONPATH": path, "OMP_NUM_THREADS": str(_threads(asked))}
-    before = {name: os.environ.get(name) for name in given}
-    os.environ.update(given)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+    return {TOLD: json.dumps(told), "PYTHONPATH": path, "OMP_NUM_THREADS": str(_threads(asked))}
 
 
 @contextlib.contextmanager
