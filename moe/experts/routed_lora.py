@@ -76,9 +76,13 @@ class AdapterOptions(LoraOptions):
         """Parts of the base model that carry adapters."""
         return PARTS if self.lora_part == BOTH else (self.lora_part,)
 
+    def is_in_part(self, name: str) -> bool:
+        """Whether a module of this full name is in the part that carries adapters."""
+        return self.lora_part == BOTH or f"{self.lora_part}." in name
+
     def carries(self, name: str) -> bool:
         """Whether the Linear of this full name carries adapters."""
-        return name.endswith(self.targets) and (self.lora_part == BOTH or f"{self.lora_part}." in name)
+        return name.endswith(self.targets) and self.is_in_part(name)
 
 
 class RoutedLinear(nn.Module):
@@ -211,11 +215,13 @@ def routed_layers(model: nn.Module) -> list[tuple[str, RoutedLinear]]:
 
 
 def _check_targets(base: nn.Module, options: AdapterOptions) -> None:
-    linears = sorted({name.rpartition(".")[2] for name, module in base.named_modules() if isinstance(module, nn.Linear)})
+    names = [name for name, module in base.named_modules() if isinstance(module, nn.Linear) and options.is_in_part(name)]
+    linears = sorted({name.rpartition(".")[2] for name in names})
     unknown = [target for target in options.targets if not any(name.endswith(target) for name in linears)]
     if unknown or not options.targets:
+        where = "" if options.lora_part == BOTH else f"'s {options.lora_part}"
         raise ValueError(
-            f"lora_targets={options.lora_targets!r}: no Linear of the base model is called {' or '.join(unknown) or 'so'}; "
+            f"lora_targets={options.lora_targets!r}: no Linear of the base model{where} is called {' or '.join(unknown) or 'so'}; "
             f"there are {', '.join(linears)}"
         )
 

@@ -162,6 +162,13 @@ def test_a_target_that_is_no_layer_is_refused_before_anything_is_changed(targets
     assert not routed_layers(model)
 
 
+def test_a_target_that_is_in_another_part_is_refused() -> None:
+    for part in PARTS:  # the head is in neither
+        with pytest.raises(ValueError, match=f"no Linear of the base model's {part} is called proj_out"):
+            attach(bare_model(), 2, adapter_options("q_proj,proj_out", lora_part=part))
+    assert attach(bare_model(), 2, adapter_options("q_proj,proj_out")) is not None
+
+
 @pytest.mark.parametrize("targets", ["q_proj,v_proj", ALL_LINEARS])
 def test_the_matched_rank_has_the_mixtures_size_counted(targets: str) -> None:
     mixture = toy_mixture(adapters=adapter_options(targets))
