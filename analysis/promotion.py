@@ -59,7 +59,7 @@ def merit(
             continue
         check_comparable([system, other])
         found = speaker_difference(counted(system), counted(other), n_resamples, seed)
-        if other is base and not _is_better(found):
+        if other is base and not is_better(found):
             return Merit(False, f"not significantly better than {words}: {size_words(found, words)}")
         if found.value > 0:
             return Merit(False, size_words(found, words))
@@ -77,7 +77,8 @@ def size_words(found: Difference, other: str) -> str:
     return f"{size} ({100 * found.low:+.1f} to {100 * found.high:+.1f}, {p_words(found.p_value)})"
 
 
-def _is_better(found: Difference) -> bool:
+def is_better(found: Difference) -> bool:
+    """Whether the first of two makes significantly fewer errors."""
     return found.value < 0 and found.p_value < ALPHA
 
 
@@ -102,7 +103,7 @@ def decide(
     ours, theirs = counted(challenger), counted(champion)
     difference = speaker_difference(ours, theirs, n_resamples, seed)
     groups = regressions(ours, theirs)
-    better = _is_better(difference)
+    better = is_better(difference)
     lost = groups[groups["difference"] > max_group_regression + 1e-12]
     return Decision(
         better and lost.empty, _reason(difference, better, lost, champion_name, max_group_regression), difference, groups

@@ -1,9 +1,9 @@
 """Entry point `register`: put the best system into the model registry as a self-contained pyfunc model, and see whether it becomes champion.
 
-Of the `evaluate` runs given, the one of `register_system` with the lowest test WER is registered; where its fair control is better, that
-one is registered beside it. The better of the two becomes `champion` if it is significantly better than the base model and, where there
-is a champion of the same test set, significantly better than that one with no group worse by more than `max_group_regression`. Otherwise
-it is `challenger`, and its tags say why. Example:
+Of the `evaluate` runs given, the one of `register_system` with the lowest test WER is registered; unless it is significantly better than
+its fair control, that one is registered beside it and takes its place. The one of them that is recommended becomes `champion` if it is
+significantly better than the base model and, where there is a champion of the same test set, significantly better than that one with no
+group worse by more than `max_group_regression`. Otherwise it is `challenger`, and its tags say why. Example:
     mlflow run . --env-manager local -e register -P evaluate_run_ids=ID,ID
 """
 

@@ -8,7 +8,8 @@ import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 
 from analysis.error_rates import rates_by
-from analysis.promotion import Decision, Merit, decide, merit, size_words
+from analysis.intervals import Difference
+from analysis.promotion import Decision, Merit, decide, is_better, merit, size_words
 from analysis.significance import speaker_difference
 from analysis.systems import BASE, SystemScores, check_comparable, counted
 from steps.registry import versions
@@ -34,9 +35,19 @@ class Judge:
     seed: int
 
     def candidates(self, best: SystemScores) -> list[SystemScores]:
-        """The best evaluation, and behind it its fair control where that is better: the last one may become champion."""
+        """The best evaluation, and behind it its fair control unless it is significantly better: the last one may become champion.
+
+        A control has one part where the system has several. So what a test cannot tell apart is no reason for the system.
+        """
         control = self.control_of(best)
-        return [best] if control is None or wer(control) >= wer(best) else [best, control]
+        return [best] if control is None or self._pays(best, control) else [best, control]
+
+    def _pays(self, system: SystemScores, control: SystemScores) -> bool:
+        """Whether it makes significantly fewer errors than its fair control; what cannot be compared is for `decide` to say."""
+        return not _one_test_set(system, control) or is_better(self._against(system, control))
+
+    def _against(self, system: SystemScores, other: SystemScores) -> Difference:
+        return speaker_difference(counted(system), counted(other), self.n_resamples, self.seed)
 
     def control_of(self, system: SystemScores) -> SystemScores | None:
         """The evaluation of its fair control with the lowest WER, if there is one."""
@@ -68,8 +79,9 @@ class Judge:
 
     def behind_control(self, system: SystemScores, control: SystemScores) -> Decision:
         """Why a system gives way to its fair control."""
-        found = speaker_difference(counted(system), counted(control), self.n_resamples, self.seed)
-        return _decision(False, size_words(found, f"its fair control, {control.name}, which is registered beside it"))
+        found = self._against(system, control)
+        size = size_words(found, f"its fair control, {control.name}, which is registered beside it")
+        return _decision(False, size if found.value > 0 else f"not significantly better than a simpler system: {size}")
 
 
 def best_system(scores: Sequence[SystemScores], system: str = ANY) -> SystemScores:

@@ -196,6 +196,18 @@ class TestWhoMayBeChampion:
         assert said.startswith("Champion of synthetic: models:/pair@champion, version 2 (one LoRA, same size, ")
         assert "Version 1 (Whisper-MoE) is challenger: " in said
 
+    def test_the_fair_control_where_the_mixture_is_not_significantly_better(self, registered: Registry) -> None:
+        runs = [
+            log_toy_evaluation(registered.asr, WRONG),
+            log_toy_evaluation(registered.asr, POOR, system="zero_shot"),
+            log_toy_evaluation(registered.asr, WRONG, system="single_lora", seed=1),
+        ]
+        step.run(step.StepOptions(evaluate_run_ids=",".join(runs), registered_model="tie", n_resamples=300))
+        mixture, champion = registered.version("tie", "1"), versions.champion("tie")
+        assert champion is not None and champion.tags["system"] == "single_lora"
+        assert mixture.tags["promoted"] == "false" and "significantly better" not in champion.tags["promotion_reason"]
+        assert "its fair control, one LoRA, same size, which is registered beside it" in mixture.tags["promotion_reason"]
+
     def test_nobody_whose_base_or_control_was_not_evaluated(self, registered: Registry) -> None:
         for number, (systems, missing) in enumerate(
             (((), "evaluate zero_shot"), (("zero_shot",), "single_lora, was not evaluated"))
