@@ -135,7 +135,10 @@ COMPARISONS = {
         (
             Claim("greedy decoding, 5 s in a window of 5 s, no adapters : CTranslate2", v.OURS, v.PACKED, 1.0),
             Claim("the same, top-2 of 8 with the shared adapter", v.OURS_ROUTED, v.PACKED),
-            Claim("the same in bf16 : CTranslate2 in int8", v.OURS_ROUTED_HALF, v.EIGHT_BITS, 1.2),
+            Claim("no adapters, in bf16 : CTranslate2 in int8", v.OURS_HALF, v.EIGHT_BITS, 1.2),
+            Claim("no adapters, in int8 by torch's oneDNN : CTranslate2 in int8", v.OURS_EIGHT_BITS, v.EIGHT_BITS, 1.2),
+            Claim("no adapters, in int8 by torch's oneDNN : in bf16", v.OURS_EIGHT_BITS, v.OURS_HALF),
+            Claim("top-2 of 8 in bf16 : CTranslate2 in int8", v.OURS_ROUTED_HALF, v.EIGHT_BITS, 1.2),
             Claim("CTranslate2 in int8 : CTranslate2", v.EIGHT_BITS, v.PACKED),
         ),
         packages=("ctranslate2", *CORPUS_PACKAGES),

@@ -8,12 +8,22 @@ import numpy as np
 import torch
 from transformers import AutoProcessor, AutoTokenizer, WhisperForConditionalGeneration
 
-from benchmarks.speed.variants import EIGHT_BITS, OURS, OURS_ROUTED, OURS_ROUTED_HALF, PACKED
+from benchmarks.speed.eight_bits import hold_in_eight_bits
+from benchmarks.speed.variants import (
+    EIGHT_BITS,
+    OURS,
+    OURS_EIGHT_BITS,
+    OURS_HALF,
+    OURS_ROUTED,
+    OURS_ROUTED_HALF,
+    PACKED,
+)
 from benchmarks.speed.workbench import Workbench, start_of
 from benchmarks.timing import Variants
 from moe.systems.whisper.conversion import to_ctranslate2
 from moe.systems.whisper.encoder import encode
 from moe.systems.whisper.greedy import greedy
+from moe.training.precision import computing, hold_frozen
 from steps.pretrain import SHIPPED
 
 
@@ -21,8 +31,13 @@ def variants(bench: Workbench) -> Variants:
     """Encoding and a fixed number of new tokens; the audio is as long as the model's window, so that nobody pads."""
     short, n_new = bench.with_window(bench.workload.short_s), bench.workload.n_labels
     base, mel = short.base().eval(), short.window_mel
+    half, eight = (Workbench(short.shape, short.workload, short.device).base().eval() for _ in range(2))  # models of their own
+    hold_frozen(half, "bf16")
+    hold_in_eight_bits(eight)
     return {
         OURS: lambda: ours(base, mel, n_new),
+        OURS_HALF: lambda: ours(half, mel, n_new, "bf16"),
+        OURS_EIGHT_BITS: lambda: ours(eight, mel, n_new),
         OURS_ROUTED: _routed(short, "fp32"),
         OURS_ROUTED_HALF: _routed(
             Workbench(short.shape, short.workload, short.device), "bf16"
@@ -33,9 +48,10 @@ def variants(bench: Workbench) -> Variants:
 
 
 @torch.no_grad()
-def ours(base: WhisperForConditionalGeneration, mel: torch.Tensor, n_new: int) -> list[list[int]]:
+def ours(base: WhisperForConditionalGeneration, mel: torch.Tensor, n_new: int, precision: str = "fp32") -> list[list[int]]:
     """Token ids of our own loop."""
-    return greedy(base, encode(base.model.encoder, mel), prompt(), n_new, n_new).tokens.tolist()
+    with computing(mel.device, precision):
+        return greedy(base, encode(base.model.encoder, mel), prompt(), n_new, n_new).tokens.tolist()
 
 
 def ctranslated(base: WhisperForConditionalGeneration, mel: torch.Tensor, n_new: int, kind: str) -> Callable[[], list[list[int]]]:

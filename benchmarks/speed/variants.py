@@ -25,6 +25,7 @@ ONE_BY_ONE, OURS_STEM = "one by one, full window, unpooled", "ours, default laye
 OURS_LAST, OURS_LAST_HALF = "ours, last layer", "ours, last layer, bf16"
 POOLED, POOLED_LARGE = "pooled", "pooled, large-v2's width"
 OURS, OURS_ROUTED, OURS_ROUTED_HALF = "ours, no adapters", "ours, top-2 of 8", "ours, top-2 of 8, bf16"
+OURS_HALF, OURS_EIGHT_BITS = "ours, no adapters, bf16", "ours, no adapters, int8"
 PACKED, EIGHT_BITS = "CTranslate2, fp32", "CTranslate2, int8"
 N_BEAMS = 4
 
