@@ -23,12 +23,13 @@ from typing import Any
 
 from benchmarks import table
 from benchmarks.torture import chain as torture_chain
-from benchmarks.torture import data, store, training
+from benchmarks.torture import data, shared, store, training
 from benchmarks.torture.arena import ROOT, STAGES, Arena
 from benchmarks.torture.store import NotHere
 
 RESULTS = ROOT / "benchmarks" / "results" / "torture"
 CODE = ("moe", "steps", "analysis", "benchmarks")
+SHARED = "replaced in the same run, weights and metrics bit-identical, no run left RUNNING"
 HEADER = "| test | pass | passed | seconds |\n| --- | --- | --- | --- |"
 
 
@@ -81,6 +82,11 @@ def rows(folder: Path, short: bool) -> list[Row]:
             found.append(Row(f"kill-{stage}-{n_workers}", shown, "weights and metrics bit-identical", trial, None, n_short))
     chain = folder / "chain"
     return found + [
+        Row("kill-shared", "kill -9 of one of two processes (torchrun) at a random moment: experts", SHARED,
+            _on(shared.killed_of_two, arena), 10),
+        Row("kill-placed", "kill -9 of one of two processes on two nodes (Ray) at a random moment: experts", SHARED,
+            _on(shared.killed_of_placed, arena), 10),
+        Row("remove-node", "one of two nodes (Ray) removed at a random moment: experts", SHARED, _on(shared.removed_node, arena), 10),
         Row("two-chains", "two chains at once on one fresh sqlite store", "both finish", _in(torture_chain.two_at_once, chain), 1),
         Row("sigterm", "SIGTERM to the chain at a random moment", "KILLED and, in training, a checkpoint within 30 s",
             _in(torture_chain.terminated_at_random, chain), 10),

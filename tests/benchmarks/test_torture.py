@@ -125,7 +125,7 @@ def test_every_row_of_the_issue_is_there(tmp_path: Path) -> None:
         "read-only",
         "server",
     }
-    wanted |= {"two-chains", "sigterm", "kill-chain"} | {
+    wanted |= {"two-chains", "sigterm", "kill-chain", "kill-shared", "kill-placed", "remove-node"} | {
         f"kill-{stage}-{n}" for stage in ("pretrain", "experts", "asr", "single_lora", "steer") for n in (0, 2)
     }
     assert wanted | {"kill-gate-0"} == set(names)
