@@ -27,7 +27,7 @@ from moe.text.error_rates import word_error_rate
 from moe.training.checkpoints import CheckpointOptions
 from moe.training.loop import Training, TrainingSummary, fit, seed_everything
 from moe.training.plan import TrainingPlan
-from moe.training.processes import ProcessOptions
+from moe.training.sharding import ShardingOptions
 from steps.inputs.corpus import SYNTHETIC_NOTE, read_prepared
 from steps.inputs.training import checkpoints_of, reporter
 from steps.options.step_options import ReportOptions, RunOptions, SeedOptions, model_folder_faults
@@ -58,7 +58,7 @@ class StepOptions(
     DecoderSourceOptions,
     DecoderOptions,
     PromptTextOptions,
-    ProcessOptions,
+    ShardingOptions,
     CheckpointOptions,
     ReportOptions,
     SeedOptions,
@@ -83,7 +83,7 @@ class StepOptions(
 
     def idle(self) -> dict[str, str]:
         """What only a language model that is made would use."""
-        names = names_of(DecoderOptions, PromptTextOptions, ProcessOptions, CheckpointOptions, ReportOptions)
+        names = names_of(DecoderOptions, PromptTextOptions, ShardingOptions, CheckpointOptions, ReportOptions)
         names += ["prepare_run_id", "pretrain_run_id"]
         if self.init_from:
             return {"copy_decoder_mb": f"init_from={self.init_from}: a language model that is made is copied at any size"}
@@ -148,9 +148,8 @@ def _make(step: StepRun, options: StepOptions, folder: Path) -> None:
 
 
 def _train(step: StepRun, options: StepOptions, reader: Reader, sentences: Sentences) -> TrainingSummary:
-    plan = TrainingPlan(
-        1, options.decoder_batch_size, options.llm_learning_rate, options.seed, max_updates=options.decoder_updates
-    )
+    rate, n_updates = options.llm_learning_rate, options.decoder_updates
+    plan = TrainingPlan(1, options.decoder_batch_size, rate, options.seed, max_updates=n_updates, strategy=options.strategy)
     training = Training(plan, reporter(step, options), checkpoints_of(step, options))
     return fit(reader, sentences, training, LossLog(training.report))
 

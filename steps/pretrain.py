@@ -38,7 +38,7 @@ from moe.training.dataset import SpeechDataset
 from moe.training.loop import Training, seed_everything, together
 from moe.training.plan import ComputeOptions
 from moe.training.precision import precision
-from moe.training.processes import ProcessOptions
+from moe.training.sharding import ShardingOptions
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.training import checkpoints_of, compute_arguments, reporter
 from steps.options.step_options import PlotOptions, ReportOptions, model_folder_faults
@@ -88,7 +88,7 @@ class StepOptions(
     AudioContextOptions,
     AugmentationOptions,
     ComputeOptions,
-    ProcessOptions,
+    ShardingOptions,
     CheckpointOptions,
     ReportOptions,
     PlotOptions,
@@ -201,7 +201,8 @@ def _train(step: StepRun, options: StepOptions, prepared: Prepared, folder: Path
     train_set = SpeechDataset(train, root, inputs, options.part(AugmentationOptions), options.seed, extras, trains=True)
     dev_set = SpeechDataset(dev, root, inputs)
     plan = pretraining_plan(options, options.seed, options.num_workers, precision(options))
-    plan = dataclasses.replace(plan, accumulation=options.gradient_accumulation_steps, **compute_arguments(options))
+    given = compute_arguments(options) | {"strategy": options.strategy}
+    plan = dataclasses.replace(plan, accumulation=options.gradient_accumulation_steps, **given)
     training = Training(plan, reporter(step, options), checkpoints_of(step, options), options.eval_every_n_epochs)
     pretrained = pretrain(base, train_set, lambda: base_wer(base, dev_set, context), options, training, n_phonemes)
     if processes.number() == 0:  # transformers writes the weights in the first process alone

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn
 
 from moe.options import NONE, Options, option
+from moe.training.sharding import as_held
 
 EMA, LAST = "ema", "last"
 Rule = Callable[[Tensor, Tensor, Tensor | int], Tensor]  # average so far, new weights, number averaged → average
@@ -106,7 +107,7 @@ class WeightAverage:
             part = self._part(int(number))
             part.n_averaged.fill_(n_averaged)
             for name, each in zip(self.names, part.parameters(), strict=True):
-                each.copy_(tensors[f"{number}/{name}"])
+                each.copy_(as_held(tensors[f"{number}/{name}"], each))
 
     def _part(self, number: int) -> AveragedModel:
         if number not in self.parts:

@@ -22,6 +22,7 @@ from moe.training.checkpoints import Checkpoint, Checkpoints, TrainingEvents
 from moe.training.hooks import Report, TrainingHooks
 from moe.training.loading import Stall
 from moe.training.plan import TrainingPlan, training_arguments
+from moe.training.sharding import is_sharded, sharded
 from moe.training.trainer import ResumableTrainer
 
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
@@ -122,8 +123,9 @@ def fit(
     with tempfile.TemporaryDirectory() as output_dir:
         with training_arguments(plan, len(train_set), output_dir).main_process_first(local=False):
             start = checkpoints.newest()
-        trainer_from = functools.partial(_trainer, model, train_set, plan, hooks, groups, checkpoints, output_dir)
-        rest = _run(trainer_from, start, plan, checkpoints.events)
+        with sharded(model, plan.strategy, groups) as held:
+            trainer_from = functools.partial(_trainer, model, train_set, plan, hooks, held, checkpoints, output_dir)
+            rest = _run(trainer_from, start, plan, checkpoints.events)
     n_utterances = round(rest["share"] * len(train_set))
     audio_s = rest["share"] * float(train_set.durations.sum())
     times = (rest["seconds"], rest["cpu_seconds"], audio_s)
@@ -148,7 +150,10 @@ def _trainer(
         {"params": list(group.parameters), "lr": group.learning_rate, "weight_decay": decay, "name": group.name}
         for group, decay in zip(groups, decays, strict=True)
     ]
-    optimizer = torch.optim.AdamW(parameters, lr=plan.learning_rate, betas=plan.betas, weight_decay=plan.weight_decay)
+    one_by_one = {"foreach": False} if is_sharded(model) else {}  # some of them are parts, and some are whole
+    optimizer = torch.optim.AdamW(
+        parameters, lr=plan.learning_rate, betas=plan.betas, weight_decay=plan.weight_decay, **one_by_one
+    )
     return SpeechTrainer(
         hooks,
         checkpoints,

@@ -21,6 +21,7 @@ class TrainingPlan:
         warmup_updates: in which the learning rate rises; None: `warmup_share` of all.
         batch_size: utterances of a batch, over all processes; it is served in `n_parts`, for memory.
         log_every: updates between two loss metrics; None: `LOG_EVERY`.
+        strategy: what each of several processes holds, as `moe.training.sharding` says.
     """
 
     epochs: int
@@ -43,6 +44,7 @@ class TrainingPlan:
     log_every: int | None = None
     gradient_checkpointing: bool = False
     persistent_workers: bool = False
+    strategy: str = "ddp"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The processes that share the work of a step: how many there are, which this one is, and what they tell each other.
 
 torchrun starts them, or Ray on the nodes of a cluster. Embedding and decoding deal whole batches out to them (`moe.training.blocks`). In training every process holds the
-whole model, works on its share of each batch, and has the gradient averaged over all (DistributedDataParallel). What a loss is a mean over
+whole model, or a part of its layers (`moe.training.sharding`), works on its share of each batch, and has the gradient averaged over all. What a loss is a mean over
 differs from share to share, so a loss says it: then the average over the processes is the mean over the batch. With one process nothing
 here does anything, and where no gradient is asked for no loss is shared.
 """

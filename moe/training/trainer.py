@@ -25,6 +25,7 @@ from moe.training.hooks import TrainingHooks
 from moe.training.interrupts import Interrupt
 from moe.training.loading import Stall
 from moe.training.random_state import generators, set_generators
+from moe.training.sharding import as_held, is_sharded, whole, whole_model
 from moe.training.trainer_internals import TRAINER_STATE_NAME
 from moe.training.update_bar import UpdateBar
 
@@ -83,15 +84,18 @@ class ResumableTrainer(CarefulTrainer):
     def checkpoint(self) -> Checkpoint:
         """Everything there is to know, as of the last moment of rest."""
         optimizer, scaler = self.optimizer.state_dict(), self.accelerator.scaler
-        moments = {f"{index}/{name}": value for index, state in optimizer["state"].items() for name, value in state.items()}
+        moments = {
+            f"{index}/{name}": whole(value) for index, state in optimizer["state"].items() for name, value in state.items()
+        }
         values = {
             "optimizer": optimizer["param_groups"],
             "scheduler": self.lr_scheduler.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
-        weights = {name: parameter.detach() for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        weights = {name: whole(each.detach()) for name, each in self.model.named_parameters() if each.requires_grad}
         values["average"], average = self.average.state()
-        tensors = {"weights": weights, "optimizer": moments, "average": average}
+        averages = {name: whole(each) for name, each in average.items()}
+        tensors = {"weights": weights, "optimizer": moments, "average": averages}
         return Checkpoint(self.rest.values | values, self.rest.tensors | tensors)
 
     # Moments that the Trainer calls.
@@ -108,7 +112,7 @@ class ResumableTrainer(CarefulTrainer):
     def epoch_begins(self) -> None:
         """Order, curriculum and the like follow from the epoch's number."""
         self.sampler.set_epoch(self.epoch)
-        with self._interrupt.interruptible():
+        with whole_model(self.model), self._interrupt.interruptible():
             self.hooks.epoch_begins(self.epoch)
 
     def optimizer_steps(self) -> None:
@@ -127,7 +131,7 @@ class ResumableTrainer(CarefulTrainer):
 
     def _update_ended(self) -> None:
         if self.hooks.update_ended(self.state.global_step):
-            with self.average.in_force(), self._interrupt.interruptible():
+            with self.average.in_force(), whole_model(self.model), self._interrupt.interruptible():
                 self.hooks.judge_update(self.epoch)
             self.model.train()
             self.rest = self._resting()
@@ -137,10 +141,12 @@ class ResumableTrainer(CarefulTrainer):
         if self._generators_due:  # all updates of the epoch were done before the interruption
             self.restore_generators()
         is_last = self.state.global_step >= self.state.max_steps
-        with self.average.in_force(), self._interrupt.interruptible():
+        with self.average.in_force(), whole_model(self.model), self._interrupt.interruptible():
             stops = self.hooks.epoch_ends(self.epoch, is_last)
         self.whole = False
-        if self.hooks.epoch_ended(self.epoch):
+        with whole_model(self.model):
+            restarts = self.hooks.epoch_ended(self.epoch)
+        if restarts:
             self.average.restart()
         model.train()
         self.finished = self.control.should_training_stop = stops or is_last
@@ -177,9 +183,10 @@ class ResumableTrainer(CarefulTrainer):
         if self.start is None:
             return
         state: dict[int, dict[str, Tensor]] = {}
+        trained = [each for group in self.optimizer.param_groups for each in group["params"]]
         for key, value in self.start.tensors["optimizer"].items():
             index, name = key.split("/")
-            state.setdefault(int(index), {})[name] = value
+            state.setdefault(int(index), {})[name] = as_held(value, trained[int(index)])
         groups = [group | {"betas": tuple(group["betas"])} for group in self.start.values["optimizer"]]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.lr_scheduler.load_state_dict(self.start.values["scheduler"])
@@ -243,7 +250,7 @@ class ResumableTrainer(CarefulTrainer):
                 "resume=false starts afresh"
             )
         for name, tensor in (trained | buffers).items():
-            tensor.copy_(start.tensors["weights" if name in trained else "buffers"][name])
+            tensor.copy_(as_held(start.tensors["weights" if name in trained else "buffers"][name], tensor))
         self.average.restore(values["average"], start.tensors["average"])
         self.hooks.restore(values["stage"], start.tensors["stage"])
         self.epoch, self.n_in_epoch, self.finished = values["epoch"], values["n_in_epoch"], values["finished"]
@@ -275,7 +282,7 @@ class ResumableTrainer(CarefulTrainer):
         """A signal took effect in an evaluation, or ended a loader's process: what the last moment of rest left is whole."""
         if self._interrupt.requested is None or self._stops:
             return
-        if self.whole:
+        if self.whole and not is_sharded(self.model):  # of parts all processes would have to be here
             self._write(self.checkpoint())
         self._interrupt.raise_now()
 

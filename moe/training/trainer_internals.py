@@ -4,6 +4,7 @@ Private names may change with any version. `PRIVATE` lists them with their param
 that is installed, so that a move is seen there, by name, and mended here. The classes above see the public methods only.
 """
 
+import contextlib
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,9 +13,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 
+from moe.training.sharding import average_gradients, is_sharded, whole
+
 __all__ = ["PRIVATE", "PRIVATE_VALUES", "TRAINER_STATE_NAME", "OpenTrainer"]
 
 PRIVATE = {
+    "_clip_grad_norm": ("self", "model"),
+    "_defer_fsdp_gradient_reduction": ("self",),
     "_get_grad_norm": ("self", "model", "grad_norm"),
     "_init_training_state": (
         "self",
@@ -29,6 +34,7 @@ PRIVATE = {
     "_load_scaler": ("self", "checkpoint"),
     "_load_rng_state": ("self", "checkpoint"),
     "_save_checkpoint": ("self", "model", "trial"),
+    "_sync_replicated_trainable_parameters": ("self", "model"),
 }
 PRIVATE_VALUES = ("_tr_loss", "_globalstep_last_logged")  # set where training begins
 
@@ -39,6 +45,10 @@ class OpenTrainer(Trainer):
     model: nn.Module
     optimizer: Optimizer  # this and the scheduler are made where training begins
     lr_scheduler: LambdaLR
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.is_distributed_loading_by_transformers = is_sharded(self.model)  # then it is not to be wrapped again
 
     def gradient_known(self, model: nn.Module, norm: Tensor | float) -> None:
         """An update's gradient is whole, clipped and about to be applied; its norm was `norm`, ()."""
@@ -74,9 +84,22 @@ class OpenTrainer(Trainer):
         self._globalstep_last_logged = update
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float:
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if grad_norm is None and self.is_distributed_loading_by_transformers:
+            average_gradients(model)
+        norm = whole(super()._get_grad_norm(model, grad_norm=grad_norm))
         self.gradient_known(model, norm)
         return norm
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        if self.is_distributed_loading_by_transformers:
+            average_gradients(model)
+        return super()._clip_grad_norm(model)
+
+    def _sync_replicated_trainable_parameters(self, model: nn.Module) -> None:
+        """They are equal, and their gradients are averaged where they are clipped."""
+
+    def _defer_fsdp_gradient_reduction(self) -> Any:
+        return contextlib.nullcontext()  # the Trainer's own asks the model for a configuration of transformers
 
     def _init_training_state(
         self, max_steps: int, n_per_epoch: int, n_epochs: int, path: str | None, trial: Any

@@ -186,6 +186,7 @@ def plan_of(options: TrainingStepOptions, epochs: int, batch_size: int, learning
         schedule=options.lr_scheduler_type,
         precision=precision(options),
         averaging=options.part(AveragingOptions),
+        strategy=options.strategy,
         **compute_arguments(options),
     )
 

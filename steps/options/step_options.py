@@ -16,8 +16,8 @@ from moe.training.averaging import AveragingOptions
 from moe.training.checkpoints import CheckpointOptions
 from moe.training.plan import ComputeOptions
 from moe.training.precision import PrecisionOptions
-from moe.training.processes import ProcessOptions
 from moe.training.schedule import ScheduleOptions
+from moe.training.sharding import ShardingOptions
 
 SYNTHETIC = "synthetic"
 STYLES_OF_SYNTHETIC = 6
@@ -185,7 +185,7 @@ class TrainingStepOptions(
     AveragingOptions,
     ScheduleOptions,
     ComputeOptions,
-    ProcessOptions,
+    ShardingOptions,
     CheckpointOptions,
     ReportOptions,
     PlotOptions,
@@ -238,6 +238,6 @@ TRAINING = (
     "augment",
     "lora_dropout",
     *names_of(AugmentationOptions, AveragingOptions, CheckpointOptions),
-    *names_of(ScheduleOptions, ReportOptions, ComputeOptions, ProcessOptions, but=names_of(PrecisionOptions)),
+    *names_of(ScheduleOptions, ReportOptions, ComputeOptions, ShardingOptions, but=names_of(PrecisionOptions)),
     "eval_every_n_updates",
 )

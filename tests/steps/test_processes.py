@@ -9,10 +9,11 @@ from pathlib import Path
 import psutil
 import pytest
 import soundfile
+import torch
 
 from moe.systems.whisper.base_model import save_base
 from moe.training import processes
-from steps import asr, decoder, domain, gate, main, prepare, pretrain
+from steps import asr, decoder, domain, evaluate, gate, main, prepare, pretrain
 from steps.tracking.artifacts import MODEL, upstream
 from steps.tracking.store import connect
 from tests.toys.killing import kill_second, rank
@@ -110,3 +111,29 @@ def test_what_cannot_be_shared_is_refused_before_any_work(monkeypatch: pytest.Mo
         main.check_stages(main.StepOptions.asked(num_processes=2, expert_batch_size=15))
     with pytest.raises(TypeError, match="num_processes"):
         gate.StepOptions(embed_run_id="p", cluster_run_id="m", num_processes=2)  # it takes seconds
+
+
+def test_a_model_is_cut_only_over_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "places", lambda: (4, "cores"))
+    given, two = {"prepare_run_id": "p", "pretrain_run_id": "q", "strategy": "fsdp"}, {"num_processes": 2}
+    unseen = "strategy=fsdp shards over GPUs; this machine has none; set strategy=ddp"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for asked in (
+        lambda: domain.StepOptions(**given, **two),
+        lambda: decoder.StepOptions(init_from="scratch", strategy="fsdp", **two),
+        lambda: pretrain.StepOptions(init_from="scratch", tokenizer="characters", prepare_run_id="p", strategy="fsdp", **two),
+        lambda: main.check_stages(main.StepOptions.asked(strategy="fsdp", **two)),
+    ):
+        with pytest.raises(ValueError, match=f"^{unseen}$"):
+            asked()
+    with pytest.raises(ValueError, match=r"^strategy=fsdp shards over GPUs; gpus_per_process=0 gives its processes none"):
+        domain.StepOptions(**given, **two, cluster="auto")
+    assert domain.StepOptions(**given, **two, cluster="auto", gpus_per_process=1).strategy == "fsdp"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert domain.StepOptions(**given, **two).strategy == "fsdp"
+    with pytest.raises(
+        ValueError, match=r"^strategy=fsdp shards over several processes; num_processes=1 is one; set strategy=ddp$"
+    ):
+        domain.StepOptions(**given)
+    with pytest.raises(TypeError, match="strategy"):
+        evaluate.StepOptions(prepare_run_id="p", model_run_id="m", strategy="fsdp")  # it trains nothing

@@ -13,24 +13,28 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
+from torch.distributed.tensor import DTensor
 
 from benchmarks.forked import fork
+from moe.experts.expert_training import ExpertOptions, train_experts
 from moe.files import write_json
 from moe.recognition.decoding import decode
 from moe.routing.losses import BalanceOptions
 from moe.system import Batch, DecodingOptions
 from moe.training import plan as training_plan
 from moe.training import processes
+from moe.training.averaging import AveragingOptions
 from moe.training.batches import Widens, collate
 from moe.training.checkpoints import CheckpointOptions, Checkpoints
 from moe.training.loop import fit
+from moe.training.sharding import DDP
 from moe.training.trainer import ResumableTrainer
 from tests.toys import models as toy_models
 from tests.toys.checkpoints import Recorded
 from tests.toys.models import system_of
 from tests.toys.steer import trained_steer
 from tests.toys.systems import INSTANCES
-from tests.toys.training import Diary, dataset, plan, toy_base, toy_mixture, training, weights, write_corpus
+from tests.toys.training import Diary, dataset, one_hot_rows, plan, toy_base, toy_mixture, training, weights, write_corpus
 
 DROPS = ("dropout", "attention_dropout", "activation_dropout", "layerdrop")
 
@@ -39,7 +43,7 @@ class Stopped(BaseException):
     """As if the process had gone."""
 
 
-def train(folder: Path, name: str, dropout: float, stop_at: int) -> None:
+def train(folder: Path, name: str, dropout: float, stop_at: int, strategy: str = DDP) -> None:
     """Train from the newest checkpoint of `name`, to `stop_at` updates or, with 0, to the end; 13 utterances leave the last batch one."""
     rank = int(os.environ.get("RANK", "0"))
     corpus = folder / f"corpus_{rank}"
@@ -49,17 +53,23 @@ def train(folder: Path, name: str, dropout: float, stop_at: int) -> None:
     for parameter_name, parameter in model.named_parameters():
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(lambda _, parameter_name=parameter_name: touched.add(parameter_name))
-    ends, diary = ResumableTrainer.update_ends, Diary()
+    ends, diary, shares = ResumableTrainer.update_ends, Diary(), dict[str, float]()
 
     def update_ends(trainer: ResumableTrainer) -> None:
         ends(trainer)
+        shares.update(held_of(trainer.model))
         if trainer.state.global_step == stop_at:
             raise Stopped
 
     ResumableTrainer.update_ends = update_ends
     checkpoints = Checkpoints(folder / f"{name}_checkpoints", CheckpointOptions(save_every_n_updates=2), Recorded())
     try:
-        fit(model, dataset(write_corpus(corpus, 13), corpus), training(plan(batch_size=4), checkpoints=checkpoints), diary)
+        fit(
+            model,
+            dataset(write_corpus(corpus, 13), corpus),
+            training(plan(batch_size=4, strategy=strategy), checkpoints=checkpoints),
+            diary,
+        )
     except Stopped:
         return
     finally:
@@ -70,7 +80,42 @@ def train(folder: Path, name: str, dropout: float, stop_at: int) -> None:
     ]
     save_file(weights(model), folder / f"{name}_{rank}.safetensors")
     untouched = sorted(set(model.trainable_parameters()) - touched)
-    write_json(folder / f"{name}_{rank}.json", {"untouched": untouched, "logged": diary.logged, "losses": losses})
+    write_json(
+        folder / f"{name}_{rank}.json", {"untouched": untouched, "logged": diary.logged, "losses": losses, "shares": shares}
+    )
+
+
+def held_of(model: nn.Module) -> dict[str, float]:
+    """Which share of each parameter this process holds."""
+    parameters = {name: each for name, each in model.named_parameters() if each.numel()}
+    return {
+        name: (each.to_local().numel() if isinstance(each, DTensor) else each.numel()) / each.numel()
+        for name, each in parameters.items()
+    }
+
+
+def experts(folder: Path, name: str, strategy: str = DDP) -> None:
+    """Train experts with all that judges or changes a model between updates: dev scores, an average, experts copied from the shared adapter."""
+    rank = int(os.environ.get("RANK", "0"))
+    corpus = folder / f"{name}_corpus_{rank}"
+    corpus.mkdir()
+    manifest, model = write_corpus(corpus, 12), toy_mixture(toy_base())
+    model.gate.requires_grad_(False)  # it is no part of their training
+    given = dataset(manifest, corpus, extras={"routing_weights": one_hot_rows(12)})
+    asked = plan(
+        batch_size=4,
+        epochs=4,
+        accumulation=2,
+        strategy=strategy,
+        gradient_checkpointing=True,
+        averaging=AveragingOptions(averaging="last"),
+    )
+    options = ExpertOptions(shared_epochs=2, experts_init="shared", expert_epochs=4)
+    clusters = np.arange(12) % model.n_experts
+    done = train_experts(system_of(model), given, dataset(manifest, corpus), clusters, options, training(asked))
+    plain = {type(each).__name__ for each in model.modules() if type(each).__name__.startswith("FSDP")}
+    save_file({key: each.contiguous() for key, each in weights(model).items()}, folder / f"{name}_{rank}.safetensors")
+    write_json(folder / f"{name}_{rank}.json", {"history": list(done.history), "kept": done.kept, "plain": not plain})
 
 
 def without_dropout(module: nn.Module) -> nn.Module:
@@ -127,15 +172,17 @@ def steer(folder: Path) -> None:
 
 
 def do(rank: int, folder: Path, tasks: str) -> None:
-    """Tasks `name:dropout:updates` one after the other, as one of the processes; 0 updates are all."""
+    """Tasks `name:dropout:updates`, or `name:dropout:updates:strategy`, one after the other, as one of the processes; 0 updates are all."""
     for task in tasks.split(","):
-        name, dropout, stop_at = task.split(":")
+        name, dropout, stop_at, *strategy = task.split(":")
         if name == "losses":
             write_json(folder / f"losses_{rank}.json", compare_losses(folder, [np.arange(2), np.arange(2, 6)]))
+        elif name.startswith("experts"):
+            experts(folder, name, *strategy)
         elif name == "steer":
             steer(folder)
         else:
-            train(folder, name, float(dropout), int(stop_at))
+            train(folder, name, float(dropout), int(stop_at), *strategy)
 
 
 if __name__ == "__main__":

@@ -30,9 +30,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     folder = tmp_path_factory.mktemp("processes")
     groups = (
-        "1=alone:0:0,begun_alone:0:3",
+        "1=alone:0:0,begun_alone:0:3,parts_begun_alone:0:3,experts:0:0",
         "2=steer:0:0,two:0:0,begun_by_two:0:3,begun_alone:0:0,dropout:0.1:0,dropout_stopped:0.1:3",
-        "1=begun_by_two:0:0",
+        "2=parts:0:0:fsdp,begun_in_parts:0:3:fsdp,parts_begun_alone:0:0:fsdp,experts_in_parts:0:0:fsdp",
+        "1=begun_by_two:0:0,begun_in_parts:0:0",
         "2=losses:0:0,dropout_stopped:0.1:0",
     )
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
@@ -47,13 +48,48 @@ def weights_of(folder: Path, name: str, rank: int = 0) -> dict[str, torch.Tensor
 
 
 def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    return max(float((one[name] - other[name]).abs().max()) for name in one)
+    return max(float((one[name] - other[name]).abs().max()) for name in one if one[name].numel())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["two", "begun_alone", "begun_by_two"])
 def test_one_process_and_two_make_the_same_updates_also_where_one_goes_on_for_the_other(folder: Path, name: str) -> None:
     assert difference(weights_of(folder, "alone"), weights_of(folder, name)) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["parts", "parts_begun_alone", "begun_in_parts"])
+def test_a_model_cut_over_two_processes_learns_the_same_and_either_goes_on_for_the_other(folder: Path, name: str) -> None:
+    assert difference(weights_of(folder, "alone"), weights_of(folder, name)) < 1e-5
+    checkpoints = sorted((folder / f"{name}_checkpoints").iterdir())
+    wanted = sorted((folder / "alone_checkpoints").iterdir())
+    assert [path.name for path in checkpoints] == [path.name for path in wanted]
+    for found, whole in zip(checkpoints, wanted, strict=True):
+        for part in ("weights", "optimizer", "average", "buffers"):
+            ours, theirs = (load_file(each / f"{part}.safetensors") for each in (found, whole))
+            assert ours.keys() == theirs.keys() and all(ours[key].shape == theirs[key].shape for key in theirs)
+            assert difference(ours, theirs) < 1e-5 if theirs else not ours
+
+
+@pytest.mark.slow
+def test_each_process_holds_a_part_of_frozen_matrices_and_of_stacked_experts(folder: Path) -> None:
+    first, second = (read_json(folder / f"parts_{rank}.json")["shares"] for rank in (0, 1))
+    in_layers = {name for name in first if ".layers." in name}
+    assert {"lora_A", "shared_B", "weight"} <= {name.rpartition(".")[2] for name in in_layers}
+    assert all(0 < first[name] < 1 and first[name] + second[name] == pytest.approx(1) for name in in_layers)
+    assert {name for name, share in first.items() if share < 1} == in_layers
+    assert set(read_json(folder / "two_0.json")["shares"].values()) == {1.0}
+
+
+@pytest.mark.slow
+def test_experts_in_parts_are_judged_averaged_and_copied_as_whole_ones(folder: Path) -> None:
+    whole = read_json(folder / "experts_0.json")
+    for rank in (0, 1):
+        found = read_json(folder / f"experts_in_parts_{rank}.json")
+        assert difference(weights_of(folder, "experts"), weights_of(folder, "experts_in_parts", rank)) < 1e-5
+        assert found["plain"] and len(found["history"]) == 4
+        for row, wanted in zip(found["history"], whole["history"], strict=True):
+            assert row == pytest.approx(wanted, abs=1e-5)
 
 
 @pytest.mark.slow
