@@ -114,12 +114,12 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor of which each process holds a part, gathered in all of them; any other as it is."""
+    """A tensor (n, …) of which each process holds a part, gathered in all of them; any other as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def as_held(value: Tensor, held: Tensor) -> Tensor:
-    """A whole tensor, cut as another one is; nothing is sent."""
+    """A whole tensor (n, …), cut as another one is; nothing is sent."""
     if not isinstance(held, DTensor) or value.shape != held.shape:
         return value
     return distribute_tensor(value.to(held.device), held.device_mesh, held.placements, src_data_rank=None)
