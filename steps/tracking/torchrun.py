@@ -5,8 +5,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
+from moe.training.processes import LONGEST_WAIT
 from steps.tracking.ends import End
 from steps.tracking.loggers import quiet
+
+# the agent meets nobody but itself: on a busy machine it must not take itself for dead, nor give up after ten minutes
+ALONE = {"join_timeout": LONGEST_WAIT.total_seconds(), "keep_alive_max_attempt": 10_000}
 
 
 def run_together(run_id: str, words: Sequence[str], num_processes: int, shutdown_s: int) -> list[End]:
@@ -28,6 +32,7 @@ def run_together(run_id: str, words: Sequence[str], num_processes: int, shutdown
             rdzv_backend="c10d",
             rdzv_endpoint="localhost:0",
             local_addr="localhost",
+            rdzv_configs=dict(ALONE),  # it writes into it
             max_restarts=0,
             signals_to_handle="",
             shutdown_timeout=shutdown_s,
