@@ -1,25 +1,32 @@
 """Corpora side by side: a manifest of a million rows (time, peak memory), and decoding in × real time by decoder and resampler.
 
     python -m benchmarks.corpora million [N_ROWS]
+    python -m benchmarks.corpora memory [N_ROWS]
     python -m benchmarks.corpora decoding [FLAC_OR_WAV_FILE …]
 
 The first builds, splits, samples and writes a manifest of a folder corpus whose audio is not there (decoding has its own cost and
-its own benchmark). The second encodes speech (or noise bursts where no file is given) as each container at 44.1 kHz stereo and 16
+its own benchmark). The second trains on nothing, but opens such a manifest as a training does, with a hundred shards, and goes through two epochs' order
+and some batches of each: what one process holds. The third encodes speech (or noise bursts where no file is given) as each container at 44.1 kHz stereo and 16
 kHz mono, and times on one core: ours, PyAV for everything, and soundfile with SciPy's polyphase resampler.
 """
 
 import contextlib
 import csv
 import io
+import multiprocessing
+import os
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
+import pandas as pd
 import soundfile
 
 from benchmarks.memory import resident_peak_mib
@@ -30,6 +37,10 @@ ETIOLOGIES = ("ALS", "Cerebral Palsy", "Down Syndrome", "Parkinson's Disease", "
 CONTAINERS = ("wav", "flac", "mp3", "opus", "m4a")
 SOURCES = ((44_100, 2), (16_000, 1))  # Hz, channels
 REPEATS = 3
+N_SHARDS, MEMORY_BATCH, MEMORY_BATCHES = 100, 32, 200
+
+if TYPE_CHECKING:
+    from steps.inputs.corpus import Prepared
 
 
 def million(n_rows: int = 1_000_000) -> None:
@@ -67,6 +78,76 @@ def million(n_rows: int = 1_000_000) -> None:
         with _timed("check and write"):
             write_manifest(Path(folder) / "manifest.parquet", table)
         print(f"{n_rows} rows, subsets {sizes}: {time.perf_counter() - start:.1f} s, peak {resident_peak_mib() / 2**10:.2f} GiB")
+
+
+def memory(n_rows: int = 1_000_000) -> None:
+    """Open a manifest as a training step does, and go through two epochs; prints the peak memory of this process after each stage."""
+    from moe.systems.whisper.base_model import load_base
+    from moe.systems.whisper.features import AudioContextOptions
+    from moe.systems.whisper.inputs import WhisperInputs
+    from moe.training.batches import LengthGroupedSampler, Shares, collate, length_batches
+    from moe.training.dataset import SpeechDataset
+
+    with tempfile.TemporaryDirectory() as folder:
+        spawned = multiprocessing.get_context("spawn").Process(target=_write_shards, args=(Path(folder), n_rows))
+        spawned.start()
+        spawned.join()
+        with _timed("load the shipped base"):
+            inputs = WhisperInputs(load_base("base/synthetic-en").processor, AudioContextOptions())
+        with _timed("read the manifest"):
+            prepared = _prepared(Path(folder))
+        with _timed("train and dev split"):
+            train = prepared.train(100.0, 100.0, 2000, 42)
+            dev = prepared.dev(len(train), 0.5, 42)
+        with _timed("data sets"):
+            train_set = SpeechDataset(train, prepared.root, inputs, trains=True)
+            plain_set, dev_set = (SpeechDataset(rows, prepared.root, inputs) for rows in (train, dev))
+        sampler = LengthGroupedSampler(train_set.durations, MEMORY_BATCH, 42)
+        for epoch in range(2):
+            with _timed(f"order of epoch {epoch + 1}, {MEMORY_BATCHES} batches of {MEMORY_BATCH}"):
+                sampler.set_epoch(epoch)
+                for _, draws in zip(range(MEMORY_BATCHES), Shares(sampler, MEMORY_BATCH), strict=False):
+                    collate(train_set, [train_set[draw] for draw in draws])
+        with _timed(f"dev, {len(dev_set)} utterances, in batches; {MEMORY_BATCHES} of them"):
+            for batch in length_batches(dev_set, MEMORY_BATCH)[:MEMORY_BATCHES]:
+                collate(dev_set, [dev_set[int(index)] for index in batch])
+        print(f"{n_rows} rows, {len(plain_set)} of train: peak {resident_peak_mib() / 2**10:.2f} GiB")
+
+
+def _write_shards(folder: Path, n_rows: int) -> None:
+    """A manifest over `N_SHARDS` tars, each with texts beside its recordings; on the disk they are one, under so many names."""
+    from moe.corpora.manifest import write_manifest
+
+    n_each = -(-n_rows // N_SHARDS)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, _bursts(0.5), SAMPLE_RATE, format="FLAC")
+    with tarfile.open(folder / "000000.tar", "w") as tar:
+        for number in range(n_each):
+            for ending, data in (("flac", buffer.getvalue()), ("txt", b"please call"), ("json", b"{}")):
+                member = tarfile.TarInfo(f"{number:06d}.{ending}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    for shard in range(1, N_SHARDS):
+        os.link(folder / "000000.tar", folder / f"{shard:06d}.tar")
+    numbers = np.arange(n_rows)
+    speakers, shards = numbers * 7919 % 2000, numbers // n_each
+    texts = pd.Series([f"please call number {number % 400_000} and wait" for number in range(n_rows)])
+    table = pd.DataFrame({
+        "utterance_id": [f"{shard:06d}/{number % n_each:06d}" for number, shard in zip(numbers, shards, strict=True)],
+        "audio": [f"{shard:06d}.tar" for shard in shards], "member": [f"{number % n_each:06d}.flac" for number in numbers],
+        "transcript": texts, "reference": texts, "speaker": [f"s{speaker:04d}" for speaker in speakers],
+        "etiology": np.array(ETIOLOGIES)[speakers % 5], "severity": np.nan, "split": np.where(speakers < 1800, "train", "dev"),
+        "duration_s": np.random.default_rng(0).uniform(0.4, 4, n_rows), "language": "en",
+        "audio_digest": [f"{number:064x}" for number in range(n_rows)],
+    })  # fmt: skip
+    write_manifest(folder / "manifest.parquet", table)
+
+
+def _prepared(folder: Path) -> "Prepared":
+    from moe.corpora.manifest import read_manifest
+    from steps.inputs.corpus import Prepared
+
+    return Prepared("0", read_manifest(folder / "manifest.parquet"), str(folder), "basic", "basic-1", "en", "", "", "shards")
 
 
 def decoding(paths: list[str]) -> None:
@@ -165,7 +246,9 @@ def _timed(what: str) -> Iterator[None]:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["million"]:
         million(*map(int, sys.argv[2:3]))
+    elif sys.argv[1:2] == ["memory"]:
+        memory(*map(int, sys.argv[2:3]))
     elif sys.argv[1:2] == ["decoding"]:
         decoding(sys.argv[2:])
     else:
-        sys.exit("usage: python -m benchmarks.corpora million [N_ROWS] | decoding [FILE …]")
+        sys.exit("usage: python -m benchmarks.corpora million [N_ROWS] | memory [N_ROWS] | decoding [FILE …]")

@@ -198,8 +198,9 @@ def _train(step: StepRun, options: StepOptions, prepared: Prepared, folder: Path
     extras, n_phonemes = _phonemes(prepared, train, base, options)
     context, root = options.part(AudioContextOptions), prepared.root
     inputs = WhisperInputs(base.processor, context, base.model.config.max_target_positions)
-    train_set = SpeechDataset(train, root, inputs, options.part(AugmentationOptions), options.seed, extras, trains=True)
-    dev_set = SpeechDataset(dev, root, inputs)
+    memory = options.example_memory
+    train_set = SpeechDataset(train, root, inputs, options.part(AugmentationOptions), options.seed, extras, True, memory)
+    dev_set = SpeechDataset(dev, root, inputs, memory=memory)
     plan = pretraining_plan(options, options.seed, options.num_workers, precision(options))
     given = compute_arguments(options) | {"strategy": options.strategy}
     plan = dataclasses.replace(plan, accumulation=options.gradient_accumulation_steps, **given)

@@ -6,6 +6,7 @@ import pandas as pd
 from moe.audio.sampling import SAMPLE_RATE
 from moe.corpora.locations import Root
 from moe.corpora.manifest import SPLITS, read_utterance
+from moe.corpora.rows import Rows
 from moe.progress import counted
 
 
@@ -58,5 +59,4 @@ def loudness_db(waveform: np.ndarray) -> float:
 
 def loudness_of(manifest: pd.DataFrame, root: Root) -> np.ndarray:
     """Loudness of each utterance of a manifest, (n_utterances,)."""
-    rows = manifest.to_dict("records")
-    return np.array([loudness_db(read_utterance(root, row)) for row in counted(rows, "loudness", "utterances")])
+    return np.array([loudness_db(read_utterance(root, row)) for row in counted(Rows(manifest), "loudness", "utterances")])

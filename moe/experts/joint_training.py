@@ -171,7 +171,7 @@ class JointHooks(BestOnDev):
         """Load of every expert by etiology; the load over all is kept."""
         weights = routing_weights(hypotheses)  # (N, E)
         self.loads.append(weights.mean(0))
-        etiologies = np.array([row["etiology"] for row in self.dev_set.rows])
+        etiologies = np.array(self.dev_set.rows.column("etiology"))
         return {
             f"load/{etiology}/expert_{expert}": float(share)
             for etiology in sorted(set(etiologies))

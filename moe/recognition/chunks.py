@@ -6,7 +6,7 @@ Where every utterance fits, the chunks are the utterances.
 import copy
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,11 @@ from moe.audio.cutting import cut_quietly
 from moe.audio.sampling import SAMPLE_RATE
 from moe.corpora.locations import Root
 from moe.corpora.manifest import read_utterance
+from moe.corpora.rows import Rows
 from moe.system import EXPERT_USE, WORDS, Hypothesis, Inputs
 from moe.training.dataset import SpeechDataset
+
+WHOLE = [(0, -1)]  # of an utterance that is not cut
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,29 +72,35 @@ class ChunkSet(SpeechDataset):
     def select(self, indices: np.ndarray) -> "ChunkSet":
         """Some of the chunks, by indices (n,), with what is known of them."""
         chosen = copy.copy(self)
-        chosen.rows = [self.rows[index] for index in indices]
+        chosen.rows = self.rows.take(indices)
+        chosen._n_before = self._n_before[indices]
         chosen.extras = {name: values[indices] for name, values in self.extras.items()}
         chosen._waveforms = {}
         chosen._examples = {new: self._examples[old] for new, old in enumerate(indices.tolist()) if old in self._examples}
+        chosen._cached_bytes = 0  # they are counted where they were made
         return chosen
 
 
 def cut_rows(rows: pd.DataFrame, root: Root, window_s: float | None) -> Chunks:
     """The chunks of a manifest's utterances; only those longer than the window are read (None: any length fits)."""
-    window = math.inf if window_s is None else window_s
-    found, owner = [], []
-    for number, row in enumerate(rows.to_dict("records")):
-        for place, (start, stop) in enumerate(_spans(row, root, window)):
-            seconds = row["duration_s"] if stop < 0 else (stop - start) / SAMPLE_RATE
-            name = row["utterance_id"] if stop < 0 else f"{row['utterance_id']}#{place}"
-            found.append({**row, "utterance_id": name, "duration_s": seconds, "start": start, "stop": stop})
-            owner.append(number)
-    return Chunks(pd.DataFrame(found), np.array(owner))
+    rows, window = rows.reset_index(drop=True), math.inf if window_s is None else window_s
+    spans = {number: _spans(row, root, window) for number, row in _longer(rows, window)}
+    owner = np.repeat(np.arange(len(rows)), [len(spans.get(number, WHOLE)) for number in range(len(rows))])
+    starts, stops = np.array([span for number in range(len(rows)) for span in spans.get(number, WHOLE)], int).reshape(-1, 2).T
+    cut, place = stops >= 0, np.arange(len(owner)) - np.searchsorted(owner, owner)
+    chunks = rows.iloc[owner].reset_index(drop=True).assign(start=starts, stop=stops)
+    chunks["utterance_id"] = chunks["utterance_id"].mask(cut, chunks["utterance_id"] + "#" + pd.Series(place).astype("str"))
+    chunks["duration_s"] = chunks["duration_s"].mask(cut, (stops - starts) / SAMPLE_RATE)
+    return Chunks(chunks, owner)
+
+
+def _longer(rows: pd.DataFrame, window_s: float) -> Iterator[tuple[int, dict]]:
+    """Number and row of the utterances longer than the window."""
+    numbers = np.flatnonzero(rows["duration_s"] > window_s)
+    return zip(numbers.tolist(), Rows(rows).take(numbers), strict=True)
 
 
 def _spans(row: dict, root: Root, window_s: float) -> list[tuple[int, int]]:
-    if row["duration_s"] <= window_s:
-        return [(0, -1)]
     return cut_quietly(read_utterance(root, row), int(window_s * SAMPLE_RATE))
 
 

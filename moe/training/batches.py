@@ -16,7 +16,7 @@ from moe.training import processes
 LENGTH_POOL = 32  # batches whose utterances are sorted by length together
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Draw:
     """What a sampler asks of a dataset: an utterance, and the epoch that keys its augmentation."""
 

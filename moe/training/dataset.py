@@ -12,11 +12,12 @@ from moe.audio.augmentation import AugmentationOptions, augment_waveform, genera
 from moe.audio.sampling import SAMPLE_RATE
 from moe.corpora.locations import Root
 from moe.corpora.manifest import read_utterance
+from moe.corpora.rows import Rows
 from moe.system import Batch, Inputs
 from moe.training.batches import Draw
+from moe.training.example_memory import ExampleMemory, shared_memory
 from moe.training.threads import one_thread
 
-CACHE_BYTES = 1 << 30  # of unpadded examples and waveforms kept in memory; past it they are made again
 Kept = TypeVar("Kept", np.ndarray, Batch)
 
 
@@ -31,6 +32,7 @@ class SpeechDataset(Dataset):
         seed: of the augmentation.
         extras: further per-utterance arrays to serve, each (N, …) in the manifest's order, e.g. embeddings, routing weights.
         trains: whether the utterances are trained on, and so must be such that the model can learn them.
+        memory: for unpadded examples and waveforms; past it they are made again. None: what all data sets of this process share.
 
     Raises:
         ValueError: utterances longer than the model's window, by id, before anything is read; utterances that cannot be learnt.
@@ -45,14 +47,17 @@ class SpeechDataset(Dataset):
         seed: int = 0,
         extras: Mapping[str, np.ndarray] | None = None,
         trains: bool = False,
+        memory: ExampleMemory | None = None,
     ) -> None:
-        self.rows = manifest.to_dict("records")
-        self._n_before = manifest.groupby("utterance_id").cumcount().tolist()  # of rows of the same utterance: each is drawn anew
+        self._cached_bytes, self.memory = 0, memory or shared_memory()
+        self.rows = Rows(manifest)
+        self._n_before = (
+            manifest.groupby("utterance_id").cumcount().to_numpy()
+        )  # of rows of the same utterance: each is drawn anew
         self.root, self.inputs, self.augmentation, self.seed = root, inputs, augmentation, seed
         self.extras = {name: torch.as_tensor(array) for name, array in (extras or {}).items()}
         self._examples: dict[int, Batch] = {}
         self._waveforms: dict[int, np.ndarray] = {}
-        self._cached_bytes = 0
         if faults := self._too_long() + (self._unlearnable() if trains else []):
             raise ValueError("; ".join(faults))
 
@@ -76,29 +81,33 @@ class SpeechDataset(Dataset):
 
     def forget(self) -> None:
         """Drop the waveforms and features that are kept, so that what comes next pays for its own."""
+        self.memory.give_back(self._cached_bytes)
         self._examples, self._waveforms, self._cached_bytes = {}, {}, 0
+
+    def __del__(self) -> None:
+        self.memory.give_back(self._cached_bytes)
 
     @property
     def utterance_ids(self) -> list[str]:
         """Ids of the utterances, (N,)."""
-        return [row["utterance_id"] for row in self.rows]
+        return self.rows.column("utterance_id")
 
     @property
     def references(self) -> list[str]:
         """What was said, normalised, (N,)."""
-        return [row["reference"] for row in self.rows]
+        return self.rows.column("reference")
 
     @property
     def durations(self) -> np.ndarray:
         """Seconds of each utterance, (N,)."""
-        return np.array([row["duration_s"] for row in self.rows])
+        return np.array(self.rows.column("duration_s"))
 
     def _augmented(self, draw: Draw) -> Batch:
         """The example of an utterance as an epoch's augmentation makes it."""
         row, options = self.rows[draw.index], self.augmentation
         if options is None:
             return self.example(draw.index)
-        random = generator(self.seed, draw.epoch, row["utterance_id"], self._n_before[draw.index])
+        random = generator(self.seed, draw.epoch, row["utterance_id"], int(self._n_before[draw.index]))
         if not options.changes_waveform:
             return self.inputs.augment(self.example(draw.index), options, random)
         original = self._kept(self._waveforms, draw.index, lambda: self.waveform(draw.index))
@@ -111,22 +120,19 @@ class SpeechDataset(Dataset):
         return 2 * n_samples if window_s is None else round(window_s * SAMPLE_RATE)
 
     def _kept(self, cache: dict[int, Kept], index: int, make: Callable[[], Kept]) -> Kept:
-        if index not in cache:
-            made = make()
-            n_bytes = sum(
-                part.nbytes for part in (made.values() if isinstance(made, dict) else [made]) if isinstance(part, np.ndarray)
-            )
-            if self._cached_bytes + n_bytes > CACHE_BYTES:
-                return made
+        if index in cache:
+            return cache[index]
+        made = make()
+        if self.memory.take(n_bytes := bytes_of(made)):
             cache[index] = made
             self._cached_bytes += n_bytes
-        return cache[index]
+        return made
 
     def _too_long(self) -> list[str]:
         window = self.inputs.window_s
-        too_long = [row["utterance_id"] for row in self.rows if window is not None and row["duration_s"] > window]
-        if not too_long:
+        if window is None or not (beyond := self.durations > window).any():
             return []
+        too_long = self.rows.take(np.flatnonzero(beyond)).column("utterance_id")
         return [
             f"{len(too_long)} utterances are longer than the base model's window of {window:g} s, e.g. {too_long[:3]}; "
             f"prepare the corpus with max_duration_s={window:g}"
@@ -134,7 +140,7 @@ class SpeechDataset(Dataset):
 
     def _unlearnable(self) -> list[str]:
         refused: dict[str, list[str]] = {}
-        for row in self.rows:
+        for row in _read_for_reasons(self.rows, self.inputs):
             reason = _reason(row, self.inputs)
             if reason:
                 refused.setdefault(reason, []).append(row["utterance_id"])
@@ -142,15 +148,27 @@ class SpeechDataset(Dataset):
         return [f"these cannot be trained on: {'; '.join(said)}"] if said else []
 
 
+def bytes_of(kept: np.ndarray | Batch) -> int:
+    """Bytes of a waveform, or of the arrays of an example."""
+    return sum(part.nbytes for part in (kept.values() if isinstance(kept, dict) else [kept]) if isinstance(part, np.ndarray))
+
+
 def refused(rows: pd.DataFrame, inputs: Inputs) -> pd.DataFrame:
     """Those rows that a system cannot be trained on, as a table: utterance_id, duration_s, reference, reason."""
     window = inputs.window_s
     reasons = [
-        f"are longer than the window of {window:g} s" if window is not None and seconds > window else _reason(row, inputs)
-        for seconds, row in zip(rows["duration_s"], rows.to_dict("records"), strict=True)
+        f"are longer than the window of {window:g} s"
+        if window is not None and row["duration_s"] > window
+        else _reason(row, inputs)
+        for row in _read_for_reasons(Rows(rows), inputs)
     ]
     table = rows[["utterance_id", "duration_s", "reference"]].assign(reason=reasons)
     return table[[reason is not None for reason in reasons]].reset_index(drop=True)
+
+
+def _read_for_reasons(rows: Rows, inputs: Inputs) -> Rows:
+    """What `_reason` reads of each row, and its id."""
+    return rows.only(["utterance_id", "duration_s", "reference", *getattr(inputs, "own_columns", ())])
 
 
 def _reason(row: Mapping[Any, Any], inputs: Inputs) -> str | None:

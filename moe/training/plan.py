@@ -7,6 +7,7 @@ from transformers import TrainingArguments
 
 from moe.options import option
 from moe.training.averaging import AveragingOptions
+from moe.training.example_memory import CACHE_GB, GB, ExampleMemory
 from moe.training.precision import PrecisionOptions
 from moe.training.schedule import DECAY_SHARE, STABLE
 
@@ -57,6 +58,16 @@ class ComputeOptions(PrecisionOptions):
     gradient_checkpointing: bool = option(False, "compute activations again in the backward pass: less memory, more time")
     eval_every_n_epochs: int = option(1, "epochs between validations", low=1)
     logging_steps: int = option(LOG_EVERY, "updates between two loss metrics", low=1)
+    feature_cache_gb: float = option(
+        CACHE_GB, "memory for features and recordings kept from epoch to epoch, of all processes of a machine together, GB", low=0
+    )
+
+    not_in_fingerprint = frozenset({"feature_cache_gb"})
+
+    @property
+    def example_memory(self) -> ExampleMemory:
+        """Room for what the data sets of a training keep."""
+        return ExampleMemory(self.feature_cache_gb * GB, self.num_workers)
 
     def idle(self) -> dict[str, str]:
         """Processes to keep where there are none."""

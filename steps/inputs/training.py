@@ -23,6 +23,7 @@ from moe.training.averaging import AveragingOptions
 from moe.training.checkpoints import CheckpointOptions, Checkpoints, TrainingEvents
 from moe.training.cost import compute_seconds, device_name
 from moe.training.dataset import SpeechDataset
+from moe.training.example_memory import ExampleMemory
 from moe.training.hooks import Report
 from moe.training.loop import Training, TrainingSummary
 from moe.training.plan import ComputeOptions, TrainingPlan
@@ -54,19 +55,22 @@ class TrainingInputs:
     train: pd.DataFrame
     dev: pd.DataFrame
     training: Training
+    memory: ExampleMemory
 
     def train_set(self, inputs: Inputs, extras: Mapping[str, np.ndarray] | None = None) -> SpeechDataset:
         """The rows to train on, augmented where the options ask for it."""
         options = self.options
-        return SpeechDataset(self.train, self.prepared.root, inputs, options.augmentation, options.seed, extras, trains=True)
+        return SpeechDataset(
+            self.train, self.prepared.root, inputs, options.augmentation, options.seed, extras, True, self.memory
+        )
 
     def plain_set(self, inputs: Inputs) -> SpeechDataset:
         """The rows to train on, as they are."""
-        return SpeechDataset(self.train, self.prepared.root, inputs)
+        return SpeechDataset(self.train, self.prepared.root, inputs, memory=self.memory)
 
     def dev_set(self, inputs: Inputs, extras: Mapping[str, np.ndarray] | None = None) -> SpeechDataset:
         """The rows to score."""
-        return SpeechDataset(self.dev, self.prepared.root, inputs, extras=extras)
+        return SpeechDataset(self.dev, self.prepared.root, inputs, extras=extras, memory=self.memory)
 
 
 def training_inputs(step: StepRun, options: TrainingStepOptions, percent: float, plan: TrainingPlan) -> TrainingInputs:
@@ -83,7 +87,7 @@ def training_inputs(step: StepRun, options: TrainingStepOptions, percent: float,
     watch = Watch(step)
     report, checkpoints = watch.watched(reporter(step, options)), checkpoints_of(step, options, watch)
     training = Training(plan, report, checkpoints, options.eval_every_n_epochs, options.eval_every_n_updates)
-    return TrainingInputs(options, prepared, train, dev, training)
+    return TrainingInputs(options, prepared, train, dev, training, options.example_memory)
 
 
 def training_facts(

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
 from benchmarks.forked import fork
+from moe.corpora.rows import Rows
 from moe.experts.expert_training import ExpertOptions, train_experts
 from moe.files import write_json
 from moe.recognition.decoding import decode
@@ -143,7 +145,9 @@ def compare_losses(folder: Path, shares: Sequence[np.ndarray]) -> dict[str, floa
     root = folder / f"losses_{rank}"
     root.mkdir()
     data, whole = dataset(toy_models.write_corpus(root), root), {}  # of unlike lengths
-    data.rows = [row | {"reference": " ".join([row["reference"]] * (1 + place % 3))} for place, row in enumerate(data.rows)]
+    data.rows = Rows(
+        pd.DataFrame([row | {"reference": " ".join([row["reference"]] * (1 + place % 3))} for place, row in enumerate(data.rows)])
+    )
     for name, make in INSTANCES.items():
         (root / name).mkdir()
         pair = [without_dropout(each.module) for each in (make(root / name), make(root / name))]

@@ -44,7 +44,7 @@ def train_classifier(
     (vectors, domains), (dev_vectors, dev_domains) = (_known(model, *part) for part in (train, dev))
     labels = np.eye(len(model.prompts.names), dtype=np.float32)  # (n_domains, n_domains)
     options = GateOptions(seed=seed, top_k=1)
-    speakers = [row["speaker"] for row, number in zip(dev[0].rows, dev[1], strict=True) if number != NO_DOMAIN]
+    speakers = [speaker for speaker, number in zip(dev[0].rows.column("speaker"), dev[1], strict=True) if number != NO_DOMAIN]
     given = (vectors, labels[domains], dev_vectors, labels[dev_domains])
     return TrainedClassifier(train_gate(*given, options, report, checkpoints, speakers), dev_vectors, dev_domains)
 

@@ -48,7 +48,7 @@ def train(
     if not system.shape.conditioned:
         return TrainedDomains(**vars(hooks.trained(summary)), classifier=None)
     domains = system.shape.domains
-    given = [(each, domains.numbers([row["etiology"] for row in each.rows])) for each in (plain_set, dev_set)]
+    given = [(each, domains.numbers(each.rows.column("etiology"))) for each in (plain_set, dev_set)]
     seed, checkpoints = training.plan.seed, training.checkpoints.below("classifier")
     judged = train_classifier(system.module, given[0], given[1], seed, training.report_under("classifier"), checkpoints)
     system.classifier = judged.result.gate

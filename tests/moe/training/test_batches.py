@@ -1,5 +1,6 @@
 """Manifest rows become batches: nothing lost, in an order and with a sound that (seed, epoch) decide."""
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ from moe.audio.augmentation import AugmentationOptions
 from moe.system import IGNORED
 from moe.systems.whisper.inputs import WhisperInputs
 from moe.systems.whisper.tokens import label_ids
-from moe.training import dataset as dataset_module
 from moe.training.batches import Draw, LengthGroupedSampler, collate
 from moe.training.dataset import SpeechDataset
+from moe.training.example_memory import ExampleMemory
 from tests.toys.models import CONTEXT, LENGTHS_S, batch_of, dataset, shared_base, tokenizer, write_corpus
 
 
@@ -128,15 +129,43 @@ def test_an_utterance_is_computed_in_one_thread_as_in_a_loaders_worker(corpus, m
         torch.set_num_threads(before)
 
 
-def test_the_cache_changes_nothing_and_is_bounded(corpus, monkeypatch) -> None:
+def test_the_cache_changes_nothing_and_all_data_sets_have_one_bound(corpus) -> None:
     manifest, root = corpus
-    data = dataset(manifest, root, augmentation=AugmentationOptions())
+    options, memory = AugmentationOptions(), ExampleMemory()
+    data = dataset(manifest, root, augmentation=options, memory=memory)
     first = data[Draw(1, 0)]["mel"]
     assert np.array_equal(data[Draw(1, 0)]["mel"], first) and 1 in data._examples
-    monkeypatch.setattr(dataset_module, "CACHE_BYTES", data._cached_bytes + 1)
-    assert data.example(4)["mel"].shape[0] == 16 and 4 not in data._examples
-    monkeypatch.setattr(dataset_module, "CACHE_BYTES", 0)
-    assert np.array_equal(dataset(manifest, root, augmentation=AugmentationOptions())[Draw(1, 0)]["mel"], first)
+    memory.n_bytes = memory.used + 1
+    other = dataset(manifest, root, memory=memory)
+    assert other.example(4)["mel"].shape[0] == 16 and not other._examples and data.example(4) and 4 not in data._examples
+    nothing = dataset(manifest, root, augmentation=options, memory=ExampleMemory(0))
+    assert np.array_equal(nothing[Draw(1, 0)]["mel"], first) and not nothing._examples
+
+
+def test_what_a_data_set_kept_is_given_back_with_it(corpus) -> None:
+    manifest, root = corpus
+    memory = ExampleMemory()
+    data, other = (dataset(manifest, root, memory=memory) for _ in range(2))
+    used = [memory.used for each in (data, other) if each.example(0)]
+    assert used == [used[0], 2 * used[0]] and used[0] >= data.example(0)["mel"].nbytes
+    data.forget()
+    assert memory.used == used[0]
+    del other
+    gc.collect()
+    assert memory.used == 0
+
+
+@pytest.mark.parametrize(
+    ("environment", "n_loaders", "share"),
+    [({}, 0, 600), ({"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "8"}, 2, 100), ({"WORLD_SIZE": "3"}, 1, 100)],
+)
+def test_each_process_and_loader_of_a_machine_has_an_even_share(environment, n_loaders, share, monkeypatch) -> None:
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    memory = ExampleMemory(600, n_loaders)
+    assert memory.share == share and memory.take(share) and not memory.take(1)
 
 
 def test_utterances_longer_than_the_window_are_refused_by_name_before_anything_is_read(corpus) -> None:
