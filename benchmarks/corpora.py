@@ -37,7 +37,7 @@ ETIOLOGIES = ("ALS", "Cerebral Palsy", "Down Syndrome", "Parkinson's Disease", "
 CONTAINERS = ("wav", "flac", "mp3", "opus", "m4a")
 SOURCES = ((44_100, 2), (16_000, 1))  # Hz, channels
 REPEATS = 3
-N_SHARDS, MEMORY_BATCH, MEMORY_BATCHES = 100, 32, 200
+N_SHARDS, MEMORY_BATCH, MEMORY_BATCHES = 100, 32, 100
 
 if TYPE_CHECKING:
     from steps.inputs.corpus import Prepared

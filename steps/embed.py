@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from moe.corpora.shard_cache import ShardCacheOptions
 from moe.files import file_digest
 from moe.options import option
 from moe.routing.embeddings import Embeddings, embed
@@ -31,7 +32,7 @@ from steps.tracking.step_run import StepRun
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(StagePercentOptions, ViewOptions, PrecisionOptions, ProcessOptions, RunOptions):
+class StepOptions(StagePercentOptions, ViewOptions, PrecisionOptions, ShardCacheOptions, ProcessOptions, RunOptions):
     """Embed the corpus."""
 
     prepare_run_id: str = option(help="run that made the manifest")
@@ -45,11 +46,12 @@ def run(options: StepOptions) -> str:
 
 
 def _work(step: StepRun, options: StepOptions) -> None:
-    prepared = read_prepared(options.prepare_run_id)
+    prepared = read_prepared(options.prepare_run_id, options)
     base = load_base(str(artifacts.upstream(options.pretrain_run_id, artifacts.BASE)))
     layer_index(base.model.model.encoder, options.layer)
     train = prepared.train(options.asr_percent, options.data_percent, options.stage_floor, options.seed)
     rows = pd.concat([train, prepared.rows("dev")]).sort_values("utterance_id", ignore_index=True)
+    prepared.refuse_missing(rows)
     prepared.log_input(step, rows, "training")
     dataset = SpeechDataset(rows, prepared.root, WhisperInputs(base.processor, options.part(AudioContextOptions)))
     folder = runs.work_dir(step) / artifacts.EMBEDDINGS

@@ -9,6 +9,7 @@ import dataclasses
 
 from analysis.challenge import PLAIN, RULES
 from moe.audio.voice_activity import SPEECH_THRESHOLD, THRESHOLD_HELP
+from moe.corpora.shard_cache import ShardCacheOptions
 from moe.options import option
 from moe.system import DecodingOptions, read_record
 from moe.systems.table import load_system
@@ -28,7 +29,7 @@ from steps.tracking.step_run import StepRun
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(AskOptions, DecodingOptions, PrecisionOptions, ProcessOptions, AudioOptions, PlotOptions):
+class StepOptions(AskOptions, DecodingOptions, PrecisionOptions, ShardCacheOptions, ProcessOptions, AudioOptions, PlotOptions):
     """Score a recogniser on the test split."""
 
     prepare_run_id: str = option(help="run that made the manifest")
@@ -49,7 +50,7 @@ class StepOptions(AskOptions, DecodingOptions, PrecisionOptions, ProcessOptions,
 def run(options: StepOptions) -> str:
     """Score the recogniser, log hypotheses and figures, and return the run id."""
     model_dir = artifacts.upstream(options.model_run_id, artifacts.MODEL)
-    prepared, record = read_prepared(options.prepare_run_id), read_record(model_dir)
+    prepared, record = read_prepared(options.prepare_run_id, options), read_record(model_dir)
     ask = ask_of(options, record, prepared.rows("test"))
 
     def work(step: StepRun, options: StepOptions) -> None:

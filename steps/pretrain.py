@@ -165,7 +165,7 @@ def _work(step: StepRun, options: StepOptions) -> None:
         if options.is_taken:
             _take(step, options, folder)
         else:
-            _train(step, options, read_prepared(options.prepare_run_id), folder)
+            _train(step, options, read_prepared(options.prepare_run_id, options), folder)
         step.log_folder(folder, artifacts.BASE)
         copy_out(folder, options.export_dir)
 
@@ -193,6 +193,7 @@ def _train(step: StepRun, options: StepOptions, prepared: Prepared, folder: Path
     seed_everything(options.seed)
     base = _initial(options, prepared)
     train, dev = _chosen(prepared, "train", options), _held_out(prepared, options)
+    prepared.refuse_missing(train, dev)
     prepared.log_input(step, train, "training")
     prepared.log_input(step, dev, "validation")
     extras, n_phonemes = _phonemes(prepared, train, base, options)

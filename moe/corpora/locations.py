@@ -9,6 +9,7 @@ import functools
 import os
 import posixpath
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -16,9 +17,17 @@ from typing import BinaryIO
 import fsspec
 
 from moe.corpora.names import canonical
+from moe.corpora.shard_cache import ShardCache
 
 MAX_FILE_BYTES = 1 << 30  # an utterance's own file; shards are never read whole
 
+
+SHARDS = (".tar", ".parquet")
+NO_RIGHT = re.compile(r"credential|forbidden|access.?denied|unauthorized|accesskey|\b40[13]\b", re.IGNORECASE)
+CREDENTIALS = (
+    "set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3://, GOOGLE_APPLICATION_CREDENTIALS for gs://, "
+    "or what FSSPEC_… variables say"
+)
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
@@ -29,15 +38,17 @@ class OutsideRoot(ValueError):
 
 @dataclass(frozen=True)
 class CorpusRoot:
-    """A corpus root with the folders that links in it may lead into.
+    """A corpus root with the folders that links in it may lead into, and a place for shards that lie elsewhere.
 
     Attributes:
         path: folder or address.
         trusted: folders of this machine.
+        cache: of shards at an address; None reads them where they lie, each time.
     """
 
     path: str
     trusted: tuple[str, ...] = ()
+    cache: ShardCache | None = None
 
     def __str__(self) -> str:
         return self.path
@@ -54,13 +65,39 @@ def is_address(root: Root) -> bool:
 def address_fault(address: str) -> str | None:
     """Why nothing can be read at an address; None where something is there.
 
-    The package of its scheme may be missing, its host may not answer, or the folder may be empty.
+    The package of its scheme may be missing, nobody may have credentials for it, its host may not answer, or the folder may be empty.
     """
     try:
         filesystem, path = fsspec.core.url_to_fs(address)
         return None if filesystem.ls(path, detail=False) else "nothing is there"
     except Exception as error:  # each scheme's library raises kinds of its own
-        return f"does not answer ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+        return fault_of(error)
+
+
+def fault_of(error: Exception) -> str:
+    """What stands in the way of reading at an address, in one line with what to do about it."""
+    said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    if isinstance(error, FileNotFoundError):
+        return "there is no such bucket, folder or file"
+    if isinstance(error, PermissionError) or NO_RIGHT.search(said):
+        return f"no credentials that may read it ({said}): {CREDENTIALS}"
+    return f"does not answer ({said})"
+
+
+@contextlib.contextmanager
+def reading(address: str) -> Iterator[None]:
+    """Says of what fails inside which address it was, and why.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        OSError: anything else that stands in the way.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{address}: {fault_of(error)}") from error
+    except Exception as error:  # each scheme's library raises kinds of its own
+        raise OSError(f"{address}: {fault_of(error)}") from error
 
 
 def locate(root: Root, relative: str) -> str:
@@ -121,7 +158,8 @@ def open_file(root: Root, relative: str) -> BinaryIO:
     """
     full = locate(root, relative)
     if is_address(root):
-        return fsspec.open(full, "rb").open()
+        with reading(full):
+            return _kept(root, full) or fsspec.open(full, "rb").open()
     if not os.path.isfile(full):
         full = _other_form(root, relative) or full
     if not os.path.isfile(full):
@@ -153,11 +191,26 @@ def read_range(root: Root, relative: str, offset: int, n_bytes: int) -> bytes:
     if n_bytes > MAX_FILE_BYTES:
         raise ValueError(f"{relative}: a member larger than {MAX_FILE_BYTES >> 20} MiB")
     if is_address(root):
-        filesystem, path = fsspec.core.url_to_fs(locate(root, relative))
-        return filesystem.cat_file(path, start=offset, end=offset + n_bytes)
+        return _remote_range(root, locate(root, relative), offset, n_bytes)
     with open_file(root, relative) as file:
         file.seek(offset)
         return file.read(n_bytes)
+
+
+def _remote_range(root: Root, full: str, offset: int, n_bytes: int) -> bytes:
+    with reading(full):
+        if (kept := _kept(root, full)) is None:
+            filesystem, path = fsspec.core.url_to_fs(full)
+            return filesystem.cat_file(path, start=offset, end=offset + n_bytes)
+        with kept:
+            kept.seek(offset)
+            return kept.read(n_bytes)
+
+
+def _kept(root: Root, full: str) -> BinaryIO | None:
+    """A shard at an address as it is kept on this machine; None where it is not."""
+    cache = root.cache if isinstance(root, CorpusRoot) else None
+    return cache.open(full) if cache is not None and full.lower().endswith(SHARDS) else None
 
 
 def _other_form(root: Root, relative: str) -> str | None:

@@ -26,7 +26,7 @@ class Rows(Sequence[dict[str, Any]]):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for start in range(0, len(self), BLOCK):
-            yield from self.table.iloc[start : start + BLOCK].to_dict("records")  # type: ignore[misc]  # names of columns are text
+            yield from self.table.iloc[start : start + BLOCK].to_dict("records")
 
     def column(self, name: str) -> list[Any]:
         """The values of one column, (N,)."""

@@ -1,14 +1,15 @@
 """One member out of a shard: a tar (also a tar inside a tar), a Parquet file or an Arrow file.
 
-A tar is indexed once per process (name → offset and length, headers only) and then read by seeking, so that loader workers can
-read utterances in any order. A Parquet or Arrow member is `column:row`; of a long recording it is a part, `from=1.5,to=3.25`.
+A tar is indexed once per process (`TarIndex`, headers only) and then read by seeking, so that loader workers can read utterances in
+any order. A Parquet or Arrow member is `column:row`; of a long recording it is a part, `from=1.5,to=3.25`.
 """
 
 import functools
+import hashlib
 import io
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -24,6 +25,7 @@ from moe.corpora.names import canonical
 TAR_ERRORS = (tarfile.TarError, EOFError, ValueError, OSError, OverflowError, MemoryError, RecursionError)
 CHUNK_BYTES = 1 << 16
 NESTED = "!/"  # between the name of an inner tar and the name of a member in it
+MOST_INDEXES = 1 << 14  # shards whose members' places a process keeps
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,35 @@ class TarMember:
     n_bytes: int
     fault: str = ""
     damaged: bool = False
+
+
+class TarIndex:
+    """Where the members of a tar lie, by digests of their names: 24 bytes for each, where names and objects take a kilobyte.
+
+    Of members with one name the first counts. A name in another Unicode form finds the member too.
+    """
+
+    def __init__(self, members: Iterable[TarMember]) -> None:
+        places, others = dict[int, tuple[int, int]](), dict[int, tuple[int, int]]()
+        for member in members:
+            place = member.offset, member.n_bytes
+            places.setdefault(_name_digest(member.name), place)
+            others.setdefault(_name_digest(canonical(member.name)), place)
+        found = sorted((others | places).items())
+        self._digests = np.array([digest for digest, _ in found], np.uint64)
+        self._places = np.array([place for _, place in found], np.int64).reshape(-1, 2)
+
+    def find(self, name: str) -> tuple[int, int] | None:
+        """Offset and number of bytes of a member."""
+        for digest in (_name_digest(name), _name_digest(canonical(name))):
+            row = int(np.searchsorted(self._digests, np.uint64(digest)))
+            if row < len(self._digests) and int(self._digests[row]) == digest:
+                return int(self._places[row, 0]), int(self._places[row, 1])
+        return None
+
+
+def _name_digest(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
 def read_member(root: Root, audio: str, member: str) -> bytes:
@@ -52,13 +83,13 @@ def read_member(root: Root, audio: str, member: str) -> bytes:
         return _arrow_cell(root, audio, *_cell(member))
     if suffix != "tar" and (part := Part.of(member)) is not None:
         return cut_part(_recording(root, audio), part)
-    members = _tar_index(root, audio)
-    place = members.get(member) or members.get(canonical(member))
+    place = _tar_index(root, audio).find(member)
     if place is None:
         raise FileNotFoundError(f"{audio}: no member {member!r}")
-    data = read_range(root, audio, place.offset, place.n_bytes)
-    if len(data) < place.n_bytes:
-        raise EOFError(f"{audio}: ends within {member!r}, {place.n_bytes - len(data)} bytes too early")
+    offset, n_bytes = place
+    data = read_range(root, audio, offset, n_bytes)
+    if len(data) < n_bytes:
+        raise EOFError(f"{audio}: ends within {member!r}, {n_bytes - len(data)} bytes too early")
     return data
 
 
@@ -136,14 +167,10 @@ def _recording(root: Root, audio: str) -> bytes:
     return read_file(root, audio)
 
 
-@functools.lru_cache(maxsize=256)
-def _tar_index(root: Root, audio: str) -> dict[str, TarMember]:
-    members: dict[str, TarMember] = {}
+@functools.lru_cache(maxsize=MOST_INDEXES)
+def _tar_index(root: Root, audio: str) -> TarIndex:
     with open_file(root, audio) as file:
-        for member in tar_members(file):
-            if not member.fault:
-                members.setdefault(member.name, member)
-    return {canonical(name): member for name, member in members.items()} | members
+        return TarIndex(member for member in tar_members(file) if not member.fault)
 
 
 def _cell(member: str) -> tuple[str, int]:
@@ -160,7 +187,7 @@ def _parquet_cell(root: Root, audio: str, column: str, row: int) -> bytes:
     raise FileNotFoundError(f"{audio}: no row {row}")
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=MOST_INDEXES)
 def _row_groups(root: Root, audio: str) -> list[tuple[int, int]]:
     with open_file(root, audio) as file:
         metadata = pq.ParquetFile(file).metadata

@@ -75,10 +75,23 @@ class Examples(TrainingSet, Protocol):
 
 
 class LengthGroupedSampler(Sampler):
-    """Shuffled utterances in an order whose batches hold similar lengths; a function of (seed, epoch), on which `set_epoch` decides."""
+    """Shuffled utterances in an order whose batches hold similar lengths; a function of (seed, epoch), on which `set_epoch` decides.
 
-    def __init__(self, durations: np.ndarray, batch_size: int, seed: int) -> None:
+    Args:
+        durations: seconds of each utterance, (N,).
+        shards: number of the shard that each lies in, (N,), and `together`, how many of them are shuffled as one; None: all.
+    """
+
+    def __init__(
+        self,
+        durations: np.ndarray,
+        batch_size: int,
+        seed: int,
+        shards: np.ndarray | None = None,
+        together: int | None = None,
+    ) -> None:
         self.durations, self.batch_size, self.seed, self.epoch = durations, batch_size, seed, 0
+        self.shards, self.together = shards, together
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the Trainer at each epoch's start."""
@@ -90,13 +103,22 @@ class LengthGroupedSampler(Sampler):
     def __iter__(self) -> Iterator[Draw]:
         random = np.random.default_rng([self.seed, self.epoch])
         order = random.permutation(len(self.durations))
+        turns = self._turns(random)
+        order = order[np.argsort(turns[order], kind="stable")]
         pool = LENGTH_POOL * self.batch_size
         pools = [order[start : start + pool] for start in range(0, len(order), pool)]
         ordered = np.concatenate([part[np.argsort(self.durations[part], kind="stable")] for part in pools])
         batches = [ordered[start : start + self.batch_size] for start in range(0, len(ordered), self.batch_size)]
         full, rest = batches[: len(ordered) // self.batch_size], batches[len(ordered) // self.batch_size :]
         random.shuffle(full)  # a short batch stays last, so that no other batch is cut
+        full.sort(key=lambda batch: turns[batch].min())
         return iter([Draw(int(index), self.epoch) for batch in [*full, *rest] for index in batch])
+
+    def _turns(self, random: np.random.Generator) -> np.ndarray:
+        """When each utterance's group of shards comes in the epoch, from 0, (N,)."""
+        if self.shards is None or self.together is None:
+            return np.zeros(len(self.durations), int)
+        return (random.permutation(int(self.shards.max()) + 1) // self.together)[self.shards]
 
 
 class Shares(Sampler[list[Any]]):

@@ -102,6 +102,14 @@ class SpeechDataset(Dataset):
         """Seconds of each utterance, (N,)."""
         return np.array(self.rows.column("duration_s"))
 
+    @property
+    def shards(self) -> np.ndarray | None:
+        """Number of the shard that each utterance lies in, (N,); None where a recording is a file of its own."""
+        table = self.rows.table
+        if "member" not in table or not (table["member"].notna() & (table["member"] != "")).all():
+            return None
+        return pd.factorize(table["audio"])[0]
+
     def _augmented(self, draw: Draw) -> Batch:
         """The example of an utterance as an epoch's augmentation makes it."""
         row, options = self.rows[draw.index], self.augmentation

@@ -13,7 +13,10 @@ from torch.utils.data import DataLoader
 from moe.system import Batch
 from moe.training import processes
 from moe.training.batches import Shares, Widens
+from moe.training.read_ahead import read_ahead
 from moe.training.trainer_internals import OpenTrainer
+
+LOADER_BATCHES = 2  # that each loader process is asked for ahead, as torch does by default
 
 
 @dataclasses.dataclass
@@ -64,9 +67,11 @@ class LoadingTrainer(OpenTrainer):
     def get_train_dataloader(self) -> DataLoader:
         """This process's share of every batch; accelerate would add utterances to a last batch that is short."""
         self.sampler, arguments = self.sampler_of(), self.args
+        shares = Shares(self.sampler, arguments.per_device_train_batch_size * self.n_parts, self.n_parts)
+        n_asked = 1 + LOADER_BATCHES * arguments.dataloader_num_workers
         return DataLoader(
             self.train_dataset,  # type: ignore[arg-type]  # it has what a loader needs
-            batch_sampler=Shares(self.sampler, arguments.per_device_train_batch_size * self.n_parts, self.n_parts),
+            batch_sampler=read_ahead(shares, self.train_dataset, n_asked),
             collate_fn=self.data_collator,
             num_workers=arguments.dataloader_num_workers,
             persistent_workers=arguments.dataloader_persistent_workers,

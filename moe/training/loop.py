@@ -160,6 +160,7 @@ def _trainer(
         start,
         {"n_parts": n_parts},
         plan.averaging,
+        shards_together=plan.shards_together,
         model=model,
         args=training_arguments(plan, len(train_set), output_dir, n_parts),
         train_dataset=train_set,
@@ -214,9 +215,14 @@ class SpeechTrainer(ResumableTrainer):
 
     train_dataset: TrainingSet
 
+    def __init__(self, *given: Any, shards_together: int | None = None, **options: Any) -> None:
+        super().__init__(*given, **options)
+        self.shards_together = shards_together
+
     def sampler_of(self) -> LengthGroupedSampler:
         batch_size = self.args.per_device_train_batch_size * self.n_parts  # in parts or not, the same come together
-        return LengthGroupedSampler(self.train_dataset.durations, batch_size, self.args.seed)
+        shards = getattr(self.train_dataset, "shards", None) if self.shards_together else None
+        return LengthGroupedSampler(self.train_dataset.durations, batch_size, self.args.seed, shards, self.shards_together)
 
 
 def seed_everything(seed: int) -> None:

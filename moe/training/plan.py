@@ -5,6 +5,7 @@ import dataclasses
 import torch
 from transformers import TrainingArguments
 
+from moe.corpora.shard_cache import ShardCacheOptions
 from moe.options import option
 from moe.training.averaging import AveragingOptions
 from moe.training.example_memory import CACHE_GB, GB, ExampleMemory
@@ -23,6 +24,7 @@ class TrainingPlan:
         batch_size: utterances of a batch, over all processes; it is served in `n_parts`, for memory.
         log_every: updates between two loss metrics; None: `LOG_EVERY`.
         strategy: what each of several processes holds, as `moe.training.sharding` says.
+        shards_together: shards whose utterances are shuffled together; None: all.
     """
 
     epochs: int
@@ -46,10 +48,11 @@ class TrainingPlan:
     gradient_checkpointing: bool = False
     persistent_workers: bool = False
     strategy: str = "ddp"
+    shards_together: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class ComputeOptions(PrecisionOptions):
+class ComputeOptions(PrecisionOptions, ShardCacheOptions):
     """How a training step uses the machine; results do not depend on the number of workers."""
 
     num_workers: int = option(0, "loader processes", low=0)
@@ -60,6 +63,10 @@ class ComputeOptions(PrecisionOptions):
     logging_steps: int = option(LOG_EVERY, "updates between two loss metrics", low=1)
     feature_cache_gb: float = option(
         CACHE_GB, "memory for features and recordings kept from epoch to epoch, of all processes of a machine together, GB", low=0
+    )
+
+    shards_together: int | None = option(
+        None, "shards whose utterances are shuffled together, for a corpus larger than shard_cache_gb (none: all)", low=1
     )
 
     not_in_fingerprint = frozenset({"feature_cache_gb"})

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from moe.corpora.locations import CorpusRoot, Root
+from moe.corpora.locations import CorpusRoot, Root, is_address
 from moe.corpora.manifest import read_manifest
 from moe.corpora.preparation import NORMALISED
+from moe.corpora.presence import refuse_missing
+from moe.corpora.shard_cache import ShardCacheOptions
 from moe.corpora.subsets import at_most, stage_percent, subset
 from moe.files import entry_digest, file_digest, read_json
 from moe.text.normalisers import RAW, normalise
@@ -76,20 +78,33 @@ class Prepared:
         n_wanted = max(int(share * n_train), dev["etiology"].nunique(dropna=False))
         return self.rows("dev", at_most(dev, n_wanted, seed))
 
+    def refuse_missing(self, *parts: pd.DataFrame) -> None:
+        """Before audio of these rows is read.
+
+        Raises:
+            ValueError: shards that they lie in are gone.
+        """
+        refuse_missing(pd.concat(parts), self.root)
+
     def log_input(self, run: StepRun, rows: pd.DataFrame, context: str) -> None:
         """Record the utterances that a step read."""
         run.log_input(f"{context} manifest", self.digest, f"runs:/{self.run_id}/{artifacts.MANIFEST}", context, len(rows))
 
 
-def read_prepared(prepare_run_id: str) -> Prepared:
-    """The corpus that a `prepare` run made."""
+def read_prepared(prepare_run_id: str, cache: ShardCacheOptions | None = None) -> Prepared:
+    """The corpus that a `prepare` run made.
+
+    Args:
+        cache: where shards at an address are kept, for a step that reads the audio.
+    """
     path = artifacts.upstream(prepare_run_id, artifacts.MANIFEST)
     corpus = read_json(artifacts.upstream(prepare_run_id, CORPUS_FILE))
     root = corpus["root"] or str(artifacts.upstream(corpus["synthesize_run_id"], artifacts.CORPUS))
     trusted = tuple(corpus.get("trusted_roots", ()))
+    kept = cache.shard_cache() if cache and is_address(root) else None
     note = SYNTHETIC_NOTE if corpus["synthetic"] else ""
     return Prepared(
-        prepare_run_id, read_manifest(path), CorpusRoot(root, trusted) if trusted else root, corpus["normaliser"], corpus["normaliser_version"], corpus["language"], note,
+        prepare_run_id, read_manifest(path), CorpusRoot(root, trusted, kept) if trusted or kept else root, corpus["normaliser"], corpus["normaliser_version"], corpus["language"], note,
         file_digest(path), corpus["name"], corpus.get("caution", ""), corpus.get("references", NORMALISED),
     )  # fmt: skip
 

@@ -77,6 +77,7 @@ def prepare_test_set(
         speech_threshold: least probability of speech of a chunk whose text counts; 0: every text does.
     """
     rows = prepared.rows("test")
+    prepared.refuse_missing(rows)
     chunks = cut_rows(rows, prepared.root, system.inputs.window_s)
     dataset, clusters, gate = ChunkSet(chunks, prepared.root, system.inputs), None, None
     if isinstance(system, ReadsManifest):

@@ -79,9 +79,10 @@ def training_inputs(step: StepRun, options: TrainingStepOptions, percent: float,
     Args:
         percent: part of the train split that the step works on.
     """
-    prepared = read_prepared(options.prepare_run_id)
+    prepared = read_prepared(options.prepare_run_id, options)
     train = prepared.train(percent, options.data_percent, options.stage_floor, options.seed)
     dev = prepared.dev(len(train), options.eval_share, options.seed)
+    prepared.refuse_missing(train, dev)
     prepared.log_input(step, train, "training")
     prepared.log_input(step, dev, "validation")
     watch = Watch(step)
@@ -200,6 +201,7 @@ def compute_arguments(options: ComputeOptions) -> dict[str, Any]:
     return {
         "num_workers": options.num_workers,
         "persistent_workers": options.persistent_workers,
+        "shards_together": options.shards_together,
         "gradient_checkpointing": options.gradient_checkpointing,
         "log_every": options.logging_steps,
     }

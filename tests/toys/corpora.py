@@ -14,6 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 
+from moe.corpora.manifest import COLUMNS
+
+ROW = dict.fromkeys(COLUMNS, "x") | {"member": None, "severity": float("nan"), "duration_s": 1.0, "split": "train", "gender": "f"}
 RATE = 16_000
 SUBTYPES = {"mp3": ("MP3", "MPEG_LAYER_III"), "ogg": ("OGG", "VORBIS"), "opus": ("OGG", "OPUS")}
 UTTERANCES = pd.DataFrame(

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moe.audio.channels import CHANNELS, CHANNELS_HELP
-from moe.corpora.locations import CorpusRoot, Root
-from moe.options import Options, listed, option
+from moe.corpora.locations import CorpusRoot, Root, is_address
+from moe.corpora.shard_cache import ShardCacheOptions
+from moe.options import listed, option
 
 UNKNOWN = "unknown"
 REFUSE, SHARDS = "refuse", "shards"
@@ -85,7 +86,7 @@ Item = FoundUtterance | Fault | Note | Read
 
 
 @dataclass(frozen=True)
-class CorpusOptions(Options):
+class CorpusOptions(ShardCacheOptions):
     """Where a corpus is and how its columns are called."""
 
     dataset_root: str | None = option(
@@ -129,7 +130,8 @@ class CorpusOptions(Options):
             ValueError: a trusted folder is not there.
         """
         trusted = trusted_folders(self.trusted_root)
-        return CorpusRoot(folder, trusted) if trusted else folder
+        cache = self.shard_cache(in_order=True) if is_address(folder) else None
+        return CorpusRoot(folder, trusted, cache) if trusted or cache else folder
 
 
 def trusted_folders(text: str | None) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from moe.corpora.formats.parquet import read_parquet
 from moe.corpora.formats.sap import read_sap
 from moe.corpora.formats.sidecars import read_sidecars
 from moe.corpora.formats.webdataset import read_webdataset
-from moe.corpora.locations import Root, is_address
+from moe.corpora.locations import Root, address_fault, is_address
 
 WEBDATASET = "webdataset"
 
@@ -46,12 +46,14 @@ def corpus_root(corpus: str, location: str) -> str:
     """The root that the paths of a manifest are relative to: the location itself, or a cache for a Hugging Face dataset by name.
 
     Raises:
-        ValueError: an unknown format, or no such folder.
+        ValueError: an unknown format, no such folder, or an address where nothing can be read.
     """
     if corpus not in FORMATS:
         raise ValueError(f"corpus={corpus!r}: must be one of {', '.join(FORMATS)}")
     if corpus == "hf":
         return hf_root(location)
+    if is_address(location) and (fault := address_fault(location)):
+        raise ValueError(f"dataset_root={location}: {fault}")
     if not is_address(location) and not os.path.isdir(location):
         raise ValueError(f"dataset_root={location!r}: no such folder")
     return location
