@@ -157,7 +157,7 @@ class SpeechDataset(Dataset):
 
 
 def bytes_of(kept: np.ndarray | Batch) -> int:
-    """Bytes of a waveform, or of the arrays of an example."""
+    """Bytes of a waveform, (n_samples,), or of the arrays of an example."""
     return sum(part.nbytes for part in (kept.values() if isinstance(kept, dict) else [kept]) if isinstance(part, np.ndarray))
 
 
