@@ -74,6 +74,8 @@ QUESTIONS = {
     "Does a language model pay over Whisper's own decoder?": (MAIN, WRITES),
     "Does steering pay over an encoder LoRA of the same size?": (MAIN, ENCODER_LORA),
     "Is it better than Whisper alone?": (MAIN, WHISPER),
+    "Is it as good as one LoRA on all linear layers?": (MAIN, LORA),
+    "Is it as good as Whisper-MoE?": (MAIN, MIXTURE),
 }
 TYPICAL = "typical"
 
