@@ -24,19 +24,9 @@ from moe.options import Options, option
 GB = 10**9
 PART, LOCK, FOLDER_LOCK = ".part", ".lock", "folder.lock"
 NAME = re.compile(r"[0-9a-f]{40}-\d+(\.part)?")  # digest and size: whatever else lies in the folder is left alone
-SPARED_S = (
-    600.0  # a shard that was used in the last ten minutes is not put out by one that is merely read: reading would go in circles
-)
-STAMPS = (
-    "ETag",
-    "etag",
-    "LastModified",
-    "last_modified",
-    "Last-Modified",
-    "mtime",
-    "md5Hash",
-    "generation",
-)  # what changes with a file
+SPARED_S = 600.0  # a shard used in the last ten minutes does not go for one that is merely read: reading would go in circles
+# what changes with a file
+STAMPS = ("ETag", "etag", "LastModified", "last_modified", "Last-Modified", "mtime", "md5Hash", "generation")
 
 
 @dataclass(frozen=True)

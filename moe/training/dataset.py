@@ -51,9 +51,8 @@ class SpeechDataset(Dataset):
     ) -> None:
         self._cached_bytes, self.memory = 0, memory or shared_memory()
         self.rows = Rows(manifest)
-        self._n_before = (
-            manifest.groupby("utterance_id").cumcount().to_numpy()
-        )  # of rows of the same utterance: each is drawn anew
+        # how often the utterance of a row came before: each row of it is drawn anew, (N,)
+        self._n_before = manifest.groupby("utterance_id").cumcount().to_numpy()
         self.root, self.inputs, self.augmentation, self.seed = root, inputs, augmentation, seed
         self.extras = {name: torch.as_tensor(array) for name, array in (extras or {}).items()}
         self._examples: dict[int, Batch] = {}
@@ -105,10 +104,7 @@ class SpeechDataset(Dataset):
     @property
     def shards(self) -> np.ndarray | None:
         """Number of the shard that each utterance lies in, (N,); None where a recording is a file of its own."""
-        table = self.rows.table
-        if "member" not in table or not (table["member"].notna() & (table["member"] != "")).all():
-            return None
-        return pd.factorize(table["audio"])[0]
+        return shards_of(self.rows.table)
 
     def _augmented(self, draw: Draw) -> Batch:
         """The example of an utterance as an epoch's augmentation makes it."""
@@ -154,6 +150,13 @@ class SpeechDataset(Dataset):
                 refused.setdefault(reason, []).append(row["utterance_id"])
         said = [f"{len(ids)} utterances {reason}, e.g. {ids[:3]}" for reason, ids in refused.items()]
         return [f"these cannot be trained on: {'; '.join(said)}"] if said else []
+
+
+def shards_of(table: pd.DataFrame) -> np.ndarray | None:
+    """Number of the shard that each row of a manifest lies in, (N,); None where a recording is a file of its own."""
+    if "member" not in table or not (table["member"].notna() & (table["member"] != "")).all():
+        return None
+    return pd.factorize(table["audio"])[0]
 
 
 def bytes_of(kept: np.ndarray | Batch) -> int:

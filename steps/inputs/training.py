@@ -22,7 +22,7 @@ from moe.systems.whisper.inputs import WhisperInputs
 from moe.training.averaging import AveragingOptions
 from moe.training.checkpoints import CheckpointOptions, Checkpoints, TrainingEvents
 from moe.training.cost import compute_seconds, device_name
-from moe.training.dataset import SpeechDataset
+from moe.training.dataset import SpeechDataset, shards_of
 from moe.training.example_memory import ExampleMemory
 from moe.training.hooks import Report
 from moe.training.loop import Training, TrainingSummary
@@ -48,6 +48,7 @@ class TrainingInputs:
 
     Attributes:
         train: rows of the train split's part that is trained on; `dev` those that are decoded after an epoch.
+        memory: room for what the data sets keep from epoch to epoch.
     """
 
     options: TrainingStepOptions
@@ -78,10 +79,17 @@ def training_inputs(step: StepRun, options: TrainingStepOptions, percent: float,
 
     Args:
         percent: part of the train split that the step works on.
+
+    Raises:
+        ValueError: shards are gone, or are to be shuffled together where there are none.
     """
     prepared = read_prepared(options.prepare_run_id, options)
     train = prepared.train(percent, options.data_percent, options.stage_floor, options.seed)
     dev = prepared.dev(len(train), options.eval_share, options.seed)
+    if options.shards_together is not None and shards_of(train) is None:
+        raise ValueError(
+            f"shards_together={options.shards_together}: recordings of this corpus are files of their own, not in shards; leave it out"
+        )
     prepared.refuse_missing(train, dev)
     prepared.log_input(step, train, "training")
     prepared.log_input(step, dev, "validation")

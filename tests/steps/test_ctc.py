@@ -104,6 +104,11 @@ def test_where_nobody_speaks_there_are_neither_text_nor_words(done: Done) -> Non
     assert table["no_speech"].all() and (table["hypothesis"] == "").all() and all(len(words) == 0 for words in table["words"])
 
 
+def test_shards_are_shuffled_together_only_where_there_are_some(done: Done) -> None:
+    with pytest.raises(ValueError, match="shards_together=2: recordings of this corpus are files of their own, not in shards"):
+        ctc.run(ctc.StepOptions(prepare_run_id=done.prepared, shards_together=2, no_plot=True, **OPTIONS))
+
+
 def test_corrupt_recordings_are_listed_and_leave_the_loss_curve_as_it_is(done: Done, tmp_path: Path) -> None:
     """Document 004's second experiment, where such files made the validation loss infinite."""
     corpus = write_chords(tmp_path, TRANSCRIPTS, SPLITS)
