@@ -21,6 +21,7 @@ from moe.recognition.recognizer import Recognizer, Segment, Transcript
 from moe.recognition.words import Word
 from moe.system import DecodingOptions, Record
 from moe.systems.table import load_system
+from moe.training.precision import PrecisionOptions
 
 __all__ = ["Recogniser", "Segment", "Transcript", "Word", "load"]
 
@@ -70,19 +71,21 @@ class Recogniser:
         return found if several else found[0]
 
 
-def load(model: str | os.PathLike[str], speech_threshold: float = SPEECH_THRESHOLD) -> Recogniser:
+def load(model: str | os.PathLike[str], speech_threshold: float = SPEECH_THRESHOLD, fp16: bool | None = None) -> Recogniser:
     """A recogniser from the model registry, from a run, or from its folder; on the GPU where there is one.
 
     Args:
         model: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, the id of a run with a model, or a folder, which needs no MLflow.
         speech_threshold: least probability of speech; below it the text is empty. 0: everything is decoded.
+        fp16: compute in half precision; None: on a GPU. A processor with bf16 instructions takes about half the time.
 
     Raises:
         ValueError: no recogniser is there, or the registry does not know it.
         RuntimeError: a run that holds no model.
     """
     system = load_system(folder_of(model))
-    return Recogniser(Recognizer.on_fastest_device(system, speech_threshold))
+    computed = PrecisionOptions(fp16=fp16, no_fp16=fp16 is False)
+    return Recogniser(Recognizer.on_fastest_device(system, speech_threshold, computed))
 
 
 def folder_of(model: str | os.PathLike[str]) -> Path:

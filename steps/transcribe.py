@@ -29,6 +29,7 @@ from moe.serving.people import Find, Served, ServedPeople, enrolled
 from moe.system import Ask, DecodingOptions, Record, read_record
 from moe.systems.table import load_system
 from moe.training import blocks, processes
+from moe.training.precision import PrecisionOptions, precision
 from moe.training.processes import ProcessOptions
 from steps.inputs.people import PERSONAL
 from steps.options.ask_options import AskOptions, ask_of
@@ -40,7 +41,7 @@ MOST_LISTED = 20  # failures printed; the run's table has them all
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(AskOptions, DecodingOptions, ProcessOptions):
+class StepOptions(AskOptions, DecodingOptions, PrecisionOptions, ProcessOptions):
     """Transcribe recordings."""
 
     audio: str = option(help="recording, or folder of recordings (with the folders in it)")
@@ -87,7 +88,8 @@ def _work(step: StepRun, options: StepOptions) -> None:
     by_speaker = _by_speaker(options, recordings, root)
     digest, names = folder_digest(folder), [name for name in by_speaker if name is not None]
     find = _finder(options, record, digest, names)
-    recognizer = Recognizer.on_fastest_device(load_system(folder), options.speech_threshold)
+    computed = options.part(PrecisionOptions)
+    recognizer = Recognizer.on_fastest_device(load_system(folder), options.speech_threshold, computed)
     recognizer.system.check(ask, options.beam_size)
     served, started = _enrolled(recognizer.system, digest, names, find), time.perf_counter()
     transcriptions = {name: _transcription(options, recognizer, ask, digest, served.get(name)) for name in by_speaker}
@@ -129,7 +131,8 @@ def _transcription(options: StepOptions, recognizer: Recognizer, ask: Ask, diges
         return recognizer.transcribe(waveforms, decoding, ask, None if person is None else [person] * len(waveforms))
 
     own = "" if served is None else f" {folder_digest(served.folder)}"
-    settings = f"{digest} {decoding} {ask} {options.speech_threshold} {options.channels}{own}"
+    computed = precision(options.part(PrecisionOptions))
+    settings = f"{digest} {decoding} {computed} {ask} {options.speech_threshold} {options.channels}{own}"
     return Transcription(recognise, Path(options.output_dir).expanduser(), options.format, settings, options.channels)
 
 

@@ -39,6 +39,15 @@ def test_a_path_bytes_and_samples_have_one_transcript_and_a_list_has_a_list(fold
     assert recogniser.transcribe(path, top_k=1).routing_weights.count(0.0) == 3
 
 
+def test_half_precision_is_computed_where_it_is_asked_for(folder: Path) -> None:
+    half, full = (whisper_moe.load(folder, speech_threshold=0, fp16=fp16) for fp16 in (True, False))
+    assert [each.recognizer.system.model.precision for each in (half, full)] == ["bf16", "fp32"]
+    (one,), (other,) = (each.transcribe([toy_recording(1, 1.5)]) for each in (half, full))
+    assert one.routing_weights == pytest.approx(other.routing_weights, abs=0.05) and one.confidence == pytest.approx(
+        other.confidence, abs=0.05
+    )
+
+
 @pytest.mark.parametrize(
     ("audio", "asked", "said"),
     [

@@ -82,9 +82,11 @@ class Recognizer:
         self._turn = threading.Lock()
 
     @classmethod
-    def on_fastest_device(cls, system: System, speech_threshold: float = 0.0) -> "Recognizer":
-        """The system on the GPU where there is one, in the precision that it computes fastest in."""
-        system.place(fastest_device(), precision(PrecisionOptions()))
+    def on_fastest_device(
+        cls, system: System, speech_threshold: float = 0.0, computed: PrecisionOptions = PrecisionOptions()
+    ) -> "Recognizer":
+        """The system on the GPU where there is one, in the precision that is asked for: half on a GPU where nothing is said."""
+        system.place(fastest_device(), precision(computed))
         return cls(system, speech_threshold)
 
     def transcribe(

@@ -24,6 +24,7 @@ from moe.audio.voice_activity import SPEECH_THRESHOLD, THRESHOLD_HELP
 from moe.audio.waveforms import AudioError, decode_recording
 from moe.options import option
 from moe.system import Ask, DecodingOptions
+from moe.training.precision import PrecisionOptions
 
 RECORDS, SPLIT, PARAMS, AUDIO, SPEAKER = "dataframe_records", "dataframe_split", "params", "audio", "speaker"
 EXAMPLE = '{"dataframe_records": [{"audio": "<base64>"}], "params": {}}'
@@ -45,8 +46,8 @@ class Conflict(RequestError):
 
 
 @dataclasses.dataclass(frozen=True)
-class ServiceOptions(DecodingOptions):
-    """How a recogniser is served: its decoding, and the bounds of a request."""
+class ServiceOptions(PrecisionOptions, DecodingOptions):
+    """How a recogniser is served: its decoding and precision, and the bounds of a request."""
 
     max_audio_s: float = option(600.0, "seconds of audio in one request", above=0)
     max_inputs: int = option(32, "recordings in one request", low=1)

@@ -28,6 +28,7 @@ from moe.serving.service import Service, settings
 from moe.serving.voices import ServedVoices
 from moe.system import System
 from moe.systems.table import load_system
+from moe.training.precision import PrecisionOptions
 
 LOG = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class RecognizerModel(PythonModel):
         options, usual = settings(context.model_config or {}, system.ask_type)
         people = _people(system, Path(context.artifacts["model"]), options)
         voices = _voices(people, options)
-        recognizer = Recognizer.on_fastest_device(system, options.speech_threshold)
+        recognizer = Recognizer.on_fastest_device(system, options.speech_threshold, options.part(PrecisionOptions))
         self.service = Service(recognizer, options, usual, people, voices)
         self.nothing = {"beam_size": 0, SPEAKER: ""} | {field.name: nothing_asked(field) for field in dataclasses.fields(usual)}
         if request_guard.in_server():

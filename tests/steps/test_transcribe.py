@@ -68,6 +68,8 @@ def test_a_folder_is_transcribed_as_the_recogniser_does_and_a_second_run_skips(s
         and again.data.metrics["n_failed"] == 2
         and "real_time_factor" not in again.data.metrics
     )
+    half = connect().client.get_run(transcribe.run(dataclasses.replace(options, fp16=True)))
+    assert half.data.metrics["n_written"] == 3 and half.data.metrics["n_skipped"] == 0  # what decides a transcript has changed
 
 
 def transcribe_all(number: int, recordings: Path, folder: Path) -> None:

@@ -135,6 +135,7 @@ def test_the_language_asked_for_is_in_the_prompt_and_only_for_that_call(tmp_path
 def test_a_configuration_is_how_it_is_served_and_what_is_asked_where_a_request_says_nothing() -> None:
     config = {"beam_size": 3, "max_inputs": 2, "language": "nl"}
     assert settings(config | {"top_k": 1}, MixtureAsk) == (ServiceOptions(beam_size=3, max_inputs=2), MixtureAsk("nl", 1))
+    assert settings({"fp16": True}, MixtureAsk)[0] == ServiceOptions(fp16=True)
     assert settings(config, WhisperAsk) == (ServiceOptions(beam_size=3, max_inputs=2), WhisperAsk("nl"))
     with pytest.raises(ValueError, match="the configuration has top_k: there are batch_window_ms, .*language"):
         settings(config | {"top_k": 1}, WhisperAsk)
