@@ -15,7 +15,6 @@ from torch.utils.data import Sampler
 from moe.corpora.locations import CorpusRoot, is_address, locate
 from moe.corpora.shard_cache import ShardCache
 from moe.training.batches import Draw
-from moe.training.dataset import SpeechDataset
 
 ENDS_S = 5.0  # that an epoch's end waits for a shard that is just coming
 LOG = logging.getLogger(__name__)
@@ -60,7 +59,7 @@ class ReadAhead(Sampler[list[Any]]):
 
 def read_ahead(batches: Sampler[list[Any]], dataset: Any, margin: int) -> Sampler[list[Any]]:
     """The batches with shards fetched ahead, where a data set reads shards at an address and a cache keeps them."""
-    root = dataset.root if isinstance(dataset, SpeechDataset) else None
+    root = getattr(dataset, "root", None)  # of a `SpeechDataset`, whose tables a bare checkout has no pandas for
     if not isinstance(root, CorpusRoot) or root.cache is None or not is_address(root) or (shards := dataset.shards) is None:
         return batches
     names = dict(zip(shards.tolist(), dataset.rows.column("audio"), strict=True))

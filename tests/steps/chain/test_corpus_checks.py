@@ -173,7 +173,7 @@ def test_a_corpus_at_an_address_is_looked_at_before_anything_runs(tmp_path: Path
 @pytest.mark.parametrize(
     ("root", "said"),
     [
-        ("memory://nobody/put/anything/here", "does not answer|nothing is there"),
+        ("memory://nobody/put/anything/here", "there is no such bucket, folder or file|nothing is there"),
         ("nosuch://bucket/corpus", "does not answer .*nosuch"),
         ("s3://bucket/corpus", "does not answer .*s3fs"),
         ("gone/for/good", "no such folder"),
