@@ -5,8 +5,10 @@ otherwise, there are as many as it may use. The load of the machine changes noth
 and a training that goes on after an interruption must end with the same bits.
 
 What a busy machine does need is threads that sleep while they wait. OpenMP's own wait in a loop, and beside other work the loop takes
-the core that the thread awaited needs: a stage slows down tenfold. OpenMP reads OMP_WAIT_POLICY when torch is loaded, so a program
-cannot set it for itself; `steps.options.project_files` writes it into the commands of MLproject.
+the core that the thread awaited needs: a stage slows down tenfold. To wake a thread takes longer than many of a small model's products,
+so that on an idle machine sleeping at once costs a third of the speed. GOMP_SPINCOUNT lets threads of GNU's OpenMP, torch's on Linux, loop
+for some microseconds first. OpenMP reads both when torch is loaded, so a program cannot set them for itself;
+`steps.options.project_files` writes them into the commands of MLproject.
 """
 
 import contextlib

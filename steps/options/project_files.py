@@ -48,7 +48,8 @@ ENTRY_POINTS = (
     "export",
 )
 PYTHON = "3.11"
-PREFIX = "OMP_WAIT_POLICY=${{OMP_WAIT_POLICY:-passive}}"  # must be there before torch is loaded, see moe/training/threads.py; doubled for MLflow
+# must be there before torch is loaded, see moe/training/threads.py; braces are doubled for MLflow
+PREFIX = "OMP_WAIT_POLICY=${{OMP_WAIT_POLICY:-passive}} GOMP_SPINCOUNT=${{GOMP_SPINCOUNT:-4000}}"
 IN_IMAGE = "env --chdir=/whisper-moe"  # also in an image that `mlflow run --build-image` makes of it, whose folder is another
 CONDA = "conda_env: conda.yaml\n"
 DOCKER = 'docker_env:\n  image: whisper-moe\n  volumes: ["whisper-moe-work:/whisper-moe/mlruns"]  # unfinished work\n'

@@ -47,9 +47,9 @@ def command(project: Path, **said: str) -> str:
 
 
 def test_mlflow_starts_a_step_with_what_was_said_and_nothing_else(toy_project: Path) -> None:
-    start = "OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive} python -m toy_steps.gate"
+    start = "OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive} GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-4000} python -m toy_steps.gate"
     assert command(toy_project, prepare_run_id="abc") == f"{start} --prepare_run_id abc"
-    words = command(toy_project, prepare_run_id="abc", top_k="3", balance="true").split()[1:]
+    words = command(toy_project, prepare_run_id="abc", top_k="3", balance="true").split()[2:]
     options_type = sys.modules["toy_steps.gate"].StepOptions
     assert parse(options_type, words[3:]) == options_type(prepare_run_id="abc", top_k=3, balance=True)
 
