@@ -199,12 +199,17 @@ def read_range(root: Root, relative: str, offset: int, n_bytes: int) -> bytes:
 
 def _remote_range(root: Root, full: str, offset: int, n_bytes: int) -> bytes:
     with reading(full):
-        if (kept := _kept(root, full)) is None:
-            filesystem, path = fsspec.core.url_to_fs(full)
-            return filesystem.cat_file(path, start=offset, end=offset + n_bytes)
-        with kept:
-            kept.seek(offset)
-            return kept.read(n_bytes)
+        if (kept := _kept(root, full)) is not None:
+            with kept:
+                kept.seek(offset)
+                return kept.read(n_bytes)
+        filesystem, path = fsspec.core.url_to_fs(full)
+        data: bytes = filesystem.cat_file(path, start=offset, end=offset + n_bytes)
+    if len(data) > n_bytes:  # as servers do that know no ranges
+        raise OSError(
+            f"{full}: {len(data)} bytes came of {n_bytes}, the server sends no parts of files: give shard_cache_gb room for whole shards"
+        )
+    return data
 
 
 def _kept(root: Root, full: str) -> BinaryIO | None:

@@ -1,6 +1,9 @@
 """Shards at an address are kept whole or not at all, within the bound, the least recently used goes first, and nobody reads a wrong byte."""
 
+import functools
+import http.server
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +13,7 @@ from filelock import FileLock
 
 import tests.toys.corpora as toys
 from moe.corpora import shard_cache
-from moe.corpora.locations import CorpusRoot
+from moe.corpora.locations import CorpusRoot, read_range
 from moe.corpora.manifest import read_utterance
 from moe.corpora.shard_cache import ShardCache, ShardCacheOptions, stated
 
@@ -138,6 +141,20 @@ def test_utterances_of_shards_at_an_address_are_those_of_the_folder(tmp_path) ->
         np.testing.assert_array_equal(read_utterance(root, row), expected)
         (tmp_path / write.__name__ / shard).unlink()
         np.testing.assert_array_equal(read_utterance(root, row), expected)
+
+
+def test_a_server_that_sends_no_parts_of_files_is_refused_and_served_by_the_cache(bucket: Path) -> None:
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(bucket))
+    (bucket / "0.tar").write_bytes(bytes(range(SIZE)))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        root = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(
+            OSError, match="0.tar: 100 bytes came of 5, the server sends no parts of files: give shard_cache_gb room"
+        ):
+            read_range(root, "0.tar", 10, 5)
+        assert read_range(CorpusRoot(root, cache=cache_of(bucket, 2)), "0.tar", 10, 5) == bytes(range(10, 15))
+        server.shutdown()
 
 
 def test_options_say_where_and_how_much(tmp_path, monkeypatch) -> None:
