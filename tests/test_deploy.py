@@ -13,7 +13,7 @@ from mlflow.projects import load_project
 
 from steps import main
 from steps.options.command_line import parse
-from steps.options.project_files import ENTRY_POINTS, IN_IMAGE, PYTHON
+from steps.options.project_files import ENTRY_POINTS, IN_IMAGE, PREFIX, PYTHON
 from steps.tracking.store import project_root
 
 ROOT = project_root()
@@ -66,6 +66,13 @@ def test_mlflow_reads_the_kubernetes_backend(monkeypatch: pytest.MonkeyPatch) ->
     assert volume["metadata"]["name"] in [each.get("persistentVolumeClaim", {}).get("claimName") for each in pod["volumes"]]
     assert container["volumeMounts"][0]["mountPath"] == f"{FOLDER}/mlruns"
     assert f"USER {pod['securityContext']['runAsUser']}\n" in DOCKERFILE and job["spec"]["backoffLimit"] == 0
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "slurm.sbatch", "slurm_ray.sbatch"])
+def test_threads_wait_everywhere_as_in_mlproject(name: str) -> None:
+    said = dict(re.findall(r"(\w+)=\$\{\{\w+:-(\w+)\}\}", PREFIX))
+    (line,) = re.findall(r"^(?:ENV|export) .*OMP_WAIT_POLICY=.*$", (DEPLOY / name).read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(said) == 2 and dict(re.findall(r"(\w+)=(\w+)", line)).items() >= said.items()
 
 
 @pytest.mark.parametrize(("status", "n_requeued"), [(0, 0), (1, 0), (143, 1)])

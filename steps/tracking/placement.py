@@ -33,7 +33,7 @@ NODE_S = 600.0  # for a node in place of one that was lost
 SAYS_S = 3
 N_CALLS = 4  # of an actor at once: it is asked to stop while it follows
 PASSED_ON = (
-    "MLFLOW_", "MOE_", "OMP_", "MKL_", "TORCH_", "NCCL_", "GLOO_", "HF_", "TOKENIZERS_", "AWS_", "GOOGLE_", "FSSPEC_", "PYTHONPATH",
+    "MLFLOW_", "MOE_", "OMP_", "GOMP_", "KMP_", "MKL_", "TORCH_", "NCCL_", "GLOO_", "HF_", "TOKENIZERS_", "AWS_", "GOOGLE_", "FSSPEC_", "PYTHONPATH",
 )  # fmt: skip
 NODE = "its node, or Ray's worker on it"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")

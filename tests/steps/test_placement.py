@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from moe.files import file_digest
 from moe.training.processes import ProcessOptions
 from steps import domain, embed, evaluate, main, transcribe
 from steps.chain.remote_checks import remote_faults
+from steps.options.project_files import PREFIX
 from steps.tracking import placement
 from steps.tracking.artifacts import EMBEDDINGS, HYPOTHESES, MODEL, upstream
 from steps.tracking.store import connect, unfinished_root
@@ -207,6 +209,14 @@ def test_a_cluster_without_the_package_is_refused_with_what_to_install(monkeypat
     assert remote_faults(main.StepOptions.asked(cluster="auto")) == [said]
     with pytest.raises(ValueError, match=f"^{said}$"):
         transcribe.run(transcribe.StepOptions(audio="a", cluster="auto"))
+
+
+def test_a_process_on_a_node_waits_for_its_threads_as_the_step_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = re.findall(r"(\w+)=\$", PREFIX)
+    for name in names:
+        monkeypatch.setenv(name, f"{name} of the step")
+    given = placement._environment(ProcessOptions(cluster="auto", num_processes=2), "192.168.1.7", 6379, "")
+    assert len(names) == 2 and [given.get(name) for name in names] == [f"{name} of the step" for name in names]
 
 
 def test_what_only_ray_keeps_is_refused_without_it() -> None:
