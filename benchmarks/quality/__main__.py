@@ -3,6 +3,7 @@
     python -m benchmarks.quality                                     the synthetic corpus
     python -m benchmarks.quality --only none                         the default and the baselines alone
     python -m benchmarks.quality --only averaging --rows "averaging=ema;one LoRA, same size, averaging=ema"    these rows, in a process of their own
+    python -m benchmarks.quality --only left_out --seeds 0           each etiology left out of training, and tested
     python -m benchmarks.quality --only averaging --gather true      the table of what such processes have evaluated
     python -m benchmarks.quality --corpus folder --dataset_root PATH --whisper_model BASE --data_percent 25 --only mixing,top_k
 
@@ -25,7 +26,7 @@ from analysis.report import percent
 from analysis.systems import SystemScores
 from benchmarks.quality.notes import read_note, write_note
 from benchmarks.quality.table import cohort, record, rows, wer
-from benchmarks.quality.variants import BASE_MODEL, Job, QualityOptions, jobs, lora_given, system_of
+from benchmarks.quality.variants import BASE_MODEL, Job, QualityOptions, jobs, left_out_of, lora_given, system_of
 from benchmarks.speed.__main__ import RESULTS
 from moe.options import to_text
 from steps import baseline, evaluate, main
@@ -88,8 +89,10 @@ def scored(job: Job) -> SystemScores:
 
 def verdict_of(found: Sequence[SystemScores]) -> str:
     """What a comparison of all rows says in words; Holm's correction is over the comparisons with one LoRA."""
-    usual = [dataclasses.replace(one, hypotheses=cohort(one.hypotheses, is_own=False)) for one in found]
-    return compare(usual, against=[LORA], plots=False).verdict if len({one.name for one in found}) > 1 else ""
+    whole = [one for one in found if not left_out_of(one.name)]  # the others are scored on some speakers alone
+    is_told = len({one.name for one in whole}) > 1 and LORA in {one.system for one in whole}
+    usual = [dataclasses.replace(one, hypotheses=cohort(one.hypotheses, is_own=False)) for one in whole]
+    return compare(usual, against=[LORA], plots=False).verdict if is_told else ""
 
 
 def check(options: QualityOptions) -> None:

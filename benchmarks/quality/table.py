@@ -12,7 +12,7 @@ from analysis.intervals import Difference
 from analysis.report import markdown_table, percent, percent_interval
 from analysis.significance import speaker_difference
 from analysis.systems import PooledScores, SystemScores, counted, pool
-from benchmarks.quality.variants import BASE_MODEL, DEFAULT, QualityOptions, lora_of
+from benchmarks.quality.variants import BASE_MODEL, DEFAULT, EACH, QualityOptions, left_out_of, lora_of
 from benchmarks.table import read, write_both
 from moe.synthesis.voices import OWN_WAYS
 
@@ -21,13 +21,37 @@ LORA_COLUMN = "one LoRA"
 HOW = (
     "WER on the test split, 95 % intervals by bootstrap over speakers; differences in points over the same speakers and seeds, each p by "
     "itself, with its standard error (s.e.) and the difference that such a test finds in four of five tries (sees). One LoRA is trained, "
-    "sized and averaged as the row it is compared with. *Own ways*: test speakers with the articulation of one style and the voice of another."
+    "sized and averaged as the row it is compared with. *Own ways*: test speakers with the articulation of one style and the voice of another. "
+    "*left_out*: trained without an etiology and scored on its test speakers alone; its dev split lacks that etiology too. *each*: these rows "
+    "as one, every speaker scored by the row that was trained without their etiology."
 )
 
 
 def rows(found: Sequence[SystemScores]) -> list[dict[str, Any]]:
     """One row per system: rates pooled over its seeds, and the differences to the default and to its one LoRA over the seeds that both have."""
+    found = [*found, *joined_left_out(found)]
     return [_row(system, found) for system in pool(found)]
+
+
+def joined_left_out(found: Sequence[SystemScores]) -> list[SystemScores]:
+    """Rows trained without one etiology each as one row of a seed, where there are several and none is missing."""
+    parts: dict[tuple[str, Any], list[SystemScores]] = {}
+    for one in found:
+        if left_out_of(one.name):
+            parts.setdefault((one.name.rpartition("=")[0], one.metadata.get("seed")), []).append(one)
+    most = max(map(len, parts.values()), default=0)
+    return [_joined(f"{name}={EACH}", rows) for (name, _), rows in parts.items() if len(rows) == most > 1]
+
+
+def _joined(name: str, parts: Sequence[SystemScores]) -> SystemScores:
+    hypotheses = pd.concat([tested(one.name, counted(one), is_own=False) for one in parts], ignore_index=True)
+    return dataclasses.replace(parts[0], name=name, hypotheses=hypotheses, metadata={**parts[0].metadata, **mean_costs(parts)})
+
+
+def mean_costs(parts: Sequence[SystemScores]) -> dict[str, float | None]:
+    """What the costs of several runs are on average; None where no run has one."""
+    costs = pd.DataFrame([{name: one.metadata.get(name) for name in COSTS} for one in parts], dtype=float).mean()
+    return {name: None if costs.isna()[name] else float(costs[name]) for name in COSTS}
 
 
 def record(path: Path, options: QualityOptions, found: list[dict[str, Any]], verdict: str = "") -> str:
@@ -53,8 +77,7 @@ def markdown(corpora: dict[str, dict[str, Any]]) -> str:
 
 
 def _row(system: PooledScores, found: Sequence[SystemScores]) -> dict[str, Any]:
-    costs = pd.DataFrame([{name: one.metadata.get(name) for name in COSTS} for one in system.runs], dtype=float).mean()
-    usual, own = (cohort(system.counted, is_own) for is_own in (False, True))
+    usual, own = (tested(system.name, system.counted, is_own) for is_own in (False, True))
     pairs = {name: pair for name in (DEFAULT, LORA_COLUMN) if (pair := _over_common_seeds(system, found, name))}
     return {
         "variant": system.name,
@@ -64,13 +87,13 @@ def _row(system: PooledScores, found: Sequence[SystemScores]) -> dict[str, Any]:
         "against": {name: _difference(*pair, is_own=False) for name, pair in pairs.items()},
         "own_ways_against": {name: _difference(*pair, is_own=True) for name, pair in pairs.items()} if len(own) else {},
         "routings": _routings(system),
-        **{name: None if costs.isna()[name] else float(costs[name]) for name in COSTS},
+        **mean_costs(system.runs),
     }
 
 
 def wer(system: SystemScores) -> float:
     """WER of one evaluation, people of their own ways left out."""
-    table = cohort(counted(system), is_own=False)
+    table = tested(system.name, counted(system), is_own=False)
     return float(table["word_errors"].sum() / max(1, table["n_words"].sum()))
 
 
@@ -79,13 +102,21 @@ def cohort(table: pd.DataFrame, is_own: bool) -> pd.DataFrame:
     return table[(table["etiology"] == OWN_WAYS) == is_own]
 
 
+def tested(name: str, table: pd.DataFrame, is_own: bool) -> pd.DataFrame:
+    """Those of a cohort on whom a row is scored: all, or the speakers of the etiology that it was trained without."""
+    of_cohort = cohort(table, is_own)
+    return of_cohort[of_cohort["etiology"].isin(left_out_of(name))] if left_out_of(name) else of_cohort
+
+
 def _rate(table: pd.DataFrame) -> list[float]:
     rates = rates_by(table).iloc[0]
     return [float(rates[name]) for name in ("wer", "low", "high")]
 
 
 def _routings(system: PooledScores) -> dict[str, float]:
-    """WER of each other routing of the same weights, as a mean over the seeds; empty where none was scored."""
+    """WER of each other routing of the same weights, as a mean over the seeds; empty where none was scored on the row's speakers."""
+    if left_out_of(system.name):
+        return {}
     found = pd.DataFrame([one.metadata.get("ablations") or {} for one in system.runs], dtype=float).mean()
     return {str(name): float(rate) for name, rate in found.sort_values().items() if not str(name).startswith("expert_")}
 
@@ -95,8 +126,8 @@ def _over_common_seeds(
 ) -> tuple[PooledScores, PooledScores] | None:
     """A system and the default or its one LoRA, both over the seeds that they share; None where there is none."""
     if name == LORA_COLUMN:
-        names = {one.name for one in found}
-        name = lora_of(system.name) if lora_of(system.name) in names else lora_of(DEFAULT)
+        is_there = lora_of(system.name) in {one.name for one in found} or left_out_of(system.name)
+        name = lora_of(system.name) if is_there else lora_of(DEFAULT)  # one LoRA that knew what was left out is no control
     seeds = {one.metadata.get("seed") for one in system.runs} & {one.metadata.get("seed") for one in found if one.name == name}
     if not seeds or system.name in (name, BASE_MODEL):
         return None
@@ -105,7 +136,10 @@ def _over_common_seeds(
 
 
 def _difference(system: PooledScores, other: PooledScores, is_own: bool) -> dict[str, float]:
-    found: Difference = speaker_difference(cohort(system.counted, is_own), cohort(other.counted, is_own))
+    ours, theirs = tested(system.name, system.counted, is_own), cohort(other.counted, is_own)
+    if left_out_of(system.name):
+        theirs = theirs[theirs["utterance_id"].isin(ours["utterance_id"])]
+    found: Difference = speaker_difference(ours, theirs)
     return dataclasses.asdict(found)
 
 

@@ -10,10 +10,12 @@ from moe.experts.rank_split import split_ranks
 from moe.experts.routed_lora import ALL_LINEARS, AdapterOptions
 from moe.files import read_json
 from moe.options import NONE, listed, option, to_text
+from moe.synthesis.styles import STYLES
 from moe.training.averaging import EMA, LAST
 from steps import main
 from steps.chain.options import BASE, LORA, MIXTURE
 from steps.chain.stages import n_experts
+from steps.options.step_options import SYNTHETIC
 
 CHANGES: dict[str, tuple[Any, ...]] = {
     "averaging": (NONE, EMA, LAST),
@@ -39,6 +41,7 @@ CHANGES: dict[str, tuple[Any, ...]] = {
     "balance_coefficient": (0.01, 0.0),
     "gate_layer": ("0", "1", "2", "3", "last"),
     "audio_context": ("bucketed", "full"),
+    "left_out": tuple(style for style in STYLES if style != "typical"),  # trained without an etiology, scored on its speakers
 }
 WITH_LORA = (
     "averaging",
@@ -50,8 +53,10 @@ WITH_LORA = (
     "rank_stabilised",
     "expert_learning_rate",
     "lora_dropout",
+    "left_out",
 )  # changes that one LoRA gets too: its fair control
 DEFAULT, BASE_MODEL, ONE_LORA = "as given", "base model", "one LoRA, same size"
+EACH = "each"  # of the etiologies, every speaker scored by the row that was trained without their own
 Job = tuple[str, int, "QualityOptions"]  # row, seed, options of the chain
 
 
@@ -82,6 +87,10 @@ class QualityOptions(main.StepOptions):
         found = [] if seeds and all(map(str.isdigit, seeds)) else [f"seeds={self.seeds}: must be whole numbers, comma list"]
         unknown = [name for name in self.changed if name not in CHANGES]
         found += [f"only={self.only}: must be all, none or out of {', '.join(CHANGES)}"] if unknown else []
+        if self.corpus != SYNTHETIC and "left_out" in listed(self.only):
+            found.append(
+                f"only=left_out: the etiologies of the synthetic corpus; of corpus={self.corpus} give exclude_etiology=NAME to a call of its own"
+            )
         if self.init_from is not None:
             found.append(
                 f"init_from={self.init_from}: make it once, by main --until pretrain --export_dir BASE, and name it as whisper_model"
@@ -130,6 +139,12 @@ def lora_of(name: str) -> str:
     return f"{ONE_LORA}, {name}" if name.partition("=")[0] in WITH_LORA else ONE_LORA
 
 
+def left_out_of(name: str) -> list[str]:
+    """The etiologies that a row was trained without, on whose speakers alone it is scored; none for most rows."""
+    _, _, etiology = name.partition("left_out=")
+    return list(CHANGES["left_out"]) if etiology == EACH else [etiology] if etiology else []
+
+
 def lora_given(row: QualityOptions) -> dict[str, Any]:
     """Options of the one LoRA of a row: the mixture's total rank, scale, data and epochs, without waiting for the mixture."""
     plain = AdapterOptions()
@@ -172,6 +187,7 @@ def _changed(options: QualityOptions, name: str, value: Any) -> QualityOptions:
             **_alike(options),
             "shared_epochs": options.shared_epochs or max(1, options.expert_epochs // 3),
         } if value == "shared" else {},
+        "left_out": lambda: {"exclude_etiology": value},
         "shared_share": lambda: _divided(options, _total_rank(options), value, n_experts(options)),
         "adapter_rank": lambda: _divided(options, value, _share(options), n_experts(options)),
         "num_experts": lambda: _divided(options, _total_rank(options), _share(options), value),
@@ -180,10 +196,10 @@ def _changed(options: QualityOptions, name: str, value: Any) -> QualityOptions:
             "expert_epochs": value * options.expert_epochs, "asr_epochs": value * options.asr_epochs,
         },
     }  # fmt: skip
-    return dataclasses.replace(options, **({name: value} if name not in DIVIDING else {}), **along.get(name, dict)())
+    return dataclasses.replace(options, **({name: value} if name not in SAID_BY_OTHERS else {}), **along.get(name, dict)())
 
 
-DIVIDING = ("shared_share", "adapter_rank", "num_experts", "rank_and_epochs")  # said by the ranks, at the same scale
+SAID_BY_OTHERS = ("shared_share", "adapter_rank", "num_experts", "rank_and_epochs", "left_out")  # by the ranks, at the same scale
 
 
 def _divided(options: QualityOptions, total: int, share: float, n: int | str) -> dict[str, Any]:
@@ -214,7 +230,12 @@ def _share(options: QualityOptions) -> float:
 
 
 def _can_have(options: QualityOptions, name: str, value: Any) -> bool:
-    """A shared start leaves an epoch to the experts; of a base in a folder it is known whether it has the layer below its last."""
+    """A shared start leaves an epoch to the experts; of a base in a folder it is known whether it has the layer below its last.
+
+    Etiologies to leave out are known of the synthetic corpus alone.
+    """
+    if name == "left_out" and (options.corpus != SYNTHETIC or value not in listed(options.styles)):
+        return False
     config = Path(options.whisper_model) / "config.json"
     if name == "gate_layer" and value != "last" and config.exists():
         return int(value) < read_json(config)["encoder_layers"]

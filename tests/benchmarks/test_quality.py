@@ -9,12 +9,22 @@ import pytest
 
 from analysis.error_rates import count_errors
 from analysis.systems import SystemScores
-from benchmarks.quality.__main__ import check
+from benchmarks.quality.__main__ import check, verdict_of
 from benchmarks.quality.folds import group_rows, joined
 from benchmarks.quality.notes import read_note, write_note
 from benchmarks.quality.pays import PaysOptions, conditions
 from benchmarks.quality.table import LORA_COLUMN, record, rows
-from benchmarks.quality.variants import BASE_MODEL, DEFAULT, ONE_LORA, QualityOptions, jobs, lora_given, rows_of, variants
+from benchmarks.quality.variants import (
+    BASE_MODEL,
+    DEFAULT,
+    ONE_LORA,
+    QualityOptions,
+    jobs,
+    lora_given,
+    rows_of,
+    system_of,
+    variants,
+)
 from moe.synthesis.planning import SynthesisOptions, plan
 from steps import baseline, experts
 from steps.chain.stages import n_experts, stage_options
@@ -54,6 +64,8 @@ def test_one_option_changes_at_a_time_and_all_else_is_as_given() -> None:
         )
         if option == "rank_and_epochs":
             assert (variant.expert_epochs, variant.lora_r, variant.shared_r) == (12, 8, 64)
+        elif option == "left_out":
+            assert changed == {"exclude_etiology"}
         elif option in ("shared_share", "adapter_rank", "num_experts"):
             assert changed <= RANKS and changed, "a total is divided by the ranks, at one scale"
         else:
@@ -258,3 +270,61 @@ def test_a_row_that_lacks_a_fold_or_has_it_twice_is_refused() -> None:
         joined([fold(DEFAULT, 0, {}), fold(DEFAULT, 1, {}), fold(ONE_LORA, 0, {})])
     with pytest.raises(ValueError, match="as given, seed 0: evaluated twice"):
         joined([fold(DEFAULT, 0, {}), fold(DEFAULT, 0, {"s0": 1})])
+
+
+def test_each_etiology_is_left_out_of_mixture_and_lora_alike() -> None:
+    found = rows_of(QualityOptions(seeds="0", only="left_out"))
+    etiologies = {"parkinsons", "als", "cp", "stroke", "down"}
+    for name, of in (("left_out={}", "whisper_moe"), (f"{ONE_LORA}, left_out={{}}", "single_lora")):
+        for etiology in etiologies:
+            row = name.format(etiology)
+            assert found[row].exclude_etiology == etiology and system_of(row) == of
+    assert {row.exclude_etiology for row in found.values()} == etiologies | {None} and len(found) == 3 + 2 * len(etiologies)
+    few = rows_of(QualityOptions(only="left_out", styles="typical,als"))
+    assert [name for name in few if "left_out" in name] == ["left_out=als", f"{ONE_LORA}, left_out=als"]
+
+
+def test_etiologies_of_another_corpus_are_not_known() -> None:
+    with pytest.raises(ValueError, match="only=left_out: the etiologies of the synthetic corpus; of corpus=folder"):
+        QualityOptions(corpus="folder", only="left_out")
+    assert not any("left_out" in name for name in variants(QualityOptions(corpus="folder")))
+
+
+def spoken(name: str, wrong: dict[str, int], seed: int = 0) -> SystemScores:
+    """Speaker s0 has ALS, s1 CP, and s2 a way of their own."""
+    one = scored(name, seed, wrong)
+    return dataclasses.replace(one, hypotheses=one.hypotheses.assign(etiology=["als", "cp", "own_ways"]))
+
+
+def test_what_was_trained_without_an_etiology_is_scored_on_its_speakers_alone() -> None:
+    found = [
+        spoken("left_out=als", {"s0": 3, "s1": 4, "s2": 4}),
+        spoken(f"{ONE_LORA}, left_out=als", {"s0": 1}),
+        spoken(DEFAULT, {"s1": 4}),
+        spoken(ONE_LORA, {"s0": 4}),
+    ]
+    ours, lora, *_ = rows(found)
+    assert ours["wer"][0] == pytest.approx(3 / 4) and ours["seeds"] == {"0": 0.75} and ours["own_ways"] is None
+    assert difference(ours, LORA_COLUMN) == pytest.approx(2 / 4) and difference(ours, DEFAULT) == pytest.approx(3 / 4)
+    assert difference(lora, LORA_COLUMN) == pytest.approx(-3 / 4), "what it costs one LoRA not to have known them"
+    alone = rows([found[0], *found[2:]])[0]
+    assert LORA_COLUMN not in alone["against"], "one LoRA that knew them is no control"
+    assert verdict_of(found) == "", "nothing here is one LoRA's"
+    loras = [dataclasses.replace(one, system="single_lora") for one in found if one.name.startswith(ONE_LORA)]
+    assert ONE_LORA in (said := verdict_of([*found[::2], *loras])) and "left_out" not in said
+
+
+def test_all_left_out_rows_together_score_each_speaker_by_the_row_that_did_not_know_them() -> None:
+    found = [
+        spoken("left_out=als", {"s0": 3, "s1": 4}),
+        spoken("left_out=cp", {"s0": 4, "s1": 1}),
+        spoken(f"{ONE_LORA}, left_out=als", {"s0": 1}),
+        spoken(DEFAULT, {}),
+    ]
+    assert [row["variant"] for row in rows(found)][-1] == "left_out=each" and LORA_COLUMN not in rows(found)[-1]["against"]
+    found.append(spoken(f"{ONE_LORA}, left_out=cp", {"s1": 2}))
+    ours, lora = rows(found)[-2:]
+    assert (ours["variant"], lora["variant"]) == ("left_out=each", f"{ONE_LORA}, left_out=each")
+    assert ours["wer"][0] == pytest.approx(4 / 8) and lora["wer"][0] == pytest.approx(3 / 8)
+    assert difference(ours, LORA_COLUMN) == pytest.approx(1 / 8) and difference(ours, DEFAULT) == pytest.approx(4 / 8)
+    assert not any("each" in row["variant"] for row in rows(found[:1])), "one alone is itself"
