@@ -9,10 +9,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+STARTS_S = 600
 MEMORY = 80 * 2**20  # of each node, for what goes through Ray
 REPLACE = "replace"
 
@@ -20,8 +22,8 @@ REPLACE = "replace"
 class TwoNodes:
     """The cluster, which `cluster=auto` finds."""
 
-    def __init__(self, holder: subprocess.Popen[str]) -> None:
-        self._holder = holder
+    def __init__(self, holder: subprocess.Popen[str], said: Path) -> None:
+        self._holder, self._said = holder, said
         self.address = self._answer()
 
     def replace_second(self) -> None:
@@ -33,7 +35,9 @@ class TwoNodes:
 
     def _answer(self) -> str:
         assert self._holder.stdout is not None
-        return self._holder.stdout.readline().strip()
+        if answer := self._holder.stdout.readline().strip():
+            return answer
+        raise RuntimeError(f"the cluster has ended: {self._said.read_text(encoding='utf-8')[-1500:]}")
 
 
 @contextlib.contextmanager
@@ -43,11 +47,14 @@ def two_nodes() -> Iterator[TwoNodes]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", folder)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        holder = subprocess.Popen(
-            [sys.executable, "-m", "tests.toys.two_nodes"], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )  # fmt: skip
+        patch.setenv("RAY_raylet_start_wait_time_s", str(STARTS_S))
+        said = Path(folder, "said")
+        with open(said, "w", encoding="utf-8") as errors:
+            holder = subprocess.Popen(
+                [sys.executable, "-m", "tests.toys.two_nodes"], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
+            )  # fmt: skip
         try:
-            nodes = TwoNodes(holder)
+            nodes = TwoNodes(holder, said)
             patch.setenv("RAY_ADDRESS", nodes.address)
             yield nodes
         finally:
@@ -61,13 +68,19 @@ def hold() -> None:
 
     head = {"num_cpus": 1, "object_store_memory": MEMORY, "include_dashboard": False}
     cluster: Any = Cluster(initialize_head=True, head_node_args=head)
-    second = cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+
+    def add_node() -> Any:
+        added = cluster.add_node(wait=False, num_cpus=1, object_store_memory=MEMORY)
+        cluster._wait_for_node(added, STARTS_S)  # by itself it waits 30 s: beside other work a node needs longer
+        return added
+
+    second = add_node()
     print(cluster.address, flush=True)
     try:
         for line in sys.stdin:
             if line.strip() == REPLACE:
                 cluster.remove_node(second, allow_graceful=False)
-                second = cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+                second = add_node()
                 print("replaced", flush=True)
     finally:
         cluster.shutdown()
