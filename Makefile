@@ -35,7 +35,7 @@ $(STAMP): requirements.txt
 	@touch $@
 
 # what only the checks need
-$(DEV_STAMP): requirements-dev.txt requirements-cluster.txt requirements-server.txt $(STAMP)
+$(DEV_STAMP): requirements-dev.txt requirements-buckets.txt requirements-cluster.txt requirements-server.txt $(STAMP)
 	@python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
 	@touch $@
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import fsspec
+from fsspec.registry import known_implementations
 
 from moe.corpora.names import canonical
 from moe.corpora.shard_cache import ShardCache
@@ -28,6 +29,8 @@ CREDENTIALS = (
     "set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3://, GOOGLE_APPLICATION_CREDENTIALS for gs://, "
     "or what FSSPEC_… variables say"
 )
+
+PINNED = {"s3fs": "-r requirements-buckets.txt"}  # packages of addresses that come with pins of their own
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
@@ -71,7 +74,17 @@ def address_fault(address: str) -> str | None:
         filesystem, path = fsspec.core.url_to_fs(address)
         return None if filesystem.ls(path, detail=False) else "nothing is there"
     except Exception as error:  # each scheme's library raises kinds of its own
-        return fault_of(error)
+        return _without_package(address) if isinstance(error, ImportError) else fault_of(error)
+
+
+def _without_package(address: str) -> str:
+    """Which package an address needs that is not installed."""
+    scheme = address.partition("://")[0].rpartition("::")[2]
+    known = known_implementations.get(scheme, {"class": ""})
+    package = known["class"].partition(".")[0]
+    if package in ("", "fsspec"):  # of what fsspec reads by itself it says what else that takes
+        return f"{scheme}:// needs a package that is not installed ({known.get('err', 'fsspec does not say which')})"
+    return f"{scheme}:// needs {package}: pip install {PINNED.get(package, package)}"
 
 
 def fault_of(error: Exception) -> str:

@@ -14,12 +14,13 @@ AT_ONCE = 16  # addresses that are asked together
 
 
 def refuse_missing(rows: pd.DataFrame, root: Root) -> None:
-    """Refuse rows of a manifest whose shards cannot be read.
+    """Refuse rows of a manifest whose shards cannot be read by now, whatever was there when this process last asked.
 
     Raises:
         ValueError: shards are gone or cannot be reached, in one line with the first of them.
     """
     shards = sorted(set(rows.loc[rows["member"].notna() & (rows["member"] != ""), "audio"]))
+    stated.cache_clear()
     ask: Callable[[str], str | None] = partial(_remote_fault if is_address(root) else _local_fault, root)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         faults = {shard: fault for shard, fault in zip(shards, pool.map(ask, shards), strict=True) if fault}

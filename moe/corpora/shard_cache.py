@@ -180,12 +180,13 @@ class Stated:
 
 @functools.lru_cache(maxsize=1 << 16)
 def stated(address: str) -> Stated | None:
-    """What an address says of its file, asked once by each process; None where it does not tell the size.
+    """What an address says of its file, asked once by each process, whatever was listed before; None where it does not tell the size.
 
     Raises:
         FileNotFoundError: nothing is there.
     """
     filesystem, name = fsspec.core.url_to_fs(address)
+    filesystem.invalidate_cache(filesystem._parent(name))
     found: dict[str, Any] = filesystem.info(name)
     if not found.get("size"):
         return None

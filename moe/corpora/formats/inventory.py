@@ -105,4 +105,5 @@ def is_hidden(name: str) -> bool:
 def _find_remote(root: str) -> list[str]:
     filesystem, base = fsspec.core.url_to_fs(root)
     base = base.rstrip("/") + "/"
-    return [name.removeprefix(base).lstrip("/") for name in filesystem.find(base)]
+    # what ends with a slash is an empty key that stands for a folder, as consoles of buckets make
+    return [name.removeprefix(base).lstrip("/") for name in filesystem.find(base) if not name.endswith("/")]

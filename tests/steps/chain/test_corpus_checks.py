@@ -13,6 +13,7 @@ import fsspec
 import numpy as np
 import pytest
 import soundfile
+from fsspec.registry import _registry
 from safetensors.torch import load_file, save_file
 
 from moe.corpora.outline import outline
@@ -175,12 +176,17 @@ def test_a_corpus_at_an_address_is_looked_at_before_anything_runs(tmp_path: Path
     [
         ("memory://nobody/put/anything/here", "there is no such bucket, folder or file|nothing is there"),
         ("nosuch://bucket/corpus", "does not answer .*nosuch"),
-        ("s3://bucket/corpus", "does not answer .*s3fs"),
+        ("s3://bucket/corpus", "s3:// needs s3fs: pip install -r requirements-buckets.txt"),
+        ("gs://bucket/corpus", "gs:// needs gcsfs: pip install gcsfs"),
+        ("sftp://host/corpus", 'sftp:// needs a package that is not installed .*"paramiko"'),
         ("gone/for/good", "no such folder"),
     ],
 )
 def test_an_address_that_does_not_answer_is_refused_with_all_else(root: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "s3fs", None)  # as where it is not installed
+    for package in ("s3fs", "gcsfs", "paramiko", "fsspec.implementations.sftp"):
+        monkeypatch.setitem(sys.modules, package, None)  # as where it is not installed
+    for protocol in ("s3", "gs", "sftp"):
+        monkeypatch.delitem(_registry, protocol, raising=False)
     options = main.StepOptions(corpus="folder", dataset_root=root, num_experts=2, top_k=5)
     with pytest.raises(ValueError, match=f"(?s)dataset_root={root}: .*({said}).*top_k=5: num_experts=2"):
         main.run(options)
