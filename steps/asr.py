@@ -32,6 +32,7 @@ from moe.systems.whisper_moe.system import WhisperMoESystem
 from moe.training.loop import seed_everything
 from moe.training.precision import precision
 from steps.inputs.corpus import Prepared, soft_labels
+from steps.inputs.expert_clusters import clusters_of_experts, expert_of_cluster, read_labels
 from steps.inputs.training import TrainingInputs, embeddings_of, log_system, plan_of, read_base, training_facts, training_inputs
 from steps.options.step_options import TRAINING, AudioOptions, ExportOptions, MixtureStepOptions, SkipPretrainingOptions
 from steps.reports.mixture import log_experts, log_training, routed_rows
@@ -138,10 +139,8 @@ def _work(step: StepRun, options: StepOptions) -> None:
     routed = routed_rows(system.gate, dev, vectors["dev"], options.top_k, given.prepared.root)
     system.expert_of_etiology = _oracle(options, routed)
     facts = training_facts(system, trained.summary, options.seed, _earlier(options))
-    clusters = (
-        {artifacts.CLUSTERS: artifacts.upstream(options.cluster_run_id, artifacts.CLUSTERS)} if options.cluster_run_id else {}
-    )
-    log_system(step, system, {"synthetic": bool(given.prepared.note), **facts}, options, clusters)
+    with clusters_of_experts(options.cluster_run_id, options.experts_run_id) as clusters:
+        log_system(step, system, {"synthetic": bool(given.prepared.note), **facts}, options, clusters)
     _report(step, options, given.prepared, trained, facts, system)
     log_experts(step, routed, given.prepared, options.share_audio)
 
@@ -172,7 +171,7 @@ def _initial_gate(options: StepOptions, train_embeddings: np.ndarray) -> tuple[G
     """The gate to begin with, and the number of experts."""
     n_experts = _n_experts(options)
     if not options.skip_pretraining:
-        return Gate.load(artifacts.upstream(options.gate_run_id, artifacts.GATE)), n_experts
+        return _trained_gate(options), n_experts
     gate = Gate(GateConfig(train_embeddings.shape[1], n_experts), options.seed)
     gate.set_statistics(torch.from_numpy(train_embeddings))
     return gate, n_experts
@@ -186,7 +185,7 @@ def _n_experts(options: StepOptions) -> int:
     """
     if options.skip_pretraining and options.n_asked:
         return options.n_asked
-    gate = Gate.load(artifacts.upstream(options.gate_run_id, artifacts.GATE))
+    gate = _trained_gate(options)
     n_experts: int = read_json(artifacts.upstream(options.experts_run_id, artifacts.EXPERTS_RECORD))["n_experts"]
     if faults := options.experts_faults(n_experts):
         raise ValueError("; ".join(faults))
@@ -195,6 +194,12 @@ def _n_experts(options: StepOptions) -> int:
             f"gate run {options.gate_run_id} has {gate.gate_config.n_experts} experts, experts run {options.experts_run_id} {n_experts}"
         )
     return n_experts
+
+
+def _trained_gate(options: StepOptions) -> Gate:
+    """The gate as its run left it; where experts were merged, the probabilities of their clusters are summed."""
+    gate, experts = Gate.load(artifacts.upstream(options.gate_run_id, artifacts.GATE)), expert_of_cluster(options.experts_run_id)
+    return gate if experts is None or len(experts) != gate.gate_config.n_experts else gate.joined(experts)
 
 
 def _read_by_gate(options: StepOptions, given: TrainingInputs, base: BaseModel, dev: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -209,7 +214,7 @@ def _read_by_gate(options: StepOptions, given: TrainingInputs, base: BaseModel, 
 def _targets(options: StepOptions, train: pd.DataFrame) -> dict[str, np.ndarray]:
     if not (options.alignment_coefficient and options.cluster_run_id):
         return {}
-    labels = pd.read_parquet(artifacts.upstream(options.cluster_run_id, artifacts.LABELS)).set_index("utterance_id")
+    labels = read_labels(options.cluster_run_id, options.experts_run_id).set_index("utterance_id")
     return {"cluster_weights": soft_labels(labels.loc[train["utterance_id"]])}
 
 
@@ -221,7 +226,7 @@ def _earlier(options: StepOptions) -> dict[str, float]:
 def _oracle(options: StepOptions, routed: pd.DataFrame) -> dict[str, int]:
     """The expert of each etiology: its training speakers' cluster, or, without clusters, the gate's choice on dev."""
     if options.cluster_run_id:
-        labels = pd.read_parquet(artifacts.upstream(options.cluster_run_id, artifacts.LABELS))
+        labels = read_labels(options.cluster_run_id, options.experts_run_id)
         labels = labels[labels["split"] == "train"]
         return majority(labels["cluster"].to_numpy(), labels["etiology"])
     return majority(routed["expert"].to_numpy(), routed["etiology"])

@@ -15,12 +15,14 @@ import torch
 
 from analysis.plots.training import from_start, training_curves
 from analysis.report import percent
+from moe.experts.alike import AlikeExperts, Merging, MergingOptions, copy_adapters
 from moe.experts.expert_training import ExpertOptions, TrainedExperts, dev_wer, train_experts
 from moe.experts.rank_split import split_ranks
 from moe.experts.routed_lora import AdapterOptions
 from moe.experts.stacking import TrainingsOptions, adapter_tensors, stack, stacked_options
 from moe.files import write_json
-from moe.options import names_of, option
+from moe.options import NONE, names_of, option
+from moe.recognition.decoding import device_of
 from moe.routing.options import RoutingOptions
 from moe.routing.weights import one_hot
 from moe.systems.whisper.features import AudioContextOptions
@@ -31,12 +33,13 @@ from moe.training.loop import Training, seed_everything, together
 from steps.inputs.corpus import Prepared
 from steps.inputs.training import TrainingInputs, plan_of, read_base, training_inputs
 from steps.options.step_options import TRAINING, MixtureStepOptions
+from steps.reports.merging import is_kept, log_merging, merging_line
 from steps.tracking import artifacts, runs
 from steps.tracking.step_run import StepRun
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(ExpertOptions, TrainingsOptions, MixtureStepOptions):
+class StepOptions(ExpertOptions, MergingOptions, TrainingsOptions, MixtureStepOptions):
     """Train the experts."""
 
     cluster_run_id: str = option(help="run that made the clusters")
@@ -66,7 +69,7 @@ class StepOptions(ExpertOptions, TrainingsOptions, MixtureStepOptions):
 
     def idle(self) -> dict[str, str]:
         """What no training reads."""
-        names = [] if self.expert_epochs else [*names_of(ExpertOptions, but=["expert_epochs"]), *TRAINING]
+        names = [] if self.expert_epochs else [*names_of(ExpertOptions, MergingOptions, but=["expert_epochs"]), *TRAINING]
         by_epochs = {"eval_every_n_updates": "each expert is judged by its epochs"}
         return by_epochs | dict.fromkeys(names, "expert_epochs=0 trains nothing")
 
@@ -93,8 +96,11 @@ def _work(step: StepRun, options: StepOptions) -> None:
         system = _new_mixture(options, given.prepared, stacked_options(ranks, options.trainings), n_experts)
         stack(system.model.base, members)
     kept = _together(system, options, given, clusters["dev"], trained)
-    _log_experts(step, options, system.model, kept)
-    _report(step, options, given.prepared, kept, np.bincount(clusters["train"], minlength=n_experts), system.model)
+    sizes, experts = np.bincount(clusters["train"], minlength=n_experts), list(range(n_experts))
+    if options.merge_experts != NONE:
+        system, kept, experts = _merge(step, options, given, system, kept, labels, sizes)
+    _log_experts(step, options, system.model, kept, experts)
+    _report(step, options, given.prepared, kept, sizes, system.model)
 
 
 def _train(
@@ -120,6 +126,41 @@ def _together(
     history = tuple({"training": number, **row} for number, each in enumerate(trained) for row in each.history)
     kept = f"the mean of {len(trained)} trainings"
     return TrainedExperts(together([each.summary for each in trained]), kept, wer, history, trained[0].start)
+
+
+def _merge(
+    step: StepRun,
+    options: StepOptions,
+    given: TrainingInputs,
+    system: WhisperMoESystem,
+    trained: TrainedExperts,
+    labels: pd.DataFrame,
+    sizes: np.ndarray,
+) -> tuple[WhisperMoESystem, TrainedExperts, list[int]]:
+    """Experts that do not differ as one, where dev WER is not worse by that: the mixture, what is kept, and the expert of each cluster."""
+    dev = given.prepared.rows("dev")  # all of it: losses take one pass, where decoding takes one for each token
+    dev_set = dataclasses.replace(given, dev=dev).dev_set(system.inputs)
+    alike = AlikeExperts(system, dev_set, _clusters(labels, dev), dev["speaker"].to_numpy(), sizes.tolist())
+    merging, wer, reduced = alike.merge(options.merge_alpha, options.seed), float("nan"), system
+    if len(merging.groups) < len(sizes):
+        reduced = _reduced(options, given, system, merging)
+        scored = np.array(merging.expert_of_cluster)[_clusters(labels, given.dev)]
+        wer = dev_wer(reduced, given.dev_set(reduced.inputs), scored, options.part(ExpertOptions), given.training)
+    line = merging_line(merging, options.merge_alpha, trained.wer, wer)
+    log_merging(step, merging, wer, line)
+    if not is_kept(trained.wer, wer):
+        alike.restore()
+        return system, trained, list(range(len(sizes)))
+    kept = f"{trained.kept}, merged from {len(sizes)} to {len(merging.groups)} experts"
+    return reduced, dataclasses.replace(trained, kept=kept, wer=wer), list(merging.expert_of_cluster)
+
+
+def _reduced(options: StepOptions, given: TrainingInputs, system: WhisperMoESystem, merging: Merging) -> WhisperMoESystem:
+    """A mixture of the experts that are left."""
+    reduced = _new_mixture(options, given.prepared, system.model.adapter_options, len(merging.groups))
+    copy_adapters(system.model.base, reduced.model.base, merging.groups)
+    reduced.place(device_of(system), given.training.plan.precision)
+    return reduced
 
 
 def _new_mixture(options: StepOptions, prepared: Prepared, adapters: AdapterOptions, n_experts: int) -> WhisperMoESystem:
@@ -150,13 +191,16 @@ def _refuse_empty(clusters: np.ndarray, n_experts: int) -> None:
         raise ValueError(f"experts {empty} have no training utterance among {len(clusters)}: use fewer experts or more data")
 
 
-def _log_experts(step: StepRun, options: StepOptions, model: WhisperMoE, trained: TrainedExperts) -> None:
+def _log_experts(
+    step: StepRun, options: StepOptions, model: WhisperMoE, trained: TrainedExperts, expert_of_cluster: list[int]
+) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / artifacts.EXPERTS
         folder.mkdir()
         save_adapters(folder, model)
         record = {
             "n_experts": model.n_experts,
+            "expert_of_cluster": expert_of_cluster,
             "adapters": dataclasses.asdict(model.adapter_options),
             "routing": dataclasses.asdict(options.part(RoutingOptions)),
             "context": dataclasses.asdict(options.part(AudioContextOptions)),
@@ -177,6 +221,7 @@ def _report(
     step.log_metrics(
         {
             "dev/wer_kept": trained.wer,
+            "n_experts": model.n_experts,
             "n_trainable": n_trainable,
             "n_updates": trained.summary.n_updates,
             "n_utterances_seen": trained.summary.n_utterances,

@@ -43,6 +43,15 @@ class Assigner:
         """The same with cluster `order[i]` called i; order (k,)."""
         return Assigner(self.points, np.argsort(order)[self.labels], self.soft[:, order], self.noise, self.distance)
 
+    def joined(self, cluster_of: np.ndarray) -> "Assigner":
+        """The same with cluster i called `cluster_of[i]`, several of which may be one; cluster_of (k,)."""
+        return Assigner(self.points, cluster_of[self.labels], joined_columns(self.soft, cluster_of), self.noise, self.distance)
+
+
+def joined_columns(soft: np.ndarray, cluster_of: np.ndarray) -> np.ndarray:
+    """Sums of the columns (n, k) that become one, in the order of their new numbers."""
+    return np.stack([soft[:, cluster_of == new].sum(axis=1) for new in range(cluster_of.max() + 1)], axis=1)
+
 
 def nearness(distances: np.ndarray) -> np.ndarray:
     """Weights (n, k) of neighbours, rows summing to 1: inverse squared distance (Shepard 1968)."""

@@ -4,6 +4,7 @@ Chain: embeddings → units (units.py) → space of distances (reduction.py) →
 references for new points (assigner.py). Clusters are numbered by size, then by smallest id, so row order never renames them.
 """
 
+import copy
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -107,6 +108,18 @@ class UtteranceClusters:
         clusters._reduction = reduction
         clusters._assigner = Assigner(arrays["points"], arrays["labels"], arrays["soft"], arrays["noise"], reduction.distance)
         return clusters
+
+    def joined(self, cluster_of: Sequence[int]) -> "UtteranceClusters":
+        """Clusters of which some are one, to assign by; cluster i becomes `cluster_of[i]`. What was found in fitting stays as it was said."""
+        numbers, found = np.asarray(cluster_of), copy.copy(self)
+        found._assigner = self._assigner.joined(numbers)
+        found.n_clusters_ = int(numbers.max()) + 1
+        found.names_ = [
+            " and ".join(name for name, number in zip(self.names_, cluster_of, strict=True) if number == new)
+            for new in range(found.n_clusters_)
+        ]
+        found.soft_entropy_ = entropy(found._assigner.soft)
+        return found
 
     def summary(self) -> dict[str, Any]:
         """Options and findings in plain values, as written to JSON."""

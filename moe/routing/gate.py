@@ -4,8 +4,10 @@ The same small network serves after clustering, in joint training and in decodin
 temperature: whoever holds a gate needs nothing else to route.
 """
 
+import copy
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,12 @@ class GateConfig:
     hidden: int = 0  # units of the hidden layer; 0 makes the gate a softmax regression
     dropout: float = 0.0
     temperature: float = 1.0  # logits are divided by it
+    expert_of_class: tuple[int, ...] | None = None  # of each class that it was trained on, where experts were merged since
+
+    @property
+    def n_classes(self) -> int:
+        """Clusters that it was trained to tell apart."""
+        return self.n_experts if self.expert_of_class is None else len(self.expert_of_class)
 
 
 @torch.inference_mode()
@@ -53,7 +61,7 @@ class Gate(nn.Module):
         self.register_buffer("scale", torch.ones(config.input_dim))
         self.hidden = _linear(config.input_dim, config.hidden) if config.hidden else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
-        self.output = _linear(config.hidden or config.input_dim, config.n_experts)
+        self.output = _linear(config.hidden or config.input_dim, config.n_classes)
         self._initialise(torch.Generator().manual_seed(seed))
 
     def forward(self, embeddings: Tensor) -> Tensor:
@@ -62,7 +70,19 @@ class Gate(nn.Module):
         hidden = self.hidden(scaled)
         if self.gate_config.hidden:
             hidden = nn.functional.gelu(hidden)  # (B, hidden)
-        return self.output(self.dropout(hidden)) / self.gate_config.temperature
+        logits: Tensor = self.output(self.dropout(hidden)) / self.gate_config.temperature  # (B, n_classes)
+        return logits if self.gate_config.expert_of_class is None else self._joined(logits)
+
+    def joined(self, expert_of_class: Sequence[int]) -> "Gate":
+        """A gate over fewer experts: each has the sum of the probabilities of its classes.
+
+        Args:
+            expert_of_class: for each expert that this gate has the number of the one that it became, (n_experts,).
+        """
+        gate, so_far = copy.deepcopy(self), self.gate_config.expert_of_class or range(self.gate_config.n_experts)
+        experts = tuple(int(expert_of_class[expert]) for expert in so_far)
+        gate.gate_config = dataclasses.replace(self.gate_config, n_experts=max(experts) + 1, expert_of_class=experts)
+        return gate
 
     def set_statistics(self, embeddings: Tensor) -> None:
         """Take the z-score statistics from embeddings (n, input_dim); a constant dimension keeps scale 1."""
@@ -78,7 +98,8 @@ class Gate(nn.Module):
         """Write weights, statistics and configuration to a folder."""
         with write_whole_dir(path) as aside:
             save_file({name: value.contiguous() for name, value in self.state_dict().items()}, aside / WEIGHTS_FILE)
-            (aside / CONFIG_FILE).write_text(json.dumps(dataclasses.asdict(self.gate_config), indent=1) + "\n", encoding="utf-8")
+            config = {name: value for name, value in dataclasses.asdict(self.gate_config).items() if value is not None}
+            (aside / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> "Gate":
@@ -91,9 +112,17 @@ class Gate(nn.Module):
         missing = [name for name in (WEIGHTS_FILE, CONFIG_FILE) if not (path / name).is_file()]
         if missing:
             raise ValueError(f"{path}: no gate there, {' and '.join(missing)} missing")
-        gate = cls(GateConfig(**json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))))
+        config = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+        classes = config.pop("expert_of_class", None)
+        gate = cls(GateConfig(**config, expert_of_class=None if classes is None else tuple(classes)))
         gate.load_state_dict(load_file(path / WEIGHTS_FILE))
         return gate.eval()
+
+    def _joined(self, logits: Tensor) -> Tensor:
+        """Logits of classes (B, n_classes) → of experts (B, n_experts): their softmax is the sum of that of the classes."""
+        experts = torch.tensor(self.gate_config.expert_of_class, device=logits.device)
+        parts = [logits[:, experts == expert].logsumexp(-1) for expert in range(self.gate_config.n_experts)]
+        return torch.stack(parts, -1)
 
     def _initialise(self, generator: torch.Generator) -> None:
         for layer in (self.hidden, self.output):

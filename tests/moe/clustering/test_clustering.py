@@ -225,3 +225,23 @@ def test_input_that_cannot_be_clustered_is_refused(changed: dict, message: str) 
 def test_embeddings_of_another_width_are_refused() -> None:
     with pytest.raises(ValueError, match="embeddings of 5 dimensions: clusters were fitted on 12"):
         toy().fit(num_experts=3).assign(np.zeros((2, 5)))
+
+
+@each_choice
+def test_clusters_that_become_one_keep_their_members(options: dict, tmp_path) -> None:
+    corpus = toy()
+    clusters = corpus.fit(**options)
+    cluster_of = [0, *range(clusters.n_clusters_ - 1)]  # the first two are one
+    joined = clusters.joined(cluster_of)
+    before, soft_before = clusters.assign(corpus.embeddings, corpus.speakers)
+    labels, soft = joined.assign(corpus.embeddings, corpus.speakers)
+    np.testing.assert_array_equal(labels, np.array(cluster_of)[before])
+    np.testing.assert_allclose(soft.sum(axis=1), 1)
+    np.testing.assert_array_equal(soft.argmax(axis=1), labels)
+    assert joined.n_clusters_ == clusters.n_clusters_ - 1 == soft.shape[1] and " and " in joined.names_[0]
+    joined.save(tmp_path / "joined")
+    again = UtteranceClusters.load(tmp_path / "joined")
+    np.testing.assert_array_equal(again.assign(corpus.embeddings, corpus.speakers)[0], labels)
+    assert clusters.assign(corpus.embeddings, corpus.speakers)[1].shape == soft_before.shape, (
+        "those joined from stay as they were"
+    )

@@ -48,6 +48,29 @@ def test_a_gate_read_from_disk_routes_as_before(tmp_path, hidden: int) -> None:
     assert {file.suffix for file in (tmp_path / "gate").iterdir()} == {".safetensors", ".json"}
 
 
+@pytest.mark.parametrize("hidden", [0, 7])
+def test_where_experts_were_merged_their_probabilities_are_summed(tmp_path, hidden: int) -> None:
+    gate = Gate(GateConfig(5, 4, hidden, temperature=1.7), seed=3).eval()
+    embeddings = torch.randn(20, 5, generator=torch.Generator().manual_seed(0))
+    joined = gate.joined([0, 1, 0, 2])
+    classes = torch.softmax(gate(embeddings), -1)
+    expected = torch.stack([classes[:, 0] + classes[:, 2], classes[:, 1], classes[:, 3]], 1)
+    torch.testing.assert_close(torch.softmax(joined(embeddings), -1), expected)
+    assert (joined.gate_config.n_experts, joined.gate_config.n_classes) == (3, 4) and gate.gate_config.expert_of_class is None
+    joined.save(tmp_path / "gate")
+    loaded = Gate.load(tmp_path / "gate")
+    assert loaded.gate_config == joined.gate_config and torch.equal(loaded(embeddings), joined(embeddings))
+    again = loaded.joined([0, 1, 1])
+    torch.testing.assert_close(torch.softmax(again(embeddings), -1)[:, 1], expected[:, 1] + expected[:, 2])
+    assert again.gate_config.expert_of_class == (0, 1, 0, 1)
+
+
+def test_a_joined_gate_learns_in_every_class() -> None:
+    gate = Gate(GateConfig(5, 3), seed=3).joined([0, 1, 1])
+    torch.nn.functional.cross_entropy(gate(torch.randn(6, 5)), torch.tensor([0, 1] * 3)).backward()
+    assert gate.output.weight.grad is not None and (gate.output.weight.grad.abs().sum(1) > 0).all()
+
+
 def test_a_folder_without_a_gate_is_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"no gate there, gate.safetensors and gate.json missing"):
         Gate.load(tmp_path)
