@@ -147,16 +147,16 @@ def shape_rows(shape: str, options: DeviceOptions, peak: float) -> Iterator[Row]
 
 def decoding_rows(shape: str, bench: Workbench, options: DeviceOptions, peak: float, clock: Callable[[], float]) -> Iterator[Row]:
     """Greedy decoding of as many tokens as a batch has labels."""
-    batch, n_new = options.batch, {"max_new_tokens": options.batch.n_labels, "min_new_tokens": options.batch.n_labels}
+    batch, n_new = options.batch, options.batch.n_labels
 
     def ours() -> Callable[[], object]:
         model = bench.mixture(shared=True).eval().use_precision(options.dtype)
         mel, n_frames = bench.window_mel, bench.n_frames(batch.n_frames)
-        return lambda: model.greedy(model.encode(model.route(mel, n_frames)), start_of(model), *n_new.values())
+        return lambda: model.say(model.encode(model.route(mel, n_frames)), start_of(model), n_new, min_new=n_new)
 
     def lora() -> Callable[[], object]:
         model = lora_model(bench).eval()
-        return lambda: model.generate(input_features=bench.window_mel, **n_new)
+        return lambda: model.generate(input_features=bench.window_mel, max_new_tokens=n_new, min_new_tokens=n_new)
 
     for what, build in ((f"greedy, top-{TOP_K} of {N_EXPERTS}", ours), ("greedy, PEFT single LoRA", lora)):
         with torch.no_grad(), bench.precision():

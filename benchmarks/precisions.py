@@ -19,7 +19,7 @@ from benchmarks.speed.eight_bits import hold_in_eight_bits
 from benchmarks.timing import one_thread
 from moe.system import DecodingOptions
 from moe.systems.table import load_system
-from moe.systems.whisper.greedy import is_plain
+from moe.systems.whisper.next_token import is_plain
 from moe.systems.whisper_moe import decoding
 from steps.inputs.corpus import read_prepared
 from steps.inputs.test_set import prepare_test_set, recognise

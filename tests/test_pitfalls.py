@@ -22,7 +22,7 @@ from moe.routing.weights import one_hot
 from moe.system import DecodingOptions
 from moe.systems.whisper import encoder as whisper_encoder
 from moe.systems.whisper.features import AudioContextOptions
-from moe.systems.whisper.greedy import StepDecoder
+from moe.systems.whisper.step_decoder import StepDecoder
 from moe.systems.whisper_moe.model import WhisperMoE
 from tests.toys.models import CONTEXT, batch_of, dataset, system_of, toy_base, toy_mixture, write_corpus
 

@@ -82,6 +82,13 @@ def runtime_times(bench: Workbench, repeats: int) -> Measured:
     return alternate(runtimes.variants(bench), repeats, bench.device)
 
 
+def beam_times(bench: Workbench, repeats: int) -> Measured:
+    """Seconds of beam search by us, by transformers and by CTranslate2."""
+    from benchmarks.speed import runtimes
+
+    return alternate(runtimes.beam_variants(bench), repeats, bench.device)
+
+
 def gate_variants(bench: Workbench) -> Variants:
     """Gate training, making the embeddings included."""
     return {GATE: lambda: gate(bench.workload.n_gate)}
@@ -140,6 +147,20 @@ COMPARISONS = {
             Claim("no adapters, in int8 by torch's oneDNN : in bf16", v.OURS_EIGHT_BITS, v.OURS_HALF),
             Claim("top-2 of 8 in bf16 : CTranslate2 in int8", v.OURS_ROUTED_HALF, v.EIGHT_BITS, 1.2),
             Claim("CTranslate2 in int8 : CTranslate2", v.EIGHT_BITS, v.PACKED),
+        ),
+        packages=("ctranslate2", *CORPUS_PACKAGES),
+    ),
+    "beams": Comparison(
+        beam_times,
+        (
+            Claim(
+                "five beams, 5 s in a window of 5 s, no adapters : transformers' `generate`", v.OURS_BEAMS, v.GENERATE_BEAMS, 1.0
+            ),
+            Claim("the same : CTranslate2", v.OURS_BEAMS, v.PACKED_BEAMS),
+            Claim(
+                "top-2 of 8 with the shared adapter : transformers' `generate`", v.OURS_ROUTED_BEAMS, v.GENERATE_ROUTED_BEAMS, 1.0
+            ),
+            Claim("the same : CTranslate2 without adapters", v.OURS_ROUTED_BEAMS, v.PACKED_BEAMS),
         ),
         packages=("ctranslate2", *CORPUS_PACKAGES),
     ),

@@ -1,4 +1,4 @@
-"""Greedy decoding beside CTranslate2, on the same short context and the same random weights; it comes with `requirements-export.txt`."""
+"""Decoding beside CTranslate2, on the same short context and the same random weights; it comes with `requirements-export.txt`."""
 
 import tempfile
 from collections.abc import Callable
@@ -11,20 +11,29 @@ from transformers import AutoProcessor, AutoTokenizer, WhisperForConditionalGene
 from benchmarks.speed.eight_bits import hold_in_eight_bits
 from benchmarks.speed.variants import (
     EIGHT_BITS,
+    GENERATE_BEAMS,
+    GENERATE_ROUTED_BEAMS,
     OURS,
+    OURS_BEAMS,
     OURS_EIGHT_BITS,
     OURS_HALF,
     OURS_ROUTED,
+    OURS_ROUTED_BEAMS,
     OURS_ROUTED_HALF,
     PACKED,
+    PACKED_BEAMS,
 )
 from benchmarks.speed.workbench import Workbench, start_of
 from benchmarks.timing import Variants
+from moe.systems.whisper.beams import beams
 from moe.systems.whisper.conversion import to_ctranslate2
 from moe.systems.whisper.encoder import encode
 from moe.systems.whisper.greedy import greedy
+from moe.systems.whisper.next_token import NextToken
 from moe.training.precision import computing, hold_frozen
 from steps.pretrain import SHIPPED
+
+N_SEARCHED = 5  # beams
 
 
 def variants(bench: Workbench) -> Variants:
@@ -47,14 +56,38 @@ def variants(bench: Workbench) -> Variants:
     }
 
 
+def beam_variants(bench: Workbench) -> Variants:
+    """The same with beams; `generate` gives no probabilities."""
+    short, n_new = bench.with_window(bench.workload.short_s), bench.workload.n_labels
+    base, mel, routed = short.base().eval(), short.window_mel, short.mixture(shared=True).eval()
+    options = {"max_new_tokens": n_new, "min_new_tokens": n_new, "num_beams": N_SEARCHED}
+
+    @torch.no_grad()
+    def by_generate() -> None:
+        routed.generate(routed.route(mel, short.n_frames(mel.shape[-1])), **options)
+
+    return {
+        OURS_BEAMS: lambda: ours(base, mel, n_new, n_beams=N_SEARCHED),
+        GENERATE_BEAMS: lambda: base.generate(input_features=mel, **options).tolist(),
+        PACKED_BEAMS: ctranslated(base, mel, n_new, "float32", N_SEARCHED),
+        OURS_ROUTED_BEAMS: _routed(short, "fp32", N_SEARCHED),
+        GENERATE_ROUTED_BEAMS: by_generate,
+    }
+
+
 @torch.no_grad()
-def ours(base: WhisperForConditionalGeneration, mel: torch.Tensor, n_new: int, precision: str = "fp32") -> list[list[int]]:
-    """Token ids of our own loop."""
+def ours(
+    base: WhisperForConditionalGeneration, mel: torch.Tensor, n_new: int, precision: str = "fp32", n_beams: int = 1
+) -> list[list[int]]:
+    """Token ids of our own search."""
     with computing(mel.device, precision):
-        return greedy(base, encode(base.model.encoder, mel), prompt(), n_new, n_new).tokens.tolist()
+        next_token = NextToken(base, encode(base.model.encoder, mel), prompt(), n_new, n_new)
+        return (greedy(next_token) if n_beams == 1 else beams(next_token, n_beams)).tokens.tolist()
 
 
-def ctranslated(base: WhisperForConditionalGeneration, mel: torch.Tensor, n_new: int, kind: str) -> Callable[[], list[list[int]]]:
+def ctranslated(
+    base: WhisperForConditionalGeneration, mel: torch.Tensor, n_new: int, kind: str, n_beams: int = 1
+) -> Callable[[], list[list[int]]]:
     """The same by CTranslate2, in numbers of this kind, on one thread."""
     import ctranslate2
 
@@ -71,7 +104,7 @@ def ctranslated(base: WhisperForConditionalGeneration, mel: torch.Tensor, n_new:
 
     def decode() -> list[list[int]]:
         found = model.generate(
-            features, [prompt()] * len(mel), beam_size=1, max_length=2 * n_new, suppress_tokens=[end], suppress_blank=False
+            features, [prompt()] * len(mel), beam_size=n_beams, max_length=2 * n_new, suppress_tokens=[end], suppress_blank=False
         )
         return [each.sequences_ids[0] for each in found]
 
@@ -84,13 +117,13 @@ def prompt() -> list[int]:
     return [tokens["<|startoftranscript|>"], tokens["<|notimestamps|>"]]
 
 
-def _routed(bench: Workbench, precision: str) -> Callable[[], None]:
+def _routed(bench: Workbench, precision: str, n_beams: int = 1) -> Callable[[], None]:
     model = bench.mixture(shared=True).eval().use_precision(precision)
     mel, n_new = bench.window_mel, bench.workload.n_labels
 
     @torch.no_grad()
     def decode() -> None:
         encoded = model.encode(model.route(mel, bench.n_frames(mel.shape[-1])))
-        model.greedy(encoded, start_of(model), n_new, n_new)
+        model.say(encoded, start_of(model), n_new, n_beams, n_new)
 
     return decode

@@ -27,6 +27,12 @@ POOLED, POOLED_LARGE = "pooled", "pooled, large-v2's width"
 OURS, OURS_ROUTED, OURS_ROUTED_HALF = "ours, no adapters", "ours, top-2 of 8", "ours, top-2 of 8, bf16"
 OURS_HALF, OURS_EIGHT_BITS = "ours, no adapters, bf16", "ours, no adapters, int8"
 PACKED, EIGHT_BITS = "CTranslate2, fp32", "CTranslate2, int8"
+OURS_BEAMS, GENERATE_BEAMS, PACKED_BEAMS = (
+    "ours, no adapters, beams",
+    "`generate`, no adapters, beams",
+    "CTranslate2, fp32, beams",
+)
+OURS_ROUTED_BEAMS, GENERATE_ROUTED_BEAMS = "ours, top-2 of 8, beams", "`generate`, top-2 of 8, beams"
 N_BEAMS = 4
 
 
@@ -131,7 +137,7 @@ def _evaluation(bench: Workbench) -> Callable[[], None]:
     def evaluate() -> None:
         with torch.no_grad(), bench.precision():
             encoded = model.encode(model.route(mel, n_frames, embedding))
-            model.greedy(encoded, start_of(model), n_new, n_new)
+            model.say(encoded, start_of(model), n_new, min_new=n_new)
             model.decoder_loss(encoded, labels)
 
     return evaluate
@@ -191,7 +197,5 @@ def _reference_decoding(reference: ReferenceWay, mel: torch.Tensor, options: dic
 
 
 def _our_decoding(model: WhisperMoE, audio: tuple[torch.Tensor, torch.Tensor], options: dict[str, int]) -> None:
-    if options["num_beams"] > 1:
-        model.generate(model.route(*audio), **options)
-    else:
-        model.greedy(model.encode(model.route(*audio)), start_of(model), options["max_new_tokens"], options["min_new_tokens"])
+    n_new, n_least, n_beams = (options[name] for name in ("max_new_tokens", "min_new_tokens", "num_beams"))
+    model.say(model.encode(model.route(*audio)), start_of(model), n_new, n_beams, n_least)

@@ -17,6 +17,7 @@ from moe.routing.weights import Routing, RoutingWeights
 DIVIDED = ("lora_r", "shared_r", "shared_expert")  # what adapter_rank and shared_share say together
 ALL_LINEARS = "q_proj,k_proj,v_proj,out_proj,fc1,fc2"  # of a Whisper's layers
 BOTH, PARTS = "both", ("encoder", "decoder")
+FEW_POSITIONS = 32  # so many at most are tokens of a prompt or hypotheses of an utterance, read step by step
 DENSE_SHARE = 0.5  # from this share of experts in use, one dense product over all is cheaper than gathering
 
 
@@ -123,7 +124,7 @@ class RoutedLinear(nn.Module):
         routing = self.routing.rows(len(rows)) if weights is not None else None
         if routing is not None and routing.top_k > DENSE_SHARE * self.n_experts:
             return self._dense(rows, routing)
-        if rows.shape[1] == 1 and not torch.is_grad_enabled():  # decoding token by token
+        if rows.shape[1] <= FEW_POSITIONS and not torch.is_grad_enabled():  # decoding token by token
             a, b = self.routing.keep((id(self), len(rows), rows.dtype), lambda: self._gathered(len(rows), routing, rows.dtype))
         else:
             a, b = self._gathered(len(rows), routing, rows.dtype)

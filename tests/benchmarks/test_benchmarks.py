@@ -171,6 +171,18 @@ def test_other_runtimes_find_the_same_tokens_as_we_and_every_claim_is_measured()
         variant()
 
 
+def test_beams_of_transformers_are_ours_and_every_claim_about_them_is_measured():
+    pytest.importorskip("ctranslate2")
+    from benchmarks.speed import runtimes
+
+    shape = dataclasses.replace(SHAPES["toy"], n_tokens=1000)
+    built = runtimes.beam_variants(Workbench(shape, TOY))
+    assert {part for claim in speed.COMPARISONS["beams"].claims for part in (claim.variant, claim.against)} == set(built)
+    assert all(len(tokens) == TOY.n_labels for tokens in built[variants.OURS_BEAMS]() + built[variants.PACKED_BEAMS]())
+    for variant in built.values():
+        variant()
+
+
 def test_the_order_of_variants_turns_every_other_round():
     calls = []
     timing.alternate({name: lambda name=name: calls.append(name) for name in "abc"}, 3)

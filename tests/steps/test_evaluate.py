@@ -85,7 +85,7 @@ def test_share_audio_false_keeps_every_recording_out_of_the_store(runs) -> None:
 
 def test_a_killed_evaluation_goes_on_and_ends_bit_identical(runs, monkeypatch) -> None:
     """Killed in the gate's own decoding, and in the ablations; batches that are done are not decoded again."""
-    calls, left, search = [], [0], WhisperMoE.greedy
+    calls, left, search = [], [0], WhisperMoE.say
 
     def counting(self, *args):
         left[0] -= 1
@@ -94,7 +94,7 @@ def test_a_killed_evaluation_goes_on_and_ends_bit_identical(runs, monkeypatch) -
         calls.append(1)
         return search(self, *args)
 
-    monkeypatch.setattr(WhisperMoE, "greedy", counting)
+    monkeypatch.setattr(WhisperMoE, "say", counting)
     undisturbed, n_whole = hypotheses_of(evaluate.run(options(runs))), len(calls)
     assert n_whole >= len({round(s) for s in LENGTHS_S})
     for seed, n_before in ((1, 2), (2, 7)):

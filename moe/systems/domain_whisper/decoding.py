@@ -5,12 +5,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from moe.system import Batch, DecodingOptions, Hypothesis
 from moe.systems.domain_whisper.asks import NONE
 from moe.systems.domain_whisper.domains import NO_DOMAIN
 from moe.systems.domain_whisper.inputs import DOMAIN, DomainInputs
 from moe.systems.domain_whisper.model import DomainWhisper
+from moe.systems.whisper.next_token import is_plain
+from moe.systems.whisper.said import Said
 from moe.systems.whisper.search import clean_texts, most_new_tokens
 
 
@@ -63,17 +66,17 @@ def _searched(
     """Text, mean log-probability and number of tokens of each row."""
     most: int = model.base.config.max_target_positions
     limit = min(most, prompts.shape[1] + n_new)
-    tokens = model.search(states, prompts, limit, n_beams)  # (b, N)
-    means, counts = _scores(model, states, prompts, tokens, limit - prompts.shape[1])
-    return list(zip(clean_texts(inputs.processor.tokenizer, tokens), means, counts, strict=True))
-
-
-def _scores(model: DomainWhisper, states: Tensor, prompts: Tensor, tokens: Tensor, n_most: int) -> tuple[list[float], list[int]]:
-    """Mean log-probability and number of the tokens of each row, its end of text among them unless the bound cut it off."""
+    n_most = limit - prompts.shape[1]
+    if is_plain(model.base.generation_config):
+        said = model.say(states, prompts, n_most, n_beams)
+    else:
+        said = _scored(model, states, prompts, model.search(states, prompts, limit, n_beams), n_most)
     end: Any = model.base.config.eos_token_id
-    ended = torch.cat([tokens, tokens.new_full((len(tokens), 1), end)], dim=1)[:, :n_most]  # (b, n)
-    n_tokens = ((ended != end).cumprod(1).sum(1) + 1).clamp(max=ended.shape[1])  # up to the first end of text
-    logprobs = model.token_logprobs(states, prompts, ended)  # (b, n)
-    said = torch.arange(ended.shape[1], device=tokens.device) < n_tokens[:, None]
-    means = (logprobs.double() * said).sum(1) / n_tokens
-    return means.tolist(), n_tokens.tolist()
+    return list(zip(clean_texts(inputs.processor.tokenizer, said.tokens), *said.means(end), strict=True))
+
+
+def _scored(model: DomainWhisper, states: Tensor, prompts: Tensor, tokens: Tensor, n_most: int) -> Said:
+    """Tokens (b, n), with end of text after them unless the bound cut it off, and their log-probabilities by a second pass."""
+    end: Any = model.base.config.eos_token_id
+    ended = F.pad(tokens, (0, 1), value=end)[:, :n_most]
+    return Said(ended, model.token_logprobs(states, prompts, ended))

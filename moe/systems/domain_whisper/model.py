@@ -16,8 +16,11 @@ from moe.system import IGNORED
 from moe.systems.domain_whisper.domains import NO_DOMAIN
 from moe.systems.domain_whisper.prompts import Prompts, token_table
 from moe.systems.whisper import encoder as whisper_encoder
-from moe.systems.whisper.beams import beam_cache
+from moe.systems.whisper.beams import beams
+from moe.systems.whisper.greedy import greedy
 from moe.systems.whisper.head_loss import head_cross_entropy
+from moe.systems.whisper.next_token import NextToken
+from moe.systems.whisper.said import Said
 from moe.training.precision import computing, hold_frozen
 from moe.training.processes import mean_of_batch
 
@@ -123,8 +126,15 @@ class DomainWhisper(nn.Module):
         return found
 
     @torch.no_grad()
+    def say(self, states: Tensor, prompts: Tensor, n_new: int, n_beams: int = 1) -> Said:
+        """Token ids after the prompts (B, P), n_new at most, and their log-probabilities by our own search, greedy or by beams."""
+        with self._computing():
+            next_token = NextToken(self.base, states, prompts, n_new, n_tokens=self.n_old)
+            return greedy(next_token) if n_beams == 1 else beams(next_token, n_beams)
+
+    @torch.no_grad()
     def search(self, states: Tensor, prompts: Tensor, max_length: int, n_beams: int = 1) -> Tensor:
-        """Token ids (B, N) after the prompts (B, P), in one pass.
+        """Token ids (B, N) after the prompts (B, P), by transformers' own search.
 
         Not by Whisper's own `generate`: its ids of timestamps are all above `no_timestamps`, and so are those of new tokens; it would cut
         the text there and decode again from a prompt of its own. The search below it knows no timestamps.
@@ -136,7 +146,6 @@ class DomainWhisper(nn.Module):
                 encoder_outputs=BaseModelOutput(last_hidden_state=states),
                 attention_mask=states.new_ones(states.shape[:2], dtype=torch.long),  # else it warns: padding is end of text
                 decoder_input_ids=prompts,
-                past_key_values=beam_cache(self.base, states, n_beams),
                 logits_processor=LogitsProcessorList([_OldTokens(self.n_old)]),
                 num_beams=n_beams,
                 max_length=max_length,

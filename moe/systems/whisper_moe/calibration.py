@@ -177,7 +177,7 @@ def _search(model: WhisperMoE, batch: Batch, n_tokens: int) -> Callable[[], None
     def search() -> None:
         model.eval()
         with torch.no_grad():
-            model.greedy(model.encode(model.route(mel, n_frames)), start, n_tokens, n_tokens)
+            model.say(model.encode(model.route(mel, n_frames)), start, n_tokens, min_new=n_tokens)
 
     return search
 

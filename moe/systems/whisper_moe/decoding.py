@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import WhisperTokenizer
 
 from moe.system import Batch, DecodingOptions, Hypothesis
-from moe.systems.whisper.greedy import is_plain
 from moe.systems.whisper.inputs import WhisperInputs
+from moe.systems.whisper.next_token import is_plain
+from moe.systems.whisper.said import Said
 from moe.systems.whisper.search import clean_texts, most_new_tokens
 from moe.systems.whisper.tokens import language_ids, prompt_ids
 from moe.systems.whisper_moe.model import WhisperMoE
@@ -42,16 +44,16 @@ def searched(
 ) -> tuple[Tensor, list[float], list[int]]:
     """Tokens (B, N) of an encoded batch, the mean log-probability of each row and the number of its tokens.
 
-    Greedy search is ours and reads the probabilities as it goes; beams, and what else a generation config asks for, are left to
-    transformers' `generate` and scored by a second pass of the decoder.
+    Our own search reads the probabilities as it goes. What a generation config asks for beyond it is left to transformers' `generate`,
+    and scored by a second pass of the decoder.
     """
-    if beam_size > 1 or not is_plain(model.base.generation_config):
-        tokens = model.search(encoded, num_beams=beam_size, max_length=limit)
-        return tokens, *token_scores(model, tokenizer, encoded, tokens, limit)
     prompt = decoder_prompt(model, tokenizer)
-    said = model.greedy(encoded, prompt, limit - len(prompt))
-    means, counts = _means(model, said.tokens, said.logprobs)
-    return said.tokens, means, counts
+    if is_plain(model.base.generation_config):
+        said = model.say(encoded, prompt, limit - len(prompt), beam_size)
+    else:
+        said = scored(model, encoded, prompt, model.search(encoded, num_beams=beam_size, max_length=limit), limit)
+    end: Any = model.base.config.eos_token_id  # one id
+    return said.tokens, *said.means(end)
 
 
 def decoder_prompt(model: WhisperMoE, tokenizer: WhisperTokenizer) -> list[int]:
@@ -62,25 +64,12 @@ def decoder_prompt(model: WhisperMoE, tokenizer: WhisperTokenizer) -> list[int]:
     return [asked if asked is not None and token in languages.values() else token for token in prompt_ids(tokenizer)]
 
 
-def token_scores(
-    model: WhisperMoE, tokenizer: WhisperTokenizer, encoded: Encoded, tokens: Tensor, limit: int
-) -> tuple[list[float], list[int]]:
-    """Mean log-probability and number of the tokens of each row (B, n), its end of text among them unless the bound cut it off."""
-    prompt = decoder_prompt(model, tokenizer)
+def scored(model: WhisperMoE, encoded: Encoded, prompt: list[int], tokens: Tensor, limit: int) -> Said:
+    """Tokens (B, n), with end of text after them unless the bound cut it off, and their log-probabilities by a second pass."""
     end: Any = model.base.config.eos_token_id  # one id
-    n_most = limit - len(prompt)
-    ended = torch.cat([tokens, tokens.new_full((len(tokens), 1), end)], dim=1)[:, :n_most]
+    ended = F.pad(tokens, (0, 1), value=end)[:, : limit - len(prompt)]
     rows = torch.cat([tokens.new_tensor(prompt).expand(len(tokens), -1), ended], dim=1)
-    logprobs = token_logprobs(model, encoded, rows)[:, len(prompt) - 1 :]  # (B, n)
-    return _means(model, ended, logprobs)
-
-
-def _means(model: WhisperMoE, tokens: Tensor, logprobs: Tensor) -> tuple[list[float], list[int]]:
-    """Mean log-probability and number of the tokens of each row up to its first end of text, both (B, N)."""
-    end: Any = model.base.config.eos_token_id  # one id
-    n_tokens = ((tokens != end).cumprod(1).sum(1) + 1).clamp(max=tokens.shape[1])
-    counted = torch.arange(tokens.shape[1], device=tokens.device) < n_tokens[:, None]
-    return ((logprobs.double() * counted).sum(1) / n_tokens).tolist(), n_tokens.tolist()
+    return Said(ended, token_logprobs(model, encoded, rows)[:, len(prompt) - 1 :])
 
 
 def max_length(model: WhisperMoE, inputs: WhisperInputs, n_frames: int, options: DecodingOptions) -> int:

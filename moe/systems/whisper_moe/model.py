@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import LogitsProcessorList, WhisperForConditionalGeneration
+from transformers import WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
 from moe.experts.mixture import Mixture
@@ -25,9 +25,12 @@ from moe.routing.losses import BalanceOptions, BalanceWindow, routing_loss
 from moe.routing.options import RoutingOptions
 from moe.routing.weights import Routing, RoutingWeights, one_hot, top_k_weights
 from moe.systems.whisper import encoder as whisper_encoder
-from moe.systems.whisper.beams import ProbabilityMixing, beam_cache
-from moe.systems.whisper.greedy import Said, greedy
+from moe.systems.whisper.beams import beams
+from moe.systems.whisper.greedy import greedy
 from moe.systems.whisper.head_loss import head_cross_entropy
+from moe.systems.whisper.mixing import mixed_head
+from moe.systems.whisper.next_token import NextToken
+from moe.systems.whisper.said import Said
 from moe.systems.whisper.tokens import decoder_inputs
 from moe.systems.whisper_moe.passes import Encoded, Routed
 from moe.training.dropout import without_dropout
@@ -161,21 +164,23 @@ class WhisperMoE(Mixture):
 
     @torch.no_grad()
     def search(self, encoded: Encoded, **options: Any) -> Tensor:
-        """Token ids (B, N) of an encoded batch; options as for `generate`."""
-        processors = LogitsProcessorList([ProbabilityMixing(encoded.values)] if encoded.values is not None else [])
-        with self.experts(encoded.weights, encoded.people):
-            options |= {
-                "past_key_values": beam_cache(self.base, encoded.states, options.get("num_beams", 1)),
-                "logits_processor": processors,
-            }
-            tokens: Tensor = self.base.generate(encoder_outputs=BaseModelOutput(last_hidden_state=encoded.states), **options)
+        """Token ids (B, N) of an encoded batch by transformers' own search; options as for `generate`."""
+        states = BaseModelOutput(last_hidden_state=encoded.states)
+        with self.experts(encoded.weights, encoded.people), mixed_head(self.base, encoded.values):
+            tokens: Tensor = self.base.generate(encoder_outputs=states, **options)
         return tokens if encoded.values is None else tokens.view(*encoded.values.shape, -1)[:, 0]
 
-    def greedy(self, encoded: Encoded, prompt: Sequence[int], n_new: int, min_new: int = 0) -> Said:
-        """Greedy search of an encoded batch by our own loop; the tokens of `search`, and their log-probabilities, (B, N) each."""
+    @torch.no_grad()
+    def say(self, encoded: Encoded, prompt: Sequence[int], n_new: int, n_beams: int = 1, min_new: int = 0) -> Said:
+        """The same of an encoded batch by our own search, greedy or by beams, and the tokens' log-probabilities.
+
+        Args:
+            n_new: tokens at most; min_new: tokens before which no hypothesis ends.
+        """
         log_values = None if encoded.values is None else encoded.values.float().log()
         with self.experts(encoded.weights, encoded.people):
-            return greedy(self.base, encoded.states, prompt, n_new, min_new, log_values)
+            next_token = NextToken(self.base, encoded.states, prompt, n_new, min_new, log_values)
+            return greedy(next_token) if n_beams == 1 else beams(next_token, n_beams)
 
     @contextmanager
     def experts(self, weights: RoutingWeights | None, people: Sequence[Person | None] | None = None) -> Iterator[None]:

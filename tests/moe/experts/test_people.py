@@ -25,7 +25,7 @@ from moe.experts.people.training import Enrolment, Learnt, Recordings, learn_peo
 from moe.recognition.decoding import decode
 from moe.system import DecodingOptions
 from moe.systems.whisper.encoder import encode
-from moe.systems.whisper_moe.decoding import searched, token_scores
+from moe.systems.whisper_moe.decoding import decoder_prompt, scored, searched
 from moe.systems.whisper_moe.system import WhisperSystem
 from moe.training.batches import collate
 from moe.training.dataset import SpeechDataset
@@ -143,7 +143,8 @@ def test_own_weights_stand_in_for_the_gates(tmp_path: Path, data, beams: int) ->
 
 
 @KINDS
-def test_greedy_search_writes_under_the_experts_of_the_decoder_too(data, n_experts: int) -> None:
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_search_writes_under_the_experts_of_the_decoder_too(data, n_experts: int, beams: int) -> None:
     """A second pass of transformers' decoder is the oracle; only layers of the decoder are people's own, so the encoder cannot stand in."""
     system = toy(n_experts)
     layout = system.layout(("decoder.layers.0.self_attn.q_proj", "decoder.layers.0.fc1"), R)
@@ -151,10 +152,10 @@ def test_greedy_search_writes_under_the_experts_of_the_decoder_too(data, n_exper
     batch, tokenizer = batch_of(system, data, 4), system.inputs.processor.tokenizer
     routed = system.model.route(batch["mel"], batch["n_frames"])
     encoded = system.model.encode(dataclasses.replace(routed, people=people))
-    tokens, means, _ = searched(system.model, tokenizer, encoded, 1, 12)
-    expected, _ = token_scores(system.model, tokenizer, encoded, tokens, 12)
+    tokens, means, _ = searched(system.model, tokenizer, encoded, beams, 12)
+    expected, _ = scored(system.model, encoded, decoder_prompt(system.model, tokenizer), tokens, 12).means(tokenizer.eos_token_id)
     assert means == pytest.approx(expected, abs=1e-4)
-    _, of_nobody, _ = searched(system.model, tokenizer, system.model.encode(routed), 1, 12)
+    _, of_nobody, _ = searched(system.model, tokenizer, system.model.encode(routed), beams, 12)
     assert [abs(a - b) > 1e-4 for a, b in zip(means, of_nobody, strict=True)] == [True, False, True, True]
 
 

@@ -16,7 +16,7 @@ from moe.experts.routed_lora import (
     matched_rank,
     routed_layers,
 )
-from moe.routing.weights import Routing, one_hot, top_k_weights
+from moe.routing.weights import Routing, RoutingWeights, one_hot, top_k_weights
 from tests.toys.models import ALL_LINEARS, N_EXPERTS, adapter_options, awaken, bare_model, gradients, inputs, toy_mixture
 
 
@@ -197,3 +197,32 @@ def test_a_frozen_half_precision_base_takes_float32_adapters() -> None:
     with layer.routing.use(one_hot(torch.tensor([0]), 2)):
         y = layer(torch.randn(1, 3, 6, dtype=torch.bfloat16))
     assert y.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("shape", [(4, 6), (4, 1, 6), (2, 2, 6)])
+def test_a_decoding_step_adds_what_a_training_step_adds(shared: bool, shape: tuple[int, ...]) -> None:
+    """Token by token experts and shared adapter are joined and kept; four rows are two utterances with two beams, and so are two positions."""
+    layer = RoutedLinear(nn.Linear(6, 5), Routing(), 4, AdapterOptions(lora_r=2, shared_r=None, shared_expert=shared))
+    for matrix in (layer.lora_B, layer.shared_B):
+        nn.init.normal_(matrix.data)
+    x, y = torch.randn(2, *shape)
+    with layer.routing.use(RoutingWeights(torch.tensor([[0.3, 0.0, 0.7, 0.0], [0.0, 0.5, 0.0, 0.5]]), 2)):
+        expected = layer(x), layer(y)
+        with torch.no_grad():
+            torch.testing.assert_close(layer(x), expected[0])
+            torch.testing.assert_close(layer(y), expected[1])
+
+
+@torch.no_grad()
+def test_what_is_kept_ends_with_its_routing() -> None:
+    layer = RoutedLinear(nn.Linear(6, 5), Routing(), 4, AdapterOptions(lora_r=2, shared_r=None))
+    nn.init.normal_(layer.lora_B.data)
+    x, said = torch.randn(2, 1, 6), []
+    for expert in (0, 1):
+        with layer.routing.use(one_hot(torch.full((2,), expert), 4)):
+            said.append(layer(x))
+            layer.lora_B.data += 1.0
+    assert not torch.equal(said[0], said[1])
+    with layer.routing.use(one_hot(torch.ones(2, dtype=torch.long), 4)):
+        assert not torch.equal(layer(x), said[1])  # trained since

@@ -1,20 +1,25 @@
 """One prompt everywhere: in training, decoding, log-probabilities and serving; and tokens that are a condition, never a text."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from moe.recognition.decoding import decode
 from moe.recognition.recognizer import Recognizer
 from moe.system import IGNORED, DecodingOptions
+from moe.systems.domain_whisper import decoding
 from moe.systems.domain_whisper.asks import DomainAsk
 from moe.systems.domain_whisper.options import TokenOptions
 from moe.systems.domain_whisper.prompts import Prompts, add_tokens, initial_rows, token_faults, token_table
 from moe.systems.domain_whisper.system import DomainSystem
+from moe.systems.whisper import step_decoder
 from moe.systems.whisper.base_model import BaseModel, use_language
+from moe.systems.whisper.said import Said
 from moe.systems.whisper.tokens import NO_TIMESTAMPS, START, prompt_ids, text_ids, token_ids
 from moe.training.batches import collate
 from moe.training.dataset import SpeechDataset, refused
@@ -41,23 +46,12 @@ def data_of(system: DomainSystem, folder: Path) -> SpeechDataset:
     return SpeechDataset(rows, folder, system.inputs, extras=system.from_manifest(rows))
 
 
-class Read:
-    """Every row of token ids that the decoder reads."""
-
-    def __init__(self, system: DomainSystem, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.rows: list[list[int]] = []
-        decoder = system.module.base.model.decoder
-        original = decoder.forward
-
-        def forward(input_ids: Tensor, *given, **options):
-            self.rows += input_ids.tolist()
-            return original(input_ids, *given, **options)
-
-        monkeypatch.setattr(decoder, "forward", forward)
-
-    def starts(self, length: int) -> set[tuple[int, ...]]:
-        """The first ids of every row that holds a whole prompt."""
-        return {tuple(row[:length]) for row in self.rows if len(row) >= length}
+@contextmanager
+def reading(system: DomainSystem) -> Iterator[list[list[int]]]:
+    """Every row of token ids that the decoder reads inside the block."""
+    rows: list[list[int]] = []
+    with token_table(system.module.base).register_forward_pre_hook(lambda module, given: rows.extend(given[0].tolist())):
+        yield rows
 
 
 def test_the_prompt_is_start_language_task_no_timestamps_domain() -> None:
@@ -71,9 +65,7 @@ def test_the_prompt_is_start_language_task_no_timestamps_domain() -> None:
     assert at_the_end.of(-1) == in_place.of(-1) == plain == prompt_ids(tokenizer)
 
 
-def test_training_decoding_log_probabilities_and_serving_read_the_same_prompt(
-    system: DomainSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_decoding_log_probabilities_and_serving_read_the_same_prompt(system: DomainSystem, tmp_path: Path) -> None:
     data = data_of(system, tmp_path)
     prompt = tuple(system.module.prompts.of(0))
     batch = collate(data, [data[0]])  # of als
@@ -84,10 +76,9 @@ def test_training_decoding_log_probabilities_and_serving_read_the_same_prompt(
         "serving": lambda: Recognizer(system).transcribe([toy_wave(0, 0.5)], GREEDY, DomainAsk(domain="als")),
     }
     for name, way in ways.items():
-        with monkeypatch.context() as patch:
-            read = Read(system, patch)
+        with reading(system) as rows:
             way()
-            assert read.starts(len(prompt)) == {prompt}, name
+        assert {tuple(row[: len(prompt)]) for row in rows if len(row) >= len(prompt)} == {prompt}, name
 
 
 def test_the_prompt_is_not_scored(system: DomainSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,6 +110,54 @@ def test_log_probabilities_are_those_of_transformers_own_forward(system: DomainS
     logits = module.base(encoder_outputs=(states,), decoder_input_ids=torch.cat([prompt, tokens[:, :-1]], 1)).logits
     wanted = logits[:, prompt.shape[1] - 1 :, : module.n_old].log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
     torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("n_beams", [1, 2, 3, 5])
+def test_our_search_says_what_transformers_does_of_a_head_without_new_tokens(
+    system: DomainSystem, tmp_path: Path, n_beams: int
+) -> None:
+    """Prompts that differ by domain in one batch; the probabilities are those of a second pass."""
+    module, end = system.module, system.inputs.processor.tokenizer.eos_token_id
+    data = data_of(system, tmp_path)
+    states, prompts = (
+        module.encode(collate(data, [data[row] for row in (0, 2, 4)])["mel"]),
+        torch.tensor([module.prompts.of(row % 2) for row in range(3)]),
+    )
+
+    def without_new(head: nn.Module, given: tuple[Tensor], logits: Tensor) -> Tensor:
+        return torch.cat([logits[..., : module.n_old], torch.full_like(logits[..., module.n_old :], -torch.inf)], -1)
+
+    said = module.say(states, prompts, 12, n_beams)
+    with module.base.proj_out.register_forward_hook(without_new):
+        theirs = module.search(states, prompts, prompts.shape[1] + 12, n_beams)
+    rows = [torch.nn.functional.pad(tokens, (0, 12), value=end)[:, :12].tolist() for tokens in (said.tokens, theirs)]
+    assert rows[0] == rows[1] and len({tuple(row) for row in rows[0]}) > 1
+    second = Said(said.tokens, module.token_logprobs(states, prompts, said.tokens))
+    assert said.means(end)[0] == pytest.approx(second.means(end)[0], abs=1e-4)
+
+
+@pytest.mark.parametrize("n_beams", [1, 3])
+def test_scores_are_read_in_the_search_and_by_a_second_pass_only_after_transformers_own(
+    system: DomainSystem, tmp_path: Path, n_beams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, options, found = data_of(system, tmp_path), DecodingOptions(beam_size=n_beams, max_tokens_per_s=3.0), {}
+    data.extras["domain"] = torch.tensor([0, -1, 1, 0, -1, 1])
+    score, generation = system.module.token_logprobs, system.module.base.generation_config
+    for plain in (True, False):
+        n_passes: list[int] = []
+        monkeypatch.setattr(decoding, "is_plain", lambda config, plain=plain: plain)
+        monkeypatch.setattr(
+            system.module, "token_logprobs", lambda *given, n_passes=n_passes: (n_passes.append(1), score(*given))[1]
+        )
+        found[plain] = [
+            (each.text, each.n_tokens, each.mean_logprob) for each in decode(system, data, options, DomainAsk(domain="corpus"))
+        ]
+        assert bool(n_passes) is not plain
+    if n_beams == 1:  # transformers' beams count the new tokens' probabilities in
+        assert [each[:2] for each in found[True]] == [each[:2] for each in found[False]]
+        assert [each[2] for each in found[True]] == pytest.approx([each[2] for each in found[False]], abs=1e-4)
+    monkeypatch.undo()
+    assert decoding.is_plain(generation)
 
 
 def test_a_base_that_has_the_tokens_already_is_refused_by_name() -> None:
@@ -156,9 +195,10 @@ def test_a_token_begins_near_what_is_asked_and_no_two_are_equal(start: str) -> N
     assert float((rows[0] - wanted).norm()) < 0.05 * float(table.std() * len(wanted) ** 0.5) and not torch.equal(*rows)
 
 
+@pytest.mark.parametrize("way", ["ours", "transformers"])
 @pytest.mark.parametrize("return_timestamps", [False, True])
 def test_a_decoder_that_says_new_tokens_in_a_row_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, return_timestamps: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, return_timestamps: bool, way: str
 ) -> None:
     """Stack pitfall: the new ids lie above the timestamps; two in a row, and `generate` dropped the text after them and began again
     without the domain. As in v2's vocabulary, timestamps lie between the no-timestamps token and the new ones."""
@@ -171,10 +211,10 @@ def test_a_decoder_that_says_new_tokens_in_a_row_loses_nothing(
 
     def logits(states: Tensor) -> Tensor:
         """The script's next token, most likely; where that is a new one, the text goes on."""
-        scores = torch.zeros(*states.shape[:2], module.n_old + 2)
+        scores = torch.zeros(*states.shape[:-1], module.n_old + 2)
         texts = [token for token in script if token < module.n_old]
         at = len(passes)
-        passes.append(states.shape[1])
+        passes.append(states.shape[1] if way == "transformers" else n_prompt if not passes else 1)  # ours asks for the last alone
         scores[..., texts[min(at, len(texts) - 1)]] = 5.0
         scores[..., script[min(at, len(script) - 1)]] += 9.0
         return scores
@@ -182,7 +222,9 @@ def test_a_decoder_that_says_new_tokens_in_a_row_loses_nothing(
     module.base.generation_config.return_timestamps = return_timestamps
     module.base.generation_config.no_timestamps_token_id = token_ids(tokenizer, NO_TIMESTAMPS)[0]
     monkeypatch.setattr(module.base.proj_out, "forward", logits)
-    tokens = module.search(torch.zeros(1, 4, 32), torch.tensor([module.prompts.of(0)]), n_prompt + 12)
+    monkeypatch.setattr(step_decoder, "packed", lambda linear: linear)
+    states, prompts = torch.zeros(1, 4, 32), torch.tensor([module.prompts.of(0)])
+    tokens = module.say(states, prompts, 12).tokens if way == "ours" else module.search(states, prompts, n_prompt + 12)
     assert (tokens < module.n_old).all() and passes[0] == n_prompt and set(passes[1:]) == {1}, "one pass, from the whole prompt"
     said = tokenizer.decode(tokens[0], skip_special_tokens=True)
     assert "oak" in said and "elm" in said

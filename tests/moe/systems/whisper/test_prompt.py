@@ -71,11 +71,12 @@ def prompts_used(system: WhisperSystem, monkeypatch: pytest.MonkeyPatch, ask: Wh
     generate, score = base._retrieve_init_tokens, decoding.token_logprobs
     monkeypatch.setattr(base, "_retrieve_init_tokens", lambda *a, **k: seen.setdefault("search", generate(*a, **k)))
     monkeypatch.setattr(decoding, "token_logprobs", lambda m, e, rows: score(m, e, seen.setdefault("scores", rows)))
-    greedy = system.model.greedy
-    monkeypatch.setattr(system.model, "greedy", lambda e, prompt, *a: greedy(e, seen.setdefault("greedy", prompt), *a))
-    for beam_size in (1, 2):
-        Recognizer(system).transcribe([toy_wave(1, 0.5)], DecodingOptions(max_tokens_per_s=1.0, beam_size=beam_size), ask)
-    assert list(seen["greedy"]) == seen["search"][0].tolist()
+    say = system.model.say
+    monkeypatch.setattr(system.model, "say", lambda e, prompt, *a: say(e, seen.setdefault("say", prompt), *a))
+    for plain in (True, False):  # our search, and transformers' with a second pass
+        monkeypatch.setattr(decoding, "is_plain", lambda generation, plain=plain: plain)
+        Recognizer(system).transcribe([toy_wave(1, 0.5)], DecodingOptions(max_tokens_per_s=1.0, beam_size=2), ask)
+    assert list(seen["say"]) == seen["search"][0].tolist()
     name = system.inputs.processor.tokenizer.convert_ids_to_tokens
     return name(seen["search"][0].tolist()), name(seen["scores"][0, :4].tolist())
 

@@ -17,6 +17,7 @@ from moe.system import DecodingOptions, Hypothesis
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper.search import MIN_NEW_TOKENS, clean_texts
 from moe.systems.whisper.tokens import END, label_ids, prompt_ids
+from moe.systems.whisper_moe import decoding
 from moe.systems.whisper_moe.decoding import decoder_prompt
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.text.error_rates import word_error_rate
@@ -184,12 +185,13 @@ def rescored(model: WhisperMoE, data, index: int, tokens: list[int], weights: to
     return [probabilities[len(prompt) - 1 + place, token].log().item() for place, token in enumerate(tokens)]
 
 
+@pytest.mark.parametrize("plain", [True, False])
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize(("n_experts", "mixing"), [(0, "delta"), (N_EXPERTS, "delta"), (N_EXPERTS, "loss")])
 def test_mean_log_probability_equals_a_teacher_forced_rescoring(
-    data, monkeypatch, beams: int, n_experts: int, mixing: str
+    data, monkeypatch, plain: bool, beams: int, n_experts: int, mixing: str
 ) -> None:
-    """Greedy and beams, deltas and losses mixed; the tokens are caught on their way, short ones ended by hand."""
+    """Greedy and beams, deltas and losses mixed, our search and transformers'; the tokens are caught on their way, some ended by hand."""
     model = toy_mixture(n_experts, adapter_options(ALL_LINEARS), RoutingOptions(mixing=mixing))
     end, found_tokens, search = tokenizer().convert_tokens_to_ids(END), [], model.search
 
@@ -200,13 +202,14 @@ def test_mean_log_probability_equals_a_teacher_forced_rescoring(
         return tokens
 
     def watched(*arguments):
-        said = greedy(*arguments)
+        said = say(*arguments)
         found_tokens.extend(said.tokens.tolist())
         return said
 
-    greedy = model.greedy
+    say = model.say
+    monkeypatch.setattr(decoding, "is_plain", lambda generation: plain)
     monkeypatch.setattr(model, "search", shortened)
-    monkeypatch.setattr(model, "greedy", watched)
+    monkeypatch.setattr(model, "say", watched)
     found = decode_in(model, data, FULL, DecodingOptions(beam_size=beams, decoding_batch_size=4))
     batches = [int(index) for batch in length_batches(in_context(data, FULL), 4) for index in batch]
     for index, tokens in zip(batches, found_tokens, strict=True):
@@ -215,10 +218,11 @@ def test_mean_log_probability_equals_a_teacher_forced_rescoring(
         expected = rescored(model, data, index, tokens, None if weights is None else torch.from_numpy(weights))
         assert found[index].n_tokens == len(tokens)
         assert found[index].mean_logprob == pytest.approx(np.mean(expected), abs=1e-5)
-    assert beams == 1 or min(hypothesis.n_tokens for hypothesis in found) == 4
+    assert plain or min(hypothesis.n_tokens for hypothesis in found) == 4
 
 
 def test_scoring_a_few_rows_at_a_time_changes_nothing(data, model, monkeypatch) -> None:
+    monkeypatch.setattr(decoding, "is_plain", lambda generation: False)
     whole = decode_in(model, data, FULL, DecodingOptions(beam_size=2))
     monkeypatch.setattr("moe.systems.whisper_moe.token_scores.LOGIT_BUDGET", 1)
     rows = decode_in(model, data, FULL, DecodingOptions(beam_size=2))
@@ -298,7 +302,7 @@ def test_the_shared_adapter_alone_is_the_model_without_experts(data, model) -> N
 def test_a_killed_decoding_goes_on_with_the_batches_it_has_and_ends_the_same(data, model, tmp_path, monkeypatch) -> None:
     options = DecodingOptions(decoding_batch_size=1)
     undisturbed = decode_in(model, data, CONTEXT, options, with_loss=True)
-    search, n_done = model.greedy, []
+    search, n_done = model.say, []
 
     def killed(*arguments):
         if len(n_done) == 3:
@@ -306,7 +310,7 @@ def test_a_killed_decoding_goes_on_with_the_batches_it_has_and_ends_the_same(dat
         n_done.append(1)
         return search(*arguments)
 
-    monkeypatch.setattr(model, "greedy", killed)
+    monkeypatch.setattr(model, "say", killed)
     with pytest.raises(KeyboardInterrupt):
         decode_in(model, data, CONTEXT, options, with_loss=True, store=BatchStore(tmp_path))
     n_done.clear()
