@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from moe.corpora.shard_cache import ShardCacheOptions
+from moe.corpora.shard_cache import ShardOrderOptions
 from moe.files import file_digest
 from moe.options import option
 from moe.routing.embeddings import Embeddings, embed
@@ -32,7 +32,7 @@ from steps.tracking.step_run import StepRun
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(StagePercentOptions, ViewOptions, PrecisionOptions, ShardCacheOptions, ProcessOptions, RunOptions):
+class StepOptions(StagePercentOptions, ViewOptions, PrecisionOptions, ShardOrderOptions, ProcessOptions, RunOptions):
     """Embed the corpus."""
 
     prepare_run_id: str = option(help="run that made the manifest")
@@ -51,9 +51,10 @@ def _work(step: StepRun, options: StepOptions) -> None:
     layer_index(base.model.model.encoder, options.layer)
     train = prepared.train(options.asr_percent, options.data_percent, options.stage_floor, options.seed)
     rows = pd.concat([train, prepared.rows("dev")]).sort_values("utterance_id", ignore_index=True)
-    prepared.refuse_missing(rows)
+    prepared.refuse_missing(rows, shards_together=options.shards_together)
     prepared.log_input(step, rows, "training")
-    dataset = SpeechDataset(rows, prepared.root, WhisperInputs(base.processor, options.part(AudioContextOptions)))
+    inputs = WhisperInputs(base.processor, options.part(AudioContextOptions))
+    dataset = SpeechDataset(rows, prepared.root, inputs, shards_together=options.shards_together)
     folder = runs.work_dir(step) / artifacts.EMBEDDINGS
     started = time.perf_counter()
     read = embedder(base.model, options.layer, options.pooling, precision(options))

@@ -9,7 +9,7 @@ import dataclasses
 
 from analysis.challenge import PLAIN, RULES
 from moe.audio.voice_activity import SPEECH_THRESHOLD, THRESHOLD_HELP
-from moe.corpora.shard_cache import ShardCacheOptions
+from moe.corpora.shard_cache import ShardOrderOptions
 from moe.options import option
 from moe.system import DecodingOptions, read_record
 from moe.systems.table import load_system
@@ -29,7 +29,7 @@ from steps.tracking.step_run import StepRun
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(AskOptions, DecodingOptions, PrecisionOptions, ShardCacheOptions, ProcessOptions, AudioOptions, PlotOptions):
+class StepOptions(AskOptions, DecodingOptions, PrecisionOptions, ShardOrderOptions, ProcessOptions, AudioOptions, PlotOptions):
     """Score a recogniser on the test split."""
 
     prepare_run_id: str = option(help="run that made the manifest")
@@ -59,7 +59,8 @@ def run(options: StepOptions) -> str:
         own = {"system": record.system, **options.as_parameters()}
         step.log_parameters({"system": own["system"], **lineage_parameters(options.model_run_id, own)})
         decoding, work_dir = options.part(DecodingOptions), runs.work_dir(step)
-        _score(step, options, prepare_test_set(system, ask, prepared, model_dir, decoding, work_dir, options.speech_threshold))
+        threshold, together = options.speech_threshold, options.shards_together
+        _score(step, options, prepare_test_set(system, ask, prepared, model_dir, decoding, work_dir, threshold, together))
 
     name = f"evaluate · {record.system} · seed {record.facts.get('seed', options.seed)}"
     return runs.in_run("evaluate", options, work, name)

@@ -40,7 +40,7 @@ from moe.training.plan import ComputeOptions
 from moe.training.precision import precision
 from moe.training.sharding import ShardingOptions
 from steps.inputs.corpus import Prepared, read_prepared
-from steps.inputs.training import check_shards, checkpoints_of, compute_arguments, reporter
+from steps.inputs.training import checkpoints_of, compute_arguments, reporter
 from steps.options.step_options import PlotOptions, ReportOptions, model_folder_faults
 from steps.registry.exports import copy_out
 from steps.tracking import artifacts, runs
@@ -193,7 +193,7 @@ def _train(step: StepRun, options: StepOptions, prepared: Prepared, folder: Path
     seed_everything(options.seed)
     base = _initial(options, prepared)
     train, dev = _chosen(prepared, "train", options), _held_out(prepared, options)
-    check_shards(options, prepared, train, dev)
+    prepared.refuse_missing(train, dev, shards_together=options.shards_together)
     prepared.log_input(step, train, "training")
     prepared.log_input(step, dev, "validation")
     extras, n_phonemes = _phonemes(prepared, train, base, options)

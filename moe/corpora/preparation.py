@@ -19,6 +19,7 @@ from moe.corpora.locations import Root
 from moe.corpora.manifest import SPLITS, check_manifest
 from moe.corpora.names import canonical
 from moe.corpora.remarks import NAMED_NONE, channel_notes, none_notes, shard_notes, unknown_notes
+from moe.corpora.shards import reading_order
 from moe.corpora.splits import MODES, SplitPlan, assign_splits
 from moe.corpora.subsets import at_most
 from moe.corpora.summaries import corpus_statistics
@@ -252,7 +253,8 @@ def judge_audio(table: pd.DataFrame, root: Root, options: PreparationOptions) ->
     """A judged listing with duration, digest and channel of what is usable, and reasons against what is not."""
     nothing = pd.array([None] * len(table), dtype="str")
     table = table.assign(duration_s=float("nan"), audio_digest=nothing, channel=nothing)
-    usable = table[table["reason"].isna()].sort_values(["audio", "utterance_id"], kind="stable")
+    usable = table[table["reason"].isna()]
+    usable = usable.iloc[reading_order(usable)]
     members = [member if isinstance(member, str) else None for member in usable["member"]]
     limits = (options.min_duration_s, options.max_duration_s, options.channels)
     inspected = inspect_all(root, list(zip(usable["audio"], members, strict=True)), limits, options.n_workers)

@@ -19,7 +19,7 @@ def refuse_missing(rows: pd.DataFrame, root: Root) -> None:
     Raises:
         ValueError: shards are gone or cannot be reached, in one line with the first of them.
     """
-    shards = sorted(set(rows.loc[rows["member"].notna() & (rows["member"] != ""), "audio"]))
+    shards = sorted(set(rows.loc[in_shards(rows), "audio"]))
     stated.cache_clear()
     ask: Callable[[str], str | None] = partial(_remote_fault if is_address(root) else _local_fault, root)
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -30,6 +30,23 @@ def refuse_missing(rows: pd.DataFrame, root: Root) -> None:
             f"the corpus at {root}: {len(faults)} of the {len(shards)} shards that the manifest names cannot be read, "
             f"e.g. {first} ({fault}): bring them back, or run prepare again"
         )
+
+
+def refuse_unsharded(rows: pd.DataFrame, shards_together: int | None) -> None:
+    """Refuse to take shards together where recordings are files of their own.
+
+    Raises:
+        ValueError: some are.
+    """
+    if shards_together is not None and not in_shards(rows).all():
+        raise ValueError(
+            f"shards_together={shards_together}: recordings of this corpus are files of their own, not in shards; leave it out"
+        )
+
+
+def in_shards(rows: pd.DataFrame) -> pd.Series:
+    """Whether each row of a manifest lies in a shard, (N,)."""
+    return rows["member"].notna() & (rows["member"] != "")
 
 
 def _remote_fault(root: Root, shard: str) -> str | None:

@@ -64,6 +64,17 @@ class ShardCacheOptions(Options):
 
 
 @dataclass(frozen=True)
+class ShardOrderOptions(ShardCacheOptions):
+    """How many shards are read at a time, where not all have room."""
+
+    shards_together: int | None = option(
+        None,
+        "shards whose utterances come together in batches, in training shuffled, for a corpus larger than shard_cache_gb (none: all)",
+        low=1,
+    )
+
+
+@dataclass(frozen=True)
 class ShardCache:
     """A bounded folder of shards.
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
@@ -24,6 +25,7 @@ from moe.corpora.names import canonical
 
 TAR_ERRORS = (tarfile.TarError, EOFError, ValueError, OSError, OverflowError, MemoryError, RecursionError)
 CHUNK_BYTES = 1 << 16
+ROW_OF_CELL = r":(\d+)$"
 NESTED = "!/"  # between the name of an inner tar and the name of a member in it
 MOST_INDEXES = 1 << 14  # shards whose members' places a process keeps
 
@@ -91,6 +93,16 @@ def read_member(root: Root, audio: str, member: str) -> bytes:
     if len(data) < n_bytes:
         raise EOFError(f"{audio}: ends within {member!r}, {n_bytes - len(data)} bytes too early")
     return data
+
+
+def reading_order(rows: pd.DataFrame) -> np.ndarray:
+    """Numbers of a table's rows in the order in which they lie, (N,): file by file, in a Parquet file by row.
+
+    A row group is decoded for every utterance that is not the neighbour of the one before it.
+    """
+    inside = pd.to_numeric(rows["member"].astype("str").str.extract(ROW_OF_CELL)[0], errors="coerce")
+    places = pd.DataFrame({"audio": rows["audio"].to_numpy(), "row": inside.to_numpy(), "id": rows["utterance_id"].to_numpy()})
+    return places.sort_values(["audio", "row", "id"], kind="stable").index.to_numpy()
 
 
 def read_at(file: BinaryIO, member: TarMember) -> bytes:

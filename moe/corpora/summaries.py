@@ -1,5 +1,7 @@
 """What a manifest holds, in tables: utterances, minutes, speakers, durations and words."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 
@@ -57,6 +59,15 @@ def loudness_db(waveform: np.ndarray) -> float:
     return max(FLOOR_DB, 10 * np.log10(mean)) if mean > 0 else FLOOR_DB
 
 
-def loudness_of(manifest: pd.DataFrame, root: Root) -> np.ndarray:
-    """Loudness of each utterance of a manifest, (n_utterances,)."""
-    return np.array([loudness_db(read_utterance(root, row)) for row in counted(Rows(manifest), "loudness", "utterances")])
+def loudness_of(manifest: pd.DataFrame, root: Root, reached: Callable[[int], None] | None = None) -> np.ndarray:
+    """Loudness of each utterance of a manifest, (n_utterances,).
+
+    Args:
+        reached: is told the number of each utterance before it is read.
+    """
+    found = np.zeros(len(manifest))
+    for number, row in enumerate(counted(Rows(manifest), "loudness", "utterances")):
+        if reached is not None:
+            reached(number)
+        found[number] = loudness_db(read_utterance(root, row))
+    return found

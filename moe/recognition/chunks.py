@@ -60,8 +60,8 @@ class Chunks:
 class ChunkSet(SpeechDataset):
     """Chunks as model inputs."""
 
-    def __init__(self, chunks: Chunks, root: Root, inputs: Inputs) -> None:
-        super().__init__(chunks.rows, root, inputs)
+    def __init__(self, chunks: Chunks, root: Root, inputs: Inputs, shards_together: int | None = None) -> None:
+        super().__init__(chunks.rows, root, inputs, shards_together=shards_together)
 
     def waveform(self, index: int) -> np.ndarray:
         """Samples of a chunk, (n_samples,)."""

@@ -15,6 +15,7 @@ from moe.system import Ask, DecodingOptions, Hypothesis, System
 from moe.training import blocks, processes
 from moe.training.batches import Examples, collate, length_batches, to_device
 from moe.training.cost import compute_clock
+from moe.training.read_ahead import fetched_ahead
 
 USUAL = "usual"  # name of decoding as the recogniser was trained to
 
@@ -61,9 +62,12 @@ def decode_ways(
     batches = length_batches(dataset, options.decoding_batch_size)
     own = {number: [ids_of[index] for index in batches[number]] for number in blocks.dealt(len(batches))}
     done: dict[int, dict[str, list[Hypothesis]]] = {}
-    with progress(title or "", sum(map(len, own.values())), "utterances", shown=title is not None) as bar:
+    order, n_own = {number: place for place, number in enumerate(own)}, sum(map(len, own.values()))
+    read = [() if store.has(number) else batches[number] for number in own]
+    with progress(title or "", n_own, "utterances", shown=title is not None) as bar, fetched_ahead(dataset, read) as reached:
 
         def do(number: int) -> None:
+            reached(order[number])
             parts = store.read(number, own[number], list(asks))
             if parts is None:
                 started = compute_clock()

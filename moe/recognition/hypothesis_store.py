@@ -38,6 +38,11 @@ class BatchStore:
         self.n_read += 1
         return {name: [_from_row(row) for row in rows] for name, rows in kept["routings"].items()}
 
+    def has(self, number: int) -> bool:
+        """Whether an earlier call left a batch here."""
+        path = self._path(number)
+        return path is not None and path.exists()
+
     def write(self, number: int, batch: Mapping[str, Sequence[Hypothesis]], seconds: float) -> None:
         """Keep a batch."""
         self.seconds += seconds

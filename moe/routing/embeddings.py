@@ -24,6 +24,7 @@ from moe.progress import progress
 from moe.system import Batch
 from moe.training import blocks, processes
 from moe.training.batches import Examples, collate, length_batches
+from moe.training.read_ahead import fetched_ahead
 
 MATRIX, INDEX = "embeddings.safetensors", "index.parquet"
 STORED = np.float16  # which `pool` rounds to
@@ -86,9 +87,12 @@ def embed(embedder: Embedder, dataset: Examples, folder: Path, batch_size: int) 
     own = {number: [ids[index] for batch in parts[number] for index in batch] for number in blocks.dealt(len(parts))}
     left, made = {number: names for number, names in own.items() if not done.keys() >= set(names)}, dict[str, np.ndarray]()
     n_own, n_left = (sum(map(len, each.values())) for each in (own, left))
-    with progress("embed", n_own, "utterances", n_own - n_left) as bar:
+    order = {number: place for place, number in enumerate(left)}
+    read = [np.concatenate(parts[number]) for number in left]
+    with progress("embed", n_own, "utterances", n_own - n_left) as bar, fetched_ahead(dataset, read) as reached:
 
         def do(number: int) -> None:
+            reached(order[number])
             part = _embed_batches(embedder, dataset, parts[number])
             _write_part(folder, number, part)
             made.update(part)

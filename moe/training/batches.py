@@ -161,14 +161,16 @@ def length_batches(dataset: Examples, batch_size: int) -> list[np.ndarray]:
     batch size.
 
     Args:
-        dataset: has `durations`, `utterance_ids` and `inputs`, as `SpeechDataset` has.
+        dataset: has `durations`, `utterance_ids` and `inputs`, as `SpeechDataset` has. Where it has `turns`, (N,), utterances of one turn
+            come together, turn by turn.
     """
-    durations, ids = dataset.durations, dataset.utterance_ids
+    durations, ids, turns = dataset.durations, dataset.utterance_ids, getattr(dataset, "turns", None)
+    turn = [0] * len(dataset) if turns is None else turns.tolist()
     lengths = [dataset.inputs.length(round(seconds * SAMPLE_RATE)) for seconds in durations]
-    order = sorted(range(len(dataset)), key=lambda index: (-lengths[index], -durations[index], ids[index]))
-    groups: dict[int, list[int]] = {}
+    order = sorted(range(len(dataset)), key=lambda index: (turn[index], -lengths[index], -durations[index], ids[index]))
+    groups: dict[tuple[int, int], list[int]] = {}
     for index in order:
-        groups.setdefault(lengths[index], []).append(index)
+        groups.setdefault((turn[index], lengths[index]), []).append(index)
     return [np.array(group[at : at + batch_size]) for group in groups.values() for at in range(0, len(group), batch_size)]
 
 

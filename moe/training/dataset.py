@@ -12,6 +12,7 @@ from moe.audio.augmentation import AugmentationOptions, augment_waveform, genera
 from moe.audio.sampling import SAMPLE_RATE
 from moe.corpora.locations import Root
 from moe.corpora.manifest import read_utterance
+from moe.corpora.presence import in_shards
 from moe.corpora.rows import Rows
 from moe.system import Batch, Inputs
 from moe.training.batches import Draw
@@ -33,6 +34,7 @@ class SpeechDataset(Dataset):
         extras: further per-utterance arrays to serve, each (N, …) in the manifest's order, e.g. embeddings, routing weights.
         trains: whether the utterances are trained on, and so must be such that the model can learn them.
         memory: for unpadded examples and waveforms; past it they are made again. None: what all data sets of this process share.
+        shards_together: shards whose utterances come together where the data set is embedded or decoded; None: all.
 
     Raises:
         ValueError: utterances longer than the model's window, by id, before anything is read; utterances that cannot be learnt.
@@ -48,12 +50,14 @@ class SpeechDataset(Dataset):
         extras: Mapping[str, np.ndarray] | None = None,
         trains: bool = False,
         memory: ExampleMemory | None = None,
+        shards_together: int | None = None,
     ) -> None:
         self._cached_bytes, self.memory = 0, memory or shared_memory()
         self.rows = Rows(manifest)
         # how often the utterance of a row came before: each row of it is drawn anew, (N,)
         self._n_before = manifest.groupby("utterance_id").cumcount().to_numpy()
         self.root, self.inputs, self.augmentation, self.seed = root, inputs, augmentation, seed
+        self.shards_together = shards_together
         self.extras = {name: torch.as_tensor(array) for name, array in (extras or {}).items()}
         self._examples: dict[int, Batch] = {}
         self._waveforms: dict[int, np.ndarray] = {}
@@ -77,6 +81,11 @@ class SpeechDataset(Dataset):
     def waveform(self, index: int) -> np.ndarray:
         """Samples of an utterance, float32 (n_samples,) at 16 kHz."""
         return read_utterance(self.root, self.rows[index])
+
+    def is_kept(self, index: int) -> bool:
+        """Whether an utterance is in memory, so that nothing of it is read any more."""
+        by_waveform = self.augmentation is not None and self.augmentation.changes_waveform
+        return index in (self._waveforms if by_waveform else self._examples)
 
     def forget(self) -> None:
         """Drop the waveforms and features that are kept, so that what comes next pays for its own."""
@@ -105,6 +114,13 @@ class SpeechDataset(Dataset):
     def shards(self) -> np.ndarray | None:
         """Number of the shard that each utterance lies in, (N,); None where a recording is a file of its own."""
         return shards_of(self.rows.table)
+
+    @property
+    def turns(self) -> np.ndarray | None:
+        """Number of the group of shards that each utterance lies in, (N,), by the shards' names; None where all come together."""
+        if self.shards_together is None or self.shards is None:
+            return None
+        return pd.factorize(self.rows.table["audio"], sort=True)[0] // self.shards_together
 
     def _augmented(self, draw: Draw) -> Batch:
         """The example of an utterance as an epoch's augmentation makes it."""
@@ -154,7 +170,7 @@ class SpeechDataset(Dataset):
 
 def shards_of(table: pd.DataFrame) -> np.ndarray | None:
     """Number of the shard that each row of a manifest lies in, (N,); None where a recording is a file of its own."""
-    if "member" not in table or not (table["member"].notna() & (table["member"] != "")).all():
+    if "member" not in table or not in_shards(table).all():
         return None
     return pd.factorize(table["audio"])[0]
 

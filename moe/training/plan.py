@@ -5,7 +5,7 @@ import dataclasses
 import torch
 from transformers import TrainingArguments
 
-from moe.corpora.shard_cache import ShardCacheOptions
+from moe.corpora.shard_cache import ShardOrderOptions
 from moe.options import option
 from moe.training.averaging import AveragingOptions
 from moe.training.example_memory import CACHE_GB, GB, ExampleMemory
@@ -52,7 +52,7 @@ class TrainingPlan:
 
 
 @dataclasses.dataclass(frozen=True)
-class ComputeOptions(PrecisionOptions, ShardCacheOptions):
+class ComputeOptions(PrecisionOptions, ShardOrderOptions):
     """How a training step uses the machine; results do not depend on the number of workers."""
 
     num_workers: int = option(0, "loader processes", low=0)
@@ -63,10 +63,6 @@ class ComputeOptions(PrecisionOptions, ShardCacheOptions):
     logging_steps: int = option(LOG_EVERY, "updates between two loss metrics", low=1)
     feature_cache_gb: float = option(
         CACHE_GB, "memory for features and recordings kept from epoch to epoch, of all processes of a machine together, GB", low=0
-    )
-
-    shards_together: int | None = option(
-        None, "shards whose utterances are shuffled together, for a corpus larger than shard_cache_gb (none: all)", low=1
     )
 
     not_in_fingerprint = frozenset({"feature_cache_gb"})

@@ -1,12 +1,13 @@
-"""Shards at an address, brought to this machine before the batches that read them: an epoch's order says which come next.
+"""Shards at an address, brought to this machine before the batches that read them: the order of the batches says which come next.
 
 A thread fetches them in the order of their first use, as far as the cache has room beside those that are still to be read. It lives while
-an epoch's batches are asked for, so that none runs where a loader forks its workers.
+an epoch's batches are asked for, so that none runs where a loader forks its workers, or while a data set is embedded or decoded.
 """
 
+import contextlib
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ from torch.utils.data import Sampler
 
 from moe.corpora.locations import CorpusRoot, is_address, locate
 from moe.corpora.shard_cache import ShardCache
-from moe.training.batches import Draw
 
 ENDS_S = 5.0  # that an epoch's end waits for a shard that is just coming
 LOG = logging.getLogger(__name__)
@@ -39,31 +39,64 @@ class ReadAhead(Sampler[list[Any]]):
 
     def __iter__(self) -> Iterator[list[Any]]:
         batches = list(self.batches)
-        fetching = _Fetching(self.cache, self.addresses, *self._uses(batches))
-        try:
+        indices = [[draw.index for draw in batch] for batch in batches]
+        with _fetching(self.cache, self.addresses, self.shards, indices) as reached:
             for number, batch in enumerate(batches):
-                fetching.reached(number - self.margin)
+                reached(number - self.margin)
                 yield batch
-        finally:
-            fetching.end()
-
-    def _uses(self, batches: Sequence[list[Draw]]) -> tuple[np.ndarray, np.ndarray]:
-        """First and last batch that reads each shard, (n_shards,) each; −1 where none does."""
-        first, last = (np.full(len(self.addresses), -1) for _ in range(2))
-        for number, batch in enumerate(batches):
-            used = np.unique(self.shards[[draw.index for draw in batch]])
-            first[used] = np.where(first[used] < 0, number, first[used])
-            last[used] = number
-        return first, last
 
 
 def read_ahead(batches: Sampler[list[Any]], dataset: Any, margin: int) -> Sampler[list[Any]]:
     """The batches with shards fetched ahead, where a data set reads shards at an address and a cache keeps them."""
+    found = _at_address(dataset)
+    return batches if found is None else ReadAhead(batches, *found, margin)
+
+
+@contextlib.contextmanager
+def fetched_ahead(dataset: Any, batches: Iterable[Sequence[int] | np.ndarray]) -> Iterator[Callable[[int], None]]:
+    """Within the block, shards that these batches of a data set read are fetched ahead; it says by number which batch it has reached.
+
+    Args:
+        batches: indices of the data set's utterances, in the order in which they are read; those that it holds in memory read no shard.
+    """
+    found = _at_address(dataset)
+    if found is None:
+        yield lambda number: None
+        return
+    unread = [[int(index) for index in batch if not dataset.is_kept(int(index))] for batch in batches]
+    with _fetching(*found, unread) as reached:
+        yield reached
+
+
+def _at_address(dataset: Any) -> tuple[ShardCache, list[str], np.ndarray] | None:
+    """Cache and addresses of a data set's shards, and in which each utterance lies, (N,); None where there is nothing to fetch."""
     root = getattr(dataset, "root", None)  # of a `SpeechDataset`, whose tables a bare checkout has no pandas for
     if not isinstance(root, CorpusRoot) or root.cache is None or not is_address(root) or (shards := dataset.shards) is None:
-        return batches
+        return None
     names = dict(zip(shards.tolist(), dataset.rows.column("audio"), strict=True))
-    return ReadAhead(batches, root.cache, [locate(root, names[number]) for number in range(len(names))], shards, margin)
+    return root.cache, [locate(root, names[number]) for number in range(len(names))], shards
+
+
+@contextlib.contextmanager
+def _fetching(
+    cache: ShardCache, addresses: Sequence[str], shards: np.ndarray, batches: Sequence[Sequence[int]]
+) -> Iterator[Callable[[int], None]]:
+    """A thread that fetches the shards of batches for as long as the block."""
+    fetching = _Fetching(cache, addresses, *_uses(len(addresses), shards, batches))
+    try:
+        yield fetching.reached
+    finally:
+        fetching.end()
+
+
+def _uses(n_shards: int, shards: np.ndarray, batches: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """First and last batch that reads each shard, (n_shards,) each; −1 where none does."""
+    first, last = (np.full(n_shards, -1) for _ in range(2))
+    for number, batch in enumerate(batches):
+        used = np.unique(shards[np.asarray(batch, int)])
+        first[used] = np.where(first[used] < 0, number, first[used])
+        last[used] = number
+    return first, last
 
 
 class _Fetching:

@@ -10,7 +10,7 @@ import pandas as pd
 from moe.corpora.locations import CorpusRoot, Root, is_address
 from moe.corpora.manifest import read_manifest
 from moe.corpora.preparation import NORMALISED
-from moe.corpora.presence import refuse_missing
+from moe.corpora.presence import refuse_missing, refuse_unsharded
 from moe.corpora.shard_cache import ShardCacheOptions
 from moe.corpora.subsets import at_most, stage_percent, subset
 from moe.files import entry_digest, file_digest, read_json
@@ -78,13 +78,15 @@ class Prepared:
         n_wanted = max(int(share * n_train), dev["etiology"].nunique(dropna=False))
         return self.rows("dev", at_most(dev, n_wanted, seed))
 
-    def refuse_missing(self, *parts: pd.DataFrame) -> None:
+    def refuse_missing(self, *parts: pd.DataFrame, shards_together: int | None = None) -> None:
         """Before audio of these rows is read.
 
         Raises:
-            ValueError: shards that they lie in are gone.
+            ValueError: shards that they lie in are gone, or are to be taken together where there are none.
         """
-        refuse_missing(pd.concat(parts), self.root)
+        rows = pd.concat(parts)
+        refuse_unsharded(rows, shards_together)
+        refuse_missing(rows, self.root)
 
     def log_input(self, run: StepRun, rows: pd.DataFrame, context: str) -> None:
         """Record the utterances that a step read."""

@@ -15,6 +15,7 @@ from analysis.routing import LEARNED
 from moe.audio.voice_activity import VoiceActivity
 from moe.clustering.clusters import UtteranceClusters
 from moe.corpora.leaks import seen_sentences, seen_words
+from moe.corpora.shards import reading_order
 from moe.corpora.subsets import subset
 from moe.corpora.summaries import loudness_of
 from moe.recognition.chunks import Chunks, ChunkSet, cut_rows
@@ -26,6 +27,7 @@ from moe.system import Ask, DecodingOptions, Hypothesis, ReadsManifest, Routes, 
 from moe.text.normalisers import normalise
 from moe.training import blocks, processes
 from moe.training.batches import to_device
+from moe.training.read_ahead import fetched_ahead
 from steps.inputs.corpus import Prepared
 from steps.tracking import artifacts
 
@@ -70,21 +72,22 @@ def prepare_test_set(
     decoding: DecodingOptions,
     work_dir: Path,
     speech_threshold: float = 0.0,
+    shards_together: int | None = None,
 ) -> TestSet:
     """The test split as inputs, with embeddings and clusters where the system routes.
 
     Args:
         speech_threshold: least probability of speech of a chunk whose text counts; 0: every text does.
+        shards_together: shards whose utterances come together in batches; None: all.
     """
     rows = prepared.rows("test")
-    prepared.refuse_missing(rows)
+    prepared.refuse_missing(rows, shards_together=shards_together)
     chunks = cut_rows(rows, prepared.root, system.inputs.window_s)
-    dataset, clusters, gate = ChunkSet(chunks, prepared.root, system.inputs), None, None
+    dataset, clusters, gate = ChunkSet(chunks, prepared.root, system.inputs, shards_together), None, None
     if isinstance(system, ReadsManifest):
         dataset.extras |= {name: torch.as_tensor(values) for name, values in system.from_manifest(chunks.rows).items()}
     if isinstance(system, Routes):
-        own = loudness_of(rows.iloc[blocks.dealt(len(rows))], prepared.root)
-        rows = rows.assign(loudness_db=blocks.in_order(own.tolist()))
+        rows = rows.assign(loudness_db=_loudness(rows, chunks.owner, dataset))
         found = embed(embedder_of(system), dataset, work_dir / artifacts.EMBEDDINGS, EMBEDDING_BATCH)
         vectors, read = found.select(dataset.utterance_ids), read_by_gate(system.gate_unit, chunks.rows, found)
         dataset.extras["embedding"] = torch.as_tensor(read)
@@ -157,9 +160,22 @@ def _part(test_set: TestSet, chosen: np.ndarray, of_chunks: np.ndarray) -> TestS
 
 
 def _no_speech(dataset: ChunkSet, threshold: float) -> np.ndarray:
-    voice_activity = VoiceActivity(threshold)
-    own = [not voice_activity.is_speech(dataset.waveform(index)) for index in blocks.dealt(len(dataset))]
-    return np.array(blocks.in_order(own))
+    voice_activity, own = VoiceActivity(threshold), np.array(blocks.dealt(len(dataset)), int)
+    order, found = reading_order(dataset.rows.table.iloc[own]), np.zeros(len(own), bool)
+    with fetched_ahead(dataset, own[order, None]) as reached:
+        for number, place in enumerate(order):
+            reached(number)
+            found[place] = not voice_activity.is_speech(dataset.waveform(int(own[place])))
+    return np.array(blocks.in_order(found.tolist()))
+
+
+def _loudness(rows: pd.DataFrame, owner: np.ndarray, dataset: ChunkSet) -> list[float]:
+    """Loudness of every utterance; each process reads its share, as it lies in the shards."""
+    own = np.array(blocks.dealt(len(rows)), int)
+    order, found = reading_order(rows.iloc[own]), np.zeros(len(own))
+    with fetched_ahead(dataset, np.searchsorted(owner, own[order])[:, None]) as reached:
+        found[order] = loudness_of(rows.iloc[own[order]], dataset.root, reached)
+    return blocks.in_order(found.tolist())
 
 
 def _of_utterances(test_set: TestSet, found: list[Hypothesis]) -> list[Hypothesis]:

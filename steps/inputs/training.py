@@ -22,7 +22,7 @@ from moe.systems.whisper.inputs import WhisperInputs
 from moe.training.averaging import AveragingOptions
 from moe.training.checkpoints import CheckpointOptions, Checkpoints, TrainingEvents
 from moe.training.cost import compute_seconds, device_name
-from moe.training.dataset import SpeechDataset, shards_of
+from moe.training.dataset import SpeechDataset
 from moe.training.example_memory import ExampleMemory
 from moe.training.hooks import Report
 from moe.training.loop import Training, TrainingSummary
@@ -86,26 +86,13 @@ def training_inputs(step: StepRun, options: TrainingStepOptions, percent: float,
     prepared = read_prepared(options.prepare_run_id, options)
     train = prepared.train(percent, options.data_percent, options.stage_floor, options.seed)
     dev = prepared.dev(len(train), options.eval_share, options.seed)
-    check_shards(options, prepared, train, dev)
+    prepared.refuse_missing(train, dev, shards_together=options.shards_together)
     prepared.log_input(step, train, "training")
     prepared.log_input(step, dev, "validation")
     watch = Watch(step)
     report, checkpoints = watch.watched(reporter(step, options)), checkpoints_of(step, options, watch)
     training = Training(plan, report, checkpoints, options.eval_every_n_epochs, options.eval_every_n_updates)
     return TrainingInputs(options, prepared, train, dev, training, options.example_memory)
-
-
-def check_shards(options: ComputeOptions, prepared: Prepared, train: pd.DataFrame, dev: pd.DataFrame) -> None:
-    """Before the audio of a training is read.
-
-    Raises:
-        ValueError: shards are gone, or are to be shuffled together where there are none.
-    """
-    if options.shards_together is not None and shards_of(train) is None:
-        raise ValueError(
-            f"shards_together={options.shards_together}: recordings of this corpus are files of their own, not in shards; leave it out"
-        )
-    prepared.refuse_missing(train, dev)
 
 
 def training_facts(

@@ -9,7 +9,7 @@ import tests.toys.addresses  # noqa: F401  # registers closed://
 from moe.corpora.formats.interface import CorpusOptions
 from moe.corpora.listing import list_corpus
 from moe.corpora.locations import address_fault, open_file
-from moe.corpora.presence import refuse_missing
+from moe.corpora.presence import refuse_missing, refuse_unsharded
 from moe.corpora.shard_cache import stated
 from tests.toys.corpora import ROW
 
@@ -32,6 +32,15 @@ def test_shards_that_are_gone_are_counted_and_the_first_is_named(scheme: str, tm
 
 def test_recordings_that_are_files_of_their_own_are_not_asked_for(tmp_path: Path) -> None:
     refuse_missing(rows("a.wav").assign(member=None), tmp_path)
+
+
+def test_shards_are_taken_together_only_where_all_recordings_lie_in_shards() -> None:
+    refuse_unsharded(rows("a.tar", "b.tar"), 2)
+    refuse_unsharded(rows("a.wav").assign(member=None), None)
+    with pytest.raises(
+        ValueError, match="^shards_together=2: recordings of this corpus are files of their own, not in shards; leave it out$"
+    ):
+        refuse_unsharded(rows("a.tar", "b.wav").assign(member=["a.wav", None]), 2)
 
 
 def test_a_bucket_that_lets_nobody_in_says_which_credentials_it_may_want() -> None:
