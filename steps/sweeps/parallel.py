@@ -35,7 +35,7 @@ def side_by_side(do: Callable[[Work], Found], works: Sequence[Work], parent_run_
     try:
         for number, work in enumerate(works):
             ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_answer, args=(theirs, do, work, parent_run_id))
+            process = context.Process(target=_answer, args=(theirs, do, work, parent_run_id, os.getpid()))
             with environment(_share(number, len(works))):
                 process.start()
             theirs.close()
@@ -50,10 +50,10 @@ def side_by_side(do: Callable[[Work], Found], works: Sequence[Work], parent_run_
             process.join()
 
 
-def _answer(answers: Connection, do: Callable[[Work], Found], work: Work, parent_run_id: str) -> None:
-    """The whole of a process."""
+def _answer(answers: Connection, do: Callable[[Work], Found], work: Work, parent_run_id: str, waiting: int) -> None:
+    """The whole of a process; `waiting` is the id of the one that waits for it."""
     signal.signal(signal.SIGTERM, raise_terminated)
-    threading.Thread(target=end_with, args=[os.getppid()], daemon=True).start()
+    threading.Thread(target=end_with, args=[waiting], daemon=True).start()
     with contextlib.suppress(KeyboardInterrupt), below(parent_run_id):
         answers.send(do(work))
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # nothing is left to end

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+WAITING = "MOE_WAITING"  # variable that tells a process the id of the one that waits for it
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 SAID_S = 0.3  # between two looks at what a process has printed
 GRACE_S = 5.0  # for the last of what it printed
@@ -47,7 +48,8 @@ class NodeProcess:
     def start(self, words: Sequence[str], environment: Mapping[str, str], folder: str) -> None:
         """Start Python with `words`, at the head of a session of its own."""
         self._fault = Path(tempfile.mkdtemp(prefix="moe_"), "fault.json")
-        given = {**os.environ, **_network(), **environment, "TORCHELASTIC_ERROR_FILE": str(self._fault), "PYTHONUNBUFFERED": "1"}
+        own = {"TORCHELASTIC_ERROR_FILE": str(self._fault), "PYTHONUNBUFFERED": "1", WAITING: str(os.getpid())}
+        given = {**os.environ, **_network(), **environment, **own}
         self._process = subprocess.Popen(
             [sys.executable, *words], env=given, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, encoding="utf-8", errors="replace", start_new_session=True,

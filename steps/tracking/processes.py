@@ -30,6 +30,7 @@ from steps.tracking import placement, torchrun
 from steps.tracking.ends import STOPPED, LostProcess, first_fault
 from steps.tracking.environment import environment
 from steps.tracking.metric_log import MetricLog, history
+from steps.tracking.node_process import WAITING
 from steps.tracking.resuming import OpenRun
 from steps.tracking.step_run import StepRun
 from steps.tracking.store import connect, project_root
@@ -80,8 +81,8 @@ def work_as_told(run: Callable[[OptionsType], str], options: OptionsType) -> Non
     if os.environ["RANK"] != "0":
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # it ends with the process
     with_parent = signal.SIGKILL if json.loads(os.environ[TOLD])["placed"] else signal.SIGTERM
-    threading.Thread(target=end_with, args=[os.getppid(), with_parent], daemon=True).start()
     try:
+        threading.Thread(target=end_with, args=[int(os.environ[WAITING]), with_parent], daemon=True).start()
         try:
             processes.join()
             run(options)
@@ -154,7 +155,8 @@ def _told(run: StepRun, asked: processes.ProcessOptions) -> dict[str, str]:
     told = {"run_id": run.run_id, "folder": str(run.opened.work_folder.folder), "name": run.name, "plots": run.plots}
     told["placed"] = asked.is_placed
     path = os.pathsep.join(filter(None, [str(project_root()), os.environ.get("PYTHONPATH")]))
-    return {TOLD: json.dumps(told), "PYTHONPATH": path, "OMP_NUM_THREADS": str(_threads(asked))}
+    given = {"PYTHONPATH": path, "OMP_NUM_THREADS": str(_threads(asked))}
+    return given | {TOLD: json.dumps(told), WAITING: str(os.getpid())}  # on a cluster another one waits, which says so itself
 
 
 @contextlib.contextmanager
@@ -179,12 +181,15 @@ def _one_signal() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def end_with(parent: int, number: signal.Signals = signal.SIGTERM) -> None:
-    """End this process by a signal, once the one that waits for it is gone.
+def end_with(parent: int, number: signal.Signals = signal.SIGTERM, shutdown_s: float = SHUTDOWN_S) -> None:
+    """End this process by a signal, once the one that waits for it is gone, and kill it where it has not ended some seconds later.
 
     Args:
+        parent: its process id, from whoever started this one: where it was gone before this one could ask, nobody knows it here.
         number: SIGTERM lets it save its state; not on a cluster, where others may be started in its place meanwhile.
     """
     while os.getppid() == parent:
         time.sleep(SECOND_S)
     os.kill(os.getpid(), number)
+    time.sleep(shutdown_s)
+    os.kill(os.getpid(), signal.SIGKILL)  # who waits within torch for other processes hears no SIGTERM
