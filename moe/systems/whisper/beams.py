@@ -10,6 +10,7 @@ from typing import Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import GenerationConfig
 
 from moe.systems.whisper.next_token import NextToken
@@ -52,7 +53,9 @@ class _Hypotheses:
     def continued(self, logits: Tensor, total: Tensor, n: int, place: int) -> Self:
         """The n best that say one more token at a place; logits (B·n_now, V) and the log of their sum, (B·n_now,)."""
         n_utterances, n_now = self.scores.shape
-        found, tokens = logits.topk(n)  # (B·n_now, n): no other can be among the n best
+        n_short = max(0, n - logits.shape[-1])  # where the vocabulary is small
+        found, tokens = logits.topk(n - n_short)  # no other can be among the n best
+        found, tokens = F.pad(found, (0, n_short), value=-torch.inf), F.pad(tokens, (0, n_short))  # (B·n_now, n)
         logprobs = (found - total[:, None]).view(n_utterances, -1)  # (B, n_now·n)
         scores, indices = (logprobs + self.scores.repeat_interleave(n, 1)).topk(n)  # (B, n)
         origins = indices // n

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from transformers import WhisperConfig, WhisperForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput
 
 from moe.routing.options import RoutingOptions
+from moe.systems.whisper.beams import beams
 from moe.systems.whisper.next_token import NextToken, is_plain
 from moe.systems.whisper.said import Said
 from moe.systems.whisper.tokens import prompt_ids
@@ -85,6 +88,22 @@ def test_so_they_are_of_models_drawn_at_random_and_hypotheses_end_at_different_t
         assert ours.tolist() == theirs.tolist()
         n_said |= set((ours != model.base.generation_config.eos_token_id).sum(1).tolist())
     assert {0, N_NEW} < n_said
+
+
+@pytest.mark.parametrize("n_beams", [3, 8, 20])
+def test_a_vocabulary_may_be_smaller_than_the_hypotheses_that_are_looked_at(n_beams):
+    torch.manual_seed(5)
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    ids = {"eos_token_id": 7, "bos_token_id": 7, "pad_token_id": 7, "decoder_start_token_id": 8}
+    none = {"suppress_tokens": None, "begin_suppress_tokens": None}
+    config = WhisperConfig(vocab_size=9, encoder_ffn_dim=16, decoder_ffn_dim=16, max_target_positions=20, **sizes, **ids, **none)
+    base, states = WhisperForConditionalGeneration(config).eval(), torch.randn(2, 6, 16)
+    with torch.no_grad():
+        base.model.decoder.embed_tokens.weight.mul_(30.0)
+    ours = beams(NextToken(base, states, [8], 6), n_beams).tokens
+    given = {"decoder_input_ids": torch.tensor([[8], [8]]), "max_new_tokens": 6, "num_beams": n_beams}
+    theirs = base.generate(encoder_outputs=BaseModelOutput(states), **given)[:, -ours.shape[1] :]
+    assert ours.tolist() == theirs.tolist()
 
 
 @BEAMS
