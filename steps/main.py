@@ -185,7 +185,8 @@ def _corpus_faults(options: StepOptions) -> list[str]:
     known, found = outline_of(preparing), disk_faults(options.source, artifact_folder())
     if runs_to >= NAMES.index("domain"):
         found = domain_faults(options, known.train_etiologies if known else None) + found
-    return (corpus_faults(preparing, known, options.source, n_clusters, tokenizer, trains) if known else []) + found
+    together = options.shards_together
+    return (corpus_faults(preparing, known, options.source, n_clusters, tokenizer, trains, together) if known else []) + found
 
 
 def _adapter_faults(options: StepOptions) -> list[str]:

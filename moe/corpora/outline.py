@@ -14,6 +14,7 @@ from moe.corpora.listing import list_corpus
 from moe.corpora.locations import Root, is_address, open_file
 from moe.corpora.manifest import read_bytes
 from moe.corpora.preparation import NORMALISED, PreparationOptions, split_listing
+from moe.corpora.presence import in_shards
 
 MOST_HEADERS = 20_000  # headers of files that are read; of a larger corpus an even sample
 MOST_REMOTE = 64  # recordings elsewhere, in files or in shards: each is a request
@@ -31,12 +32,14 @@ class Outline:
         durations_s: (n,) of recordings whose header says it, in seconds; an even sample of a large corpus.
         long_references: the longest that a model learns to write, of train and dev, in characters.
         train_etiologies: of the train split's utterances.
+        is_sharded: whether every recording lies in a shard.
     """
 
     train_speakers: tuple[str, ...]
     durations_s: np.ndarray
     long_references: tuple[str, ...] = ()
     train_etiologies: tuple[str, ...] = ()
+    is_sharded: bool = False
 
     def share_beyond(self, seconds: float, most_s: float) -> float:
         """Share of the recordings longer than `seconds`, of those that are at most `most_s` long."""
@@ -56,7 +59,8 @@ def outline(options: PreparationOptions) -> Outline:
     longest = learnt.loc[learnt.str.len().nlargest(MOST_REFERENCES).index]
     durations = np.array(list(_durations(listing.root, rows)), float)
     train = rows[rows["split"] == "train"]
-    return Outline(tuple(sorted(set(train["speaker"]))), durations, tuple(longest), tuple(train["etiology"]))
+    speakers, is_sharded = tuple(sorted(set(train["speaker"]))), bool(in_shards(rows).all())
+    return Outline(speakers, durations, tuple(longest), tuple(train["etiology"]), is_sharded)
 
 
 def _durations(root: Root, rows: pd.DataFrame) -> Iterator[float]:

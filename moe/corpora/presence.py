@@ -38,10 +38,15 @@ def refuse_unsharded(rows: pd.DataFrame, shards_together: int | None) -> None:
     Raises:
         ValueError: some are.
     """
-    if shards_together is not None and not in_shards(rows).all():
-        raise ValueError(
-            f"shards_together={shards_together}: recordings of this corpus are files of their own, not in shards; leave it out"
-        )
+    if fault := unsharded_fault(bool(in_shards(rows).all()), shards_together):
+        raise ValueError(fault)
+
+
+def unsharded_fault(is_sharded: bool, shards_together: int | None) -> str | None:
+    """Why shards cannot be taken together; None where they can, or need not be."""
+    if is_sharded or shards_together is None:
+        return None
+    return f"shards_together={shards_together}: recordings of this corpus are files of their own, not in shards; leave it out"
 
 
 def in_shards(rows: pd.DataFrame) -> pd.Series:

@@ -11,6 +11,7 @@ from transformers import WhisperTokenizer
 from moe.corpora.locations import address_fault, is_address
 from moe.corpora.outline import Outline, outline
 from moe.corpora.preparation import PreparationOptions
+from moe.corpora.presence import unsharded_fault
 from moe.files import read_json
 from moe.systems.whisper.base_source import ENGLISH, SCRATCH, SmallShape, base_window_s, small_files
 from moe.systems.whisper.checkpoint_weights import CONFIG, weight_files
@@ -47,6 +48,7 @@ def corpus_faults(
     n_experts: int | None,
     tokenizer: str = CHECKPOINT,
     trains: bool = True,
+    shards_together: int | None = None,
 ) -> list[str]:
     """What cannot work between a corpus, a base and a number of experts.
 
@@ -54,9 +56,11 @@ def corpus_faults(
         options: of preparing. found: the corpus in outline. base: the base's folder or name. n_experts: to cluster speakers for; None where that is not known or not done.
         tokenizer: whose it is, one of `TOKENIZERS`.
         trains: whether a system is trained; what only decodes cuts long recordings at quiet places.
+        shards_together: shards whose utterances come together in batches.
     """
     learnt = window_faults(options, base, found) + decoder_faults(base, found, tokenizer) if trains else []
-    return learnt + speaker_faults(n_experts, found)
+    unsharded = unsharded_fault(found.is_sharded, shards_together)
+    return learnt + speaker_faults(n_experts, found) + ([unsharded] if unsharded else [])
 
 
 def window_faults(options: PreparationOptions, base: str, found: Outline) -> list[str]:

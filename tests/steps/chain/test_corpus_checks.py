@@ -51,11 +51,12 @@ def asked(folder: Path, **changes) -> main.StepOptions:
 def test_everything_that_cannot_work_is_said_at_once(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "c", [1.0] * 15 + [9.0] * 5, "a " * 80)
     with pytest.raises(ValueError) as fault:
-        main.check_stages(asked(folder, num_experts=4))
+        main.check_stages(asked(folder, num_experts=4, shards_together=2))
     said = str(fault.value)
     assert f"the base {SHIPPED} takes 4 s at once and 25 % of the recordings are longer, up to 9.0 s; it is for the demo" in said
     assert "max_duration_s=4 and max_quarantined=0.26" in said and "the longest reference has" in said
     assert "num_experts=4: the train split has 3 speakers to cluster" in said
+    assert "shards_together=2: recordings of this corpus are files of their own" in said
 
 
 def test_the_advice_of_the_message_leads_on(tmp_path: Path) -> None:
