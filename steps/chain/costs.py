@@ -21,6 +21,7 @@ from moe.experts.expert_training import ExpertOptions
 from moe.experts.joint_training import JointOptions
 from moe.experts.rank_split import split_ranks
 from moe.experts.routed_lora import AdapterOptions
+from moe.options import NONE
 from moe.routing.options import RoutingOptions
 from moe.system import DecodingOptions
 from moe.systems.whisper.base_source import resolve
@@ -130,6 +131,8 @@ class ChainCost:
         if LORA in self._systems and "baseline" in steps:
             said = f"as many updates as {' and '.join(each.stage for each in trained)}"
             stages.append(StageCost(LORA, sum(each.seconds for each in trained), said))
+        if self.options.merge_experts != NONE and "experts" in steps:
+            stages.append(self._merging(found))
         return [*stages, *([self._evaluation(found)] if self._systems and "evaluate" in steps else [])]
 
     def not_counted(self) -> list[str]:
@@ -175,6 +178,16 @@ class ChainCost:
             self._training("asr", found, self.mixture, n_joint, joint.asr_epochs, joint.asr_batch_size, share),
         ]
         return [each for each in trained if each.stage in self._steps()]
+
+    def _merging(self, found: Calibration) -> StageCost:
+        """Losses of dev under each expert and, at most, under all but one that are merged in turn; then what is left is scored once."""
+        n, n_passes = self.options.part(DecodingOptions).decoding_batch_size, 2 * self.n_experts - 1
+        n_scored = min(self.size.n_dev, math.ceil(self.options.eval_share * self._part(self.options.experts_percent)))
+        forward_s = found.seconds[1] * self.one_expert.cost(self.batch(n), self.precision).forward
+        seconds = n_passes * self.size.n_dev * forward_s / n / self.n_processes + self._scored_s(n_scored, found)
+        return StageCost(
+            "merging", seconds, f"at most {n_passes} passes over {self.size.n_dev} dev utterances, {n_scored} scored"
+        )
 
     def _evaluation(self, found: Calibration) -> StageCost:
         """All evaluations, their reports and what compares them."""

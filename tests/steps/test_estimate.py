@@ -52,6 +52,16 @@ def test_the_other_ways_of_decoding_are_counted():
     assert seconds(ablations=False)["evaluate"] < seconds()["evaluate"] < seconds(ablation_utterances=0)["evaluate"]
 
 
+def test_tests_of_experts_are_counted_where_they_are_asked_for():
+    """Six experts: their own losses over 180 dev utterances, and at most those of five that are merged in turn."""
+    merging = {"merge_experts": "permutation", "n_dev_speakers": 3, "n_dev_utterances": 10}
+    found = {stage.stage: stage for stage in cost_of(**merging).stages(DEVICE)}
+    assert "11 passes over 180 dev utterances" in found["merging"].what
+    assert seconds(**merging)["single_lora"] == seconds(**merging | {"merge_experts": "none"})["single_lora"]
+    assert seconds(num_experts=8, **merging)["merging"] > found["merging"].seconds > 0
+    assert "merging" not in seconds(skip_pretraining=True, num_experts=4) and "merging" not in seconds()
+
+
 def test_two_processes_share_the_batches(monkeypatch):
     monkeypatch.setattr(processes, "places", lambda: (2, "cores"))
     one, two = cost_of(asr_batch_size=16), cost_of(asr_batch_size=16, num_processes=2)
