@@ -109,20 +109,38 @@ class RoutedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B·n, …, in) → (B·n, …, out), where n rows belong to each routed utterance (beams)."""
-        y = self.base_layer(x)
         if not self.routing.on:
-            return y
-        rows = self.dropout(x).flatten(1, -2) if x.dim() > 2 else self.dropout(x)[:, None]  # (R, T, in)
-        hidden, b = self._adapted(rows.to(_compute_dtype(rows, self.lora_A)))
-        if y.dim() == 3 and y.dtype == hidden.dtype:
-            return y.baddbmm_(hidden, b)  # nobody else holds y: one pass over it, not three
-        return y + torch.bmm(hidden, b).view(y.shape).to(y.dtype)
+            return self.base_layer(x)
+        if not self.n_experts or self.routing.weights is None:
+            return self._with_shared(x)
+        y, x = self.base_layer(x), self._adapter_input(x)
+        hidden, b = self._adapted(x.flatten(1, -2) if x.dim() > 2 else x[:, None])
+        if y.dim() != 3 or y.dtype != hidden.dtype:
+            return y + torch.bmm(hidden, b).view(y.shape).to(y.dtype)
+        if torch.is_grad_enabled():
+            return torch.baddbmm(y, hidden, b)  # y is a view: to add to it in place costs three copies in the backward pass
+        return y.baddbmm_(hidden, b)  # nobody else holds y: one pass over it, not three
+
+    def _with_shared(self, x: Tensor) -> Tensor:
+        """The shared adapter alone, the same for all rows: (R, …, in) → (R, …, out)."""
+        rows = x.flatten(0, -2)  # (N, in)
+        y, hidden = self.base_layer(rows), F.linear(self._adapter_input(rows), self.shared_A)  # (N, out), (N, r₀)
+        b = self.shared_B.T.to(hidden.dtype)
+        if y.dtype == hidden.dtype:
+            y.addmm_(hidden, b, alpha=self.shared_scaling)
+        else:
+            y = y + (self.shared_scaling * (hidden @ b)).to(y.dtype)
+        return y.view(*x.shape[:-1], -1)
+
+    def _adapter_input(self, x: Tensor) -> Tensor:
+        """What adapters read of the layer's input."""
+        x = self.dropout(x)
+        return x.to(_compute_dtype(x, self.lora_A))
 
     def _adapted(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """All adapters of each row as one: A x (R, T, n) and what brings it back, (R, n, out); routing and scale are in it."""
-        weights = self.routing.weights if self.n_experts else None
-        routing = self.routing.rows(len(rows)) if weights is not None else None
-        if routing is not None and routing.top_k > DENSE_SHARE * self.n_experts:
+        """All adapters of each row (R, T, in) as one: A x (R, T, n) and what brings it back, (R, n, out); routing and scale are in it."""
+        routing = self.routing.rows(len(rows))
+        if routing.top_k > DENSE_SHARE * self.n_experts:
             return self._dense(rows, routing)
         if rows.shape[1] <= FEW_POSITIONS and not torch.is_grad_enabled():  # decoding token by token
             a, b = self.routing.keep((id(self), len(rows), rows.dtype), lambda: self._gathered(len(rows), routing, rows.dtype))
@@ -130,14 +148,12 @@ class RoutedLinear(nn.Module):
             a, b = self._gathered(len(rows), routing, rows.dtype)
         return torch.bmm(rows, a.transpose(1, 2)), b
 
-    def _gathered(self, n_rows: int, routing: RoutingWeights | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _gathered(self, n_rows: int, routing: RoutingWeights, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """A (R, n, in) and weighted B (R, n, out) of the shared adapter and the chosen experts; for few of many."""
-        parts = [(self.shared_A.expand(n_rows, -1, -1), (self.shared_scaling * self.shared_B.T).expand(n_rows, -1, -1))]
-        if routing is not None:
-            indices, values = routing.selected()
-            parts.append(gather_adapters(self.lora_A, self.lora_B, indices, self.scaling * values))
-        a, b = (torch.cat(matrices, 1).to(dtype) for matrices in zip(*parts, strict=True))
-        return a, b
+        indices, values = routing.selected()
+        chosen_a, chosen_b = gather_adapters(self.lora_A, self.lora_B, indices, self.scaling * values)
+        shared_a, shared_b = self.shared_A.expand(n_rows, -1, -1), (self.shared_scaling * self.shared_B.T).expand(n_rows, -1, -1)
+        return torch.cat([shared_a, chosen_a], 1).to(dtype), torch.cat([shared_b, chosen_b], 1).to(dtype)
 
     def _dense(self, rows: Tensor, routing: RoutingWeights) -> tuple[Tensor, Tensor]:
         """The same with every expert; for soft routing."""
