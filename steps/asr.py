@@ -24,6 +24,7 @@ from moe.routing.embeddings import read_by_gate
 from moe.routing.gate import Gate, GateConfig
 from moe.routing.losses import BalanceOptions
 from moe.routing.options import RoutingOptions
+from moe.routing.weights import CERTAINTY, RENORMALISED
 from moe.systems.whisper.base_model import BaseModel
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper_moe.folder import MIXTURE, WhisperShape, load_adapters, new_record
@@ -61,6 +62,10 @@ class StepOptions(
             found.append(f"top_k={self.top_k}: num_experts={self.num_experts} has no more to mix")
         if self.skip_pretraining and self.freeze_gate:
             found.append("freeze_gate=true: skip_pretraining=true starts with a random gate, which would stay random")
+        if self.skip_pretraining and self.gate_scaling == CERTAINTY:
+            found.append(
+                f"gate_scaling={CERTAINTY}: skip_pretraining=true starts with a gate that is sure of nothing, so no expert would learn"
+            )
         if self.skip_pretraining and self.alignment_coefficient:
             found.append(
                 f"alignment_coefficient={self.alignment_coefficient:g}: skip_pretraining=true has no clusters to align the gate to"
@@ -90,7 +95,7 @@ class StepOptions(
         if (
             self.asr_epochs
             and self.top_k == 1
-            and self.gate_scaling == "renormalised"
+            and self.gate_scaling == RENORMALISED
             and not self.soft_epochs
             and not self.teaches_gate
         ):
@@ -251,7 +256,7 @@ def _description(
 ) -> str:
     start = "random gate and experts" if options.skip_pretraining else "the trained gate and experts"
     top_k, note = min(options.top_k, n_experts), ""
-    if top_k == 1 < n_experts and options.gate_scaling == "renormalised" and not options.freeze_gate:
+    if top_k == 1 < n_experts and options.gate_scaling == RENORMALISED and not options.freeze_gate:
         note = " With one expert per utterance and renormalised weights the gate learnt from the routing losses alone."
     return (
         f"Dev WER {100 * trained.rate:.1f} %, {100 * trained.start_rate:.1f} % at the start{', SYNTHETIC speech' if prepared.note else ''}.\n\n"

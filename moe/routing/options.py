@@ -4,6 +4,7 @@ import dataclasses
 
 from moe.options import Options, option
 from moe.routing.pooling import POOLINGS, UNPOOLED
+from moe.routing.weights import CERTAINTY, PROBABILITY, RENORMALISED
 
 LAST = "last"
 
@@ -60,14 +61,16 @@ class RoutingOptions(TopKOptions, ViewOptions):
         choices=("utterance", "speaker"),
     )
     gate_scaling: str = option(
-        "renormalised",
-        "weight of a chosen expert: its probability over that of all chosen, or (Switch) the probability itself, which teaches the gate "
-        "at top_k=1 too",
-        choices=("renormalised", "probability"),
+        RENORMALISED,
+        "weight of a chosen expert: its probability over that of all chosen; the same times the gate's certainty, so that an undecided "
+        "gate leaves more to the shared adapter; or (Switch) the probability itself. The last two teach the gate at top_k=1 too",
+        choices=(RENORMALISED, CERTAINTY, PROBABILITY),
     )
 
     def faults(self) -> list[str]:
         """What would teach the gate the wrong thing."""
-        if self.gate_scaling == "probability" and self.mixing == "loss":
-            return ["gate_scaling=probability with mixing=loss: the gate would lower the loss by choosing improbable experts"]
+        if self.gate_scaling != RENORMALISED and self.mixing == "loss":
+            return [
+                f"gate_scaling={self.gate_scaling} with mixing=loss: the gate would lower the loss by choosing improbable experts"
+            ]
         return []

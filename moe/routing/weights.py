@@ -6,11 +6,14 @@ per utterance (beams) expand it themselves.
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+RENORMALISED, PROBABILITY, CERTAINTY = "renormalised", "probability", "certainty"
 
 Kept = TypeVar("Kept")
 
@@ -21,7 +24,7 @@ class RoutingWeights:
 
     Attributes:
         weights: (B, E), at most `top_k` entries not zero; differentiable. A gate's are non-negative and sum to 1, or to less
-            where the experts are scaled by their probabilities; a person's own are free numbers, negative ones too.
+            where the experts are scaled by the gate's probability or certainty; a person's own are free numbers, negative ones too.
         top_k: experts per utterance.
     """
 
@@ -43,25 +46,36 @@ class RoutingWeights:
 
 
 def top_k_weights(
-    gate_logits: Tensor, top_k: int, temperature: float = 1.0, renormalise: bool = True
+    gate_logits: Tensor, top_k: int, temperature: float = 1.0, scaling: str = RENORMALISED
 ) -> tuple[RoutingWeights, Tensor]:
-    """Keep the `top_k` most probable experts of each utterance and renormalise (Shazeer et al. 2017, arXiv:1701.06538).
+    """Keep the `top_k` most probable experts of each utterance and weight them (Shazeer et al. 2017, arXiv:1701.06538).
 
     Args:
         gate_logits: (B, E).
-        renormalise: False leaves the chosen their probabilities (Switch: Fedus et al. 2021, arXiv:2101.03961, eq. 2).
+        scaling: `renormalised`: weights that sum to 1. `probability` leaves the chosen their probabilities (Switch: Fedus et al. 2021,
+            arXiv:2101.03961, eq. 2). `certainty` multiplies the renormalised weights by the gate's certainty.
 
     Returns:
         the routing weights, and the probabilities before selection, (B, E). With one expert kept the renormalised weight is
-        the constant 1: the gate then learns from the balance and alignment terms only, unless it is not renormalised.
+        the constant 1: the gate then learns from the balance and alignment terms only.
     """
     probabilities = torch.softmax(gate_logits.float() / temperature, dim=-1)  # (B, E)
+    certain = certainty(probabilities)[:, None] if scaling == CERTAINTY else 1.0  # (B, 1)
     if top_k >= gate_logits.shape[-1]:
-        return RoutingWeights(probabilities, gate_logits.shape[-1]), probabilities
+        return RoutingWeights(probabilities * certain, gate_logits.shape[-1]), probabilities
     values, indices = probabilities.topk(top_k, dim=-1)  # (B, k)
-    if renormalise:  # w / w is the constant 1, but its gradient is 0 only up to rounding, which differs by processor
+    if scaling != PROBABILITY:  # w / w is the constant 1, but its gradient is 0 only up to rounding, which differs by processor
         values = torch.ones_like(values) if top_k == 1 else values / values.sum(-1, keepdim=True)
-    return RoutingWeights(torch.zeros_like(probabilities).scatter(-1, indices, values), top_k), probabilities
+    return RoutingWeights(torch.zeros_like(probabilities).scatter(-1, indices, values * certain), top_k), probabilities
+
+
+def certainty(probabilities: Tensor) -> Tensor:
+    """How sure a gate is, (B, E) → (B,): 1 less the entropy of its distribution by that of an even one; 1 of a single expert."""
+    n_experts = probabilities.shape[-1]
+    if n_experts == 1:
+        return torch.ones_like(probabilities[:, 0])
+    positive = probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny)  # else the gradient at 0 is infinite
+    return (1 - torch.special.entr(positive).sum(-1) / math.log(n_experts)).clamp_min(0.0)
 
 
 def one_hot(experts: Tensor, n_experts: int) -> RoutingWeights:

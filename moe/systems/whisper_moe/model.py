@@ -142,8 +142,8 @@ class WhisperMoE(Mixture):
         if embedding is None:
             embedding = self._embed(mel, n_frames, view)
         logits = self._gate_logits(embedding)
-        renormalise = self.routing_options.gate_scaling == "renormalised"
-        weights, probabilities = top_k_weights(logits, self.phase.top_k, self.phase.temperature, renormalise)
+        scaling = self.routing_options.gate_scaling
+        weights, probabilities = top_k_weights(logits, self.phase.top_k, self.phase.temperature, scaling)
         return Routed(hidden, weights, logits, probabilities)
 
     @torch.no_grad()

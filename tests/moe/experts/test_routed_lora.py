@@ -16,7 +16,7 @@ from moe.experts.routed_lora import (
     matched_rank,
     routed_layers,
 )
-from moe.routing.weights import Routing, RoutingWeights, one_hot, top_k_weights
+from moe.routing.weights import PROBABILITY, Routing, RoutingWeights, one_hot, top_k_weights
 from tests.toys.models import ALL_LINEARS, N_EXPERTS, adapter_options, awaken, bare_model, gradients, inputs, toy_mixture
 
 
@@ -47,7 +47,7 @@ def value_and_gradients(kernel, top_k: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     shapes = [(5, 7, 12), (N_EXPERTS, 3, 12), (N_EXPERTS, 10, 3), (5, N_EXPERTS)]
     x, lora_a, lora_b, logits = (torch.randn(shape, generator=generator).requires_grad_(True) for shape in shapes)
-    y = kernel(x, lora_a, lora_b, top_k_weights(logits, top_k, renormalise=False)[0])
+    y = kernel(x, lora_a, lora_b, top_k_weights(logits, top_k, scaling=PROBABILITY)[0])
     (y * torch.randn(y.shape, generator=generator)).sum().backward()
     return [y.detach(), x.grad, lora_a.grad, lora_b.grad, logits.grad]
 

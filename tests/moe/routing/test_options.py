@@ -23,6 +23,8 @@ RANDOM = {"skip_pretraining": True, "num_experts": 4}
         ({"gate_scaling": "probability", "mixing": "loss"}, "gate_scaling=probability with mixing=loss"),
         ({"balance": "none", "balance_coefficient": 0.5}, "balance=none has no balance loss"),
         ({"minimum_usage_coefficient": 0.5}, "minimum_usage=0 asks for none"),
+        ({"gate_scaling": "certainty", "mixing": "loss"}, "gate_scaling=certainty with mixing=loss"),
+        (RANDOM | {"gate_scaling": "certainty"}, "gate_scaling=certainty: skip_pretraining=true starts with a gate"),
         (RANDOM | {"minimum_usage": 0.3}, "4 experts can have 0.25 each"),
         (RANDOM | {"alignment_coefficient": 0.3}, "skip_pretraining=true has no clusters to align the gate to"),
         (RANDOM | {"num_experts": 1, "top_k": 1, "router_noise": 0.3}, "router_noise: one expert"),
@@ -40,6 +42,7 @@ def test_what_joint_training_would_ignore_is_refused(options: dict, message: str
         {"freeze_gate": True, "router_noise": 0.5, "balance": "none"},  # noise changes which experts learn from whom
         {"freeze_gate": True, "soft_epochs": 1, "temperature_start": 2.0},
         {"top_k": 1, "balance": "none", "gate_scaling": "probability"},
+        {"top_k": 1, "balance": "none", "gate_scaling": "certainty"},
         {"top_k": 1, "balance": "none", "soft_epochs": 1},
         {"top_k": 1, "balance": "none", "alignment_coefficient": 0.1},
         {"top_k": 1},

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe.experts.routed_lora import routed_layers
-from moe.routing.weights import Routing, RoutingWeights, one_hot, top_k_weights
+from moe.routing.weights import CERTAINTY, PROBABILITY, Routing, RoutingWeights, certainty, one_hot, top_k_weights
 from tests.toys.models import toy_mixture
 
 LOGITS = torch.log(torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]]))
@@ -45,11 +45,29 @@ def test_at_top_1_the_renormalised_weight_is_a_constant() -> None:
 def test_at_top_1_a_probability_teaches_the_gate() -> None:
     """Switch's weight is the probability p, whose derivative by its own logit is p (1 - p) (Fedus et al. 2021, eq. 2)."""
     logits = torch.tensor([[math.log(3.0), 0.0]], requires_grad=True)
-    weights, probabilities = top_k_weights(logits, 1, renormalise=False)
+    weights, probabilities = top_k_weights(logits, 1, scaling=PROBABILITY)
     weights.selected()[1].sum().backward()
     assert probabilities[0].tolist() == pytest.approx([0.75, 0.25]) and weights.weights[0].tolist() == pytest.approx([0.75, 0.0])
     assert weights.shares().tolist() == [[1.0, 0.0]]
     assert logits.grad[0].tolist() == pytest.approx([0.75 * 0.25, -0.75 * 0.25])
+
+
+def test_certainty_by_hand() -> None:
+    """Two of four experts alike have half the entropy of all four alike; one expert alone leaves no doubt."""
+    rows = torch.tensor([[0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]])
+    torch.testing.assert_close(certainty(rows), torch.tensor([0.0, 0.5, 1.0]))
+    assert certainty(torch.ones(2, 1)).tolist() == [1.0, 1.0]
+
+
+@given(st.integers(1, 6), st.integers(1, 7), st.integers(0, 10**6), st.sampled_from([0.1, 4.0, 1e4]))
+def test_certainty_scales_the_renormalised_weights(n_experts: int, top_k: int, seed: int, spread: float) -> None:
+    logits = (torch.randn(5, n_experts, generator=torch.Generator().manual_seed(seed)) * spread).requires_grad_(True)
+    scaled, probabilities = top_k_weights(logits, top_k, scaling=CERTAINTY)
+    usual = top_k_weights(logits, top_k)[0].weights
+    torch.testing.assert_close(scaled.weights, usual * certainty(probabilities)[:, None])
+    assert (scaled.weights >= 0).all() and (scaled.weights.sum(1) < 1 + 1e-5).all()
+    scaled.weights.sum().backward()
+    assert logits.grad is None or logits.grad.isfinite().all()
 
 
 def test_selected_weights_carry_the_gates_gradient() -> None:

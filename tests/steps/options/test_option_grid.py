@@ -61,7 +61,7 @@ FACTORS: dict[str, tuple[Any, ...]] = {
     "skip_pretraining": (False, True),
     "top_k": (2, 1, 3),
     "mixing": ("delta", "loss"),
-    "gate_scaling": ("renormalised", "probability"),
+    "gate_scaling": ("renormalised", "certainty", "probability"),
     "shared_expert": (True, False),
     "shared_r": (None, 2),
     "soft_epochs": (0, 1),

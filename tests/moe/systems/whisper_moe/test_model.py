@@ -12,7 +12,7 @@ from moe.experts.routed_lora import RoutedLinear, routed_layers
 from moe.routing.curriculum import Phase
 from moe.routing.losses import BalanceOptions, kl_balance
 from moe.routing.options import RoutingOptions
-from moe.routing.weights import RoutingWeights, one_hot
+from moe.routing.weights import RoutingWeights, certainty, one_hot
 from moe.systems.whisper.encoder import pooled_embedding
 from moe.systems.whisper_moe.model import WhisperMoE
 from tests.toys.models import (
@@ -207,29 +207,31 @@ def test_joint_training_teaches_the_gate_through_the_transcription() -> None:
     )
 
 
-@pytest.mark.parametrize("scaling", ["renormalised", "probability"])
-def test_at_top_1_the_transcription_teaches_the_gate_only_where_probabilities_scale_the_experts(scaling: str) -> None:
+@pytest.mark.parametrize("scaling", ["renormalised", "certainty", "probability"])
+def test_at_top_1_the_transcription_teaches_the_gate_only_where_its_answer_scales_the_experts(scaling: str) -> None:
     model = toy_mixture(routing=RoutingOptions(top_k=1, gate_scaling=scaling), balance=BalanceOptions(balance="none")).train()
     found = gradients(model, model(MEL, N_FRAMES, LABELS)["loss"]).get("gate.output.weight")
     learns = found is not None and bool(found.abs().max() > 0)
-    assert learns is (scaling == "probability")
+    assert learns is (scaling != "renormalised")
 
 
 @torch.no_grad()
-def test_a_probability_scales_its_expert_in_training_and_decoding_alike() -> None:
-    model = toy_mixture(adapters=adapter_options(ALL_LINEARS), routing=RoutingOptions(top_k=1, gate_scaling="probability"))
+@pytest.mark.parametrize("scaling", ["certainty", "probability"])
+def test_the_gates_answer_scales_its_expert_in_training_and_decoding_alike(scaling: str) -> None:
+    model = toy_mixture(adapters=adapter_options(ALL_LINEARS), routing=RoutingOptions(top_k=1, gate_scaling=scaling))
     routed = model.route(MEL, N_FRAMES)
-    highest = routed.probabilities.max(-1).values
-    torch.testing.assert_close(routed.weights.weights.sum(-1), highest)
+    scale = certainty(routed.probabilities) if scaling == "certainty" else routed.probabilities.max(-1).values
+    torch.testing.assert_close(routed.weights.weights.sum(-1), scale)
     given = model(MEL, N_FRAMES, LABELS, routing_weights=routed.weights.weights)["utterance_loss"]
     torch.testing.assert_close(model(MEL, N_FRAMES, LABELS)["utterance_loss"], given)
     whole = model(MEL, N_FRAMES, LABELS, routing_weights=routed.weights.shares())["utterance_loss"]
     assert (given - whole).abs().max() > 1e-4
 
 
-def test_probabilities_cannot_weigh_losses() -> None:
-    with pytest.raises(ValueError, match="gate_scaling=probability with mixing=loss"):
-        RoutingOptions(gate_scaling="probability", mixing="loss")
+@pytest.mark.parametrize("scaling", ["certainty", "probability"])
+def test_what_a_gate_could_lower_by_doubt_cannot_weigh_losses(scaling: str) -> None:
+    with pytest.raises(ValueError, match=f"gate_scaling={scaling} with mixing=loss"):
+        RoutingOptions(gate_scaling=scaling, mixing="loss")
 
 
 def test_sleeping_experts_neither_speak_nor_learn_and_the_shared_adapter_does_both() -> None:
