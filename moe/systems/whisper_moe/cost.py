@@ -46,6 +46,7 @@ class Adapted:
         first_layer: the lowest encoder layer that carries adapters.
         copies: decoder passes per utterance: k where losses are mixed.
         dense: one product over all experts, so that no utterance has matrices of its own.
+        alone: a shared adapter without experts, the same matrices for all utterances.
         parts: of the model, that carry adapters.
     """
 
@@ -55,6 +56,7 @@ class Adapted:
     first_layer: int = 0
     copies: int = 1
     dense: bool = False
+    alone: bool = False
     parts: tuple[str, ...] = PARTS
 
     @classmethod
@@ -72,6 +74,7 @@ class Adapted:
             (routing.layer or 0) if n_experts else 0,
             top_k if losses else 1,
             dense,
+            n_experts == 0,
             adapters.parts,
         )
 
@@ -198,10 +201,16 @@ def _adapters(config: WhisperConfig, adapted: Adapted, batch: Batch, part: str) 
     flops = held = 0.0
     for over, n_in, n_out in _linears(config, adapted, part):
         flops += 2 * utterances * lengths[over] * adapted.used_rank * (n_in + n_out)
-        matrices = lengths[over] if adapted.dense else n_in + 2 * n_out  # dense: the middle is kept before and after its weights
-        held += utterances * adapted.used_rank * (lengths[over] + matrices)
+        held += utterances * adapted.used_rank * (lengths[over] + _matrices(adapted, lengths[over], n_in, n_out))
         held += utterances * lengths[over] * n_in * (n_in > config.d_model)  # of the GELU, which else nobody keeps
     return flops, held
+
+
+def _matrices(adapted: Adapted, length: int, n_in: int, n_out: int) -> int:
+    """Numbers that a layer keeps for each utterance and rank beside the middle, of so many positions."""
+    if adapted.alone:
+        return 0
+    return length if adapted.dense else n_in + 2 * n_out  # dense: the middle is kept before and after its weights
 
 
 def _linears(config: WhisperConfig, adapted: Adapted, part: str) -> list[tuple[str, int, int]]:

@@ -48,14 +48,14 @@ def loss_of(model, mixture):
 
 
 def added_product(y, a, b, *more, **also):
-    """Operations of the product that `baddbmm_` adds in place, which torch's counter leaves out: shapes (R, T, n) and (R, n, out)."""
-    return 2 * a[0] * a[1] * a[2] * b[2]
+    """Operations of the product that `addmm_` adds in place, which torch's counter leaves out: shapes (N, n) and (n, out)."""
+    return 2 * a[0] * a[1] * b[1]
 
 
 def test_operations_are_those_that_torch_counts(mixture, monkeypatch):
     monkeypatch.setattr(cost, "ATTENTION_BACKWARD", 2.0)  # with MATH, which torch can count, no scores are made again
     model = mixture.build("cpu", "fp32")
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: added_product})
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: added_product})
     with sdpa_kernel(SDPBackend.MATH):
         with counter:
             loss = loss_of(model, mixture)
