@@ -1,13 +1,13 @@
 """Losses of the mixture: transcription per utterance, and the terms that keep the gate from collapsing."""
 
 import dataclasses
-import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moe.options import Options, option
+from moe.routing.doubt import doubt, entropies, finite_log
 from moe.training.processes import mean_of_batch
 
 
@@ -79,7 +79,7 @@ def _balance(kind: str, recent: Tensor, top_k: int) -> Tensor:
 def kl_balance(mean_probabilities: Tensor) -> Tensor:
     """KL(mean routing ‖ uniform) in nats: 0 when every expert gets the same share. (E,) → ()."""
     n_experts = mean_probabilities.shape[-1]
-    return (mean_probabilities * _log(mean_probabilities * n_experts)).sum()
+    return (mean_probabilities * finite_log(mean_probabilities * n_experts)).sum()
 
 
 def switch_balance(load: Tensor, mean_probabilities: Tensor) -> Tensor:
@@ -101,16 +101,12 @@ def dispatched(probabilities: Tensor, top_k: int) -> Tensor:
 
 def routing_entropy(probabilities: Tensor) -> Tensor:
     """Mean entropy of the rows in nats: (B, E) → ()."""
-    return -(probabilities * _log(probabilities)).sum(-1).mean()
+    return entropies(probabilities).mean()
 
 
 def alignment(gate_logits: Tensor, targets: Tensor) -> Tensor:
     """KL(targets ‖ gate), mean over the batch: (B, E), (B, E) → ()."""
     return F.kl_div(F.log_softmax(gate_logits.float(), -1), targets, reduction="batchmean")
-
-
-def _log(probabilities: Tensor) -> Tensor:
-    return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()  # at 0 the gradient of log would turn all to NaN
 
 
 class BalanceWindow(nn.Module):
@@ -149,5 +145,4 @@ class BalanceWindow(nn.Module):
 
 def normalised_entropy(probabilities: Tensor) -> float:
     """Mean entropy of the gate's whole distribution (n, E) by its maximum: 0 sure, 1 undecided; also where the top 1 alone is used."""
-    n_experts = probabilities.shape[-1]
-    return float(routing_entropy(probabilities)) / math.log(n_experts) if n_experts > 1 else 0.0
+    return float(doubt(probabilities).mean())

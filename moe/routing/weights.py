@@ -6,12 +6,13 @@ per utterance (beams) expand it themselves.
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from moe.routing.doubt import doubt
 
 RENORMALISED, PROBABILITY, CERTAINTY = "renormalised", "probability", "certainty"
 
@@ -53,29 +54,20 @@ def top_k_weights(
     Args:
         gate_logits: (B, E).
         scaling: `renormalised`: weights that sum to 1. `probability` leaves the chosen their probabilities (Switch: Fedus et al. 2021,
-            arXiv:2101.03961, eq. 2). `certainty` multiplies the renormalised weights by the gate's certainty.
+            arXiv:2101.03961, eq. 2). `certainty` multiplies the renormalised weights by the gate's certainty, 1 less its doubt.
 
     Returns:
         the routing weights, and the probabilities before selection, (B, E). With one expert kept the renormalised weight is
         the constant 1: the gate then learns from the balance and alignment terms only.
     """
     probabilities = torch.softmax(gate_logits.float() / temperature, dim=-1)  # (B, E)
-    certain = certainty(probabilities)[:, None] if scaling == CERTAINTY else 1.0  # (B, 1)
+    certainty = 1 - doubt(probabilities)[:, None] if scaling == CERTAINTY else 1.0  # (B, 1)
     if top_k >= gate_logits.shape[-1]:
-        return RoutingWeights(probabilities * certain, gate_logits.shape[-1]), probabilities
+        return RoutingWeights(probabilities * certainty, gate_logits.shape[-1]), probabilities
     values, indices = probabilities.topk(top_k, dim=-1)  # (B, k)
     if scaling != PROBABILITY:  # w / w is the constant 1, but its gradient is 0 only up to rounding, which differs by processor
         values = torch.ones_like(values) if top_k == 1 else values / values.sum(-1, keepdim=True)
-    return RoutingWeights(torch.zeros_like(probabilities).scatter(-1, indices, values * certain), top_k), probabilities
-
-
-def certainty(probabilities: Tensor) -> Tensor:
-    """How sure a gate is, (B, E) → (B,): 1 less the entropy of its distribution by that of an even one; 1 of a single expert."""
-    n_experts = probabilities.shape[-1]
-    if n_experts == 1:
-        return torch.ones_like(probabilities[:, 0])
-    positive = probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny)  # else the gradient at 0 is infinite
-    return (1 - torch.special.entr(positive).sum(-1) / math.log(n_experts)).clamp_min(0.0)
+    return RoutingWeights(torch.zeros_like(probabilities).scatter(-1, indices, values * certainty), top_k), probabilities
 
 
 def one_hot(experts: Tensor, n_experts: int) -> RoutingWeights:

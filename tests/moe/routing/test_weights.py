@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe.experts.routed_lora import routed_layers
-from moe.routing.weights import CERTAINTY, PROBABILITY, Routing, RoutingWeights, certainty, one_hot, top_k_weights
+from moe.routing.doubt import doubt
+from moe.routing.weights import CERTAINTY, PROBABILITY, Routing, RoutingWeights, one_hot, top_k_weights
 from tests.toys.models import toy_mixture
 
 LOGITS = torch.log(torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]]))
@@ -52,11 +53,11 @@ def test_at_top_1_a_probability_teaches_the_gate() -> None:
     assert logits.grad[0].tolist() == pytest.approx([0.75 * 0.25, -0.75 * 0.25])
 
 
-def test_certainty_by_hand() -> None:
+def test_doubt_by_hand() -> None:
     """Two of four experts alike have half the entropy of all four alike; one expert alone leaves no doubt."""
     rows = torch.tensor([[0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]])
-    torch.testing.assert_close(certainty(rows), torch.tensor([0.0, 0.5, 1.0]))
-    assert certainty(torch.ones(2, 1)).tolist() == [1.0, 1.0]
+    torch.testing.assert_close(doubt(rows), torch.tensor([1.0, 0.5, 0.0]))
+    assert doubt(torch.ones(2, 1)).tolist() == [0.0, 0.0]
 
 
 @given(st.integers(1, 6), st.integers(1, 7), st.integers(0, 10**6), st.sampled_from([0.1, 4.0, 1e4]))
@@ -64,7 +65,7 @@ def test_certainty_scales_the_renormalised_weights(n_experts: int, top_k: int, s
     logits = (torch.randn(5, n_experts, generator=torch.Generator().manual_seed(seed)) * spread).requires_grad_(True)
     scaled, probabilities = top_k_weights(logits, top_k, scaling=CERTAINTY)
     usual = top_k_weights(logits, top_k)[0].weights
-    torch.testing.assert_close(scaled.weights, usual * certainty(probabilities)[:, None])
+    torch.testing.assert_close(scaled.weights, usual * (1 - doubt(probabilities)[:, None]))
     assert (scaled.weights >= 0).all() and (scaled.weights.sum(1) < 1 + 1e-5).all()
     scaled.weights.sum().backward()
     assert logits.grad is None or logits.grad.isfinite().all()

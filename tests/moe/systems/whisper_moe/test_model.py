@@ -10,9 +10,10 @@ from torch.nn import functional as F
 
 from moe.experts.routed_lora import RoutedLinear, routed_layers
 from moe.routing.curriculum import Phase
+from moe.routing.doubt import doubt
 from moe.routing.losses import BalanceOptions, kl_balance
 from moe.routing.options import RoutingOptions
-from moe.routing.weights import RoutingWeights, certainty, one_hot
+from moe.routing.weights import RoutingWeights, one_hot
 from moe.systems.whisper.encoder import pooled_embedding
 from moe.systems.whisper_moe.model import WhisperMoE
 from tests.toys.models import (
@@ -220,7 +221,7 @@ def test_at_top_1_the_transcription_teaches_the_gate_only_where_its_answer_scale
 def test_the_gates_answer_scales_its_expert_in_training_and_decoding_alike(scaling: str) -> None:
     model = toy_mixture(adapters=adapter_options(ALL_LINEARS), routing=RoutingOptions(top_k=1, gate_scaling=scaling))
     routed = model.route(MEL, N_FRAMES)
-    scale = certainty(routed.probabilities) if scaling == "certainty" else routed.probabilities.max(-1).values
+    scale = 1 - doubt(routed.probabilities) if scaling == "certainty" else routed.probabilities.max(-1).values
     torch.testing.assert_close(routed.weights.weights.sum(-1), scale)
     given = model(MEL, N_FRAMES, LABELS, routing_weights=routed.weights.weights)["utterance_loss"]
     torch.testing.assert_close(model(MEL, N_FRAMES, LABELS)["utterance_loss"], given)
