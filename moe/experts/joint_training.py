@@ -79,7 +79,10 @@ def experts_faults(n_experts: int, routing: RoutingOptions, curriculum: Curricul
     if balance.minimum_usage * n_experts > 1:
         return [f"minimum_usage={balance.minimum_usage:g}: {n_experts} experts can have {1 / n_experts:.3g} each at most"]
     if n_experts == 1:
-        asked: list[tuple[Options, tuple[str, ...]]] = [(curriculum, ("soft_epochs", "router_noise"))]
+        asked: list[tuple[Options, tuple[str, ...]]] = [
+            (routing, ("gate_scaling",)),
+            (curriculum, ("soft_epochs", "router_noise")),
+        ]
         asked.append((balance, ("minimum_usage", "entropy_coefficient", "alignment_coefficient")))
         return [
             f"{name}: one expert leaves nothing to route"
