@@ -61,11 +61,13 @@ class StepOptions(ExportOptions, TrainingsOptions, MixtureStepOptions):
         return []
 
     def idle(self) -> dict[str, str]:
-        """Of zero_shot all but the runs it reads, the seed that names it and the audio context; of single_lora what divides a rank."""
+        """Of zero_shot all but the runs it reads, the seed that names it and the audio context; of single_lora what divides a rank or routes."""
         used = {"system", "prepare_run_id", "pretrain_run_id", *names_of(SeedOptions, AudioContextOptions, PlotOptions)}
         if self.system == BASE:
             return dict.fromkeys(names_of(type(self), but=used), "system=zero_shot trains nothing")
-        found = dict.fromkeys(("shared_expert", "shared_r", "shared_share"), "system=single_lora has one adapter")
+        found = dict.fromkeys(
+            (*names_of(RoutingOptions), "shared_expert", "shared_r", "shared_share"), "system=single_lora has one adapter"
+        )
         return found if self.asr_run_id is None else found | {"adapter_rank": "asr_run_id says how large single_lora is"}
 
 
