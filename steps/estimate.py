@@ -32,9 +32,9 @@ def run(options: StepOptions) -> str:
     chain.check_stages(options)
     cost = ChainCost(options, size_of(options, options.hours, options.utterance_s, options.tokens_per_s))
     with runs.step_run("estimate", options, f"estimate · {options.corpus}") as step:
-        with cost.threads():
-            found = calibrate(cost.mixture, cost.training_batch, cost.device, cost.precision, options.calibration_s)
-        stages = cost.stages(found)
+        each_s = options.calibration_s / (1 + cost.trains_lora)
+        found, of_lora = cost.measured(lambda each: calibrate(each, cost.training_batch, cost.device, cost.precision, each_s))
+        stages = cost.stages(found, of_lora)
         lines = estimate_lines(cost, found, stages)
         step.log_metrics({f"seconds/{stage.stage}": stage.seconds for stage in stages})
         step.log_metrics({"bytes_per_process": cost.training_bytes(found), "largest_batch": float(cost.largest_batch(found))})

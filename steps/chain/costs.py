@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import math
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,9 @@ def opening_line(options: Any) -> str | None:
     if not set(options.system_names) <= set(SYSTEMS):
         return None
     cost = ChainCost(options, size_of(options, None, None, TOKENS_PER_S))
-    with cost.threads():
-        found = rough(cost.mixture, cost.training_batch, cost.device, cost.precision)
-    seconds, needed, free = cost.seconds(found), cost.training_bytes(found), cost.free_bytes()
+    found, of_lora = cost.measured(lambda each: rough(each, cost.training_batch, cost.device, cost.precision))
+    stages, needed, free = cost.stages(found, of_lora), cost.training_bytes(found), cost.free_bytes()
+    seconds = sum(stage.seconds for stage in stages)
     short = ", TOO FEW: set a smaller asr_batch_size" if needed > free else ""
     return (
         f"all of it: about {max(1, round(seconds / 60))} min, in {needed / 2**30:.1f} GiB of memory; {free / 2**30:.0f} GiB are "
@@ -103,6 +104,14 @@ class ChainCost:
         routing = dataclasses.replace(self.options.part(RoutingOptions), top_k=1, mixing="delta")
         return dataclasses.replace(self.mixture, routing=routing)
 
+    @property
+    def one_lora(self) -> Mixture:
+        """One adapter of the mixture's size."""
+        rank = self.adapters.shared_rank + self.n_experts * self.adapters.lora_r
+        return dataclasses.replace(
+            self.mixture, adapters=dataclasses.replace(self.adapters, shared_expert=True, shared_r=rank), n_experts=0
+        )
+
     def batch(self, n_utterances: int) -> Batch:
         """A batch of utterances whose lengths spread over a bucket of contexts around their mean, in the mean of their contexts."""
         context, per_s = self.options.part(AudioContextOptions), self.extractor.sampling_rate / self.extractor.hop_length
@@ -119,18 +128,21 @@ class ChainCost:
         """Inside the block torch computes with the threads that each process will have."""
         return threads(torch.get_num_threads() if self.n_processes == 1 else threads_of_each(self.n_processes))
 
-    def seconds(self, found: Calibration) -> float:
-        """Of all counted stages together."""
-        return sum(stage.seconds for stage in self.stages(found))
+    def measured(self, measure: Callable[[Mixture], Calibration]) -> tuple[Calibration, Calibration]:
+        """What the mixture takes on this device and, where it is trained, one LoRA of its size."""
+        with self.threads():
+            found = measure(self.mixture)
+            return found, measure(self.one_lora) if self.trains_lora else found
 
-    def stages(self, found: Calibration) -> list[StageCost]:
-        """Seconds of each counted stage."""
-        trained, steps = self._trainings(found), self._steps()
+    def stages(self, found: Calibration, of_lora: Calibration) -> list[StageCost]:
+        """Seconds of each counted stage, from what the mixture and one LoRA of its size take on this device."""
+        trained, steps = self._trainings(found, self.one_expert, self.mixture), self._steps()
         stages = [StageCost("corpus", self._corpus_s(), f"{self.size.n_all} utterances made, checked and embedded")]
         stages = [*(stages if "synthesize" in steps else []), *trained]
-        if LORA in self._systems and "baseline" in steps:
+        if self.trains_lora:
             said = f"as many updates as {' and '.join(each.stage for each in trained)}"
-            stages.append(StageCost(LORA, sum(each.seconds for each in trained), said))
+            alike = self._trainings(of_lora, self.one_lora, self.one_lora)
+            stages.append(StageCost(LORA, sum(each.seconds for each in alike), said))
         if self.options.merge_experts != NONE and "experts" in steps:
             stages.append(self._merging(found))
         return [*stages, *([self._evaluation(found)] if self._systems and "evaluate" in steps else [])]
@@ -165,24 +177,29 @@ class ChainCost:
         return share * self.n_processes
 
     @property
+    def trains_lora(self) -> bool:
+        """Whether one LoRA is counted."""
+        return LORA in self._systems and "baseline" in self._steps()
+
+    @property
     def _systems(self) -> list[str]:
         """The systems that are counted."""
         return [name for name in self.options.system_names if name in SYSTEMS]
 
-    def _trainings(self, found: Calibration) -> list[StageCost]:
-        """Expert and joint training, those that run."""
-        joint, experts, share = self.options.part(JointOptions), self.options.part(ExpertOptions), self.options.eval_share
+    def _trainings(self, found: Calibration, for_experts: Mixture, for_joint: Mixture) -> list[StageCost]:
+        """Expert and joint training, those that run, of what each of them trains."""
+        joint, experts = self.options.part(JointOptions), self.options.part(ExpertOptions)
         n_joint, n_expert = self._part(self.options.asr_percent), self._part(self.options.experts_percent)
         trained = [
-            self._training("experts", found, self.one_expert, n_expert, experts.expert_epochs, experts.expert_batch_size, share),
-            self._training("asr", found, self.mixture, n_joint, joint.asr_epochs, joint.asr_batch_size, share),
+            self._training("experts", found, for_experts, n_expert, experts.expert_epochs, experts.expert_batch_size),
+            self._training("asr", found, for_joint, n_joint, joint.asr_epochs, joint.asr_batch_size),
         ]
         return [each for each in trained if each.stage in self._steps()]
 
     def _merging(self, found: Calibration) -> StageCost:
         """Losses of dev under each expert and, at most, under all but one that are merged in turn; then what is left is scored once."""
         n, n_passes = self.options.part(DecodingOptions).decoding_batch_size, 2 * self.n_experts - 1
-        n_scored = min(self.size.n_dev, math.ceil(self.options.eval_share * self._part(self.options.experts_percent)))
+        n_scored = self._n_scored(self._part(self.options.experts_percent))
         forward_s = found.seconds[1] * self.one_expert.cost(self.batch(n), self.precision).forward
         seconds = n_passes * self.size.n_dev * forward_s / n / self.n_processes + self._scored_s(n_scored, found)
         return StageCost(
@@ -209,14 +226,16 @@ class ChainCost:
         floor = 100.0 * self.options.stage_floor / self.size.n_train
         return math.ceil(self.size.n_train * min(100.0, max(percent, floor)) / 100 * self.options.data_percent / 100)
 
-    def _training(
-        self, stage: str, found: Calibration, mixture: Mixture, n: int, epochs: int, batch_size: int, eval_share: float
-    ) -> StageCost:
+    def _training(self, stage: str, found: Calibration, mixture: Mixture, n: int, epochs: int, batch_size: int) -> StageCost:
         n_updates = epochs * math.ceil(n / batch_size)
         update_s = found.update_s(mixture.cost(self.batch(self._share(batch_size)), self.precision))
-        n_scored = (epochs + 1) * min(self.size.n_dev, math.ceil(eval_share * n))  # the start too
+        n_scored = (epochs + 1) * self._n_scored(n)  # the start too
         seconds = n_updates * update_s + self._features_s(epochs * n) + self._scored_s(n_scored, found)
         return StageCost(stage, seconds, f"{n_updates} updates of {update_s:.2g} s, {n_scored} utterances scored")
+
+    def _n_scored(self, n: int) -> int:
+        """Dev utterances that a training on n scores at a time."""
+        return min(self.size.n_dev, math.ceil(self.options.eval_share * n))
 
     def _n_ablated(self) -> int:
         """Test utterances that a mixture is decoded on in its other ways: with each expert, with all alike, with none."""

@@ -22,7 +22,7 @@ def cost_of(**given) -> ChainCost:
 
 
 def seconds(**given) -> dict[str, float]:
-    return {stage.stage: stage.seconds for stage in cost_of(**given).stages(DEVICE)}
+    return {stage.stage: stage.seconds for stage in cost_of(**given).stages(DEVICE, DEVICE)}
 
 
 def test_the_synthetic_corpus_is_counted_from_its_options():
@@ -33,7 +33,24 @@ def test_the_synthetic_corpus_is_counted_from_its_options():
 def test_an_epoch_more_is_as_much_more_and_the_start_is_scored_once():
     none, once, twice = (seconds(asr_epochs=n) for n in (0, 1, 2))
     assert twice["asr"] - once["asr"] == pytest.approx(once["asr"] - none["asr"]) and 0 < none["asr"] < once["asr"]
-    assert twice["experts"] == once["experts"] and twice["single_lora"] == pytest.approx(twice["asr"] + twice["experts"])
+    assert twice["experts"] == once["experts"]
+    assert twice["single_lora"] - once["single_lora"] == pytest.approx(once["single_lora"] - none["single_lora"])
+
+
+def test_one_lora_is_counted_by_its_own_size_and_what_it_takes_itself():
+    """Six experts of rank 4 and a shared adapter of 32: a rank of 56."""
+    cost, fast = cost_of(), Calibration((0.001, 1e-12), None, (1e-3, 1e-3))
+    assert cost.one_lora.adapted.total_rank == cost.mixture.adapted.total_rank == 56 and cost.one_lora.n_experts == 0
+    usual, faster = ({stage.stage: stage.seconds for stage in cost.stages(DEVICE, each)} for each in (DEVICE, fast))
+    assert {name for name in usual if usual[name] != faster[name]} == {"single_lora"}
+    assert faster["single_lora"] < usual["single_lora"] / 2
+
+
+def test_one_lora_is_measured_where_it_is_trained():
+    asked = []
+    cost_of().measured(lambda mixture: asked.append(mixture.n_experts) or DEVICE)
+    cost_of(systems="whisper_moe", register_system="any").measured(lambda mixture: asked.append(mixture.n_experts) or DEVICE)
+    assert asked == [6, 0, 6]
 
 
 def test_a_batch_has_the_mean_context_of_its_lengths():
@@ -47,7 +64,7 @@ def test_a_batch_has_the_mean_context_of_its_lengths():
 
 def test_the_other_ways_of_decoding_are_counted():
     """With each of six experts, with all alike and with none, 200 utterances each."""
-    said = {stage.stage: stage.what for stage in cost_of().stages(DEVICE)}
+    said = {stage.stage: stage.what for stage in cost_of().stages(DEVICE, DEVICE)}
     assert "3400 decoded in all" in said["evaluate"]  # 3 · 600 + 8 · 200
     assert seconds(ablations=False)["evaluate"] < seconds()["evaluate"] < seconds(ablation_utterances=0)["evaluate"]
 
@@ -55,7 +72,7 @@ def test_the_other_ways_of_decoding_are_counted():
 def test_tests_of_experts_are_counted_where_they_are_asked_for():
     """Six experts: their own losses over 180 dev utterances, and at most those of five that are merged in turn."""
     merging = {"merge_experts": "permutation", "n_dev_speakers": 3, "n_dev_utterances": 10}
-    found = {stage.stage: stage for stage in cost_of(**merging).stages(DEVICE)}
+    found = {stage.stage: stage for stage in cost_of(**merging).stages(DEVICE, DEVICE)}
     assert "11 passes over 180 dev utterances" in found["merging"].what
     assert seconds(**merging)["single_lora"] == seconds(**merging | {"merge_experts": "none"})["single_lora"]
     assert seconds(num_experts=8, **merging)["merging"] > found["merging"].seconds > 0
@@ -68,7 +85,7 @@ def test_two_processes_share_the_batches(monkeypatch):
     assert two.training_batch.size == 8 and two.bytes_per_process(DEVICE, 8) == two.training_bytes(DEVICE) < one.training_bytes(
         DEVICE
     )
-    shared, whole = ({stage.stage: stage.seconds for stage in cost.stages(DEVICE)} for cost in (two, one))
+    shared, whole = ({stage.stage: stage.seconds for stage in cost.stages(DEVICE, DEVICE)} for cost in (two, one))
     for stage in ("experts", "asr", "single_lora"):  # what an update takes beside its operations is not shared
         assert whole[stage] / 2 < shared[stage] < 0.6 * whole[stage]
     with two.threads():
@@ -76,7 +93,7 @@ def test_two_processes_share_the_batches(monkeypatch):
     monkeypatch.setattr(two, "free_bytes", lambda: 2.0**30)
     monkeypatch.setattr(one, "free_bytes", lambda: 2.0**30)
     assert two.largest_batch(DEVICE) == 2 * one.largest_batch(DEVICE)
-    assert "for each of 2 processes" in "".join(estimate.estimate_lines(two, DEVICE, two.stages(DEVICE)))
+    assert "for each of 2 processes" in "".join(estimate.estimate_lines(two, DEVICE, two.stages(DEVICE, DEVICE)))
 
 
 def test_only_what_runs_is_counted_and_the_rest_is_named():
@@ -88,7 +105,7 @@ def test_only_what_runs_is_counted_and_the_rest_is_named():
     assert left_out == ["pretrain", "ctc", "evaluate wav2vec2_ctc"] and cost_of().not_counted() == ["pretrain"]
     folder = cost_of(corpus="folder", dataset_root="x", hours=1.0)
     assert folder.not_counted() == ["prepare", "pretrain", "embed", "cluster", "gate"]
-    assert "corpus" not in {stage.stage for stage in folder.stages(DEVICE)}
+    assert "corpus" not in {stage.stage for stage in folder.stages(DEVICE, DEVICE)}
 
 
 def test_more_experts_in_use_and_more_hours_cost_more():
@@ -112,10 +129,10 @@ def test_the_largest_batch_is_the_last_that_fits(monkeypatch):
 def test_what_memory_does_not_bear_is_said_with_what_to_set(monkeypatch):
     cost = cost_of()
     monkeypatch.setattr(cost, "free_bytes", lambda: 1.001 * cost.bytes_per_process(DEVICE, 4) / 0.9)
-    lines = estimate.estimate_lines(cost, DEVICE, cost.stages(DEVICE))
+    lines = estimate.estimate_lines(cost, DEVICE, cost.stages(DEVICE, DEVICE))
     assert lines[-1] == "asr_batch_size=16: memory will not do; set asr_batch_size=4"
     monkeypatch.setattr(cost, "free_bytes", lambda: 0.0)
-    assert "gradient_checkpointing=true" in estimate.estimate_lines(cost, DEVICE, cost.stages(DEVICE))[-1]
+    assert "gradient_checkpointing=true" in estimate.estimate_lines(cost, DEVICE, cost.stages(DEVICE, DEVICE))[-1]
 
 
 def test_the_estimate_is_a_run_with_its_figures(store, capsys):
