@@ -126,9 +126,10 @@ def smallest_visible(error: float, n_speakers: int, alpha: float = 1 - LEVEL, po
     """The true difference that a two-sided test at `alpha` finds with probability `power`: (t₁₋α/₂ + t_power) · error.
 
     The usual approximation (Cohen 1988, chapter 2; Bloom 1995, "Minimum detectable effects") with n − 1 degrees of freedom. It is of
-    this test by itself, before any correction for several.
+    this test by itself, before any correction for several. NaN below two speakers, and where no speaker makes a difference: what has not
+    varied does not say how far it may.
     """
-    if n_speakers < 2:
+    if n_speakers < 2 or np.isclose(error, 0.0):
         return float("nan")
     return float((stats.t.ppf(1 - alpha / 2, n_speakers - 1) + stats.t.ppf(power, n_speakers - 1)) * error)
 

@@ -192,7 +192,7 @@ def size_sentence(table: pd.DataFrame, tests: pd.DataFrame) -> str:
     found, n_runs = test_of(tests, *pair), int(table["n_runs"].max())
     size = f"{int(table['n_speakers'].min())} test speakers and {n_runs} training{'s' if n_runs > 1 else ''} of each system"
     if not np.isfinite(found["visible"]):
-        return f"{size} show no difference: at least two speakers are needed."
+        return f"{size} show no difference: at least two speakers whose errors differ are needed."
     return (
         f"{size} show a difference of {visible_words(found['visible'])} between {pair[0]} and {pair[1]} in four of five tries, "
         "and can neither show nor rule out a smaller one."

@@ -1,6 +1,7 @@
 """What was evaluated as a table: rates of the test speakers and of those of their own ways, and differences with what a test could see."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -168,4 +169,5 @@ def difference_points(found: dict[str, float] | None) -> str:
     if found is None:
         return "–"
     value, low, high, error, visible = (100 * found[name] for name in ("value", "low", "high", "error", "visible"))
-    return f"{value:+.1f} ({low:+.1f} to {high:+.1f}), p {found['p_value']:.2g}, s.e. {error:.2f}, sees {visible:.1f}"
+    sees = f"{visible:.1f}" if math.isfinite(visible) else "nothing"
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f}), p {found['p_value']:.2g}, s.e. {error:.2f}, sees {sees}"

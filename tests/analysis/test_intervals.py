@@ -145,6 +145,14 @@ def test_the_standard_error_of_a_difference_is_that_of_a_mean_over_equal_speaker
     assert np.isnan(paired_difference(errors[:1], base[:1], lengths[:1]).visible)
 
 
+@pytest.mark.parametrize("n_more", [0, 3])
+def test_errors_that_do_not_vary_do_not_say_what_a_test_can_see(n_more: int) -> None:
+    """The same number of errors by both, and every speaker's the same number more."""
+    errors, lengths = np.array([5, 9, 2, 0]), np.full(4, 10.0)
+    found = paired_difference(errors + n_more, errors, lengths)
+    assert found.value == pytest.approx(n_more / 10) and found.error == pytest.approx(0.0, abs=1e-12) and np.isnan(found.visible)
+
+
 def test_a_difference_of_the_visible_size_is_found_in_four_of_five_tries():
     """Simulated: normal differences of 30 speakers, shifted by what the test says that it can see."""
     generator, n = np.random.default_rng(6), 30
