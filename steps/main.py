@@ -29,6 +29,7 @@ from steps.chain.checks import (
     language_faults,
     layer_faults,
     rank_faults,
+    routing_faults,
     target_faults,
     top_k_faults,
 )
@@ -190,10 +191,10 @@ def _corpus_faults(options: StepOptions) -> list[str]:
 
 
 def _adapter_faults(options: StepOptions) -> list[str]:
-    """Layers that are not there, and a total rank that cannot be divided among the experts."""
+    """Layers that are not there, routing that so few experts leave nothing to, and a total rank that cannot be divided among them."""
     if asr in left_out(options):
         return []
-    found = target_faults(options.lora_targets)
+    found = target_faults(options.lora_targets) + routing_faults(options, n_experts(options))
     if options.adapter_rank is None:
         return found
     try:

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from moe.experts.mixture import Mixture, MixtureSystem
-from moe.options import Options, option
+from moe.options import Options, option, to_text
 from moe.recognition.decoding import decode
 from moe.recognition.dev_scores import BestOnDev
 from moe.routing.curriculum import CurriculumOptions, Phase, phase
@@ -85,7 +85,7 @@ def experts_faults(n_experts: int, routing: RoutingOptions, curriculum: Curricul
         ]
         asked.append((balance, ("minimum_usage", "entropy_coefficient", "alignment_coefficient")))
         return [
-            f"{name}: one expert leaves nothing to route"
+            f"{name}={to_text(getattr(options, name))}: one expert leaves nothing to route"
             for options, names in asked
             for name in names
             if options.is_changed(name)

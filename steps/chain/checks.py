@@ -8,10 +8,14 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+from moe.experts.joint_training import experts_faults
 from moe.experts.rank_split import split_ranks
 from moe.experts.routed_lora import ALL_LINEARS, AdapterOptions
 from moe.files import read_json
 from moe.options import listed, names_of, to_text
+from moe.routing.curriculum import CurriculumOptions
+from moe.routing.losses import BalanceOptions
+from moe.routing.options import RoutingOptions
 from moe.system import DecodingOptions
 from moe.systems.table import beam_fault
 from moe.systems.whisper.base_source import (
@@ -26,6 +30,7 @@ from steps.chain.options import CTC, ChainOptions
 from steps.chain.stages import idle_options, running, step_name
 
 EXPORT = "export_dir"
+FOUND = ("hdbscan", "by_etiology")  # clusters, of which num_experts is the most
 SIZES = (
     "gating_batch_size",
     "expert_batch_size",
@@ -103,6 +108,17 @@ def top_k_faults(options: ChainOptions, n_experts: int | str) -> list[str]:
     return [
         f"{name}={k}: num_experts={n_experts} has no more to mix" for name, k in asked.items() if k is not None and k > n_experts
     ]
+
+
+def routing_faults(options: ChainOptions, n_experts: int | str) -> list[str]:
+    """What joint training would refuse of so many experts; not known beforehand where the clusters say how many there are."""
+    if isinstance(n_experts, str) or (n_experts > 1 and vars(options)["clustering_algorithm"] in FOUND):
+        return []
+    try:
+        parts = options.part(RoutingOptions), options.part(CurriculumOptions), options.part(BalanceOptions)
+    except ValueError:
+        return []  # said of the stage itself
+    return experts_faults(n_experts, *parts)
 
 
 def cluster_faults(options: ChainOptions, n_experts: int | str) -> list[str]:

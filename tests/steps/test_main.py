@@ -123,6 +123,24 @@ def test_what_the_chosen_systems_leave_without_effect_is_refused(given: dict, sa
         main.check_stages(main.StepOptions(**given))
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"num_experts": 1, "min_experts": 1, "top_k": 1, "gate_scaling": "certainty"}, "gate_scaling=certainty: one expert"),
+        ({"num_experts": 1, "min_experts": 1, "top_k": 1, "soft_epochs": 1}, "soft_epochs=1: one expert"),
+        ({"num_experts": 4, "minimum_usage": 0.4}, "minimum_usage=0.4: 4 experts can have 0.25 each at most"),
+        ({"num_experts": 2, "soft_epochs": 1}, "soft_epochs=1: top_k=2 routes to all 2 experts"),
+    ],
+)
+def test_what_joint_training_refuses_of_its_experts_is_refused_before_they_are_trained(given: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        main.check_stages(main.StepOptions(**given))
+
+
+def test_experts_that_the_clusters_count_are_not_refused_for_their_most() -> None:
+    main.check_stages(main.StepOptions(num_experts=4, minimum_usage=0.4, clustering_algorithm="by_etiology"))
+
+
 def test_an_evaluation_asks_a_system_only_for_what_it_takes() -> None:
     options = main.StepOptions(decoding_top_k=1)
     given = {system: evaluation_given(system, "p", "m") | unasked(system, options) for system in SYSTEMS}
