@@ -85,7 +85,7 @@ def experts_faults(n_experts: int, routing: RoutingOptions, curriculum: Curricul
         ]
         asked.append((balance, ("minimum_usage", "entropy_coefficient", "alignment_coefficient")))
         return [
-            f"{name}={to_text(getattr(options, name))}: one expert leaves nothing to route"
+            f"{name}={to_text(getattr(options, name))}: num_experts=1 leaves nothing to route"
             for options, names in asked
             for name in names
             if options.is_changed(name)

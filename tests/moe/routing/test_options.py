@@ -27,10 +27,10 @@ RANDOM = {"skip_pretraining": True, "num_experts": 4}
         (RANDOM | {"gate_scaling": "certainty"}, "gate_scaling=certainty: skip_pretraining=true starts with a gate"),
         (RANDOM | {"minimum_usage": 0.3}, "4 experts can have 0.25 each"),
         (RANDOM | {"alignment_coefficient": 0.3}, "skip_pretraining=true has no clusters to align the gate to"),
-        (RANDOM | {"num_experts": 1, "top_k": 1, "router_noise": 0.3}, "router_noise=0.3: one expert"),
+        (RANDOM | {"num_experts": 1, "top_k": 1, "router_noise": 0.3}, "router_noise=0.3: num_experts=1"),
         (
             RANDOM | {"num_experts": 1, "top_k": 1, "gate_scaling": "probability"},
-            "gate_scaling=probability: one expert leaves nothing to route",
+            "gate_scaling=probability: num_experts=1 leaves nothing to route",
         ),
         (RANDOM | {"num_experts": 2, "soft_epochs": 1}, "soft_epochs=1: top_k=2 routes to all 2 experts"),
     ],

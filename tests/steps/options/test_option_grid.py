@@ -83,6 +83,7 @@ NEEDED: dict[tuple[str, Any], dict[str, Any]] = {
     ("metric", "manhattan"): {"clustering_algorithm": "spectral"},
     ("num_experts", 1): {"top_k": 1, "min_experts": 1},  # min_experts is clustering's, which skip_pretraining leaves out
     ("temperature_start", 2.0): {"soft_epochs": 1},
+    ("soft_epochs", 1): {"temperature_start": 2.0},  # softness may be in the temperature alone, where top_k is all experts
     ("speed_factors", "0.9,1.1"): {"augment": True},
 }  # what a value is for; a pair of which this is the other half is refused
 ALWAYS_REFUSED = {"pooling": "none", "gate_layer": "9"}  # whatever else is set
