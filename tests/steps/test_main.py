@@ -126,8 +126,8 @@ def test_what_the_chosen_systems_leave_without_effect_is_refused(given: dict, sa
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"num_experts": 1, "min_experts": 1, "top_k": 1, "gate_scaling": "certainty"}, "gate_scaling=certainty: one expert"),
-        ({"num_experts": 1, "min_experts": 1, "top_k": 1, "soft_epochs": 1}, "soft_epochs=1: one expert"),
+        ({"num_experts": 1, "min_experts": 1, "top_k": 1, "gate_scaling": "certainty"}, "gate_scaling=certainty: num_experts=1"),
+        ({"num_experts": 1, "min_experts": 1, "top_k": 1, "soft_epochs": 1}, "soft_epochs=1: num_experts=1"),
         ({"num_experts": 4, "minimum_usage": 0.4}, "minimum_usage=0.4: 4 experts can have 0.25 each at most"),
         ({"num_experts": 2, "soft_epochs": 1}, "soft_epochs=1: top_k=2 routes to all 2 experts"),
     ],

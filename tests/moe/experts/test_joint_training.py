@@ -192,7 +192,7 @@ def test_an_expert_below_its_minimum_is_pulled_up(corpus) -> None:
     ("n_experts", "routing", "curriculum", "balance", "message"),
     [
         (4, {}, {}, {"minimum_usage": 0.3}, "minimum_usage=0.3: 4 experts can have 0.25 each"),
-        (1, {}, {"router_noise": 1.0}, {"entropy_coefficient": 0.1}, "router_noise=1: num_experts=1 leaves"),
+        (1, {}, {"router_noise": 1.0}, {"entropy_coefficient": 0.1}, "router_noise=1.0: num_experts=1 leaves"),
         (1, {}, {"soft_epochs": 1}, {}, "soft_epochs=1: num_experts=1 leaves"),
         (3, {"top_k": 3}, {"soft_epochs": 2}, {}, "soft_epochs=2: top_k=3 routes to all 3"),
     ],
