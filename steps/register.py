@@ -60,7 +60,7 @@ class StepOptions(RunOptions):
 def run(options: StepOptions) -> str:
     """Register the best system, promote it or its fair control or neither, and return the run id."""
     alone = mlflow.active_run() is None  # a chain says who is champion in its last line
-    with runs.step_run("register", options, f"register · {options.registered_model or options.register_system}") as step:
+    with runs.step_run("register", options, " · ".join(filter(None, ["register", options.registered_model]))) as step:
         scores = [read_scores(run_id) for run_id in options.run_ids]
         best = best_system(scores, options.register_system)
         name = options.registered_model or registered_name(best)
@@ -178,7 +178,7 @@ def _log(step: StepRun, system: SystemScores, decision: Decision) -> None:
 
 def _describe(step: StepRun, system: SystemScores, champion: str) -> None:
     step.log_metrics({"test/wer": wer(system)})
-    step.add_to_name(corpus_of(system), f"WER {percent(wer(system))}")
+    step.add_to_name(corpus_of(system), f"{system.name}, WER {percent(wer(system))}")
     synthetic = "SYNTHETIC speech only. " if is_synthetic(system) else ""
     step.describe(f"{champion}\n\n{synthetic}Everything that the last version was made from:\n\n{lineage_links(step.run_id)}")
 

@@ -195,6 +195,8 @@ class TestWhoMayBeChampion:
         said = registered.said(run_id)
         assert said.startswith("Champion of synthetic: models:/pair@champion, version 2 (one LoRA, same size, ")
         assert "Version 1 (Whisper-MoE) is challenger: " in said
+        name = registered.client.get_run(run_id).info.run_name
+        assert name.startswith("register · pair · one LoRA, same size, WER "), "the run is named after what may be champion"
 
     def test_the_fair_control_where_the_mixture_is_not_significantly_better(self, registered: Registry) -> None:
         runs = [
