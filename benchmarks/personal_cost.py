@@ -25,9 +25,10 @@ from moe.routing.options import RoutingOptions
 from moe.system import DecodingOptions
 from moe.systems.whisper.base_model import load_base, new_base
 from moe.systems.whisper.features import AudioContextOptions
+from moe.systems.whisper_moe.building import wrap
 from moe.systems.whisper_moe.folder import LORA, WhisperShape, new_record
 from moe.systems.whisper_moe.model import WhisperMoE
-from moe.systems.whisper_moe.system import WhisperSystem, wrap
+from moe.systems.whisper_moe.system import WhisperSystem
 from steps.pretrain import SHIPPED
 
 N_DECODED, SECONDS, N_PEOPLE, N_EACH = 32, 2.5, 30, 5

@@ -28,8 +28,8 @@ from moe.routing.weights import CERTAINTY, RENORMALISED
 from moe.systems.whisper.base_model import BaseModel
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper_moe.folder import MIXTURE, WhisperShape, load_adapters, new_record
+from moe.systems.whisper_moe.mixture_system import WhisperMoESystem
 from moe.systems.whisper_moe.model import WhisperMoE
-from moe.systems.whisper_moe.system import WhisperMoESystem
 from moe.training.loop import seed_everything
 from moe.training.precision import precision
 from steps.inputs.corpus import Prepared, soft_labels

@@ -27,8 +27,8 @@ from moe.routing.options import RoutingOptions
 from moe.routing.weights import one_hot
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper_moe.folder import MIXTURE, WhisperShape, new_record, save_adapters
+from moe.systems.whisper_moe.mixture_system import WhisperMoESystem
 from moe.systems.whisper_moe.model import WhisperMoE
-from moe.systems.whisper_moe.system import WhisperMoESystem
 from moe.training.loop import Training, seed_everything, together
 from steps.inputs.corpus import Prepared
 from steps.inputs.training import TrainingInputs, plan_of, read_base, training_inputs

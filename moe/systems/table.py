@@ -15,7 +15,8 @@ from moe.systems.steer_moe.asks import SteerAsk
 from moe.systems.wav2vec2_ctc import building as wav2vec2_ctc
 from moe.systems.wav2vec2_ctc.asks import CTCAsk
 from moe.systems.wav2vec2_ctc.beams import missing_extra
-from moe.systems.whisper_moe import system as whisper_moe
+from moe.systems.whisper_moe import building as whisper_moe
+from moe.systems.whisper_moe import mixture_system
 from moe.systems.whisper_moe.asks import MixtureAsk, WhisperAsk
 
 
@@ -38,7 +39,7 @@ class Row:
 
 
 SYSTEMS = {
-    "whisper_moe": Row(whisper_moe.load, MixtureAsk, whisper_moe.refuse),
+    "whisper_moe": Row(whisper_moe.load, MixtureAsk, mixture_system.refuse),
     "single_lora": Row(whisper_moe.load, WhisperAsk),
     "zero_shot": Row(whisper_moe.load, WhisperAsk),
     "steer_moe": Row(steer_moe.load, SteerAsk),

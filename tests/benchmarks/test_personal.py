@@ -22,9 +22,9 @@ from moe.synthesis.planning import SynthesisOptions
 from moe.systems.table import load_system
 from moe.systems.whisper.base_model import load_base
 from moe.systems.whisper.features import AudioContextOptions
+from moe.systems.whisper_moe.building import wrap
 from moe.systems.whisper_moe.folder import MIXTURE, WhisperShape, new_record
 from moe.systems.whisper_moe.model import WhisperMoE
-from moe.systems.whisper_moe.system import wrap
 from steps.pretrain import SHIPPED
 from steps.reports.people import NOT_WORSE, SIGNIFICANT
 from tests.toys.models import toy_gate

@@ -7,8 +7,8 @@ from moe.corpora.tables import write_table
 from moe.files import write_json
 from moe.options import Options, option
 from moe.systems.whisper.base_model import save_base
+from moe.systems.whisper_moe.building import wrap
 from moe.systems.whisper_moe.folder import WhisperShape, new_record
-from moe.systems.whisper_moe.system import wrap
 from steps.tracking import artifacts
 from steps.tracking import runs as tracking
 from tests.toys.models import CONTEXT, N_EXPERTS, shared_base, toy_mixture, write_corpus

@@ -27,9 +27,10 @@ from moe.systems.whisper.base_source import SmallShape
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper.inputs import WhisperInputs
 from moe.systems.whisper.tokens import prompt_ids, train_tokenizer
+from moe.systems.whisper_moe.building import wrap
 from moe.systems.whisper_moe.folder import LORA, MIXTURE, WhisperShape, new_record
 from moe.systems.whisper_moe.model import WhisperMoE
-from moe.systems.whisper_moe.system import WhisperSystem, wrap
+from moe.systems.whisper_moe.system import WhisperSystem
 from moe.training.batches import collate
 from moe.training.dataset import SpeechDataset
 from tests.toys.corpora import RATE, tone

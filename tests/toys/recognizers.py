@@ -7,9 +7,10 @@ from moe.recognition.recognizer import Recognizer
 from moe.routing.options import RoutingOptions
 from moe.system import Record
 from moe.systems.whisper.base_model import load_base, save_base
+from moe.systems.whisper_moe.building import wrap
 from moe.systems.whisper_moe.folder import LORA, MIXTURE, WhisperShape, new_record
 from moe.systems.whisper_moe.model import WhisperMoE
-from moe.systems.whisper_moe.system import WhisperSystem, wrap
+from moe.systems.whisper_moe.system import WhisperSystem
 from tests.toys.models import ALL_LINEARS, CONTEXT, N_EXPERTS, adapter_options, awaken, shared_base, toy_gate
 
 

@@ -19,9 +19,9 @@ from moe.files import write_json
 from moe.options import Options, option
 from moe.routing.options import RoutingOptions
 from moe.systems.whisper.base_model import load_base, save_base
+from moe.systems.whisper_moe.building import wrap
 from moe.systems.whisper_moe.folder import BASE, CONTROLS, LORA, MIXTURE, ROLES, TITLES, WhisperShape, new_record
 from moe.systems.whisper_moe.model import WhisperMoE
-from moe.systems.whisper_moe.system import wrap
 from steps.tracking import artifacts, runs
 from steps.tracking.names import is_by_group
 from tests.toys.corpora import RATE, encode

@@ -1,36 +1,30 @@
-"""Whisper-MoE as a system; also one LoRA and the base model itself, which are the same module without experts."""
+"""Whisper-MoE without experts as a system: one LoRA, and the base model itself."""
 
 import copy
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from moe.experts.people.person import Layout, Person
 from moe.experts.people.personal_lora import layout_of
 from moe.files import write_whole_dir
-from moe.routing.gate import Gate, probabilities
-from moe.routing.losses import normalised_entropy
-from moe.system import Ask, Batch, DecodingOptions, Hypothesis, ParameterGroup, Record, routing_weights
+from moe.system import Ask, Batch, DecodingOptions, Hypothesis, ParameterGroup, Record
 from moe.systems.whisper.base_model import BaseModel, use_language
 from moe.systems.whisper.encoder import embedder
 from moe.systems.whisper.features import AudioContextOptions
 from moe.systems.whisper.inputs import WhisperInputs
 from moe.systems.whisper.tokens import language_ids
 from moe.systems.whisper_moe import merging
-from moe.systems.whisper_moe.asks import FixedRouting, MixtureAsk, WhisperAsk
+from moe.systems.whisper_moe.asks import WhisperAsk
 from moe.systems.whisper_moe.decoding import hypotheses_of
-from moe.systems.whisper_moe.folder import BASE_DIR, WhisperShape, load_model, save_model
+from moe.systems.whisper_moe.folder import WhisperShape, save_model
 from moe.systems.whisper_moe.model import WhisperMoE
 from moe.systems.whisper_moe.passes import Routed
-
-if TYPE_CHECKING:  # models run where pandas is not installed
-    import pandas as pd
 
 
 class WhisperSystem:
@@ -188,128 +182,3 @@ class WhisperSystem:
             yield
         finally:
             base.generation_config = generation
-
-
-class WhisperMoESystem(WhisperSystem):
-    """The mixture: it routes."""
-
-    ask_type = MixtureAsk
-
-    @property
-    def n_experts(self) -> int:
-        """Routed experts."""
-        return self.shape.n_experts
-
-    @property
-    def top_k(self) -> int:
-        """Experts mixed per utterance in decoding."""
-        return self.model.phase.top_k
-
-    @property
-    def expert_of_etiology(self) -> dict[str, int]:
-        """The oracle routing; known after training."""
-        return self.shape.expert_of_etiology
-
-    @expert_of_etiology.setter
-    def expert_of_etiology(self, experts: dict[str, int]) -> None:
-        self.shape = dataclasses.replace(self.shape, expert_of_etiology=experts)
-        self.record = dataclasses.replace(self.record, shape=dataclasses.asdict(self.shape))
-
-    @property
-    def gate(self) -> Gate:
-        """The gate.
-
-        Raises:
-            ValueError: the model has none.
-        """
-        if self.model.gate is None:
-            raise ValueError("the model has no gate: routing_weights must be given")
-        return self.model.gate
-
-    @property
-    def gate_unit(self) -> str:
-        """What the gate reads: `utterance` or `speaker`."""
-        return self.shape.routing.gate_unit
-
-    def gate_probabilities(self, embeddings: np.ndarray) -> np.ndarray:
-        """The gate's distribution: (N, D) → (N, E)."""
-        return probabilities(self.gate, embeddings)
-
-    def check(self, ask: Ask, beam_size: int = 1) -> None:
-        """Refuse more experts than there are, and what a Whisper refuses.
-
-        Raises:
-            ValueError: naming what is allowed.
-        """
-        refuse(self.record, ask.part(MixtureAsk), None)
-        super().check(ask, beam_size)
-
-    def ablations(self) -> dict[str, Ask]:
-        """Every expert alone, all mixed alike, and the shared adapter without any."""
-        rows = {f"expert_{expert}": tuple(row) for expert, row in enumerate(np.eye(self.n_experts).tolist())}
-        rows["uniform"] = (1 / self.n_experts,) * self.n_experts
-        if self.shape.adapters.shared_rank:
-            rows["shared"] = (0.0,) * self.n_experts
-        return {name: FixedRouting(weights=weights) for name, weights in rows.items()}
-
-    def fixed(self, experts: Sequence[float]) -> Ask:
-        """The weights (E,) for every utterance."""
-        return FixedRouting(weights=tuple(experts))
-
-    def measures(self, hypotheses: Sequence[Hypothesis]) -> dict[str, float]:
-        """Load of every expert, and the entropy of the gate's distribution by its maximum."""
-        weights = routing_weights(hypotheses)  # (N, E)
-        measured = {f"load/expert_{expert}": float(share) for expert, share in enumerate(weights.mean(0))}
-        gate = [each.gate_probabilities for each in hypotheses if each.gate_probabilities is not None]
-        return measured | ({"routing_entropy": normalised_entropy(torch.from_numpy(np.stack(gate)))} if gate else {})
-
-    def describe(self) -> dict[str, str]:
-        """Experts mixed, and how much audio the encoder takes at once."""
-        return {"experts mixed": f"{self.shape.routing.top_k} of {self.n_experts}"} | super().describe()
-
-    def _route(self, batch: Batch, ask: Ask) -> Routed:
-        weights = batch.get("routing_weights")
-        if isinstance(ask, FixedRouting):
-            weights = torch.tensor(ask.weights, device=self.model.device).expand(len(batch["mel"]), -1)
-        return self.model.route(batch["mel"], batch["n_frames"], batch.get("embedding"), weights)
-
-    @contextmanager
-    def _asked(self, ask: Ask) -> Iterator[None]:
-        """Also with as many experts as are asked for."""
-        phase, top_k = self.model.phase, ask.part(MixtureAsk).top_k
-        if top_k is not None:
-            self.model.phase = dataclasses.replace(phase, top_k=top_k)
-        try:
-            with super()._asked(ask):
-                yield
-        finally:
-            self.model.phase = phase
-
-
-def refuse(record: Record, ask: MixtureAsk, rows: "pd.DataFrame | None") -> None:
-    """Refuse more experts than a mixture has; asked of its record, before it is loaded.
-
-    Raises:
-        ValueError: naming how many there are.
-    """
-    n_experts = WhisperShape.of(record.shape).n_experts
-    if ask.top_k is not None and not 1 <= ask.top_k <= n_experts:
-        raise ValueError(f"top_k={ask.top_k}: must be between 1 and {n_experts}, the number of experts")
-
-
-def load(folder: Path) -> WhisperSystem:
-    """A saved recogniser.
-
-    Raises:
-        ValueError: the folder holds none, or adapters that do not fit.
-    """
-    model, base, record = load_model(folder)
-    return wrap(model, base, Path(folder) / BASE_DIR, record)
-
-
-def wrap(
-    model: WhisperMoE, base: BaseModel, base_dir: Path, record: Record, learning_rates: Mapping[str, float] | None = None
-) -> WhisperSystem:
-    """A model as a system: one that routes where it has experts."""
-    kind = WhisperMoESystem if model.n_experts else WhisperSystem
-    return kind(model, base, base_dir, record, learning_rates)

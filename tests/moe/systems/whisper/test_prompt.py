@@ -23,7 +23,8 @@ from moe.systems.whisper.base_source import SmallShape, folder_languages
 from moe.systems.whisper.tokens import END, NO_TIMESTAMPS, START, TASKS, label_ids, prompt_ids, train_tokenizer
 from moe.systems.whisper_moe import decoding
 from moe.systems.whisper_moe.asks import WhisperAsk
-from moe.systems.whisper_moe.system import WhisperSystem, load
+from moe.systems.whisper_moe.building import load
+from moe.systems.whisper_moe.system import WhisperSystem
 from moe.systems.whisper_moe.zero_shot import base_system
 from steps.chain.checks import language_faults
 from tests.toys.models import shared_base, toy_wave
