@@ -22,6 +22,7 @@ from moe.options import NONE, Options, names_of, to_text
 from moe.systems.whisper.tokens import CHECKPOINT
 from steps import asr, cluster, pretrain, steer
 from steps.chain.checks import (
+    backoff_faults,
     beam_faults,
     cluster_faults,
     export_faults,
@@ -194,7 +195,7 @@ def _adapter_faults(options: StepOptions) -> list[str]:
     """Layers that are not there, routing that so few experts leave nothing to, and a total rank that cannot be divided among them."""
     if asr in left_out(options):
         return []
-    found = target_faults(options.lora_targets) + routing_faults(options, n_experts(options))
+    found = target_faults(options.lora_targets) + routing_faults(options, n_experts(options)) + backoff_faults(options)
     if options.adapter_rank is None:
         return found
     try:

@@ -66,11 +66,22 @@ class RoutingOptions(TopKOptions, ViewOptions):
         "gate leaves more to the shared adapter; or (Switch) the probability itself. The last two teach the gate at top_k=1 too",
         choices=(RENORMALISED, CERTAINTY, PROBABILITY),
     )
+    expert_dropout: float = option(
+        0.0,
+        "share of the utterances that train the shared adapter alone, drawn anew in every update, so that decoding can back off to it",
+        low=0,
+        high=0.9,
+    )
 
     def faults(self) -> list[str]:
         """What would teach the gate the wrong thing."""
+        found = []
         if self.gate_scaling != RENORMALISED and self.mixing == "loss":
-            return [
+            found.append(
                 f"gate_scaling={self.gate_scaling} with mixing=loss: the gate would lower the loss by choosing improbable experts"
-            ]
-        return []
+            )
+        if self.expert_dropout and self.mixing == "loss":
+            found.append(
+                f"expert_dropout={self.expert_dropout:g} with mixing=loss: losses are mixed only where there are experts"
+            )
+        return found

@@ -26,7 +26,7 @@ from moe.systems.whisper.base_source import (
     small_files,
 )
 from moe.systems.whisper.checkpoint_weights import CONFIG
-from steps.chain.options import CTC, ChainOptions
+from steps.chain.options import CTC, MIXTURE, ChainOptions
 from steps.chain.stages import idle_options, running, step_name
 
 EXPORT = "export_dir"
@@ -108,6 +108,13 @@ def top_k_faults(options: ChainOptions, n_experts: int | str) -> list[str]:
     return [
         f"{name}={k}: num_experts={n_experts} has no more to mix" for name, k in asked.items() if k is not None and k > n_experts
     ]
+
+
+def backoff_faults(options: ChainOptions) -> list[str]:
+    """A mixture that is to back off, and has nothing to back off to."""
+    if MIXTURE in options.system_names and vars(options)["backoff"] and not vars(options)["shared_expert"]:
+        return ["backoff=true: shared_expert=false leaves no shared adapter to back off to"]
+    return []
 
 
 def routing_faults(options: ChainOptions, n_experts: int | str) -> list[str]:

@@ -209,7 +209,8 @@ class ChainCost:
     def _evaluation(self, found: Calibration) -> StageCost:
         """All evaluations, their reports and what compares them."""
         n_systems, n_reports = len(self._systems), len(self._systems) + ("compare" in self._steps())
-        n_decoded = n_systems * self.size.n_test + (self._n_ablated() if MIXTURE in self._systems else 0)
+        n_mixture = self._n_ablated() + self.options.backoff * self.size.n_test if MIXTURE in self._systems else 0
+        n_decoded = n_systems * self.size.n_test + n_mixture
         seconds = self._scored_s(n_decoded, found) + self._features_s(n_systems * self.size.n_test) + n_reports * REPORT_S
         said = f"{self.size.n_test} utterances by {n_systems} systems, {n_decoded} decoded in all, and {n_reports} reports"
         return StageCost("evaluate", seconds, said)

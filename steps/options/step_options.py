@@ -223,6 +223,12 @@ class MixtureStepOptions(AdapterOptions, RoutingOptions, StagePercentOptions, Au
     pretrain_run_id: str = option(help="run that holds the base model")
     augment: bool = option(False, "all augmentation in adapter training too (on the demo SpecAugment cost both systems WER)")
 
+    def faults(self) -> list[str]:
+        """Utterances that nothing would learn from."""
+        if self.expert_dropout and not self.shared_expert:
+            return [f"expert_dropout={self.expert_dropout:g}: shared_expert=false leaves such utterances to the base model"]
+        return []
+
     @property
     def augmentation(self) -> AugmentationOptions | None:
         """All of it, or none."""
@@ -237,6 +243,7 @@ class MixtureStepOptions(AdapterOptions, RoutingOptions, StagePercentOptions, Au
 TRAINING = (
     "augment",
     "lora_dropout",
+    "expert_dropout",
     *names_of(AugmentationOptions, AveragingOptions, CheckpointOptions),
     *names_of(ScheduleOptions, ReportOptions, ComputeOptions, ShardingOptions, but=names_of(PrecisionOptions)),
     "eval_every_n_updates",

@@ -17,6 +17,11 @@ class MixtureAsk(WhisperAsk):
     """What a request may ask of a mixture."""
 
     top_k: int | None = option(None, "experts mixed in decoding (none: as in training)", low=1)
+    backoff: bool = option(
+        False,
+        "decode with the shared adapter alone too, and keep the likelier hypothesis by the mean log-probability of its tokens: for speech "
+        "that training lacks, at twice the decoding; meant for a mixture trained with expert_dropout",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,9 @@ import torch
 
 from moe.routing.gate import Gate, probabilities
 from moe.routing.losses import normalised_entropy
-from moe.system import Ask, Batch, Hypothesis, Record, routing_weights
+from moe.system import Ask, Batch, DecodingOptions, Hypothesis, Record, routing_weights
 from moe.systems.whisper_moe.asks import FixedRouting, MixtureAsk
+from moe.systems.whisper_moe.backoff import BACKED_OFF, likelier
 from moe.systems.whisper_moe.folder import WhisperShape
 from moe.systems.whisper_moe.passes import Routed
 from moe.systems.whisper_moe.system import WhisperSystem
@@ -65,8 +66,18 @@ class WhisperMoESystem(WhisperSystem):
         """The gate's distribution: (N, D) → (N, E)."""
         return probabilities(self.gate, embeddings)
 
+    def decode(self, batch: Batch, options: DecodingOptions, ask: Ask, with_loss: bool = False) -> list[Hypothesis]:
+        """Hypotheses of a batch; with `backoff` the likelier of the routed one and the shared adapter's, but for people with their own."""
+        routed, asked = super().decode(batch, options, ask, with_loss), ask.part(MixtureAsk)
+        if not asked.backoff:
+            return routed
+        fixed = FixedRouting(language=asked.language, weights=(0.0,) * self.n_experts)
+        alone, people = super().decode(batch, options, fixed, with_loss), self._people_of(batch) or [None] * len(routed)
+        alone = [other if person is None else own for other, own, person in zip(alone, routed, people, strict=True)]
+        return [likelier(*pair) for pair in zip(routed, alone, strict=True)]
+
     def check(self, ask: Ask, beam_size: int = 1) -> None:
-        """Refuse more experts than there are, and what a Whisper refuses.
+        """Refuse more experts than there are, backing off to nothing, and what a Whisper refuses.
 
         Raises:
             ValueError: naming what is allowed.
@@ -87,11 +98,13 @@ class WhisperMoESystem(WhisperSystem):
         return FixedRouting(weights=tuple(experts))
 
     def measures(self, hypotheses: Sequence[Hypothesis]) -> dict[str, float]:
-        """Load of every expert, and the entropy of the gate's distribution by its maximum."""
+        """Load of every expert, the entropy of the gate's distribution by its maximum, and the share that was backed off."""
         weights = routing_weights(hypotheses)  # (N, E)
         measured = {f"load/expert_{expert}": float(share) for expert, share in enumerate(weights.mean(0))}
         gate = [each.gate_probabilities for each in hypotheses if each.gate_probabilities is not None]
-        return measured | ({"routing_entropy": normalised_entropy(torch.from_numpy(np.stack(gate)))} if gate else {})
+        measured |= {"routing_entropy": normalised_entropy(torch.from_numpy(np.stack(gate)))} if gate else {}
+        backed_off = [each.details[BACKED_OFF] for each in hypotheses if BACKED_OFF in each.details]
+        return measured | ({BACKED_OFF: float(np.mean(backed_off))} if backed_off else {})
 
     def describe(self) -> dict[str, str]:
         """Experts mixed, and how much audio the encoder takes at once."""
@@ -117,11 +130,13 @@ class WhisperMoESystem(WhisperSystem):
 
 
 def refuse(record: Record, ask: MixtureAsk, rows: "pd.DataFrame | None") -> None:
-    """Refuse more experts than a mixture has; asked of its record, before it is loaded.
+    """Refuse more experts than a mixture has, and backing off where it has no shared adapter; asked of its record, before it is loaded.
 
     Raises:
         ValueError: naming how many there are.
     """
-    n_experts = WhisperShape.of(record.shape).n_experts
-    if ask.top_k is not None and not 1 <= ask.top_k <= n_experts:
-        raise ValueError(f"top_k={ask.top_k}: must be between 1 and {n_experts}, the number of experts")
+    shape = WhisperShape.of(record.shape)
+    if ask.top_k is not None and not 1 <= ask.top_k <= shape.n_experts:
+        raise ValueError(f"top_k={ask.top_k}: must be between 1 and {shape.n_experts}, the number of experts")
+    if ask.backoff and not shape.adapters.shared_rank:
+        raise ValueError("backoff=true: trained with shared_expert=false, the model has no shared adapter to back off to")

@@ -23,7 +23,7 @@ from moe.routing.curriculum import Phase
 from moe.routing.gate import Gate
 from moe.routing.losses import BalanceOptions, BalanceWindow, routing_loss
 from moe.routing.options import RoutingOptions
-from moe.routing.weights import Routing, RoutingWeights, one_hot, top_k_weights
+from moe.routing.weights import Routing, RoutingWeights, one_hot, top_k_weights, without_some
 from moe.systems.whisper import encoder as whisper_encoder
 from moe.systems.whisper.beams import beams
 from moe.systems.whisper.greedy import greedy
@@ -138,13 +138,14 @@ class WhisperMoE(Mixture):
         if routing_weights is not None:
             n_used = int((routing_weights > 0).sum(-1).max())
             muted = self.training and not self.phase.experts
-            return Routed(hidden, RoutingWeights(routing_weights * 0 if muted else routing_weights, n_used))
+            given = RoutingWeights(routing_weights * 0 if muted else routing_weights, n_used)
+            return Routed(hidden, self._some_dropped(given))
         if embedding is None:
             embedding = self._embed(mel, n_frames, view)
         logits = self._gate_logits(embedding)
         scaling = self.routing_options.gate_scaling
         weights, probabilities = top_k_weights(logits, self.phase.top_k, self.phase.temperature, scaling)
-        return Routed(hidden, weights, logits, probabilities)
+        return Routed(hidden, self._some_dropped(weights), logits, probabilities)
 
     @torch.no_grad()
     def generate(self, routed: Routed, **options: Any) -> Tensor:
@@ -233,6 +234,10 @@ class WhisperMoE(Mixture):
         if self.training and self.phase.noise:
             logits = logits + self.phase.noise * torch.randn_like(logits)
         return logits
+
+    def _some_dropped(self, weights: RoutingWeights) -> RoutingWeights:
+        share = self.routing_options.expert_dropout
+        return without_some(weights, share) if self.training and share else weights
 
     def _above(self, hidden: Tensor) -> Tensor:
         encoder = self.base.model.encoder

@@ -109,6 +109,22 @@ def test_who_has_nothing_of_their_own_keeps_every_bit_beside_those_who_have(tmp_
         assert (again[index].text, again[index].mean_logprob) == (texts[index].text, texts[index].mean_logprob)
 
 
+@torch.no_grad()
+def test_who_has_something_of_their_own_is_never_backed_off(tmp_path: Path, data) -> None:
+    """Their expert was trained above the mixture; others of the batch back off as without them."""
+    system = toy(N_EXPERTS)
+    layout = system.layout(TARGETS, R)
+    system.people = [weighted(1, N_EXPERTS), awake(layout, 2, "a")]
+    batch, numbers = batch_of(system, data), torch.tensor([0, 1, -1, -1, -1, -1])
+    own, found = (
+        system.decode(batch | {"person": numbers}, DECODING, system.ask_type(backoff=backoff)) for backoff in (False, True)
+    )
+    nobody = system.decode(batch, DECODING, system.ask_type(backoff=True))
+    assert [each.text for each in found] == [*(each.text for each in own[:2]), *(each.text for each in nobody[2:])]
+    off = [each.details["backed_off"] for each in found]
+    assert off[:2] == [0.0, 0.0] and off[2:] == [each.details["backed_off"] for each in nobody[2:]] and any(off)
+
+
 def test_one_layer_is_w_plus_s_times_ba_by_hand(tmp_path: Path) -> None:
     system = toy(0)
     layout = system.layout(("q_proj",), R)

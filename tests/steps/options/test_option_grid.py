@@ -62,6 +62,7 @@ FACTORS: dict[str, tuple[Any, ...]] = {
     "top_k": (2, 1, 3),
     "mixing": ("delta", "loss"),
     "gate_scaling": ("renormalised", "certainty", "probability"),
+    "expert_dropout": (0.0, 0.5),
     "shared_expert": (True, False),
     "shared_r": (None, 2),
     "soft_epochs": (0, 1),
