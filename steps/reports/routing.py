@@ -15,6 +15,7 @@ from analysis.plots.profiles import profiles_figure
 from analysis.plots.routing import ablation_figure, load_heatmap
 from analysis.profiles import exemplars, expert_profiles, group_shares, standard_scores
 from analysis.routing import LEARNED, collapse, expert_load, load_by, load_entropy, regret, routing_entropy, routing_weights
+from moe.systems.whisper_moe.backoff import BACKED_OFF
 from steps.tracking.step_run import StepRun
 
 
@@ -32,6 +33,8 @@ def log_routing(
         the metrics to log.
     """
     metrics = {"test/routing_entropy": routing_entropy(counted), "test/load_entropy": load_entropy(counted)}
+    if BACKED_OFF in counted:
+        metrics[f"test/{BACKED_OFF}"] = float(counted[BACKED_OFF].mean())
     step.log_table(expert_load(counted), "tables/expert_load.json")
     if step.plots and several(counted):
         figure = load_heatmap(load_by(counted), note=note, counts=counted["etiology"].value_counts())

@@ -201,6 +201,17 @@ def test_experts_mixed_are_those_that_are_asked_for(runs) -> None:
     assert (table[[f"weight_{expert}" for expert in range(N_EXPERTS)]].to_numpy().max(1) == 1).all()
 
 
+def test_the_share_that_was_backed_off_is_a_metric_and_a_column(runs) -> None:
+    asked = [evaluate.run(options(runs, ablations=False, backoff=backoff)) for backoff in (True, False)]
+    tables, metrics = (
+        [hypotheses_of(run_id) for run_id in asked],
+        [connect().client.get_run(run_id).data.metrics for run_id in asked],
+    )
+    assert metrics[0]["test/backed_off"] == tables[0]["backed_off"].mean() and set(tables[0]["backed_off"]) <= {0.0, 1.0}
+    assert (tables[0]["mean_logprob"] >= tables[1]["mean_logprob"] - 1e-3).all()
+    assert "test/backed_off" not in metrics[1] and "backed_off" not in tables[1]
+
+
 def test_where_nobody_speaks_the_text_counts_only_if_that_is_asked(runs) -> None:
     """The toy's chords are no speech."""
     asked = evaluate.StepOptions(

@@ -12,7 +12,7 @@ from moe.routing.gate import Gate, probabilities
 from moe.routing.losses import normalised_entropy
 from moe.system import Ask, Batch, DecodingOptions, Hypothesis, Record, routing_weights
 from moe.systems.whisper_moe.asks import FixedRouting, MixtureAsk
-from moe.systems.whisper_moe.backoff import BACKED_OFF, likelier
+from moe.systems.whisper_moe.backoff import likelier
 from moe.systems.whisper_moe.folder import WhisperShape
 from moe.systems.whisper_moe.passes import Routed
 from moe.systems.whisper_moe.system import WhisperSystem
@@ -98,13 +98,11 @@ class WhisperMoESystem(WhisperSystem):
         return FixedRouting(weights=tuple(experts))
 
     def measures(self, hypotheses: Sequence[Hypothesis]) -> dict[str, float]:
-        """Load of every expert, the entropy of the gate's distribution by its maximum, and the share that was backed off."""
+        """Load of every expert, and the entropy of the gate's distribution by its maximum."""
         weights = routing_weights(hypotheses)  # (N, E)
         measured = {f"load/expert_{expert}": float(share) for expert, share in enumerate(weights.mean(0))}
         gate = [each.gate_probabilities for each in hypotheses if each.gate_probabilities is not None]
-        measured |= {"routing_entropy": normalised_entropy(torch.from_numpy(np.stack(gate)))} if gate else {}
-        backed_off = [each.details[BACKED_OFF] for each in hypotheses if BACKED_OFF in each.details]
-        return measured | ({BACKED_OFF: float(np.mean(backed_off))} if backed_off else {})
+        return measured | ({"routing_entropy": normalised_entropy(torch.from_numpy(np.stack(gate)))} if gate else {})
 
     def describe(self) -> dict[str, str]:
         """Experts mixed, and how much audio the encoder takes at once."""
