@@ -45,7 +45,7 @@ def run(options: StepOptions) -> str:
     """Run the trials, compare the best, log the report and return the run id.
 
     Raises:
-        RuntimeError: no trial has a result.
+        RuntimeError: no trial has a result, and not because they were pruned.
     """
     _check(options)
     with runs.step_run("sweep", options, f"sweep · {options.sweep_system} · seed {options.seed}") as step:
@@ -62,11 +62,11 @@ def run(options: StepOptions) -> str:
         n_trials, n_parallel = options.n_trials or 0, options.parallel_trials
         study = search(options.sampler, options.dimensions, n_trials, options.seed, attempt, n_parallel)
         finalists = best_trials(trials, options.finalists)
-        if not finalists:
+        if not finalists and not any(trial.pruned_run_id for trial in trials):
             raise RuntimeError(f"no trial has a result; the last: {trials[-1].fault}")
-        compare_run_id = _compared(options, [given, *finalists])
+        compare_run_id = _compared(options, [given, *finalists]) if finalists else None
         log_sweep(step, Swept(options.selected, given, tuple(trials), study, compare_run_id))
-        step.log_text(option_file_text(best_options(options, finalists[0])), BEST)
+        step.log_text(option_file_text(best_options(options, [*finalists, given][0])), BEST)
     return step.run_id
 
 

@@ -42,8 +42,8 @@ class Swept:
 
     @property
     def best(self) -> Trial:
-        """The trial with the lowest mean."""
-        return best_trials(self.trials, 1)[0]
+        """The trial with the lowest mean; the options as given where every trial was pruned."""
+        return [*best_trials(self.trials, 1), self.given][0]
 
     @property
     def table(self) -> pd.DataFrame:
@@ -55,6 +55,12 @@ class Swept:
         """The best trial, in words; a choice by dev says nothing of test yet."""
         n_pruned = sum(trial.pruned_run_id is not None for trial in self.trials)
         n_failed = sum(bool(trial.fault) for trial in self.trials) - n_pruned
+        if self.best is self.given:
+            others = f" or have no result ({n_failed})" if n_failed else ""
+            return (
+                f"All {len(self.trials)} trials were pruned{others}: the options as given have the lowest {self.metric}, "
+                f"{percent(self.given.rate)}."
+            )
         failed = f"; {n_pruned} were pruned" if n_pruned else ""
         failed += f"; {n_failed} of {len(self.trials)} trials have no result" if n_failed else ""
         return (

@@ -17,6 +17,7 @@ from moe.options import Options
 from steps import ctc, main, sweep
 from steps.inputs.corpus import Prepared
 from steps.options.command_line import file_values
+from steps.sweeps.trials import AS_GIVEN, TrainedChain, Trial
 from steps.tracking import artifacts
 from steps.tracking.pruning import PRUNED_TAG, Watch
 from steps.tracking.store import connect, unfinished_root
@@ -168,3 +169,31 @@ def test_the_finalists_are_tested_on_one_test_set(done: Done) -> None:
 def test_each_start_says_what_it_reused(done: Done) -> None:
     lines = [line for line in done.said.splitlines() if line.startswith(("as given", "trial")) and "seed 42" in line]
     assert lines[0].split()[4] == "reused" and lines[-1].split()[4] == "reused"  # the finalist, to be evaluated
+
+
+def test_where_all_are_pruned_the_options_as_given_are_the_best(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = Trial(AS_GIVEN, {}, (TrainedChain(42, "main", "prepare", "model", 0.2),))
+
+    def tried(options: sweep.StepOptions, asked: list, *_: object) -> Iterator[Trial]:
+        for name, values in asked:
+            yield Trial(name, dict(values), (), "pruned: dev/cer of ctc 40 %, above 20 %", {("ctc", "run"): (0.4,)}, "run")
+
+    for name, other in {"_check": lambda options: None, "_trained": lambda *_: given, "_tried": tried}.items():
+        monkeypatch.setattr(sweep, name, other)
+    options = sweep.StepOptions.asked(
+        corpus="folder", dataset_root=str(tmp_path), sweep_system="wav2vec2_ctc", space="{ctc_learning_rate: [0.1, 0.2]}",
+        sampler="grid", halving=2, no_plot=True, **SMALL,
+    )  # fmt: skip
+    run = connect().client.get_run(sweep.run(options))
+    assert run.info.status == "FINISHED" and run.data.metrics["dev/cer_best"] == run.data.metrics["dev/cer_as_given"] == 0.2
+    assert (
+        "All 2 trials were pruned: the options as given have the lowest dev/cer, 20.0 %." in run.data.tags["mlflow.note.content"]
+    )
+    assert "ctc_learning_rate" not in file_values(main.StepOptions, str(artifacts.upstream(run.info.run_id, "best.yaml")))
+    monkeypatch.setattr(
+        sweep, "_tried", lambda options, asked, *_: (Trial(name, dict(each), (), "diverged") for name, each in asked)
+    )
+    with pytest.raises(RuntimeError, match="no trial has a result; the last: diverged"):
+        sweep.run(options)
