@@ -28,6 +28,7 @@ from moe.systems.whisper.base_source import (
 from moe.systems.whisper.checkpoint_weights import CONFIG
 from steps.chain.options import CTC, MIXTURE, ChainOptions
 from steps.chain.stages import idle_options, running, step_name
+from steps.options.ask_options import AskOptions
 
 EXPORT = "export_dir"
 FOUND = ("hdbscan", "by_etiology")  # clusters, of which num_experts is the most
@@ -56,6 +57,7 @@ def idle_faults(
     used, reasons = {*kept, *SIZES}, dict[str, list[str]]()
     for stage, given in started:
         idle = idle_options(stage, options, given)
+        idle |= {name: f"none of systems={options.systems} takes it" for name in names_of(AskOptions) if name in given}
         used |= set(_names(stage)) - set(idle)
         for name, why in idle.items():
             reasons.setdefault(name, []).append(why)

@@ -113,6 +113,14 @@ def test_no_stage_runs_that_no_system_needs(systems: str, stages: list[str]) -> 
             "ctc_experts=3: needs as many clusters; set cluster_run_id, or name whisper_moe too among the systems of main",
         ),
         (
+            {"systems": "zero_shot,domain_whisper", "register_system": "any", "backoff": True},
+            "backoff=true: none of systems=zero_shot,domain_whisper takes it",
+        ),
+        (
+            {"systems": "wav2vec2_ctc", "register_system": "any", "decoding_top_k": 1},
+            "decoding_top_k=1: none of systems=wav2vec2_ctc takes it",
+        ),
+        (
             {"systems": "zero_shot"},
             "register_system=whisper_moe: systems=zero_shot does not train it; set register_system=any or one of them",
         ),
