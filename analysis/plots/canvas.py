@@ -4,7 +4,7 @@ Figures are built with the object interface, so no backend is chosen and nothing
 Okabe & Ito (2008), distinguishable with any colour vision; widths suit a browser column of 900 pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from textwrap import fill
 from typing import Any
 
@@ -23,6 +23,8 @@ INK = "#333333"
 WIDTH = 9.0  # inches; 900 pixels at DPI
 DPI = 100
 TITLE_WIDTH = 85  # characters of a line of the title
+NAME_WIDTH = 40  # characters of a line of a name beside the axes: a longer one would leave them no room
+LINE = 0.16  # inches of a line of a name
 
 
 def new_figure(title: str, height: float = 4.5, n_rows: int = 1, n_columns: int = 1, note: str = "") -> tuple[Figure, np.ndarray]:
@@ -59,7 +61,25 @@ def marker_of(index: int) -> str:
 def legend(axis: Axes, title: str = "", **options: Any) -> Legend:
     """A legend without frame, to the right of the axes so that it never covers data."""
     placed: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), **options}
-    return axis.legend(title=title, fontsize=9, title_fontsize=9, frameon=False, **placed)
+    made = axis.legend(title=title, fontsize=9, title_fontsize=9, frameon=False, **placed)
+    for text in made.get_texts():
+        text.set_text(wrapped(text.get_text()))
+    return made
+
+
+def wrapped(name: str) -> str:
+    """A name in lines that leave the axes room: options make that of a system long, folders that of a speaker."""
+    return fill(name, NAME_WIDTH, break_on_hyphens=False)
+
+
+def legend_height(names: Iterable[str]) -> float:
+    """Inches of a figure beside whose axes these names stand, one below the other."""
+    return 1.8 + sum(LINE * (1 + wrapped(name).count("\n")) + LINE / 3 for name in names)
+
+
+def rows_height(names: Sequence[str], least: float) -> float:
+    """Inches of rows with these names, all as high as the highest, and at `least` so high each."""
+    return len(names) * max([least, *(LINE * (1 + wrapped(name).count("\n")) + LINE / 2 for name in names)])
 
 
 def heatmap(
@@ -76,9 +96,9 @@ def heatmap(
     axis.grid(False)
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0)
-    axis.set_xticks(range(table.shape[1]), [str(name) for name in table.columns], rotation=30 if wide(table.columns) else 0,
+    axis.set_xticks(range(table.shape[1]), [wrapped(str(name)) for name in table.columns], rotation=30 if wide(table.columns) else 0,
                     ha="right" if wide(table.columns) else "center")  # fmt: skip
-    axis.set_yticks(range(table.shape[0]), [str(name) for name in table.index])
+    axis.set_yticks(range(table.shape[0]), [wrapped(str(name)) for name in table.index])
     size = 9 if max(table.shape) <= 12 else 7
     for row, column in np.ndindex(values.shape):
         shade = "white" if values[row, column] > 0.55 * top else INK

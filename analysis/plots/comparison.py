@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from analysis.plots.canvas import colour_of, legend, marker_of, new_figure, percent_axis
+from analysis.plots.canvas import colour_of, legend, legend_height, marker_of, new_figure, percent_axis, rows_height
 from analysis.plots.errors import draw_forest
 
 COST_NAMES = {
@@ -30,7 +30,7 @@ def overall_figure(
     labels = [f"{row.system}" for row in table.itertuples()]
     first = table.iloc[0]
     said = f"{title} (n = {int(first['n_utterances'])}, {int(first['n_speakers'])} speakers)"
-    figure, axes = new_figure(said, 1.6 + 0.42 * len(table), note=note)
+    figure, axes = new_figure(said, 1.6 + rows_height(labels, 0.42), note=note)
     draw_forest(axes[0, 0], labels, table, [places[system] for system in table["system"]] if places else None)
     return figure
 
@@ -51,7 +51,9 @@ def tradeoff_figure(
     """
     known = table[table[cost].notna()]
     name = COST_NAMES.get(cost, cost.replace("_", " "))
-    figure, axes = new_figure(title or f"WER against {name.partition(',')[0].partition(':')[0]}", 4.5, note=note)
+    figure, axes = new_figure(
+        title or f"WER against {name.partition(',')[0].partition(':')[0]}", max(4.5, legend_height(known["system"])), note=note
+    )
     axis = axes[0, 0]
     for index, row in enumerate(known.itertuples()):
         bars = np.array([[max(0.0, row.wer - row.low)], [max(0.0, row.high - row.wer)]])

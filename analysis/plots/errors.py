@@ -8,7 +8,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from analysis.plots.canvas import colour_of, heatmap, heatmap_height, legend, marker_of, new_figure, percent_axis
+from analysis.plots.canvas import (
+    colour_of,
+    heatmap,
+    heatmap_height,
+    legend,
+    legend_height,
+    marker_of,
+    new_figure,
+    percent_axis,
+    rows_height,
+    wrapped,
+)
 
 MOST_ROWS = 60  # of a forest plot; a table holds the rest
 
@@ -23,7 +34,7 @@ def forest_figure(rates: pd.DataFrame, title: str = "WER by group", note: str = 
         title = f"{title}, the {MOST_ROWS} highest of {len(rates)}"
         rates = rates.sort_values("wer", ascending=False, kind="stable").head(MOST_ROWS)
     labels = [f"{row.group}  (n = {row.n_utterances}, {row.n_speakers} sp.)" for row in rates.itertuples()]
-    figure, axes = new_figure(title, 1.5 + (0.36 if len(rates) <= 20 else 0.24) * len(rates), note=note)
+    figure, axes = new_figure(title, 1.5 + rows_height(labels, 0.36 if len(rates) <= 20 else 0.24), note=note)
     draw_forest(axes[0, 0], labels, rates, [place] * len(rates))
     if "small" in rates and rates["small"].any():
         axes[0, 0].set_xlabel("WER, bars: 95 % interval over speakers; hollow: small group")
@@ -40,7 +51,7 @@ def draw_forest(axis: Axes, labels: Sequence[str], rates: pd.DataFrame, places: 
     top = float(np.nanmax([rates["wer"].max(), rates["high"].max(), 0.01]))
     for row, rate, high in zip(rows, rates["wer"], rates["high"].fillna(rates["wer"]), strict=True):
         axis.text(high + 0.015 * top, row, f"{100 * rate:.1f} %", va="center", fontsize=9)
-    axis.set_yticks(rows, labels)
+    axis.set_yticks(rows, [wrapped(label) for label in labels])
     axis.set_xlim(0, 1.12 * top)
     axis.set_ylim(-0.6, len(rates) - 0.4)
     axis.grid(axis="y", visible=False)
@@ -59,7 +70,8 @@ def systems_figure(
     systems, groups = list(dict.fromkeys(rates["system"])), list(dict.fromkeys(rates["group"]))
     n_utterances = rates.groupby("group")["n_utterances"].max()
     step = 1.0 / (len(systems) + 1)
-    figure, axes = new_figure(title, 1.4 + len(groups) * (0.25 + 0.16 * len(systems)), note=note)
+    height = max(1.4 + len(groups) * (0.25 + 0.16 * len(systems)), legend_height(systems))
+    figure, axes = new_figure(title, height, note=note)
     axis = axes[0, 0]
     for index, system in enumerate(systems):
         place = index if places is None else places[system]
@@ -69,7 +81,7 @@ def systems_figure(
         axis.plot(rows["wer"], at, linestyle="", color=colour_of(place), marker=marker_of(place), markersize=6, label=system)
     for line in range(1, len(groups)):
         axis.axhline(line - 0.5, color="#DDDDDD", linewidth=0.8)
-    axis.set_yticks(range(len(groups) - 1, -1, -1), [f"{group}  (n = {int(n_utterances[group])})" for group in groups])
+    axis.set_yticks(range(len(groups) - 1, -1, -1), [wrapped(f"{group}  (n = {int(n_utterances[group])})") for group in groups])
     axis.set_ylim(-0.5, len(groups) - 0.5)
     axis.set_xlim(left=0)
     axis.grid(axis="y", visible=False)

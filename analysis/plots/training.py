@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.plots.canvas import colour_of, legend, marker_of, new_figure, percent_axis
+from analysis.plots.canvas import colour_of, legend, legend_height, marker_of, new_figure, percent_axis
 
 START = "epoch (0: the start)"
 RATES = {"wer": "WER", "cer": "CER"}
@@ -100,7 +100,7 @@ def overlaid_curves(
     without = sorted(set(histories) - set(have))
     words = in_words(column)
     said = (title or f"{words[0].upper()}{words[1:]} by {x}") + (f" (not recorded: {', '.join(without)})" if without else "")
-    figure, axes = new_figure(said, 4.5, note=note)
+    figure, axes = new_figure(said, max(4.5, legend_height(have)), note=note)
     for index, (name, history) in enumerate(have.items()):
         place = places[name] if places else index
         _line(axes[0, 0], history[[x, column]].dropna(), name, place)

@@ -310,3 +310,32 @@ def test_differences_stand_in_the_order_of_their_condition_with_their_intervals(
     np.testing.assert_allclose(line.get_ydata(), [1, -2])
     assert second.get_xlabel() == "strength" and "points" in first.get_ylabel()
     assert first.get_ylim() == second.get_ylim() and first.get_ylim()[0] < -3 and first.get_ylim()[1] > 2
+
+
+LONG = "Whisper-MoE · adapter_rank=none, asr_learning_rate=0.001, expert_learning_rate=0.001, shared_share=0.57"
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize("name", ["base", LONG, "x" * 120])
+def test_names_of_any_length_leave_the_axes_room_and_stand_within_the_picture(table, name):
+    counted = count_errors(table)
+    rates, names = rates_by(counted, "etiology"), [f"{name}, seed {seed}" for seed in range(6)]
+    systems = pd.concat([rates.assign(system=each) for each in names])
+    overall = pd.concat([rates_by(counted).assign(system=each, n_trainable=number + 1.0) for number, each in enumerate(names)])
+    course = pd.DataFrame({"epoch": [0, 1, 2], "dev/wer": [0.5, 0.3, 0.2]})
+    for figure in (
+        comparison.overall_figure(overall),
+        comparison.tradeoff_figure(overall),
+        errors.systems_figure(systems),
+        errors.forest_figure(rates.assign(group=names[: len(rates)])),
+        training.overlaid_curves(dict.fromkeys(names, course), "dev/wer"),
+    ):
+        figure_png(figure)
+        axis, whole = figure.axes[0], figure.bbox
+        shown = axis.get_window_extent()
+        assert shown.width > 0.35 * whole.width
+        rows = [text.get_window_extent() for text in axis.get_yticklabels() if text.get_text()]
+        rows = sorted((box for box in rows if shown.y0 <= (box.y0 + box.y1) / 2 <= shown.y1), key=lambda box: box.y0)
+        named = [text.get_window_extent() for text in axis.get_legend().get_texts()] if axis.get_legend() else []
+        assert all(box.x0 >= 0 and box.x1 <= whole.width and box.y0 >= 0 and box.y1 <= whole.height for box in [*rows, *named])
+        assert all(below.y1 <= above.y0 + 1 for below, above in zip(rows, rows[1:], strict=False)), "no row covers the next"
