@@ -55,7 +55,7 @@ def test_half_precision_is_computed_where_it_is_asked_for(folder: Path) -> None:
         (["gone.wav"], {}, "gone.wav: no such file"),
         (np.float32(1), {}, "is no recording"),
         (np.zeros(0, np.float32), {}, "empty: the recording has no samples"),
-        (np.ones(8000, np.float32), {"topk": 1}, "topk=1: Whisper-MoE takes language, top_k"),
+        (np.ones(8000, np.float32), {"topk": 1}, "topk=1: Whisper-MoE takes backoff, language, top_k"),
         (np.ones(8000, np.float32), {"top_k": 9}, "top_k=9: must be between 1 and 4"),
         (np.ones(8000, np.float32), {"language": "xx"}, "language='xx'"),
     ],

@@ -193,9 +193,10 @@ class Recognizer:
         return (0, len(chunk)) if voice_activity is None or voice_activity.is_speech(chunk) else None
 
     def _asked(self, ask: Ask | None) -> Ask:
-        """What is asked, as the system's own kind of ask."""
-        given = {} if ask is None else dataclasses.asdict(ask)
-        return self.ask({name: value for name, value in given.items() if value is not None})
+        """What is asked, as the system's own kind of ask; what is as by default is not asked."""
+        if ask is None:
+            return self.ask({})
+        return self.ask({name: value for name, value in vars(ask).items() if ask.is_changed(name)})
 
     def join(self, spans: Sequence[Span], hypotheses: Sequence[Hypothesis]) -> Transcript:
         """The hypotheses of a recording's chunks as one transcript."""

@@ -1,10 +1,12 @@
 """What a served model is asked and answers: its signature, and how it is logged."""
 
+import contextlib
 import dataclasses
 import io
+import sys
 import tempfile
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ def log_model(model_run_id: str, config: Mapping[str, Any], ask_type: type[Ask],
         ask_type: what a request may ask of its system.
     """
     pins = (project_root() / "requirements.txt").read_text(encoding="utf-8").split()
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, _without_bytecode():
         card_path = Path(temporary) / CARD
         card_path.write_text(card, encoding="utf-8")
         return mlflow.pyfunc.log_model(
@@ -54,6 +56,16 @@ def log_model(model_run_id: str, config: Mapping[str, Any], ask_type: type[Ask],
             pip_requirements=[pin for pin in pins if pin.split("==")[0] in SERVING],
             registered_model_name=registered_model,
         )
+
+
+@contextlib.contextmanager
+def _without_bytecode() -> Iterator[None]:
+    """Inside the block what is imported leaves no `__pycache__`: MLflow tries the model where it is about to be copied from."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
 
 
 def signature(ask_type: type[Ask]) -> ModelSignature:
