@@ -166,10 +166,17 @@ def initial_mixture(
 
 
 def _ranks(options: StepOptions, n_experts: int) -> AdapterOptions:
-    """The ranks as the experts' run trained and stacked them, or as these options say."""
+    """The ranks as the experts' run trained and stacked them, or as these options say.
+
+    Raises:
+        ValueError: a shared adapter is to train alone, and there is none.
+    """
     if options.experts_run_id is None:
         return split_ranks(options.part(AdapterOptions), n_experts)
-    return AdapterOptions(**read_json(artifacts.upstream(options.experts_run_id, artifacts.EXPERTS_RECORD))["adapters"])
+    found = AdapterOptions(**read_json(artifacts.upstream(options.experts_run_id, artifacts.EXPERTS_RECORD))["adapters"])
+    if options.expert_dropout and not found.shared_rank:
+        raise ValueError(f"expert_dropout={options.expert_dropout:g}: experts run {options.experts_run_id} has no shared adapter")
+    return found
 
 
 def _initial_gate(options: StepOptions, train_embeddings: np.ndarray) -> tuple[Gate, int]:

@@ -1,5 +1,6 @@
 """What `asr` takes over from experts that were merged: gate, labels and clusters have as many as are left."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from moe.clustering.clusters import UtteranceClusters
 from moe.clustering.options import ClusteringOptions
 from moe.corpora.tables import write_table
+from moe.experts.routed_lora import AdapterOptions
 from moe.files import write_json
 from moe.routing.gate import Gate, GateConfig
 from steps import asr
@@ -46,6 +48,14 @@ def test_a_gate_of_other_clusters_is_refused(upstream: Path) -> None:
     Gate(GateConfig(5, 4), seed=1).save(upstream / artifacts.GATE)
     with pytest.raises(ValueError, match="gate run g has 4 experts, experts run e 2"):
         asr._initial_gate(OPTIONS, np.zeros((1, 5)))
+
+
+def test_nothing_is_dropped_to_a_shared_adapter_that_the_experts_run_has_not(upstream: Path) -> None:
+    adapters = dataclasses.asdict(AdapterOptions(shared_expert=False, shared_r=None))
+    write_json(upstream / artifacts.EXPERTS_RECORD, {"n_experts": 2, "adapters": adapters})
+    assert asr._ranks(OPTIONS, 2).shared_rank == 0
+    with pytest.raises(ValueError, match="^expert_dropout=0.5: experts run e has no shared adapter$"):
+        asr._ranks(dataclasses.replace(OPTIONS, expert_dropout=0.5), 2)
 
 
 def test_clusters_beside_the_model_are_those_of_its_experts(upstream: Path) -> None:
