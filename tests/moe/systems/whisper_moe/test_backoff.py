@@ -14,15 +14,9 @@ from moe.systems.whisper_moe.asks import FixedRouting
 from moe.systems.whisper_moe.backoff import BACKED_OFF, likelier
 from moe.systems.whisper_moe.mixture_system import WhisperMoESystem
 from moe.systems.whisper_moe.model import WhisperMoE
-from tests.toys.models import ALL_LINEARS, N_EXPERTS, adapter_options, dataset, inputs, system_of, toy_mixture, write_corpus
+from tests.toys.models import ALL_LINEARS, N_EXPERTS, adapter_options, inputs, system_of, toy_mixture
 
 MEL, N_FRAMES, LABELS = inputs()
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory):
-    root = tmp_path_factory.mktemp("corpus")
-    return dataset(write_corpus(root), root)
 
 
 @pytest.fixture(scope="module")

@@ -36,14 +36,7 @@ from tests.toys.models import (
     system_of,
     tokenizer,
     toy_mixture,
-    write_corpus,
 )
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory):
-    root = tmp_path_factory.mktemp("corpus")
-    return dataset(write_corpus(root), root)
 
 
 @pytest.fixture(scope="module")
