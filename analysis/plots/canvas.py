@@ -68,8 +68,8 @@ def legend(axis: Axes, title: str = "", **options: Any) -> Legend:
 
 
 def wrapped(name: str) -> str:
-    """A name in lines that leave the axes room: options make that of a system long, folders that of a speaker."""
-    return fill(name, NAME_WIDTH, break_on_hyphens=False)
+    """A name in lines that leave the axes room, its own among them: options make that of a system long, folders that of a speaker."""
+    return "\n".join(fill(line, NAME_WIDTH, break_on_hyphens=False) for line in name.split("\n"))
 
 
 def legend_height(names: Iterable[str]) -> float:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.hypotheses import groups_of
-from analysis.plots.canvas import colour_of, legend, new_figure
+from analysis.plots.canvas import colour_of, legend, new_figure, rows_height, wrapped
 
 SPLITS = ("train", "dev", "test")
 LONGEST_SHARE = 0.995  # a histogram ends at this quantile; the utterances beyond are counted in its label
@@ -32,13 +32,14 @@ def amounts_figure(manifest: pd.DataFrame, note: str = "", column: str = "etiolo
     names = sorted(groups.unique(), reverse=True)
     n_speakers = manifest.groupby(groups)["speaker"].nunique()
     title = f"Utterances and minutes by {column} (n = {len(manifest)}, {manifest['speaker'].nunique()} speakers)"
-    figure, axes = new_figure(title, 1.8 + 0.45 * len(names), 1, 2, note)
+    labels = [f"{name}  ({n_speakers[name]} sp.)" for name in names]
+    figure, axes = new_figure(title, 1.8 + rows_height(labels, 0.45), 1, 2, note)
     counts = pd.crosstab(groups, manifest["split"])
     minutes = manifest.pivot_table(index=groups, columns="split", values="duration_s", aggfunc="sum", observed=True) / 60
     for axis, table, label in zip(axes[0], (counts, minutes), ("utterances", "minutes"), strict=True):
         _stacked_bars(axis, table.reindex(names).fillna(0.0))
         axis.set_xlabel(label)
-    axes[0, 0].set_yticks(range(len(names)), [f"{name}  ({n_speakers[name]} sp.)" for name in names])
+    axes[0, 0].set_yticks(range(len(names)), [wrapped(label) for label in labels])
     axes[0, 1].set_yticks(range(len(names)), [""] * len(names))
     legend(axes[0, 1], "split")
     return figure

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.plots.canvas import colour_of, heatmap, heatmap_height, legend, new_figure, percent_axis
+from analysis.plots.canvas import colour_of, heatmap, heatmap_height, legend, new_figure, percent_axis, rows_height, wrapped
 from analysis.plots.errors import draw_forest
 
 ROUTINGS = {
@@ -93,8 +93,8 @@ def routing_over_epochs(loads: Mapping[int, pd.DataFrame], title: str = "Routing
     epochs = [epochs[i] for i in sorted(set(np.linspace(0, len(epochs) - 1, min(12, len(epochs))).round().astype(int)))]
     n_columns = min(4, len(epochs))
     n_rows = -(-len(epochs) // n_columns)
-    n_groups = len(loads[epochs[0]])
-    figure, axes = new_figure(title, 0.9 + n_rows * (0.6 + 0.24 * n_groups), n_rows, n_columns, note)
+    n_groups, names = len(loads[epochs[0]]), [str(name) for name in loads[epochs[0]].index]
+    figure, axes = new_figure(title, 0.9 + n_rows * (0.6 + rows_height(names, 0.24)), n_rows, n_columns, note)
     for axis in axes.flat[len(epochs) :]:
         axis.set_visible(False)
     for index, (axis, epoch) in enumerate(zip(axes.flat, epochs, strict=False)):
@@ -102,7 +102,8 @@ def routing_over_epochs(loads: Mapping[int, pd.DataFrame], title: str = "Routing
         axis.imshow(table.to_numpy(float), cmap="Blues", vmin=0, vmax=1, aspect="auto")
         axis.grid(False)
         axis.set_title(f"epoch {epoch}", fontsize=9, loc="left")
-        axis.set_yticks(range(n_groups), table.index if index % n_columns == 0 else [""] * n_groups, fontsize=8)
+        shown = [wrapped(str(name)) for name in table.index] if index % n_columns == 0 else [""] * n_groups
+        axis.set_yticks(range(n_groups), shown, fontsize=8)
         axis.set_xticks(range(table.shape[1]), range(table.shape[1]), fontsize=8)
     for axis in axes[-1]:
         axis.set_xlabel("expert", fontsize=8)

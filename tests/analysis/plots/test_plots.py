@@ -328,14 +328,20 @@ def test_names_of_any_length_leave_the_axes_room_and_stand_within_the_picture(ta
         comparison.tradeoff_figure(overall),
         errors.systems_figure(systems),
         errors.forest_figure(rates.assign(group=names[: len(rates)])),
+        corpus.amounts_figure(table.assign(etiology=table["etiology"].fillna("unknown") + f" {name}")),
         training.overlaid_curves(dict.fromkeys(names, course), "dev/wer"),
     ):
         figure_png(figure)
         axis, whole = figure.axes[0], figure.bbox
         shown = axis.get_window_extent()
-        assert shown.width > 0.35 * whole.width
+        assert sum(each.get_window_extent().width for each in figure.axes) > 0.35 * whole.width
         rows = [text.get_window_extent() for text in axis.get_yticklabels() if text.get_text()]
         rows = sorted((box for box in rows if shown.y0 <= (box.y0 + box.y1) / 2 <= shown.y1), key=lambda box: box.y0)
         named = [text.get_window_extent() for text in axis.get_legend().get_texts()] if axis.get_legend() else []
         assert all(box.x0 >= 0 and box.x1 <= whole.width and box.y0 >= 0 and box.y1 <= whole.height for box in [*rows, *named])
         assert all(below.y1 <= above.y0 + 1 for below, above in zip(rows, rows[1:], strict=False)), "no row covers the next"
+
+
+def test_a_name_keeps_its_own_lines():
+    assert canvas.wrapped("expert 0\n12 utterances, 3 speakers") == "expert 0\n12 utterances, 3 speakers"
+    assert max(map(len, canvas.wrapped(f"expert 0\n{LONG}").split("\n"))) <= canvas.NAME_WIDTH
