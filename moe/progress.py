@@ -1,7 +1,7 @@
 """A bar for long work: its name, how much is done, the rate and the time left.
 
 Work that ends within `SHORT_S` shows none. A terminal shows the bar until the work ends; a file gets a line every `EVERY_S` instead,
-because nobody redraws it.
+because nobody redraws it; so does a terminal that several processes write to.
 """
 
 import os
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 Item = TypeVar("Item")
 SHORT_S, EVERY_S = 2.0, 20.0
+IN_LINES = "MOE_PROGRESS_IN_LINES"  # variable that tells a process that others write to its terminal
 COUNT = "{n_fmt}/{total_fmt}, {rate_noinv_fmt}, {remaining} left{postfix}"
 
 
@@ -24,7 +25,7 @@ def progress(title: str, total: int, unit: str, n_done: int = 0, shown: bool = T
         n_done: units that an earlier start has done.
         shown: False shows nothing, whatever happens.
     """
-    kind, how = _on_a_terminal() if sys.stderr.isatty() else _in_a_file()
+    kind, how = _on_a_terminal() if _is_redrawn() else _in_a_file()
     shown = shown and os.environ.get("RANK", "0") == "0"  # torchrun says it
     how |= {"file": sys.stderr, "disable": not shown, "leave": False, "delay": SHORT_S}
     return kind(desc=title, total=total, initial=n_done, unit=f" {unit}", **how)
@@ -40,8 +41,12 @@ def counted(items: Sequence[Item], title: str, unit: str) -> Iterator[Item]:
 
 def announce(title: str) -> None:
     """Name the work that begins, on a terminal, in a line that the next output overwrites."""
-    if sys.stderr.isatty():
+    if _is_redrawn():
         print(f"{title} …", end="\r", file=sys.stderr, flush=True)
+
+
+def _is_redrawn() -> bool:
+    return sys.stderr.isatty() and IN_LINES not in os.environ
 
 
 def _on_a_terminal() -> tuple[type[tqdm], dict[str, Any]]:

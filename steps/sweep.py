@@ -20,7 +20,6 @@ from steps.options.option_files import option_file_text
 from steps.sweeps.chains import chain_values, decided
 from steps.sweeps.halving import history_of, limits_of
 from steps.sweeps.options import SweepOptions
-from steps.sweeps.parallel import side_by_side
 from steps.sweeps.report import BEST, Swept, log_sweep, trial_line
 from steps.sweeps.running import Chains, Ran, chain_around, refuse_pruned
 from steps.sweeps.space import refused
@@ -28,6 +27,7 @@ from steps.sweeps.study import Result, missing_extra, search
 from steps.sweeps.trials import AS_GIVEN, TrainedChain, Trial, best_trials, trained_chain
 from steps.tracking import runs
 from steps.tracking.pruning import NO_LIMITS, Limits, Pruned, within
+from steps.tracking.side_by_side import side_by_side
 from steps.tracking.store import connect
 
 
@@ -147,7 +147,7 @@ def _tried(
     """Trials with these names and values: what came of each, or why it has no result."""
     works = [_work(options, name, values, options.trial_seeds, limits) for name, values in asked]
     side = options.parallel_trials > 1
-    found = side_by_side(run_chains_or_why, works, sweep_run_id) if side else map(run_chains_or_why, works)
+    found = side_by_side(run_chains_or_why, works, sweep_run_id, len(works)) if side else map(run_chains_or_why, works)
     for (name, values), outcome in zip(asked, found, strict=True):
         yield _trial(options, name, values, outcome)
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import tqdm
 
-from moe.progress import EVERY_S, SHORT_S, announce, counted, progress
+from moe.progress import EVERY_S, IN_LINES, SHORT_S, announce, counted, progress
 
 Work = Callable[[int, float], str]
 
@@ -77,3 +77,12 @@ def test_counted_items_are_the_items(screen: Screen) -> None:
 def test_work_is_named_as_it_begins_where_the_name_can_be_overwritten(screen: Screen) -> None:
     announce("compare")
     assert screen.getvalue() == ("compare …\r" if screen.is_terminal else "")
+
+
+def test_a_terminal_that_several_processes_write_to_gets_lines(
+    work: Work, screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(IN_LINES, "1")
+    announce("compare")
+    assert screen.getvalue() == ""
+    assert "\r" not in work(0, 1.0)
