@@ -23,8 +23,9 @@ from moe.corpora.tables import write_table
 from moe.files import read_json, write_json
 from moe.systems.wav2vec2_ctc.beams import missing_extra
 from steps import ctc, evaluate
+from steps.chain.chain import Chain
 from steps.chain.reuse import launch
-from steps.chain.stages import Chain, evaluation_given, stage_options
+from steps.chain.stages import evaluation_given, stage_options
 from steps.main import StepOptions
 from steps.options.command_line import file_values
 from steps.tracking import artifacts

@@ -27,8 +27,9 @@ from benchmarks.speed.__main__ import RESULTS
 from moe.corpora.tables import write_table
 from moe.files import read_json, write_json
 from steps import evaluate, steer
+from steps.chain.chain import Chain
 from steps.chain.reuse import launch
-from steps.chain.stages import Chain, evaluation_given, ids_of, stage_options
+from steps.chain.stages import evaluation_given, ids_of, stage_options
 from steps.main import StepOptions
 from steps.options.command_line import OPTIONS_FILE, file_values
 from steps.reports.scores import read_scores

@@ -21,6 +21,7 @@ from moe.experts.routed_lora import AdapterOptions
 from moe.options import NONE, Options, names_of, to_text
 from moe.systems.whisper.tokens import CHECKPOINT
 from steps import asr, cluster, pretrain, steer
+from steps.chain.chain import Chain
 from steps.chain.checks import (
     backoff_faults,
     beam_faults,
@@ -43,7 +44,6 @@ from steps.chain.screen import TESTS, WIDTH, evaluation_lines, opening, result_l
 from steps.chain.stages import (
     NAMES,
     STAGES,
-    Chain,
     chosen_systems,
     left_out,
     makes_tokenizer,

@@ -30,9 +30,10 @@ from benchmarks.quality.variants import BASE_MODEL, Job, QualityOptions, jobs, l
 from benchmarks.speed.__main__ import RESULTS
 from moe.options import to_text
 from steps import baseline, evaluate, main
+from steps.chain.chain import Chain
 from steps.chain.options import BASE, LORA
 from steps.chain.reuse import launch
-from steps.chain.stages import Chain, evaluation_given, stage_options
+from steps.chain.stages import evaluation_given, stage_options
 from steps.options.command_line import parse
 from steps.reports.scores import read_scores
 from steps.tracking.store import connect

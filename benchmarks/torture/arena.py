@@ -20,8 +20,9 @@ from mlflow.entities import Run
 
 from moe.files import file_digest
 from steps import asr, baseline, decoder, experts, gate, main, pretrain, steer
+from steps.chain.chain import Chain
 from steps.chain.options import ChainOptions
-from steps.chain.stages import Chain, stage_options
+from steps.chain.stages import stage_options
 from steps.tracking import runs as tracking
 from steps.tracking.fingerprint import imported_libraries
 from steps.tracking.store import connect

@@ -11,7 +11,7 @@ import pandas as pd
 from benchmarks.torture.arena import Arena, toy_options
 from moe.system import DecodingOptions
 from moe.systems.table import load_system
-from steps.chain.stages import Chain
+from steps.chain.chain import Chain
 from steps.inputs.corpus import Prepared, read_prepared
 from steps.inputs.test_set import prepare_test_set, recognise
 from steps.tracking import artifacts, runs

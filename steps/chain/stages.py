@@ -29,7 +29,6 @@ from steps import (
     synthesize,
 )
 from steps.chain.options import BASE, CTC, DOMAIN, LORA, MIXTURE, STEER, ChainOptions
-from steps.chain.reuse import launch
 from steps.options.ask_options import STEP_NAMES, AskOptions
 from steps.options.step_options import SYNTHETIC, default_experts
 
@@ -193,44 +192,3 @@ def ids_of(reads: Sequence[str], run_ids: Mapping[str, str]) -> dict[str, str]:
     """Run ids by the option that names them, of those stages that ran."""
     modules = {stage.name: stage.step for stage in TRAINING}
     return {f"{modules[name]}_run_id": run_ids[name] for name in reads if name in run_ids}
-
-
-class Chain:
-    """Runs the stages in order and keeps the ids of their runs."""
-
-    def __init__(self, options: ChainOptions) -> None:
-        self.options = options
-        self.run_ids: dict[str, str] = {}
-
-    def run(self) -> None:
-        """Every stage up to `until`, but for those left out."""
-        stages = stages_of(self.options)
-        for name in NAMES:
-            for stage in (stage for stage in stages if stage.step == name):
-                self._train(stage)
-            if name == "evaluate":
-                self._evaluate()
-            elif name in ("compare", "register"):
-                self._judge(name)
-            if name == self.options.until:
-                return
-
-    def _train(self, stage: Stage) -> None:
-        given = training_given(stage, self.options, self.run_ids)
-        self._launch(stage.name, stage.module, stage_options(stage.module, self.options, **given))
-
-    def _evaluate(self) -> None:
-        for system in chosen_systems(self.options):
-            given = evaluation_given(system, self.run_ids["prepare"], self.run_ids[system]) | unasked(system, self.options)
-            self._launch(f"evaluate {system}", evaluate, stage_options(evaluate, self.options, **given))
-
-    def _judge(self, name: str) -> None:
-        module = STAGES[NAMES.index(name)]
-        if module not in left_out(self.options):
-            run_ids = ",".join(self.run_ids[f"evaluate {system}"] for system in chosen_systems(self.options))
-            self._launch(name, module, stage_options(module, self.options, evaluate_run_ids=run_ids))
-
-    def _launch(self, name: str, module: ModuleType, options: Options) -> None:
-        step = step_name(module)
-        title = name if name.startswith(step) else f"{step} {name}"
-        self.run_ids[name] = launch(module, options, self.options.force in ("all", step), title, self.options.accept_changes)
