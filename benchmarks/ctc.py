@@ -68,7 +68,7 @@ def run(row: str, seed: int, folder: Path) -> None:
     start_from(shared_database(folder, f"{COMMON}-{row[:2]}", ["benchmarks.ctc", *common]), database)
     chain = _chain(row, seed)
     found = _scored(chain, 1)
-    if chain.options.ctc_lm_order:  # type: ignore[attr-defined]  # the options of main are made of all stages'
+    if chain.options.ctc_lm_order:
         found = pd.concat([found.assign(search="greedy"), _scored(chain, BEAMS).assign(search="beams")])
     write_table(file_of(folder, row, seed, ".parquet"), found)
     facts = read_json(artifacts.upstream(chain.run_ids["system"], artifacts.MODEL) / "model.json")["facts"]

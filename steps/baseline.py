@@ -45,8 +45,8 @@ class StepOptions(ExportOptions, TrainingsOptions, MixtureStepOptions):
 
     system: str = option(BASE, "which baseline", choices=(BASE, LORA))
     asr_run_id: str | None = option(None, "mixture whose trainable parameters and utterances single_lora gets")
-    lora_epochs: int | None = option(
-        None, "without a mixture: passes of single_lora over the training subset, at adapter_rank", low=1
+    lora_epochs: float | None = option(
+        None, "without a mixture: passes of single_lora over the training subset, in whole or in part, at adapter_rank", above=0
     )
     asr_batch_size: int = option(16, "utterances per batch", low=1)
     expert_learning_rate: float = option(1e-3, "learning rate of all adapters", above=0)
@@ -57,7 +57,7 @@ class StepOptions(ExportOptions, TrainingsOptions, MixtureStepOptions):
         if self.system == LORA and self.asr_run_id is None and len(own) < 2:
             return ["asr_run_id is missing: single_lora is as large as a mixture; or set adapter_rank and lora_epochs"]
         if self.asr_run_id is not None and self.lora_epochs is not None:
-            return [f"lora_epochs={self.lora_epochs}: asr_run_id says how many utterances are seen"]
+            return [f"lora_epochs={self.lora_epochs:g}: asr_run_id says how many utterances are seen"]
         return []
 
     def idle(self) -> dict[str, str]:
@@ -126,8 +126,8 @@ def _budget(options: StepOptions, given: TrainingInputs) -> Budget:
     """A mixture's size and utterances, or those of the options; divided among the trainings."""
     n, plan = options.trainings, given.training.plan
     if options.asr_run_id is None:
-        rank, n_seen = options.adapter_rank or 1, (options.lora_epochs or 1) * len(given.train)
-        said = f"Without a mixture: rank {rank}, {options.lora_epochs} epochs."
+        rank, n_seen = options.adapter_rank or 1, round((options.lora_epochs or 1) * len(given.train))
+        said = f"Asked for: rank {rank}, {options.lora_epochs:g} epochs of {len(given.train)} utterances."
     else:
         mixture = read_record(artifacts.upstream(options.asr_run_id, artifacts.MODEL)).facts
         base, _ = read_base(options.pretrain_run_id, given.prepared.language)

@@ -46,9 +46,10 @@ def run(options: StepOptions) -> str:
 def estimate_lines(cost: ChainCost, found: Calibration, stages: list[StageCost]) -> list[str]:
     """The estimate in words: the corpus, a line for each stage, the sum, memory, what is not counted, and what memory does not bear."""
     size, n = cost.size, cost.n_processes * cost.training_batch.size
-    seconds, largest = sum(stage.seconds for stage in stages), cost.largest_batch(found)
-    gpu = f", {cost.n_processes * seconds / 3600:.2g} GPU hours" if cost.device == "cuda" else ""
-    each = f" for each of {cost.n_processes} processes" if cost.n_processes > 1 else ""
+    seconds, largest = cost.total_s(stages, found), cost.largest_batch(found)
+    busy_s, n_processes = sum(stage.seconds for stage in stages), cost.n_processes * cost.at_once
+    gpu = f", {cost.n_processes * busy_s / 3600:.2g} GPU hours" if cost.device == "cuda" else ""
+    each = f" for each of {n_processes} processes" if n_processes > 1 else ""
     needed, free = cost.training_bytes(found) / GIB, cost.free_bytes() / GIB
     lines = [
         f"{size.n_train} utterances of {size.utterance_s:g} s to train on, {cost.n_experts} experts, {cost.precision} on {cost.device}",

@@ -21,6 +21,7 @@ from moe.experts.routed_lora import AdapterOptions
 from moe.options import NONE, Options, names_of, to_text
 from moe.systems.whisper.tokens import CHECKPOINT
 from steps import asr, cluster, pretrain, steer
+from steps.chain.branches import planned_alone
 from steps.chain.chain import Chain
 from steps.chain.checks import (
     backoff_faults,
@@ -33,6 +34,7 @@ from steps.chain.checks import (
     rank_faults,
     routing_faults,
     target_faults,
+    together_faults,
     top_k_faults,
 )
 from steps.chain.corpus_checks import corpus_faults, disk_faults, outline_of
@@ -146,7 +148,7 @@ def check_stages(options: StepOptions, further: Sequence[str] = ()) -> None:
         ValueError: all faults of all stages, each once.
     """
     faults: dict[str, None] = dict.fromkeys(further)
-    for module, given in planned(options):
+    for module, given in [*planned(options), *planned_alone(options)]:
         try:
             stage_options(module, options, **given)
         except ValueError as error:
@@ -166,7 +168,7 @@ def _faults_between(options: StepOptions) -> list[str]:
     found += layer_faults(options.gate_layer, base, options.source) + top_k_faults(options, n_experts(options))
     found += export_faults(options) + ([] if cluster in left_out(options) else cluster_faults(options, n_experts(options)))
     found += _adapter_faults(options) + ([] if steer in left_out(options) else steer_faults(options))
-    return found + beam_faults(options) + _register_faults(options) + _corpus_faults(options)
+    return found + beam_faults(options) + together_faults(options) + _register_faults(options) + _corpus_faults(options)
 
 
 def _corpus_faults(options: StepOptions) -> list[str]:

@@ -26,10 +26,11 @@ from analysis.report import percent
 from analysis.systems import SystemScores
 from benchmarks.quality.notes import read_note, write_note
 from benchmarks.quality.table import cohort, record, rows, wer
-from benchmarks.quality.variants import BASE_MODEL, Job, QualityOptions, jobs, left_out_of, lora_given, system_of
+from benchmarks.quality.variants import BASE_MODEL, Job, QualityOptions, jobs, left_out_of, system_of
 from benchmarks.speed.__main__ import RESULTS
 from moe.options import to_text
 from steps import baseline, evaluate, main
+from steps.chain.branches import lora_given
 from steps.chain.chain import Chain
 from steps.chain.options import BASE, LORA
 from steps.chain.reuse import launch

@@ -13,6 +13,7 @@ from moe.options import NONE, listed, option, to_text
 from moe.synthesis.styles import STYLES
 from moe.training.averaging import EMA, LAST
 from steps import main
+from steps.chain.branches import total_rank
 from steps.chain.options import BASE, LORA, MIXTURE
 from steps.chain.stages import n_experts
 from steps.options.step_options import SYNTHETIC
@@ -147,21 +148,6 @@ def left_out_of(name: str) -> list[str]:
     return list(CHANGES["left_out"]) if etiology == EACH else [etiology] if etiology else []
 
 
-def lora_given(row: QualityOptions) -> dict[str, Any]:
-    """Options of the one LoRA of a row: the mixture's total rank, scale, data and epochs, without waiting for the mixture."""
-    plain = AdapterOptions()
-    alpha = row.lora_alpha if row.rank_stabilised else row.lora_alpha / row.lora_r * plain.lora_r
-    ranks = {
-        "lora_r": plain.lora_r,
-        "shared_r": plain.shared_r,
-        "shared_share": plain.shared_share,
-        "shared_expert": True,
-        "lora_alpha": alpha,
-    }
-    size = {"adapter_rank": row.trainings * _total_rank(row), "lora_epochs": row.trainings * (row.expert_epochs + row.asr_epochs)}
-    return {"system": LORA, "asr_run_id": None, **ranks, **size}
-
-
 def system_of(name: str) -> str:
     """The system of a row."""
     return BASE if name == BASE_MODEL else LORA if name.startswith(ONE_LORA) else MIXTURE
@@ -222,8 +208,8 @@ def _alike(options: QualityOptions) -> dict[str, Any]:
 
 
 def _total_rank(options: QualityOptions) -> int:
-    n, ranks = n_experts(options), options.part(AdapterOptions)
-    return ranks.adapter_rank or ranks.shared_rank + (0 if isinstance(n, str) else n) * ranks.lora_r
+    n = n_experts(options)
+    return total_rank(options.part(AdapterOptions), n if isinstance(n, int) else 0)
 
 
 def _share(options: QualityOptions) -> float:

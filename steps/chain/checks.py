@@ -12,7 +12,7 @@ from moe.experts.joint_training import experts_faults
 from moe.experts.rank_split import split_ranks
 from moe.experts.routed_lora import ALL_LINEARS, AdapterOptions
 from moe.files import read_json
-from moe.options import listed, names_of, to_text
+from moe.options import NONE, listed, names_of, to_text
 from moe.routing.curriculum import CurriculumOptions
 from moe.routing.losses import BalanceOptions
 from moe.routing.options import RoutingOptions
@@ -26,12 +26,12 @@ from moe.systems.whisper.base_source import (
     small_files,
 )
 from moe.systems.whisper.checkpoint_weights import CONFIG
+from steps.chain.branches import FOUND
 from steps.chain.options import CTC, MIXTURE, ChainOptions
 from steps.chain.stages import idle_options, running, step_name
 from steps.options.ask_options import AskOptions
 
 EXPORT = "export_dir"
-FOUND = ("hdbscan", "by_etiology")  # clusters, of which num_experts is the most
 SIZES = (
     "gating_batch_size",
     "expert_batch_size",
@@ -156,6 +156,17 @@ def beam_faults(options: ChainOptions) -> list[str]:
     """Beams of a system without the extra that searches them."""
     beam_size = options.part(DecodingOptions).beam_size
     return [fault for name in options.system_names if (fault := beam_fault(name, beam_size))]
+
+
+def together_faults(options: ChainOptions) -> list[str]:
+    """Several systems at a time, each of which would start several processes or hand its work to a cluster."""
+    asked = {name: value for name in ("num_processes", "cluster") if (value := vars(options)[name]) not in (1, NONE)}
+    if options.systems_together == 1 or not asked:
+        return []
+    others = " and ".join(f"{name}={value}" for name, value in asked.items())
+    return [
+        f"systems_together={options.systems_together}: {others} divides the work already; set systems_together=1 or leave it out"
+    ]
 
 
 def _names(stage: ModuleType) -> list[str]:

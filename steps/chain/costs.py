@@ -7,9 +7,10 @@ what else a chain runs is named as not counted.
 
 import contextlib
 import dataclasses
+import heapq
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from moe.systems.whisper_moe.calibration import Calibration, Mixture, rough
 from moe.systems.whisper_moe.cost import Batch
 from moe.training.precision import PrecisionOptions, precision
 from moe.training.threads import threads
+from steps.chain.branches import branches
 from steps.chain.corpus_size import TOKENS_PER_S, Size, size_of
 from steps.chain.options import BASE, LORA, MIXTURE
 from steps.chain.stages import n_experts, running, step_name
@@ -39,6 +41,7 @@ from steps.tracking.processes import threads_of_each
 
 LIBRARIES = 450 << 20  # bytes of a process that has imported torch and transformers
 COUNTED, SYSTEMS = ("experts", "asr", "baseline", "evaluate", "compare", "register"), (MIXTURE, LORA, BASE)
+OWN = {MIXTURE: ("experts", "asr", "merging"), LORA: (LORA,), BASE: ()}  # trainings of each
 CORPUS = ("synthesize", "prepare", "embed", "cluster", "gate")  # counted together where the corpus is synthetic
 SPREAD = tuple((number + 0.5) / 8 - 0.5 for number in range(8))  # of lengths around their mean, in buckets of contexts
 MADE_S = 0.05  # of a core to make, check and embed a synthetic utterance (make demo)
@@ -65,7 +68,7 @@ def opening_line(options: Any) -> str | None:
     cost = ChainCost(options, size_of(options, None, None, TOKENS_PER_S))
     found, of_lora = cost.measured(lambda each: rough(each, cost.training_batch, cost.device, cost.precision))
     stages, needed, free = cost.stages(found, of_lora), cost.training_bytes(found), cost.free_bytes()
-    seconds = sum(stage.seconds for stage in stages)
+    seconds = cost.total_s(stages, found)
     short = ", TOO FEW: set a smaller asr_batch_size" if needed > free else ""
     return (
         f"all of it: about {max(1, round(seconds / 60))} min, in {needed / 2**30:.1f} GiB of memory; {free / 2**30:.0f} GiB are "
@@ -92,6 +95,8 @@ class ChainCost:
         self.n_experts = n if isinstance(n, int) else 8  # auto: the clusters say
         self.adapters = split_ranks(options.part(AdapterOptions), self.n_experts)
         self.n_processes: int = options.num_processes
+        self.branches = branches(options)
+        self.at_once: int = min(options.systems_together, len(self.branches)) or 1
 
     @property
     def mixture(self) -> Mixture:
@@ -126,7 +131,8 @@ class ChainCost:
 
     def threads(self) -> contextlib.AbstractContextManager[None]:
         """Inside the block torch computes with the threads that each process will have."""
-        return threads(torch.get_num_threads() if self.n_processes == 1 else threads_of_each(self.n_processes))
+        n = self.n_processes * self.at_once
+        return threads(torch.get_num_threads() if n == 1 else threads_of_each(n))
 
     def measured(self, measure: Callable[[Mixture], Calibration]) -> tuple[Calibration, Calibration]:
         """What the mixture takes on this device and, where it is trained, one LoRA of its size."""
@@ -146,6 +152,12 @@ class ChainCost:
         if self.options.merge_experts != NONE and "experts" in steps:
             stages.append(self._merging(found))
         return [*stages, *([self._evaluation(found)] if self._systems and "evaluate" in steps else [])]
+
+    def total_s(self, stages: Sequence[StageCost], found: Calibration) -> float:
+        """Seconds until all of them have ended: those of one system in turn, systems side by side where that is asked for."""
+        all_s = sum(stage.seconds for stage in stages)
+        each_s = [self._system_s(name, stages, found) for name in self.branches if name in SYSTEMS]
+        return all_s - sum(each_s) + _side_by_side_s(each_s, self.at_once)
 
     def not_counted(self) -> list[str]:
         """What the chain runs beside the stages that are counted."""
@@ -168,7 +180,7 @@ class ChainCost:
         """Bytes that are free now for each process: on its device, or of the machine where there is none."""
         if self.device == "cuda":
             return float(torch.cuda.mem_get_info()[0])
-        return psutil.virtual_memory().available / self.n_processes
+        return psutil.virtual_memory().available / self.n_processes / self.at_once
 
     def largest_batch(self, found: Calibration) -> int:
         """The largest batch of joint training that fits into what is free now; 0 where no process can hold even one utterance."""
@@ -208,12 +220,24 @@ class ChainCost:
 
     def _evaluation(self, found: Calibration) -> StageCost:
         """All evaluations, their reports and what compares them."""
-        n_systems, n_reports = len(self._systems), len(self._systems) + ("compare" in self._steps())
-        n_mixture = self._n_ablated() + self.options.backoff * self.size.n_test if MIXTURE in self._systems else 0
-        n_decoded = n_systems * self.size.n_test + n_mixture
-        seconds = self._scored_s(n_decoded, found) + self._features_s(n_systems * self.size.n_test) + n_reports * REPORT_S
+        n_decoded, compares = sum(map(self._n_decoded, self._systems)), "compare" in self._steps()
+        n_systems, n_reports = len(self._systems), len(self._systems) + compares
+        seconds = sum(self._evaluation_s(name, found) for name in self._systems) + compares * REPORT_S
         said = f"{self.size.n_test} utterances by {n_systems} systems, {n_decoded} decoded in all, and {n_reports} reports"
         return StageCost("evaluate", seconds, said)
+
+    def _evaluation_s(self, system: str, found: Calibration) -> float:
+        return self._scored_s(self._n_decoded(system), found) + self._features_s(self.size.n_test) + REPORT_S
+
+    def _n_decoded(self, system: str) -> int:
+        """Test utterances that an evaluation decodes, those of a mixture's other ways too."""
+        more = self._n_ablated() + self.options.backoff * self.size.n_test if system == MIXTURE else 0
+        return self.size.n_test + more
+
+    def _system_s(self, system: str, stages: Sequence[StageCost], found: Calibration) -> float:
+        """Seconds of what is one system's alone: its trainings and its evaluation."""
+        trained_s = sum(stage.seconds for stage in stages if stage.stage in OWN[system])
+        return trained_s + ("evaluate" in self._steps()) * self._evaluation_s(system, found)
 
     def _corpus_s(self) -> float:
         """Seconds until a synthetic corpus is ready to train on, on all cores."""
@@ -259,3 +283,11 @@ class ChainCost:
         share = n / self.training_batch.size  # a token of a batch was measured at the training's size
         batch_s = forward_s + max(1.0, share) * found.decoding_s(self.size.n_tokens, self.config.decoder_layers)
         return batch_s * n_utterances / n / self.n_processes
+
+
+def _side_by_side_s(each_s: Sequence[float], at_once: int) -> float:
+    """Seconds until all have ended where the next begins when one has ended."""
+    ends = [0.0] * at_once
+    for seconds in each_s:
+        heapq.heapreplace(ends, ends[0] + seconds)
+    return max(ends)

@@ -46,6 +46,12 @@ class ChainOptions(BaseOptions, SkipPretrainingOptions, SeedOptions, PlotOptions
         f"systems to train, evaluate and compare, comma list of {', '.join(SYSTEMS)}",
         common=True,
     )
+    systems_together: int = option(
+        1,
+        "systems trained and evaluated at a time, each in a process with its share of the cores or a GPU of its own; one LoRA then gets what "
+        "is planned for the mixture, and is trained again where that turns out otherwise",
+        low=1,
+    )
     until: str = option("register", "the last stage to run", choices=STAGE_NAMES, common=True)
     force: str = option(
         NONE,
@@ -57,6 +63,8 @@ class ChainOptions(BaseOptions, SkipPretrainingOptions, SeedOptions, PlotOptions
         False,
         "reuse stages although code or libraries changed since; each such run is tagged with what changed and counts from then on",
     )
+
+    not_in_fingerprint = frozenset({"systems_together"})
 
     @classmethod
     def asked(cls, **given: Any) -> Self:

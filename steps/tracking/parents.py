@@ -16,7 +16,7 @@ def parent_id() -> str | None:
 
 
 @contextlib.contextmanager
-def below(run_id: str) -> Iterator[None]:
+def below(run_id: str | None) -> Iterator[None]:
     """In this block runs are shown below one that another process holds."""
     before = _HELD_ELSEWHERE.set(run_id)
     try:

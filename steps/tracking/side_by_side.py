@@ -26,12 +26,12 @@ GPUS = "CUDA_VISIBLE_DEVICES"
 SAID_IN_A_LINE = (ValueError, RuntimeError, OSError, MlflowException)  # as `steps.tracking.runs.command` says them
 
 
-def side_by_side(do: Callable[[Work], Found], works: Sequence[Work], parent_run_id: str, at_once: int) -> list[Found]:
+def side_by_side(do: Callable[[Work], Found], works: Sequence[Work], parent_run_id: str | None, at_once: int) -> list[Found]:
     """What `do` finds for each, in their order; the next starts where one has ended.
 
     Args:
         do: a function of a module, as its arguments and what it gives are sent to other processes and back.
-        parent_run_id: the run below which they show theirs.
+        parent_run_id: the run below which they show theirs; None where there is none.
         at_once: how many run at a time; each has its share of the cores and, where there are several, a GPU of its own.
 
     Raises:
@@ -70,7 +70,9 @@ class _Running:
     answers: "Connection[Any, Any]"
 
 
-def _started(do: Callable[[Work], Found], work: Work, parent_run_id: str, number: int, place: int, at_once: int) -> _Running:
+def _started(
+    do: Callable[[Work], Found], work: Work, parent_run_id: str | None, number: int, place: int, at_once: int
+) -> _Running:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(theirs, do, work, parent_run_id, os.getpid()))
@@ -86,7 +88,7 @@ def _ended(running: Sequence[_Running]) -> list[_Running]:
     return [each for each in running if each.answers in ready]
 
 
-def _answer(answers: Connection, do: Callable[[Work], Found], work: Work, parent_run_id: str, waiting: int) -> None:
+def _answer(answers: Connection, do: Callable[[Work], Found], work: Work, parent_run_id: str | None, waiting: int) -> None:
     """The whole of a process; `waiting` is the id of the one that waits for it."""
     signal.signal(signal.SIGTERM, raise_terminated)
     threading.Thread(target=end_with, args=[waiting], daemon=True).start()

@@ -20,13 +20,13 @@ from benchmarks.quality.variants import (
     ONE_LORA,
     QualityOptions,
     jobs,
-    lora_given,
     rows_of,
     system_of,
     variants,
 )
 from moe.synthesis.planning import SynthesisOptions, plan
 from steps import baseline, experts
+from steps.chain.branches import lora_given
 from steps.chain.stages import n_experts, stage_options
 from steps.tracking.fingerprint import fingerprint
 

@@ -1,7 +1,9 @@
 """`estimate` says what a chain would cost from its own options: more work costs more, and what memory does not bear is said."""
 
 import dataclasses
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
@@ -94,6 +96,23 @@ def test_two_processes_share_the_batches(monkeypatch):
     monkeypatch.setattr(one, "free_bytes", lambda: 2.0**30)
     assert two.largest_batch(DEVICE) == 2 * one.largest_batch(DEVICE)
     assert "for each of 2 processes" in "".join(estimate.estimate_lines(two, DEVICE, two.stages(DEVICE, DEVICE)))
+
+
+def test_systems_side_by_side_take_as_long_as_the_longest(monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=8.0))
+    one, two, three = (cost_of(systems_together=n) for n in (1, 2, 3))
+    stages = one.stages(DEVICE, DEVICE)
+    alone, beside, at_once = (cost.total_s(stages, DEVICE) for cost in (one, two, three))
+    assert alone == pytest.approx(sum(stage.seconds for stage in stages))
+    found = {stage.stage: stage.seconds for stage in stages}
+    lora, base = found["single_lora"] + one._evaluation_s("single_lora", DEVICE), one._evaluation_s("zero_shot", DEVICE)
+    mixture = found["experts"] + found["asr"] + one._evaluation_s("whisper_moe", DEVICE)
+    rest = alone - lora - base - mixture
+    assert beside == pytest.approx(rest + max(mixture, lora, min(mixture, lora) + base))  # the base begins where one has ended
+    assert at_once == pytest.approx(rest + max(mixture, lora, base)) and at_once <= beside < alone
+    assert (one.free_bytes(), two.free_bytes()) == (8, 4)
+    with two.threads():
+        assert torch.get_num_threads() == threads_of_each(2)
 
 
 def test_only_what_runs_is_counted_and_the_rest_is_named():
