@@ -5,6 +5,7 @@ PYTHON ?= python3
 LISTEN ?= 127.0.0.1
 PORT ?= 5000
 EXPERIMENT ?= whisper-moe
+SYSTEMS_TOGETHER ?= 2
 
 BIN := $(CURDIR)/.venv/bin
 STAMP := .venv/.installed
@@ -46,7 +47,7 @@ demo:
 	@echo "Each stage says in a line how it ended. Ctrl-C stops it; the same command goes on where it was."
 	@$(MAKE) --silent --no-print-directory install
 	@python -c "from steps.tracking.store import connect; connect()"
-	@MLFLOW_LOGGING_LEVEL=WARNING $(MLFLOW_RUN) $(OPTIONS)
+	@MLFLOW_LOGGING_LEVEL=WARNING $(MLFLOW_RUN) -P systems_together=$(SYSTEMS_TOGETHER) $(OPTIONS)
 
 # from no weights at all: a Wav2Vec2-BERT CTC on synthetic Nepali
 demo-ne:
