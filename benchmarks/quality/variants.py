@@ -40,7 +40,7 @@ CHANGES: dict[str, tuple[Any, ...]] = {
     "top_k": (1, 2, 4, None),  # None: all experts
     "mixing": ("delta", "loss"),
     "expert_dropout": (0.0, 0.25, 0.5),
-    "backoff": (False, True),
+    "backoff": (0.0, 0.95, 1.0),
     "balance_coefficient": (0.01, 0.0),
     "gate_layer": ("0", "1", "2", "3", "last"),
     "audio_context": ("bucketed", "full"),

@@ -115,7 +115,7 @@ def top_k_faults(options: ChainOptions, n_experts: int | str) -> list[str]:
 def backoff_faults(options: ChainOptions) -> list[str]:
     """A mixture that is to back off, and has nothing to back off to."""
     if MIXTURE in options.system_names and vars(options)["backoff"] and not vars(options)["shared_expert"]:
-        return ["backoff=true: shared_expert=false leaves no shared adapter to back off to"]
+        return [f"backoff={vars(options)['backoff']:g}: shared_expert=false leaves no shared adapter to back off to"]
     return []
 
 

@@ -231,7 +231,7 @@ class ChainCost:
 
     def _n_decoded(self, system: str) -> int:
         """Test utterances that an evaluation decodes, those of a mixture's other ways too."""
-        more = self._n_ablated() + self.options.backoff * self.size.n_test if system == MIXTURE else 0
+        more = self._n_ablated() + (self.options.backoff > 0) * self.size.n_test if system == MIXTURE else 0
         return self.size.n_test + more
 
     def _system_s(self, system: str, stages: Sequence[StageCost], found: Calibration) -> float:

@@ -202,7 +202,7 @@ def test_experts_mixed_are_those_that_are_asked_for(runs) -> None:
 
 
 def test_the_share_that_was_backed_off_is_a_metric_and_a_column(runs) -> None:
-    asked = [evaluate.run(options(runs, ablations=False, backoff=backoff)) for backoff in (True, False)]
+    asked = [evaluate.run(options(runs, ablations=False, backoff=backoff)) for backoff in (1.0, 0.0)]
     tables, metrics = (
         [hypotheses_of(run_id) for run_id in asked],
         [connect().client.get_run(run_id).data.metrics for run_id in asked],

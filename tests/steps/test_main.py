@@ -113,8 +113,8 @@ def test_no_stage_runs_that_no_system_needs(systems: str, stages: list[str]) -> 
             "ctc_experts=3: needs as many clusters; set cluster_run_id, or name whisper_moe too among the systems of main",
         ),
         (
-            {"systems": "zero_shot,domain_whisper", "register_system": "any", "backoff": True},
-            "backoff=true: none of systems=zero_shot,domain_whisper takes it",
+            {"systems": "zero_shot,domain_whisper", "register_system": "any", "backoff": 0.95},
+            "backoff=0.95: none of systems=zero_shot,domain_whisper takes it",
         ),
         (
             {"systems": "wav2vec2_ctc", "register_system": "any", "decoding_top_k": 1},

@@ -17,10 +17,12 @@ class MixtureAsk(WhisperAsk):
     """What a request may ask of a mixture."""
 
     top_k: int | None = option(None, "experts mixed in decoding (none: as in training)", low=1)
-    backoff: bool = option(
-        False,
-        "decode with the shared adapter alone too, and keep the likelier hypothesis by the mean log-probability of its tokens: for speech "
-        "that training lacks, at twice the decoding; meant for a mixture trained with expert_dropout",
+    backoff: float = option(
+        0.0,
+        "an utterance whose tokens have a mean probability below this is decoded with the shared adapter alone too, and the likelier "
+        "hypothesis counts: 0 none, 1 every utterance at twice the decoding; 0.95 made as few errors as 1 (docs/results.md)",
+        low=0,
+        high=1,
     )
 
 

@@ -12,7 +12,7 @@ from moe.routing.gate import Gate, probabilities
 from moe.routing.losses import normalised_entropy
 from moe.system import Ask, Batch, DecodingOptions, Hypothesis, Record, routing_weights
 from moe.systems.whisper_moe.asks import FixedRouting, MixtureAsk
-from moe.systems.whisper_moe.backoff import likelier
+from moe.systems.whisper_moe.backoff import is_unsure, likelier, rows_of
 from moe.systems.whisper_moe.folder import WhisperShape
 from moe.systems.whisper_moe.passes import Routed
 from moe.systems.whisper_moe.system import WhisperSystem
@@ -67,14 +67,17 @@ class WhisperMoESystem(WhisperSystem):
         return probabilities(self.gate, embeddings)
 
     def decode(self, batch: Batch, options: DecodingOptions, ask: Ask, with_loss: bool = False) -> list[Hypothesis]:
-        """Hypotheses of a batch; with `backoff` the likelier of the routed one and the shared adapter's, but for people with their own."""
+        """Hypotheses of a batch; with `backoff` the likelier of an unsure one and the shared adapter's, but for people with their own."""
         routed, asked = super().decode(batch, options, ask, with_loss), ask.part(MixtureAsk)
         if not asked.backoff:
             return routed
+        people = self._people_of(batch) or [None] * len(routed)
+        free = [number for number, person in enumerate(people) if person is None]
+        unsure = [number for number in free if is_unsure(routed[number], asked.backoff)]
         fixed = FixedRouting(language=asked.language, weights=(0.0,) * self.n_experts)
-        alone, people = super().decode(batch, options, fixed, with_loss), self._people_of(batch) or [None] * len(routed)
-        alone = [other if person is None else own for other, own, person in zip(alone, routed, people, strict=True)]
-        return [likelier(*pair) for pair in zip(routed, alone, strict=True)]
+        alone = super().decode(rows_of(batch, unsure), options, fixed, with_loss) if unsure else []
+        others = dict(zip(unsure, alone, strict=True))
+        return [likelier(each, others.get(number, each)) for number, each in enumerate(routed)]
 
     def check(self, ask: Ask, beam_size: int = 1) -> None:
         """Refuse more experts than there are, backing off to nothing, and what a Whisper refuses.
@@ -137,4 +140,6 @@ def refuse(record: Record, ask: MixtureAsk, rows: "pd.DataFrame | None") -> None
     if ask.top_k is not None and not 1 <= ask.top_k <= shape.n_experts:
         raise ValueError(f"top_k={ask.top_k}: must be between 1 and {shape.n_experts}, the number of experts")
     if ask.backoff and not shape.adapters.shared_rank:
-        raise ValueError("backoff=true: trained with shared_expert=false, the model has no shared adapter to back off to")
+        raise ValueError(
+            f"backoff={ask.backoff:g}: trained with shared_expert=false, the model has no shared adapter to back off to"
+        )

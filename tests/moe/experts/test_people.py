@@ -117,9 +117,9 @@ def test_who_has_something_of_their_own_is_never_backed_off(tmp_path: Path, data
     system.people = [weighted(1, N_EXPERTS), awake(layout, 2, "a")]
     batch, numbers = batch_of(system, data), torch.tensor([0, 1, -1, -1, -1, -1])
     own, found = (
-        system.decode(batch | {"person": numbers}, DECODING, system.ask_type(backoff=backoff)) for backoff in (False, True)
+        system.decode(batch | {"person": numbers}, DECODING, system.ask_type(backoff=backoff)) for backoff in (0.0, 1.0)
     )
-    nobody = system.decode(batch, DECODING, system.ask_type(backoff=True))
+    nobody = system.decode(batch, DECODING, system.ask_type(backoff=1.0))
     assert [each.text for each in found] == [*(each.text for each in own[:2]), *(each.text for each in nobody[2:])]
     off = [each.details["backed_off"] for each in found]
     assert off[:2] == [0.0, 0.0] and off[2:] == [each.details["backed_off"] for each in nobody[2:]] and any(off)
