@@ -143,7 +143,8 @@ class ExpertHooks(Validation):
         self.start: dict[str, float] = {}
 
     def epoch_begins(self, epoch: int) -> None:
-        self.model.phase = dataclasses.replace(self.model.phase, experts=epoch >= self.options.shared_epochs)
+        draws, has_experts = f"{self.training.plan.seed}/{epoch}", epoch >= self.options.shared_epochs
+        self.model.phase = dataclasses.replace(self.model.phase, experts=has_experts, draws=draws)
         if not self.start:
             self.start = self.score()
             self.training.report(0, {"dev/wer_start": self.start["wer"]})

@@ -182,7 +182,8 @@ class JointHooks(BestOnDev):
         }
 
     def _phase(self, epoch: int) -> Phase:
-        return phase(self.curriculum, epoch, self.module.routing_options.top_k, self.module.n_experts)
+        found = phase(self.curriculum, epoch, self.module.routing_options.top_k, self.module.n_experts)
+        return dataclasses.replace(found, draws=f"{self.training.plan.seed}/{epoch}")
 
     def _final_phase(self) -> Phase:
         return phase(CurriculumOptions(), 0, self.module.routing_options.top_k, max(1, self.module.n_experts))

@@ -17,6 +17,7 @@ class Phase:
     noise: float = 0.0
     name: str = "top_k"
     experts: bool = True  # False: only the shared adapter beneath them speaks and learns
+    draws: str = ""  # names what the epoch draws, of `moe.routing.expert_dropout`
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,7 +68,7 @@ class RoutingOptions(TopKOptions, ViewOptions):
     )
     expert_dropout: float = option(
         0.0,
-        "share of the utterances that train the shared adapter alone, drawn anew in every update, so that decoding can back off to it",
+        "share of the utterances that train the shared adapter alone, drawn anew in every epoch, so that decoding can back off to it",
         low=0,
         high=0.9,
     )

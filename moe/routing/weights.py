@@ -70,12 +70,6 @@ def top_k_weights(
     return RoutingWeights(torch.zeros_like(probabilities).scatter(-1, indices, values * certainty), top_k), probabilities
 
 
-def without_some(weights: RoutingWeights, share: float) -> RoutingWeights:
-    """The same, with an utterance's experts left out with this probability: what is left is the shared adapter's, (B, E)."""
-    kept = torch.rand(len(weights.weights), 1, device=weights.weights.device) >= share  # (B, 1)
-    return RoutingWeights(weights.weights * kept, weights.top_k)
-
-
 def one_hot(experts: Tensor, n_experts: int) -> RoutingWeights:
     """All weight on one expert per utterance; `experts` (B,) integers."""
     return RoutingWeights(torch.nn.functional.one_hot(experts, n_experts).float(), 1)

@@ -5,6 +5,7 @@ gradient; its pooled frames route the utterance; the rest runs with the chosen e
 own through the bare encoder and adapts every layer. Without experts the same class is one LoRA, or the base model itself.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Self
@@ -20,10 +21,11 @@ from moe.experts.people.person import Layout, Person
 from moe.experts.routed_lora import AdapterOptions, attach
 from moe.routing import pooling
 from moe.routing.curriculum import Phase
+from moe.routing.expert_dropout import without_some
 from moe.routing.gate import Gate
 from moe.routing.losses import BalanceOptions, BalanceWindow, routing_loss
 from moe.routing.options import RoutingOptions
-from moe.routing.weights import Routing, RoutingWeights, one_hot, top_k_weights, without_some
+from moe.routing.weights import Routing, RoutingWeights, one_hot, top_k_weights
 from moe.systems.whisper import encoder as whisper_encoder
 from moe.systems.whisper.beams import beams
 from moe.systems.whisper.greedy import greedy
@@ -115,13 +117,15 @@ class WhisperMoE(Mixture):
             embedding: (B, D) cached pooled vectors; computed where absent.
             routing_weights: (B, E) given routing; the gate decides where absent. A phase without experts sets it to zero.
             cluster_weights: (B, E) targets of the alignment loss.
+            utterance_ids: (B,), by which a training draws those that have no experts; their numbers where absent.
 
         Returns:
             loss (), utterance_loss (B,), and for routed batches probabilities (B, E).
         """
-        routed = self.route(mel, n_frames, embedding, routing_weights)
+        ids = utterance_ids or [str(number) for number in range(len(mel))]
+        routed = self._without_some(self.route(mel, n_frames, embedding, routing_weights), ids)
         loss = self.transcription_loss(routed, labels)  # (B,)
-        total = mean_of_batch(loss.mean(), len(loss)) + self._routing_loss(routed, cluster_weights, utterance_ids or ())
+        total = mean_of_batch(loss.mean(), len(loss)) + self._routing_loss(routed, cluster_weights, ids)
         outputs = {"loss": total, "utterance_loss": loss.detach()}
         if routed.probabilities is not None:
             outputs["probabilities"] = routed.probabilities.detach()
@@ -138,14 +142,13 @@ class WhisperMoE(Mixture):
         if routing_weights is not None:
             n_used = int((routing_weights > 0).sum(-1).max())
             muted = self.training and not self.phase.experts
-            given = RoutingWeights(routing_weights * 0 if muted else routing_weights, n_used)
-            return Routed(hidden, self._some_dropped(given))
+            return Routed(hidden, RoutingWeights(routing_weights * 0 if muted else routing_weights, n_used))
         if embedding is None:
             embedding = self._embed(mel, n_frames, view)
         logits = self._gate_logits(embedding)
         scaling = self.routing_options.gate_scaling
         weights, probabilities = top_k_weights(logits, self.phase.top_k, self.phase.temperature, scaling)
-        return Routed(hidden, self._some_dropped(weights), logits, probabilities)
+        return Routed(hidden, weights, logits, probabilities)
 
     @torch.no_grad()
     def generate(self, routed: Routed, **options: Any) -> Tensor:
@@ -235,9 +238,12 @@ class WhisperMoE(Mixture):
             logits = logits + self.phase.noise * torch.randn_like(logits)
         return logits
 
-    def _some_dropped(self, weights: RoutingWeights) -> RoutingWeights:
+    def _without_some(self, routed: Routed, utterance_ids: Sequence[str]) -> Routed:
+        """In training some utterances have no experts."""
         share = self.routing_options.expert_dropout
-        return without_some(weights, share) if self.training and share else weights
+        if not (self.training and share and routed.weights is not None):
+            return routed
+        return dataclasses.replace(routed, weights=without_some(routed.weights, share, self.phase.draws, utterance_ids))
 
     def _above(self, hidden: Tensor) -> Tensor:
         encoder = self.base.model.encoder
