@@ -36,8 +36,9 @@ def branches(options: Any) -> list[str]:
 
 def planned_alone(options: Any) -> list[tuple[ModuleType, dict[str, Any]]]:
     """As `steps.chain.stages.planned`: what runs otherwise beside others than in turn."""
-    given = training_given(PLANNED, options, dict.fromkeys(PLANNED.reads, PENDING))
-    return [(PLANNED.module, given)] if LORA in branches(options) else []
+    if LORA not in branches(options):
+        return []
+    return [(PLANNED.module, training_given(PLANNED, options, dict.fromkeys(PLANNED.reads, PENDING)))]
 
 
 def is_planned(options: Any) -> bool:
@@ -75,11 +76,14 @@ def planned_epochs(options: Any, prepare_run_id: str) -> float:
     return options.trainings * (of_experts * n_expert + options.asr_epochs * n_joint) / n_joint
 
 
-def is_as_planned(mixture_run_id: str, lora_run_id: str, rank: int) -> bool:
-    """Whether a mixture has the size and has seen the utterances that one LoRA of this total rank got."""
+def not_as_planned(mixture_run_id: str, lora_run_id: str, rank: int) -> str:
+    """What a mixture has where one LoRA of this total rank got something else, in words; empty where it turned out as planned."""
     mixture, lora = (read_record(artifacts.upstream(run_id, artifacts.MODEL)).facts for run_id in (mixture_run_id, lora_run_id))
-    wanted = round(rank * mixture["n_trainable"] / lora["n_trainable"])
-    return wanted == rank and mixture["n_utterances_seen"] == lora["n_utterances_seen"]
+    values = {
+        "a total rank of {:,}": (round(rank * mixture["n_trainable"] / lora["n_trainable"]), rank),
+        "seen {:,} utterances": (mixture["n_utterances_seen"], lora["n_utterances_seen"]),
+    }
+    return " and ".join(f"{said.format(got)}, not {planned:,}" for said, (got, planned) in values.items() if got != planned)
 
 
 def total_rank(options: AdapterOptions, n_experts: int) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from moe.options import Options
 from steps import evaluate
-from steps.chain.branches import PLANNED, SHARED, branches, is_as_planned, lora_given, own_stages, planned_epochs
+from steps.chain.branches import PLANNED, SHARED, branches, lora_given, not_as_planned, own_stages, planned_epochs
 from steps.chain.options import LORA, MIXTURE
 from steps.chain.reuse import launch
 from steps.chain.stages import (
@@ -75,15 +75,16 @@ class Chain:
         print(f"side by side, {min(at_once, len(systems))} at a time: {', '.join(systems)}", flush=True)
         for found in side_by_side(run_branch, works, parent_id(), at_once):
             self.run_ids |= found
-        if {MIXTURE, LORA} <= self.run_ids.keys() and not self._is_lora_as_planned():
-            print(
-                f"{LORA} is trained again, as the mixture did not turn out as planned: its size or the utterances it saw differ"
-            )
+        if {MIXTURE, LORA} <= self.run_ids.keys():
+            self._leave_out_unfair_lora()
+
+    def _leave_out_unfair_lora(self) -> None:
+        """One LoRA that got other than the mixture is trained again, where its turn comes."""
+        found = not_as_planned(self.run_ids[MIXTURE], self.run_ids[LORA], lora_given(self.options)["adapter_rank"])
+        if found:
+            print(f"{LORA} is trained again: the mixture has {found}", flush=True)
             del self.run_ids[LORA]
             self.run_ids.pop(f"evaluate {LORA}", None)
-
-    def _is_lora_as_planned(self) -> bool:
-        return is_as_planned(self.run_ids[MIXTURE], self.run_ids[LORA], lora_given(self.options)["adapter_rank"])
 
     def _train(self, stage: Stage) -> None:
         given = training_given(stage, self.options, self.run_ids)

@@ -9,7 +9,7 @@ from moe.options import Options
 from moe.system import Record, write_record
 from steps import main
 from steps.chain import branches as module
-from steps.chain.branches import branches, is_as_planned, lora_given, own_stages, planned_alone, planned_epochs
+from steps.chain.branches import branches, lora_given, not_as_planned, own_stages, planned_alone, planned_epochs
 from steps.chain.stages import stage_options
 
 DEFAULT = "whisper_moe,single_lora,zero_shot"
@@ -92,9 +92,17 @@ def test_epochs_are_counted_in_utterances_where_experts_see_a_part(monkeypatch: 
     assert planned_epochs(options(skip_pretraining=True, num_experts=4, asr_epochs=3), "p") == 3
 
 
-@pytest.mark.parametrize(("changed", "same"), [({}, True), ({"n_utterances_seen": 90}, False), ({"n_trainable": 530}, False)])
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, ""),
+        ({"n_utterances_seen": 90}, "seen 90 utterances, not 100"),
+        ({"n_trainable": 530}, "a total rank of 5, not 6"),
+        ({"n_trainable": 530, "n_utterances_seen": 90}, "a total rank of 5, not 6 and seen 90 utterances, not 100"),
+    ],
+)
 def test_a_mixture_that_turned_out_otherwise_is_seen(
-    changed: dict[str, int], same: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changed: dict[str, int], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A gate of 20 parameters is less than a rank of 100; an expert less, or an epoch less, is not."""
     facts = {
@@ -105,4 +113,4 @@ def test_a_mixture_that_turned_out_otherwise_is_seen(
         (tmp_path / name).mkdir()
         write_record(tmp_path / name, Record("single_lora", "one LoRA", "control", "en", "english", facts=held))
     monkeypatch.setattr("steps.tracking.artifacts.upstream", lambda run_id, _: tmp_path / run_id)
-    assert is_as_planned("mixture", "lora", 6) == same
+    assert not_as_planned("mixture", "lora", 6) == said

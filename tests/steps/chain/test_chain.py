@@ -312,6 +312,32 @@ def test_a_second_main_reuses_everything(chain: Chain) -> None:
     assert children(main_id) == [] and connect().client.get_run(main_id).info.status == "FINISHED"
 
 
+def test_systems_side_by_side_are_trained_on_the_same_and_compared_as_in_turn(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The mixture and the base are reused; one LoRA is planned, and has the size and the updates of the one that waited for the mixture."""
+    main_id, trunk = run_main(systems_together=2)
+    branches, runs = STAGE.findall(capfd.readouterr().out), children(main_id)
+    assert [(step, word) for step, word, _ in trunk[:6]] == [(step, "reused") for step in CHAIN[:6]]
+    assert sorted((step, word) for step, word, _ in branches) == [
+        ("asr", "reused"), ("baseline", "ran"), ("baseline", "reused"),
+        ("evaluate", "ran"), ("evaluate", "reused"), ("evaluate", "reused"), ("experts", "reused"),
+    ]  # fmt: skip
+    assert sorted(run.data.tags["moe.step"] for run in runs) == ["baseline", "compare", "evaluate", "register"]
+    lora, waited = next(run.data for run in runs if run.data.tags["moe.step"] == "baseline"), chain.of("baseline", 1).data
+    for name in ("n_updates", "n_trainable", "n_utterances_seen"):
+        assert lora.metrics[name] == waited.metrics[name], name
+    assert lora.metrics["dev/wer_kept"] == pytest.approx(waited.metrics["dev/wer_kept"], abs=0.05)  # but for rounding the same
+    monkeypatch.setattr("steps.chain.chain.not_as_planned", lambda *_: "seen fewer")
+    again, lines = run_main(systems_together=2)
+    assert [(step, word) for step, word, _ in lines[6:]] == [
+        (step, "reused") for step in ("baseline", "evaluate", "compare", "register")
+    ]
+    assert connect().client.get_run(again).data.tags["moe.reused.compare"] == chain.of("compare").info.run_id, (
+        "with the one that waited"
+    )
+
+
 def test_a_changed_parameter_re_runs_its_stage_and_what_follows(chain: Chain) -> None:
     _, lines = run_main(expert_epochs=2, until="baseline")
     words = [(step, word) for step, word, _ in lines]
@@ -391,29 +417,3 @@ def test_the_shipped_base_says_that_it_is_synthetic(chain: Chain) -> None:
 def test_the_chain_leaves_its_pictures(chain: Chain) -> None:
     plots = [path for run in chain.runs for path in Path(run.info.artifact_uri.removeprefix("file://")).glob("plots/*.png")]
     assert len(plots) >= 20 and all(path.stat().st_size > 5000 for path in plots)
-
-
-def test_systems_side_by_side_are_trained_on_the_same_and_compared_as_in_turn(
-    chain: Chain, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """The mixture and the base are reused; one LoRA is planned, and has the size and the updates of the one that waited for the mixture."""
-    main_id, trunk = run_main(systems_together=2)
-    branches, runs = STAGE.findall(capfd.readouterr().out), children(main_id)
-    assert [(step, word) for step, word, _ in trunk[:6]] == [(step, "reused") for step in CHAIN[:6]]
-    assert sorted((step, word) for step, word, _ in branches) == [
-        ("asr", "reused"), ("baseline", "ran"), ("baseline", "reused"),
-        ("evaluate", "ran"), ("evaluate", "reused"), ("evaluate", "reused"), ("experts", "reused"),
-    ]  # fmt: skip
-    assert sorted(run.data.tags["moe.step"] for run in runs) == ["baseline", "compare", "evaluate", "register"]
-    lora, waited = next(run.data for run in runs if run.data.tags["moe.step"] == "baseline"), chain.of("baseline", 1).data
-    for name in ("n_updates", "n_trainable", "n_utterances_seen"):
-        assert lora.metrics[name] == waited.metrics[name], name
-    assert lora.metrics["dev/wer_kept"] == pytest.approx(waited.metrics["dev/wer_kept"], abs=0.05)  # but for rounding the same
-    monkeypatch.setattr("steps.chain.chain.is_as_planned", lambda *_: False)
-    again, lines = run_main(systems_together=2)
-    assert [(step, word) for step, word, _ in lines[6:]] == [
-        (step, "reused") for step in ("baseline", "evaluate", "compare", "register")
-    ]
-    assert connect().client.get_run(again).data.tags["moe.reused.compare"] == chain.of("compare").info.run_id, (
-        "with the one that waited"
-    )
