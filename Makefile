@@ -43,7 +43,7 @@ $(DEV_STAMP): requirements-dev.txt requirements-buckets.txt requirements-cluster
 # the store is made first, under a lock: two `mlflow run` at once on a fresh store would break each other
 demo:
 	@echo "The whole experiment on synthetic speech: a mixture of LoRA experts against one LoRA of the same size and against the base model."
-	@echo "It took seven to nine minutes on two idle cores, and works offline but for the pinned packages, which are installed once."
+	@echo "It took five minutes on two idle cores, and works offline but for the pinned packages, which are installed once."
 	@echo "Each stage says in a line how it ended. Ctrl-C stops it; the same command goes on where it was."
 	@$(MAKE) --silent --no-print-directory install
 	@python -c "from steps.tracking.store import connect; connect()"
