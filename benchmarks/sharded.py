@@ -1,6 +1,6 @@
 """What a second process saves, one thread each: embedding and decoding the same recordings, two processes against one, in turn.
 
-    python -m benchmarks.sharded [--base FOLDER] [--n_utterances 128] [--repeats 3] [--shape demo|tiny]
+    python -m benchmarks.sharded [--base FOLDER] [--n_utterances 512] [--repeats 3] [--shape demo|tiny]
 
 Wall time, which says something only where two cores are idle: from when every process has the model until each has all results. Starting
 a process is not in it. The recordings are noise of 1.5 to 4 s; the model is BASE, or a new one of whisper-tiny's shape.
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", default=SHIPPED)
     parser.add_argument("--shape", choices=("demo", "tiny"), default="tiny")
-    parser.add_argument("--n_utterances", type=int, default=128)
+    parser.add_argument("--n_utterances", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS)
     chosen = parser.parse_args(arguments)
