@@ -5,7 +5,6 @@ PYTHON ?= python3
 LISTEN ?= 127.0.0.1
 PORT ?= 5000
 EXPERIMENT ?= whisper-moe
-SYSTEMS_TOGETHER ?= 2
 
 BIN := $(CURDIR)/.venv/bin
 STAMP := .venv/.installed
@@ -13,6 +12,10 @@ DEV_STAMP := .venv/.installed-dev
 STORE = $$(python -c "from steps.tracking.store import tracking_address; print(tracking_address().uri)")
 MLFLOW_RUN = MLFLOW_TRACKING_URI="$(STORE)" mlflow run . --env-manager local --experiment-name "$(EXPERIMENT)"
 EXPERIMENT_ID = $$(python -c "from steps.tracking.store import connect; print(connect().experiment_id)" | tail -n 1)
+
+# mixture and one LoRA side by side, unless OPTIONS says how the machine is divided
+DIVIDED = $(strip $(foreach name,systems_together num_processes cluster,$(findstring $(name)=,$(OPTIONS))))
+SIDE_BY_SIDE = $(if $(DIVIDED),,-P systems_together=2)
 
 # `mlflow run --env-manager local` starts the first `python` on the path
 export PATH := $(BIN):$(PATH)
@@ -47,7 +50,7 @@ demo:
 	@echo "Each stage says in a line how it ended. Ctrl-C stops it; the same command goes on where it was."
 	@$(MAKE) --silent --no-print-directory install
 	@python -c "from steps.tracking.store import connect; connect()"
-	@MLFLOW_LOGGING_LEVEL=WARNING $(MLFLOW_RUN) -P systems_together=$(SYSTEMS_TOGETHER) $(OPTIONS)
+	@MLFLOW_LOGGING_LEVEL=WARNING $(MLFLOW_RUN) $(SIDE_BY_SIDE) $(OPTIONS)
 
 # from no weights at all: a Wav2Vec2-BERT CTC on synthetic Nepali
 demo-ne:

@@ -164,9 +164,7 @@ def together_faults(options: ChainOptions) -> list[str]:
     if options.systems_together == 1 or not asked:
         return []
     others = " and ".join(f"{name}={value}" for name, value in asked.items())
-    return [
-        f"systems_together={options.systems_together}: {others} divides the work already; set systems_together=1 or leave it out"
-    ]
+    return [f"systems_together={options.systems_together}: the work is divided already, by {others}; leave one of them out"]
 
 
 def _names(stage: ModuleType) -> list[str]:

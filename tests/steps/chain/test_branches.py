@@ -62,7 +62,7 @@ def test_what_runs_side_by_side_is_checked_before_anything_runs() -> None:
 )
 def test_the_machine_is_not_divided_twice(given: dict[str, object], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("moe.training.processes.places", lambda: (2, "cores"))
-    with pytest.raises(ValueError, match=f"systems_together=2: {said} divides the work already"):
+    with pytest.raises(ValueError, match=f"systems_together=2: the work is divided already, by {said}; leave"):
         main.check_stages(options(**given))
 
 
